@@ -1,0 +1,141 @@
+"""The records that travel through the house: a problem, a wish, a sample, its verdict, the group. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any, Literal
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+Kind = Literal["rollout", "hinted", "demonstration", "chosen", "rejected"]
+Finish = Literal["stop", "length"]
+
+
+class Source(IntEnum):
+    """Who wrote a trained token. Prompt tokens have no source: they are never trained."""
+
+    HINT = 0
+    DEMONSTRATION = 1
+    ROLLOUT = 2
+    CHOSEN = 3
+    REJECTED = 4
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of data: what is asked, how an answer is checked and, optionally, how somebody solved it.
+
+    Example:
+        Problem("gsm8k-7", "What is 2+2?", answer="4", demonstration=("2+2=4", "\\n#### 4"), verifier="math")
+    """
+
+    id: str
+    prompt: Prompt
+    answer: Any = None
+    demonstration: tuple[str, ...] = ()  # the steps of one solution; joined as they are, without a separator
+    verifier: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def demonstration_text(self) -> str:
+        return "".join(self.demonstration)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of a text: three states, never an error dressed up as a wrong answer.
+
+    `correct` is None when the grader failed; `reason` then says how. `reward` is what training sees.
+    """
+
+    correct: bool | None
+    reward: float
+    reason: str = ""
+    formatted: bool = True  # an answer was found where the verifier looks for one
+
+    @classmethod
+    def right(cls) -> Verdict:
+        return cls(True, 1.0)
+
+    @classmethod
+    def wrong(cls, reason: str, *, formatted: bool = True) -> Verdict:
+        return cls(False, 0.0, reason, formatted)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a method asks for one problem; one wish may ask for several kinds of samples.
+
+    Example:
+        Wish(rollouts=8, demonstrations=1)      # HPT, LUFFY
+        Wish(rollouts=4, hint=0.5)              # UFT: continue after half of the demonstration's steps
+    """
+
+    rollouts: int = 0
+    demonstrations: int = 0
+    hint: float = 0.0
+
+
+@dataclass
+class Sample:
+    """One response to one problem, as token ids: what was sampled or rendered is what is trained.
+
+    Example (prompt "2+2=", own answer "4" and the stop token):
+        Sample("rollout", prompt_ids=[7, 3, 7, 9], ids=[11, 2], sources=[Source.ROLLOUT] * 2,
+               behavior=[-0.1, -0.02], text="4", finish="stop", verdict=Verdict.right())
+    """
+
+    kind: Kind
+    prompt_ids: list[int]
+    ids: list[int]  # the response, hint tokens and the stop token included; [n]
+    sources: list[Source]  # who wrote each response token; [n]
+    behavior: list[float]  # log-prob under the distribution that sampled it, 0.0 where nobody did; [n]
+    text: str  # the decoded response that the verifier reads (the hint included)
+    finish: Finish = "stop"
+    verdict: Verdict = Verdict(None, 0.0, "not graded")
+
+    @property
+    def reward(self) -> float:
+        return self.verdict.reward
+
+    @property
+    def correct(self) -> bool:
+        return bool(self.verdict.correct)
+
+
+@dataclass
+class Group:
+    """All samples of one problem in one update."""
+
+    problem: Problem
+    samples: list[Sample]
+
+    def of(self, *kinds: Kind) -> list[Sample]:
+        return [sample for sample in self.samples if sample.kind in kinds]
+
+    @property
+    def num_correct(self) -> int:
+        """Correct rollouts (hinted ones not counted): what a gate looks at."""
+        return sum(sample.correct for sample in self.of("rollout"))
+
+
+def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
+    """The group's samples as plain rows for `samples/step-*.jsonl`, in the group's order."""
+    for sample in group.samples:
+        row = asdict(sample)
+        row["sources"] = [source.label for source in sample.sources]
+        yield {"problem": group.problem.id, **row}
+
+
+def to_json(row: Mapping[str, Any]) -> str:
+    """One line of JSON; a NaN is an error here, not in the reader."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
