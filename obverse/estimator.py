@@ -1,0 +1,83 @@
+"""The formula: every method is one coefficient per trained token, and there is one loss line for all of them.
+
+Unified policy gradient estimator (arXiv 2509.04419, eq. 8): grad J = 1_stable * 1/pi_ref * A * grad pi_theta. With
+grad pi = pi * grad log pi, a trained token t contributes c_t * grad log pi_theta(t), where
+
+    c_t = sum over terms of  weight * share_t * stable_t * (pi_theta / pi_ref)_t * A_t
+
+Two shapes only: [T] trained tokens (this micro batch, flat, no padding) and [S] samples (the whole update, on every rank
+and in every micro batch). Because [S] is whole, splitting an update cannot change a gradient. Parts see detached values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from obverse.parts.advantages import One
+from obverse.parts.gates import Always
+from obverse.parts.part import Gate, Part, Share, Weight
+from obverse.parts.references import Itself
+from obverse.records import Source
+from obverse.view import LOG_RATIO_LIMIT, Live, Samples, Tokens, View
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Stream = Literal["logp", "entropy"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """How the tokens of one source count.
+
+    Example (the PPO surrogate of GRPO):
+        Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(0.2, 0.2), share=PerSequence())
+    """
+
+    source: Source
+    advantage: Part = field(default_factory=One)
+    reference: Part = field(default_factory=Itself)
+    stable: Gate = field(default_factory=Always)
+    share: Share = field(kw_only=True)
+    weight: Weight = field(default=1.0, kw_only=True)
+    on: Stream = field(default="logp", kw_only=True)  # what the coefficient multiplies: a second stream is the entropy
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The token columns that somebody reads: `behavior`, `anchor`, `advantage`, `entropy`."""
+        read = self.advantage.needs | self.reference.needs | self.stable.needs | self.share.needs
+        return read | {"entropy"} if self.on == "entropy" else read
+
+    def weight_at(self, progress: float) -> float:
+        return self.weight if isinstance(self.weight, int | float) else self.weight(progress)
+
+
+def coefficient(view: View, terms: Iterable[Term], on: Stream = "logp") -> Tensor:
+    """The number by which each token's log-prob (or entropy) is multiplied; [T], no graph."""
+    total = view.live.logp.new_zeros(view.live.logp.shape)
+    for term in terms:
+        if term.on != on:
+            continue
+        mine = view.tokens.source == int(term.source)
+        log_ratio = (view.live.logp - term.reference(view)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        ratio, advantage = log_ratio.exp(), term.advantage(view)
+        value = term.share(view, term.source) * term.stable(view, ratio, advantage) * ratio * advantage
+        total = total + term.weight_at(view.progress) * value.where(mine, total.new_zeros(()))
+    return total
+
+
+def loss(
+    tokens: Tokens, samples: Samples, logp: Tensor, entropy: Tensor, terms: Iterable[Term], progress: float = 0.0
+) -> Tensor:
+    """The scalar whose gradient is the method's gradient; `logp` and `entropy` [T] carry the graph.
+
+    Its *value* is the surrogate, not the published loss (they share gradients, not values).
+    """
+    terms = tuple(terms)
+    view = View(tokens, samples, Live(logp.detach(), entropy.detach()), progress)
+    total = -(coefficient(view, terms) * logp).sum()
+    if any(term.on == "entropy" for term in terms):
+        total = total - (coefficient(view, terms, on="entropy") * entropy).sum()
+    return total

@@ -1,0 +1,69 @@
+"""Every method of the house. The folder is the registry: `methods/hpt.py` holds the function `hpt`, and that is all.
+
+A method function's keyword defaults are the paper's values, the configuration schema and the command line's options
+at once. A user's own method is `path/to/file.py:function`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from obverse.errors import ConfigError
+from obverse.method import Method
+
+MakeMethod = Callable[..., Method]
+
+
+def names() -> list[str]:
+    """The methods that ship with obverse, found by listing this folder."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+
+
+def find(name: str) -> MakeMethod:
+    """The function behind a method name or `file.py:function`; ConfigError with the nearest name if there is none."""
+    if ":" in name:
+        return _from_file(name)
+    if name not in names():
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), names(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}, or your own file.py:function"
+        raise ConfigError(f"unknown method {name!r}: {hint}")
+    make: MakeMethod = getattr(importlib.import_module(f"obverse.methods.{name}"), name)
+    return make
+
+
+def parameters(make: MakeMethod) -> Mapping[str, inspect.Parameter]:
+    """The options of a method: its keyword parameters, with annotations resolved to types."""
+    return inspect.signature(make, eval_str=True).parameters
+
+
+def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """The method as a value, with `options` in place of the paper's; an unknown option is a ConfigError."""
+    make = find(name)
+    known = parameters(make)
+    for option in options or {}:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'no options'}"
+            raise ConfigError(f"method {name!r} has no option {option!r}: {hint}")
+    return make(**(options or {}))
+
+
+def _from_file(name: str) -> MakeMethod:
+    path, _, function = name.rpartition(":")
+    if not Path(path).is_file():
+        raise ConfigError(f"method {name!r}: there is no file {path!r}; write it as path/to/file.py:function")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"method {name!r}: {path!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise ConfigError(f"method {name!r}: {path} has no function {function!r}")
+    return make

@@ -1,0 +1,41 @@
+"""ask and keep: what is wanted for a problem, and what survives once the rewards are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from obverse.parts.part import Named
+from obverse.records import Group, Problem, Sample, Wish
+
+
+@dataclass(frozen=True)
+class Request(Named):
+    """Ask for the same for every problem: so many own samples, so many demonstrations."""
+
+    rollouts: int = 0
+    demonstrations: int = 0
+
+    def __call__(self, problem: Problem, progress: float) -> list[Wish]:
+        return [Wish(rollouts=self.rollouts, demonstrations=self.demonstrations)]
+
+
+@dataclass(frozen=True)
+class Everything(Named):
+    """Keep the whole group."""
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return group.samples
+
+
+@dataclass(frozen=True)
+class SolvedGate(Named):
+    """HPT's switch: a problem with more than `gate` correct rollouts trains on its rollouts, else on its demonstration.
+
+    `gate` is a number of correct rollouts, compared inclusively: 0 means that one success is enough for RL. A failed
+    problem without a demonstration leaves nothing. Source: 2509.04419 sec. 4; `switch_gate` in the authors' code.
+    """
+
+    gate: int = 0
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return group.of("rollout") if group.num_correct > self.gate else group.of("demonstration")
