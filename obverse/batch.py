@@ -1,0 +1,124 @@
+"""Groups become two tables: every count is final here, and here is the only padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from obverse.records import Sample, Source
+from obverse.view import Samples, Tokens
+
+NUM_SOURCES = len(Source)
+
+
+@dataclass(frozen=True)
+class Micro:
+    """Some whole samples of an update, ready for one forward pass.
+
+    Example (prompt "ab", response "cd"): input_ids = [[a, b, c, d]], row = [0, 0], position = [1, 2], target = [c, d]:
+    the hidden state at `position` predicts `target`.
+    """
+
+    input_ids: Tensor  # [B, L] right-padded; padding is never attended to, for attention is causal
+    row: Tensor  # [T] row of input_ids
+    position: Tensor  # [T] where the prediction stands
+    target: Tensor  # [T] the trained token
+    temperature: Tensor  # [T] that the token was sampled at; 1 for tokens that others wrote
+    tokens: Tokens  # [T] columns
+
+    def to(self, device: torch.device) -> Micro:
+        """The same on another device; without a copy where it is there already."""
+        tokens = Tokens(**{name: column.to(device) for name, column in vars(self.tokens).items()})
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, tokens=tokens, **moved)
+
+
+@dataclass(frozen=True)
+class Update:
+    """Everything one optimizer step trains on: the whole [S] table and the samples behind it."""
+
+    samples: Samples
+    rows: list[Sample]
+    sources: frozenset[Source]
+    temperature: float
+
+    @property
+    def num_tokens(self) -> int:
+        """Trained tokens."""
+        return int(self.samples.counts.sum())
+
+    @property
+    def num_input_tokens(self) -> int:
+        """Tokens that go through the model, prompts included."""
+        return sum(len(sample.prompt_ids) + len(sample.ids) for sample in self.rows)
+
+    def micros(self, budget: int) -> Iterator[Micro]:
+        """Split into micro batches of at most `budget` padded tokens (one sample may exceed it), like lengths together."""
+        order = sorted(range(len(self.rows)), key=lambda i: len(self.rows[i].prompt_ids) + len(self.rows[i].ids))
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < len(order):
+                width = len(self.rows[order[end]].prompt_ids) + len(self.rows[order[end]].ids)
+                if width * (end + 1 - start) > budget:
+                    break
+                end += 1
+            yield self._micro(order[start:end])
+            start = end
+
+    def _micro(self, members: Sequence[int]) -> Micro:
+        """The samples `members` as one padded batch with its token columns."""
+        width = max(len(self.rows[i].prompt_ids) + len(self.rows[i].ids) for i in members)
+        # the last token predicts nothing: it needs no place in the input
+        input_ids = torch.zeros(len(members), max(width - 1, 1), dtype=torch.long)
+        columns: dict[str, list[float]] = {name: [] for name in ("sample", "source", "index", "row", "target", "behavior")}
+        for row, member in enumerate(members):
+            sample = self.rows[member]
+            whole = sample.prompt_ids + sample.ids
+            input_ids[row, : len(whole) - 1] = torch.tensor(whole[:-1], dtype=torch.long)
+            for index, source in enumerate(sample.sources):
+                if source in self.sources:
+                    values = (member, source, index, row, sample.ids[index], sample.behavior[index])
+                    for column, value in zip(columns.values(), values, strict=True):
+                        column.append(value)
+        long = {name: torch.tensor(column, dtype=torch.long) for name, column in columns.items() if name != "behavior"}
+        starts = torch.tensor([len(self.rows[i].prompt_ids) for i in members])
+        behavior = torch.tensor(columns["behavior"])
+        own = long["source"] == int(Source.ROLLOUT)
+        tokens = Tokens(
+            long["sample"], long["source"], long["index"], behavior, torch.zeros_like(behavior), torch.zeros_like(behavior)
+        )
+        return Micro(
+            input_ids=input_ids,
+            row=long["row"],
+            position=starts[long["row"]] + long["index"] - 1,
+            target=long["target"],
+            temperature=torch.where(own, self.temperature, 1.0),
+            tokens=tokens,
+        )
+
+
+def pack(groups: Sequence[Sequence[Sample]], sources: frozenset[Source], temperature: float = 1.0) -> Update | None:
+    """The update made of each problem's kept samples, or None when nothing is left to train on.
+
+    `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained and counted.
+    """
+    rows = [sample for group in groups for sample in group]
+    if not rows:
+        return None
+    group_of = [index for index, group in enumerate(group for group in groups if group) for _ in group]
+    counts = torch.zeros(len(rows), NUM_SOURCES, dtype=torch.long)
+    for index, sample in enumerate(rows):
+        for source in sample.sources:
+            counts[index, int(source)] += source in sources
+    samples = Samples(
+        reward=torch.tensor([sample.reward for sample in rows], dtype=torch.float32),
+        correct=torch.tensor([sample.correct for sample in rows]),
+        group=torch.tensor(group_of[: len(rows)]),
+        truncated=torch.tensor([sample.finish == "length" for sample in rows]),
+        counts=counts,
+    )
+    return Update(samples, rows, sources, temperature or 1.0)

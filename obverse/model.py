@@ -1,0 +1,133 @@
+"""Models: load one, and the log-probs and entropies of trained tokens, a chunk of the vocabulary's work at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from obverse.batch import Micro
+from obverse.errors import ConfigError
+
+EMBEDDED = Path(__file__).parent / "assets" / "base"
+
+# Logits held at once: 2**24 float32 numbers are 64 MB; a chunk's logits are computed again for its gradient.
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal LM with the split of it that training uses."""
+
+    model: Any
+    head: Callable[[Tensor], Tensor] | None  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+
+def locate(name: str) -> str:
+    """The folder or hub name behind a model's name; `embedded` is the one that ships with obverse."""
+    return str(EMBEDDED) if name == "embedded" else name
+
+
+def load(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, Any]:
+    """The policy and its tokenizer from a folder or a hub name; ConfigError when there is none.
+
+    `dtype` auto is float32 on a CPU and bfloat16 on an accelerator. Code that a model brings along is never run.
+    """
+    where = torch.device(pick_device(device))
+    kind = {"auto": torch.float32 if where.type == "cpu" else torch.bfloat16}.get(dtype) or getattr(torch, dtype)
+    place = locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=kind)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)") from None
+    return as_policy(model.to(where)), tokenizer
+
+
+def as_policy(model: Any) -> Policy:
+    """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights."""
+    model.eval()
+    head = _split_head(model)
+    return Policy(model, head)
+
+
+def pick_device(device: str = "auto") -> str:
+    """`auto` is the first CUDA device where there is one, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def num_parameters(name: str) -> int:
+    """Parameters of a model before loading its weights, from its configuration alone."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(name)))
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def logprobs(policy: Policy, micro: Micro, entropy_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """Log-prob of each trained token and entropy of its full distribution, at the token's temperature; float32 [T] each.
+
+    The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them).
+    """
+    if policy.head is None:
+        logits = policy.model(input_ids=micro.input_ids, use_cache=False).logits
+        return _score(logits[micro.row, micro.position], micro.target, micro.temperature, entropy_graph)
+    hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
+    states = hidden[micro.row, micro.position]
+    head = policy.head
+
+    def chunk(part: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        return _score(head(part), target, temperature, entropy_graph)
+
+    size = max(1, CHUNK_ELEMENTS // policy.model.config.get_text_config().vocab_size)
+    if len(states) <= size:
+        return chunk(states, micro.target, micro.temperature)
+    pieces = [
+        checkpoint(chunk, *piece, use_reentrant=False)
+        for piece in zip(states.split(size), micro.target.split(size), micro.temperature.split(size), strict=True)
+    ]
+    logp, entropy = zip(*pieces, strict=True)
+    return torch.cat(logp), torch.cat(entropy)
+
+
+def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies from logits [T, V]; float32 [T]."""
+    logp = (logits.float() / temperature[:, None]).log_softmax(-1)
+    spread = logp if entropy_graph else logp.detach()
+    # a token with probability 0 has p log p = 0, not NaN
+    entropy = -(spread.exp() * spread.clamp(min=torch.finfo(spread.dtype).min)).sum(-1)
+    return logp.gather(-1, target[:, None])[:, 0], entropy
+
+
+def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
+    """The model's map from hidden states to logits, checked against the model itself; None where they differ.
+
+    Some families cap or scale their logits after the last matrix: the known cap is applied, anything else is found out
+    by comparing, and such a model takes the plain way over its own logits.
+    """
+    matrix, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+    if matrix is None:
+        return None
+
+    def head(states: Tensor) -> Tensor:
+        logits: Tensor = matrix(states)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    probe = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+    with torch.no_grad():
+        ours = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
+        same = torch.allclose(ours, model(input_ids=probe, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+    return head if same else None

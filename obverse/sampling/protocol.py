@@ -1,0 +1,58 @@
+"""What every sampler speaks: orders in, completions out. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from obverse.records import Finish
+
+
+@dataclass(frozen=True)
+class Law:
+    """The distribution to sample from: softmax(logits / temperature), cut by top_k, top_p and min_p, renormalized."""
+
+    stop_ids: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """No token is cut away: the law is the policy itself at this temperature."""
+        return self.temperature > 0 and self.top_p >= 1 and self.top_k == 0 and self.min_p == 0
+
+
+@dataclass(frozen=True)
+class Order:
+    """One prompt and the seed of each completion wanted for it.
+
+    A completion depends on its seed and the prompt, not on what else is sampled beside it.
+    """
+
+    prompt_ids: Sequence[int]
+    seeds: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled continuation; the stop token is part of `ids`.
+
+    Example: Completion(ids=[11, 2], behavior=[-0.1, -0.02], finish="stop")
+    """
+
+    ids: list[int]
+    behavior: list[float]  # log-prob of each id under the law (not under the bare model)
+    finish: Finish
+
+
+class Sampler(Protocol):
+    """Draws completions; one list per order, in the order's seeds' order."""
+
+    def sample(
+        self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        """`progress` is called with the number of completions that are finished."""
