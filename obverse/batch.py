@@ -73,31 +73,28 @@ class Update:
         """The samples `members` as one padded batch with its token columns."""
         width = max(len(self.rows[i].prompt_ids) + len(self.rows[i].ids) for i in members)
         # the last token predicts nothing: it needs no place in the input
+        trained = torch.tensor([int(source) for source in self.sources])
         input_ids = torch.zeros(len(members), max(width - 1, 1), dtype=torch.long)
-        columns: dict[str, list[float]] = {name: [] for name in ("sample", "source", "index", "row", "target", "behavior")}
+        pieces = []  # per sample: row, sample, index in the response, source, target, behavior of its trained tokens
         for row, member in enumerate(members):
             sample = self.rows[member]
             whole = sample.prompt_ids + sample.ids
             input_ids[row, : len(whole) - 1] = torch.tensor(whole[:-1], dtype=torch.long)
-            for index, source in enumerate(sample.sources):
-                if source in self.sources:
-                    values = (member, source, index, row, sample.ids[index], sample.behavior[index])
-                    for column, value in zip(columns.values(), values, strict=True):
-                        column.append(value)
-        long = {name: torch.tensor(column, dtype=torch.long) for name, column in columns.items() if name != "behavior"}
-        starts = torch.tensor([len(self.rows[i].prompt_ids) for i in members])
-        behavior = torch.tensor(columns["behavior"])
-        own = long["source"] == int(Source.ROLLOUT)
-        tokens = Tokens(
-            long["sample"], long["source"], long["index"], behavior, torch.zeros_like(behavior), torch.zeros_like(behavior)
-        )
+            source = torch.tensor([int(each) for each in sample.sources])
+            index = torch.isin(source, trained).nonzero()[:, 0]
+            place = torch.tensor([[row], [member]]).expand(2, len(index))
+            target, behavior = torch.tensor(sample.ids)[index], torch.tensor(sample.behavior)[index]
+            pieces.append((*place, index, source[index], target, behavior))
+        rows, owner, index, source, target, behavior = (torch.cat(column) for column in zip(*pieces, strict=True))
+        starts = torch.tensor([len(self.rows[member].prompt_ids) for member in members])
+        nothing = torch.zeros_like(behavior)
         return Micro(
             input_ids=input_ids,
-            row=long["row"],
-            position=starts[long["row"]] + long["index"] - 1,
-            target=long["target"],
-            temperature=torch.where(own, self.temperature, 1.0),
-            tokens=tokens,
+            row=rows,
+            position=starts[rows] + index - 1,
+            target=target,
+            temperature=torch.where(source == int(Source.ROLLOUT), self.temperature, 1.0),
+            tokens=Tokens(owner, source, index, behavior, anchor=nothing, advantage=nothing),
         )
 
 
@@ -117,7 +114,7 @@ def pack(groups: Sequence[Sequence[Sample]], sources: frozenset[Source], tempera
     samples = Samples(
         reward=torch.tensor([sample.reward for sample in rows], dtype=torch.float32),
         correct=torch.tensor([sample.correct for sample in rows]),
-        group=torch.tensor(group_of[: len(rows)]),
+        group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
         counts=counts,
     )

@@ -36,15 +36,25 @@ class HFSampler:
         for start in range(0, len(rows), self.max_rows):
             chunk = rows[start : start + self.max_rows]
             owners = [index for _, index, _ in chunk]
-            done = self._decode([orders[i].prompt_ids for i in owners], owners, [seed for *_, seed in chunk], law)
-            for index, completion in zip(owners, done, strict=True):
+
+
+            def tick(num_done: int, before: int = start) -> None:
+                if progress:
+                    progress(before + num_done)
+
+            prompts, seeds = [orders[index].prompt_ids for index in owners], [seed for *_, seed in chunk]
+            for index, completion in zip(owners, self._decode(prompts, owners, seeds, law, tick), strict=True):
                 results[index].append(completion)
-            if progress:
-                progress(start + len(chunk))
+            tick(len(chunk))
         return results
 
     def _decode(
-        self, prompts: list[Sequence[int]], owners: list[int], seeds: list[int], law: Law
+        self,
+        prompts: list[Sequence[int]],
+        owners: list[int],
+        seeds: list[int],
+        law: Law,
+        tick: Callable[[int], None],
     ) -> list[Completion]:
         """Completions for rows whose prompts may repeat; `owners` tells which prompts are the same."""
         device = self.model.device
@@ -70,6 +80,7 @@ class HFSampler:
             stopped[ended], length[ended] = True, step + 1
             going = ~stopped[alive]
             num_going = int(going.sum())
+            tick(num_rows - num_going)
             if num_going == 0 or step + 1 == law.max_tokens:
                 break
             if num_going <= (1 - DONE_SHARE) * len(alive):

@@ -1,0 +1,74 @@
+"""What a step is worth knowing: one flat row per step for metrics.jsonl, by the field's usual names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, pstdev
+
+from obverse.batch import Update
+from obverse.records import Group, Sample, Source
+
+Row = dict[str, float]
+
+
+def collection(groups: Sequence[Group], kept: Sequence[Sequence[Sample]]) -> Row:
+    """Figures of what was sampled and what of it trains.
+
+    `problems/demonstration`, `problems/rollout`, `problems/none`: shares of the step's problems that train on a
+    demonstration, on own samples, on nothing (a problem may be in the first two).
+    """
+    own = [sample for group in groups for sample in group.of("rollout", "hinted")]
+    graded = [sample for sample in own if sample.verdict.correct is not None]
+    row: Row = {f"problems/{source.label}": share(_trains(samples, source) for samples in kept) for source in _SEEN}
+    row["problems/none"] = share(not samples for samples in kept)
+    if own:
+        lengths = [len(sample.ids) for sample in own]
+        row |= {
+            "completions/mean_length": fmean(lengths),
+            "completions/max_length": max(lengths),
+            "completions/clipped_ratio": share(sample.finish == "length" for sample in own),
+            "completions/formatted": share(sample.verdict.formatted for sample in own),
+            "completions/ungraded": share(sample.verdict.correct is None for sample in own),
+        }
+    if graded:
+        rewards = [[sample.reward for sample in group.of("rollout", "hinted")] for group in groups]
+        row |= {
+            "reward": fmean(sample.reward for sample in graded),
+            "reward_std": fmean(pstdev(each) for each in rewards if each),
+            "accuracy": share(sample.correct for sample in graded),
+            "frac_reward_zero_std": share(len(set(each)) == 1 for each in rewards if each),
+        }
+    return row
+
+
+_SEEN = (Source.DEMONSTRATION, Source.ROLLOUT)
+
+
+def _trains(samples: Sequence[Sample], source: Source) -> bool:
+    return any(source in sample.sources for sample in samples)
+
+
+def share(flags: Iterable[bool]) -> float:
+    """The share of true values; 0 for none."""
+    values = list(flags)
+    return sum(values) / len(values) if values else 0.0
+
+
+def num_generated(groups: Sequence[Group]) -> int:
+    """Tokens that the policy wrote in this step."""
+    return sum(source is Source.ROLLOUT for group in groups for sample in group.samples for source in sample.sources)
+
+
+def num_trained(update: Update | None) -> int:
+    """Tokens that carry a gradient in this step."""
+    return update.num_tokens if update else 0
+
+
+def timing(seconds: Mapping[str, float], num_tokens: int) -> Row:
+    """`time/<phase>` in seconds, their sum as `step_time`, and generated plus trained tokens per second."""
+    total = sum(seconds.values())
+    return {
+        **{f"time/{phase}": value for phase, value in seconds.items()},
+        "step_time": total,
+        "tokens_per_second": num_tokens / total if total else 0.0,
+    }

@@ -1,0 +1,71 @@
+"""The run folder: what stands in it, and the only hands that write it (checkpoints have their own file)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from obverse.errors import StorageError
+from obverse.records import Group, sample_rows, to_json
+
+
+class RunFolder:
+    """`config.yaml`, `environment.json`, `metrics.jsonl`, `samples/step-*.jsonl`, `eval/*.json` under one path."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics_path = self.path / "metrics.jsonl"
+
+    def create(self) -> None:
+        """Make the folder and prove that it can be written; StorageError says why not."""
+        probe = self.path / ".probe"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_text("probe")
+            probe.unlink()
+        except OSError as error:
+            raise StorageError(f"run folder {self.path} cannot be written: {error.strerror}; choose --output_dir") from None
+
+    def write_text(self, name: str, text: str) -> Path:
+        """A whole file at once: a reader sees the old one or the new one."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, target)
+        return target
+
+    def write_json(self, name: str, value: Any) -> Path:
+        return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """One line per step, written through to the file system."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(to_json(row) + "\n")
+
+    def metrics_offset(self) -> int:
+        """The size of metrics.jsonl in bytes: a checkpoint remembers it."""
+        return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+
+    def rewind_metrics(self, offset: int) -> None:
+        """Drop the rows after a checkpoint, so that each step stands in the file once."""
+        if self.metrics_path.exists():
+            os.truncate(self.metrics_path, offset)
+
+    def write_samples(self, step: int, groups: Iterable[Group], kept: Mapping[int, bool]) -> None:
+        """Every completion of a step with its reward and reason; `kept` (by object id) tells what was trained on."""
+        rows = (
+            to_json({**row, "kept": kept.get(id(sample), False)})
+            for group in groups
+            for sample, row in zip(group.samples, sample_rows(group), strict=True)
+        )
+        self.write_text(f"samples/step-{step:06d}.jsonl", "".join(f"{row}\n" for row in rows))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl."""
+        if not self.metrics_path.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
