@@ -1,0 +1,274 @@
+"""The options of every command: typed, strict, flat, each with its unit. No torch here.
+
+A method's options stand beside the run's: `schema(hpt)` is TrainConfig plus the keyword parameters of `hpt`. What wins
+when an option is given in several places is decided in `obverse.resolve`; this file only says what an option may be.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    create_model,
+    model_validator,
+)
+
+GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "logging and saving")
+# How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
+EMBEDDED_PRESET: dict[str, Any] = {"learning_rate": 2e-4, "max_completion_length": 128, "micro_batch_tokens": 32768}
+
+
+def option(group: str, text: str, default: Any = ..., **bounds: Any) -> Any:
+    """A field that is an option: the group it is listed under, what it means with its unit, default and bounds."""
+    return Field(default, description=text, json_schema_extra={"group": group}, **bounds)
+
+
+def _steps(value: int) -> int:
+    if value == 0:
+        raise ValueError("must be -1 (by epochs) or at least 1")
+    return value
+
+
+def _resume(value: Any) -> Any:
+    if isinstance(value, bool) or str(value).lower() in ("true", "false"):
+        return "auto" if str(value).lower() == "true" else "never"
+    return "never" if value is None else value
+
+
+def _parts(value: Any) -> Any:
+    """`1,8` is (1, 8), and so is a single 1 without a comma."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(value))
+
+
+def _folder(value: Any) -> Any:
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(_distinct), Field(min_length=1)]
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+class Options(BaseModel):
+    """What all commands' options have in common: no unknown names, no NaN, no change after the start."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
+    )
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def origin(self, name: str) -> str:
+        """Where an option's value came from: `command line`, a file, `embedded preset`, `paper` or `default`."""
+        return self._origins.get(name, "default")
+
+    @classmethod
+    def groups(cls) -> dict[str, list[str]]:
+        """The names of the options by the group they are listed under."""
+        found: dict[str, list[str]] = {group: [] for group in GROUPS}
+        for name, field in cls.model_fields.items():
+            if isinstance(field.json_schema_extra, dict):
+                found[str(field.json_schema_extra["group"])].append(name)
+        return {group: names for group, names in found.items() if names}
+
+
+class ModelOptions(Options):
+    """Which model, where and how it is spoken to."""
+
+    model: Text = option("model", "embedded, a transformers directory or a hub name", "embedded")
+    dtype: Dtype = option("model", "type of the weights; auto is float32 on a CPU, bfloat16 elsewhere", "auto")
+    device: Device = option("model", "auto, cpu, cuda, cuda:N or mps", "auto")
+    threads: int = option("model", "CPU threads; 0 decides by the model's size", 0, ge=0)
+    chat_template: Text = option("model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto")
+    system_prompt: str | None = option("model", "system message for problems that have none", None)
+
+
+class LawOptions(Options):
+    """The distribution that completions are drawn from."""
+
+    top_p: Share = option("sampling", "keep the likeliest tokens up to this probability; 1 is off", 1.0)
+    top_k: int = option("sampling", "keep so many of the likeliest tokens; 0 is off", 0, ge=0)
+    min_p: float = option(
+        "sampling", "drop tokens below this share of the likeliest one's probability; 0 is off", 0.0, ge=0, le=1
+    )
+    max_completion_length: int = option("sampling", "longest completion, in tokens", 512, ge=1)
+
+
+class TrainConfig(ModelOptions, LawOptions):
+    """Everything that decides a training run; `method_options` holds the method's own, which are written flat."""
+
+    of_method: ClassVar[tuple[str, ...]] = ()  # the method's parameters, in a class made by schema()
+
+    method: Text = Field(description="a method's name (obverse methods) or file.py:function")
+    method_options: dict[str, Any] = Field(
+        default_factory=dict, description="what the method's function is called with"
+    )
+
+    dataset: Text = option(
+        "data", "embedded task with difficulties, a jsonl, json, parquet, a folder or a hub name", "arithmetic:1-6"
+    )
+    dataset_split: Text = option("data", "split of the dataset to train on", "train")
+    num_problems: Positive | None = option(
+        "data", "train on so many problems; none: all (or the embedded task's number)", None
+    )
+    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
+    max_prompt_length: Positive | None = option(
+        "data", "leave out problems with longer prompts, in tokens; none: no limit", None
+    )
+    eval_dataset: Text | None = option("data", "problems to evaluate on while training", None)
+    eval_steps: int = option("data", "evaluate every so many steps; 0 is never", 0, ge=0)
+
+    prompts_per_step: int = option(
+        "batch", "problems per update; times the completions per problem is the batch", 32, ge=1
+    )
+    micro_batch_tokens: int = option(
+        "batch", "tokens per forward pass, padding included; never changes a gradient", 16384, ge=1
+    )
+    max_steps: Annotated[int, AfterValidator(_steps), Field(ge=-1)] = option(
+        "batch", "updates to take; -1: by num_train_epochs", -1
+    )
+    num_train_epochs: float = option("batch", "passes over the problems, if max_steps is -1", 3.0, gt=0)
+
+    learning_rate: float | None = option(
+        "optimization", "peak step size of AdamW; none: the paper's, or the preset's", None, ge=0
+    )
+    lr_scheduler_type: Schedule = option("optimization", "course of the learning rate over the run", "constant")
+    warmup_steps: int = option("optimization", "steps over which the learning rate rises from 0", 0, ge=0)
+    weight_decay: float = option("optimization", "AdamW's decoupled decay, on matrices only", 0.0, ge=0)
+    adam_beta1: float = option("optimization", "decay of the gradient's running mean", 0.9, ge=0, lt=1)
+    adam_beta2: float = option("optimization", "decay of the squared gradient's running mean", 0.999, ge=0, lt=1)
+    adam_epsilon: float = option("optimization", "added to AdamW's denominator", 1e-8, gt=0)
+    max_grad_norm: float = option("optimization", "clip the gradient's norm to this; 0 is off", 1.0, ge=0)
+    skip_grad_norm: Annotated[float, Field(gt=0)] | None = option(
+        "optimization", "take no step above this gradient norm; none is off", None
+    )
+    seed: int = option("optimization", "decides data order, sampling and everything else random", 42, ge=0)
+
+    temperature: float = option("sampling", "of the distribution that is sampled and trained", 1.0, gt=0)
+
+    output_dir: Folder | None = option(
+        "logging and saving", "run folder; none: runs/METHOD-DATASET-N, the next free N", None
+    )
+    run_name: Text | None = option("logging and saving", "name of the run; none: its folder's name", None)
+    logging_steps: int = option("logging and saving", "write a row of metrics every so many steps", 1, ge=1)
+    log_completions: bool = option("logging and saving", "write every completion to samples/", True)
+    num_completions_to_print: int = option("logging and saving", "completions to print at a logged step", 0, ge=0)
+    save_steps: int = option(
+        "logging and saving", "checkpoint every so many steps; 0: at the end and when stopped", 0, ge=0
+    )
+    save_total_limit: int = option("logging and saving", "checkpoints to keep", 2, ge=1)
+    resume_from_checkpoint: Annotated[Text, BeforeValidator(_resume)] = option(
+        "logging and saving", "never, auto (the newest in output_dir) or a checkpoint's path", "never"
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        """What the method's function is called with, run options that it shares included."""
+        self.method_options.update({name: getattr(self, name) for name in self.of_method})
+
+
+class EvalConfig(ModelOptions, LawOptions):
+    """How a model is evaluated. An option that is not given (`model_fields_set`) may be taken from the run."""
+
+    model: Text = option("model", "a run folder, a transformers directory, a hub name or embedded")
+    dataset: Text | None = option(
+        "data", "what to evaluate on; none: the run's eval_dataset or held-out problems", None
+    )
+    dataset_split: Text | None = option("data", "split of the dataset; none: held-out or test", None)
+    num_problems: int = option("data", "problems to evaluate on", 100, ge=1)
+    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
+    k: Listed[Positive] = option("sampling", "the k of pass@k and maj@k, separated by commas", (1, 8))
+    num_generations: Positive | None = option("sampling", "completions per problem; none: the largest k", None)
+    temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
+    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
+    batch_size: int = option("batch", "completions sampled side by side", 256, ge=1)
+    output: Folder | None = option(
+        "logging and saving", "where results go; none: the run folder's eval/, else ./evals", None
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> EvalConfig:
+        if self.num_generations is not None and self.num_generations < max(self.k):
+            raise ValueError(f"num_generations {self.num_generations} is too few for k = {max(self.k)}")
+        return self
+
+    @property
+    def num_samples(self) -> int:
+        """Completions per problem."""
+        return self.num_generations or max(self.k)
+
+
+class DemoConfig(Options):
+    """The demonstration: methods on the embedded base and task, the same budget for each."""
+
+    methods: Listed[Text] = option("method", "methods to run one after another, separated by commas", ("hpt",))
+    seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
+    max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
+    output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
+
+
+class DataConfig(Options):
+    """What `obverse data` looks at."""
+
+    dataset: Text = option("data", "embedded task with difficulties, a jsonl, json, parquet, a folder or a hub name")
+    dataset_split: Text = option("data", "split of the dataset", "train")
+    num_problems: Positive | None = option("data", "read at most so many problems; none: all", None)
+    num: int = option("data", "problems to show", 2, ge=1)
+    seed: int = option("data", "seed of the embedded tasks and of what is drawn from larger data", 42, ge=0)
+    model: Text | None = option("model", "also show the tokens of this model's tokenizer; none: text only", None)
+    chat_template: Text = option("model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto")
+    system_prompt: str | None = option("model", "system message for problems that have none", None)
+
+
+def method_fields(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """The keyword parameters of a method's function as pydantic fields: (type, field). Defaults are the function's.
+
+    A parameter without an annotation has its default's type; counts (`num_*`, `max_*`) are at least 1.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        kind = parameter.annotation
+        if kind is parameter.empty:
+            kind = Any if default in (..., None) else type(default)
+        bounds = {"ge": 1} if kind is int and name.startswith(("num_", "max_")) else {}
+        found[name] = (kind, option("method", f"option of {make.__name__}", default, **bounds))
+    return found
+
+
+def schema(make: Callable[..., Any]) -> type[TrainConfig]:
+    """TrainConfig with the options of a method beside the run's; a name that both have is the run's option."""
+    fields = method_fields(make)
+    own: dict[str, Any] = {name: field for name, field in fields.items() if name not in TrainConfig.model_fields}
+    made = create_model(f"{make.__name__}_config", __base__=TrainConfig, __doc__=TrainConfig.__doc__, **own)
+    made.of_method = tuple(fields)
+    return made
+
+
+def method_schema(make: Callable[..., Any]) -> type[Options]:
+    """The options of a method alone, for commands that train nothing."""
+    fields: dict[str, Any] = dict(method_fields(make))
+    return create_model(f"{make.__name__}_options", __base__=Options, **fields)
