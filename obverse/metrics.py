@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean, pstdev
 
 from obverse.batch import Update
@@ -64,11 +66,20 @@ def num_trained(update: Update | None) -> int:
     return update.num_tokens if update else 0
 
 
-def timing(seconds: Mapping[str, float], num_tokens: int) -> Row:
-    """`time/<phase>` in seconds, their sum as `step_time`, and generated plus trained tokens per second."""
-    total = sum(seconds.values())
-    return {
-        **{f"time/{phase}": value for phase, value in seconds.items()},
-        "step_time": total,
-        "tokens_per_second": num_tokens / total if total else 0.0,
-    }
+class Clock:
+    """Seconds by phase: `with clock("train"): ...`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def row(self, num_tokens: int) -> Row:
+        """`time/<phase>`, their sum as `step_time`, and generated plus trained tokens per second."""
+        total = sum(self.seconds.values())
+        figures = {f"time/{phase}": value for phase, value in self.seconds.items()}
+        return figures | {"step_time": total, "tokens_per_second": num_tokens / total if total else 0.0}

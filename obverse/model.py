@@ -17,6 +17,8 @@ from obverse.errors import ConfigError
 
 EMBEDDED = Path(__file__).parent / "assets" / "base"
 
+SMALL_MODEL = 20_000_000  # parameters
+
 # Logits held at once: 2**24 float32 numbers are 64 MB; a chunk's logits are computed again for its gradient.
 CHUNK_ELEMENTS = 2**24
 
@@ -68,6 +70,19 @@ def pick_device(device: str = "auto") -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def set_threads(wanted: int, policy: Policy) -> int:
+    """Set torch's threads and return their number: `wanted`, or for 0 what suits the model.
+
+    On a CPU a small model's matrices are over before a second thread has started: one thread is the fastest, and on a
+    busy machine two can be many times slower.
+    """
+    size = sum(parameter.numel() for parameter in policy.model.parameters())
+    small = policy.device.type == "cpu" and size < SMALL_MODEL
+    threads = wanted or (1 if small else torch.get_num_threads())
+    torch.set_num_threads(threads)
+    return threads
 
 
 def num_parameters(name: str) -> int:

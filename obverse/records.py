@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal
 
@@ -129,11 +129,23 @@ class Group:
 
 
 def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
-    """The group's samples as plain rows for `samples/step-*.jsonl`, in the group's order."""
+    """The group's samples as plain rows for `samples/step-*.jsonl`, in the group's order.
+
+    Example: {"problem": "arithmetic-train-3", "kind": "rollout", "reward": 1.0, "correct": true, "reason": "",
+    "finish": "stop", "num_hint": 0, "text": "7+5=12#12", "ids": [58, ...]}
+    """
     for sample in group.samples:
-        row = asdict(sample)
-        row["sources"] = [source.label for source in sample.sources]
-        yield {"problem": group.problem.id, **row}
+        yield {
+            "problem": group.problem.id,
+            "kind": sample.kind,
+            "reward": sample.reward,
+            "correct": sample.verdict.correct,
+            "reason": sample.verdict.reason,
+            "finish": sample.finish,
+            "num_hint": sample.sources.count(Source.HINT),
+            "text": sample.text,
+            "ids": sample.ids,
+        }
 
 
 def to_json(row: Mapping[str, Any]) -> str:

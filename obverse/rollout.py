@@ -36,7 +36,7 @@ class Collector:
     watcher: Watcher = Silent()
 
     def collect(self, problems: Sequence[Problem], method: Method, cursor: int, progress: float) -> list[Group]:
-        """One group per problem, in order: demonstrations first, then rollouts, all with verdicts.
+        """One group per problem, in order: demonstrations first, then rollouts; nothing is judged yet.
 
         `cursor` is the place of the first problem in the run's stream of problems: it names the completions' seeds.
         """
@@ -49,7 +49,6 @@ class Collector:
                     prompt_ids, hint_ids = self.renderer.prompt_ids(problem), hint(rendered, wish)
                     drafts.append(Draft(index, prompt_ids, hint_ids, wish.rollouts))
         self._roll_out(groups, drafts, cursor)
-        self._judge(groups)
         return groups
 
     def _demonstrations(self, problem: Problem, rendered: Rendered | None, wish: Wish) -> list[Sample]:
@@ -99,7 +98,7 @@ class Collector:
             finish=completion.finish,
         )
 
-    def _judge(self, groups: list[Group]) -> None:
+    def judge(self, groups: list[Group]) -> None:
         """Give every sample its verdict; what cannot be checked counts as right if somebody demonstrated it."""
         for index, group in enumerate(groups):
             verify = self.grade(group.problem)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import platform
+from collections.abc import Container, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,10 @@ class RunFolder:
         if self.metrics_path.exists():
             os.truncate(self.metrics_path, offset)
 
-    def write_samples(self, step: int, groups: Iterable[Group], kept: Mapping[int, bool]) -> None:
-        """Every completion of a step with its reward and reason; `kept` (by object id) tells what was trained on."""
+    def write_samples(self, step: int, groups: Iterable[Group], kept: Container[int]) -> None:
+        """Every completion of a step with its reward and reason; `kept` holds the object ids of what is trained on."""
         rows = (
-            to_json({**row, "kept": kept.get(id(sample), False)})
+            to_json({**row, "kept": id(sample) in kept})
             for group in groups
             for sample, row in zip(group.samples, sample_rows(group), strict=True)
         )
@@ -69,3 +71,18 @@ class RunFolder:
         if not self.metrics_path.exists():
             return []
         return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Versions and machine, for `environment.json`; no environment variables, which may hold secrets."""
+    packages = {name: installed(name) for name in ("obverse", "torch", "transformers", "tokenizers", "numpy")}
+    machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
+    return {"python": platform.python_version(), "packages": packages, "threads": threads, **machine}
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed package, None where there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

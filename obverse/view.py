@@ -46,6 +46,10 @@ class Samples:
     truncated: Tensor  # bool: stopped by the length limit
     counts: Tensor  # trained tokens of each source in each sample; int64
 
+    def to(self, device: object) -> Samples:
+        """The same table on another device."""
+        return Samples(**{column.name: getattr(self, column.name).to(device) for column in fields(self)})
+
     def __len__(self) -> int:
         return len(self.reward)
 

@@ -23,7 +23,7 @@ class Itself(Part):
 
 @dataclass(frozen=True)
 class Behavior(Part):
-    """pi_ref = the policy that sampled the token: the importance ratio of PPO (1707.06347 eq. 6) and its family."""
+    """pi_ref = the policy that sampled the token: the importance ratio. Source: PPO, 1707.06347 eq. 6."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
 

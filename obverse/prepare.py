@@ -1,0 +1,188 @@
+"""From a configuration to a run that can step: everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from obverse import checkpoint, methods, tasks
+from obverse.config import TrainConfig, resolved_yaml
+from obverse.errors import CheckpointError, ConfigError
+from obverse.interrupt import Attentive
+from obverse.learn import Learner
+from obverse.method import Method
+from obverse.model import as_policy, load, set_threads
+from obverse.optim import Optimizer
+from obverse.records import Problem
+from obverse.rollout import Collector
+from obverse.runlog import RunFolder, environment
+from obverse.sampling import Law
+from obverse.sampling.hf import HFSampler
+from obverse.text import Renderer
+from obverse.verifiers import Verifier, verifier
+
+
+@dataclass
+class State:
+    """Where a run stands; all that a checkpoint holds beside weights and moments."""
+
+    step: int = 0
+    cursor: int = 0  # problems taken so far
+    num_tokens: int = 0  # generated plus trained
+
+
+@dataclass
+class Run:
+    """The parts of one run, ready to step."""
+
+    config: TrainConfig
+    method: Method
+    problems: Sequence[Problem]
+    collector: Collector
+    learner: Learner
+    folder: RunFolder
+    total_steps: int
+    watcher: Attentive
+    state: State = field(default_factory=State)
+
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or the budget of tokens is spent."""
+        budget = self.config.budget
+        return self.state.step >= self.total_steps or (budget is not None and self.state.num_tokens >= budget)
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, 0 to 1: by steps or by tokens, whichever is nearer to its end."""
+        spent = self.state.num_tokens / self.config.budget if self.config.budget else 0.0
+        return min(max(self.state.step / self.total_steps, spent), 1.0)
+
+
+def prepare(config: TrainConfig, watcher: Attentive) -> Run:
+    """Load and check everything a run needs, and restore it if it is to be resumed.
+
+    Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
+    """
+    method = methods.build(config.method, config.method_options)
+    folder = RunFolder(config.output_dir)
+    folder.create()
+    start = find_start(config, folder)
+    grade = grader(config.verifier)
+    problems = load_problems(config, method, grade)
+    watcher.phase("load", 0, 1)
+    policy, tokenizer = load(str(start) if start else config.model, config.dtype, config.device)
+    threads = set_threads(config.threads, policy)
+    renderer = Renderer(tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id)
+    anchor = None
+    if method.needs("anchor"):
+        anchor = load(config.model, config.dtype, config.device)[0] if start else as_policy(deepcopy(policy.model))
+    law = Law(
+        renderer.stop_ids, config.max_completion_length, config.temperature, config.top_p, config.top_k, config.min_p
+    )
+    collector = Collector(HFSampler(policy.model, config.rollout_batch_size), renderer, grade, law, config.seed, watcher)
+    total_steps = num_steps(config, len(problems))
+    optimizer = Optimizer(policy.model, config, total_steps)
+    learner = Learner(policy, anchor, method, optimizer, config.micro_batch_tokens)
+    run = Run(config, method, problems, collector, learner, folder, total_steps, watcher)
+    if start:
+        restore(run, start)
+    else:
+        folder.write_text("config.yaml", resolved_yaml(config))
+        folder.write_json("environment.json", environment(threads))
+    watcher.banner(facts(run, threads))
+    return run
+
+
+def restore(run: Run, path: Path) -> None:
+    """Continue from a checkpoint: moments, schedule, place in the data, and the metrics rows up to there."""
+    saved = checkpoint.load(path)
+    run.state = State(**{name: saved.state[name] for name in ("step", "cursor", "num_tokens")})
+    run.learner.optimizer.restore(saved.tensors, saved.state["optimizer"])
+    run.folder.rewind_metrics(saved.state["metrics_offset"])
+
+
+def find_start(config: TrainConfig, folder: RunFolder) -> Path | None:
+    """The checkpoint to resume from, or None for a fresh run; CheckpointError when one was asked for and is not there."""
+    wanted = config.resume_from_checkpoint
+    if wanted == "never":
+        return None
+    if wanted != "auto":
+        return Path(wanted)
+    found = checkpoint.newest(folder.path)
+    if found is None and folder.metrics_path.exists():
+        raise CheckpointError(f"{folder.path} holds a run but no whole checkpoint: start anew in another --output_dir")
+    return found
+
+
+def load_problems(config: TrainConfig, method: Method, grade: Callable[[Problem], Verifier | None]) -> list[Problem]:
+    """The data set, checked for what the method asks of it; ConfigError when it cannot give that."""
+    problems = tasks.load(
+        config.dataset, split=config.dataset_split, num_problems=config.num_problems, seed=config.seed
+    )
+    if not problems:
+        raise ConfigError(f"data set {config.dataset!r} has no problems")
+    wishes = [wish for problem in problems for wish in method.ask(problem, 0.0)]
+    num_shown = sum(bool(problem.demonstration) for problem in problems)
+    num_gradable = sum(grade(problem) is not None for problem in problems)
+    if any(wish.demonstrations or wish.hint for wish in wishes) and num_shown == 0:
+        raise ConfigError(f"method {config.method!r} needs demonstrations and {config.dataset!r} has none: add the column")
+    if any(wish.rollouts for wish in wishes) and num_gradable < len(problems):
+        raise ConfigError(
+            f"method {config.method!r} needs answers that can be checked: {len(problems) - num_gradable} of "
+            f"{len(problems)} problems of {config.dataset!r} have none; add `answer` or give --verifier"
+        )
+    return problems
+
+
+def grader(override: str | None) -> Callable[[Problem], Verifier | None]:
+    """Which verifier judges a problem: the run's own, else the one that its row names."""
+    find = cache(verifier)
+
+    def choose(problem: Problem) -> Verifier | None:
+        name = override or problem.verifier
+        return find(name) if name else None
+
+    return choose
+
+
+def num_steps(config: TrainConfig, num_problems: int) -> int:
+    """max_steps, or as many as num_train_epochs take."""
+    if config.max_steps > 0:
+        return config.max_steps
+    return max(1, math.ceil(config.num_train_epochs * num_problems / config.prompts_per_step))
+
+
+def facts(run: Run, threads: int) -> list[tuple[str, str]]:
+    """What a user wants to see before anything runs, the batch arithmetic above all."""
+    config, policy = run.config, run.learner.policy
+    per_problem = run.method.ask(run.problems[0], run.progress)
+    rollouts = sum(wish.rollouts for wish in per_problem)
+    shown = sum(wish.demonstrations for wish in per_problem)
+    wanted = " + ".join(
+        part
+        for part in (f"{rollouts} completions" if rollouts else "", f"{shown} demonstrations" if shown else "")
+        if part
+    )
+    num = config.prompts_per_step
+    size = sum(parameter.numel() for parameter in policy.model.parameters())
+    dtype = str(policy.model.dtype).removeprefix("torch.")
+    return [
+        ("method", f"{config.method} {config.method_options or ''}".strip()),
+        ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {policy.device}, {threads} threads)"),
+        ("template", run.collector.renderer.describe()),
+        ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
+        ("batch", f"{num} problems x ({wanted}) = {num * rollouts:,} sampled, {num * shown:,} shown a step"),
+        (
+            "tokens",
+            f"at most {config.max_completion_length:,} new tokens each, {num * rollouts * config.max_completion_length:,} "
+            f"a step; micro batches of {config.micro_batch_tokens:,} tokens (they do not change the gradient)",
+        ),
+        ("steps", f"{run.total_steps:,} ({run.total_steps * num / len(run.problems):.1f} epochs), from {run.state.step}"),
+        ("rate", f"learning_rate {config.learning_rate:g}, {config.lr_scheduler_type}"),
+        ("folder", str(run.folder.path)),
+    ]
+

@@ -1,0 +1,24 @@
+"""The run's endless stream of problems: every epoch a new order, any place reached without walking there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+
+from obverse.records import Problem
+from obverse.seeds import seed_for
+
+
+def take(problems: Sequence[Problem], seed: int, cursor: int, num: int) -> list[Problem]:
+    """`num` problems from place `cursor` of the stream; it goes on over the end of an epoch, which is shuffled anew."""
+    places = (divmod(place, len(problems)) for place in range(cursor, cursor + num))
+    return [problems[order(len(problems), seed, epoch)[index]] for epoch, index in places]
+
+
+@lru_cache(maxsize=4)
+def order(num_problems: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch visits its problems: a function of the seed alone."""
+    indices = list(range(num_problems))
+    random.Random(seed_for(seed, "epoch", epoch)).shuffle(indices)
+    return indices

@@ -1,0 +1,109 @@
+"""The loop, read top to bottom: a problem becomes a gradient. It knows no method by name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from obverse import checkpoint, metrics
+from obverse.batch import pack
+from obverse.config import TrainConfig
+from obverse.errors import GraderError
+from obverse.interrupt import Attentive, Interrupted
+from obverse.learn import learn
+from obverse.prepare import Run, prepare
+from obverse.problems import take
+from obverse.records import Group
+from obverse.watch import Silent, Watcher
+
+# More ungraded completions than this in a step mean that the verifier is broken, not the answers.
+MAX_UNGRADED = 0.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of a run: its folder, its last step, and whether a signal ended it (then with which exit code)."""
+
+    folder: Path
+    step: int
+    stopped: bool = False
+    exit_code: int = 0
+
+
+def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
+    """Train as `config` says; returns where the run is.
+
+    SIGINT and SIGTERM save a checkpoint of the last whole step and end the run with exit code 130 or 143. Raises the
+    errors of obverse.errors; whatever was saved before stays.
+    """
+    with Attentive(watcher or Silent()).listening() as attentive:
+        run = prepare(config, attentive)
+        try:
+            while not run.finished:
+                step(run)
+                if config.save_steps and run.state.step % config.save_steps == 0 and not run.finished:
+                    save(run)
+        except Interrupted as stop:
+            path = save(run)
+            attentive.note(f"stopped by {stop} after step {run.state.step}; saved {path}")
+            return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
+        save(run)
+        return Outcome(run.folder.path, run.state.step)
+
+
+def step(run: Run) -> None:
+    """One step: take problems, sample, judge, keep, pack, learn, write."""
+    config, state, progress, clock = run.config, run.state, run.progress, metrics.Clock()
+    problems = take(run.problems, config.seed, state.cursor, config.prompts_per_step)
+    with clock("sample"):
+        groups = run.collector.collect(problems, run.method, state.cursor, progress)
+    with clock("grade"):
+        run.collector.judge(groups)
+    with clock("train"):
+        groups = graded(groups)
+        kept = [run.method.select(group) for group in groups]
+        update = pack(kept, run.method.sources, config.temperature)
+        learned = learn(run.learner, update, progress, run.watcher)
+    num_tokens = metrics.num_generated(groups) + metrics.num_trained(update)
+    state.step, state.cursor = state.step + 1, state.cursor + len(problems)
+    state.num_tokens += num_tokens
+    row = {"step": state.step, "num_tokens": state.num_tokens, **metrics.collection(groups, kept), **learned}
+    row |= clock.row(num_tokens)
+    run.folder.append_metrics(row)
+    if config.log_completions:
+        run.folder.write_samples(state.step, groups, {id(sample) for samples in kept for sample in samples})
+    if state.step % config.logging_steps == 0 or run.finished:
+        run.watcher.step(state.step, run.total_steps, row)
+
+
+def graded(groups: list[Group]) -> list[Group]:
+    """The groups without samples that no verdict could be given; GraderError when they are too many.
+
+    A reward function may say that it does not apply to a sample: that one is left out and counts as no error.
+    """
+    own = [sample for group in groups for sample in group.of("rollout", "hinted")]
+    failed = [sample for sample in own if sample.verdict.correct is None and sample.verdict.reason != "not applicable"]
+    if len(failed) > MAX_UNGRADED * len(own):
+        raise GraderError(
+            f"the verifier failed on {len(failed)} of {len(own)} completions (the first: {failed[0].verdict.reason}); "
+            "nothing was trained on this step: mend the verifier and resume"
+        )
+    return [Group(group.problem, [s for s in group.samples if s.verdict.correct is not None]) for group in groups]
+
+
+def save(run: Run) -> Path:
+    """A checkpoint of the run as it stands after its last whole step."""
+    run.watcher.watcher.phase("save", 0, 1)
+    optimizer, state = run.learner.optimizer, asdict(run.state)
+    state |= {"optimizer": optimizer.counters(), "metrics_offset": run.folder.metrics_offset()}
+    path = checkpoint.save(
+        run.folder.path,
+        run.state.step,
+        run.learner.policy.model,
+        run.collector.renderer.tokenizer,
+        optimizer.tensors(),
+        state,
+        keep=run.config.save_total_limit,
+    )
+    run.watcher.watcher.phase("save", 1, 1)
+    return path

@@ -1,0 +1,12 @@
+"""2509.04419 table 1, TRL's normalization: the mean negative log-likelihood over all demonstration tokens."""
+
+from exam.batches import Numbers
+from obverse.records import Source
+from torch import Tensor
+
+
+def literal(data: Numbers) -> Tensor:
+    return -data.logp[data.mask(Source.DEMONSTRATION)].mean()
+
+
+CASES = [({}, literal)]
