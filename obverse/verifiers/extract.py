@@ -3,31 +3,34 @@
 Only what follows the last `</think>` counts, if there is one. In it, the first of these that is there:
 
 1. the last complete `<answer>...</answer>`;
-2. the last balanced `\\boxed{...}` (the one that opens last) of at most MAX_CHARS characters;
+2. the last balanced `\\boxed{...}` (the one that opens last);
 3. what follows the last run of `#` on the last line that has one: `#### 72`, `36-4=32#32`;
 4. only where a verifier asks for phrases: the rest of the sentence after the last "answer is" or "answer:".
 
-Every step is linear in the length of the text, whatever a model wrote.
+A final answer has at most MAX_CHARS characters. Every step is linear in the length of the text, whatever it holds.
 """
 
 from __future__ import annotations
 
 import re
 
-MAX_CHARS = 5_000  # a longer final answer is none
-NO_ANSWER = "no final answer"
+from obverse.records import Verdict
+
+MAX_CHARS = 5_000
+UNANSWERED = Verdict.wrong("no final answer", formatted=False)
 
 _BOX_PARTS = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # "\\." skips escaped braces and every other command
-_HEDGE = re.compile(r"[\s$,;.]*(?:or|and)?[\s$,;]*", re.IGNORECASE)
-_MAX_HEDGE_CHARS = 20
-_PHRASE = re.compile(r"\banswer\s{0,8}(?:is|:)[\s:*]{0,8}", re.IGNORECASE)
+_BOX_OPENING = re.compile(r"\\boxed\s*\{")
+_JOINT = re.compile(r"[\s$]*(?:[,;]?\s*\b(?:or|and)\b|[,;])[\s$]*", re.IGNORECASE)
+_MAX_JOINT_CHARS = 20
+_PHRASE = re.compile(r"\banswer\s{0,8}(?:is\b|:)[\s:*]{0,8}", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
 
 
 def final_answer(text: str, *, phrases: bool = False) -> str | None:
     """Return the final answer of a text, stripped, or None if it gives none; "" means that its place was left empty.
 
-    Two different boxes with nothing but "or", "and" or a comma between them are a hedge, not an answer.
+    Different boxes joined only by "or", "and", a comma or a semicolon are a hedge, not an answer.
 
     Example:
         final_answer("<think>12?</think> 36-4=32#32") == "32"
@@ -35,11 +38,10 @@ def final_answer(text: str, *, phrases: bool = False) -> str | None:
     """
     text = outcome(text)
     found = _tagged(text)
-    if found is None and "\\boxed" in text:
-        boxes = _boxes(text)
-        if boxes:
-            found = None if _is_hedged(text, boxes) else text[slice(*boxes[-1])]
-            return None if found is None else found.strip()
+    if found is None and (boxes := _boxes(text)):
+        if _hedged(text, boxes):
+            return None
+        found = text[slice(*boxes[-1])]
     if found is None:
         found = _after_hash(text)
     if found is None and phrases:
@@ -54,8 +56,17 @@ def outcome(text: str) -> str:
 
 def last_box(text: str) -> str | None:
     """Return the contents of the last balanced `\\boxed{...}` of a text, None if it has none."""
-    boxes = _boxes(text) if "\\boxed" in text else []
+    boxes = _boxes(text)
     return text[slice(*boxes[-1])] if boxes else None
+
+
+def unboxed(text: str) -> str:
+    """Return the contents of the box, or boxes in boxes, that make up a whole text; any other text as it is."""
+    first, last = 0, len(text)
+    for start, end in _boxes(text):
+        if end == last - 1 and _BOX_OPENING.fullmatch(text, first, start):
+            first, last = start, end
+    return text[first:last]
 
 
 def _tagged(text: str) -> str | None:
@@ -69,28 +80,31 @@ def _tagged(text: str) -> str | None:
 
 def _boxes(text: str) -> list[tuple[int, int]]:
     """The contents of every balanced box as (start, end), in the order in which they open: one scan, one stack."""
+    first = text.find("\\boxed")
     boxes: list[tuple[int, int]] = []
     unclosed: list[tuple[int, bool]] = []
-    for part in _BOX_PARTS.finditer(text, text.find("\\boxed")):
-        brace = part.group()[-1]
-        if brace == "{" and (part.group() == "{" or len(part.group()) > 2):
-            unclosed.append((part.end(), len(part.group()) > 1))
-        elif part.group() == "}" and unclosed:
+    for part in _BOX_PARTS.finditer(text, first) if first >= 0 else ():
+        token = part.group()
+        if token == "{" or token.startswith("\\boxed"):
+            unclosed.append((part.end(), token != "{"))
+        elif token == "}" and unclosed:
             start, is_box = unclosed.pop()
             if is_box and part.start() - start <= MAX_CHARS:
                 boxes.append((start, part.start()))
     return sorted(boxes)
 
 
-def _is_hedged(text: str, boxes: list[tuple[int, int]]) -> bool:
-    """Whether the box before the last one says something else and only "or", "and" or punctuation stands between."""
-    if len(boxes) < 2:
-        return False
-    (first_start, first_end), (last_start, last_end) = boxes[-2:]
-    between = text[first_end + 1 : text.rfind("\\boxed", 0, last_start)]
-    if last_start < first_end or len(between) > _MAX_HEDGE_CHARS or not _HEDGE.fullmatch(between):
-        return False
-    return text[first_start:first_end].strip() != text[last_start:last_end].strip()
+def _hedged(text: str, boxes: list[tuple[int, int]]) -> bool:
+    """Whether the last box ends a row of joined boxes that do not all say the same."""
+    last = text[slice(*boxes[-1])].strip()
+    for index in range(len(boxes) - 1, 0, -1):
+        (start, end), next_start = boxes[index - 1], boxes[index][0]
+        between = text[end + 1 : text.rfind("\\boxed", 0, next_start)]
+        if len(between) > _MAX_JOINT_CHARS or not _JOINT.fullmatch(between):
+            return False
+        if text[start:end].strip() != last:
+            return True
+    return False
 
 
 def _after_hash(text: str) -> str | None:
@@ -99,10 +113,10 @@ def _after_hash(text: str) -> str | None:
 
 
 def _after_phrase(text: str) -> str | None:
-    last = None
-    for last in _PHRASE.finditer(text):
+    phrase = None
+    for phrase in _PHRASE.finditer(text):  # the last one counts
         pass
-    if last is None:
+    if phrase is None:
         return None
-    sentence = _SENTENCE_END.search(text, last.end())
-    return text[last.end() : sentence.start() if sentence else len(text)].strip("* ")
+    sentence_end = _SENTENCE_END.search(text, phrase.end())
+    return text[phrase.end() : sentence_end.start() if sentence_end else len(text)].strip("* ")

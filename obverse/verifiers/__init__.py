@@ -1,0 +1,55 @@
+"""Verifiers: what is right? Each is a function of a problem and a text, found by name or in a file of the user."""
+
+from __future__ import annotations
+
+import difflib
+from functools import partial
+
+from obverse.errors import ConfigError, GraderError
+from obverse.records import Problem, Verdict
+from obverse.verifiers import choice, countdown, exact, knights, math
+from obverse.verifiers.user import Verifier, from_file
+
+_MODULES = {"math": math, "countdown": countdown, "knights": knights, "choice": choice, "exact": exact}
+
+NAMES = tuple(_MODULES)
+
+__all__ = ["NAMES", "Verifier", "nearest", "objection", "verifier"]
+
+
+def verifier(name_or_path: str) -> Verifier:
+    """Return the verifier of that name, or the user's function `path/to/file.py:function` (`verify` if none is named).
+
+    Errors: ConfigError for an unknown name, file, function or signature; a call raises GraderError if the problem's
+    answer is not what the verifier can check.
+
+    Example:
+        verifier("math")(Problem("p", "2+2=", answer="4"), "\\boxed{4}").correct
+    """
+    if name_or_path in _MODULES:
+        return partial(_judge, name_or_path)
+    if ".py" in name_or_path:
+        return from_file(name_or_path)
+    raise ConfigError(f"unknown verifier {name_or_path!r}: {nearest(name_or_path)}")
+
+
+def nearest(name: str) -> str:
+    """Return what to write instead of an unknown verifier name."""
+    near = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMES)}"
+
+
+def objection(name: str, problem: Problem) -> str | None:
+    """Return why this built-in verifier could never judge the problem by its answer, None if it can."""
+    try:
+        _MODULES[name].gold(problem)
+    except GraderError as error:
+        return str(error)
+    return None
+
+
+def _judge(name: str, problem: Problem, text: str) -> Verdict:
+    try:
+        return _MODULES[name].verify(problem, text)
+    except GraderError as error:
+        raise GraderError(f"problem {problem.id}: answer: {error}") from error

@@ -1,0 +1,130 @@
+"""Countdown: an expression over + - * / that uses every given number exactly once and equals the target.
+
+    sum     = product (("+" | "-") product)*
+    product = value (("*" | "/") value)*
+    value   = whole number | "(" sum ")"
+
+Spaces and line ends are free. The signs U+00D7, U+00F7 and U+2212 count as `*`, `/` and `-`. One `= target` at the end
+is tolerated if it states the target. Everything else is wrong: a sign before a number (`-5+3`), powers, decimals,
+leading zeros, LaTeX. Values are exact fractions; what a model wrote is parsed here and never evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from fractions import Fraction
+from typing import Any
+
+from obverse.errors import GraderError
+from obverse.records import Problem, Verdict
+from obverse.verifiers.extract import UNANSWERED, final_answer
+
+MAX_DEPTH = 50  # brackets in brackets
+MAX_DIGITS = 100
+
+_TOKEN = re.compile(r"[ \t\r\n]*(?:(0|[1-9][0-9]*)|([-+*/()]))")
+_SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-"})
+
+
+class NotAnExpression(ValueError):
+    """The text is no expression of the grammar above, or it has no value; says why."""
+
+
+def gold(problem: Problem) -> tuple[list[int], int]:
+    """Return the numbers and the target. Errors: GraderError if the answer does not hold them as whole numbers."""
+    answer: Any = problem.answer
+    if not isinstance(answer, dict) or not {"numbers", "target"} <= answer.keys():
+        raise GraderError("the countdown verifier needs an object with numbers and target")
+    numbers, target = answer["numbers"], answer["target"]
+    if not isinstance(numbers, list) or not numbers or any(type(n) is not int or n < 0 for n in numbers):
+        raise GraderError("numbers must be a list of whole numbers from 0 up")
+    if type(target) is not int:
+        raise GraderError("target must be a whole number")
+    return numbers, target
+
+
+def verify(problem: Problem, text: str) -> Verdict:
+    """Right if the final answer uses every number exactly once and equals the target.
+
+    Example:
+        verify(Problem("p", "...", answer={"numbers": [3, 5, 7, 2], "target": 24}), "<answer>3*5+7+2</answer>").correct
+    """
+    numbers, target = gold(problem)
+    found = final_answer(text)
+    if not found:
+        return UNANSWERED
+    expression, equals, stated = found.translate(_SIGNS).partition("=")
+    if equals and stated.strip() != str(target):
+        return Verdict.wrong("the right side of = is not the target")
+    try:
+        tokens = tokenize(expression, max_numbers=len(numbers))
+        used = [token for token in tokens if isinstance(token, int)]
+        if Counter(used) != Counter(numbers):
+            return Verdict.wrong("does not use every number exactly once")
+        value = evaluate(tokens)
+    except NotAnExpression as error:
+        return Verdict.wrong(str(error))
+    return Verdict.right() if value == target else Verdict.wrong("does not equal the target")
+
+
+def tokenize(expression: str, *, max_numbers: int) -> list[int | str]:
+    """Return the whole numbers (as int), signs and brackets of an expression; NotAnExpression for anything else."""
+    tokens: list[int | str] = []
+    num_numbers, position, expression = 0, 0, expression.rstrip()
+    while position < len(expression):
+        match = _TOKEN.match(expression, position)
+        if match is None:
+            raise NotAnExpression(f"{expression[position : position + 20].strip()!a} is not part of an expression")
+        number, sign = match.groups()
+        if number is None:
+            tokens.append(sign)
+        else:
+            num_numbers += 1
+            if num_numbers > max_numbers or len(number) > MAX_DIGITS:
+                raise NotAnExpression("does not use every number exactly once")
+            tokens.append(int(number))
+        position = match.end()
+    return tokens
+
+
+def evaluate(tokens: list[int | str]) -> Fraction:
+    """Return the exact value of an expression by recursive descent; NotAnExpression if it does not fit the grammar."""
+    value, position = _sum(tokens, 0, 0)
+    if position != len(tokens):
+        raise NotAnExpression(f"unexpected {tokens[position]!r}")
+    return value
+
+
+def _sum(tokens: list[int | str], position: int, depth: int) -> tuple[Fraction, int]:
+    value, position = _product(tokens, position, depth)
+    while position < len(tokens) and tokens[position] in ("+", "-"):
+        sign = tokens[position]
+        other, position = _product(tokens, position + 1, depth)
+        value = value + other if sign == "+" else value - other
+    return value, position
+
+
+def _product(tokens: list[int | str], position: int, depth: int) -> tuple[Fraction, int]:
+    value, position = _value(tokens, position, depth)
+    while position < len(tokens) and tokens[position] in ("*", "/"):
+        sign = tokens[position]
+        other, position = _value(tokens, position + 1, depth)
+        if sign == "/" and other == 0:
+            raise NotAnExpression("divides by zero")
+        value = value * other if sign == "*" else value / other
+    return value, position
+
+
+def _value(tokens: list[int | str], position: int, depth: int) -> tuple[Fraction, int]:
+    token = tokens[position] if position < len(tokens) else "the end"
+    if isinstance(token, int):
+        return Fraction(token), position + 1
+    if token != "(":
+        raise NotAnExpression(f"expected a number or a bracket, found {token!r}")
+    if depth == MAX_DEPTH:
+        raise NotAnExpression(f"more than {MAX_DEPTH} brackets in brackets")
+    value, position = _sum(tokens, position + 1, depth + 1)
+    if position == len(tokens) or tokens[position] != ")":
+        raise NotAnExpression("a bracket is not closed")
+    return value, position + 1

@@ -1,0 +1,33 @@
+"""The final answer, or the whole text, must be the expected answer letter for letter, apart from spaces around it."""
+
+from __future__ import annotations
+
+from obverse.errors import GraderError
+from obverse.records import Problem, Verdict
+from obverse.verifiers.extract import final_answer, outcome
+
+
+def gold(problem: Problem) -> str:
+    """Return the expected text. Errors: GraderError if the answer is neither text nor a whole number, or is blank."""
+    answer = problem.answer
+    if isinstance(answer, bool) or not isinstance(answer, str | int):
+        raise GraderError(f"the exact verifier needs text or a whole number, not {type(answer).__name__}")
+    if not str(answer).strip():
+        raise GraderError("empty")
+    return str(answer).strip()
+
+
+def verify(problem: Problem, text: str) -> Verdict:
+    """Right if the final answer equals the expected one; a text without a final answer is compared as a whole.
+
+    Example:
+        verify(Problem("p", "2+2=", answer="4"), "2+2=4#4").correct
+    """
+    expected = gold(problem)
+    found = final_answer(text)
+    if expected == (outcome(text).strip() if found is None else found):
+        return Verdict.right()
+    reason = (
+        "no final answer, and the text as a whole differs" if found is None else f"{found[:80]!a} is not the answer"
+    )
+    return Verdict.wrong(reason, formatted=bool(found))

@@ -1,0 +1,178 @@
+"""A reward function of the user, as a verifier: `path/to/file.py:function`, adapted by the names of its parameters.
+
+- `completions` among them (TRL): `fn(prompts, completions, completion_ids, **columns) -> list[float | None]`, called with
+  one completion at a time; a column is a list of one value; `completion_ids` is `[[]]`, since graders see text only;
+- `solution_str` among them (verl): `compute_score(data_source, solution_str, ground_truth, extra_info=None)`, which
+  returns a number or {"score": number};
+- otherwise two parameters: `fn(problem, text)`, which returns a number, a bool or a Verdict.
+
+A reward of 1.0 or more counts as correct. What the function raises is not caught: it is a mistake to see, not a 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from hashlib import blake2b
+from math import isnan, nan
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from obverse.errors import ConfigError, GraderError
+from obverse.records import Problem, Verdict
+
+Verifier = Callable[[Problem, str], Verdict]
+
+FORMS = (
+    "fn(prompts, completions, completion_ids, **columns), "
+    "compute_score(data_source, solution_str, ground_truth, extra_info=None) or fn(problem, text)"
+)
+NOT_APPLICABLE = Verdict(None, 0.0, "not applicable")
+
+
+def from_file(spec: str) -> Verifier:
+    """Return the function `path/to/file.py:function` as a verifier; without `:function` it is `verify`.
+
+    Errors: ConfigError if the file or the function is missing or the signature is none of the three.
+    """
+    path, _, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, "", "verify")
+    if not Path(path).is_file():
+        raise ConfigError(f"verifier {spec!r}: there is no file {path!r}; write path/to/file.py:function")
+    module = _module(Path(path).resolve())
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        near = difflib.get_close_matches(name, functions, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(functions) or 'no functions'}"
+        raise ConfigError(f"verifier {spec!r}: {path} has no function {name!r}: {hint}")
+    return adapt(function, spec)
+
+
+def adapt(function: Callable[..., Any], name: str) -> Verifier:
+    """Return a reward function as a verifier, by the names of its parameters. Errors: ConfigError if they do not fit.
+
+    Example:
+        adapt(lambda completions, **columns: [float(len(text) < 80) for text in completions], "short")
+    """
+    parameters = inspect.signature(function).parameters
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"verifier {name!r} is an async function: write it as a plain one")
+    if "completions" in parameters:
+        return _from_trl(function, name, parameters)
+    if "solution_str" in parameters:
+        return _from_verl(function, name, parameters)
+    return _from_plain(function, name, parameters)
+
+
+def _from_plain(function: Callable[..., Any], name: str, parameters: Mapping[str, inspect.Parameter]) -> Verifier:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    given = [parameter for parameter in parameters.values() if parameter.kind in positional][:2]
+    others = [parameter for parameter in parameters.values() if parameter not in given]
+    if len(given) < 2 or any(other.default is other.empty and other.kind not in variadic for other in others):
+        raise ConfigError(f"verifier {name!r} takes ({', '.join(map(str, parameters.values()))}): write it as {FORMS}")
+
+    def verify(problem: Problem, text: str) -> Verdict:
+        value = function(problem, text)
+        if isinstance(value, Verdict):
+            _number(value.reward, name, problem)
+            return value
+        return _verdict(value, name, problem)
+
+    return verify
+
+
+def _from_trl(function: Callable[..., Any], name: str, parameters: Mapping[str, inspect.Parameter]) -> Verifier:
+    def verify(problem: Problem, text: str) -> Verdict:
+        is_chat = not isinstance(problem.prompt, str)
+        given: dict[str, Any] = {key: [value] for key, value in _columns(problem).items()} | {
+            "prompts": [problem.prompt],
+            "completions": [[{"role": "assistant", "content": text}]] if is_chat else [text],
+            "completion_ids": [[]],
+            "trainer_state": None,
+            "log_extra": _ignore,
+            "log_metric": _ignore,
+        }
+        rewards = function(**_chosen(given, name, parameters, problem))
+        if not isinstance(rewards, list | tuple) or len(rewards) != 1:
+            raise GraderError(f"verifier {name!r}, problem {problem.id}: {rewards!a:.80} is no list of one reward")
+        return NOT_APPLICABLE if rewards[0] is None else _verdict(rewards[0], name, problem)
+
+    return verify
+
+
+def _from_verl(function: Callable[..., Any], name: str, parameters: Mapping[str, inspect.Parameter]) -> Verifier:
+    def verify(problem: Problem, text: str) -> Verdict:
+        reward_model = problem.meta.get("reward_model") or {}
+        given = _columns(problem) | {
+            "data_source": problem.meta.get("data_source", ""),
+            "solution_str": text,
+            "ground_truth": reward_model.get("ground_truth", problem.answer),
+            "extra_info": problem.meta.get("extra_info"),
+        }
+        value = function(**_chosen(given, name, parameters, problem))
+        return _verdict(value.get("score") if isinstance(value, Mapping) else value, name, problem)
+
+    return verify
+
+
+def _columns(problem: Problem) -> dict[str, Any]:
+    """The row as a reward function may ask for it: what it had beyond our fields, and its answer under every name."""
+    answers = dict.fromkeys(("answer", "solution", "ground_truth"), problem.answer)
+    return {"id": problem.id, "demonstration": problem.demonstration_text, **problem.meta, **answers}
+
+
+def _chosen(
+    given: Mapping[str, Any], name: str, parameters: Mapping[str, inspect.Parameter], problem: Problem
+) -> dict[str, Any]:
+    """The arguments that the function takes; everything if it has **columns."""
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        chosen = dict(given)
+    else:
+        chosen = {key: value for key, value in given.items() if key in parameters}
+    for key, parameter in parameters.items():
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if not variadic and key not in chosen and parameter.default is parameter.empty:
+            raise GraderError(
+                f"verifier {name!r} asks for {key!r}, which problem {problem.id} does not have: "
+                f"it has {', '.join(sorted(given))}"
+            )
+    return chosen
+
+
+def _verdict(value: Any, name: str, problem: Problem) -> Verdict:
+    reward = _number(value, name, problem)
+    return Verdict(reward >= 1.0, reward)
+
+
+def _number(value: Any, name: str, problem: Problem) -> float:
+    reward = float(value) if isinstance(value, Real) and abs(value) <= sys.float_info.max else nan  # type: ignore[operator]
+    if isnan(reward):
+        raise GraderError(f"verifier {name!r}, problem {problem.id}: {value!a:.80} is no finite number")
+    return reward
+
+
+def _ignore(*_args: object, **_kwargs: object) -> None:
+    """Stands for TRL's logging callbacks."""
+
+
+@cache
+def _module(path: Path) -> ModuleType:
+    """The user's file, run once; known to `sys.modules`, which dataclasses and pickle in it rely on."""
+    name = f"obverse_user_{blake2b(str(path).encode(), digest_size=8).hexdigest()}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"verifier {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError(f"verifier file {path} cannot be loaded: {error}") from error
+    return module
