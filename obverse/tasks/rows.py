@@ -1,0 +1,305 @@
+"""A row of data, in any of the layouts that people already have, becomes a Problem. Nothing is guessed from contents.
+
+The keys of a row decide its layout, null counting as absent: the first of these whose keys are all there.
+
+    uft             prompt, reward_model, hint, answer
+    verl            prompt, reward_model              LUFFY's `target` is the demonstration
+    preference      chosen, rejected                  with a prompt, or after the messages that both share
+    conversational  messages                          the last one is the demonstration
+    own             prompt                            TRL's prompt-completion rows too
+    gsm8k           question, answer                  the answer ends in `#### 72`
+
+The answer may be called by any one of ANSWERS, the demonstration by any one of DEMONSTRATIONS, `id` and `verifier` may
+stand in every layout, and what is left is kept as `meta`. A row that cannot be used comes back as the list of its flaws.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import PurePath
+from typing import Any, NamedTuple, TypeVar
+
+from obverse import verifiers
+from obverse.records import Problem
+from obverse.tasks.messages import Unusable, as_prompt, as_response, as_steps, kind, split_last
+
+ANSWERS = ("answer", "solution", "ground_truth")
+DEMONSTRATIONS = ("demonstration", "completion", "target", "hint")
+DEFAULT_VERIFIER = "math"
+VERIFIER_BY_SOURCE = {"countdown": "countdown", "kk_logic": "knights"}  # by verl's data_source
+MAX_DEPTH = 32  # lists and objects in each other
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+_T = TypeVar("_T")
+
+
+class Place(NamedTuple):
+    """Where a row stands: a file as the user wrote it and a line, or row, counted from 1."""
+
+    file: str
+    line: int
+
+
+class Flaw(NamedTuple):
+    """One thing that is wrong with a row; as text, a line of the report."""
+
+    place: Place
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place.file}:{self.place.line}: {self.field}: {self.reason}"
+
+
+def read_row(row: object, place: Place, verifier: str | None = None) -> Problem | list[Flaw]:
+    """Return the problem that a row holds, or all that is wrong with it.
+
+    A `verifier` given here judges the problem whatever the row says; only it may be a function of the user, and then the
+    row needs no answer. Without an `id` the problem is called after its place: `train-17`.
+
+    Example:
+        read_row({"prompt": "2+2=", "answer": 4}, Place("sums.jsonl", 3))
+        == Problem("sums-3", "2+2=", answer=4, verifier="math")
+    """
+    if not isinstance(row, dict):
+        return [Flaw(place, "row", f"not an object but {kind(row)}")]
+    row = {key: value for key, value in row.items() if value is not None}
+    flaws = [Flaw(place, key, reason) for key, value in row.items() if (reason := _unusable(value))]
+    if flaws:
+        return flaws
+    for keys, read in LAYOUTS.values():
+        if keys <= row.keys():
+            reading = Reading(row, place, verifier)
+            read(reading)
+            return reading.problem()
+    return [Flaw(place, "row", _no_layout(row))]
+
+
+class Reading:
+    """One row on its way to a problem: the fields found so far, the keys they came from, and the flaws."""
+
+    def __init__(self, row: Mapping[str, Any], place: Place, verifier: str | None) -> None:
+        self.row = row
+        self.place = place
+        self.verifier = verifier  # the one that overrides the row's
+        self.default_verifier = DEFAULT_VERIFIER
+        self.taken: set[str] = {"id", "verifier"}
+        self.fields: dict[str, Any] = {}
+        self.answer_key = ANSWERS[0]
+        self.flaws: list[Flaw] = []
+
+    def flaw(self, field: str, reason: str) -> None:
+        self.flaws.append(Flaw(self.place, field, reason))
+
+    def take(self, key: str, convert: Callable[[Any], _T]) -> _T | None:
+        """Return the value of a key that is there, converted; None and a flaw if it cannot be."""
+        self.taken.add(key)
+        try:
+            return convert(self.row[key])
+        except Unusable as error:
+            self.flaw(key, str(error))
+            return None
+
+    def one_of(self, keys: tuple[str, ...]) -> str | None:
+        """Return which of several names for one field the row uses."""
+        given = [key for key in keys if key in self.row]
+        for other in given[1:]:
+            if self.row[other] == self.row[given[0]]:
+                self.taken.add(other)
+            else:
+                self.flaw(other, f"means the same as {given[0]!r}, but they differ; keep one of them")
+        return given[0] if given else None
+
+    def set_answer(self) -> None:
+        """Take the answer from whichever key holds it, if any does."""
+        if key := self.one_of(ANSWERS):
+            self.answer_key = key
+            self.fields["answer"] = self.take(key, lambda value: value)
+
+    def set_demonstration(self) -> None:
+        """Take the demonstration from whichever key holds it, if any does."""
+        if key := self.one_of(DEMONSTRATIONS):
+            self.fields["demonstration"] = self.take(key, as_steps)
+
+    def problem(self) -> Problem | list[Flaw]:
+        """Return the problem if nothing was wrong with the row, else its flaws."""
+        name = self._verifier()
+        if not self.flaws and not self.fields.keys() & {"answer", "demonstration", "chosen"} and not _is_code(name):
+            self.flaw("row", f"nothing to check or to learn from beside the prompt; its keys are {_listed(self.row)}")
+        identity = self._id()
+        if self.flaws:
+            return self.flaws
+        meta = {key: value for key, value in self.row.items() if key not in self.taken}
+        problem = Problem(id=identity, verifier=name, meta=meta, **self.fields)
+        objection = verifiers.objection(name, problem) if name and not _is_code(name) else None
+        if objection:
+            self.flaw(self.answer_key, objection)
+        return self.flaws or problem
+
+    def _id(self) -> str:
+        given = self.row.get("id")
+        if given is None:
+            return f"{_stem(self.place.file)}-{self.place.line}"
+        if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
+            self.flaw("id", "neither text nor a whole number" if given != "" else "empty")
+        return str(given)
+
+    def _verifier(self) -> str | None:
+        """Which verifier judges this row: the user's, the row's own, or the layout's."""
+        name = self.row.get("verifier") if self.verifier is None else self.verifier
+        has_answer = "answer" in self.fields
+        if name is None:
+            if has_answer and self.default_verifier == "math" and isinstance(self.fields["answer"], dict | list):
+                self.flaw("verifier", f"missing, and {self.answer_key!r} is {kind(self.fields['answer'])}; name one")
+            return self.default_verifier if has_answer else None
+        if not isinstance(name, str):
+            self.flaw("verifier", f"not a name but {kind(name)}")
+        elif self.verifier is None and ".py" in name:
+            self.flaw("verifier", "a data file may not name code to run; give file.py:function as an option instead")
+        elif not _is_code(name) and name not in verifiers.NAMES:
+            self.flaw("verifier", f"unknown name {name[:40]!a}: {verifiers.nearest(name)}")
+        elif not _is_code(name) and not has_answer and self.answer_key not in self.row:
+            self.flaw(self.answer_key, f"missing, although the verifier {name!r} is named")
+        return str(name)
+
+
+def _own(reading: Reading) -> None:
+    reading.fields["prompt"] = reading.take("prompt", as_prompt)
+    reading.set_answer()
+    reading.set_demonstration()
+
+
+def _verl(reading: Reading) -> None:
+    reading.fields["prompt"] = reading.take("prompt", as_prompt)
+    _ground_truth(reading)
+    reading.set_demonstration()
+
+
+def _uft(reading: Reading) -> None:
+    """The hints are the demonstration's first steps, where `answer` goes on after them; else `answer` is one step."""
+    reading.fields["prompt"] = reading.take("prompt", as_prompt)
+    _ground_truth(reading)
+    hints, whole = reading.take("hint", as_steps), reading.take("answer", as_response)
+    if hints is not None and whole is not None:
+        head = "".join(hints)
+        rest = (whole[len(head) :],) if len(whole) > len(head) else ()
+        reading.fields["demonstration"] = (*hints, *rest) if whole.startswith(head) else (whole,)
+
+
+def _ground_truth(reading: Reading) -> None:
+    """Take verl's answer, and its verifier by `data_source`; `reward_model` stays in meta for the user's functions."""
+    reading.answer_key = "reward_model.ground_truth"
+    reward_model = reading.row["reward_model"]
+    truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+    if truth is None:
+        reading.flaw(reading.answer_key, "missing")
+    elif isinstance(truth, dict) and isinstance(truth.get("target"), str):
+        truth = truth["target"]
+    reading.fields["answer"] = truth
+    source = reading.row.get("data_source")
+    reading.default_verifier = VERIFIER_BY_SOURCE.get(source, "math") if isinstance(source, str) else "math"
+
+
+def _conversational(reading: Reading) -> None:
+    found = reading.take("messages", split_last)
+    if found:
+        reading.fields["prompt"], demonstration = found
+        reading.fields["demonstration"] = (demonstration,)
+    reading.set_answer()
+    for key in DEMONSTRATIONS:
+        if key in reading.row:
+            reading.flaw(key, "the last message is the demonstration already; keep one of them")
+
+
+def _preference(reading: Reading) -> None:
+    chosen, rejected = reading.row["chosen"], reading.row["rejected"]
+    both = isinstance(chosen, list) and isinstance(rejected, list)
+    if both and max(len(chosen), len(rejected)) > 1:
+        _after_shared_messages(reading)
+    else:
+        if "prompt" in reading.row:
+            reading.fields["prompt"] = reading.take("prompt", as_prompt)
+        else:
+            reading.flaw("prompt", "missing, and chosen and rejected share no messages")
+        for key in ("chosen", "rejected"):
+            reading.fields[key] = reading.take(key, as_response)
+    reading.set_answer()
+    reading.set_demonstration()
+
+
+def _after_shared_messages(reading: Reading) -> None:
+    """Whole conversations that differ in their last message: what they share is the prompt."""
+    chosen, rejected = reading.take("chosen", split_last), reading.take("rejected", split_last)
+    if chosen is None or rejected is None:
+        return
+    prompt, reading.fields["chosen"] = chosen
+    other, reading.fields["rejected"] = rejected
+    if other != prompt:
+        reading.flaw("rejected", "differs from chosen before the last message")
+    if "prompt" in reading.row:
+        given = reading.take("prompt", as_prompt)
+        if given is not None and given not in (prompt, prompt[-1]["content"]):
+            reading.flaw("prompt", "differs from the messages that chosen and rejected share")
+    reading.fields["prompt"] = prompt
+
+
+def _gsm8k(reading: Reading) -> None:
+    reading.fields["prompt"] = reading.take("question", as_prompt)
+    solution = reading.take("answer", as_response)
+    if solution is not None:
+        _, mark, answer = solution.rpartition("####")
+        if not mark:
+            reading.flaw("answer", "no '####' before a final answer; question and answer are read as GSM8K rows")
+        reading.fields["answer"] = answer.strip()
+        reading.fields["demonstration"] = tuple(_LINE.findall(solution))
+
+
+LAYOUTS: dict[str, tuple[frozenset[str], Callable[[Reading], None]]] = {
+    "uft": (frozenset({"prompt", "reward_model", "hint", "answer"}), _uft),
+    "verl": (frozenset({"prompt", "reward_model"}), _verl),
+    "preference": (frozenset({"chosen", "rejected"}), _preference),
+    "conversational": (frozenset({"messages"}), _conversational),
+    "own": (frozenset({"prompt"}), _own),
+    "gsm8k": (frozenset({"question", "answer"}), _gsm8k),
+}
+
+
+def _no_layout(row: Mapping[str, Any]) -> str:
+    def closeness(name: str) -> tuple[float, int]:
+        keys = LAYOUTS[name][0]
+        return len(keys & row.keys()) / len(keys), -len(keys - row.keys())
+
+    near = max(LAYOUTS, key=closeness)
+    lacking = _listed(LAYOUTS[near][0] - row.keys())
+    return f"the keys {_listed(row)} fit no layout; the nearest, {near}, lacks {lacking}" if row else "no keys"
+
+
+def _listed(keys: Mapping[str, Any] | frozenset[str]) -> str:
+    text = ", ".join(sorted(keys))
+    return ascii(text)[1:-1] if len(text) <= 200 else ascii(text[:200])[1:-1] + "..."
+
+
+def _unusable(value: Any, depth: int = 0) -> str | None:
+    """Why a value cannot be used wherever it stands: text that no file or tokenizer takes, or bottomless nesting."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "holds a NUL character"
+        return "holds a lone surrogate" if not value.isascii() and _SURROGATE.search(value) else None
+    if not isinstance(value, list | dict):
+        return None
+    if depth == MAX_DEPTH:
+        return f"nested more than {MAX_DEPTH} deep"
+    parts = value if isinstance(value, list) else value.values()
+    return next((reason for part in parts if (reason := _unusable(part, depth + 1))), None)
+
+
+@cache
+def _stem(file: str) -> str:
+    return PurePath(file).stem
+
+
+def _is_code(verifier: str | None) -> bool:
+    return verifier is not None and ".py" in verifier
