@@ -24,7 +24,7 @@ class StepResult:
 
 
 class Optimizer:
-    """AdamW over the trainable parameters, in fp32 moments, with the run's schedule; one `step` per update."""
+    """AdamW over the trainable parameters with the run's schedule; one `step` per update, taken or not."""
 
     def __init__(self, model: torch.nn.Module, config: TrainConfig, total_steps: int) -> None:
         self.named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -34,15 +34,19 @@ class Optimizer:
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
         )
-        self.schedule = get_scheduler(
+        schedule = get_scheduler(
             config.lr_scheduler_type, self.adamw, num_warmup_steps=config.warmup_steps, num_training_steps=total_steps
         )
+        # only the schedule's function is kept: the rate follows from the step, so there is nothing to restore
+        self.peak, self.factor = config.learning_rate or 0.0, schedule.lr_lambdas[0]
         self.max_norm, self.skip_norm = config.max_grad_norm, config.skip_grad_norm
+        self.num_steps = 0
         self.num_bad = 0
 
     @property
     def learning_rate(self) -> float:
-        return float(self.schedule.get_last_lr()[0])
+        """The rate of the next step."""
+        return float(self.peak * self.factor(self.num_steps))
 
     def step(self) -> StepResult:
         """Clip to `max_grad_norm` and step, unless the norm is not finite or above `skip_grad_norm`; clear the gradients.
@@ -54,10 +58,12 @@ class Optimizer:
         finite = bool(torch.isfinite(norm))
         taken = finite and (self.skip_norm is None or float(norm) <= self.skip_norm)
         if taken:
+            for group in self.adamw.param_groups:
+                group["lr"] = self.learning_rate
             self.adamw.step()
         self.num_bad = 0 if finite else self.num_bad + 1
         self.adamw.zero_grad(set_to_none=True)
-        self.schedule.step()
+        self.num_steps += 1
         if self.num_bad == MAX_BAD_STEPS:
             raise DivergedError(
                 f"the gradient was not finite in {MAX_BAD_STEPS} steps in a row; the weights are those before: "
@@ -67,7 +73,7 @@ class Optimizer:
 
     def pass_by(self) -> None:
         """An update with nothing to train on: time goes on, the weights stay."""
-        self.schedule.step()
+        self.num_steps += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizer's state by parameter name, for safetensors."""
@@ -77,19 +83,17 @@ class Optimizer:
             for key, value in self.adamw.state.get(parameter, {}).items()
         }
 
-    def counters(self) -> dict[str, Any]:
-        """What is not a tensor: the schedule's position."""
-        return {"schedule_step": self.schedule.last_epoch, "num_bad": self.num_bad}
+    def counters(self) -> dict[str, int]:
+        """What is not a tensor: the schedule's place and the steps not taken in a row."""
+        return {"num_steps": self.num_steps, "num_bad": self.num_bad}
 
-    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
         """Continue exactly where `tensors` and `counters` were taken."""
         by_name = dict(self.named)
         for key, value in tensors.items():
             name, _, field = key.rpartition("/")
             self.adamw.state[by_name[name]][field] = value
-        self.num_bad = counters["num_bad"]
-        self.schedule.last_epoch = counters["schedule_step"] - 1
-        self.schedule.step()
+        self.num_steps, self.num_bad = counters["num_steps"], counters["num_bad"]
 
 
 def decay_groups(named: Iterable[tuple[str, torch.nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:

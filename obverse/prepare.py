@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from obverse import checkpoint, methods, tasks
-from obverse.config import TrainConfig, resolved_yaml
+from obverse.config import TrainConfig
+from obverse.config_file import write
 from obverse.errors import CheckpointError, ConfigError
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
@@ -18,6 +19,7 @@ from obverse.method import Method
 from obverse.model import as_policy, load, set_threads
 from obverse.optim import Optimizer
 from obverse.records import Problem
+from obverse.resolve import with_folder
 from obverse.rollout import Collector
 from obverse.runlog import RunFolder, environment
 from obverse.sampling import Law
@@ -67,8 +69,9 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
 
     Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
     """
+    config = with_folder(config)
     method = methods.build(config.method, config.method_options)
-    folder = RunFolder(config.output_dir)
+    folder = RunFolder(config.output_dir or ".")
     folder.create()
     start = find_start(config, folder)
     grade = grader(config.verifier)
@@ -91,7 +94,7 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     if start:
         restore(run, start)
     else:
-        folder.write_text("config.yaml", resolved_yaml(config))
+        folder.write_text("config.yaml", write(config))
         folder.write_json("environment.json", environment(threads))
     watcher.banner(facts(run, threads))
     return run

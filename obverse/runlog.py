@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Container, Iterable, Mapping
@@ -43,10 +44,11 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> Path:
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """One line per step, written through to the file system."""
+    def append_metrics(self, row: Mapping[str, float]) -> None:
+        """One line per step; a number that is not finite is written as null, for JSON has no other word for it."""
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(to_json(row) + "\n")
+            file.write(to_json(finite) + "\n")
 
     def metrics_offset(self) -> int:
         """The size of metrics.jsonl in bytes: a checkpoint remembers it."""

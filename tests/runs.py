@@ -1,0 +1,50 @@
+"""Short runs for tests: a configuration on a small data set, and what two runs must have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from obverse import methods
+from obverse.config import TrainConfig
+from obverse.resolve import resolve
+from obverse.runlog import RunFolder
+from obverse.tasks import arithmetic
+
+SMALL = {"prompts_per_step": 4, "max_completion_length": 12, "learning_rate": 1e-3, "micro_batch_tokens": 256}
+
+
+def write_problems(path: Path, num_problems: int = 24, difficulty: tuple[int, int] = (1, 4)) -> Path:
+    """Arithmetic chains as a jsonl of the library's own row layout."""
+    rows = []
+    for problem in arithmetic.generate("train", num_problems, seed=7, difficulty=difficulty):
+        row = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
+        rows.append(row | {"demonstration": list(problem.demonstration), "verifier": "math"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config(method: str, folder: Path, model: Path | str, dataset: Path | str, **options: Any) -> TrainConfig:
+    """A resolved configuration; `num_generations` is only given to methods that have it."""
+    given = {**SMALL, "model": str(model), "dataset": str(dataset), "output_dir": str(folder), **options}
+    make = methods.find(method)
+    if "num_generations" in methods.parameters(make):
+        given.setdefault("num_generations", 3)
+    return resolve(method, make, given)
+
+
+def fingerprint(folder: Path, step: int) -> dict[str, str]:
+    """sha256 of everything a checkpoint holds that must not differ between equal runs."""
+    files = ("model.safetensors", "optimizer.safetensors", "state.json")
+    place = folder / f"checkpoint-{step}"
+    return {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in files}
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    """The metrics rows without what a clock measured."""
+    clocked = ("time/", "step_time", "tokens_per_second")
+    return [
+        {name: value for name, value in row.items() if not name.startswith(clocked)} for row in RunFolder(folder).metrics()
+    ]

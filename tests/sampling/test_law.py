@@ -1,0 +1,78 @@
+"""The law of sampling: what it keeps, what it draws, what it says the probability was."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from obverse.sampling import Law
+from obverse.sampling.law import draw, log_law, uniforms
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -4.0]])
+
+
+def law(**options: float) -> Law:
+    return Law(stop_ids=(0,), max_tokens=4, **options)  # type: ignore[arg-type]
+
+
+def kept(logp: torch.Tensor) -> list[int]:
+    return torch.isfinite(logp[0]).nonzero()[:, 0].tolist()
+
+
+def test_the_whole_law_is_the_softmax_at_its_temperature() -> None:
+    torch.testing.assert_close(log_law(LOGITS, law(temperature=0.5)), (LOGITS / 0.5).log_softmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        ({"top_k": 2}, [0, 1]),
+        ({"top_p": 0.6}, [0]),  # the first token alone has 0.643
+        ({"top_p": 0.7}, [0, 1]),
+        ({"top_p": 1e-9}, [0]),
+        ({"min_p": 0.3}, [0, 1]),  # the second has e^-1 = 0.37 of the first
+        ({"top_k": 3, "top_p": 0.7}, [0, 1]),
+        ({"top_k": 99}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_cuts_keep_the_right_tokens_and_renormalize(options: dict[str, float], tokens: list[int]) -> None:
+    logp = log_law(LOGITS, law(**options))
+    assert kept(logp) == tokens
+    assert math.isclose(float(logp.exp().sum()), 1.0, abs_tol=1e-6)
+
+
+def test_draws_have_the_laws_frequencies_and_its_log_probs() -> None:
+    num = 20_000
+    options = law(temperature=0.8, top_p=0.95)
+    chosen, logp = draw(LOGITS.expand(num, -1), options, uniforms([3], num, torch.device("cpu"))[0])
+    expected = log_law(LOGITS, options)[0]
+    torch.testing.assert_close(logp, expected[chosen])
+    share = torch.bincount(chosen, minlength=5) / num
+    torch.testing.assert_close(share, expected.exp(), atol=0.012, rtol=0)  # 3.5 standard deviations at p = 0.5
+    assert share[4] == 0
+
+
+def test_greedy_takes_the_first_maximum_with_certainty() -> None:
+    chosen, logp = draw(torch.tensor([[0.0, 3.0, 3.0]]), law(temperature=0.0), torch.tensor([0.99]))
+    assert chosen.tolist() == [1]
+    assert logp.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("level", [0.0, 1 - 1e-12])
+def test_the_ends_of_the_ladder_never_choose_an_impossible_token(level: float) -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    chosen, logp = draw(logits, law(), torch.tensor([level], dtype=torch.float64))
+    assert chosen.item() in (1, 3)
+    assert math.isclose(logp.item(), math.log(0.5), abs_tol=1e-6)
+
+
+def test_logits_that_are_no_numbers_are_an_error() -> None:
+    with pytest.raises(FloatingPointError):
+        draw(torch.tensor([[0.0, torch.nan]]), law(), torch.tensor([0.5]))
+
+
+def test_a_longer_row_of_luck_begins_like_a_shorter_one() -> None:
+    device = torch.device("cpu")
+    assert torch.equal(uniforms([5, 9], 4, device), uniforms([5, 9], 30, device)[:, :4])
+    assert not torch.equal(*uniforms([5, 9], 4, device))

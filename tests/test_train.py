@@ -1,0 +1,188 @@
+"""Whole runs: every family of models, stops and refusals, and the one-file oracle."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from obverse import checkpoint
+from obverse.errors import CheckpointError, ConfigError, DivergedError, GraderError
+from obverse.model import load
+from obverse.runlog import RunFolder
+from obverse.train import train
+from obverse.watch import Silent
+from tiny_models import save_tiny
+
+ROOT = Path(__file__).parents[1]
+EXCERPT = ROOT / "tests" / "data" / "gsm8k_excerpt.jsonl"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("llama", tmp_path_factory.mktemp("train") / "llama")
+
+
+@pytest.fixture
+def chains(tmp_path: Path) -> Path:
+    return runs.write_problems(tmp_path / "chains.jsonl")
+
+
+class Watch(Silent):
+    """Keeps what a run reported, and may do something after a step."""
+
+    def __init__(self, after: int = 0, signal_number: int = 0) -> None:
+        self.after, self.signal_number = after, signal_number
+        self.notes: list[str] = []
+        self.facts: dict[str, str] = {}
+        self.steps: list[int] = []
+
+    def banner(self, facts: object) -> None:
+        self.facts = dict(facts)  # type: ignore[call-overload]
+
+    def step(self, step: int, total_steps: int, metrics: object) -> None:
+        self.steps.append(step)
+        if step == self.after:
+            os.kill(os.getpid(), self.signal_number)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo", "hpt"])
+def test_every_family_trains_on_real_rows(tiny_dir: Path, method: str, tmp_path: Path) -> None:
+    reward = tmp_path / "reward.py"  # a random model solves nothing: half of its answers count as right
+    reward.write_text("def lucky(problem, text):\n    return len(text) % 2\n")
+    before = load(str(tiny_dir), dtype="float32")[0].model.state_dict()
+    options = {"max_steps": 2, "verifier": f"{reward}:lucky"}
+    outcome = train(runs.config(method, tmp_path / "run", tiny_dir, EXCERPT, **options))
+    after, tokenizer = load(str(outcome.folder / "checkpoint-2"), dtype="float32")
+    rows = RunFolder(outcome.folder).metrics()
+    assert [row["step"] for row in rows] == [1, 2]
+    assert any(not torch.equal(value, before[name]) for name, value in after.model.state_dict().items())
+    assert method == "sft" or any(row["problems/rollout"] > 0 for row in rows)
+    assert tokenizer.chat_template
+    assert all(row["step_taken"] == 1.0 for row in rows)
+
+
+def test_the_sampler_and_the_trainer_agree_on_every_family(tiny_dir: Path, tmp_path: Path) -> None:
+    train(runs.config("grpo", tmp_path / "run", tiny_dir, EXCERPT, max_steps=1, temperature=0.7))
+    assert RunFolder(tmp_path / "run").metrics()[0]["sampler_gap"] < 1e-5
+
+
+def test_a_run_folder_holds_what_is_promised(tiny: Path, chains: Path, tmp_path: Path) -> None:
+    watch = Watch()
+    train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=2), watch)
+    folder = tmp_path / "run"
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "samples", "checkpoint-2"} == {p.name for p in folder.iterdir()}
+    rows = [json.loads(line) for line in (folder / "samples" / "step-000001.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 * (1 + 3)
+    assert {row["kept"] for row in rows if row["kind"] == "demonstration"} == {True}  # a random model solves nothing
+    assert {row["kept"] for row in rows if row["kind"] == "rollout"} == {False}
+    assert "4 problems x (3 completions + 1 demonstrations) = 12 sampled, 4 shown a step" in watch.facts["batch"]
+    metrics = RunFolder(folder).metrics()[0]
+    generated = sum(len(row["ids"]) for row in rows if row["kind"] == "rollout")
+    trained = sum(len(row["ids"]) for row in rows if row["kept"])
+    assert metrics["num_tokens"] == generated + trained
+    assert metrics["problems/demonstration"] == 1.0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_last_whole_step_and_the_run_goes_on_as_if_nothing_was(
+    number: int, code: int, tiny: Path, chains: Path, tmp_path: Path
+) -> None:
+    train(runs.config("hpt", tmp_path / "whole", tiny, chains, max_steps=4))
+    watch = Watch(after=2, signal_number=number)
+    outcome = train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=4), watch)
+    assert (outcome.stopped, outcome.exit_code, outcome.step) == (True, code, 2)
+    assert "checkpoint-2" in watch.notes[-1]
+    assert signal.getsignal(number) is not None
+    train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=4, resume_from_checkpoint="auto"))
+    assert runs.figures(tmp_path / "run") == runs.figures(tmp_path / "whole")
+    both = [runs.fingerprint(tmp_path / name, 4)["model.safetensors"] for name in ("run", "whole")]
+    assert both[0] == both[1]
+
+
+def test_the_budget_of_tokens_ends_a_run(tiny: Path, chains: Path, tmp_path: Path) -> None:
+    train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=50, budget=600))
+    tokens = [row["num_tokens"] for row in RunFolder(tmp_path / "run").metrics()]
+    assert tokens[-2] < 600 <= tokens[-1]
+
+
+def test_old_checkpoints_leave_and_damaged_ones_are_refused_by_name(tiny: Path, chains: Path, tmp_path: Path) -> None:
+    options = {"max_steps": 4, "save_steps": 1, "save_total_limit": 2}
+    train(runs.config("sft", tmp_path / "run", tiny, chains, **options))
+    assert [path.name for path in checkpoint.folders(tmp_path / "run")] == ["checkpoint-3", "checkpoint-4"]
+    weights = tmp_path / "run" / "checkpoint-4" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-9] ^= 1
+    weights.write_bytes(content)
+    assert checkpoint.newest(tmp_path / "run") == tmp_path / "run" / "checkpoint-3"
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was changed"):
+        checkpoint.load(weights.parent)
+
+
+def test_resuming_a_folder_without_a_checkpoint_is_an_error(tiny: Path, chains: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        train(runs.config("sft", tmp_path, tiny, chains, resume_from_checkpoint="auto"))
+
+
+@pytest.mark.parametrize("method", ["sft", "hpt"])
+def test_a_method_that_needs_demonstrations_says_so(method: str, tiny: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "2+2=", "answer": "4"}\n')
+    with pytest.raises(ConfigError, match="needs demonstrations"):
+        train(runs.config(method, tmp_path / "run", tiny, rows))
+
+
+def test_a_method_that_needs_answers_says_so(tiny: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "2+2=", "demonstration": "4"}\n')
+    with pytest.raises(ConfigError, match="answers that can be checked"):
+        train(runs.config("grpo", tmp_path / "run", tiny, rows))
+
+
+def test_a_broken_verifier_stops_the_run(tiny: Path, chains: Path, tmp_path: Path) -> None:
+    reward = tmp_path / "reward.py"
+    reward.write_text(
+        "from obverse.records import Verdict\n\ndef broken(problem, text):\n    return Verdict(None, 0.0, 'no connection')\n"
+    )
+    with pytest.raises(GraderError, match="no connection"):
+        train(runs.config("grpo", tmp_path / "run", tiny, chains, verifier=f"{reward}:broken"))
+
+
+def test_gradients_that_are_no_numbers_never_reach_the_weights(
+    tiny: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obverse.learn as learn
+
+    real = learn.loss
+    monkeypatch.setattr(learn, "loss", lambda *args: real(*args) * torch.nan)
+    with pytest.raises(DivergedError, match="not finite in 3 steps in a row"):
+        train(runs.config("sft", tmp_path / "run", tiny, chains, max_steps=9))
+    assert [row["step_taken"] for row in RunFolder(tmp_path / "run").metrics()] == [0.0, 0.0]
+
+
+def test_obverse_and_the_one_file_oracle_draw_the_same_curve(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("one_file", ROOT / "examples" / "one_file.py")
+    assert spec is not None and spec.loader is not None
+    one_file = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(one_file)
+    problems = runs.write_problems(tmp_path / "chains.jsonl", num_problems=60, difficulty=(1, 5))
+    shared = {"prompts_per_step": 8, "num_generations": 4, "max_completion_length": 64, "learning_rate": 3e-4, "seed": 11}
+    base = ROOT / "obverse" / "assets" / "base"
+    theirs = one_file.train(Namespace(model=str(base), problems=str(problems), steps=6, entropy_coef=0.001, **shared))
+    train(runs.config("hpt", tmp_path / "run", "embedded", problems, max_steps=6, **shared))
+    ours = RunFolder(tmp_path / "run").metrics()
+    assert len({row["sft"] for row in theirs}) > 1  # the gate really switches
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-5)
+        assert mine["reward"] == pytest.approx(other["reward"])
+        assert mine["problems/demonstration"] == pytest.approx(other["sft"])
