@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import runs
 import torch
+from tiny_models import save_tiny
+
 from obverse import checkpoint
 from obverse.errors import CheckpointError, ConfigError, DivergedError, GraderError
 from obverse.model import load
 from obverse.runlog import RunFolder
 from obverse.train import train
 from obverse.watch import Silent
-from tiny_models import save_tiny
 
 ROOT = Path(__file__).parents[1]
 EXCERPT = ROOT / "tests" / "data" / "gsm8k_excerpt.jsonl"

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from exam.batches import Numbers, gradients, groups, numbers, ours, sample, whole
+
 from obverse import methods
 from obverse.batch import pack
 from obverse.estimator import coefficient, loss

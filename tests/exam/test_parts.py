@@ -7,6 +7,7 @@ import pkgutil
 import re
 
 import pytest
+
 from obverse import methods, parts
 from obverse.parts.part import Gate, Named, Part, Share
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from exam.batches import whole
+
 from obverse import methods
 from obverse.batch import pack
 from obverse.estimator import loss

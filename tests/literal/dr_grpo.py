@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import torch
 from exam.batches import Numbers
-from obverse.records import Source
 from torch import Tensor
+
+from obverse.records import Source
 
 
 def objective(low: float, high: float, length: int) -> Callable[[Numbers], Tensor]:

@@ -1,8 +1,9 @@
 """2509.04419 table 1, TRL's normalization: the mean negative log-likelihood over all demonstration tokens."""
 
 from exam.batches import Numbers
-from obverse.records import Source
 from torch import Tensor
+
+from obverse.records import Source
 
 
 def literal(data: Numbers) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from obverse.parts import SolvedGate
 from obverse.records import Group, Problem, Sample, Source, Verdict
 

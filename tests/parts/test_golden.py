@@ -6,8 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from obverse.estimator import Term, coefficient
-from obverse.parts import Behavior, Centered, Clip, Constant, One, Part, PerSequence, PerToken, Standardized, TowardsAnchor
+from obverse.parts import (
+    Behavior,
+    Centered,
+    Clip,
+    Constant,
+    One,
+    Part,
+    PerSequence,
+    PerToken,
+    Standardized,
+    TowardsAnchor,
+)
 from obverse.records import Source
 from obverse.view import Live, Samples, Tokens, View
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from obverse.sampling import Law
 from obverse.sampling.law import draw, log_law, uniforms
 
