@@ -149,6 +149,10 @@ class TrainConfig(ModelOptions, LawOptions):
     max_steps: Annotated[int, AfterValidator(_steps), Field(ge=-1)] = option(
         "batch", "updates to take; -1: by num_train_epochs", -1
     )
+    budget: Positive | None = option(
+        "batch", "stop once so many tokens were generated plus trained; none: by steps alone", None
+    )
+    rollout_batch_size: int = option("batch", "completions decoded side by side", 256, ge=1)
     num_train_epochs: float = option("batch", "passes over the problems, if max_steps is -1", 3.0, gt=0)
 
     learning_rate: float | None = option(

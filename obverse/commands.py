@@ -1,0 +1,258 @@
+"""What each command of the command line does. Nothing slow is imported before its options are known to be right."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.text import Text
+
+from obverse.arguments import Scanned, default_text, print_help, scan
+from obverse.catalog import entries, entry, to_json
+from obverse.config import (
+    EMBEDDED_PRESET,
+    DataConfig,
+    DemoConfig,
+    EvalConfig,
+    Options,
+    TrainConfig,
+    method_schema,
+    schema,
+)
+from obverse.config_file import read as read_config
+from obverse.config_file import write as write_config
+from obverse.errors import ConfigError
+from obverse.explain import explanation, methods_table
+from obverse.layers import COMMAND_LINE, Layer
+from obverse.methods import find
+from obverse.resolve import method_options, read, resolve, with_folder
+from obverse.step_file import read_step
+from obverse.watch import flat
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+Words = list[str]
+
+NAMED = ("method", "config")  # options of `train` that are no part of its schema
+
+
+def load(target: str) -> Any:
+    """The object `module:name`, imported now: torch behind it costs seconds that only some commands should pay."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def train(words: Words) -> int:
+    dry = take_flag(words, "dry_run")
+    scanned = scan(words, TrainConfig, others=NAMED)
+    file = read_config(scanned.given["config"]) if "config" in scanned.given else None
+    method = which_method(scanned, file)
+    make = find(method)
+    scanned = scan(words, schema(make), others=NAMED)
+    scanned.take(1)
+    given = {name: value for name, value in scanned.given.items() if name not in NAMED}
+    config = scanned.check(lambda: resolve(method, make, given, file))
+    placed = with_folder(config, create=False)  # a folder that cannot be used is refused now, a new one made later
+    if dry:
+        print(flat(write_config(placed, origins=True)), end="")
+        return 0
+    with load("obverse.panel:Panel")() as watcher:
+        outcome = load("obverse.train:train")(config, watcher)
+    return int(outcome.exit_code)
+
+
+def which_method(scanned: Scanned, file: Layer | None = None) -> str:
+    """The method as a word, as --method or in the configuration file; ConfigError if it is named nowhere or twice."""
+    named = scanned.positional[:1] + [scanned.given[name] for name in ("method",) if name in scanned.given]
+    if len(set(named)) > 1:
+        raise ConfigError(f"two methods are named: {named[0]} and {named[1]}")
+    if not named and file is not None and "method" in file.values:
+        named = [file.values["method"]]
+    if not named:
+        raise ConfigError("which method? 'obverse methods' lists them, 'obverse train hpt' trains by one")
+    return str(named[0])
+
+
+def train_help(words: Words) -> None:
+    scanned = scan(words, TrainConfig, others=NAMED)
+    method = which_method(scanned) if scanned.positional or "method" in scanned.given else None
+    make = find(method) if method else None
+    paper = make().run if make else {}
+    preset = ", ".join(f"{name} {default_text(value)}" for name, value in EMBEDDED_PRESET.items())
+    notes = [
+        "The command line wins over --config FILE.yaml, that over the preset of --model embedded "
+        f"({preset}), that over the paper's run options, those over defaults. "
+        "--dry-run prints every value with where it comes from."
+    ]
+    if method is None:
+        notes.insert(0, "A method's own options: obverse train hpt --help")
+    defaults = {name: f"{default_text(value)} (paper)" for name, value in paper.items()}
+    usage = f"obverse train {method or 'METHOD'} [--config FILE.yaml] [options] [--dry-run]"
+    print_help(usage, COMMANDS["train"].summary, schema(make) if make else TrainConfig, notes, defaults)
+
+
+def evaluate(words: Words) -> int:
+    config = options_of(EvalConfig, words, "eval", "model")
+    with load("obverse.panel:Panel")() as watcher:
+        report = load("obverse.evaluate:evaluate")(config, watcher)
+    console = Console(highlight=False)
+    console.print(report.table())
+    console.print(Text(flat(report.path)), soft_wrap=True)
+    return 0
+
+
+def methods(words: Words) -> int:
+    as_json = take_flag(words, "json")
+    options_of(Options, words, "methods")
+    if as_json:
+        print(to_json(entries()))
+    else:
+        Console(highlight=False).print(methods_table(entries()))
+    return 0
+
+
+def explain(words: Words) -> int:
+    method, options, _ = method_words(words, "explain", 1)
+    Console(highlight=False).print(explanation(entry(method, options)))
+    return 0
+
+
+def weigh(words: Words) -> int:
+    method, options, (path,) = method_words(words, "weigh", 2)
+    found = load("obverse.weigh:weigh")(method, read_step(path), options)
+    samples = ",\n  ".join(json.dumps(sample, ensure_ascii=False) for sample in found["samples"])
+    about = json.dumps({"method": found["method"], "options": found["options"]}, default=str)
+    print(f'{about[:-1]}, "samples": [\n  {samples}\n]}}')
+    return 0
+
+
+def data(words: Words) -> int:
+    action = words.pop(0) if words and words[0] in ("check", "show") else ""
+    if not action:
+        raise ConfigError(
+            "data: check or show? 'obverse data check FILE' counts, 'obverse data show FILE' prints problems"
+        )
+    config = options_of(DataConfig, words, f"data {action}", "dataset")
+    console = Console(highlight=False)
+    if action == "check":
+        load("obverse.data:check")(config, console)
+    elif config.model is None:
+        load("obverse.data:show")(config, console)
+    else:
+        load("obverse.token_view:show_tokens")(config, load("obverse.data:some")(config), console)
+    return 0
+
+
+def demo(words: Words) -> int:
+    config = options_of(DemoConfig, words, "demo")
+    for method in config.methods:
+        find(method)
+    return int(load("obverse.demo:demo")(config))
+
+
+def doctor(words: Words) -> int:
+    options_of(Options, words, "doctor")
+    return int(load("obverse.doctor:doctor")())
+
+
+def options_of(made: type[AnyOptions], words: Words, command: str, first: str | None = None) -> AnyOptions:
+    """The options of a command without a method; a word that stands alone is the option `first`."""
+    scanned = scan(words, made)
+    for word in scanned.take(1 if first else 0):
+        if first in scanned.given:
+            scanned.problems.append(f"--{first}: given twice, once as {word}")
+        scanned.given[str(first)] = word
+    return scanned.check(lambda: read(made, [Layer(COMMAND_LINE, scanned.given)], f"see 'obverse {command} --help'"))
+
+
+def method_words(words: Words, command: str, number: int) -> tuple[str, dict[str, Any], list[str]]:
+    """A method, what its function is called with, and the command's other words, `number` words in all."""
+    alone = scan(words, Options).positional
+    if len(alone) < number:
+        raise ConfigError(f"{command}: expects {COMMANDS[command].usage}")
+    make = find(alone[0])
+    scanned = scan(words, method_schema(make))
+    scanned.take(number)
+    return alone[0], scanned.check(lambda: method_options(alone[0], make, scanned.given)), scanned.positional[1:number]
+
+
+def take_flag(words: Words, name: str) -> bool:
+    """Whether a flag stands among the words, which lose it."""
+    found = [word for word in words if word.replace("-", "_") == f"__{name}"]
+    for word in found:
+        words.remove(word)
+    return bool(found)
+
+
+def plain_help(name: str, made: type[Options], notes: Sequence[str] = ()) -> Callable[[Words], None]:
+    """The help of a command whose options do not depend on its words."""
+    return lambda words: print_help(f"obverse {COMMANDS[name].usage}", COMMANDS[name].summary, made, notes)
+
+
+def method_help(name: str) -> Callable[[Words], None]:
+    """The help of a command that takes a method's options."""
+
+    def show(words: Words) -> None:
+        alone = scan(words, Options).positional
+        made = method_schema(find(alone[0])) if alone else Options
+        notes = [] if alone else [f"A method's options: obverse {name} hpt --help"]
+        print_help(f"obverse {COMMANDS[name].usage}", COMMANDS[name].summary, made, notes)
+
+    return show
+
+
+@dataclass(frozen=True)
+class Command:
+    """How a command is written, what it is for, and who does it."""
+
+    usage: str
+    summary: str
+    run: Callable[[Words], int]
+    help: Callable[[Words], None]
+
+
+COMMANDS = {
+    "train": Command("train METHOD", "Train a model by a method; writes a run folder.", train, train_help),
+    "eval": Command(
+        "eval MODEL_OR_RUN [options]",
+        "Measure a run, a model folder or a hub model: accuracy, pass@k.",
+        evaluate,
+        plain_help("eval", EvalConfig),
+    ),
+    "methods": Command(
+        "methods [--json]",
+        "List every method: what it needs, how its tokens count.",
+        methods,
+        plain_help("methods", Options),
+    ),
+    "explain": Command(
+        "explain METHOD [options]",
+        "Print a method in full: formula, defaults, pitfalls, parts.",
+        explain,
+        method_help("explain"),
+    ),
+    "weigh": Command(
+        "weigh METHOD STEP.json [options]",
+        "Print the coefficient of every token of the update in a file.",
+        weigh,
+        method_help("weigh"),
+    ),
+    "data": Command(
+        "data check|show DATASET [options]",
+        "Count what is in a data set, or show problems and tokens.",
+        data,
+        plain_help("data", DataConfig),
+    ),
+    "demo": Command(
+        "demo [options]",
+        "Train the embedded model and compare before with after.",
+        demo,
+        plain_help("demo", DemoConfig),
+    ),
+    "doctor": Command(
+        "doctor", "Say what this machine has and what is missing.", doctor, plain_help("doctor", Options)
+    ),
+}

@@ -1,0 +1,86 @@
+"""Configuration files: YAML that is read strictly and written so that reading it gives the same configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from obverse.config import Options, TrainConfig
+from obverse.errors import ConfigError
+from obverse.layers import Layer, is_option
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ConfigError(f"{key.start_mark.name}:{key.start_mark.line + 1}: {key.value} is given twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(path: str | Path) -> Layer:
+    """The options in a YAML file, as they are written; ConfigError says where it is no plain list of options.
+
+    Example (train.yaml):
+        method: hpt
+        learning_rate: 2e-5
+        gate: 1
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--config: {path} is not a text in UTF-8") from None
+    try:
+        loader = _Loader(text)
+        loader.name = str(path)
+        values = loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    if values is None:
+        return Layer(str(path), {})
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path}: expects lines such as 'learning_rate: 1e-5', one per option")
+    return Layer(str(path), values)
+
+
+def write(config: Options, origins: bool = False) -> str:
+    """The configuration as YAML, grouped; with `origins` a comment tells where each value came from, if not a default.
+
+    Example:
+        write(resolve("hpt", hpt), origins=True)     # ... learning_rate: 5.0e-06  # paper
+    """
+    return "\n".join(_lines(config, origins)) + "\n"
+
+
+def _lines(config: Options, origins: bool) -> Iterator[str]:
+    values = config.model_dump(mode="json")
+    method = values.pop("method_options", {})
+    groups = config.groups()
+    if isinstance(config, TrainConfig):
+        yield _line("method", config.method)
+        flat = [name for name in method if not is_option(type(config), name)]  # of a config made without schema()
+        groups = {"method": [*groups.pop("method", []), *flat], **groups}
+    for group, names in groups.items():
+        if names:
+            yield f"# {group}"
+        for name in names:
+            line = _line(name, method[name] if name in method else values[name])
+            origin = config.origin(name)
+            yield f"{line}  # {origin}" if origins and origin != "default" and "\n" not in line else line
+
+
+def _line(name: str, value: Any) -> str:
+    text: str = yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=False, width=float("inf"))
+    return text.rstrip("\n")

@@ -1,0 +1,132 @@
+"""What is in a data set: counts, leaks between its splits, and problems as a person reads them. No torch here."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from obverse.config import DataConfig
+from obverse.records import Problem
+from obverse.seeds import seed_for
+from obverse.tasks import EMBEDDED, load
+from obverse.tasks.files import count
+from obverse.watch import flat
+
+
+def check(config: DataConfig, console: Console) -> None:
+    """Read every row and print counts; DataError (exit 3) lists all rows that cannot be read."""
+    problems = read(config, config.dataset_split)
+    table = Table.grid(padding=(0, 2))
+    for name, text in counts(problems).items():
+        table.add_row(Text(name, style="dim"), Text(flat(text)))
+    console.print(table)
+    for line in overlaps(config, problems):
+        console.print(Text(flat(line)))
+
+
+def read(config: DataConfig, split: str) -> list[Problem]:
+    """The problems of one split."""
+    return load(config.dataset, split=split, num_problems=config.num_problems, seed=config.seed)
+
+
+def counts(problems: Sequence[Problem]) -> dict[str, str]:
+    """What there is, in words; a line that would say nothing is left out."""
+    known = count(problems)
+    levels = Counter(str(problem.meta.get("difficulty", problem.meta.get("level", ""))) for problem in problems)
+    shown = [problem for problem in problems if problem.demonstration]
+    repeated = len(problems) - len({wording(problem) for problem in problems})
+    found = {
+        "problems": f"{known.num_rows:,}",
+        "answers": f"{known.num_with_answer:,}",
+        "demonstrations": f"{known.num_with_demonstration:,}",
+        "pairs": f"{sum(problem.chosen is not None and problem.rejected is not None for problem in problems):,}",
+        "verifiers": tally(known.num_by_verifier),
+        "difficulty": tally(levels) if set(levels) != {""} else "",
+        "repeated": f"{repeated:,} prompts stand there more than once" if repeated else "",
+        "prompt": lengths([len(wording(problem)) for problem in problems]),
+        "demonstration": lengths([len(problem.demonstration_text) for problem in shown]),
+        "steps": lengths([len(problem.demonstration) for problem in shown], "steps"),
+    }
+    return {name: text for name, text in found.items() if text not in ("", "0")}
+
+
+def tally(numbers: Mapping[str, int]) -> str:
+    """`exact 100, math 900`, by name."""
+    return ", ".join(f"{name or 'unknown'} {number:,}" for name, number in sorted(numbers.items()))
+
+
+def lengths(values: Sequence[int], unit: str = "characters") -> str:
+    """Median and largest."""
+    return f"{statistics.median(values):g} {unit} in the middle, {max(values):,} at most" if values else ""
+
+
+def overlaps(config: DataConfig, problems: Sequence[Problem]) -> list[str]:
+    """A line for every two splits that hold the same prompt, or one that says that no two do."""
+    names = splits(config.dataset)
+    if len(names) < 2:
+        return []
+    found = {name: list(problems) if name == config.dataset_split else read(config, name) for name in names}
+    prompts = {name: {wording(problem) for problem in rows} for name, rows in found.items()}
+    shared = {pair: len(prompts[pair[0]] & prompts[pair[1]]) for pair in combinations(names, 2)}
+    lines = [
+        f"LEAK: {number:,} prompts of {one} are also in {other}" for (one, other), number in shared.items() if number
+    ]
+    return lines or [f"no prompt stands in two of {', '.join(names)}"]
+
+
+def splits(dataset: str) -> list[str]:
+    """The splits that can be compared: those of an embedded task, and those that files of a folder are named after."""
+    if dataset.partition(":")[0] in EMBEDDED:
+        return ["train", "heldout"]
+    folder = Path(dataset).expanduser()
+    names = [path.stem.lower() for path in folder.iterdir()] if folder.is_dir() else []
+    return [split for split in ("train", "test") if any(split in name for name in names)]
+
+
+def wording(problem: Problem) -> str:
+    """A prompt as one text, without differences in white space."""
+    prompt = problem.prompt
+    text = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    return " ".join(text.split())
+
+
+def some(config: DataConfig) -> list[Problem]:
+    """As many problems as are to be shown, drawn by the seed, in their order."""
+    problems = read(config, config.dataset_split)
+    draw = random.Random(seed_for(config.seed, "show"))
+    chosen = draw.sample(range(len(problems)), min(config.num, len(problems)))
+    return [problems[index] for index in sorted(chosen)]
+
+
+def show(config: DataConfig, console: Console) -> None:
+    """Print some problems as text."""
+    for problem in some(config):
+        console.rule(Text(flat(problem.id)), align="left", characters="-")
+        messages = (
+            [{"role": "prompt", "content": problem.prompt}] if isinstance(problem.prompt, str) else problem.prompt
+        )
+        for message in messages:
+            _print(console, message["role"], message["content"])
+        for number, step in enumerate(problem.demonstration, start=1):
+            _print(console, f"step {number}" if len(problem.demonstration) > 1 else "demonstration", step, "green")
+        for name in ("chosen", "rejected", "answer", "verifier"):
+            if getattr(problem, name) is not None:
+                _print(console, name, str(getattr(problem, name)))
+        for name, value in problem.meta.items():
+            _print(console, name, str(value)[:200], "dim")
+
+
+def _print(console: Console, name: str, text: str, style: str = "") -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=14, style="dim")
+    table.add_column(overflow="fold")
+    table.add_row(Text(flat(name)), Text(flat(text), style=style))
+    console.print(table)

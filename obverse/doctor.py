@@ -1,0 +1,160 @@
+"""Is this machine ready? What is there, what is chosen and why, what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from obverse import __version__
+from obverse.watch import flat
+
+State = Literal["ok", "note", "missing"]
+STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "bold red"}
+
+NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "pyarrow", "math-verify")
+OPTIONAL = {
+    "datasets": "data sets from the hub",
+    "peft": "adapters",
+    "trackio": "a local dashboard",
+    "tensorboard": "curves in TensorBoard",
+    "wandb": "curves in Weights & Biases",
+    "vllm": "its server (it may live in another environment)",
+}
+BASE = Path(__file__).parent / "assets" / "base"
+LITTLE_DISK = 2 * 2**30  # bytes; a few checkpoints of a small model
+PROBE_SIZE = 512  # side of the matrices
+PROBE_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `missing` is what keeps obverse from running."""
+
+    state: State
+    what: str
+    text: str
+
+
+def doctor(console: Console | None = None) -> int:
+    """Print the findings and the verdict; 0 if everything needed is there, else 1."""
+    found = list(findings())
+    console = console or Console(highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for finding in found:
+        table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.what, Text(flat(finding.text)))
+    console.print(table)
+    missing = [finding.what for finding in found if finding.state == "missing"]
+    console.print(Text(f"not ready: {', '.join(missing)}" if missing else "ready", style="bold"))
+    return 1 if missing else 0
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that is looked at, in the order of the report."""
+    yield Finding("ok", "obverse", f"{__version__}, Python {sys.version.split()[0]}")
+    yield from packages()
+    torch = load_torch()
+    if isinstance(torch, Finding):
+        yield torch
+    else:
+        yield from hardware(torch)
+    yield from optional_packages()
+    yield from folder(Path.cwd())
+    yield base()
+
+
+def packages() -> Iterator[Finding]:
+    """The packages that obverse needs, with their versions."""
+    for name in NEEDED:
+        try:
+            yield Finding("ok", name, version(name))
+        except PackageNotFoundError:
+            yield Finding("missing", name, f"not installed: pip install {name}")
+
+
+def load_torch() -> ModuleType | Finding:
+    """torch, or what keeps it from being loaded: a broken installation is what a doctor is for."""
+    try:
+        return importlib.import_module("torch")
+    except (ImportError, OSError) as error:
+        return Finding("missing", "torch", f"cannot be loaded: {str(error).splitlines()[0]}")
+
+
+def hardware(torch: ModuleType) -> Iterator[Finding]:
+    """Devices, number types, cores and the threads that a run would use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            about = torch.cuda.get_device_properties(index)
+            bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: use --dtype float32"
+            yield Finding("ok", "device", f"cuda:{index} {about.name}, {about.total_memory / 2**30:.0f} GB, {bf16}")
+    else:
+        yield Finding("ok", "device", "cpu (no CUDA device); dtype auto is float32")
+    yield Finding("ok", "cores", f"{cores}{busy}")
+    speeds = ", ".join(f"{name} {speed(torch, name):.0f} GFLOP/s" for name in ("float32", "bfloat16"))
+    yield Finding(
+        "ok", "threads", f"1 for models under 20M parameters (more are slower there), else {torch.get_num_threads()}"
+    )
+    yield Finding("ok", "one thread", speeds)
+
+
+def speed(torch: ModuleType, dtype: str) -> float:
+    """Billions of operations per second of a matrix product on one CPU thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        matrix = torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=getattr(torch, dtype))
+        num, start = 0, time.perf_counter()
+        while time.perf_counter() - start < PROBE_SECONDS:
+            matrix @ matrix
+            num += 1
+        return float(2 * PROBE_SIZE**3 * num / (time.perf_counter() - start) / 1e9)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def optional_packages() -> Iterator[Finding]:
+    """What may be there, and what it would be good for."""
+    for name, purpose in OPTIONAL.items():
+        there = find_spec(name) is not None
+        yield Finding(
+            "ok" if there else "note", name, f"found, for {purpose}" if there else f"not installed; for {purpose}"
+        )
+
+
+def folder(path: Path) -> Iterator[Finding]:
+    """Whether runs can be written here, and how much room there is."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path):
+            yield Finding("ok", "folder", f"{path} can be written")
+    except OSError as error:
+        yield Finding(
+            "missing", "folder", f"{path} cannot be written ({error.strerror}): choose another, or --output_dir"
+        )
+    free = shutil.disk_usage(path).free
+    state: State = "ok" if free > LITTLE_DISK else "note"
+    yield Finding(state, "disk", f"{free / 2**30:.1f} GB free")
+
+
+def base() -> Finding:
+    """The embedded base model."""
+    files = [BASE / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
+    lost = [file.name for file in files if not file.is_file()]
+    if lost:
+        return Finding("missing", "embedded base", f"{', '.join(lost)} not found in {BASE}: install obverse again")
+    return Finding("ok", "embedded base", f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB")

@@ -1,0 +1,119 @@
+"""Methods for people: all of them in one table, or one in full with what each of its parts means. No torch here."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from obverse.arguments import default_text
+from obverse.catalog import FAMILIES, Entry, term_rows
+from obverse.estimator import Term
+
+HEADER = ("method", "needs", "trains", "mask", "pi_ref", "advantage", "share")
+SHORT = {"demonstrations": "demos"}  # in the table, where columns are narrow
+
+
+def methods_table(found: Iterable[Entry]) -> RenderableType:
+    """All methods in one table: a row per term, by the names of its parts (`explain` shows their numbers)."""
+    rows = [(each.family, _cells(each)) for each in found]
+    columns = zip(HEADER, *(cells for _, cells in rows), strict=True)
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    parts: list[RenderableType] = [_grid(widths, [HEADER], "bold")]
+    for family in FAMILIES:
+        members = [cells for each, cells in rows if each == family]
+        if members:
+            parts += [Text(f"\n{family}", style="bold cyan"), _grid(widths, members)]
+    return Group(*parts)
+
+
+def _cells(each: Entry) -> list[str]:
+    """A method's row; a line per term, equal ones once."""
+    lines = [(label, *(part.partition("(")[0] for part in parts)) for label, *parts in term_rows(each.method)]
+    needs = "\n".join(SHORT.get(need, need) for need in each.data)
+    columns = zip(*dict.fromkeys(lines), strict=True)
+    return [f"{each.name}\n{each.paper}".strip(), needs, *("\n".join(column) for column in columns)]
+
+
+def _grid(widths: Sequence[int], rows: Iterable[Sequence[str]], style: str = "") -> Table:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for width in widths:
+        table.add_column(width=width, overflow="fold", style=style)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def explanation(each: Entry) -> RenderableType:
+    """One method in full: its own words, then its value part by part."""
+    parts: list[RenderableType] = [_words(each.text)]
+    for number, term in enumerate(each.method.terms, start=1):
+        stream = "" if term.on == "logp" else f", through their {term.on}"
+        parts += [Text(f"term {number}: {term.source.label} tokens{stream}", style="bold"), _parts(_term_parts(term))]
+    parts += [Text("plan", style="bold"), _parts([("ask", each.method.ask), ("keep", each.method.keep)])]
+    for title, values in (("options of the method", each.options), ("run options of the paper", each.method.run)):
+        lines = [f"  --{name} {default_text(value)}\n" for name, value in values.items()]
+        parts += [Text(title, style="bold"), Text("".join(lines) or "  none\n")]
+    parts.append(Text(f"needs {', '.join(each.data)}" + (f"; arXiv {each.paper}" if each.paper else "")))
+    return Group(*parts)
+
+
+def _words(text: str) -> RenderableType:
+    """A docstring: its first line, then its `Label  text` entries wrapped beside their labels."""
+    first, *lines = text.splitlines()
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=14, style="dim")
+    table.add_column()
+    for label, words in _labeled(lines):
+        table.add_row(label, Text(words))
+    return Group(Text(first, style="bold"), Padding(table, (1, 0, 1, 0)))
+
+
+def _labeled(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(label, text) of every entry; an indented line continues the one before."""
+    label, words = "", ""
+    for line in lines:
+        if line.startswith(" "):
+            words = f"{words} {line.strip()}"
+            continue
+        if words:
+            yield label, words
+        found = re.match(r"(.{1,16}?)\s{2,}(.+)", line) or re.match(r"(Estimator) (.+)", line)
+        label, words = (found[1], found[2]) if found else ("", line)
+    if words:
+        yield label, words
+
+
+def _term_parts(term: Term) -> list[tuple[str, Any]]:
+    """A term's parts under the names that the formula has for them."""
+    return [
+        ("mask", term.stable),
+        ("pi_ref", term.reference),
+        ("advantage", term.advantage),
+        ("share", term.share),
+        ("weight", term.weight),
+    ]
+
+
+def _parts(rows: Iterable[tuple[str, Any]]) -> RenderableType:
+    """What stands there, its value, and what that means in the part's own words."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=11)
+    table.add_column(width=24, overflow="fold")
+    table.add_column()
+    for name, part in rows:
+        meaning = "" if isinstance(part, int | float) else first_sentence(part)
+        table.add_row(f"  {name}", Text(str(part), style="cyan"), Text(meaning, style="dim"))
+    return Padding(table, (0, 0, 1, 0))
+
+
+def first_sentence(part: Any) -> str:
+    """How a part describes itself, without its source."""
+    text = " ".join((inspect.getdoc(part) or "").split())
+    return re.split(r"(?<=\.)\s+(?=[A-Z`])|\s+Source:", text)[0]

@@ -1,0 +1,139 @@
+"""From what was written to what will run: which value wins, where it came from, and where the run goes.
+
+command line > --config file > preset of the embedded base > the paper's run options > default
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from obverse.config import EMBEDDED_PRESET, Options, TrainConfig, method_schema, schema
+from obverse.errors import ConfigError
+from obverse.layers import COMMAND_LINE, Layer, sentences
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def resolve(
+    method: str, make: Callable[..., Any], given: Mapping[str, Any] | None = None, file: Layer | None = None
+) -> TrainConfig:
+    """The configuration of a run: `given` (the command line) over `file` over preset, paper and defaults.
+
+    Raises ConfigError with every problem of both layers, one per line.
+
+    Example:
+        resolve("hpt", find("hpt"), {"learning_rate": "2e-5", "gate": 1}).method_options["gate"] == 1
+    """
+    made, see = schema(make), f"see 'obverse train {method} --help'"
+    layers = [Layer(COMMAND_LINE, given or {}), *([_without(file, "method")] if file else [])]
+    written = read(made, layers, see, {"method": method})
+    chosen = {name for layer in layers for name in layer.values if name in written.method_options}
+    preset = EMBEDDED_PRESET if written.model == "embedded" else {}
+    paper = call(method, make, {name: written.method_options[name] for name in chosen}).run
+    layers += [Layer("embedded preset", preset), Layer("paper", paper)]
+    config = read(made, layers, see, {"method": method})
+    if config.learning_rate is None:
+        raise ConfigError(f"method {method} names no learning rate: give --learning_rate")
+    return config
+
+
+def call(method: str, make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """The method as a value; what its function refuses is the user's to mend."""
+    try:
+        return make(**options)
+    except ValueError as error:
+        raise ConfigError(f"method {method}: {error}") from error
+
+
+def method_options(method: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method's function is called with, for commands that train nothing; defaults included."""
+    options = read(method_schema(make), [Layer(COMMAND_LINE, given)], f"see 'obverse explain {method}'")
+    return {name: getattr(options, name) for name in type(options).model_fields}
+
+
+def read(made: type[AnyOptions], layers: list[Layer], see: str, fixed: Mapping[str, Any] | None = None) -> AnyOptions:
+    """The first layer's value of every option; ConfigError names each bad one as it was written."""
+    merged: dict[str, Any] = {}
+    origins: dict[str, Layer] = {}
+    problems: list[str] = []
+    for layer in layers:
+        clean, found = layer.cleaned(made, see)
+        problems += found
+        for name, value in clean.values.items():
+            # no learning rate is no choice: it means the paper's
+            if name not in merged and not (name == "learning_rate" and value is None):
+                merged[name], origins[name] = value, layer
+    try:
+        config = made(**(fixed or {}), **merged)
+    except ValidationError as error:
+        refused = [
+            line for line in sentences(error.errors(), origins) if not line.endswith("is required") or not problems
+        ]
+        raise ConfigError("\n".join([*problems, *refused])) from None
+    if problems:
+        raise ConfigError("\n".join(problems))
+    config._origins.update({name: layer.origin for name, layer in origins.items()})
+    return config
+
+
+def _without(layer: Layer, name: str) -> Layer:
+    return Layer(layer.origin, {key: value for key, value in layer.values.items() if key != name})
+
+
+def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = True) -> TrainConfig:
+    """The configuration with its run folder: the one it names, else the next free `runs/METHOD-DATASET-N`.
+
+    A folder that holds a run is refused unless the run is resumed; `create` makes a free one at once, so that two runs
+    started together never share it.
+    """
+    resumes = config.resume_from_checkpoint != "never"
+    if config.output_dir is not None:
+        if holds_run(config.output_dir) and not resumes:
+            raise ConfigError(
+                f"--output_dir: {config.output_dir} already holds a run: continue it with "
+                "--resume_from_checkpoint auto, or give another --output_dir"
+            )
+        return config
+    if resumes and config.resume_from_checkpoint == "auto":
+        raise ConfigError("--resume_from_checkpoint auto needs --output_dir: the folder of the run to continue")
+    if resumes:
+        return config.model_copy(update={"output_dir": Path(config.resume_from_checkpoint).parent})
+    name = f"{slug(config.method)}-{slug(config.dataset)}"
+    taken = [
+        int(path.name.rpartition("-")[2])
+        for path in root.glob(f"{name}-*")
+        if re.fullmatch(rf"{re.escape(name)}-\d+", path.name)
+    ]
+    number = max(taken, default=0) + 1
+    folder = root / f"{name}-{number}"
+    while create and not _claimed(folder):
+        number += 1
+        folder = root / f"{name}-{number}"
+    return config.model_copy(update={"output_dir": folder})
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has written there."""
+    return any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")) or any(
+        folder.glob("checkpoint-*")
+    )
+
+
+def _claimed(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def slug(name: str) -> str:
+    """A name as part of a folder's name: `arithmetic:1-6` is `arithmetic-1-6`, `data/gsm8k.jsonl` is `gsm8k`."""
+    head, colon, tail = name.partition(":")
+    text = Path(head).stem + (f"-{tail}" if colon else "")
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:40] or "run"

@@ -1,0 +1,63 @@
+"""Problems as the model sees them: the exact tokens of prompt and demonstration, told apart by color and by place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.text import Text
+from transformers import AutoTokenizer, GenerationConfig
+
+from obverse.config import DataConfig
+from obverse.errors import ConfigError
+from obverse.model import locate
+from obverse.records import Problem
+from obverse.text import Renderer
+from obverse.watch import flat
+
+STYLES = {"prompt": ("", "reverse"), "demonstration": ("green", "reverse green")}  # neighbors look different
+TRAINED = {"prompt": "never trained", "demonstration": "trained by methods that imitate"}
+
+
+def renderer_of(config: DataConfig) -> Renderer:
+    """The renderer that a run with this model and template would use."""
+    place = locate(str(config.model))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--model: {config.model} has no tokenizer: {str(error).splitlines()[0]}") from None
+    try:
+        eos_ids = GenerationConfig.from_pretrained(place).eos_token_id
+    except OSError:  # optional in a model's folder
+        eos_ids = None
+    return Renderer(tokenizer, config.chat_template, config.system_prompt, eos_ids)
+
+
+def show_tokens(config: DataConfig, problems: Iterable[Problem], console: Console) -> None:
+    """Print every problem's tokens, then their ids."""
+    renderer = renderer_of(config)
+    console.print(Text(flat(renderer.describe()), style="bold"))
+    for problem in problems:
+        console.rule(Text(flat(problem.id)), align="left", characters="-")
+        for part, tokens in groupby(renderer.show(problem), key=lambda token: token[2]):
+            print_part(console, part, [(text, number) for text, number, _ in tokens])
+
+
+def print_part(console: Console, part: str, tokens: Sequence[tuple[str, int]]) -> None:
+    """One part: how many tokens, the tokens with bars between them, their ids."""
+    console.print(Text(f"{part}: {len(tokens)} tokens, {TRAINED[part]}", style="dim"))
+    line = Text()
+    for number, (text, _) in enumerate(tokens):
+        if number:
+            line.append("|", style="dim")
+        line.append(visible(text), style=STYLES[part][number % 2])
+        if text.endswith("\n"):
+            line.append("\n")
+    console.print(line, soft_wrap=True)
+    console.print(Text(" ".join(str(number) for _, number in tokens), style="dim"), soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """A token's text with its line breaks written out."""
+    return flat(text.replace("\n", "\\n").replace("\t", "\\t"))
