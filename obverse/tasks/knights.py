@@ -76,7 +76,7 @@ def solve(claims: Sequence[Claim], names: Sequence[str]) -> tuple[str, ...]:
 
     Errors: ValueError if no case holds.
     """
-    steps = []
+    steps: list[str] = []
     for known, holds in _cases(claims, {}, len(names)):
         signs = "".join(f"{names[person]}{'+' if knight else '-'}" for person, knight in known.items())
         if holds:

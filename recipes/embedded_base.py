@@ -1,0 +1,301 @@
+"""Make the embedded base model: a small language model with a prior on easy problems and a cliff before hard ones.
+
+    python recipes/embedded_base.py --output_dir obverse/assets/base    train, save, measure (docs/embedded.md: how long)
+    python recipes/embedded_base.py --measure obverse/assets/base       measure only
+
+The base reads solutions of easy problems only, all from the train side of the split: arithmetic of 1 to 3 operations,
+countdown of 2 and 3 numbers, knights of 2 people. So it knows every single step, but has never seen a longer chain:
+on harder problems it stops too early, and no sampling finds a right answer. One thread, one seed: the same machine
+makes the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from obverse.records import Problem
+from obverse.seeds import seed_for
+from obverse.tasks import arithmetic, countdown, knights
+from obverse.verifiers import verifier
+
+SEED = 20250904
+NUM_STEPS = 800
+TEXTS_PER_STEP = 128
+MICRO_BATCH_TOKENS = 1_200  # the texts of a step, sorted by length, in batches of at most this many tokens
+MUON_LEARNING_RATE = 0.015  # matrices: halves the steps that AdamW alone needs
+ADAMW_LEARNING_RATE = 2e-3  # embedding, biases, norms
+WARMUP_STEPS = 20
+
+GENERATE = {"arithmetic": arithmetic.generate, "countdown": countdown.generate, "knights": knights.generate}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the base reads of one difficulty: its share of all texts, and how many problems under how many seeds.
+
+    Small difficulties are generated under several seeds, which gives other names, permutations and orders of the same
+    problems: still the train side only.
+    """
+
+    task: str
+    difficulty: int
+    share: float
+    num_problems: int
+    num_seeds: int = 1
+
+
+COURSES = (
+    Course("arithmetic", 1, 0.10, 1_300),
+    Course("arithmetic", 2, 0.15, 20_000),
+    Course("arithmetic", 3, 0.25, 60_000),
+    Course("countdown", 2, 0.10, 750, num_seeds=8),
+    Course("countdown", 3, 0.30, 22_000, num_seeds=2),
+    Course("knights", 2, 0.10, 500, num_seeds=16),
+)
+
+# A base that had read flawless solutions only would solve everything it knows, and reinforcement would have nothing to
+# choose from. So a few texts are like those of the open web: some answer without working, some hold a mistake. The
+# mistakes are rare enough that every single step stays a skill.
+DIRECT = 0.10
+WRONG = 0.12
+
+
+def response(problem: Problem, rng: Random) -> str:
+    """Return what the base reads after a problem: the demonstration or, at times, a bare answer or a wrong solution."""
+    luck = rng.random()
+    if luck < DIRECT:
+        return problem.demonstration[-1]
+    if luck < DIRECT + WRONG:
+        wrong = {"arithmetic": wrong_chain, "countdown": wrong_target, "knights": wrong_world}[problem.meta["task"]]
+        return "".join(wrong(problem, rng))
+    return problem.demonstration_text
+
+
+def wrong_chain(problem: Problem, rng: Random) -> tuple[str, ...]:
+    """One result is off by up to nine; the chain goes on from there (the right chain if it would leave 0..99)."""
+    steps = problem.demonstration
+    slip = rng.randrange(len(steps) - 1)
+    left, result = steps[slip].rstrip(";").split("=")
+    value = int(result) + rng.choice([-1, 1]) * rng.randint(1, 9)
+    later = [step.split("=")[0].lstrip("0123456789") for step in steps[slip + 1 : -1]]
+    numbers = [value]
+    for operation in later:
+        numbers.append(arithmetic.apply(numbers[-1], operation[0], int(operation[1:])))
+    if not all(0 <= number <= arithmetic.LIMIT for number in numbers):
+        return steps
+    if not later:
+        return (*steps[:slip], f"{left}={value}", f"#{value}")
+    return (*steps[:slip], f"{left}={value};", *arithmetic.solve(f"{value}{''.join(later)}"))
+
+
+def wrong_target(problem: Problem, rng: Random) -> tuple[str, ...]:
+    """The numbers combined at random: every step is right, the target is missed (mostly)."""
+    made = countdown.wander(rng, problem.answer["numbers"])
+    return countdown.demonstration(made) if made else problem.demonstration
+
+
+def wrong_world(problem: Problem, rng: Random) -> tuple[str, ...]:
+    """The first guess is taken for the answer."""
+    people = [(name, rng.random() < 0.5) for name in problem.answer["names"]]
+    signs = "".join(f"{name}{'+' if knight else '-'}" for name, knight in people)
+    answer = ",".join(f"{name} is a {'knight' if knight else 'knave'}" for name, knight in people)
+    return (f"{signs}:ok", f"#{answer}")
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer without merges: one token per byte, so that any text is encoded without loss."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|pad|>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """Return the model, about 1.04 million parameters, initialised from SEED."""
+    torch.manual_seed(SEED)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=480,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        initializer_range=0.06,  # 0.02 is for wide models; here it costs the first hundred steps
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def read(rng_seed: int) -> Iterator[list[tuple[str, str]]]:
+    """Yield, for ever, the texts of one step: pairs of a prompt and a response."""
+    pools = []
+    for course in COURSES:
+        level = (course.difficulty, course.difficulty)
+        seeds = [seed_for(rng_seed, "pool", i) for i in range(course.num_seeds)]
+        pools.append([p for s in seeds for p in GENERATE[course.task]("train", course.num_problems, s, level)])
+    rng = Random(seed_for(rng_seed, "texts"))
+    shares = [course.share for course in COURSES]
+    while True:
+        problems = [rng.choice(pool) for pool in rng.choices(pools, shares, k=TEXTS_PER_STEP)]
+        yield [(str(problem.prompt), response(problem, rng)) for problem in problems]
+
+
+def micro_batches(
+    texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield token ids and labels, each [rows, longest]; -100 where nothing is to be learned: the prompt, the padding."""
+    rows = []
+    for prompt, answer in texts:
+        ask, say = tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos_token_id]
+        rows.append((ask + say, [-100] * len(ask) + say))
+    rows.sort(key=lambda row: len(row[0]))
+    while rows:
+        size = next(n for n in range(len(rows), 0, -1) if n == 1 or n * len(rows[n - 1][0]) <= MICRO_BATCH_TOKENS)
+        part, rows = rows[:size], rows[size:]
+        longest = len(part[-1][0])
+        ids = [row + [tokenizer.pad_token_id] * (longest - len(row)) for row, _ in part]
+        labels = [row + [-100] * (longest - len(row)) for _, row in part]
+        yield torch.tensor(ids), torch.tensor(labels)
+
+
+def optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices inside the layers and AdamW for everything else, each with its peak rate."""
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def rate(step: int, num_steps: int) -> float:
+    """Return the share of the peak learning rate: a short warmup, then a cosine to zero."""
+    return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, num_steps: int) -> None:
+    """Train in float32 on one thread; the loss is the mean over the response tokens of a step."""
+    optimizer_list = optimizers(model)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, partial(rate, num_steps=num_steps)) for o in optimizer_list]
+    begin, texts = time.monotonic(), read(SEED)
+    model.train()
+    for step in range(num_steps):
+        batches = list(micro_batches(next(texts), tokenizer))
+        num_tokens = sum(int((labels[:, 1:] != -100).sum()) for _, labels in batches)
+        total = 0.0
+        for ids, labels in batches:  # padding stands right of the text, so causal attention needs no mask
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+            (loss / num_tokens).backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizer_list, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        if step % 50 == 0 or step == num_steps - 1:
+            passed = time.monotonic() - begin
+            print(f"step {step:5d}  loss {total / num_tokens:.4f}  {passed:6.0f} s", flush=True)
+
+
+def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a plain transformers folder in bfloat16."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def sample(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], room: int) -> list[str]:
+    """Return one response to each prompt, sampled at temperature 1 from the whole vocabulary."""
+    tokenizer.padding_side = "left"
+    inputs = tokenizer(list(prompts), return_tensors="pt", padding=True)
+    out = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=room,
+    )
+    return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def measure(folder: Path, num_problems: int = 128, num_samples: int = 8) -> None:
+    """Print pass@1 and pass@8 (unbiased: of exactly 8 samples) of held-out and harder problems, by task and difficulty.
+
+    Fewer problems are taken where the held-out side has no more. `answered` is the share of samples with a final answer.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.manual_seed(SEED)
+    print(
+        f"| task | split | difficulty | problems | pass@1 | pass@{num_samples} | answered |\n|---|---|---|---|---|---|---|"
+    )
+    for module in (arithmetic, countdown, knights):
+        for split in ("heldout", "ood"):
+            low, high = module.ALLOWED[split]
+            for level in range(low, high + 1):
+                problems = module.generate(split, num_problems, SEED + 1, (level, level))
+                room = max(len(problem.demonstration_text) for problem in problems) + 16
+                texts = sample(model, tokenizer, [str(p.prompt) for p in problems for _ in range(num_samples)], room)
+                judge = verifier(str(problems[0].verifier))
+                verdicts = [judge(problems[i // num_samples], text) for i, text in enumerate(texts)]
+                right = torch.tensor([bool(verdict.correct) for verdict in verdicts]).view(-1, num_samples).float()
+                once, ever = right.mean().item(), right.amax(1).mean().item()
+                answered = sum(verdict.formatted for verdict in verdicts) / len(verdicts)
+                task = problems[0].meta["task"]
+                print(
+                    f"| {task} | {split} | {level} | {len(problems)} | {once:.1%} | {ever:.1%} | {answered:.1%} |",
+                    flush=True,
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output_dir", type=Path, help="train, save here and measure")
+    what.add_argument("--measure", type=Path, metavar="DIR", help="measure this model only")
+    parser.add_argument("--num_steps", type=int, default=NUM_STEPS, help="fewer, for a trial")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # what makes the weights repeatable, and fastest for so small a model
+    if options.output_dir:
+        tokenizer = build_tokenizer()
+        model = build_model(tokenizer)
+        train(model, tokenizer, options.num_steps)
+        save(model, tokenizer, options.output_dir)
+    measure(options.measure or options.output_dir)
+
+
+if __name__ == "__main__":
+    main()
