@@ -37,10 +37,11 @@ def load(
 ) -> list[Problem]:
     """Return the problems of a data set.
 
-    `dataset` is an embedded task with or without its difficulties (`arithmetic`, `arithmetic:2-6`; splits train, heldout
-    and ood), a .jsonl, .json or .parquet file (one split, whatever is asked for), a folder of them, or a hub name
-    `owner/name` or `owner/name:config` (splits train and test). `num_problems` takes the first ones; an embedded task has
-    NUM_PROBLEMS if it is not given. `seed` is for embedded tasks. `verifier` judges all of them in place of their own.
+    `dataset` is an embedded task with or without its difficulties (`arithmetic`, `arithmetic:2-6`; splits train,
+    heldout and ood), a .jsonl, .json or .parquet file (one split, whatever is asked for), a folder of them, or a hub
+    name `owner/name` or `owner/name:config` (both have train and test; heldout means test). `num_problems` takes the
+    first ones; an embedded task has NUM_PROBLEMS if it is not given. `seed` is for embedded tasks. `verifier`, a name
+    or `file.py:function`, judges all problems in place of their own.
 
     Errors: ConfigError for an unknown name or split, DataError for a file that is missing or has bad rows.
 
@@ -66,9 +67,14 @@ def load(
 
 
 def _is_path(dataset: str) -> bool:
-    """Whether the name is that of a file or folder, there or not; what looks like a hub name and is not there is none."""
+    """Whether the name is that of a file or folder, there or not; `owner/name` is only if it is there."""
     path = Path(dataset).expanduser()
-    return path.exists() or path.suffix in READERS or dataset.startswith((".", "/", "~")) or dataset.count("/") > 1
+    return (
+        (dataset != "" and path.exists())
+        or path.suffix in READERS
+        or dataset.startswith((".", "/", "~"))
+        or dataset.count("/") > 1
+    )
 
 
 def _range(dataset: str, text: str) -> Range | None:

@@ -1,6 +1,6 @@
 """Problems from files (.jsonl, .json, .parquet), folders of them and the hub; all bad rows are reported in one pass.
 
-A row that cannot be used is a line `file:line: field: reason` of the DataError that ends the reading; nothing is skipped.
+A row that cannot be used is a line `file:line: field: reason` of the DataError that ends the reading; none is skipped.
 Lines count from 1; in .json files and parquet it is the number of the row.
 """
 
@@ -24,7 +24,7 @@ from obverse.tasks.rows import Flaw, Place, read_row
 MAX_LINE_BYTES = 16 * 2**20
 MAX_REPORTED = 50
 PARQUET_BATCH = 1_000  # rows decoded at a time
-SPLITS = ("train", "test")
+SPLITS = ("train", "test")  # of folders and the hub, where heldout means test
 
 _BOM = b"\xef\xbb\xbf"
 _WORD = re.compile("[A-Za-z]+")
@@ -64,7 +64,7 @@ def read_path(path: str, split: str, num_problems: int | None = None, verifier: 
     """
     target = Path(path).expanduser()
     if target.is_dir():
-        files = _split_files(target, split)
+        files = _split_files(target, _common_name(split))
     elif target.is_file():
         if target.suffix not in READERS:
             raise DataError(
@@ -82,7 +82,7 @@ def read_hub(name: str, split: str, num_problems: int | None = None, verifier: s
 
     Errors: DataError if it cannot be had, or with the report of all bad rows.
     """
-    return read_rows(_hub(name, split), name, num_problems, verifier)
+    return read_rows(_hub(name, _common_name(split)), name, num_problems, verifier)
 
 
 def read_rows(rows: Rows, source: str, num_problems: int | None = None, verifier: str | None = None) -> list[Problem]:
@@ -167,8 +167,10 @@ def _parquet(file: str) -> Rows:
 
 
 def _hub(name: str, split: str) -> Rows:
-    import datasets  # seconds that only the hub should cost
-
+    try:
+        import datasets  # seconds that only the hub should cost
+    except ImportError as error:
+        raise DataError(f"hub data set {name!r}: install the library datasets, pip install 'obverse[data]'") from error
     dataset, _, config = name.partition(":")
     try:
         rows = datasets.load_dataset(dataset, config or None, split=split)
@@ -179,7 +181,7 @@ def _hub(name: str, split: str) -> Rows:
         ) from error
     stem = dataset.rpartition("/")[2]
     for number, row in enumerate(rows, start=1):
-        yield Place(f"{stem}", number), row
+        yield Place(stem, number), row
 
 
 READERS = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
@@ -226,7 +228,7 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     files = sorted(file for file in folder.iterdir() if file.suffix in READERS and not file.name.startswith("."))
     kinds = sorted({file.suffix for file in files})
     if not files:
-        folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:5]
+        folders = sorted(file.name for file in folder.iterdir() if file.is_dir() and not file.name.startswith("."))[:5]
         inside = f"; there are folders in it: {', '.join(folders)}" if folders else ""
         raise DataError(f"{folder}: no {', '.join(READERS)} file in this folder{inside}")
     if len(kinds) > 1:
@@ -241,6 +243,10 @@ def _split_files(folder: Path, split: str) -> list[Path]:
         listed = ", ".join(file.name for file in files[:5])
         raise DataError(f"{folder}: no file has {split!r} in its name ({listed}); rename one or name a file")
     return chosen
+
+
+def _common_name(split: str) -> str:
+    return "test" if split == "heldout" else split
 
 
 def _no_such_file(path: Path) -> NoReturn:

@@ -10,7 +10,7 @@ The keys of a row decide its layout, null counting as absent: the first of these
     gsm8k           question, answer                  the answer ends in `#### 72`
 
 The answer may be called by any one of ANSWERS, the demonstration by any one of DEMONSTRATIONS, `id` and `verifier` may
-stand in every layout, and what is left is kept as `meta`. A row that cannot be used comes back as the list of its flaws.
+stand in every layout, and what is left is kept as `meta`. A row that cannot be used comes back as a list of flaws.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from obverse import verifiers
 from obverse.records import Problem
-from obverse.tasks.messages import Unusable, as_prompt, as_response, as_steps, kind, split_last
+from obverse.tasks.messages import UnusableError, as_prompt, as_response, as_steps, kind, split_last
 
 ANSWERS = ("answer", "solution", "ground_truth")
 DEMONSTRATIONS = ("demonstration", "completion", "target", "hint")
@@ -57,8 +57,8 @@ class Flaw(NamedTuple):
 def read_row(row: object, place: Place, verifier: str | None = None) -> Problem | list[Flaw]:
     """Return the problem that a row holds, or all that is wrong with it.
 
-    A `verifier` given here judges the problem whatever the row says; only it may be a function of the user, and then the
-    row needs no answer. Without an `id` the problem is called after its place: `train-17`.
+    A `verifier` given here judges the problem whatever the row says; only it may be a function of the user, and then
+    the row needs no answer. Without an `id` the problem is called after its place: `train-17`.
 
     Example:
         read_row({"prompt": "2+2=", "answer": 4}, Place("sums.jsonl", 3))
@@ -99,7 +99,7 @@ class Reading:
         self.taken.add(key)
         try:
             return convert(self.row[key])
-        except Unusable as error:
+        except UnusableError as error:
             self.flaw(key, str(error))
             return None
 
@@ -129,14 +129,10 @@ class Reading:
         name = self._verifier()
         if not self.flaws and not self.fields.keys() & {"answer", "demonstration", "chosen"} and not _is_code(name):
             self.flaw("row", f"nothing to check or to learn from beside the prompt; its keys are {_listed(self.row)}")
-        identity = self._id()
-        if self.flaws:
-            return self.flaws
         meta = {key: value for key, value in self.row.items() if key not in self.taken}
-        problem = Problem(id=identity, verifier=name, meta=meta, **self.fields)
-        objection = verifiers.objection(name, problem) if name and not _is_code(name) else None
-        if objection:
-            self.flaw(self.answer_key, objection)
+        problem = Problem(**{"id": self._id(), "prompt": "", "verifier": name, "meta": meta, **self.fields})
+        if name in verifiers.NAMES and "answer" in self.fields and (reason := verifiers.objection(name, problem)):
+            self.flaw(self.answer_key, reason)
         return self.flaws or problem
 
     def _id(self) -> str:
@@ -154,6 +150,7 @@ class Reading:
         if name is None:
             if has_answer and self.default_verifier == "math" and isinstance(self.fields["answer"], dict | list):
                 self.flaw("verifier", f"missing, and {self.answer_key!r} is {kind(self.fields['answer'])}; name one")
+                return None
             return self.default_verifier if has_answer else None
         if not isinstance(name, str):
             self.flaw("verifier", f"not a name but {kind(name)}")
@@ -161,7 +158,7 @@ class Reading:
             self.flaw("verifier", "a data file may not name code to run; give file.py:function as an option instead")
         elif not _is_code(name) and name not in verifiers.NAMES:
             self.flaw("verifier", f"unknown name {name[:40]!a}: {verifiers.nearest(name)}")
-        elif not _is_code(name) and not has_answer and self.answer_key not in self.row:
+        elif not _is_code(name) and not has_answer and not self.flaws:
             self.flaw(self.answer_key, f"missing, although the verifier {name!r} is named")
         return str(name)
 
@@ -196,9 +193,9 @@ def _ground_truth(reading: Reading) -> None:
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
     if truth is None:
         reading.flaw(reading.answer_key, "missing")
-    elif isinstance(truth, dict) and isinstance(truth.get("target"), str):
-        truth = truth["target"]
-    reading.fields["answer"] = truth
+    else:
+        names_target = isinstance(truth, dict) and isinstance(truth.get("target"), str)
+        reading.fields["answer"] = truth["target"] if names_target else truth
     source = reading.row.get("data_source")
     reading.default_verifier = VERIFIER_BY_SOURCE.get(source, "math") if isinstance(source, str) else "math"
 

@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"[ \t\r\n]*(?:(0|[1-9][0-9]*)|([-+*/()]))")
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-"})
 
 
-class NotAnExpression(ValueError):
+class ExpressionError(ValueError):
     """The text is no expression of the grammar above, or it has no value; says why."""
 
 
@@ -63,36 +63,36 @@ def verify(problem: Problem, text: str) -> Verdict:
         if Counter(used) != Counter(numbers):
             return Verdict.wrong("does not use every number exactly once")
         value = evaluate(tokens)
-    except NotAnExpression as error:
+    except ExpressionError as error:
         return Verdict.wrong(str(error))
     return Verdict.right() if value == target else Verdict.wrong("does not equal the target")
 
 
 def tokenize(expression: str, *, max_numbers: int) -> list[int | str]:
-    """Return the whole numbers (as int), signs and brackets of an expression; NotAnExpression for anything else."""
+    """Return the whole numbers (as int), signs and brackets of an expression; ExpressionError for anything else."""
     tokens: list[int | str] = []
     num_numbers, position, expression = 0, 0, expression.rstrip()
     while position < len(expression):
         match = _TOKEN.match(expression, position)
         if match is None:
-            raise NotAnExpression(f"{expression[position : position + 20].strip()!a} is not part of an expression")
+            raise ExpressionError(f"{expression[position : position + 20].strip()!a} is not part of an expression")
         number, sign = match.groups()
         if number is None:
             tokens.append(sign)
         else:
             num_numbers += 1
             if num_numbers > max_numbers or len(number) > MAX_DIGITS:
-                raise NotAnExpression("does not use every number exactly once")
+                raise ExpressionError("does not use every number exactly once")
             tokens.append(int(number))
         position = match.end()
     return tokens
 
 
 def evaluate(tokens: list[int | str]) -> Fraction:
-    """Return the exact value of an expression by recursive descent; NotAnExpression if it does not fit the grammar."""
+    """Return the exact value of an expression by recursive descent; ExpressionError if it does not fit the grammar."""
     value, position = _sum(tokens, 0, 0)
     if position != len(tokens):
-        raise NotAnExpression(f"unexpected {tokens[position]!r}")
+        raise ExpressionError(f"unexpected {tokens[position]!r}")
     return value
 
 
@@ -111,20 +111,20 @@ def _product(tokens: list[int | str], position: int, depth: int) -> tuple[Fracti
         sign = tokens[position]
         other, position = _value(tokens, position + 1, depth)
         if sign == "/" and other == 0:
-            raise NotAnExpression("divides by zero")
+            raise ExpressionError("divides by zero")
         value = value * other if sign == "*" else value / other
     return value, position
 
 
 def _value(tokens: list[int | str], position: int, depth: int) -> tuple[Fraction, int]:
-    token = tokens[position] if position < len(tokens) else "the end"
-    if isinstance(token, int):
-        return Fraction(token), position + 1
-    if token != "(":
-        raise NotAnExpression(f"expected a number or a bracket, found {token!r}")
+    first = tokens[position] if position < len(tokens) else "the end"
+    if isinstance(first, int):
+        return Fraction(first), position + 1
+    if first != "(":
+        raise ExpressionError(f"expected a number or a bracket, found {first!r}")
     if depth == MAX_DEPTH:
-        raise NotAnExpression(f"more than {MAX_DEPTH} brackets in brackets")
+        raise ExpressionError(f"more than {MAX_DEPTH} brackets in brackets")
     value, position = _sum(tokens, position + 1, depth + 1)
     if position == len(tokens) or tokens[position] != ")":
-        raise NotAnExpression("a bracket is not closed")
+        raise ExpressionError("a bracket is not closed")
     return value, position + 1

@@ -84,10 +84,10 @@ def _boxes(text: str) -> list[tuple[int, int]]:
     boxes: list[tuple[int, int]] = []
     unclosed: list[tuple[int, bool]] = []
     for part in _BOX_PARTS.finditer(text, first) if first >= 0 else ():
-        token = part.group()
-        if token == "{" or token.startswith("\\boxed"):
-            unclosed.append((part.end(), token != "{"))
-        elif token == "}" and unclosed:
+        found = part.group()
+        if found == "{" or found.startswith("\\boxed"):
+            unclosed.append((part.end(), found != "{"))
+        elif found == "}" and unclosed:
             start, is_box = unclosed.pop()
             if is_box and part.start() - start <= MAX_CHARS:
                 boxes.append((start, part.start()))
@@ -113,10 +113,8 @@ def _after_hash(text: str) -> str | None:
 
 
 def _after_phrase(text: str) -> str | None:
-    phrase = None
-    for phrase in _PHRASE.finditer(text):  # the last one counts
-        pass
-    if phrase is None:
+    starts = [phrase.end() for phrase in _PHRASE.finditer(text)]
+    if not starts:
         return None
-    sentence_end = _SENTENCE_END.search(text, phrase.end())
-    return text[phrase.end() : sentence_end.start() if sentence_end else len(text)].strip("* ")
+    sentence_end = _SENTENCE_END.search(text, starts[-1])
+    return text[starts[-1] : sentence_end.start() if sentence_end else len(text)].strip("* ")

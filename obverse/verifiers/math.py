@@ -1,11 +1,11 @@
 """Mathematical answers: equal as exact numbers, or else the same LaTeX once differences of spelling are removed.
 
-Numbers are whole (`72`, `1,080`, `1{,}080`), decimal (`0.5`) or fractions (`1/2`, `\\frac{1}{2}`, `\\frac12`), compared as
-fractions.Fraction. Their policy:
+Numbers are whole (`72`, `1,080`, `1{,}080`), decimal (`0.5`) or fractions (`1/2`, `\\frac{1}{2}`, `\\frac12`), compared
+as fractions.Fraction. Their policy:
 
 - a percent sign is only right where the expected answer has one: `50\\%` is not 50, but 50 is right for `50\\%`;
-- a unit after the number (`10 cm`, `10\\text{ cm}`, `90^\\circ`) is dropped where the expected answer is a plain number;
-  an expected unit may be left out, but not replaced by another one; `$18` is 18;
+- a unit after the number (`10 cm`, `10\\text{ cm}`, `90^\\circ`) is dropped where the expected answer is a plain
+  number; an expected unit may be left out, but not replaced by another one; `$18` is 18;
 - `x = 42` is 42 where the expected answer has no `=`, and the other way round.
 
 Everything else is compared as text by `normalized`. That two different formulas are equal, as (x+1)^2 and x^2+2x+1, or
@@ -33,8 +33,8 @@ _REPLACED = [
         (r"\\(?:left|right)(?![A-Za-z])", ""),
         (r"\\[dt]frac(?![A-Za-z])", r"\\frac"),
         (r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ","),  # 1\,080
-        (r"\\(?:[,;: ]|q?quad(?![A-Za-z]))|~", " "),
-        (r"\\!|\\?\$|\\[()\[\]]", ""),
+        (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),  # after a backslash it is a line end
+        (r"(?<!\\)\\[!$()\[\]]|\$", ""),
         (r"\{,\}", ","),
         (r"\u2212", "-"),
         (r"\\%", "%"),

@@ -1,7 +1,8 @@
 """A reward function of the user, as a verifier: `path/to/file.py:function`, adapted by the names of its parameters.
 
-- `completions` among them (TRL): `fn(prompts, completions, completion_ids, **columns) -> list[float | None]`, called with
-  one completion at a time; a column is a list of one value; `completion_ids` is `[[]]`, since graders see text only;
+- `completions` among them (TRL): `fn(prompts, completions, completion_ids, **columns) -> list[float | None]`, called
+  with one completion at a time; a column is a list of one value, a conversational prompt makes the completion a message
+  list, and `completion_ids` is `[[]]`, since graders see text only;
 - `solution_str` among them (verl): `compute_score(data_source, solution_str, ground_truth, extra_info=None)`, which
   returns a number or {"score": number};
 - otherwise two parameters: `fn(problem, text)`, which returns a number, a bool or a Verdict.
@@ -18,7 +19,6 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import blake2b
-from math import isnan, nan
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -152,10 +152,10 @@ def _verdict(value: Any, name: str, problem: Problem) -> Verdict:
 
 
 def _number(value: Any, name: str, problem: Problem) -> float:
-    reward = float(value) if isinstance(value, Real) and abs(value) <= sys.float_info.max else nan  # type: ignore[operator]
-    if isnan(reward):
+    largest = sys.float_info.max
+    if not isinstance(value, Real) or not -largest <= value <= largest:  # type: ignore[operator]  # NaN is not between
         raise GraderError(f"verifier {name!r}, problem {problem.id}: {value!a:.80} is no finite number")
-    return reward
+    return float(value)
 
 
 def _ignore(*_args: object, **_kwargs: object) -> None:

@@ -1,0 +1,165 @@
+"""What the math verifier calls equal, and what it must not."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from obverse.errors import GraderError
+from obverse.records import Problem
+from obverse.verifiers import verifier
+from obverse.verifiers.math import equal, gold, number
+
+EQUAL = [
+    # numbers in every spelling
+    ("72", "72"),
+    ("72", "72.0"),
+    ("1,080", "1080"),
+    ("1080", "1{,}080"),
+    ("1,\\!000,\\!000", "1000000"),
+    ("10000", "10\\,000"),
+    ("-3", "\u22123"),
+    ("$\\frac{1}{2}$", "0.5"),
+    ("\\frac{1}{2}", "1/2"),
+    ("\\frac12", "\\dfrac{1}{2}"),
+    ("\\frac{270}7", "\\tfrac{270}{7}"),
+    ("-\\frac{7}{3}", "\\frac{-7}{3}"),
+    (".5", "0.50"),
+    ("007", "7"),
+    ("3", "+3"),
+    # surroundings
+    ("42", "$42$"),
+    ("42", "\\(42\\)."),
+    ("42", "**42**"),
+    ("42", "\\boxed{42}"),
+    ("42", "{42}"),
+    ("x", "$\\boxed{x}$."),
+    # policies: percent, currency, units, assignments
+    ("50\\%", "50%"),
+    ("50\\%", "50"),
+    ("50\\%", "50 percent"),
+    ("18", "\\$18"),
+    ("$18", "18 dollars"),
+    ("10", "10\\text{ cm}"),
+    ("10", "10 square feet"),
+    ("10", "10\\mathrm{~m}"),
+    ("10", "10\\text{ cm}^2"),
+    ("90^\\circ", "90"),
+    ("90", "90^{\\circ}"),
+    ("5\\text{ digits}", "5 digits"),
+    ("5.4 \\text{ cents}", "5.4"),
+    ("42", "x = 42"),
+    ("x=5", "5"),
+    ("2x", "f(x) = 2x"),
+    # the same LaTeX
+    ("\\text{Evelyn}", "Evelyn"),
+    ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\frac{\\pi}{2})"),
+    ("x^{2}+1", "x^2 + 1"),
+    ("152A_{11}", "152A_{11}"),
+    ("x \\leq 3", "x\\le 3"),
+    ("9^{9^{9}}", "9^{9^9}"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+    ("1,3,5", "1, 3, 5"),
+]
+DIFFERENT = [
+    ("72", "73"),
+    ("72", "72.0001"),
+    ("50", "50\\%"),
+    ("50", "50 percent"),
+    ("50", "50\\text{ percent}"),
+    ("50\\%", "0.5"),
+    ("10 cm", "10 m"),
+    ("10\\text{ cm}^2", "10\\text{ cm}^3"),
+    ("2", "2 2/3"),
+    ("22/3", "2 2/3"),
+    ("12", "1 2"),
+    ("12", "1,2"),
+    ("1234", "12,34"),
+    ("5", "5x"),
+    ("5", "5xy"),
+    ("5", "5\\pi"),
+    ("5", "5 million"),
+    ("5", "5 or 6"),
+    ("5", "5 is wrong"),
+    ("5", "not 5"),
+    ("42", "41=42"),
+    ("42", "1=2=3=42"),
+    ("42", "x=y=42"),
+    ("42", "\\boxed{41}+\\boxed{42}"),
+    ("0", "\\frac{0}{0}"),
+    ("0", "1/0"),
+    ("0", "10^{-20}"),
+    ("42", "nan"),
+    ("42", "\u0664\u0662"),
+    ("\\frac{1}{2^{99}}", "\\frac{1}{2^{98}}"),
+    ("x=5", "y=5"),
+    ("(0,1]", "[0,1]"),
+    ("1e999999999", "1e99999999"),
+    ("1", "1" * 5000),
+]
+
+
+@pytest.mark.parametrize(("expected", "found"), EQUAL)
+def test_equal_answers_are_right(expected, found):
+    assert equal(expected, found)
+
+
+@pytest.mark.parametrize(("expected", "found"), DIFFERENT)
+def test_different_answers_are_wrong(expected, found):
+    assert not equal(expected, found)
+
+
+@given(st.fractions(max_denominator=10_000), st.fractions(max_denominator=10_000))
+def test_fractions_are_compared_exactly(a, b):
+    assert equal(f"{a.numerator}/{a.denominator}", f"\\frac{{{a.numerator}}}{{{a.denominator}}}")
+    assert equal(str(a), str(b)) == (a == b)
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_separators_of_thousands_change_nothing(value):
+    assert number(f"{value:,}") == (Fraction(value), "")
+    assert equal(str(value), f"{value:,}")
+
+
+@given(st.text(alphabet="0123456789.,/-+%$\\{}()^_= abcfrtex", max_size=60), st.text(max_size=30))
+def test_nothing_makes_it_fail_and_every_text_equals_itself(a, b):
+    assert equal(a, a)
+    assert equal(b, b)
+    equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("\\boxed{204}", "204"), (" 5 ", "5"), (7, "7"), (0.25, "0.25"), (1e-7, "0.0000001"), ("so \\boxed{1}.", "1")],
+)
+def test_the_expected_answer_may_be_text_a_number_or_a_box(answer, expected):
+    assert gold(Problem("p", "q", answer=answer)) == expected
+
+
+@pytest.mark.parametrize("answer", [None, True, [1], {"target": 1}, "", "  ", "\\boxed{}", float("nan"), float("inf")])
+def test_an_answer_that_cannot_be_compared_is_an_error_that_names_the_problem(answer):
+    with pytest.raises(GraderError, match=r"^problem p: answer: "):
+        verifier("math")(Problem("p", "q", answer=answer), "\\boxed{5}")
+
+
+def test_verdicts_tell_wrong_from_missing():
+    verify, problem = verifier("math"), Problem("p", "q", answer="72")
+    assert verify(problem, "so it is 72 clips.\n#### 72").correct
+    assert verify(problem, "The answer is 72 clips.").correct
+    wrong, missing, empty = (verify(problem, text) for text in ("#### 73", "seventy-two", "\\boxed{}"))
+    assert (wrong.correct, wrong.formatted, wrong.reason) == (False, True, "'73' is not the answer")
+    assert (missing.correct, missing.formatted, missing.reason) == (False, False, "no final answer")
+    assert (empty.correct, empty.formatted) == (False, False)
+    assert verify(problem, "#### \u001b]52;\ud800").reason.isascii()
+
+
+def test_plain_numbers_cost_microseconds():
+    verify, problem = verifier("math"), Problem("p", "q", answer="1,080")
+    start = time.process_time()
+    for _ in range(500):
+        assert verify(problem, "1000+80=1080\n#### 1080").correct
+    assert (time.process_time() - start) / 500 < 200e-6  # about 15 us when nothing else runs
