@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_models import EXCERPT, gsm8k_texts, tiny_tokenizer
-from tiny_templates import FAMILIES, QWEN2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from obverse.errors import ConfigError, DataError
 from obverse.records import Problem
 from obverse.text import Renderer
+from tiny_models import EXCERPT, gsm8k_texts, tiny_tokenizer
+from tiny_templates import FAMILIES, QWEN2
 
 TURN_ENDS = {
     "qwen2": "<|im_end|>",
