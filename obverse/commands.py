@@ -122,7 +122,8 @@ def explain(words: Words) -> int:
 
 def weigh(words: Words) -> int:
     method, options, (path,) = method_words(words, "weigh", 2)
-    found = load("obverse.weigh:weigh")(method, read_step(path), options)
+    step = read_step(path)
+    found = load("obverse.weigh:weigh")(method, step, options)
     samples = ",\n  ".join(json.dumps(sample, ensure_ascii=False) for sample in found["samples"])
     about = json.dumps({"method": found["method"], "options": found["options"]}, default=str)
     print(f'{about[:-1]}, "samples": [\n  {samples}\n]}}')
@@ -226,7 +227,7 @@ COMMANDS = {
         "methods [--json]",
         "List every method: what it needs, how its tokens count.",
         methods,
-        plain_help("methods", Options),
+        plain_help("methods", Options, ["--json: the same for programs."]),
     ),
     "explain": Command(
         "explain METHOD [options]",

@@ -7,6 +7,7 @@ when an option is given in several places is decided in `obverse.resolve`; this 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -24,7 +25,7 @@ from pydantic import (
 
 GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "logging and saving")
 # How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
-EMBEDDED_PRESET: dict[str, Any] = {"learning_rate": 2e-4, "max_completion_length": 128, "micro_batch_tokens": 32768}
+EMBEDDED_PRESET: dict[str, Any] = {"learning_rate": 2e-4, "max_completion_length": 128, "micro_batch_tokens": 1536}
 
 
 def option(group: str, text: str, default: Any = ..., **bounds: Any) -> Any:
@@ -55,6 +56,12 @@ def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(value))
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError(f"expects auto, cpu, mps, cuda or cuda:N, not {value!r:.60}")
+    return value
+
+
 def _folder(value: Any) -> Any:
     if value == "":
         raise ValueError("must not be empty")
@@ -63,7 +70,7 @@ def _folder(value: Any) -> Any:
 
 Text = Annotated[str, Field(min_length=1)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Device = Annotated[str, AfterValidator(_device)]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -76,7 +83,12 @@ class Options(BaseModel):
     """What all commands' options have in common: no unknown names, no NaN, no change after the start."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+        defer_build=True,  # only the command that is run needs its schema
     )
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

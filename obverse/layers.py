@@ -1,7 +1,7 @@
 """Options as they were written in one place, their names made ours, and one sentence per mistake.
 
 Names are forgiving where the meaning is the same (`dataset_name`, dashes) and strict everywhere else: an unknown name
-is refused with the nearest one, and an option that only TRL or transformers has is refused with what stands in its place.
+is refused with the nearest one, and one that only TRL or transformers has with what stands in its place here.
 """
 
 from __future__ import annotations
@@ -174,8 +174,6 @@ def _reason(error: ErrorDetails) -> str:
         return f"must be finite, not {value}"
     if kind in ("string_too_short", "too_short"):
         return "must not be empty"
-    if kind == "string_pattern_mismatch":
-        return f"{value} is none of {context['pattern'].strip('^$()').replace('|', ', ')}"
     return f"expects {_TYPES[family]}, not {value}" if family in _TYPES else f"{error['msg']}, not {value}"
 
 

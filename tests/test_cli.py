@@ -1,0 +1,336 @@
+"""The command line: what is fast, what is refused, what ends with which code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from obverse import cli
+from obverse.arguments import scan
+from obverse.cli import main
+from obverse.commands import COMMANDS
+from obverse.config import EvalConfig, TrainConfig, schema
+from obverse.config_file import read
+from obverse.errors import CheckpointError, DataError
+from obverse.methods import find, names
+from obverse.watch import Watcher
+
+ROOT = str(Path(cli.__file__).parents[1])
+STEP = Path(__file__).parent / "data" / "step.json"
+SLOW = ("torch", "transformers", "datasets", "numpy", "pyarrow")
+REPORT_IMPORTS = f"""
+import sys
+from obverse.cli import main
+main(sys.argv[1:])
+print([name for name in {SLOW} if name in sys.modules])
+"""
+
+
+def python(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": ROOT, "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=environment, timeout=60, **options
+    )
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test runs in an empty folder; what `main` does to the interpreter is undone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    yield
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, module: str, **members: Any) -> None:
+    """A module in the place of a slow one."""
+    made = ModuleType(module)
+    vars(made).update(members)
+    monkeypatch.setitem(sys.modules, module, made)
+
+
+# What is fast
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--help"],
+        ["--version"],
+        ["train", "hpt", "--help"],
+        ["train", "hpt", "--learning_rat", "1"],
+        ["train", "hpt", "--dry-run"],
+        ["methods"],
+        ["explain", "grpo"],
+        ["weigh", "grpo", "nothing.json"],
+    ],
+)
+def test_nothing_slow_is_imported(words: list[str]) -> None:
+    result = python("-c", REPORT_IMPORTS, *words)
+    assert result.stdout.endswith("[]\n"), result.stdout[-200:] + result.stderr
+
+
+def test_the_module_is_the_command() -> None:
+    result = python("-m", "obverse", "train", "hpt", "--learning_rat", "1e-4")
+    assert result.returncode == 2
+    assert result.stderr == "error: unknown option --learning_rat: did you mean --learning_rate?\n"
+    assert result.stdout == ""
+
+
+# Words
+
+
+def test_options_in_every_spelling() -> None:
+    words = ["hpt", "--num-generations=4", "--seed", "7", "--no-log-completions", "--max_steps", "-1", "--run_name=--x"]
+    scanned = scan(words, schema(find("hpt")))
+    assert scanned.positional == ["hpt"]
+    assert scanned.given == {
+        "num_generations": "4",
+        "seed": "7",
+        "log_completions": False,
+        "max_steps": "-1",
+        "run_name": "--x",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--log_completions"], True),
+        (["--log_completions", "true"], True),
+        (["--log_completions", "False"], False),
+        (["--log_completions=no"], "no"),
+        (["--no-log_completions"], False),
+        (["--no_log_completions"], False),
+    ],
+)
+def test_flags_in_every_spelling(words: list[str], value: Any) -> None:
+    scanned = scan([*words, "hpt"], TrainConfig)
+    assert scanned.given == {"log_completions": value} and scanned.positional == ["hpt"]
+
+
+def test_an_option_without_its_value_is_named() -> None:
+    assert scan(["--seed"], TrainConfig).problems == ["--seed: needs a value"]
+    assert scan(["--seed", "--model", "m"], TrainConfig).problems == ["--seed: needs a value"]
+    assert scan(["--config"], TrainConfig, others=("config",)).problems == ["--config: needs a value"]
+    assert scan(["--foo"], TrainConfig).given == {"foo": True}  # the schema will say that it is unknown
+
+
+def test_values_that_look_odd_are_values() -> None:
+    words = ["--system_prompt", "- be brief", "--chat_template", "Q: {prompt}", "--verifier", "-"]
+    assert list(scan(words, TrainConfig).given.values()) == ["- be brief", "Q: {prompt}", "-"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trian"], "error: unknown command trian: did you mean train?"),
+        (["frobnicate"], "error: unknown command frobnicate: there are train, eval"),
+        (["train"], "error: which method?"),
+        (["train", "htp"], "error: unknown method 'htp': did you mean 'hpt'?"),
+        (["train", "hpt", "grpo"], "error: unexpected 'grpo': options begin with --"),
+        (["train", "hpt", "--method", "grpo"], "error: two methods are named: hpt and grpo"),
+        (["train", "hpt", "--config", "none.yaml"], "error: --config: cannot read none.yaml"),
+        (["train", "hpt", "-x"], "error: unknown option --x"),
+        (
+            ["train", "hpt", "--resume_from_checkpoint", "auto"],
+            "error: --resume_from_checkpoint auto needs",
+        ),
+        (["eval"], "error: --model: is required"),
+        (["eval", "a", "--model", "b"], "error: --model: given twice, once as a"),
+        (["eval", "a", "--kk", "3"], "error: unknown option --kk: did you mean --k?"),
+        (["methods", "--jsn"], "error: unknown option --jsn"),
+        (["explain"], "error: explain: expects explain METHOD"),
+        (["explain", "grpo", "--betta", "1"], "error: unknown option --betta: did you mean --beta?"),
+        (["explain", "grpo", "--seed", "1"], "error: unknown option --seed"),
+        (["weigh", "grpo"], "error: weigh: expects weigh METHOD STEP.json"),
+        (["weigh", "grpo", str(STEP), "--epsilon", "x"], "error: --epsilon: expects a number, not 'x'"),
+        (["data", "chek", "x"], "error: data: check or show?"),
+        (["demo", "--methods", "hpt,gppo"], "error: unknown method 'gppo': did you mean 'grpo'?"),
+        (["doctor", "now"], "error: unexpected 'now'"),
+    ],
+)
+def test_a_slip_is_one_line_and_exit_code_2(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(line) and err.count("\n") == 1
+
+
+def test_a_folder_with_a_run_is_refused_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/config.yaml").touch()
+    assert main(["train", "hpt", "--output_dir", "mine"]) == 2
+    assert "mine already holds a run" in capsys.readouterr().err
+
+
+# What is done
+
+
+@dataclass
+class Outcome:
+    exit_code: int
+
+
+def test_train_hands_over_the_resolved_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrainConfig] = []
+
+    def train(config: TrainConfig, watcher: Watcher) -> Outcome:
+        watcher.note("here")
+        seen.append(config)
+        return Outcome(143)
+
+    stub(monkeypatch, "obverse.train", train=train)
+    Path("f.yaml").write_text("method: hpt\nseed: 3\ngate: 2\n")
+    assert main(["train", "--config", "f.yaml", "--gate", "1"]) == 143
+    (config,) = seen
+    assert (config.method, config.seed, config.method_options["gate"]) == ("hpt", 3, 1)
+    assert main(["train", "--method", "sft"]) == 143 and seen[1].method == "sft"
+    assert main(["train", "grpo", "--config", "f.yaml", "--gate", "1"]) == 2  # gate is no option of grpo
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_dry_run_prints_a_file_that_gives_the_same_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", name, "--dry-run", "--seed", "5", "--model", "m"]) == 0
+    first = capsys.readouterr().out
+    assert "seed: 5  # command line" in first and "# paper" in first
+    assert not Path("runs").exists()
+    Path("again.yaml").write_text(first)
+    assert main(["train", "--config", "again.yaml", "--dry-run"]) == 0
+    Path("third.yaml").write_text(capsys.readouterr().out)
+    assert read("again.yaml").values == read("third.yaml").values
+
+
+def test_eval_prints_the_table_and_the_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Report:
+        path = Path("evals/a.json")
+
+        def table(self) -> str:
+            return "the table"
+
+    def evaluate(config: EvalConfig, watcher: Watcher) -> Report:
+        assert config.model == "runs/x" and config.k == (1, 8) and config.model_fields_set == {"model", "k"}
+        return Report()
+
+    stub(monkeypatch, "obverse.evaluate", evaluate=evaluate)
+    assert main(["eval", "runs/x", "--k", "1,8"]) == 0
+    assert capsys.readouterr().out == "the table\nevals/a.json\n"
+
+
+def test_demo_hands_over_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, "obverse.demo", demo=lambda config: len(config.methods))
+    assert main(["demo", "--methods", "hpt,grpo"]) == 2
+
+
+def test_weigh_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weigh", "sft", str(STEP)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"][0] == {"problem": "solved", "kept": True, "coefficient": [0.2, 0.2, 0.2]}
+
+
+def test_data_check_counts_and_data_show_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "arithmetic:1-2", "--num_problems", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "problems" in out and "20" in out and "no prompt stands in two of train, heldout" in out
+    assert main(["data", "show", "arithmetic:1", "--num", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "prompt " in out and "step 1" in out and "answer" in out
+
+
+def test_bad_rows_are_listed_and_exit_code_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.jsonl").write_text('{"prompt": "a", "answer": "1"}\n{"answer": "1"}\nnot json\n')
+    assert main(["data", "check", "rows.jsonl"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("rows.jsonl:2: ") and lines[1].startswith("rows.jsonl:3: ")
+    assert lines[2].startswith("error: ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_fits(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: obverse {command}")
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 100
+
+
+def test_help_of_train_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "hpt", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for group in schema(find("hpt")).groups().values():
+        assert all(f"--{name} " in out for name in group)
+    assert "[5e-06 (paper)]" in out and "--gate INT option of hpt [0]" in out
+
+
+def test_alone_it_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) <= 10 and out.count("  obverse ") == 5
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {command}" in out for command in COMMANDS)
+
+
+# How it ends
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(DataError("bad\x1b[31m"), 3), (CheckpointError("gone"), 4), (KeyboardInterrupt(), 130)]
+)
+def test_errors_have_their_codes_and_no_traceback(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: TrainConfig, watcher: Watcher) -> Outcome:
+        raise error
+
+    stub(monkeypatch, "obverse.train", train=train)
+    assert main(["train", "hpt"]) == code
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and "\x1b" not in err and err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "htp", "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.endswith("error: unknown method 'htp': did you mean 'hpt'?\n")
+
+
+def test_a_mistake_of_ours_is_not_swallowed() -> None:
+    code = "import obverse.cli as cli; cli.dispatch = lambda words: 1 / 0; cli.main([])"
+    result = python("-c", code)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("internal error: ZeroDivisionError: division by zero; run again")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGPIPE")
+@pytest.mark.parametrize("words", ["explain hpt", "train hpt --dry-run", "methods --json", "--help"])
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "obverse", *words.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ROOT},
+    ) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()  # before it has started to write
+        assert process.stderr.read() == b""
+    assert process.returncode in (1, 141)
+
+
+def test_an_interrupt_before_the_run_is_130() -> None:
+    kill = "import os, signal, obverse.cli as cli; cli.dispatch = lambda words: os.kill(os.getpid(), signal.SIGINT)"
+    result = python("-c", f"{kill}; print(cli.main([]))")
+    assert result.stdout.strip() == "130" and result.stderr.strip() == "interrupted"
