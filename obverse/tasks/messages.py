@@ -57,7 +57,7 @@ def as_steps(value: Any) -> tuple[str, ...]:
     for number, step in enumerate(value, start=1):
         if not isinstance(step, str):
             raise UnusableError(f"step {number} is not text but {kind(step)}")
-    if not any(value) or "".join(value).isspace():
+    if not "".join(value).strip():
         raise UnusableError("empty")
     return tuple(value)
 

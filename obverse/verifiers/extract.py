@@ -89,7 +89,7 @@ def _boxes(text: str) -> list[tuple[int, int]]:
             unclosed.append((part.end(), found != "{"))
         elif found == "}" and unclosed:
             start, is_box = unclosed.pop()
-            if is_box and part.start() - start <= MAX_CHARS:
+            if is_box:
                 boxes.append((start, part.start()))
     return sorted(boxes)
 

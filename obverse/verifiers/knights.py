@@ -44,7 +44,7 @@ def verify(problem: Problem, text: str) -> Verdict:
     found = final_answer(text)
     if not found:
         return UNANSWERED
-    somebody = "|".join(re.escape(name) for name in sorted(expected, key=len, reverse=True))
+    somebody = "|".join(map(re.escape, expected))
     said = re.findall(rf"(?<!\w)({somebody})\s+(?i:{_SAID})", found)
     if len(said) != len(_ANYBODY.findall(found)):
         return Verdict.wrong("speaks of somebody else")

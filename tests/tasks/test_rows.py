@@ -255,6 +255,7 @@ BAD_ROWS = [
     ),
     # demonstrations and preferences
     ({"prompt": "2+2=", "demonstration": ""}, ["demonstration: empty"]),
+    ({"prompt": "2+2=", "demonstration": ["", " "]}, ["demonstration: empty"]),
     ({"prompt": "2+2=", "completion": []}, ["completion: empty"]),
     ({"prompt": "2+2=", "hint": ["2+2", 4]}, ["hint: step 2 is not text but a number"]),
     (

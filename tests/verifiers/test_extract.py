@@ -74,7 +74,7 @@ def test_phrases_count_only_where_they_are_asked_for(text, expected):
 
 def test_a_final_answer_is_not_longer_than_the_cap():
     assert final_answer(f"\\boxed{{{'1' * MAX_CHARS}}}") == "1" * MAX_CHARS
-    assert final_answer(f"\\boxed{{{'1' * (MAX_CHARS + 1)}}}") is None
+    assert final_answer(f"\\boxed{{5}} then \\boxed{{{'1' * (MAX_CHARS + 1)}}}") is None
     assert final_answer(f"<answer>{'1' * (MAX_CHARS + 1)}</answer>") is None
 
 
