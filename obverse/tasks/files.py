@@ -74,7 +74,10 @@ def read_path(path: str, split: str, num_problems: int | None = None, verifier: 
     else:
         _no_such_file(target)
     rows = chain.from_iterable(READERS[file.suffix](str(file)) for file in files)
-    return read_rows(rows, path, num_problems, verifier)
+    try:
+        return read_rows(rows, path, num_problems, verifier)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror}); check the file") from error
 
 
 def read_hub(name: str, split: str, num_problems: int | None = None, verifier: str | None = None) -> list[Problem]:

@@ -243,6 +243,17 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     assert error_of(path) == f"{path}: .csv is not a kind of data; there are .jsonl, .json, .parquet"
 
 
+def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl", line(1))
+
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", file)
+        yield
+
+    monkeypatch.setitem(files.READERS, ".jsonl", refuse)
+    assert error_of(path) == f"{path}: cannot be read (Permission denied); check the file"
+
+
 def test_an_empty_file_is_refused(tmp_path):
     path = write(tmp_path / "a.jsonl", "\n\n")
     assert error_of(path) == f"{path}: no rows"
