@@ -1,4 +1,4 @@
-"""Problems become token ids, and token ids become the text that graders read. Works on a tokenizer it is given; no torch.
+"""Problems become token ids, and ids become the text that graders read. Works on a tokenizer it is given; no torch.
 
 Prompt and response are tokenized apart, so a demonstration and a rollout follow the very same prompt ids, and what is
 trained is known by its place: no mask is ever guessed from ids, and pad == eos cannot hurt.
@@ -138,7 +138,7 @@ class Renderer:
         return self.response(problem, problem.demonstration)
 
     def response(self, problem: Problem, steps: Sequence[str]) -> Rendered:
-        """Any text, given in steps, as the assistant's answer to `problem`; the first k steps are `ids[:step_ends[k-1]]`.
+        """Any text, given in steps, as the assistant's answer; the first k steps are `ids[:step_ends[k-1]]`.
 
         What the template writes around an answer is trained as well. Where the template would rewrite the prompt or the
         answer's own words (think blocks, usually), the answer stands as it is, followed by the stop token.
@@ -227,7 +227,7 @@ class Renderer:
         return after[:place], token
 
     def _new_part(self, text: str, prompt: str) -> tuple[int, int]:
-        """The span of `text` that is still to be written: no second `<think>`, no stop token spelled out by the data."""
+        """The span of `text` that is still to be written: no second `<think>`, no stop token that the data spell out."""
         first, last = 0, len(text)
         asked = prompt.rstrip()
         if asked.endswith(THINK) and text.lstrip().startswith(THINK):

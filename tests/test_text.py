@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from tiny_models import EXCERPT, tiny_tokenizer
+from tiny_templates import FAMILIES, QWEN2
+from transformers import PreTrainedTokenizerFast
 
 from obverse.errors import ConfigError, DataError
 from obverse.records import Problem
 from obverse.text import Renderer
-from tiny_models import EXCERPT, gsm8k_texts, tiny_tokenizer
-from tiny_templates import FAMILIES, QWEN2
 
 TURN_ENDS = {
     "qwen2": "<|im_end|>",
@@ -35,28 +34,6 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
     return tiny_tokenizer(family)
-
-
-def retemplated(template: str, family: str = "qwen3") -> PreTrainedTokenizerFast:
-    tokenizer = tiny_tokenizer(family)
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def llama2_tokenizer(scheme: str) -> PreTrainedTokenizerFast:
-    """A BPE that marks words by a leading space and puts one before a text, as SentencePiece models do."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    specials = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256))]
-    backend.train_from_iterator(gsm8k_texts(), trainers.BpeTrainer(vocab_size=600, special_tokens=specials))
-    fresh = json.loads(backend.to_str())
-    fresh["added_tokens"] = [token for token in fresh["added_tokens"] if token["id"] < 3]  # bytes are no control tokens
-    backend = Tokenizer.from_str(json.dumps(fresh))
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 # Prompts
@@ -86,7 +63,7 @@ def test_bos_that_the_prompt_spells_out_is_not_doubled() -> None:
 
 
 def test_a_template_without_bos_gets_none() -> None:
-    tokenizer = retemplated("{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}", "llama")
+    tokenizer = tiny_tokenizer("llama", "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}")
     assert tokenizer.bos_token_id not in Renderer(tokenizer).prompt_ids(CLIPS)
 
 
@@ -125,7 +102,7 @@ def test_system_prompt_without_a_system_role_goes_to_the_user() -> None:
 
 def test_the_date_stands_still() -> None:
     dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }} {{ messages[-1].content }}"
-    assert Renderer(retemplated(dated)).prompt_text(CLIPS).startswith("26 Jul 2024 ")
+    assert Renderer(tiny_tokenizer("qwen3", dated)).prompt_text(CLIPS).startswith("26 Jul 2024 ")
 
 
 # Demonstrations
@@ -178,7 +155,7 @@ def test_white_space_that_a_template_trims() -> None:
         assert rendered.text == "2+2=4\n#### 4"
         assert rendered.step_ends[0] == 0 and rendered.step_ends[2] == rendered.step_ends[3] == len(rendered.ids) - 1
     renderer = Renderer(
-        retemplated("{% for m in messages %}{{ m.role }}:\n{{ m.content | trim }}<|im_end|>{% endfor %}")
+        tiny_tokenizer("qwen3", "{% for m in messages %}{{ m.role }}:\n{{ m.content | trim }}<|im_end|>{% endfor %}")
     )
     rendered = renderer.response(CLIPS, [" ", " ", "2+2"])
     assert renderer.decode(rendered.ids[: rendered.step_ends[0]]) == "assistant:\n"
@@ -193,16 +170,18 @@ def test_white_space_that_a_template_trims_on_one_side() -> None:
     assert rendered.step_ends[1:] == [len(empty), len(rendered.ids) - 1]
     for trim, text in (("rstrip", " 2+2"), ("lstrip", "2+2\n")):
         template = "{% for m in messages %}{{ m.content." + trim + "() }}<|im_end|>{% endfor %}"
-        assert Renderer(retemplated(template)).response(CLIPS, [" ", "2+2\n"]).text == text
+        assert Renderer(tiny_tokenizer("qwen3", template)).response(CLIPS, [" ", "2+2\n"]).text == text
 
 
 def test_words_that_the_template_writes_as_well() -> None:
-    renderer = Renderer(retemplated("{% for m in messages %}{{ loop.index }} of 4: {{ m.content }}\n{% endfor %}"))
+    renderer = Renderer(
+        tiny_tokenizer("qwen3", "{% for m in messages %}{{ loop.index }} of 4: {{ m.content }}\n{% endfor %}")
+    )
     assert renderer.response(CLIPS, ["4"]).text == "2 of 4: 4"
 
 
 def test_a_line_break_that_is_a_token_ends_no_turn() -> None:
-    tokenizer = retemplated("{% for m in messages %}{{ m.content }}\n<end_of_turn>\n{% endfor %}", "gemma")
+    tokenizer = tiny_tokenizer("gemma", "{% for m in messages %}{{ m.content }}\n<end_of_turn>\n{% endfor %}")
     tokenizer.add_tokens(["\n"])
     renderer = Renderer(tokenizer)
     assert renderer.stop_id == tokenizer.convert_tokens_to_ids("<end_of_turn>")
@@ -222,9 +201,10 @@ def test_words_that_a_template_would_rewrite_stand_as_they_are() -> None:
 
 
 def test_a_prompt_that_opens_the_thought() -> None:
-    tokenizer = retemplated(
+    tokenizer = tiny_tokenizer(
+        "qwen3",
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
     )
     renderer = Renderer(tokenizer)
     assert renderer.prompt_text(CLIPS).endswith("assistant\n<think>\n")
@@ -234,10 +214,11 @@ def test_a_prompt_that_opens_the_thought() -> None:
 
 
 def test_a_template_that_rewrites_history() -> None:
-    tokenizer = retemplated(
+    tokenizer = tiny_tokenizer(
+        "qwen3",
         "{{ '=' * (9 * messages | length) }}\n"
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     )
     renderer = Renderer(tokenizer)
     rendered = renderer.demonstration(CLIPS)
@@ -247,7 +228,9 @@ def test_a_template_that_rewrites_history() -> None:
 
 
 def test_a_turn_end_that_is_no_token_is_followed_by_eos() -> None:
-    tokenizer = retemplated("{% for m in messages %}### {{ m.role }}: {{ m.content }}\n### End\n\n{% endfor %}")
+    tokenizer = tiny_tokenizer(
+        "qwen3", "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n### End\n\n{% endfor %}"
+    )
     renderer = Renderer(tokenizer)
     rendered = renderer.demonstration(CLIPS)
     assert rendered.text.endswith("#### 72\n### End")
@@ -278,7 +261,7 @@ def test_an_empty_answer_is_a_stop_token() -> None:
 
 def test_pad_id_without_any_token() -> None:
     assert Renderer(tiny_tokenizer("llama")).pad_id == tiny_tokenizer("llama").eos_token_id
-    tokenizer = retemplated("{{ messages[-1].content }}<|im_end|>")
+    tokenizer = tiny_tokenizer("qwen3", "{{ messages[-1].content }}<|im_end|>")
     tokenizer.eos_token = tokenizer.pad_token = None
     assert Renderer(tokenizer).pad_id == 0
 
@@ -289,106 +272,6 @@ def test_ends_of_the_generation_config() -> None:
     assert Renderer(tokenizer, eos_ids=[end, tokenizer.eos_token_id]).stop_ids == (tokenizer.eos_token_id, end)
     assert Renderer(tokenizer, eos_ids=end).stop_ids == (tokenizer.eos_token_id, end)
     assert Renderer(tokenizer, "none", eos_ids=end).stop_id == tokenizer.eos_token_id
-
-
-# Back to text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "2 + 2 = 4 . It 's done , is n't it ?",
-        "  two\n\n\tspaces ",
-        "\u00a35 and \u20ac6: \u00bd \u2212 \u00d7",
-        "\u6f22\u5b57 \U0001f600 e\u0301",
-    ],
-)
-def test_round_trip(family: str, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    tokenizer.clean_up_tokenization_spaces = True
-    renderer = Renderer(tokenizer, "none")
-    assert renderer.decode(renderer.response(CLIPS, [text]).ids) == text
-
-
-def test_unicode_steps_end_between_characters(tokenizer: PreTrainedTokenizerFast) -> None:
-    steps = ["\u6f22\u5b57 \U0001f600\n", "\u00bd \u00d7 \u20ac", "\u2212\u00a3"]
-    renderer = Renderer(tokenizer, "none")
-    rendered = renderer.response(CLIPS, steps)
-    for k, end in enumerate(rendered.step_ends, start=1):
-        assert renderer.decode(rendered.ids[:end]) == "".join(steps[:k])
-
-
-def test_special_tokens_survive_inside_and_go_at_the_end() -> None:
-    tokenizer = tiny_tokenizer("qwen3")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]})
-    renderer = Renderer(tokenizer)
-    text = "<think>\n24\n</think>\n\n<answer>72</answer>"
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert len(ids) < 20
-    ends = [renderer.stop_id, tokenizer.pad_token_id, renderer.stop_id]
-    assert renderer.decode(ids + ends) == renderer.decode(ids) == text
-    assert renderer.decode([renderer.stop_id, *ids]).startswith("<|im_end|><think>")
-    assert renderer.decode([]) == renderer.decode([renderer.stop_id]) == ""
-
-
-def test_a_pad_token_that_is_a_word_is_text() -> None:
-    tokenizer = tiny_tokenizer("llama")
-    tokenizer.pad_token = "!"
-    ids = tokenizer("72!", add_special_tokens=False)["input_ids"]
-    assert ids[-1] == tokenizer.pad_token_id
-    assert Renderer(tokenizer).decode(ids) == "72!"
-
-
-def test_ids_beyond_the_vocabulary_are_no_text() -> None:
-    renderer = Renderer(tiny_tokenizer("qwen2"))
-    assert renderer.decode([511]) == ""  # real models pad their vocabulary, and a random one samples there
-
-
-@pytest.mark.parametrize("scheme", ["first", "always"])
-def test_a_tokenizer_that_puts_a_space_before_texts(scheme: str) -> None:
-    tokenizer = llama2_tokenizer(scheme)
-    template = (
-        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-        "{% else %} {{ m.content | trim }} </s>{% endif %}{% endfor %}"
-    )
-    for choice, before in (("Q: {prompt}\nA:", ""), ("auto", " ")):
-        tokenizer.chat_template = template
-        renderer = Renderer(tokenizer, choice)
-        rendered = renderer.demonstration(CLIPS)
-        gap = " " if before else ""
-        assert rendered.text == before + "".join(STEPS) + gap
-        assert rendered.ids[-1] == tokenizer.eos_token_id
-        assert renderer.decode(rendered.ids[: rendered.step_ends[1]]).startswith(before + "".join(STEPS[:2]))
-        prompt = renderer.prompt_ids(CLIPS)
-        assert prompt[0] == tokenizer.bos_token_id and prompt.count(tokenizer.bos_token_id) == 1
-        assert renderer.response(CLIPS, ["#### 72"]).text.strip() == "#### 72"  # though "\\n####" is one token here
-        together = tokenizer(renderer.prompt_text(CLIPS) + rendered.text, add_special_tokens=False)["input_ids"]
-        assert (prompt + rendered.ids)[-len(rendered.ids) : -1] == together[-len(rendered.ids) + 1 :]
-
-
-def test_a_tokenizer_without_offsets() -> None:
-    renderer = Renderer(ByT5Tokenizer())
-    rendered = renderer.demonstration(CLIPS)
-    assert rendered.text == "".join(STEPS)
-    assert [renderer.decode(rendered.ids[:end]) for end in rendered.step_ends] == [
-        "".join(STEPS[:k]) for k in (1, 2, 3)
-    ]
-
-
-# What a reader sees
-
-
-def test_show_names_every_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    renderer = Renderer(tokenizer)
-    rows = renderer.show(CLIPS)
-    assert [token for _, token, part in rows if part == "prompt"] == renderer.prompt_ids(CLIPS)
-    assert [token for _, token, part in rows if part == "demonstration"] == renderer.demonstration(CLIPS).ids
-    assert rows[-1][0] == tokenizer.convert_ids_to_tokens(renderer.stop_id)
-    assert {part for *_, part in renderer.show(Problem("bare", "2+2?"))} == {"prompt"}
-
-
-def test_describe_is_one_line(tokenizer: PreTrainedTokenizerFast) -> None:
-    for template in ("auto", "none", "Q: {prompt}\nA:"):
-        assert "\n" not in Renderer(tokenizer, template).describe()
 
 
 # User errors
@@ -403,18 +286,18 @@ def test_a_wrong_template_is_refused_by_name(choice: str) -> None:
 @pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ messages[0].content", "{{ 1 + 'a' }}"])
 def test_a_broken_template_is_refused(template: str) -> None:
     with pytest.raises(ConfigError):
-        Renderer(retemplated(template)).prompt_ids(CLIPS)
+        Renderer(tiny_tokenizer("qwen3", template)).prompt_ids(CLIPS)
 
 
 def test_a_template_that_forgets_the_answer_is_refused() -> None:
     with pytest.raises(ConfigError, match="does not write the assistant"):
-        Renderer(retemplated("{{ messages[0].content }}"))
+        Renderer(tiny_tokenizer("qwen3", "{{ messages[0].content }}"))
 
 
 def test_several_templates_without_a_default_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiple chat templates"):
-        Renderer(retemplated({"rag": QWEN2, "tool_use": QWEN2}))  # type: ignore[arg-type]
-    assert Renderer(retemplated({"default": QWEN2})).template_name == "of the tokenizer"  # type: ignore[arg-type]
+        Renderer(tiny_tokenizer("qwen3", {"rag": QWEN2, "tool_use": QWEN2}))  # type: ignore[arg-type]
+    assert Renderer(tiny_tokenizer("qwen3", {"default": QWEN2})).template_name == "of the tokenizer"  # type: ignore[arg-type]
 
 
 def test_messages_that_a_template_refuses_name_the_problem() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_templates import FAMILIES, Family
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma2Config,
@@ -30,8 +31,6 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
-
-from tiny_templates import FAMILIES, Family
 
 EXCERPT = Path(__file__).parent / "data" / "gsm8k_excerpt.jsonl"
 NUM_MERGED = 490  # tokens before the special ones
@@ -77,8 +76,8 @@ def byte_level_bpe(num_tokens: int = NUM_MERGED) -> Tokenizer:
     return tokenizer
 
 
-def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """The family's special tokens and template on the common BPE; BOS is added where the family does so."""
+def tiny_tokenizer(family: str, template: str | dict[str, str] | None = None) -> PreTrainedTokenizerFast:
+    """The family's special tokens and template (or another) on the common BPE; BOS comes where the family adds it."""
     kind: Family = FAMILIES[family]
     backend = byte_level_bpe()
     backend.add_special_tokens(list(kind.specials))
@@ -92,7 +91,7 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
         bos_token=kind.bos,
         eos_token=kind.eos,
         pad_token=kind.pad,
-        chat_template=kind.template,
+        chat_template=template or kind.template,
         model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )

@@ -1,0 +1,117 @@
+"""The house has floors: a module imports its own floor and those below, nothing in secret, never in a circle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+from house.source import Import, imports, inside, modules
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    # 0: records, options, the run folder
+    ("records", "seeds", "errors", "watch", "config", "config_file", "layers", "resolve", "runlog", "step_file"),
+    # 1: what a method is; problems, verdicts, text
+    ("view", "parts", "estimator", "method", "methods", "tasks", "problems", "verifiers", "text"),
+    # 2: the model, samples and tables
+    ("model", "sampling", "batch", "dist"),
+    # 3: what one step is made of
+    ("rollout", "learn", "optim", "critic", "checkpoint", "metrics", "interrupt"),
+    # 4: runs
+    ("train", "prepare", "evaluate", "passk"),
+    # 5: what runs teach
+    ("analysis",),
+    # 6: what a reader sees
+    ("report", "panel"),
+    # 7: what a user types
+    ("cli", "commands", "arguments", "catalog", "data", "demo", "doctor", "explain", "token_view", "weigh", "__main__"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+# Seconds that a command which only reads or explains must not cost.
+HEAVY = {"torch", "transformers", "datasets", "pyarrow", "matplotlib", "peft", "accelerate", "math_verify", "sympy"}
+LIGHT_ROOMS = {*FLOORS[0], *FLOORS[1], "cli", "commands", "arguments", "catalog", "explain"}
+
+# (module, what it imports in a function or by a call): the reason.
+HIDDEN = {
+    ("tasks.files", "pyarrow"): "a third of a second that only parquet files should cost",
+    ("tasks.files", "pyarrow.parquet"): "the same",
+    ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
+    ("commands", "import_module"): "torch waits until the options are known to be right",
+    ("doctor", "import_module"): "whether torch can be imported is what it tells",
+    ("methods", "import_module"): "the folder is the registry",
+    ("methods", "spec_from_file_location"): "a user's own method is a file",
+    ("verifiers.user", "spec_from_file_location"): "a user's own verifier is a file",
+}
+
+
+def climbs(name: str, found: Iterable[Import]) -> list[str]:
+    """The imports that go up."""
+    own = FLOOR[modules()[name].room]
+    targets = [(item, inside(item.target)) for item in found]
+    return [
+        f"obverse/{name.replace('.', '/')}.py:{item.line}: {name} (floor {own}) imports {target} "
+        f"(floor {FLOOR[modules()[target].room]})"
+        for item, target in targets
+        if target and FLOOR[modules()[target].room] > own
+    ]
+
+
+def run_time_imports(name: str) -> set[str]:
+    """Other libraries that importing the module imports, directly or by the package's own modules."""
+    seen, rest = {name}, [name]
+    libraries: set[str] = set()
+    while rest:
+        for item in imports(rest.pop()):
+            if item.hidden or item.typing:
+                continue
+            target = inside(item.target)
+            if target is None:
+                libraries.add(item.target.partition(".")[0])
+                continue
+            packages = [target, *(target.rsplit(".", n)[0] for n in range(1, target.count(".") + 1))]
+            rest += [each for each in packages if each not in seen]
+            seen.update(packages)
+    return libraries
+
+
+def test_every_module_has_a_floor() -> None:
+    missing = sorted({module.room for module in modules().values() if module.room} - FLOOR.keys())
+    assert not missing, f"add {', '.join(missing)} to FLOORS in {__file__}: on the lowest floor that its imports allow"
+
+
+def test_imports_go_down_only() -> None:
+    up = [line for name in modules() if name for line in climbs(name, imports(name))]
+    assert not up, "\n".join(up)
+
+
+def test_an_import_that_climbs_is_seen() -> None:
+    assert climbs("records", [Import("obverse.train.train", 1)]) and not climbs("train", [Import("obverse.records", 1)])
+
+
+def test_no_circles() -> None:
+    graph = {name: {inside(item.target) for item in imports(name)} - {None, "", name} for name in modules()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_nothing_is_imported_in_secret() -> None:
+    hidden = {(name, item.target): item.line for name in modules() for item in imports(name) if item.hidden}
+    secret = [
+        f"obverse/{name.replace('.', '/')}.py:{line}: {what}"
+        for (name, what), line in hidden.items()
+        if (name, what) not in HIDDEN
+    ]
+    assert not secret, "move these imports to the top, or give their reason in HIDDEN:\n" + "\n".join(secret)
+    assert not HIDDEN.keys() - hidden.keys(), "HIDDEN names imports that are gone"
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if modules()[name].room in LIGHT_ROOMS])
+def test_the_lower_floors_and_the_command_line_cost_no_heavy_import(name: str) -> None:
+    assert not run_time_imports(name) & HEAVY
+
+
+def test_a_heavy_import_is_seen() -> None:
+    assert "torch" in run_time_imports("train")
