@@ -111,7 +111,7 @@ class Renderer:
         begins = "BOS once" if bos is not None and start[:1] == [bos] else "no BOS"
         stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
         folded = "" if self._takes_system else ", system text goes into the first user message"
-        return f"template {self.template_name}, {begins}, answers end with {stop}{folded}"
+        return f"{self.template_name}, {begins}, answers end with {stop}{folded}"
 
     def prompt_text(self, problem: Problem) -> str:
         """What the model is asked, up to where its answer begins."""
@@ -227,7 +227,7 @@ class Renderer:
         return after[:place], token
 
     def _new_part(self, text: str, prompt: str) -> tuple[int, int]:
-        """The span of `text` that is still to be written: no second `<think>`, no stop token that the data spell out."""
+        """The span of `text` that is still to write: no second `<think>`, no stop token that the data spell out."""
         first, last = 0, len(text)
         asked = prompt.rstrip()
         if asked.endswith(THINK) and text.lstrip().startswith(THINK):
@@ -288,7 +288,7 @@ def choose_layout(tokenizer: PreTrainedTokenizerBase, choice: str) -> Layout:
         return Layout("none")
     if choice == "auto":
         try:
-            return Layout("of the tokenizer", jinja=tokenizer.get_chat_template())
+            return Layout("the tokenizer's own", jinja=tokenizer.get_chat_template())
         except ValueError as error:  # several named templates and no default
             raise ConfigError(f"chat_template: {error}") from error
     if choice.endswith((".jinja", ".jinja2")):

@@ -13,7 +13,6 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # two threads on a busy machine are slower than one, and sums would depend on their number
 
 import pytest
-
 from tiny_templates import FAMILIES
 
 

@@ -297,7 +297,7 @@ def test_a_template_that_forgets_the_answer_is_refused() -> None:
 def test_several_templates_without_a_default_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiple chat templates"):
         Renderer(tiny_tokenizer("qwen3", {"rag": QWEN2, "tool_use": QWEN2}))  # type: ignore[arg-type]
-    assert Renderer(tiny_tokenizer("qwen3", {"default": QWEN2})).template_name == "of the tokenizer"  # type: ignore[arg-type]
+    assert Renderer(tiny_tokenizer("qwen3", {"default": QWEN2})).template_name == "the tokenizer's own"  # type: ignore[arg-type]
 
 
 def test_messages_that_a_template_refuses_name_the_problem() -> None:
