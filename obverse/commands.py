@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from obverse.arguments import Scanned, default_text, print_help, scan
-from obverse.catalog import entries, entry, to_json
+from obverse.catalog import entries, entry, markdown_table, to_json
 from obverse.config import (
     EMBEDDED_PRESET,
     DataConfig,
@@ -36,7 +36,14 @@ from obverse.watch import flat
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 Words = list[str]
 
+PIPED_WIDTH = 100
 NAMED = ("method", "config")  # options of `train` that are no part of its schema
+
+
+def console() -> Console:
+    """Where results go: the terminal as wide as it is, a file or pipe PIPED_WIDTH columns wide."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
 def load(target: str) -> Any:
@@ -98,25 +105,25 @@ def evaluate(words: Words) -> int:
     config = options_of(EvalConfig, words, "eval", "model")
     with load("obverse.panel:Panel")() as watcher:
         report = load("obverse.evaluate:evaluate")(config, watcher)
-    console = Console(highlight=False)
-    console.print(report.table())
-    console.print(Text(flat(report.path)), soft_wrap=True)
+    out = console()
+    out.print(report.table())
+    out.print(Text(flat(report.path)), soft_wrap=True)
     return 0
 
 
 def methods(words: Words) -> int:
-    as_json = take_flag(words, "json")
+    as_json, as_markdown = take_flag(words, "json"), take_flag(words, "markdown")
     options_of(Options, words, "methods")
-    if as_json:
-        print(to_json(entries()))
+    if as_json or as_markdown:
+        print(to_json(entries()) if as_json else markdown_table(entries()))
     else:
-        Console(highlight=False).print(methods_table(entries()))
+        console().print(methods_table(entries()))
     return 0
 
 
 def explain(words: Words) -> int:
     method, options, _ = method_words(words, "explain", 1)
-    Console(highlight=False).print(explanation(entry(method, options)))
+    console().print(explanation(entry(method, options)))
     return 0
 
 
@@ -137,13 +144,13 @@ def data(words: Words) -> int:
             "data: check or show? 'obverse data check FILE' counts, 'obverse data show FILE' prints problems"
         )
     config = options_of(DataConfig, words, f"data {action}", "dataset")
-    console = Console(highlight=False)
+    out = console()
     if action == "check":
-        load("obverse.data:check")(config, console)
+        load("obverse.data:check")(config, out)
     elif config.model is None:
-        load("obverse.data:show")(config, console)
+        load("obverse.data:show")(config, out)
     else:
-        load("obverse.token_view:show_tokens")(config, load("obverse.data:some")(config), console)
+        load("obverse.token_view:show_tokens")(config, load("obverse.data:some")(config), out)
     return 0
 
 
@@ -156,7 +163,7 @@ def demo(words: Words) -> int:
 
 def doctor(words: Words) -> int:
     options_of(Options, words, "doctor")
-    return int(load("obverse.doctor:doctor")())
+    return int(load("obverse.doctor:doctor")(console()))
 
 
 def options_of(made: type[AnyOptions], words: Words, command: str, first: str | None = None) -> AnyOptions:
@@ -224,10 +231,10 @@ COMMANDS = {
         plain_help("eval", EvalConfig),
     ),
     "methods": Command(
-        "methods [--json]",
+        "methods [--json] [--markdown]",
         "List every method: what it needs, how its tokens count.",
         methods,
-        plain_help("methods", Options, ["--json: the same for programs."]),
+        plain_help("methods", Options, ["--json: the same for programs; --markdown: for a page."]),
     ),
     "explain": Command(
         "explain METHOD [options]",

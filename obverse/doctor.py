@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from obverse import __version__
+from obverse.sampling import Law, Order
 from obverse.watch import flat
 
 State = Literal["ok", "note", "missing"]
@@ -39,6 +40,7 @@ BASE = Path(__file__).parent / "assets" / "base"
 LITTLE_DISK = 2 * 2**30  # bytes; a few checkpoints of a small model
 PROBE_SIZE = 512  # side of the matrices
 PROBE_SECONDS = 0.3
+NUM_SAMPLES, MAX_TOKENS = 64, 32
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,9 @@ class Finding:
     text: str
 
 
-def doctor(console: Console | None = None) -> int:
+def doctor(console: Console) -> int:
     """Print the findings and the verdict; 0 if everything needed is there, else 1."""
     found = list(findings())
-    console = console or Console(highlight=False)
     table = Table.grid(padding=(0, 2))
     for finding in found:
         table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.what, Text(flat(finding.text)))
@@ -74,7 +75,10 @@ def findings() -> Iterator[Finding]:
         yield from hardware(torch)
     yield from optional_packages()
     yield from folder(Path.cwd())
-    yield base()
+    embedded = base()
+    yield embedded
+    if embedded.state == "ok" and isinstance(torch, ModuleType):
+        yield sampling()
 
 
 def packages() -> Iterator[Finding]:
@@ -158,3 +162,17 @@ def base() -> Finding:
     if lost:
         return Finding("missing", "embedded base", f"{', '.join(lost)} not found in {BASE}: install obverse again")
     return Finding("ok", "embedded base", f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+
+
+def sampling() -> Finding:
+    """How fast the embedded base writes, which also shows that everything fits together."""
+    model = importlib.import_module("obverse.model")
+    engine = importlib.import_module("obverse.sampling.hf")
+    policy, tokenizer = model.load("embedded", device="cpu")
+    model.set_threads(0, policy)
+    order = Order(tokenizer("Q:7+5A:")["input_ids"], range(NUM_SAMPLES))
+    law = Law(stop_ids=(tokenizer.eos_token_id,), max_tokens=MAX_TOKENS)
+    start = time.perf_counter()
+    (completions,) = engine.HFSampler(policy.model).sample([order], law)
+    pace = sum(len(completion.ids) for completion in completions) / (time.perf_counter() - start)
+    return Finding("ok", "sampling", f"{pace:,.0f} tokens/s of the embedded base on one thread")

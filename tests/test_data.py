@@ -1,0 +1,93 @@
+"""Counts of data sets, leaks between splits, and problems and tokens as a person reads them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from obverse.config import DataConfig
+from obverse.data import check, counts, overlaps, read, show, some, splits
+from obverse.records import Problem
+
+
+def a_console() -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=80), file
+
+
+def rows(path: Path, *prompts: str) -> Path:
+    path.write_text("".join(json.dumps({"prompt": prompt, "answer": "1"}) + "\n" for prompt in prompts))
+    return path
+
+
+def test_counts_say_what_is_there() -> None:
+    problems = [
+        Problem("a", "2+2=", "4", ("2+2=4", "#4"), verifier="exact", meta={"difficulty": 1}),
+        Problem("b", [{"role": "user", "content": "2+2="}], verifier="math", meta={"difficulty": 2}),
+        Problem("c", "long  prompt", "5", meta={"difficulty": 2}),
+    ]
+    assert counts(problems) == {
+        "problems": "3",
+        "answers": "2",
+        "demonstrations": "1",
+        "verifiers": "exact 1, math 1, none 1",
+        "difficulty": "1 1, 2 2",
+        "repeated": "1 prompts stand there more than once",
+        "prompt": "4 characters in the middle, 11 at most",
+        "demonstration": "7 characters in the middle, 7 at most",
+        "steps": "2 steps in the middle, 2 at most",
+    }
+
+
+def test_embedded_splits_do_not_overlap() -> None:
+    config = DataConfig(dataset="arithmetic:1-2", num_problems=50)
+    assert overlaps(config, read(config, "train")) == ["no prompt stands in two of train, heldout"]
+
+
+def test_a_leak_between_the_files_of_a_folder_is_told(tmp_path: Path) -> None:
+    rows(tmp_path / "x_train.jsonl", "a?", "b?", "c  ?")
+    rows(tmp_path / "x_test.jsonl", "c ?", "d?")
+    console, file = a_console()
+    check(DataConfig(dataset=str(tmp_path)), console)
+    assert "LEAK: 1 prompts of train are also in test" in file.getvalue()
+    assert splits(str(tmp_path)) == ["train", "test"] and splits(str(tmp_path / "x_test.jsonl")) == []
+
+
+def test_show_prints_the_parts_and_no_escape(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        json.dumps({"prompt": "evil\u001b[31m [b]?", "answer": "7", "demonstration": ["one", "two"], "x": 1})
+    )
+    console, file = a_console()
+    show(DataConfig(dataset=str(path)), console)
+    words = file.getvalue().split()
+    assert "evil\\x1b[31m" in words and "[b]?" in words
+    assert words[words.index("one") - 2 : words.index("one") + 4] == ["step", "1", "one", "step", "2", "two"]
+    assert "answer" in words and "x" in words
+
+
+def test_what_is_shown_follows_the_seed(tmp_path: Path) -> None:
+    path = rows(tmp_path / "rows.jsonl", *map(str, range(100)))
+    chosen = [
+        [problem.prompt for problem in some(DataConfig(dataset=str(path), num=3, seed=seed))] for seed in (1, 1, 2)
+    ]
+    assert chosen[0] == chosen[1] != chosen[2] and len(chosen[0]) == 3
+    assert len(some(DataConfig(dataset=str(path), num=500))) == 100
+
+
+@pytest.mark.parametrize("tiny_dir", ["llama"], indirect=True)
+def test_tokens_are_shown_as_the_model_sees_them(tiny_dir: Path, tmp_path: Path) -> None:
+    from obverse.token_view import show_tokens, visible  # here: it imports transformers
+
+    config = DataConfig(dataset="arithmetic:1", num=1, model=str(tiny_dir))
+    (problem,) = some(config)
+    console, file = a_console()
+    show_tokens(config, [problem], console)
+    text = file.getvalue()
+    assert "tokens, never trained" in text and "tokens, trained by methods that imitate" in text
+    shown = "".join(line for line in text.splitlines() if "|" in line).replace("|", "")
+    assert visible(str(problem.prompt)) in shown and visible(problem.demonstration_text) in shown

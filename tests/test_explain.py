@@ -1,0 +1,128 @@
+"""The method table and the explanation are read off the values, and the README's table is up to date."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from obverse.catalog import FAMILIES, Entry, entries, entry, markdown_table, to_json
+from obverse.estimator import Term
+from obverse.explain import explanation, methods_table
+from obverse.method import Method
+from obverse.methods import names
+from obverse.parts import Linear, PerToken, Request
+from obverse.records import Source, Wish
+
+README = Path(__file__).parents[1] / "README.md"
+MARKS = ("<!-- methods -->", "<!-- /methods -->")
+
+
+def printed(renderable: RenderableType, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def made(method: Method) -> Entry:
+    return Entry("made", lambda: method, {}, method)
+
+
+def test_families_and_needs_follow_from_what_a_method_asks_and_reads() -> None:
+    assert (entry("sft").family, entry("sft").data) == ("demonstrations", ["demonstrations"])
+    assert (entry("grpo").family, entry("grpo").data) == ("own samples", ["answers", "anchor"])
+    assert entry("grpo", {"beta": 0.0}).data == ["answers"]
+    assert (entry("hpt").family, entry("hpt").data) == ("hybrid", ["answers", "demonstrations"])
+
+
+def test_hints_and_pairs_are_seen() -> None:
+    def late_hint(problem: Any, progress: float) -> list[Wish]:
+        return [Wish(rollouts=4, hint=0.5 if progress > 0.8 else 0.0)]
+
+    rollout = Term(Source.ROLLOUT, share=PerToken())
+    assert made(Method(late_hint, (rollout,))).family == "hybrid"
+    pairs = made(Method(Request(), (Term(Source.CHOSEN, share=PerToken()), Term(Source.REJECTED, share=PerToken()))))
+    assert (pairs.family, pairs.data) == ("preferences", ["pairs"])
+
+
+def test_the_paper_is_the_docstrings_first_link() -> None:
+    assert entry("grpo").paper == "2402.03300" and entry("hpt").paper == "2509.04419"
+    assert made(entry("sft").method).paper == ""
+
+
+def test_every_method_is_in_the_table_at_80_columns() -> None:
+    table = printed(methods_table(entries()))
+    assert max(map(len, table.splitlines())) <= 80
+    for each in entries():
+        assert f"\n{each.name} " in table and each.paper in table and f"\n{each.family}" in table
+    assert table.index("sft") < table.index("grpo") < table.index("hpt")  # by family
+
+
+def test_the_table_shows_the_parts() -> None:
+    (row,) = [line for line in printed(methods_table([entry("dr_grpo")])).splitlines() if line.startswith("dr_grpo")]
+    assert row.split() == ["dr_grpo", "answers", "rollout", "clip", "behavior", "centered", "constant"]
+
+
+def test_json_has_stable_keys() -> None:
+    found = json.loads(to_json(entries()))
+    assert sorted(each["name"] for each in found) == names()
+    keys = ["name", "summary", "family", "data", "paper", "ask", "keep", "terms", "options", "run"]
+    assert all(list(each) == keys and each["family"] in FAMILIES for each in found)
+    terms = [term for each in found for term in each["terms"]]
+    assert all(list(term) == ["source", "on", "mask", "reference", "advantage", "share", "weight"] for term in terms)
+
+
+def test_a_schedule_is_told_by_its_name() -> None:
+    term = Term(Source.ROLLOUT, share=PerToken(), weight=Linear(1.0, 0.0))
+    assert made(Method(Request(rollouts=1), (term,))).record()["terms"][0]["weight"] == "linear(start=1, end=0)"
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_explanation_holds_docstring_parts_options_and_papers_values(name: str) -> None:
+    each = entry(name)
+    found = printed(explanation(each))
+    assert max(map(len, found.splitlines())) <= 80
+    words = " ".join(found.split())
+    for line in each.text.splitlines():
+        if line.strip():
+            assert line.split()[-1] in words  # nothing of the docstring is lost
+    for term in each.method.terms:
+        assert f": {term.source.label} tokens" in found
+        assert str(term.advantage).partition("(")[0] in found and str(term.share).partition("(")[0] in found
+    assert all(f"--{option} " in found for option in (*each.options, *each.method.run))
+    assert f"needs {', '.join(each.data)}" in words
+
+
+def test_an_explanation_follows_the_options() -> None:
+    assert "towards_anchor" in printed(explanation(entry("grpo")))
+    found = printed(explanation(entry("grpo", {"beta": 0.0, "epsilon": 0.3})))
+    assert "towards_anchor" not in found and "clip(low=0.3, high=0.3)" in found and "--epsilon 0.3" in found
+
+
+def test_a_method_without_a_docstring_is_explained_too() -> None:
+    assert "no docstring" in printed(explanation(made(entry("sft").method)))
+
+
+def test_a_docstring_in_another_style_stands_as_it_is() -> None:
+    def mine() -> Method:
+        """My way.
+
+        It has prose
+        over two lines.
+        """
+        return entry("sft").method
+
+    found = printed(explanation(Entry("mine", mine, {}, mine())))
+    assert "It has prose" in found and "over two lines." in found
+
+
+def test_the_readme_has_the_current_table() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert all(text.count(mark) == 1 for mark in MARKS), f"README.md lacks the lines {MARKS[0]} and {MARKS[1]}"
+    table = text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
+    assert table == markdown_table(entries()), "put the output of 'obverse methods --markdown' between README's marks"
