@@ -63,7 +63,7 @@ def coefficients(method: Method, rows: Sequence[Row], progress: float) -> dict[i
     logp = torch.tensor([value for row in rows for value in row.logp], dtype=torch.float64, requires_grad=True)
     total = loss(tokens, samples, logp, entropy, method.terms, progress)
     (slope,) = torch.autograd.grad(total, logp)
-    pieces = torch.split(0.0 - slope, [len(row.logp) for row in rows])
+    pieces = torch.split(-slope, [len(row.logp) for row in rows])
     for row, piece in zip(rows, pieces, strict=True):
         if not torch.isfinite(piece).all():
             lost = [other.name for other in rows if not other.has_reward]

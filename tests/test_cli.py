@@ -322,7 +322,7 @@ def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
         [sys.executable, "-m", "obverse", *words.split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": ROOT},
+        env={**os.environ, "PYTHONPATH": ROOT, "PYTHONUNBUFFERED": ""},
     ) as process:
         assert process.stdout and process.stderr
         process.stdout.close()  # before it has started to write
