@@ -181,6 +181,8 @@ def test_a_folder_with_a_run_is_refused_before_anything_is_loaded(capsys: pytest
 @dataclass
 class Outcome:
     exit_code: int
+    stopped: bool = False
+    folder: Path = Path("runs/a b")
 
 
 def test_train_hands_over_the_resolved_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +200,13 @@ def test_train_hands_over_the_resolved_configuration(monkeypatch: pytest.MonkeyP
     assert (config.method, config.seed, config.method_options["gate"]) == ("hpt", 3, 1)
     assert main(["train", "--method", "sft"]) == 143 and seen[1].method == "sft"
     assert main(["train", "grpo", "--config", "f.yaml", "--gate", "1"]) == 2  # gate is no option of grpo
+
+
+def test_a_stopped_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    stub(monkeypatch, "obverse.train", train=lambda config, watcher: Outcome(130, stopped=True))
+    assert main(["train", "hpt"]) == 130
+    hint = "go on with: obverse train --config 'runs/a b/config.yaml' --resume_from_checkpoint auto\n"
+    assert capsys.readouterr().out == hint
 
 
 @pytest.mark.parametrize("name", names())
