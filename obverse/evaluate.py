@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,14 +17,13 @@ from obverse.config import EvalConfig
 from obverse.errors import ConfigError
 from obverse.model import load, set_threads
 from obverse.passk import interval, pass_at_k
-from obverse.prepare import grader
 from obverse.records import Problem, to_json
 from obverse.runlog import RunFolder, environment
 from obverse.sampling import Law, Order, Sampler
 from obverse.sampling.hf import HFSampler
 from obverse.seeds import seed_for
 from obverse.text import Renderer
-from obverse.verifiers import Verifier
+from obverse.verifiers import judge
 from obverse.watch import Silent, Watcher
 
 
@@ -98,7 +97,6 @@ def measure(
     problems: Sequence[Problem],
     sampler: Sampler,
     renderer: Renderer,
-    grade: Callable[[Problem], Verifier | None],
     law: Law,
     num_samples: int,
     seed: int,
@@ -115,11 +113,10 @@ def measure(
     found = sampler.sample(orders, law, lambda done: watch.phase("eval", done, total))
     scores = []
     for problem, completions in zip(problems, found, strict=True):
-        verify = grade(problem)
-        if verify is None:
-            raise ConfigError(f"problem {problem.id!r} has no answer that can be checked: add `answer` or give --verifier")
         texts = [renderer.decode(completion.ids) for completion in completions]
-        verdicts = [verify(problem, text) for text in texts]
+        verdicts = [verdict for text in texts if (verdict := judge(problem, text))]
+        if len(verdicts) < num_samples:
+            raise ConfigError(f"problem {problem.id!r} has no answer that can be checked: add `answer` or give --verifier")
         scores.append(
             Score(
                 problem=problem.id,
@@ -147,6 +144,7 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
         split=config.dataset_split or "heldout",
         num_problems=config.num_problems,
         seed=config.seed,
+        verifier=config.verifier,
     )
     policy, tokenizer = load(place, config.dtype, config.device)
     threads = set_threads(config.threads, policy)
@@ -164,7 +162,7 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
         ]
     )
     sampler = HFSampler(policy.model, config.batch_size)
-    scores = measure(problems, sampler, renderer, grader(config.verifier), law, num, config.seed, watch)
+    scores = measure(problems, sampler, renderer, law, num, config.seed, watch)
     report = Report(f"{place} on {config.dataset}", scores, config.k)
     return store(report, config, out, threads)
 

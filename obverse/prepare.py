@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from obverse import checkpoint, methods, tasks
@@ -25,7 +24,6 @@ from obverse.runlog import RunFolder, environment
 from obverse.sampling import Law
 from obverse.sampling.hf import HFSampler
 from obverse.text import Renderer
-from obverse.verifiers import Verifier, verifier
 
 
 @dataclass
@@ -74,8 +72,7 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     folder = RunFolder(config.output_dir or ".")
     folder.create()
     start = find_start(config, folder)
-    grade = grader(config.verifier)
-    problems = load_problems(config, method, grade)
+    problems = load_problems(config, method)
     watcher.phase("load", 0, 1)
     policy, tokenizer = load(str(start) if start else config.model, config.dtype, config.device)
     threads = set_threads(config.threads, policy)
@@ -86,7 +83,7 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     law = Law(
         renderer.stop_ids, config.max_completion_length, config.temperature, config.top_p, config.top_k, config.min_p
     )
-    collector = Collector(HFSampler(policy.model, config.rollout_batch_size), renderer, grade, law, config.seed, watcher)
+    collector = Collector(HFSampler(policy.model, config.rollout_batch_size), renderer, law, config.seed, watcher)
     total_steps = num_steps(config, len(problems))
     optimizer = Optimizer(policy.model, config, total_steps)
     learner = Learner(policy, anchor, method, optimizer, config.micro_batch_tokens)
@@ -121,16 +118,20 @@ def find_start(config: TrainConfig, folder: RunFolder) -> Path | None:
     return found
 
 
-def load_problems(config: TrainConfig, method: Method, grade: Callable[[Problem], Verifier | None]) -> list[Problem]:
+def load_problems(config: TrainConfig, method: Method) -> list[Problem]:
     """The data set, checked for what the method asks of it; ConfigError when it cannot give that."""
     problems = tasks.load(
-        config.dataset, split=config.dataset_split, num_problems=config.num_problems, seed=config.seed
+        config.dataset,
+        split=config.dataset_split,
+        num_problems=config.num_problems,
+        seed=config.seed,
+        verifier=config.verifier,
     )
     if not problems:
         raise ConfigError(f"data set {config.dataset!r} has no problems")
     wishes = [wish for problem in problems for wish in method.ask(problem, 0.0)]
     num_shown = sum(bool(problem.demonstration) for problem in problems)
-    num_gradable = sum(grade(problem) is not None for problem in problems)
+    num_gradable = sum(problem.verifier is not None for problem in problems)
     if any(wish.demonstrations or wish.hint for wish in wishes) and num_shown == 0:
         raise ConfigError(f"method {config.method!r} needs demonstrations and {config.dataset!r} has none: add the column")
     if any(wish.rollouts for wish in wishes) and num_gradable < len(problems):
@@ -139,17 +140,6 @@ def load_problems(config: TrainConfig, method: Method, grade: Callable[[Problem]
             f"{len(problems)} problems of {config.dataset!r} have none; add `answer` or give --verifier"
         )
     return problems
-
-
-def grader(override: str | None) -> Callable[[Problem], Verifier | None]:
-    """Which verifier judges a problem: the run's own, else the one that its row names."""
-    find = cache(verifier)
-
-    def choose(problem: Problem) -> Verifier | None:
-        name = override or problem.verifier
-        return find(name) if name else None
-
-    return choose
 
 
 def num_steps(config: TrainConfig, num_problems: int) -> int:

@@ -88,8 +88,7 @@ def _without(layer: Layer, name: str) -> Layer:
 def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = True) -> TrainConfig:
     """The configuration with its run folder: the one it names, else the next free `runs/METHOD-DATASET-N`.
 
-    A folder that holds a run is refused unless the run is resumed; `create` makes a free one at once, so that two runs
-    started together never share it.
+    A folder that holds a run is refused unless the run is resumed.
     """
     resumes = config.resume_from_checkpoint != "never"
     if config.output_dir is not None:
@@ -103,18 +102,21 @@ def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = T
         raise ConfigError("--resume_from_checkpoint auto needs --output_dir: the folder of the run to continue")
     if resumes:
         return config.model_copy(update={"output_dir": Path(config.resume_from_checkpoint).parent})
-    name = f"{slug(config.method)}-{slug(config.dataset)}"
+    folder = free_folder(root, f"{slug(config.method)}-{slug(config.dataset)}", create)
+    return config.model_copy(update={"output_dir": folder})
+
+
+def free_folder(root: Path, name: str, create: bool = True) -> Path:
+    """The next free `root/name-N`; `create` makes it at once, so that two runs started together never share it."""
     taken = [
         int(path.name.rpartition("-")[2])
         for path in root.glob(f"{name}-*")
         if re.fullmatch(rf"{re.escape(name)}-\d+", path.name)
     ]
     number = max(taken, default=0) + 1
-    folder = root / f"{name}-{number}"
-    while create and not _claimed(folder):
+    while create and not _claimed(root / f"{name}-{number}"):
         number += 1
-        folder = root / f"{name}-{number}"
-    return config.model_copy(update={"output_dir": folder})
+    return root / f"{name}-{number}"
 
 
 def holds_run(folder: Path) -> bool:

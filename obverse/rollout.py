@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from obverse.method import Method
@@ -10,7 +10,7 @@ from obverse.records import Group, Problem, Sample, Source, Verdict, Wish
 from obverse.sampling import Completion, Law, Order, Sampler
 from obverse.seeds import seed_for
 from obverse.text import Rendered, Renderer
-from obverse.verifiers import Verifier
+from obverse.verifiers import judge
 from obverse.watch import Silent, Watcher
 
 
@@ -26,11 +26,10 @@ class Draft:
 
 @dataclass(frozen=True)
 class Collector:
-    """Everything that turns problems into groups; `grade` chooses the verifier by problem (None: cannot be checked)."""
+    """Everything that turns problems into groups."""
 
     sampler: Sampler
     renderer: Renderer
-    grade: Callable[[Problem], Verifier | None]
     law: Law
     seed: int
     watcher: Watcher = Silent()
@@ -99,14 +98,11 @@ class Collector:
         )
 
     def judge(self, groups: list[Group]) -> None:
-        """Give every sample its verdict; what cannot be checked counts as right if somebody demonstrated it."""
+        """Give every sample its verdict; where nothing can be checked, what somebody demonstrated counts as right."""
         for index, group in enumerate(groups):
-            verify = self.grade(group.problem)
             for sample in group.samples:
-                if verify is not None:
-                    sample.verdict = verify(group.problem, sample.text)
-                elif sample.kind == "demonstration":
-                    sample.verdict = Verdict.right()
+                unchecked = Verdict.right() if sample.kind == "demonstration" else Verdict(None, 0.0, "no verifier")
+                sample.verdict = judge(group.problem, sample.text) or unchecked
             self.watcher.phase("grade", index + 1, len(groups))
 
 

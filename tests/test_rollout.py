@@ -15,7 +15,6 @@ from obverse.rollout import Collector
 from obverse.sampling import Law
 from obverse.sampling.scripted import ScriptedSampler
 from obverse.text import Renderer
-from obverse.verifiers import Verifier
 
 PROBLEMS = [
     Problem("a", "What is 2+2?", "4", ("2+2", "=4", "\n#### 4"), "math"),
@@ -28,14 +27,10 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     return Renderer(AutoTokenizer.from_pretrained(save_tiny("qwen2", tmp_path_factory.mktemp("rollout") / "qwen2")))
 
 
-def judge(problem: Problem) -> Verifier:
-    return lambda problem, text: Verdict.right() if str(problem.answer) in text else Verdict.wrong("other answer")
-
-
 def collector(renderer: Renderer, say: str = "#### 4", stop: bool = True) -> tuple[Collector, ScriptedSampler]:
     ids = renderer.tokenizer(say, add_special_tokens=False).input_ids + ([renderer.stop_ids[0]] if stop else [])
     sampler = ScriptedSampler(lambda prompt, seed: ids)
-    return Collector(sampler, renderer, judge, Law(renderer.stop_ids, max_tokens=50), seed=1), sampler
+    return Collector(sampler, renderer, Law(renderer.stop_ids, max_tokens=50), seed=1), sampler
 
 
 def collect(maker: Collector, ask: object, cursor: int = 0) -> list[Group]:
@@ -63,7 +58,7 @@ def test_the_ids_that_were_sampled_are_the_ids_that_are_trained(renderer: Render
     word = next(token for token in ("th", "he", "in", "er") if len(renderer.tokenizer(token).input_ids) == 1)
     ids = [renderer.tokenizer(letter).input_ids[0] for letter in word]
     sampler = ScriptedSampler(lambda prompt, seed: [*ids, renderer.stop_ids[0]])
-    maker = Collector(sampler, renderer, judge, Law(renderer.stop_ids, max_tokens=50), seed=1)
+    maker = Collector(sampler, renderer, Law(renderer.stop_ids, max_tokens=50), seed=1)
     sample = collect(maker, Request(rollouts=1))[0].samples[0]
     assert sample.ids[:-1] == ids != renderer.tokenizer(sample.text).input_ids
     assert sample.text == word

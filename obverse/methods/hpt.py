@@ -22,6 +22,7 @@ def hpt(
     num_generations: int = 8,
     gate: int = 0,
     sft_coef: float = 1.0,
+    rl_coef: float = 1.0,
     entropy_coef: float = 0.001,
     max_completion_length: int = 8192,
     scale_rewards: Literal["none", "group"] = "none",
@@ -55,6 +56,7 @@ def hpt(
         Behavior(),
         Always() if epsilon is None else Clip(epsilon, epsilon),
         share=Constant(max_completion_length),
+        weight=rl_coef,
     )
     demonstration = Term(Source.DEMONSTRATION, share=PerToken(), weight=sft_coef)
     entropy = [Term(source, share=trained, weight=entropy_coef, on="entropy") for source in trained.sources]

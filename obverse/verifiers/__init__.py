@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from functools import partial
+from functools import cache, partial
 
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
@@ -14,7 +14,7 @@ _MODULES = {"math": math, "countdown": countdown, "knights": knights, "choice": 
 
 NAMES = tuple(_MODULES)
 
-__all__ = ["NAMES", "Verifier", "nearest", "objection", "verifier"]
+__all__ = ["NAMES", "Verifier", "judge", "nearest", "objection", "verifier"]
 
 
 def verifier(name_or_path: str) -> Verifier:
@@ -31,6 +31,18 @@ def verifier(name_or_path: str) -> Verifier:
     if ".py" in name_or_path:
         return from_file(name_or_path)
     raise ConfigError(f"unknown verifier {name_or_path!r}: {nearest(name_or_path)}")
+
+
+def judge(problem: Problem, text: str) -> Verdict | None:
+    """Return what the problem's own verifier says of the text; None if the problem names no verifier.
+
+    Errors: as of `verifier`.
+    """
+    return _cached(problem.verifier)(problem, text) if problem.verifier else None
+
+
+# one user file is read once, not once per completion
+_cached = cache(verifier)
 
 
 def nearest(name: str) -> str:
