@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-
-# ---- problems: a prompt, an answer that can be checked, and one way to get there -----------------------------------
+# ---- problems: a prompt, an answer that can be checked, and one way to get there ---------------------------------
 
 
 def chain(rng: random.Random, num_operations: int) -> dict:
@@ -55,7 +54,7 @@ def take(problems: list[dict], seed: int, cursor: int, num: int) -> list[dict]:
     return taken
 
 
-# ---- sampling: several answers of the model's own to each problem ------------------------------------------------------
+# ---- sampling: several answers of the model's own to each problem ------------------------------------------------
 
 
 @torch.no_grad()
@@ -64,9 +63,9 @@ def sample(model, prompts: list[list[int]], seeds: list[int], stop: int, max_tok
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    luck = torch.stack([
-        torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
-    ])
+    luck = torch.stack(
+        [torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    )
     answers: list[list[int]] = [[] for _ in prompts]
     drawn: list[list[float]] = [[] for _ in prompts]
     cache, alive = None, [True] * len(prompts)
@@ -87,15 +86,15 @@ def sample(model, prompts: list[list[int]], seeds: list[int], stop: int, max_tok
     return answers, drawn
 
 
-# ---- reward: is what stands behind the last # the answer? --------------------------------------------------------------
+# ---- reward: is what stands behind the last # the answer? --------------------------------------------------------
 
 
 def reward(text: str, answer: str) -> float:
-    before, mark, final = text.rpartition("#")
+    _, mark, final = text.rpartition("#")
     return float(bool(mark) and final.strip() == answer)
 
 
-# ---- the gate: what a problem trains on --------------------------------------------------------------------------------
+# ---- the gate: what a problem trains on --------------------------------------------------------------------------
 
 
 def gate(problem: dict, tokenizer, answers, drawn, rewards: list[float], threshold: int = 0) -> list[dict]:
@@ -105,13 +104,13 @@ def gate(problem: dict, tokenizer, answers, drawn, rewards: list[float], thresho
         mean = sum(rewards) / len(rewards)
         return [
             {"prompt": prompt, "ids": ids, "behavior": logps, "advantage": r - mean, "own": True}
-            for ids, logps, r in zip(answers, drawn, rewards)
+            for ids, logps, r in zip(answers, drawn, rewards, strict=True)
         ]
-    ids = tokenizer(problem["demonstration"]).input_ids + [tokenizer.eos_token_id]
+    ids = [*tokenizer("".join(problem["demonstration"])).input_ids, tokenizer.eos_token_id]
     return [{"prompt": prompt, "ids": ids, "behavior": [0.0] * len(ids), "advantage": 1.0, "own": False}]
 
 
-# ---- the loss: every method is one coefficient per token ---------------------------------------------------------------
+# ---- the loss: every method is one coefficient per token ---------------------------------------------------------
 
 
 def log_probs(model, rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,7 +139,7 @@ def coefficients(rows: list[dict], logp: torch.Tensor, max_tokens: int) -> torch
     return torch.where(own, ratio * advantage / (max_tokens * max(num_own, 1)), 1.0 / max(num_shown_tokens, 1))
 
 
-# ---- the loop ----------------------------------------------------------------------------------------------------------
+# ---- the loop ----------------------------------------------------------------------------------------------------
 
 
 def train(args: argparse.Namespace) -> list[dict]:
@@ -161,7 +160,7 @@ def train(args: argparse.Namespace) -> list[dict]:
         seeds = [seed_for(args.seed, "rollout", cursor + place, i) for place, i in pairs]
         answers, drawn = sample(model, prompts, seeds, tokenizer.eos_token_id, args.max_completion_length)
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
-        rewards = [reward(text, batch[place]["answer"]) for text, (place, _) in zip(texts, pairs)]
+        rewards = [reward(text, batch[place]["answer"]) for text, (place, _) in zip(texts, pairs, strict=True)]
 
         rows, num_sft = [], 0
         for place, problem in enumerate(batch):
@@ -180,14 +179,18 @@ def train(args: argparse.Namespace) -> list[dict]:
 
         cursor += len(batch)
         curve.append({"loss": loss.item(), "reward": sum(rewards) / len(rewards), "sft": num_sft / len(batch)})
-        print(f"step {step + 1:3d}  reward {curve[-1]['reward']:.3f}  problems on SFT {curve[-1]['sft']:.0%}", flush=True)
+        print(
+            f"step {step + 1:3d}  reward {curve[-1]['reward']:.3f}  problems on SFT {curve[-1]['sft']:.0%}", flush=True
+        )
     return curve
 
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of a transformers causal LM without a chat template")
-    parser.add_argument("--problems", help="jsonl with prompt, answer, demonstration; without it chains are made up")
+    parser.add_argument(
+        "--problems", help="jsonl with prompt, answer, demonstration (text or steps); without it chains are made up"
+    )
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--prompts_per_step", type=int, default=32)
     parser.add_argument("--num_generations", type=int, default=8)

@@ -56,7 +56,7 @@ class Update:
         return sum(len(sample.prompt_ids) + len(sample.ids) for sample in self.rows)
 
     def micros(self, budget: int) -> Iterator[Micro]:
-        """Split into micro batches of at most `budget` padded tokens (one sample may exceed it), like lengths together."""
+        """Micro batches of at most `budget` padded tokens (one sample may exceed it), like lengths together."""
         order = sorted(range(len(self.rows)), key=lambda i: len(self.rows[i].prompt_ids) + len(self.rows[i].ids))
         start = 0
         while start < len(order):
@@ -101,7 +101,7 @@ class Update:
 def pack(groups: Sequence[Sequence[Sample]], sources: frozenset[Source], temperature: float = 1.0) -> Update | None:
     """The update made of each problem's kept samples, or None when nothing is left to train on.
 
-    `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained and counted.
+    `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained.
     """
     rows = [sample for group in groups for sample in group]
     if not rows:

@@ -34,7 +34,13 @@ class Saved:
 
 
 def save(
-    root: Path, step: int, model: Any, tokenizer: Any, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int
+    root: Path,
+    step: int,
+    model: Any,
+    tokenizer: Any,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int,
 ) -> Path:
     """Write `root/checkpoint-<step>` and remove all but the newest `keep`; returns its path.
 

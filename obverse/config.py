@@ -150,7 +150,9 @@ class TrainConfig(ModelOptions, LawOptions):
         "data", "leave out problems with longer prompts, in tokens; none: no limit", None
     )
     eval_dataset: Text | None = option("data", "problems to evaluate on while training", None)
-    eval_steps: int = option("data", "evaluate every so many steps; 0 is never", 0, ge=0)
+    eval_steps: int = option("data", "evaluate every so many steps; 0: only at the end", 0, ge=0)
+    num_eval_problems: int = option("data", "problems of eval_dataset to evaluate on", 100, ge=1)
+    num_generations_eval: int = option("data", "completions per problem in these evaluations", 4, ge=1)
 
     prompts_per_step: int = option(
         "batch", "problems per update; times the completions per problem is the batch", 32, ge=1
@@ -187,7 +189,6 @@ class TrainConfig(ModelOptions, LawOptions):
     output_dir: Folder | None = option(
         "logging and saving", "run folder; none: runs/METHOD-DATASET-N, the next free N", None
     )
-    run_name: Text | None = option("logging and saving", "name of the run; none: its folder's name", None)
     logging_steps: int = option("logging and saving", "write a row of metrics every so many steps", 1, ge=1)
     log_completions: bool = option("logging and saving", "write every completion to samples/", True)
     num_completions_to_print: int = option("logging and saving", "completions to print at a logged step", 0, ge=0)

@@ -1,4 +1,4 @@
-"""`obverse demo`: the embedded base learns the embedded task by one method or several, at the same budget, and is shown."""
+"""`obverse demo`: the embedded base learns the embedded task by one method or several, all at the same budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from rich.text import Text
 
 from obverse import checkpoint, methods, tasks
 from obverse.config import DemoConfig
-from obverse.config_file import write
 from obverse.evaluate import Report, measure
 from obverse.model import load, set_threads
 from obverse.panel import Panel
@@ -32,7 +31,12 @@ K = (1, 8)
 NUM_HELD_OUT = 120
 
 # What a laptop does in about two minutes; the same for every method.
-RUN: Mapping[str, Any] = {"dataset": DATASET, "num_problems": 1000, "max_completion_length": 96, "log_completions": True}
+RUN: Mapping[str, Any] = {
+    "dataset": DATASET,
+    "num_problems": 1000,
+    "max_completion_length": 96,
+    "log_completions": True,
+}
 BUDGET = 2_000_000  # generated plus trained tokens
 
 

@@ -5,8 +5,9 @@ grad pi = pi * grad log pi, a trained token t contributes c_t * grad log pi_thet
 
     c_t = sum over terms of  weight * share_t * stable_t * (pi_theta / pi_ref)_t * A_t
 
-Two shapes only: [T] trained tokens (this micro batch, flat, no padding) and [S] samples (the whole update, on every rank
-and in every micro batch). Because [S] is whole, splitting an update cannot change a gradient. Parts see detached values.
+Two shapes only: [T] trained tokens (this micro batch, flat, no padding) and [S] samples (the whole update, on every
+rank and in every micro batch). Because [S] is whole, splitting an update cannot change a gradient. Parts see detached
+values.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from obverse.errors import ConfigError
 from obverse.model import load, set_threads
 from obverse.passk import interval, pass_at_k
 from obverse.records import Problem, to_json
+from obverse.resolve import slug
 from obverse.runlog import RunFolder, environment
 from obverse.sampling import Law, Order, Sampler
 from obverse.sampling.hf import HFSampler
@@ -26,10 +27,12 @@ from obverse.text import Renderer
 from obverse.verifiers import judge
 from obverse.watch import Silent, Watcher
 
+HELD_OUT = "arithmetic:1-6"  # what is evaluated on if nobody says: the embedded task
+
 
 @dataclass(frozen=True)
 class Score:
-    """One problem's samples: how many there are and how many were correct, cut off, in the expected form."""
+    """One problem's samples: how many there are and how many were correct, cut off, readable, without a verdict."""
 
     problem: str
     difficulty: str
@@ -37,6 +40,7 @@ class Score:
     num_correct: int
     num_truncated: int
     num_formatted: int
+    num_ungraded: int
     texts: list[str]
     correct: list[bool]
 
@@ -62,7 +66,7 @@ class Report:
         return fmean(pass_at_k(score.num_samples, score.num_correct, k) for score in chosen)
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """By difficulty: number of problems, avg@n with its 95 % interval, pass@k, shares truncated and formatted."""
+        """By difficulty: problems, avg@n with its 95 % interval, pass@k, shares truncated, formatted, ungraded."""
         return {level: self._row(scores) for level, scores in self.groups().items()}
 
     def _row(self, scores: list[Score]) -> dict[str, Any]:
@@ -75,6 +79,7 @@ class Report:
             **{f"pass@{k}": self.pass_at(k, scores) for k in self.k},
             "truncated": sum(score.num_truncated for score in scores) / num,
             "formatted": sum(score.num_formatted for score in scores) / num,
+            "ungraded": sum(score.num_ungraded for score in scores) / num,
         }
 
     def table(self) -> Table:
@@ -102,7 +107,10 @@ def measure(
     seed: int,
     watcher: Watcher | None = None,
 ) -> list[Score]:
-    """Sample every problem `num_samples` times and grade; a completion's seed names the problem and its number only."""
+    """Sample every problem `num_samples` times and grade; a completion's seed names the problem and its number only.
+
+    Raises ConfigError for a problem that names no verifier.
+    """
     watch = watcher or Silent()
     total = len(problems) * num_samples
     orders = [
@@ -116,7 +124,7 @@ def measure(
         texts = [renderer.decode(completion.ids) for completion in completions]
         verdicts = [verdict for text in texts if (verdict := judge(problem, text))]
         if len(verdicts) < num_samples:
-            raise ConfigError(f"problem {problem.id!r} has no answer that can be checked: add `answer` or give --verifier")
+            raise ConfigError(f"problem {problem.id!r} has no answer to check: add `answer` or give --verifier")
         scores.append(
             Score(
                 problem=problem.id,
@@ -125,6 +133,7 @@ def measure(
                 num_correct=sum(bool(verdict.correct) for verdict in verdicts),
                 num_truncated=sum(completion.finish == "length" for completion in completions),
                 num_formatted=sum(verdict.formatted for verdict in verdicts),
+                num_ungraded=sum(verdict.correct is None for verdict in verdicts),
                 texts=texts,
                 correct=[bool(verdict.correct) for verdict in verdicts],
             )
@@ -138,9 +147,10 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
     Raises ConfigError when there is no such model, DataError for bad data.
     """
     watch = watcher or Silent()
-    config, place, out = of_run(config)
+    config, place, out = of_run(config, watch)
+    dataset = config.dataset or HELD_OUT
     problems = tasks.load(
-        config.dataset or "arithmetic:1-6",
+        dataset,
         split=config.dataset_split or "heldout",
         num_problems=config.num_problems,
         seed=config.seed,
@@ -148,7 +158,8 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
     )
     policy, tokenizer = load(place, config.dtype, config.device)
     threads = set_threads(config.threads, policy)
-    renderer = Renderer(tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id)
+    eos_ids = policy.model.generation_config.eos_token_id
+    renderer = Renderer(tokenizer, config.chat_template, config.system_prompt, eos_ids)
     law = Law(
         renderer.stop_ids, config.max_completion_length, config.temperature, config.top_p, config.top_k, config.min_p
     )
@@ -157,21 +168,21 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
         [
             ("model", place),
             ("template", renderer.describe()),
-            ("data", f"{config.dataset} {config.dataset_split}: {len(problems)} problems x {num} samples"),
+            ("data", f"{dataset}: {len(problems)} problems x {num} samples"),
             ("sampling", f"temperature {law.temperature:g}, top_p {law.top_p:g}, at most {law.max_tokens} tokens"),
         ]
     )
     sampler = HFSampler(policy.model, config.batch_size)
     scores = measure(problems, sampler, renderer, law, num, config.seed, watch)
-    report = Report(f"{place} on {config.dataset}", scores, config.k)
-    return store(report, config, out, threads)
+    report = Report(f"{place} on {dataset}", scores, config.k)
+    return store(report, config, dataset, out, threads)
 
 
-def store(report: Report, config: EvalConfig, out: Path, threads: int) -> Report:
-    """Write `<dataset>.json` (what was asked, the summary) and `<dataset>.samples.jsonl` (every text with its verdict)."""
+def store(report: Report, config: EvalConfig, dataset: str, out: Path, threads: int) -> Report:
+    """Write `<dataset>.json` (what was asked, the summary) and `<dataset>.samples.jsonl` (every text and verdict)."""
     folder = RunFolder(out)
     folder.create()
-    stem = "".join(char if char.isalnum() else "-" for char in Path(config.dataset or "dataset").name)
+    stem = slug(dataset)
     rows = "".join(to_json(asdict(score)) + "\n" for score in report.scores)
     folder.write_text(f"{stem}.samples.jsonl", rows)
     about = {"config": json.loads(config.model_dump_json()), "environment": environment(threads)}
@@ -179,8 +190,12 @@ def store(report: Report, config: EvalConfig, out: Path, threads: int) -> Report
     return Report(report.name, report.scores, report.k, path)
 
 
-def of_run(config: EvalConfig) -> tuple[EvalConfig, str, Path]:
-    """The configuration with a run's own answers filled in, the model's folder, and where results go."""
+def of_run(config: EvalConfig, watcher: Watcher) -> tuple[EvalConfig, str, Path]:
+    """The configuration with a run's own answers filled in, the model's folder, and where results go.
+
+    A run is evaluated on its eval_dataset, else on the other side of its data set; where there is no other side, that
+    is said: figures on training problems are no figures.
+    """
     folder = Path(config.model)
     if not (folder / "config.yaml").is_file():
         return config, config.model, Path(config.output or "evals")
@@ -188,9 +203,13 @@ def of_run(config: EvalConfig) -> tuple[EvalConfig, str, Path]:
     if newest is None:
         raise ConfigError(f"run {folder} has no whole checkpoint to evaluate")
     run = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    held_out = run.get("eval_dataset") or run["dataset"]
-    filled: dict[str, Any] = {"dataset": held_out}
+    filled: dict[str, Any] = {"dataset": run["eval_dataset"] or run["dataset"]}
+    if config.dataset is None and run["eval_dataset"] is None and Path(run["dataset"]).is_file():
+        watcher.note(
+            f"{run['dataset']} has no held-out side: these are the run's own training problems (give --dataset)"
+        )
     for name in ("chat_template", "system_prompt", "verifier", "max_completion_length", "temperature"):
         filled[name] = run.get(name)
-    missing = {name: value for name, value in filled.items() if name not in config.model_fields_set and value is not None}
+    given = config.model_fields_set
+    missing = {name: value for name, value in filled.items() if name not in given and value is not None}
     return config.model_copy(update=missing), str(newest), Path(config.output or folder / "eval" / newest.name)

@@ -42,7 +42,7 @@ class Tally:
         self.num_rollout += int(own.sum())
 
     def row(self) -> Row:
-        """`loss` is the surrogate; `nll` the plain negative log-likelihood of demonstrations, comparable over methods."""
+        """`loss` is the surrogate; `nll` is the plain negative log-likelihood of demonstrations, for all methods."""
         row = {"loss": self.loss, "entropy": self.entropy / max(self.num_tokens, 1)}
         if self.num_demonstration:
             row["nll"] = -self.demonstration_logp / self.num_demonstration

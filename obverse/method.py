@@ -31,7 +31,7 @@ class Method:
         return frozenset(term.source for term in self.terms)
 
     def needs(self, column: str, source: Source | None = None) -> bool:
-        """Whether a term (of `source`, if given) reads the token column: `behavior`, `anchor`, `advantage`, `entropy`."""
+        """Whether a term (of `source`, if given) reads a token column: behavior, anchor, advantage or entropy."""
         return any(column in term.needs for term in self.terms if source in (None, term.source))
 
     def select(self, group: Group) -> list[Sample]:

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from obverse.batch import Micro
 from obverse.errors import ConfigError
+
+# its bars would be drawn over ours
+disable_progress_bar()
 
 EMBEDDED = Path(__file__).parent / "assets" / "base"
 
@@ -28,7 +32,9 @@ class Policy:
     """A causal LM with the split of it that training uses."""
 
     model: Any
-    head: Callable[[Tensor], Tensor] | None  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
+    head: (
+        Callable[[Tensor], Tensor] | None
+    )  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +60,9 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, 
         model = AutoModelForCausalLM.from_pretrained(place, dtype=kind)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)") from None
+        raise ConfigError(
+            f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)"
+        ) from None
     return as_policy(model.to(where)), tokenizer
 
 
@@ -93,7 +101,7 @@ def num_parameters(name: str) -> int:
 
 
 def logprobs(policy: Policy, micro: Micro, entropy_graph: bool = False) -> tuple[Tensor, Tensor]:
-    """Log-prob of each trained token and entropy of its full distribution, at the token's temperature; float32 [T] each.
+    """Log-prob of each trained token and entropy of its distribution, at the token's temperature; float32 [T] each.
 
     The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them).
     """

@@ -30,7 +30,7 @@ class Optimizer:
         self.named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.adamw = torch.optim.AdamW(
             decay_groups(self.named, config.weight_decay),
-            lr=config.learning_rate,
+            lr=config.learning_rate or 0.0,
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
         )
@@ -49,7 +49,7 @@ class Optimizer:
         return float(self.peak * self.factor(self.num_steps))
 
     def step(self) -> StepResult:
-        """Clip to `max_grad_norm` and step, unless the norm is not finite or above `skip_grad_norm`; clear the gradients.
+        """Clip to `max_grad_norm` and step, unless the norm is not finite or above `skip_grad_norm`; clear gradients.
 
         Raises DivergedError after MAX_BAD_STEPS steps in a row with a gradient that is not finite.
         """

@@ -21,7 +21,9 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - missed
 
 
-def interval(values: Sequence[float], seed: int = 0, num_resamples: int = 2000, level: float = 0.95) -> tuple[float, float]:
+def interval(
+    values: Sequence[float], seed: int = 0, num_resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
     """Bootstrap interval of the mean over problems (percentile method); the same for the same values and seed."""
     rng = random.Random(seed)
     means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(num_resamples))

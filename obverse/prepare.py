@@ -42,6 +42,7 @@ class Run:
     config: TrainConfig
     method: Method
     problems: Sequence[Problem]
+    eval_problems: Sequence[Problem]
     collector: Collector
     learner: Learner
     folder: RunFolder
@@ -76,7 +77,10 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     watcher.phase("load", 0, 1)
     policy, tokenizer = load(str(start) if start else config.model, config.dtype, config.device)
     threads = set_threads(config.threads, policy)
-    renderer = Renderer(tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id)
+    renderer = Renderer(
+        tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id
+    )
+    problems = short_enough(problems, renderer, config.max_prompt_length, watcher)
     anchor = None
     if method.needs("anchor"):
         anchor = load(config.model, config.dtype, config.device)[0] if start else as_policy(deepcopy(policy.model))
@@ -87,13 +91,12 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     total_steps = num_steps(config, len(problems))
     optimizer = Optimizer(policy.model, config, total_steps)
     learner = Learner(policy, anchor, method, optimizer, config.micro_batch_tokens)
-    run = Run(config, method, problems, collector, learner, folder, total_steps, watcher)
+    run = Run(config, method, problems, load_held_out(config), collector, learner, folder, total_steps, watcher)
     if start:
         restore(run, start)
     else:
         folder.write_text("config.yaml", write(config))
         folder.write_json("environment.json", environment(threads))
-    watcher.banner(facts(run, threads))
     return run
 
 
@@ -106,7 +109,7 @@ def restore(run: Run, path: Path) -> None:
 
 
 def find_start(config: TrainConfig, folder: RunFolder) -> Path | None:
-    """The checkpoint to resume from, or None for a fresh run; CheckpointError when one was asked for and is not there."""
+    """The checkpoint to resume from, None for a fresh run; CheckpointError when the one asked for is not there."""
     wanted = config.resume_from_checkpoint
     if wanted == "never":
         return None
@@ -133,7 +136,9 @@ def load_problems(config: TrainConfig, method: Method) -> list[Problem]:
     num_shown = sum(bool(problem.demonstration) for problem in problems)
     num_gradable = sum(problem.verifier is not None for problem in problems)
     if any(wish.demonstrations or wish.hint for wish in wishes) and num_shown == 0:
-        raise ConfigError(f"method {config.method!r} needs demonstrations and {config.dataset!r} has none: add the column")
+        raise ConfigError(
+            f"method {config.method!r} needs demonstrations and {config.dataset!r} has none: add the column"
+        )
     if any(wish.rollouts for wish in wishes) and num_gradable < len(problems):
         raise ConfigError(
             f"method {config.method!r} needs answers that can be checked: {len(problems) - num_gradable} of "
@@ -142,40 +147,35 @@ def load_problems(config: TrainConfig, method: Method) -> list[Problem]:
     return problems
 
 
+def load_held_out(config: TrainConfig) -> list[Problem]:
+    """The problems to evaluate on while training; none without an eval_dataset."""
+    if config.eval_dataset is None:
+        return []
+    return tasks.load(
+        config.eval_dataset,
+        split="heldout",
+        num_problems=config.num_eval_problems,
+        seed=config.seed,
+        verifier=config.verifier,
+    )
+
+
+def short_enough(
+    problems: list[Problem], renderer: Renderer, max_prompt_length: int | None, watcher: Attentive
+) -> list[Problem]:
+    """The problems whose prompts fit; how many do not is said, and none at all is a ConfigError."""
+    if max_prompt_length is None:
+        return problems
+    fitting = [problem for problem in problems if len(renderer.prompt_ids(problem)) <= max_prompt_length]
+    if not fitting:
+        raise ConfigError(f"no prompt has at most {max_prompt_length} tokens: raise --max_prompt_length")
+    if len(fitting) < len(problems):
+        watcher.note(f"{len(problems) - len(fitting)} of {len(problems)} problems left out by --max_prompt_length")
+    return fitting
+
+
 def num_steps(config: TrainConfig, num_problems: int) -> int:
     """max_steps, or as many as num_train_epochs take."""
     if config.max_steps > 0:
         return config.max_steps
     return max(1, math.ceil(config.num_train_epochs * num_problems / config.prompts_per_step))
-
-
-def facts(run: Run, threads: int) -> list[tuple[str, str]]:
-    """What a user wants to see before anything runs, the batch arithmetic above all."""
-    config, policy = run.config, run.learner.policy
-    per_problem = run.method.ask(run.problems[0], run.progress)
-    rollouts = sum(wish.rollouts for wish in per_problem)
-    shown = sum(wish.demonstrations for wish in per_problem)
-    wanted = " + ".join(
-        part
-        for part in (f"{rollouts} completions" if rollouts else "", f"{shown} demonstrations" if shown else "")
-        if part
-    )
-    num = config.prompts_per_step
-    size = sum(parameter.numel() for parameter in policy.model.parameters())
-    dtype = str(policy.model.dtype).removeprefix("torch.")
-    return [
-        ("method", f"{config.method} {config.method_options or ''}".strip()),
-        ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {policy.device}, {threads} threads)"),
-        ("template", run.collector.renderer.describe()),
-        ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
-        ("batch", f"{num} problems x ({wanted}) = {num * rollouts:,} sampled, {num * shown:,} shown a step"),
-        (
-            "tokens",
-            f"at most {config.max_completion_length:,} new tokens each, {num * rollouts * config.max_completion_length:,} "
-            f"a step; micro batches of {config.micro_batch_tokens:,} tokens (they do not change the gradient)",
-        ),
-        ("steps", f"{run.total_steps:,} ({run.total_steps * num / len(run.problems):.1f} epochs), from {run.state.step}"),
-        ("rate", f"learning_rate {config.learning_rate:g}, {config.lr_scheduler_type}"),
-        ("folder", str(run.folder.path)),
-    ]
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from obverse.method import Method
 from obverse.records import Group, Problem, Sample, Source, Verdict, Wish
@@ -32,7 +32,7 @@ class Collector:
     renderer: Renderer
     law: Law
     seed: int
-    watcher: Watcher = Silent()
+    watcher: Watcher = field(default_factory=Silent)
 
     def collect(self, problems: Sequence[Problem], method: Method, cursor: int, progress: float) -> list[Group]:
         """One group per problem, in order: demonstrations first, then rollouts; nothing is judged yet.

@@ -30,7 +30,9 @@ class RunFolder:
             probe.write_text("probe")
             probe.unlink()
         except OSError as error:
-            raise StorageError(f"run folder {self.path} cannot be written: {error.strerror}; choose --output_dir") from None
+            raise StorageError(
+                f"run folder {self.path} cannot be written: {error.strerror}; choose --output_dir"
+            ) from None
 
     def write_text(self, name: str, text: str) -> Path:
         """A whole file at once: a reader sees the old one or the new one."""

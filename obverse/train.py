@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from obverse import checkpoint, metrics
+from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
 from obverse.errors import GraderError
+from obverse.evaluate import Report, measure
 from obverse.interrupt import Attentive, Interrupted
 from obverse.learn import learn
 from obverse.prepare import Run, prepare
@@ -38,8 +40,10 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
     """
     with Attentive(watcher or Silent()).listening() as attentive:
         run = prepare(config, attentive)
+        attentive.banner(facts(run))
         try:
             while not run.finished:
+                evaluate_if_due(run)
                 step(run)
                 if config.save_steps and run.state.step % config.save_steps == 0 and not run.finished:
                     save(run)
@@ -48,6 +52,7 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
             attentive.note(f"stopped by {stop} after step {run.state.step}; saved {path}")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
         save(run)
+        evaluate_if_due(run)
         return Outcome(run.folder.path, run.state.step)
 
 
@@ -74,6 +79,27 @@ def step(run: Run) -> None:
         run.folder.write_samples(state.step, groups, {id(sample) for samples in kept for sample in samples})
     if state.step % config.logging_steps == 0 or run.finished:
         run.watcher.step(state.step, run.total_steps, row)
+        for sample in [sample for group in groups for sample in group.samples][: config.num_completions_to_print]:
+            run.watcher.note(f"{sample.kind}, reward {sample.reward:g}: {sample.text}")
+
+
+def evaluate_if_due(run: Run) -> None:
+    """Measure the policy on the held-out problems at every eval_steps-th step, the base and the end included.
+
+    The result is a file of its own, so that a stop in the middle loses nothing but the measurement.
+    """
+    config, number = run.config, run.state.step
+    due = run.finished or (config.eval_steps > 0 and number % config.eval_steps == 0)
+    name = f"eval/step-{number:06d}.json"
+    if not run.eval_problems or not due or (run.folder.path / name).exists():
+        return
+    collector, num = run.collector, config.num_generations_eval
+    scores = measure(
+        run.eval_problems, collector.sampler, collector.renderer, collector.law, num, config.seed, run.watcher
+    )
+    report = Report(f"step {number}", scores, k=(1, num) if num > 1 else (1,))
+    run.folder.write_json(name, report.summary())
+    run.watcher.note(f"step {number}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
 
 
 def graded(groups: list[Group]) -> list[Group]:

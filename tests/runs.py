@@ -46,5 +46,6 @@ def figures(folder: Path) -> list[dict[str, float]]:
     """The metrics rows without what a clock measured."""
     clocked = ("time/", "step_time", "tokens_per_second")
     return [
-        {name: value for name, value in row.items() if not name.startswith(clocked)} for row in RunFolder(folder).metrics()
+        {name: value for name, value in row.items() if not name.startswith(clocked)}
+        for row in RunFolder(folder).metrics()
     ]

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from obverse.method import Method
 from obverse.parts import Request
-from obverse.records import Group, Problem, Source, Verdict, Wish
+from obverse.records import Group, Problem, Source, Wish
 from obverse.rollout import Collector
 from obverse.sampling import Law
 from obverse.sampling.scripted import ScriptedSampler
@@ -94,5 +94,3 @@ def test_a_hint_shows_whole_steps_and_marks_their_tokens(renderer: Renderer) -> 
     assert renderer.tokenizer.decode(sample.ids[:num_hint]) == "2+2=4"
     assert list(sampler.orders[0].prompt_ids) == sample.prompt_ids + sample.ids[:num_hint]
     assert sample.behavior[:num_hint] == [0.0] * num_hint and set(sample.sources[num_hint:]) == {Source.ROLLOUT}
-
-

@@ -81,7 +81,9 @@ def test_a_run_folder_holds_what_is_promised(tiny: Path, chains: Path, tmp_path:
     watch = Watch()
     train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=2), watch)
     folder = tmp_path / "run"
-    assert {"config.yaml", "environment.json", "metrics.jsonl", "samples", "checkpoint-2"} == {p.name for p in folder.iterdir()}
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "samples", "checkpoint-2"} == {
+        p.name for p in folder.iterdir()
+    }
     rows = [json.loads(line) for line in (folder / "samples" / "step-000001.jsonl").read_text().splitlines()]
     assert len(rows) == 4 * (1 + 3)
     assert {row["kept"] for row in rows if row["kind"] == "demonstration"} == {True}  # a random model solves nothing
@@ -153,7 +155,8 @@ def test_a_method_that_needs_answers_says_so(tiny: Path, tmp_path: Path) -> None
 def test_a_broken_verifier_stops_the_run(tiny: Path, chains: Path, tmp_path: Path) -> None:
     reward = tmp_path / "reward.py"
     reward.write_text(
-        "from obverse.records import Verdict\n\ndef broken(problem, text):\n    return Verdict(None, 0.0, 'no connection')\n"
+        "from obverse.records import Verdict\n\n"
+        "def broken(problem, text):\n    return Verdict(None, 0.0, 'no connection')\n"
     )
     with pytest.raises(GraderError, match="no connection"):
         train(runs.config("grpo", tmp_path / "run", tiny, chains, verifier=f"{reward}:broken"))
@@ -177,7 +180,13 @@ def test_obverse_and_the_one_file_oracle_draw_the_same_curve(tmp_path: Path) -> 
     one_file = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(one_file)
     problems = runs.write_problems(tmp_path / "chains.jsonl", num_problems=60, difficulty=(1, 5))
-    shared = {"prompts_per_step": 8, "num_generations": 4, "max_completion_length": 64, "learning_rate": 3e-4, "seed": 11}
+    shared = {
+        "prompts_per_step": 8,
+        "num_generations": 4,
+        "max_completion_length": 64,
+        "learning_rate": 3e-4,
+        "seed": 11,
+    }
     base = ROOT / "obverse" / "assets" / "base"
     theirs = one_file.train(Namespace(model=str(base), problems=str(problems), steps=6, entropy_coef=0.001, **shared))
     train(runs.config("hpt", tmp_path / "run", "embedded", problems, max_steps=6, **shared))

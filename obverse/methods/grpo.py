@@ -13,7 +13,9 @@ from obverse.parts import (
 from obverse.records import Source
 
 
-def grpo(num_generations: int = 8, epsilon: float = 0.2, epsilon_high: float | None = None, beta: float = 0.04) -> Method:
+def grpo(
+    num_generations: int = 8, epsilon: float = 0.2, epsilon_high: float | None = None, beta: float = 0.04
+) -> Method:
     """GRPO: PPO's surrogate with the group's standardized reward as advantage, and a KL to the initial model.
 
     Paper     DeepSeekMath, https://arxiv.org/abs/2402.03300, eq. 3 (objective), eq. 4 (KL), sec. 4.1.2 (advantage).
@@ -26,12 +28,12 @@ def grpo(num_generations: int = 8, epsilon: float = 0.2, epsilon_high: float | N
                   `grpo` is. verl and TRL use the unbiased std; eps is 1e-6 (verl) or 1e-4 (TRL).
     We do         The paper's averaging over the whole update, unbiased std, eps 1e-6. A group with equal rewards stays
                   in the denominator B and has zero advantage.
-    Defaults  epsilon 0.2 (TRL, verl), beta 0.04 and learning_rate 1e-6 (DeepSeekMath [mem]); num_generations 8 as in TRL
-              and in HPT's baselines (the paper samples 64). epsilon_high is the upper bound, None for epsilon.
+    Defaults  epsilon 0.2 (TRL, verl), beta 0.04 and learning_rate 1e-6 (DeepSeekMath [mem]); num_generations 8 as in
+              TRL and in HPT's baselines (the paper samples 64). epsilon_high is the upper bound, None for epsilon.
     Pitfalls  Equal rewards give zero only with beta = 0: the KL term still pulls towards the anchor. Dividing by the
               std favors very easy and very hard problems; dividing by n_i favors short right and long wrong answers
               (see dr_grpo). A problem that the model never solves teaches nothing.
-    Authors' names  TRL: beta, epsilon, epsilon_high, num_generations; verl: kl_loss_coef, clip_ratio_low/high, rollout.n.
+    Authors' names  TRL: the same; verl: kl_loss_coef, clip_ratio_low, clip_ratio_high, rollout.n.
     """
     high = epsilon if epsilon_high is None else epsilon_high
     surrogate = Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(epsilon, high), share=PerSequence())

@@ -35,9 +35,9 @@ def hpt(
     Estimator rollout of a solved problem: c_t = r_t (R - mean R) / (L B), pi_ref = pi_old, no mask;
               demonstration of a failed one: c_t = sft_coef / N, pi_ref = pi_theta, A = 1.
     Paper writes  GRPO with clip and std (eq. 11) and a per-sequence mean for SFT (eq. 12); P is a mean in [0, 1].
-    Code does     No clip, no std; RL sums tokens / 8192 and never divides by the number of sequences; SFT is a token mean
-                  over each micro batch, so the two parts' proportion moves with the micro batches. P is a count of
-                  rewards equal to 1. The entropy bonus is a token mean over all trained tokens, demonstrations included.
+    Code does     No clip, no std; RL sums tokens / 8192 and never divides by the number of sequences; SFT is a token
+                  mean over each micro batch, so the two parts' proportion moves with the micro batches. P is a count
+                  of rewards equal to 1. The entropy bonus is a token mean over all trained tokens, demonstrations too.
     We do         No clip, no std, a count, as the code; but denominators of the whole update: RL sums / (L B), B the
                   rollouts that train, SFT a token mean over the demonstrations that train (times sft_coef). The printed
                   form is scale_rewards="group", epsilon=0.2.

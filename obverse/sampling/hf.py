@@ -37,7 +37,6 @@ class HFSampler:
             chunk = rows[start : start + self.max_rows]
             owners = [index for _, index, _ in chunk]
 
-
             def tick(num_done: int, before: int = start) -> None:
                 if progress:
                     progress(before + num_done)

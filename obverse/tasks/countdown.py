@@ -76,7 +76,7 @@ def combine(left: Value, sign: str, right: Value) -> Value | None:
     """
     if left.number < right.number:
         left, right = right, left
-    if sign in "*/" and (right.number == 1 or left.number % right.number and sign == "/"):
+    if sign in "*/" and (right.number == 1 or (left.number % right.number and sign == "/")):
         return None
     a, b = left.number, right.number
     number = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]

@@ -76,7 +76,9 @@ def test_law_3_the_order_of_samples_does_not_matter(name: str) -> None:
     tokens = replace(data.tokens, sample=place[data.tokens.sample])
     view = View(data.tokens, data.samples, Live(data.logp.detach(), data.entropy.detach()))
     moved = view._replace(tokens=tokens, samples=shuffled)
-    torch.testing.assert_close(coefficient(moved, method.terms), coefficient(view, method.terms), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        coefficient(moved, method.terms), coefficient(view, method.terms), rtol=1e-12, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,7 +25,9 @@ PARTS = sorted(
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_a_part_says_what_it_is(part: type[Named]) -> None:
-    assert part.__doc__ and not part.__doc__.startswith(f"{part.__name__}("), "a dataclass's own docstring is no docstring"
+    assert part.__doc__ and not part.__doc__.startswith(f"{part.__name__}("), (
+        "a dataclass's own docstring is no docstring"
+    )
     if issubclass(part, Part | Gate):
         assert "Source:" in part.__doc__
         assert re.search(r"\d{4}\.\d{4,5}", part.__doc__) or part.__name__ == "Always"

@@ -77,7 +77,9 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_law_12_a_resumed_run_equals_an_uninterrupted_one(name: str, tiny: Path, problems: Path, tmp_path: Path) -> None:
+def test_law_12_a_resumed_run_equals_an_uninterrupted_one(
+    name: str, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     options = {"max_steps": 4, "lr_scheduler_type": "linear", "save_steps": 2}  # 4 x 7 problems cross an epoch
     train(runs.config(name, whole, tiny, problems, prompts_per_step=7, **options))
@@ -88,11 +90,16 @@ def test_law_12_a_resumed_run_equals_an_uninterrupted_one(name: str, tiny: Path,
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(runs.config(name, halves, tiny, problems, prompts_per_step=7, **(options | {"save_steps": 1})), StopAfterTwo())
+        train(
+            runs.config(name, halves, tiny, problems, prompts_per_step=7, **(options | {"save_steps": 1})),
+            StopAfterTwo(),
+        )
     assert [path.name for path in halves.glob("checkpoint-*")] == ["checkpoint-1"]
     resumed = {"resume_from_checkpoint": "auto", **options}
     train(runs.config(name, halves, tiny, problems, prompts_per_step=7, **resumed))
-    assert runs.fingerprint(halves, 4) == runs.fingerprint(whole, 4) | {"state.json": runs.fingerprint(halves, 4)["state.json"]}
+    assert runs.fingerprint(halves, 4) == runs.fingerprint(whole, 4) | {
+        "state.json": runs.fingerprint(halves, 4)["state.json"]
+    }
     assert runs.figures(halves) == runs.figures(whole)
 
 
@@ -110,4 +117,7 @@ def test_the_same_seed_twice_gives_the_same_bits(name: str, tiny: Path, problems
 def test_another_seed_gives_another_run(tiny: Path, problems: Path, tmp_path: Path) -> None:
     for seed in (1, 2):
         train(runs.config("hpt", tmp_path / str(seed), tiny, problems, max_steps=2, seed=seed))
-    assert runs.fingerprint(tmp_path / "1", 2)["model.safetensors"] != runs.fingerprint(tmp_path / "2", 2)["model.safetensors"]
+    assert (
+        runs.fingerprint(tmp_path / "1", 2)["model.safetensors"]
+        != runs.fingerprint(tmp_path / "2", 2)["model.safetensors"]
+    )

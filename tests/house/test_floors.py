@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # 3: what one step is made of
     ("rollout", "learn", "optim", "critic", "checkpoint", "metrics", "interrupt"),
     # 4: runs
-    ("train", "prepare", "evaluate", "passk"),
+    ("train", "prepare", "banner", "evaluate", "passk"),
     # 5: what runs teach
     ("analysis",),
     # 6: what a reader sees

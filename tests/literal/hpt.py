@@ -12,9 +12,7 @@ from torch import Tensor
 from obverse.records import Source
 
 
-def objective(
-    length: int, sft_coef: float, entropy_coef: float, printed: bool = False
-) -> Callable[[Numbers], Tensor]:
+def objective(length: int, sft_coef: float, entropy_coef: float, printed: bool = False) -> Callable[[Numbers], Tensor]:
     def literal(data: Numbers) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         rows, shown = data.rows(Source.ROLLOUT), data.mask(Source.DEMONSTRATION)

@@ -66,7 +66,9 @@ def test_rows_end_with_the_stop_token_or_at_the_limit(tiny_dir: Path) -> None:
 def test_finished_rows_leave_the_batch(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     widths: list[int] = []
-    model.register_forward_pre_hook(lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
     law = Law(stop_ids=tuple(range(0, model.config.vocab_size, 2)), max_tokens=12)
     HFSampler(model).sample([Order([5, 6], range(64))], law)
     assert widths[0] == 1  # the prompt once

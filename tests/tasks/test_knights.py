@@ -13,7 +13,7 @@ from obverse.verifiers import verifier
 
 def true(words, who):
     """Whether a sentence holds in a world, read from its words alone, apart from the task's table of forms."""
-    names = [name for name in re.findall("[A-Z][a-z]", words)]
+    names = re.findall("[A-Z][a-z]", words)
     a, b = who[names[0]], who[names[-1]]
     if words.startswith("if"):
         return not a or b
