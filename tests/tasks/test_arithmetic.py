@@ -36,7 +36,7 @@ def test_what_is_no_chain_is_refused(chain):
 def test_every_problem_and_demonstration_is_right(split):
     for problem in arithmetic.generate(split, 600, seed=1):
         numbers = walk(chain_of(problem))
-        assert all(0 <= number <= 99 for number in numbers)
+        assert all(0 <= number <= 99 for number in numbers) and len(set(numbers)) == len(numbers)
         assert problem.answer == str(numbers[-1])
         *steps, last = problem.demonstration
         assert last == f"#{numbers[-1]}"
