@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -69,9 +68,6 @@ def train(words: Words) -> int:
         return 0
     with load("obverse.panel:Panel")() as watcher:
         outcome = load("obverse.train:train")(config, watcher)
-        if outcome.stopped:
-            file_name = shlex.quote(str(outcome.folder / "config.yaml"))
-            watcher.note(f"go on with: obverse train --config {file_name} --resume_from_checkpoint auto")
     return int(outcome.exit_code)
 
 

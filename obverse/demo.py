@@ -17,7 +17,7 @@ from obverse.evaluate import Report, measure
 from obverse.model import load, set_threads
 from obverse.panel import Panel
 from obverse.records import Problem
-from obverse.resolve import free_folder, resolve
+from obverse.resolve import free_folder, resolve, slug
 from obverse.runlog import RunFolder
 from obverse.sampling import Law
 from obverse.sampling.hf import HFSampler
@@ -37,7 +37,8 @@ RUN: Mapping[str, Any] = {
     "max_completion_length": 96,
     "log_completions": True,
 }
-BUDGET = 2_000_000  # generated plus trained tokens
+BUDGET = 1_200_000  # generated plus trained tokens
+NEVER = 10**6  # steps: the budget ends the run
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,27 @@ class Shown:
 
 def demo(config: DemoConfig) -> int:
     """Preflight, train each method, compare; returns the exit code (130 or 143 when stopped, with a checkpoint)."""
-    console = Console()
+    console = Console(highlight=False)
     root = free_folder(Path("runs"), "demo") if config.output_dir is None else config.output_dir
     problems = tasks.load(DATASET, split="heldout", num_problems=NUM_HELD_OUT, seed=config.seed)
-    shown = [Shown("base", score("embedded", problems, config.seed, Panel()))]
-    preflight(console, shown[0].report)
-    budget = BUDGET
-    for name in config.methods:
-        options = {**RUN, "seed": config.seed, "output_dir": str(root / name)}
-        if config.max_steps and len(shown) == 1:
-            options["max_steps"] = config.max_steps
-        else:
-            options |= {"max_steps": 10**6, "budget": budget}
-        outcome = train(resolve(name, methods.find(name), options), Panel())
-        if outcome.stopped:
-            return outcome.exit_code
-        budget = int(RunFolder(outcome.folder).metrics()[-1]["num_tokens"])
-        place = checkpoint.newest(outcome.folder)
-        shown.append(Shown(name, score(str(place), problems, config.seed, Panel())))
+    with Panel(console) as watcher:
+        shown = [Shown("base", score("embedded", problems, config.seed, watcher))]
+        watcher.note(preflight(shown[0].report))
+        budget = BUDGET
+        for name in config.methods:
+            limit = {"budget": budget, "max_steps": NEVER}
+            if config.max_steps and len(shown) == 1:
+                limit = {"max_steps": config.max_steps}
+            options = {**RUN, **limit, "seed": config.seed, "output_dir": str(root / slug(name))}
+            outcome = train(resolve(name, methods.find(name), options), watcher)
+            if outcome.stopped:
+                return outcome.exit_code
+            budget = int(RunFolder(outcome.folder).metrics()[-1]["num_tokens"])
+            place = str(checkpoint.newest(outcome.folder))
+            shown.append(Shown(name, score(place, problems, config.seed, watcher)))
     console.print(before_and_after(shown))
     console.print(side_by_side(shown, problems))
-    console.print(f"runs: {root}   equal budget: {budget:,} generated plus trained tokens each")
+    console.print(f"{root}: the runs, each of {budget:,} generated plus trained tokens", soft_wrap=True)
     return 0
 
 
@@ -84,10 +85,10 @@ def score(model: str, problems: Sequence[Problem], seed: int, watcher: Watcher) 
     return Report(model, scores, K)
 
 
-def preflight(console: Console, base: Report) -> None:
+def preflight(base: Report) -> str:
     """What the base can do before anything is trained, and whether its answers can be read at all."""
     row = base.summary()["all"]
-    console.print(
+    return (
         f"preflight: the base solves {base.pass_at(1):.0%} of held-out problems; {row['truncated']:.0%} of its answers "
         f"are cut off, {row['formatted']:.0%} have the form that the verifier reads"
     )

@@ -57,6 +57,11 @@ class Run:
         return self.state.step >= self.total_steps or (budget is not None and self.state.num_tokens >= budget)
 
     @property
+    def expected_steps(self) -> int:
+        """How many steps the run will take by what it has spent so far; a budget of tokens may end it early."""
+        return min(self.total_steps, math.ceil(self.state.step / self.progress)) if self.progress else self.total_steps
+
+    @property
     def progress(self) -> float:
         """The share of the run that is done, 0 to 1: by steps or by tokens, whichever is nearer to its end."""
         spent = self.state.num_tokens / self.config.budget if self.config.budget else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 
 from obverse import checkpoint, metrics
 from obverse.banner import facts
@@ -50,6 +51,8 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
         except Interrupted as stop:
             path = save(run)
             attentive.note(f"stopped by {stop} after step {run.state.step}; saved {path}")
+            file = quote(str(run.folder.path / "config.yaml"))
+            attentive.note(f"go on with: obverse train --config {file} --resume_from_checkpoint auto")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
         save(run)
         evaluate_if_due(run)
@@ -78,7 +81,7 @@ def step(run: Run) -> None:
     if config.log_completions:
         run.folder.write_samples(state.step, groups, {id(sample) for samples in kept for sample in samples})
     if state.step % config.logging_steps == 0 or run.finished:
-        run.watcher.step(state.step, run.total_steps, row)
+        run.watcher.step(state.step, run.expected_steps, row)
         for sample in [sample for group in groups for sample in group.samples][: config.num_completions_to_print]:
             run.watcher.note(f"{sample.kind}, reward {sample.reward:g}: {sample.text}")
 

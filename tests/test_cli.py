@@ -202,13 +202,6 @@ def test_train_hands_over_the_resolved_configuration(monkeypatch: pytest.MonkeyP
     assert main(["train", "grpo", "--config", "f.yaml", "--gate", "1"]) == 2  # gate is no option of grpo
 
 
-def test_a_stopped_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    stub(monkeypatch, "obverse.train", train=lambda config, watcher: Outcome(130, stopped=True))
-    assert main(["train", "hpt"]) == 130
-    hint = "go on with: obverse train --config 'runs/a b/config.yaml' --resume_from_checkpoint auto\n"
-    assert capsys.readouterr().out == hint
-
-
 @pytest.mark.parametrize("name", names())
 def test_a_dry_run_prints_a_file_that_gives_the_same_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", name, "--dry-run", "--seed", "5", "--model", "m"]) == 0

@@ -102,13 +102,14 @@ def test_a_signal_saves_the_last_whole_step_and_the_run_goes_on_as_if_nothing_wa
 ) -> None:
     train(runs.config("hpt", tmp_path / "whole", tiny, chains, max_steps=4))
     watch = Watch(after=2, signal_number=number)
-    outcome = train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=4), watch)
+    outcome = train(runs.config("hpt", tmp_path / "a run", tiny, chains, max_steps=4), watch)
     assert (outcome.stopped, outcome.exit_code, outcome.step) == (True, code, 2)
-    assert "checkpoint-2" in watch.notes[-1]
+    assert "checkpoint-2" in watch.notes[-2]
+    assert watch.notes[-1].startswith("go on with: obverse train --config '")  # quoted: the folder has a space
     assert signal.getsignal(number) is not None
-    train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=4, resume_from_checkpoint="auto"))
-    assert runs.figures(tmp_path / "run") == runs.figures(tmp_path / "whole")
-    both = [runs.fingerprint(tmp_path / name, 4)["model.safetensors"] for name in ("run", "whole")]
+    train(runs.config("hpt", tmp_path / "a run", tiny, chains, max_steps=4, resume_from_checkpoint="auto"))
+    assert runs.figures(tmp_path / "a run") == runs.figures(tmp_path / "whole")
+    both = [runs.fingerprint(tmp_path / name, 4)["model.safetensors"] for name in ("a run", "whole")]
     assert both[0] == both[1]
 
 
