@@ -69,6 +69,7 @@ def demo(config: DemoConfig) -> int:
             budget = int(RunFolder(outcome.folder).metrics()[-1]["num_tokens"])
             place = str(checkpoint.newest(outcome.folder))
             shown.append(Shown(name, score(place, problems, config.seed, watcher)))
+    RunFolder(root).write_json("demo.json", figures(shown))
     console.print(before_and_after(shown))
     console.print(side_by_side(shown, problems))
     console.print(f"{root}: the runs, each of {budget:,} generated plus trained tokens", soft_wrap=True)
@@ -101,6 +102,14 @@ def split(report: Report) -> dict[str, Report]:
         found[name] = [score for score in report.scores if low <= int(score.difficulty) <= high]
     found["all"] = report.scores
     return {name: Report(report.name, scores, report.k) for name, scores in found.items()}
+
+
+def figures(shown: Sequence[Shown]) -> dict[str, dict[str, dict[str, float]]]:
+    """pass@k by policy and difficulty, for `demo.json`."""
+    return {
+        policy.name: {level: {f"pass@{k}": part.pass_at(k) for k in K} for level, part in split(policy.report).items()}
+        for policy in shown
+    }
 
 
 def before_and_after(shown: Sequence[Shown]) -> Table:
