@@ -128,15 +128,16 @@ def log_probs(model, rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(chosen), torch.cat(entropy)
 
 
-def coefficients(rows: list[dict], logp: torch.Tensor, max_tokens: int) -> torch.Tensor:
-    """1/N for a demonstration's token; ratio x advantage / (L B) for an own one. N, B: counted over the whole step."""
+def coefficients(rows: list[dict], logp: torch.Tensor, max_tokens: int, rl_coef: float) -> torch.Tensor:
+    """1/N for a demonstration's token; rl_coef x ratio x advantage / (L B) for an own one; N, B of the whole step."""
     num_own = sum(row["own"] for row in rows)
     num_shown_tokens = sum(len(row["ids"]) for row in rows if not row["own"])
     own = torch.tensor([row["own"] for row in rows for _ in row["ids"]])
     behavior = torch.tensor([value for row in rows for value in row["behavior"]])
     advantage = torch.tensor([row["advantage"] for row in rows for _ in row["ids"]])
     ratio = torch.exp(logp.detach() - behavior)
-    return torch.where(own, ratio * advantage / (max_tokens * max(num_own, 1)), 1.0 / max(num_shown_tokens, 1))
+    rl = rl_coef * ratio * advantage / (max_tokens * max(num_own, 1))
+    return torch.where(own, rl, 1.0 / max(num_shown_tokens, 1))
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def train(args: argparse.Namespace) -> list[dict]:
     torch.set_num_threads(1)  # the model is tiny: a second thread would only wait
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     if args.problems:
         problems = [json.loads(line) for line in Path(args.problems).read_text().splitlines()]
     else:
@@ -170,7 +171,7 @@ def train(args: argparse.Namespace) -> list[dict]:
             rows += kept
 
         logp, entropy = log_probs(model, rows)
-        c = coefficients(rows, logp, args.max_completion_length)
+        c = coefficients(rows, logp, args.max_completion_length, args.rl_coef)
         loss = -(c * logp).sum() - args.entropy_coef * entropy.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -195,7 +196,8 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--prompts_per_step", type=int, default=32)
     parser.add_argument("--num_generations", type=int, default=8)
     parser.add_argument("--max_completion_length", type=int, default=96)
-    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--rl_coef", type=float, default=20.0, help="weight of the RL half against the SFT half")
     parser.add_argument("--entropy_coef", type=float, default=0.001)
     parser.add_argument("--seed", type=int, default=42)
     return parser

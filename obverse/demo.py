@@ -37,7 +37,7 @@ RUN: Mapping[str, Any] = {
     "max_completion_length": 96,
     "log_completions": True,
 }
-BUDGET = 1_200_000  # generated plus trained tokens
+BUDGET = 1_000_000  # generated plus trained tokens
 NEVER = 10**6  # steps: the budget ends the run
 
 

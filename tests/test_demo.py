@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from obverse import demo as module
 from obverse.config import DemoConfig
 from obverse.demo import demo

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 import runs
+from tiny_models import save_tiny
+from transformers import AutoTokenizer
+
 from obverse.config import EvalConfig
 from obverse.errors import ConfigError
-from obverse.evaluate import Report, Score, evaluate
+from obverse.evaluate import Report, Score, evaluate, measure
+from obverse.records import Problem
+from obverse.sampling import Law
+from obverse.sampling.scripted import ScriptedSampler
+from obverse.text import Renderer
 from obverse.train import train
 from obverse.watch import Silent
-from tiny_models import save_tiny
 
 LUCKY = "def lucky(problem, text):\n    return len(text) % 2\n"
 
@@ -68,6 +74,19 @@ def test_every_sample_is_stored_with_its_verdict(tiny: Path, chains: Path, tmp_p
         assert row["num_correct"] == sum(row["correct"])
     share = sum(row["num_correct"] for row in rows) / 12
     assert stored["summary"]["all"]["avg@3"] == pytest.approx(share) and 0 < share < 1
+
+
+def test_a_seed_names_the_problem_and_the_number_not_the_place(tiny: Path) -> None:
+    def seeds(problems: list[Problem]) -> dict[str, list[int]]:
+        sampler = ScriptedSampler(lambda prompt, seed: [5, renderer.stop_ids[0]])
+        measure(problems, sampler, renderer, Law(renderer.stop_ids, 4), num_samples=3, seed=1)
+        return {problem.id: list(order.seeds) for problem, order in zip(problems, sampler.orders, strict=True)}
+
+    renderer = Renderer(AutoTokenizer.from_pretrained(tiny))
+    problems = [Problem(name, "1+1=", "2", verifier="math") for name in "abc"]
+    found = seeds(problems)
+    assert len({seed for row in found.values() for seed in row}) == 9
+    assert seeds(problems[::-1]) == found
 
 
 def test_the_same_evaluation_twice_and_in_other_batches_is_the_same(tiny: Path, chains: Path, tmp_path: Path) -> None:

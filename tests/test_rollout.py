@@ -83,6 +83,16 @@ def test_every_completion_has_its_own_seed_named_by_its_place(renderer: Renderer
     assert seeds(1)[0] == first[1]  # the place in the stream decides, not the place in the step
 
 
+def test_two_wishes_for_one_problem_never_share_a_seed(renderer: Renderer) -> None:
+    def ask(problem: Problem, progress: float) -> list[Wish]:
+        return [Wish(rollouts=2), Wish(rollouts=2)]
+
+    maker, sampler = collector(renderer)
+    collect(maker, ask)
+    seeds = [seed for order in sampler.orders for seed in order.seeds]
+    assert len(seeds) == len(set(seeds)) == 8
+
+
 def test_a_hint_shows_whole_steps_and_marks_their_tokens(renderer: Renderer) -> None:
     def ask(problem: Problem, progress: float) -> list[Wish]:
         return [Wish(rollouts=1, hint=0.67)]

@@ -43,6 +43,11 @@ def test_cuts_keep_the_right_tokens_and_renormalize(options: dict[str, float], t
     assert math.isclose(float(logp.exp().sum()), 1.0, abs_tol=1e-6)
 
 
+def test_top_p_stops_where_the_mass_is_reached_exactly() -> None:
+    halves = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    assert kept(log_law(halves, law(top_p=0.5))) == [0]
+
+
 def test_draws_have_the_laws_frequencies_and_its_log_probs() -> None:
     num = 20_000
     options = law(temperature=0.8, top_p=0.95)
