@@ -1,17 +1,18 @@
 """Make the embedded base model: a small language model with a prior on easy problems and a cliff before hard ones.
 
-    python recipes/embedded_base.py --output_dir obverse/assets/base    train, save, measure (docs/embedded.md: how long)
+    python recipes/embedded_base.py --output_dir obverse/assets/base    train, save, measure: about 15 minutes
     python recipes/embedded_base.py --measure obverse/assets/base       measure only
 
-The base reads solutions of easy problems only, all from the train side of the split: arithmetic of 1 to 3 operations,
-countdown of 2 and 3 numbers, knights of 2 people. So it knows every single step, but has never seen a longer chain:
-on harder problems it stops too early, and no sampling finds a right answer. One thread, one seed: the same machine
-makes the same weights.
+The base reads texts of the train side of the split only, and never more than three steps in a row: arithmetic of 1 to 3
+operations, countdown of 2 and 3 numbers, knights of 2 people, and pieces of longer chains. So every single step is a
+skill of its own, but a long problem is answered as if it were short, and no amount of sampling finds a right answer.
+One thread, one seed: the same machine makes the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -31,6 +33,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from obverse.records import Problem
 from obverse.seeds import seed_for
@@ -38,12 +41,13 @@ from obverse.tasks import arithmetic, countdown, knights
 from obverse.verifiers import verifier
 
 SEED = 20250904
-NUM_STEPS = 800
+NUM_STEPS = 1_000
 TEXTS_PER_STEP = 128
 MICRO_BATCH_TOKENS = 1_200  # the texts of a step, sorted by length, in batches of at most this many tokens
-MUON_LEARNING_RATE = 0.015  # matrices: halves the steps that AdamW alone needs
+MUON_LEARNING_RATE = 0.015  # matrices; AdamW alone needs more than twice the steps
 ADAMW_LEARNING_RATE = 2e-3  # embedding, biases, norms
 WARMUP_STEPS = 20
+MAX_STEPS = 3  # the longest run of steps in any text
 
 GENERATE = {"arithmetic": arithmetic.generate, "countdown": countdown.generate, "knights": knights.generate}
 
@@ -61,15 +65,21 @@ class Course:
     share: float
     num_problems: int
     num_seeds: int = 1
+    form: Literal["whole", "cut", "excerpt"] = "whole"
 
 
+# Long chains come in pieces. `cut`: the question, three steps, and their result for an answer, so that the base is sure
+# to stop too early. `excerpt`: three steps from the middle, in another form than an answer, so that going from any
+# operation to the next one is known and only the habit of stopping stands before the long chains.
 COURSES = (
-    Course("arithmetic", 1, 0.10, 1_300),
-    Course("arithmetic", 2, 0.15, 20_000),
-    Course("arithmetic", 3, 0.25, 60_000),
-    Course("countdown", 2, 0.10, 750, num_seeds=8),
-    Course("countdown", 3, 0.30, 22_000, num_seeds=2),
-    Course("knights", 2, 0.10, 500, num_seeds=16),
+    Course("arithmetic", 1, 0.07, 1_250),
+    Course("arithmetic", 2, 0.09, 20_000),
+    Course("arithmetic", 3, 0.16, 40_000),
+    *(Course("arithmetic", num_operations, 0.04, 10_000, form="cut") for num_operations in (4, 5, 6)),
+    *(Course("arithmetic", num_operations, 0.05, 10_000, form="excerpt") for num_operations in (4, 5, 6)),
+    Course("countdown", 2, 0.07, 750, num_seeds=8),
+    Course("countdown", 3, 0.26, 22_000, num_seeds=2),
+    Course("knights", 2, 0.08, 500, num_seeds=16),
 )
 
 # A base that had read flawless solutions only would solve everything it knows, and reinforcement would have nothing to
@@ -79,15 +89,41 @@ DIRECT = 0.10
 WRONG = 0.12
 
 
-def response(problem: Problem, rng: Random) -> str:
-    """Return what the base reads after a problem: the demonstration or, at times, a bare answer or a wrong solution."""
+def text(problem: Problem, course: Course, rng: Random) -> tuple[str, str]:
+    """Return what the base reads of a problem: a beginning that is given, and what it learns to write after it."""
+    if course.form == "excerpt":
+        return excerpt(problem, rng)
+    if course.form == "cut":
+        return str(problem.prompt), "".join(cut(problem))
+    return str(problem.prompt), "".join(solution(problem, rng))
+
+
+def solution(problem: Problem, rng: Random) -> tuple[str, ...]:
+    """The demonstration or, at times, a bare answer or a wrong solution."""
     luck = rng.random()
     if luck < DIRECT:
-        return problem.demonstration[-1]
+        return problem.demonstration[-1:]
     if luck < DIRECT + WRONG:
         wrong = {"arithmetic": wrong_chain, "countdown": wrong_target, "knights": wrong_world}[problem.meta["task"]]
-        return "".join(wrong(problem, rng))
-    return problem.demonstration_text
+        return wrong(problem, rng)
+    return problem.demonstration
+
+
+def cut(problem: Problem) -> tuple[str, ...]:
+    """The first steps, the last of which gives the answer: `7+5=12;12*3=36;36-4=32#32` of a longer chain."""
+    *steps, last = problem.demonstration[:MAX_STEPS]
+    last = last.removesuffix(";")
+    return (*steps, last, f"#{last.split('=')[1]}")
+
+
+def excerpt(problem: Problem, rng: Random) -> tuple[str, str]:
+    """Steps that begin later than the chain does: `..12*3` and then `=36;36-4=32;32+8=40;..`, or to the answer."""
+    *steps, answer = problem.demonstration
+    first = rng.randrange(1, len(steps))
+    part = steps[first : first + MAX_STEPS]
+    given, learned = "".join(part).split("=", 1)
+    ending = answer if first + MAX_STEPS >= len(steps) else ".."
+    return f"{str(problem.prompt).removesuffix('A:')}..{given}", f"={learned}{ending}"
 
 
 def wrong_chain(problem: Problem, rng: Random) -> tuple[str, ...]:
@@ -157,7 +193,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 
 def read(rng_seed: int) -> Iterator[list[tuple[str, str]]]:
-    """Yield, for ever, the texts of one step: pairs of a prompt and a response."""
+    """Yield, for ever, the texts of one step: pairs of what is given and what is learned."""
     pools = []
     for course in COURSES:
         level = (course.difficulty, course.difficulty)
@@ -166,18 +202,18 @@ def read(rng_seed: int) -> Iterator[list[tuple[str, str]]]:
     rng = Random(seed_for(rng_seed, "texts"))
     shares = [course.share for course in COURSES]
     while True:
-        problems = [rng.choice(pool) for pool in rng.choices(pools, shares, k=TEXTS_PER_STEP)]
-        yield [(str(problem.prompt), response(problem, rng)) for problem in problems]
+        chosen = rng.choices(range(len(COURSES)), shares, k=TEXTS_PER_STEP)
+        yield [text(rng.choice(pools[i]), COURSES[i], rng) for i in chosen]
 
 
 def micro_batches(
     texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield token ids and labels, each [rows, longest]; -100 where nothing is to be learned: the prompt, the padding."""
+    """Yield token ids and labels, each [rows, longest]; -100 where nothing is learned: what is given, padding."""
     rows = []
-    for prompt, answer in texts:
-        ask, say = tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos_token_id]
-        rows.append((ask + say, [-100] * len(ask) + say))
+    for given, learned in texts:
+        head, tail = tokenizer.encode(given), [*tokenizer.encode(learned), tokenizer.eos_token_id]
+        rows.append((head + tail, [-100] * len(head) + tail))
     rows.sort(key=lambda row: len(row[0]))
     while rows:
         size = next(n for n in range(len(rows), 0, -1) if n == 1 or n * len(rows[n - 1][0]) <= MICRO_BATCH_TOKENS)
@@ -207,7 +243,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, num_steps
     """Train in float32 on one thread; the loss is the mean over the response tokens of a step."""
     optimizer_list = optimizers(model)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, partial(rate, num_steps=num_steps)) for o in optimizer_list]
-    begin, texts = time.monotonic(), read(SEED)
+    begin, texts = time.monotonic(), read(SEED)  # process_time counts this process alone, on a busy machine too
     model.train()
     for step in range(num_steps):
         batches = list(micro_batches(next(texts), tokenizer))
@@ -224,14 +260,20 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, num_steps
             optimizer.zero_grad()
             schedule.step()
         if step % 50 == 0 or step == num_steps - 1:
-            passed = time.monotonic() - begin
-            print(f"step {step:5d}  loss {total / num_tokens:.4f}  {passed:6.0f} s", flush=True)
+            wall, cpu = time.monotonic() - begin, time.process_time()
+            print(f"step {step:4d}  loss {total / num_tokens:.4f}  {wall:4.0f} s  ({cpu:.0f} s of CPU)", flush=True)
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a plain transformers folder in bfloat16."""
+    """Write a plain transformers folder in bfloat16; the tokenizer's class by the name that every version knows."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("backend", None)
+    path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 @torch.no_grad()
@@ -254,14 +296,13 @@ def sample(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts:
 def measure(folder: Path, num_problems: int = 128, num_samples: int = 8) -> None:
     """Print pass@1 and pass@8 (unbiased: of exactly 8 samples) of held-out and harder problems, by task and difficulty.
 
-    Fewer problems are taken where the held-out side has no more. `answered` is the share of samples with a final answer.
+    `answered` is the share of samples in which the verifier found a final answer.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.manual_seed(SEED)
-    print(
-        f"| task | split | difficulty | problems | pass@1 | pass@{num_samples} | answered |\n|---|---|---|---|---|---|---|"
-    )
+    print(f"| task | split | difficulty | problems | pass@1 | pass@{num_samples} | answered |")
+    print("|---|---|---|---|---|---|---|")
     for module in (arithmetic, countdown, knights):
         for split in ("heldout", "ood"):
             low, high = module.ALLOWED[split]
@@ -288,6 +329,7 @@ def main() -> None:
     what.add_argument("--measure", type=Path, metavar="DIR", help="measure this model only")
     parser.add_argument("--num_steps", type=int, default=NUM_STEPS, help="fewer, for a trial")
     options = parser.parse_args()
+    disable_progress_bar()
     torch.set_num_threads(1)  # what makes the weights repeatable, and fastest for so small a model
     if options.output_dir:
         tokenizer = build_tokenizer()

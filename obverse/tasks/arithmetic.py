@@ -1,5 +1,7 @@
 """Chains of sums and products, evaluated strictly from left to right; every number on the way lies in 0..99.
 
+No number comes up twice on the way, so that stopping too early is never right by luck.
+
 Prompt:         Q:7+5*3-4\\nA:
 Demonstration:  7+5=12;  12*3=36;  36-4=32  #32      (four steps, joined as they are)
 Difficulty:     the number of operations
@@ -59,17 +61,19 @@ def apply(value: int, sign: str, number: int) -> int:
 
 def _draw(rng: Random, num_operations: int) -> Draft:
     first = value = rng.randint(1, rng.choice((9, LIMIT)))  # many begin low, else products would be rare
-    operations = []
+    seen, operations = {value}, []
     for _ in range(num_operations):
         numbers = {
             "+": range(1, min(9, LIMIT - value) + 1),
             "-": range(1, min(9, value) + 1),
             "*": range(2, min(9, LIMIT // value) + 1) if value else range(0),  # 0 times anything hides the chain
         }
-        sign = rng.choice([sign for sign in "+-*" if numbers[sign]])
-        number = rng.choice(numbers[sign])
+        fresh = {sign: [n for n in numbers[sign] if apply(value, sign, n) not in seen] for sign in numbers}
+        sign = rng.choice([sign for sign in fresh if fresh[sign]])
+        number = rng.choice(fresh[sign])
         operations.append((sign, number))
         value = apply(value, sign, number)
+        seen.add(value)
     chain = str(first) + "".join(f"{sign}{number}" for sign, number in operations)
     return Draft(_canonical(first, operations), f"Q:{chain}\nA:", str(value), solve(chain))
 
