@@ -278,19 +278,16 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 @torch.no_grad()
 def sample(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], room: int) -> list[str]:
-    """Return one response to each prompt, sampled at temperature 1 from the whole vocabulary."""
+    """Return one response to each prompt, sampled at temperature 1 from the whole vocabulary, `room` tokens at most."""
     tokenizer.padding_side = "left"
-    inputs = tokenizer(list(prompts), return_tensors="pt", padding=True)
-    out = model.generate(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=room,
-    )
-    return tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    law = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": room}
+    texts = []
+    for start in range(0, len(prompts), 256):  # so many at once keep the cache small
+        inputs = tokenizer(list(prompts[start : start + 256]), return_tensors="pt", padding=True)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        out = model.generate(input_ids=ids, attention_mask=mask, **law)
+        texts += tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return texts
 
 
 def measure(folder: Path, num_problems: int = 128, num_samples: int = 8) -> None:

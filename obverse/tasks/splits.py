@@ -12,8 +12,8 @@ from obverse.records import Problem
 from obverse.seeds import seed_for
 
 HELDOUT_ONE_IN = 4  # generous, because the easiest difficulties have few distinct problems to share out
-PATIENCE = 3_000  # draws without a new problem, plus PATIENCE_PER_FOUND for every one found, before we give up
-PATIENCE_PER_FOUND = 30
+PATIENCE = 3_000  # draws without a new problem, plus PATIENCE_PER_SEEN for each of either side, until we give up
+PATIENCE_PER_SEEN = 40
 
 Range = tuple[int, int]
 
@@ -100,18 +100,21 @@ def deal(
 def _distinct(task: str, split: str, level: int, num_wanted: int, seed: int, draw: Draw) -> list[Draft]:
     """Draw until there are enough distinct problems of one difficulty, or until no new one turns up any more."""
     rng = Random(seed_for(seed, task, split, level))
-    found: dict[str, Draft] = {}
+    found: list[Draft] = []
+    seen: set[str] = set()  # of both sides: what is rare shows only after many draws
     num_vain = 0
     while len(found) < num_wanted:
         draft = draw(rng, level)
-        if draft.canonical in found or (split != "ood" and side(task, draft.canonical) != split):
+        if draft.canonical in seen:
             num_vain += 1
-            if num_vain > PATIENCE + PATIENCE_PER_FOUND * len(found):
+            if num_vain > PATIENCE + PATIENCE_PER_SEEN * len(seen):
                 raise ConfigError(
-                    f"{task}: the {split} split has only {len(found)} distinct problems of difficulty {level}, "
+                    f"{task}: only {len(found)} distinct problems of difficulty {level} turn up in the {split} split, "
                     f"not {num_wanted}; ask for fewer problems or for harder ones"
                 )
-        else:
-            found[draft.canonical] = draft
-            num_vain = 0
-    return list(found.values())
+            continue
+        seen.add(draft.canonical)
+        num_vain = 0
+        if split == "ood" or side(task, draft.canonical) == split:
+            found.append(draft)
+    return found

@@ -54,7 +54,8 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one():
 def test_too_few_problems_says_how_many_there_are():
     num_train = sum(side("letters", letter) == "train" for letter in "abcdefghijklmnopqrstuvwxyz")
     assert len(letters("train", num_train, difficulty=(1, 1))) == num_train
-    with pytest.raises(ConfigError, match=f"only {num_train} distinct problems of difficulty 1, not {num_train + 1}"):
+    says = f"only {num_train} distinct problems of difficulty 1 turn up in the train split, not {num_train + 1}"
+    with pytest.raises(ConfigError, match=says):
         letters("train", num_train + 1, difficulty=(1, 1))
 
 
