@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from obverse.sampling.cache import roomy_cache
 from obverse.sampling.law import draw, uniforms
 from obverse.sampling.protocol import Completion, Law, Order
 
@@ -101,8 +102,16 @@ class HFSampler:
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         position = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.model(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True, logits_to_keep=1)
-        return out.logits[:, -1], out.past_key_values, mask
+        cache = roomy_cache(self.model)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1], cache, mask
 
     def _step(self, chosen: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
         """One more token for every row."""

@@ -46,6 +46,16 @@ def test_a_completion_does_not_depend_on_its_company(tiny_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
+def test_a_cache_that_has_to_grow_changes_nothing(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
+    roomy = HFSampler(model).sample(ORDERS, LAW)
+    monkeypatch.setattr("obverse.sampling.cache.ROOM", 0)
+    for left, right in zip(roomy, HFSampler(model).sample(ORDERS, LAW), strict=True):
+        for one, other in zip(left, right, strict=True):
+            close(one, other)
+
+
+@pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
 def test_rows_end_with_the_stop_token_or_at_the_limit(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     vocabulary = model.config.vocab_size
