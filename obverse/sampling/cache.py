@@ -1,4 +1,4 @@
-"""A key-value cache with room to grow: transformers' own copies everything for every token, which pages long prompts."""
+"""A key-value cache with room to grow: transformers' own copies all of it for every token."""
 
 from __future__ import annotations
 
