@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils.logging import ERROR
+from huggingface_hub.utils.logging import set_verbosity as set_hub_verbosity
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -16,8 +18,9 @@ from transformers.utils.logging import disable_progress_bar
 from obverse.batch import Micro
 from obverse.errors import ConfigError
 
-# its bars would be drawn over ours
+# Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
+set_hub_verbosity(ERROR)
 
 EMBEDDED = Path(__file__).parent / "assets" / "base"
 

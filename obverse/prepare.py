@@ -73,12 +73,12 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
 
     Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
     """
-    config = with_folder(config)
     method = methods.build(config.method, config.method_options)
+    problems = load_problems(config, method)  # before there is a folder: bad rows leave nothing behind
+    config = with_folder(config)
     folder = RunFolder(config.output_dir or ".")
     folder.create()
     start = find_start(config, folder)
-    problems = load_problems(config, method)
     watcher.phase("load", 0, 1)
     policy, tokenizer = load(str(start) if start else config.model, config.dtype, config.device)
     threads = set_threads(config.threads, policy)

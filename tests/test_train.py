@@ -14,7 +14,7 @@ import torch
 from tiny_models import save_tiny
 
 from obverse import checkpoint
-from obverse.errors import CheckpointError, ConfigError, DivergedError, GraderError
+from obverse.errors import CheckpointError, ConfigError, DataError, DivergedError, GraderError
 from obverse.model import load
 from obverse.runlog import RunFolder
 from obverse.train import train
@@ -199,3 +199,11 @@ def test_obverse_and_the_one_file_oracle_draw_the_same_curve(tmp_path: Path) -> 
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)
         assert mine["reward"] == pytest.approx(other["reward"])
         assert mine["problems/demonstration"] == pytest.approx(other["sft"])
+
+
+def test_bad_rows_leave_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": ""}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: prompt: empty"):
+        train(runs.config("sft", tmp_path / "run", tiny, rows))
+    assert not (tmp_path / "run").exists()
