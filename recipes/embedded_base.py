@@ -12,7 +12,6 @@ One thread, one seed: the same machine makes the same weights.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -23,15 +22,15 @@ from random import Random
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
 )
 from transformers.utils.logging import disable_progress_bar
 
@@ -157,14 +156,17 @@ def wrong_world(problem: Problem, rng: Random) -> tuple[str, ...]:
     return (f"{signs}:ok", f"#{answer}")
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer without merges: one token per byte, so that any text is encoded without loss."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+def build_tokenizer() -> Qwen2Tokenizer:
+    """Return a byte-level tokenizer without merges: one token per byte, so that any text can be encoded.
+
+    It is a Qwen2Tokenizer because that is what AutoTokenizer makes of any tokenizer in a Qwen2 folder; the class brings
+    Unicode's normal form C with it.
+    """
+    alphabet = sorted(ByteLevel.alphabet())
+    return Qwen2Tokenizer(
+        vocab={char: i for i, char in enumerate(alphabet)},
+        merges=[],
+        unk_token=None,
         eos_token="<|endoftext|>",
         pad_token="<|pad|>",
         clean_up_tokenization_spaces=False,
@@ -172,7 +174,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """Return the model, about 1.04 million parameters, initialised from SEED."""
     torch.manual_seed(SEED)
     config = Qwen2Config(
@@ -264,14 +266,10 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, num_steps
             print(f"step {step:4d}  loss {total / num_tokens:.4f}  {wall:4.0f} s  ({cpu:.0f} s of CPU)", flush=True)
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a plain transformers folder in bfloat16; the tokenizer's class by the name that every version knows."""
+def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
+    """Write a plain transformers folder in bfloat16, readable by everybody."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text())
-    config.pop("backend", None)
-    path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
     for file in folder.iterdir():
         file.chmod(0o644)
 
