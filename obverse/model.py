@@ -46,8 +46,18 @@ class Policy:
 
 
 def locate(name: str) -> str:
-    """The folder or hub name behind a model's name; `embedded` is the one that ships with obverse."""
-    return str(EMBEDDED) if name == "embedded" else name
+    """The folder or hub name behind a model's name; `embedded` is the one that ships with obverse.
+
+    Raises ConfigError for a path that holds no model; whether a hub has a name is only known to the hub.
+    """
+    if name == "embedded":
+        return str(EMBEDDED)
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ConfigError(f"model {name!r}: this folder has no config.json, so it holds no model (nor a whole run)")
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ConfigError(f"model {name!r}: there is no such folder; hub names look like owner/name")
+    return str(path) if path.is_dir() else name
 
 
 def load(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, Any]:

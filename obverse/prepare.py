@@ -15,7 +15,7 @@ from obverse.errors import CheckpointError, ConfigError
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.method import Method
-from obverse.model import as_policy, load, set_threads
+from obverse.model import as_policy, load, locate, set_threads
 from obverse.optim import Optimizer
 from obverse.records import Problem
 from obverse.resolve import with_folder
@@ -74,7 +74,8 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
     """
     method = methods.build(config.method, config.method_options)
-    problems = load_problems(config, method)  # before there is a folder: bad rows leave nothing behind
+    problems = load_problems(config, method)  # before there is a folder: mistakes leave nothing behind
+    locate(config.model)
     config = with_folder(config)
     folder = RunFolder(config.output_dir or ".")
     folder.create()

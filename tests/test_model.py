@@ -71,10 +71,19 @@ def test_what_stands_in_the_padding_changes_nothing(tiny_dir: Path) -> None:
     torch.testing.assert_close(logprobs(policy, replace(micro, input_ids=padded))[0], logprobs(policy, micro)[0])
 
 
-def test_a_missing_model_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be loaded") as caught:
-        load(str(tmp_path / "nothing"))
+@pytest.mark.parametrize(("name", "reason"), [("nothing", "there is no such folder"), ("", "has no config.json")])
+def test_a_missing_model_is_one_sentence(name: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load(str(tmp_path / name))
     assert "\n" not in str(caught.value)
+
+
+def test_a_broken_model_and_an_unknown_hub_name_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for name in (str(tmp_path), "owner/name"):
+        with pytest.raises(ConfigError, match="cannot be loaded") as caught:
+            load(name)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
