@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from obverse.tasks import arithmetic, countdown
 from obverse.verifiers import verifier
+from recipes import embedded_base
 
 BASE = Path(__file__).parents[1] / "obverse" / "assets" / "base"
 
@@ -53,6 +56,7 @@ def test_it_knows_where_to_stop(model, tokenizer):
 @example(text="e\u0301 \uf900  don't , 12\t\n ")
 def test_any_text_survives_the_tokenizer(tokenizer, text):
     """Up to Unicode's normal form C, which transformers gives every tokenizer of a Qwen2 model."""
+    assume(not any(token in text for token in tokenizer.all_special_tokens))
     normal = unicodedata.normalize("NFC", text)
     ids = tokenizer.encode(text)
     assert len(ids) == len(normal.encode()) and tokenizer.decode(ids) == normal
@@ -66,6 +70,25 @@ def test_it_solves_easy_problems_and_not_hard_ones(model, tokenizer):
     assert accuracy(model, tokenizer, arithmetic, 1) > 0.5
     assert accuracy(model, tokenizer, countdown, 2) > 0.5
     assert accuracy(model, tokenizer, arithmetic, 6) < 0.1
+
+
+def test_the_recipe_reads_the_train_side_and_three_steps_at_most(monkeypatch):
+    asked = []
+
+    def listen(generate):
+        return lambda split, *rest: asked.append(split) or generate(split, *rest)
+
+    few = tuple(replace(course, num_problems=40, num_seeds=1) for course in embedded_base.COURSES)
+    monkeypatch.setattr(embedded_base, "COURSES", few)
+    monkeypatch.setattr(
+        embedded_base, "GENERATE", {task: listen(generate) for task, generate in embedded_base.GENERATE.items()}
+    )
+    reading = embedded_base.read(1)
+    texts = [text for _ in range(10) for text in next(reading)]
+    assert set(asked) == {"train"} and len(asked) == len(few)
+    steps = [len(re.findall(r"\d=\d", given + learned)) for given, learned in texts]
+    assert max(steps) == embedded_base.MAX_STEPS == 3
+    assert all(("\n.." in given) != given.endswith("\nA:") for given, _ in texts)
 
 
 def accuracy(model, tokenizer, task, difficulty, num_problems=24):
