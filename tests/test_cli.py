@@ -90,7 +90,7 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_options_in_every_spelling() -> None:
-    words = ["hpt", "--num-generations=4", "--seed", "7", "--no-log-completions", "--max_steps", "-1", "--run_name=--x"]
+    words = ["hpt", "--num-generations=4", "--seed", "7", "--no-log-completions", "--max_steps", "-1", "--eval_dataset=--x"]
     scanned = scan(words, schema(find("hpt")))
     assert scanned.positional == ["hpt"]
     assert scanned.given == {
@@ -98,7 +98,7 @@ def test_options_in_every_spelling() -> None:
         "seed": "7",
         "log_completions": False,
         "max_steps": "-1",
-        "run_name": "--x",
+        "eval_dataset": "--x",
     }
 
 

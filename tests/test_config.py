@@ -215,7 +215,7 @@ def test_keyword_arguments_survive_a_round_trip(name: str, tmp_path: Path) -> No
 
 def test_texts_survive_a_round_trip(tmp_path: Path) -> None:
     prompt = "Line one:\n  'two' # three\n\ttab \u00e9 \x1b"
-    config = hpt(system_prompt=prompt, chat_template="Q: {prompt}\nA:", run_name="2024-01-01", output_dir="a b/c")
+    config = hpt(system_prompt=prompt, chat_template="Q: {prompt}\nA:", eval_dataset="2024-01-01", output_dir="a b/c")
     path = tmp_path / "config.yaml"
     path.write_text(write(config, origins=True), encoding="utf-8")
     assert resolve("hpt", find("hpt"), {}, read_file(path)).model_dump() == config.model_dump()
