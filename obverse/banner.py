@@ -30,6 +30,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
         ("batch", f"{num} problems x ({wanted}) = {num * rollouts:,} sampled, {num * shown:,} shown a step"),
         ("sampling", f"at most {config.max_completion_length:,} new tokens each, {most:,} a step"),
+        ("updates", f"{config.num_iterations} passes x {config.num_mini_batches} mini batches a step"),
         ("training", f"micro batches of {config.micro_batch_tokens:,} tokens (they do not change the gradient)"),
         ("steps", f"{run.total_steps:,} ({epochs:.1f} epochs), from {run.state.step}{until}"),
         ("rate", f"learning_rate {config.learning_rate:g}, {config.lr_scheduler_type}"),

@@ -163,6 +163,8 @@ class TrainConfig(ModelOptions, LawOptions):
     prompts_per_step: int = option(
         "batch", "problems per update; times the completions per problem is the batch", 32, ge=1
     )
+    num_iterations: int = option("batch", "passes over the samples of a step", 1, ge=1)
+    num_mini_batches: int = option("batch", "updates that the problems of a step are dealt to, per pass", 1, ge=1)
     micro_batch_tokens: int = option(
         "batch", "tokens per forward pass, padding included; never changes a gradient", 16384, ge=1
     )
@@ -205,6 +207,19 @@ class TrainConfig(ModelOptions, LawOptions):
     resume_from_checkpoint: Annotated[Text, BeforeValidator(_resume)] = option(
         "logging and saving", "never, auto (the newest in output_dir) or a checkpoint's path", "never"
     )
+
+    @model_validator(mode="after")
+    def _enough_problems(self) -> TrainConfig:
+        if self.num_mini_batches > self.prompts_per_step:
+            raise ValueError(
+                f"num_mini_batches {self.num_mini_batches} is more than the {self.prompts_per_step} problems of a step"
+            )
+        return self
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps per collection of samples."""
+        return self.num_iterations * self.num_mini_batches
 
     def model_post_init(self, context: Any) -> None:
         """What the method's function is called with, run options that it shares included."""

@@ -69,6 +69,17 @@ def coefficient(view: View, terms: Iterable[Term], on: Stream = "logp") -> Tenso
     return total
 
 
+def masked(view: View, terms: Iterable[Term]) -> Tensor:
+    """Which tokens have an advantage that some term's stability mask shuts out; bool [T]."""
+    shut = view.tokens.source != view.tokens.source
+    for term in terms:
+        ratio = (view.live.logp - term.reference(view)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+        advantage = term.advantage(view)
+        closed = (term.stable(view, ratio, advantage) == 0) & (advantage != 0)
+        shut = shut | (closed & (view.tokens.source == int(term.source)))
+    return shut
+
+
 def loss(
     tokens: Tokens, samples: Samples, logp: Tensor, entropy: Tensor, terms: Iterable[Term], progress: float = 0.0
 ) -> Tensor:

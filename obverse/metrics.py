@@ -66,6 +66,12 @@ def num_trained(update: Update | None) -> int:
     return update.num_tokens if update else 0
 
 
+def mean(rows: Sequence[Row]) -> Row:
+    """The mean of each figure over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: fmean(row[name] for row in rows if name in row) for name in names}
+
+
 class Clock:
     """Seconds by phase: `with clock("train"): ...`."""
 

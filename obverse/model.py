@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils.logging import ERROR
-from huggingface_hub.utils.logging import set_verbosity as set_hub_verbosity
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -20,7 +19,7 @@ from obverse.errors import ConfigError
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
-set_hub_verbosity(ERROR)
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 EMBEDDED = Path(__file__).parent / "assets" / "base"
 

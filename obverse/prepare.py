@@ -95,7 +95,7 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     )
     collector = Collector(HFSampler(policy.model, config.rollout_batch_size), renderer, law, config.seed, watcher)
     total_steps = num_steps(config, len(problems))
-    optimizer = Optimizer(policy.model, config, total_steps)
+    optimizer = Optimizer(policy.model, config, total_steps * config.updates_per_step)
     learner = Learner(policy, anchor, method, optimizer, config.micro_batch_tokens)
     run = Run(config, method, problems, load_held_out(config), collector, learner, folder, total_steps, watcher)
     if start:

@@ -13,10 +13,10 @@ from obverse.config import TrainConfig
 from obverse.errors import GraderError
 from obverse.evaluate import Report, measure
 from obverse.interrupt import Attentive, Interrupted
-from obverse.learn import learn
+from obverse.learn import idle, learn, lesson
 from obverse.prepare import Run, prepare
 from obverse.problems import take
-from obverse.records import Group
+from obverse.records import Group, Sample
 from obverse.watch import Silent, Watcher
 
 # More ungraded completions than this in a step mean that the verifier is broken, not the answers.
@@ -70,9 +70,8 @@ def step(run: Run) -> None:
     with clock("train"):
         groups = graded(groups)
         kept = [run.method.select(group) for group in groups]
-        update = pack(kept, run.method.sources, config.temperature)
-        learned = learn(run.learner, update, progress, run.watcher)
-    num_tokens = metrics.num_generated(groups) + metrics.num_trained(update)
+        learned, num_trained = study(run, kept, progress)
+    num_tokens = metrics.num_generated(groups) + num_trained
     state.step, state.cursor = state.step + 1, state.cursor + len(problems)
     state.num_tokens += num_tokens
     row = {"step": state.step, "num_tokens": state.num_tokens, **metrics.collection(groups, kept), **learned}
@@ -84,6 +83,24 @@ def step(run: Run) -> None:
         run.watcher.step(state.step, run.expected_steps, row)
         for sample in [sample for group in groups for sample in group.samples][: config.num_completions_to_print]:
             run.watcher.note(f"{sample.kind}, reward {sample.reward:g}: {sample.text}")
+
+
+def study(run: Run, kept: list[list[Sample]], progress: float) -> tuple[metrics.Row, int]:
+    """Learn from what was kept: `num_iterations` passes over `num_mini_batches` updates; mean figures, trained tokens.
+
+    A mini batch is made of whole problems, and its denominators are its own: it is an update of its own.
+    """
+    config, learner = run.config, run.learner
+    parts = [kept[i :: config.num_mini_batches] for i in range(config.num_mini_batches)]
+    updates = [pack(part, run.method.sources, config.temperature) for part in parts]
+    is_repeated = config.updates_per_step > 1
+    lessons = [update and lesson(learner, update, is_repeated) for update in updates]
+    rows = [
+        learn(learner, each, progress, run.watcher) if each else idle(learner)
+        for _ in range(config.num_iterations)
+        for each in lessons
+    ]
+    return metrics.mean(rows), config.num_iterations * sum(metrics.num_trained(update) for update in updates)
 
 
 def evaluate_if_due(run: Run) -> None:

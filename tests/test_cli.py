@@ -90,7 +90,8 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_options_in_every_spelling() -> None:
-    words = ["hpt", "--num-generations=4", "--seed", "7", "--no-log-completions", "--max_steps", "-1", "--eval_dataset=--x"]
+    words = ["hpt", "--num-generations=4", "--seed", "7", "--no-log-completions", "--max_steps", "-1"]
+    words.append("--eval_dataset=--x")
     scanned = scan(words, schema(find("hpt")))
     assert scanned.positional == ["hpt"]
     assert scanned.given == {

@@ -1,0 +1,99 @@
+"""Several updates on one collection: the samples' numbers are those of the policy that drew them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from pydantic import ValidationError
+from tiny_models import save_tiny
+
+from obverse import learn as module
+from obverse.config import TrainConfig
+from obverse.runlog import RunFolder
+from obverse.train import train
+from obverse.view import Samples, Tokens
+
+METHOD = """
+from obverse.estimator import Term
+from obverse.method import Method
+from obverse.parts import Behavior, Centered, Clip, One, PerToken, Request, TowardsAnchor
+from obverse.records import Source
+
+def mine(num_generations: int = 3) -> Method:
+    share = PerToken((Source.ROLLOUT, Source.DEMONSTRATION))
+    terms = (
+        Term(Source.ROLLOUT, Centered(), Behavior(), Clip(0.001, 0.001), share=share),
+        Term(Source.ROLLOUT, TowardsAnchor(), share=share),
+        Term(Source.DEMONSTRATION, One(), Behavior(), share=share),
+    )
+    return Method(ask=Request(num_generations, 1), terms=terms, run={"learning_rate": 1e-3})
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("qwen2", tmp_path_factory.mktemp("learn") / "qwen2")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(METHOD)
+    (tmp_path / "lucky.py").write_text("def lucky(problem, text):\n    return len(text) % 2\n")
+    return f"{tmp_path / 'mine.py'}:mine"
+
+
+def seen(
+    monkeypatch: pytest.MonkeyPatch, method: str, tiny: Path, folder: Path, **options: object
+) -> list[tuple[Tokens, Samples, torch.Tensor]]:
+    """The tables and log-probs of every loss of a one-step run, in order."""
+    found = []
+    real = module.loss
+
+    def spy(tokens: Tokens, samples: Samples, logp: torch.Tensor, *rest: object) -> torch.Tensor:
+        found.append((tokens, samples, logp.detach()))
+        return real(tokens, samples, logp, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "loss", spy)
+    problems = runs.write_problems(folder.parent / "chains.jsonl")
+    given = {"max_steps": 1, "micro_batch_tokens": 10**6, "verifier": f"{folder.parent / 'lucky.py'}:lucky"}
+    train(runs.config(method, folder, tiny, problems, **(given | options)))
+    return found
+
+
+def test_a_second_pass_sees_a_moved_policy_and_the_old_numbers(
+    mine: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = seen(monkeypatch, mine, tiny, tmp_path / "run", num_iterations=2)
+    assert torch.equal(first[0].behavior, second[0].behavior)
+    assert torch.equal(first[0].anchor, second[0].anchor)
+    torch.testing.assert_close(first[0].behavior, first[2], atol=1e-5, rtol=0)  # nothing has moved yet: the ratio is 1
+    assert (second[2] - second[0].behavior).abs().max() > 1e-3
+    assert RunFolder(tmp_path / "run").metrics()[0]["clip_ratio"] > 0
+
+
+def test_one_update_needs_no_second_forward_and_gives_the_same_numbers(
+    mine: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (once,) = seen(monkeypatch, mine, tiny, tmp_path / "once")
+    twice = seen(monkeypatch, mine, tiny, tmp_path / "twice", num_iterations=2)[0]
+    torch.testing.assert_close(once[0].behavior, twice[0].behavior)
+    torch.testing.assert_close(once[0].anchor, twice[0].anchor)
+    assert RunFolder(tmp_path / "once").metrics()[0]["clip_ratio"] == 0
+
+
+def test_mini_batches_are_updates_of_whole_problems(
+    mine: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = seen(monkeypatch, mine, tiny, tmp_path / "run", num_mini_batches=2)
+    assert [len(samples) for _, samples, _ in both] == [8, 8]  # 2 problems x (3 rollouts + 1 demonstration) each
+    assert all(samples.group.unique().tolist() == [0, 1] for _, samples, _ in both)
+    row = RunFolder(tmp_path / "run").metrics()[0]
+    assert row["num_tokens"] > sum(len(tokens) for tokens, _, _ in both)  # generated tokens come on top
+
+
+def test_more_mini_batches_than_problems_are_refused() -> None:
+    with pytest.raises(ValidationError, match="num_mini_batches 9 is more than the 4 problems"):
+        TrainConfig(method="sft", prompts_per_step=4, num_mini_batches=9)
