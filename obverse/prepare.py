@@ -80,7 +80,7 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     folder = RunFolder(config.output_dir or ".")
     folder.create()
     start = find_start(config, folder)
-    watcher.phase("load", 0, 1)
+    watcher.watcher.phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     policy, tokenizer = load(str(start) if start else config.model, config.dtype, config.device)
     threads = set_threads(config.threads, policy)
     renderer = Renderer(

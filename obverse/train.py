@@ -48,14 +48,14 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
                 step(run)
                 if config.save_steps and run.state.step % config.save_steps == 0 and not run.finished:
                     save(run)
+            save(run)
+            evaluate_if_due(run)
         except Interrupted as stop:
             path = save(run)
             attentive.note(f"stopped by {stop} after step {run.state.step}; saved {path}")
             file = quote(str(run.folder.path / "config.yaml"))
             attentive.note(f"go on with: obverse train --config {file} --resume_from_checkpoint auto")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
-        save(run)
-        evaluate_if_due(run)
         return Outcome(run.folder.path, run.state.step)
 
 
@@ -95,11 +95,11 @@ def study(run: Run, kept: list[list[Sample]], progress: float) -> tuple[metrics.
     updates = [pack(part, run.method.sources, config.temperature) for part in parts]
     is_repeated = config.updates_per_step > 1
     lessons = [update and lesson(learner, update, is_repeated) for update in updates]
-    rows = [
-        learn(learner, each, progress, run.watcher) if each else idle(learner)
-        for _ in range(config.num_iterations)
-        for each in lessons
-    ]
+    rows: list[metrics.Row] = []
+    for each in lessons * config.num_iterations:
+        # once the weights have moved a signal waits for the whole step: a checkpoint is never of half a step
+        watcher = run.watcher.watcher if rows else run.watcher
+        rows.append(learn(learner, each, progress, watcher) if each else idle(learner))
     return metrics.mean(rows), config.num_iterations * sum(metrics.num_trained(update) for update in updates)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from obverse.config import TrainConfig
 from obverse.runlog import RunFolder
 from obverse.train import train
 from obverse.view import Samples, Tokens
+from obverse.watch import Phase, Silent
 
 METHOD = """
 from obverse.estimator import Term
@@ -92,6 +95,26 @@ def test_mini_batches_are_updates_of_whole_problems(
     assert all(samples.group.unique().tolist() == [0, 1] for _, samples, _ in both)
     row = RunFolder(tmp_path / "run").metrics()[0]
     assert row["num_tokens"] > sum(len(tokens) for tokens, _, _ in both)  # generated tokens come on top
+
+
+def test_a_signal_between_two_updates_waits_for_the_whole_step(mine: str, tiny: Path, tmp_path: Path) -> None:
+    class Stop(Silent):
+        num_done = 0
+
+        def phase(self, phase: Phase, done: int, total: int) -> None:
+            self.num_done += phase == "train"
+            if self.num_done == 3:  # in the second of the first step's four updates
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    problems = runs.write_problems(tmp_path / "chains.jsonl")
+    options = {"max_steps": 3, "num_iterations": 2, "num_mini_batches": 2, "micro_batch_tokens": 10**6}
+    train(runs.config(mine, tmp_path / "whole", tiny, problems, **options))
+    outcome = train(runs.config(mine, tmp_path / "run", tiny, problems, **options), Stop())
+    assert (outcome.stopped, outcome.exit_code, outcome.step) == (True, 143, 1)
+    train(runs.config(mine, tmp_path / "run", tiny, problems, resume_from_checkpoint="auto", **options))
+    assert runs.figures(tmp_path / "run") == runs.figures(tmp_path / "whole")
+    ours, theirs = (runs.fingerprint(tmp_path / name, 3)["model.safetensors"] for name in ("run", "whole"))
+    assert ours == theirs
 
 
 def test_more_mini_batches_than_problems_are_refused() -> None:
