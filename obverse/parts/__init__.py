@@ -2,6 +2,16 @@
 
 from obverse.parts.advantages import Centered, One, Standardized, TowardsAnchor
 from obverse.parts.gates import Always, Clip
+from obverse.parts.hints import (
+    AgainstUnhinted,
+    BinomialHint,
+    ConstantOfAll,
+    DoubleClip,
+    OneHinted,
+    StagedHint,
+    TornHint,
+    UniformHint,
+)
 from obverse.parts.imitation import (
     AnchorRatio,
     Doubt,
@@ -16,17 +26,29 @@ from obverse.parts.part import Ask, Gate, Keep, Part, Share, Weight
 from obverse.parts.plans import Everything, Request, SolvedGate
 from obverse.parts.references import Behavior, Itself
 from obverse.parts.schedules import Linear, Rest, WarmCosine
+from obverse.parts.shapings import (
+    Confident,
+    Logarithm,
+    Power,
+    Saturating,
+    Signed,
+)
 from obverse.parts.shares import Constant, PerSequence, PerToken
 from obverse.parts.split import OwnCentered, OwnStandardized
 
 __all__ = [
+    "AgainstUnhinted",
     "Always",
     "AnchorRatio",
     "Ask",
     "Behavior",
+    "BinomialHint",
     "Centered",
     "Clip",
+    "Confident",
     "Constant",
+    "ConstantOfAll",
+    "DoubleClip",
     "Doubt",
     "Everything",
     "Gate",
@@ -34,22 +56,30 @@ __all__ = [
     "JensenShannon",
     "Keep",
     "Linear",
+    "Logarithm",
     "One",
+    "OneHinted",
     "OwnCentered",
     "OwnStandardized",
     "Part",
     "Pearson",
     "PerSequence",
     "PerToken",
+    "Power",
     "Request",
     "Rest",
+    "Saturating",
     "SequenceAnchorRatio",
     "Share",
+    "Signed",
     "SolvedGate",
     "SquaredHellinger",
+    "StagedHint",
     "Standardized",
+    "TornHint",
     "TowardsAnchor",
     "Undecided",
+    "UniformHint",
     "Unit",
     "WarmCosine",
     "Weight",

@@ -49,6 +49,21 @@ def groups(
     return made
 
 
+def with_hints(made: list[Group], seed: int, num_hinted: int = 2) -> list[Group]:
+    """The groups with samples that continue their demonstration, for methods that train hints; rewards mixed over all.
+
+    A failed group may thus be solved with a hint. Groups without a demonstration get none.
+    """
+    rng = random.Random(f"hints {seed}")
+    rewards = sorted({each.reward for group in made for each in group.of("rollout")}) or [0.0, 1.0]
+    found = []
+    for group in made:
+        num = num_hinted if group.of("demonstration") else 0
+        extra = [sample(rng, "hinted", rng.choice(rewards), rng.randint(1, 5), rng.randint(1, 12)) for _ in range(num)]
+        found.append(Group(group.problem, group.samples + extra))
+    return found
+
+
 @dataclass
 class Numbers:
     """An update with the current policy's numbers: leaves [T] that a loss may differentiate."""
@@ -83,7 +98,12 @@ def whole(update: Update) -> Micro:
 
 
 def numbers(made: list[Group], method: Method, seed: int = 0, spread: float = 0.4) -> Numbers | None:
-    """What `method` keeps of the groups, with random log-probs; log-ratios have standard deviation `spread`."""
+    """What `method` keeps of the groups, with random log-probs; log-ratios have standard deviation `spread`.
+
+    A method that trains hint tokens also gets hinted samples; others never see one.
+    """
+    if Source.HINT in method.sources:
+        made = with_hints(made, seed)
     update = pack([method.select(group) for group in made], method.sources)
     if update is None:
         return None

@@ -1,0 +1,87 @@
+"""How much a demonstration's tokens count when nobody knows the probability that their author gave them.
+
+A shaping is a reference: with an objective f(p) A the estimator's denominator is pi_ref = 1 / f'(p), whose log is [T].
+The entropy weights are advantages.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from obverse.parts.part import Part
+from obverse.records import Source
+from obverse.view import LOG_RATIO_LIMIT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.view import View
+
+Level = Literal["sequence", "token"]
+
+
+@dataclass(frozen=True)
+class Saturating(Part):
+    """pi_ref = (p + gamma)^2 / gamma: f(p) = p / (p + gamma), weight A gamma p / (p + gamma)^2, at most A / 4.
+
+    Source: policy shaping, 2504.14945; `p_div_p_0.1` in the authors' code.
+    """
+
+    gamma: float = 0.1
+
+    def __call__(self, view: View) -> Tensor:
+        return 2 * (view.live.logp.exp() + self.gamma).log() - math.log(self.gamma)
+
+
+@dataclass(frozen=True)
+class Power(Part):
+    """pi_ref = p^(1 - a) / a: f(p) = p^a, weight A a p^a; a = 1/2 is the square root. Source: 2504.14945's code."""
+
+    exponent: float = 0.5
+
+    def __call__(self, view: View) -> Tensor:
+        return (1 - self.exponent) * view.live.logp - math.log(self.exponent)
+
+
+@dataclass(frozen=True)
+class Logarithm(Part):
+    """pi_ref = p / scale: f(p) = scale log p, weight A scale: SFT times the advantage. Source: 2504.14945's code."""
+
+    scale: float = 1.0
+
+    def __call__(self, view: View) -> Tensor:
+        return view.live.logp - math.log(self.scale)
+
+
+def entropy_of(view: View, source: Source, level: Level) -> Tensor:
+    """The policy's entropy, each token its own or its sample's mean over the tokens of `source`; [T]."""
+    entropy = view.live.entropy
+    found = entropy if level == "token" else view.spread(view.sample_mean(entropy, source))
+    return found.clamp(max=LOG_RATIO_LIMIT)
+
+
+@dataclass(frozen=True)
+class Confident(Part):
+    """A = scale exp(-H): imitate demonstrations where the policy is not torn. Source: w_SFT, 2506.19767."""
+
+    scale: float = 0.5
+    level: Level = "sequence"
+    needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
+
+    def __call__(self, view: View) -> Tensor:
+        return self.scale * (-entropy_of(view, Source.DEMONSTRATION, self.level)).exp()
+
+
+@dataclass(frozen=True)
+class Signed(Part):
+    """A = scale exp(H) for right own samples, -1 for all others; no baseline. Source: w_RL, 2506.19767."""
+
+    scale: float = 0.1
+    level: Level = "sequence"
+    needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
+
+    def __call__(self, view: View) -> Tensor:
+        praise = self.scale * entropy_of(view, Source.ROLLOUT, self.level).exp()
+        return praise.where(view.spread(view.samples.correct), praise.new_tensor(-1.0))
