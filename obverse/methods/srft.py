@@ -25,8 +25,8 @@ def srft(
     Estimator demonstration: c_t = (sft_coef e^-H + A p) / N_demo: pi_ref = pi_theta, A = 0.5 e^-H, and pi_ref = 1;
               own sample: c_t = rl_coef e^H / N_own if right, -1 / N_own if not: pi_ref = pi_theta, no baseline.
     Paper writes  Expectations E[.], not over what; H is an entropy, detached.
-    Code does     HPT's reimplementation: L_SFT is a token mean over demonstrations, the others are sums / 8192; H is the
-                  mean over each sequence. srft_type "paper" uses log-probs, as here; its other types use p,
+    Code does     HPT's reimplementation: L_SFT is a token mean over demonstrations, the others are sums / 8192; H is
+                  the mean over each sequence. srft_type "paper" uses log-probs, as here; its other types use p,
                   the ratio, or a difference of log-probs. Its result is far below the paper's (44.2 on 6 benchmarks).
     We do         Every expectation is a token mean over the update, demonstrations and own samples apart; the
                   reimplementation's sums are loss_type="constant", its sums divided by the update's samples. E over own
