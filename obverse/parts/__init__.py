@@ -1,7 +1,17 @@
 """The named parts that methods are made of: advantages, references, gates, shares, plans, schedules."""
 
-from obverse.parts.advantages import Centered, One, Standardized, TowardsAnchor
-from obverse.parts.gates import Always, Clip
+from obverse.parts.advantages import (
+    Centered,
+    LeaveOneOut,
+    One,
+    Reward,
+    Right,
+    Standardized,
+    TowardsAnchor,
+    Whitened,
+    Wrong,
+)
+from obverse.parts.gates import Always, Clip, Soft, TokenClip
 from obverse.parts.hints import (
     AgainstUnhinted,
     BinomialHint,
@@ -23,8 +33,16 @@ from obverse.parts.imitation import (
     Unit,
 )
 from obverse.parts.part import Ask, Gate, Keep, Part, Share, Weight
-from obverse.parts.plans import Everything, Request, SolvedGate
-from obverse.parts.references import Behavior, Itself
+from obverse.parts.plans import CorrectOnly, Everything, MixedOutcomes, Request, SolvedGate
+from obverse.parts.references import (
+    Behavior,
+    CappedBehavior,
+    ClippedMean,
+    ImplicitNegative,
+    Itself,
+    SequenceMean,
+    SequenceProduct,
+)
 from obverse.parts.schedules import Linear, Rest, WarmCosine
 from obverse.parts.shapings import (
     Confident,
@@ -33,7 +51,7 @@ from obverse.parts.shapings import (
     Saturating,
     Signed,
 )
-from obverse.parts.shares import Constant, PerSequence, PerToken
+from obverse.parts.shares import Constant, PerSample, PerSequence, PerToken
 from obverse.parts.split import OwnCentered, OwnStandardized
 
 __all__ = [
@@ -43,39 +61,52 @@ __all__ = [
     "Ask",
     "Behavior",
     "BinomialHint",
+    "CappedBehavior",
     "Centered",
     "Clip",
+    "ClippedMean",
     "Confident",
     "Constant",
     "ConstantOfAll",
+    "CorrectOnly",
     "DoubleClip",
     "Doubt",
     "Everything",
     "Gate",
+    "ImplicitNegative",
     "Itself",
     "JensenShannon",
     "Keep",
+    "LeaveOneOut",
     "Linear",
     "Logarithm",
+    "MixedOutcomes",
     "One",
     "OneHinted",
     "OwnCentered",
     "OwnStandardized",
     "Part",
     "Pearson",
+    "PerSample",
     "PerSequence",
     "PerToken",
     "Power",
     "Request",
     "Rest",
+    "Reward",
+    "Right",
     "Saturating",
     "SequenceAnchorRatio",
+    "SequenceMean",
+    "SequenceProduct",
     "Share",
     "Signed",
+    "Soft",
     "SolvedGate",
     "SquaredHellinger",
     "StagedHint",
     "Standardized",
+    "TokenClip",
     "TornHint",
     "TowardsAnchor",
     "Undecided",
@@ -83,4 +114,6 @@ __all__ = [
     "Unit",
     "WarmCosine",
     "Weight",
+    "Whitened",
+    "Wrong",
 ]

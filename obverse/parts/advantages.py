@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from obverse.parts.part import Part
+from obverse.records import Source
 from obverse.view import LOG_RATIO_LIMIT, group_mean, group_size, group_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from obverse.view import View
+    from obverse.view import Samples, View
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,79 @@ class TowardsAnchor(Part):
 
     def __call__(self, view: View) -> Tensor:
         return (view.tokens.anchor - view.live.logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp() - 1.0
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Part):
+    """A = R_i - mean of the group's other rewards = n / (n - 1) (R_i - mean(R)); [T]. Source: RLOO, 2402.14740.
+
+    Equal rewards give 0, and so does a group of one, which has no others.
+    """
+
+    def __call__(self, view: View) -> Tensor:
+        samples, reward = view.samples, view.samples.reward
+        size = group_size(samples)
+        return view.spread((reward - group_mean(samples, reward)) * size / (size - 1).clamp(min=1))
+
+
+@dataclass(frozen=True)
+class Reward(Part):
+    """A = R: the sample's reward without a baseline; [T]. Source: REINFORCE, 2509.04419 table 1."""
+
+    def __call__(self, view: View) -> Tensor:
+        return view.spread(view.samples.reward)
+
+
+@dataclass(frozen=True)
+class Whitened(Part):
+    """A = R - mean over the update's rollout tokens, divided by their std (population) with `scale`; [T].
+
+    A sample counts once per token, as in masked whitening of token returns. Source: REINFORCE++, 2501.03262 [mem].
+    """
+
+    scale: bool = False
+    min_variance: float = 1e-8
+
+    def __call__(self, view: View) -> Tensor:
+        reward = view.samples.reward
+        counts = view.samples.counts[:, int(Source.ROLLOUT)].to(reward.dtype)
+        num_tokens = counts.sum().clamp(min=1)
+        deviation = reward - (reward * counts).sum() / num_tokens
+        if self.scale:
+            variance = (deviation**2 * counts).sum() / num_tokens
+            deviation = deviation / variance.clamp(min=self.min_variance).sqrt()
+        return view.spread(deviation)
+
+
+def success_rate(samples: Samples) -> Tensor:
+    """[S]: the share of correct samples in each sample's group, kept within [0.02, 0.98] (2505.18118, its code)."""
+    return group_mean(samples, samples.correct.to(samples.reward.dtype)).clamp(0.02, 0.98)
+
+
+@dataclass(frozen=True)
+class Right(Part):
+    """A = omega(r) for tokens of correct samples, 0 for others; [T]; r is the group's success rate.
+
+    `prompt_weight` chooses omega: 0 is 1, 1 is 1 - r, 2 is sqrt((1 - r) / r). Source: NFT, 2505.18118.
+    """
+
+    prompt_weight: float = 0
+
+    def __call__(self, view: View) -> Tensor:
+        return view.spread(self.omega(view.samples) * view.samples.correct)
+
+    def omega(self, samples: Samples) -> Tensor:
+        """[S]: the weight of each sample's problem."""
+        rate = success_rate(samples)
+        if self.prompt_weight == 0:
+            return rate.new_ones(rate.shape)
+        return 1 - rate if self.prompt_weight == 1 else ((1 - rate) / rate).sqrt()
+
+
+@dataclass(frozen=True)
+class Wrong(Right):
+    """A = -omega(r) r / (1 - r) for tokens of wrong samples, 0 for others; [T]. Source: NFT, 2505.18118."""
+
+    def __call__(self, view: View) -> Tensor:
+        rate = success_rate(view.samples)
+        return view.spread(-self.omega(view.samples) * rate / (1 - rate) * ~view.samples.correct)

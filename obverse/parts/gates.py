@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obverse.parts.part import Gate
 
@@ -35,3 +35,36 @@ class Clip(Gate):
         too_high = (advantage > 0) & (ratio > 1 + self.high)
         too_low = (advantage < 0) & (ratio < 1 - self.low)
         return (~(too_high | too_low)).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class TokenClip(Gate):
+    """A clip on each token's own log-ratio, whatever ratio the reference gives; [T]. Source: GMPO, 2507.20673.
+
+    Inclusive: unclipped means log-ratio <= high for A > 0 and log-ratio >= -low for A < 0.
+    """
+
+    low: float
+    high: float
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
+        log_ratio = view.live.logp - view.tokens.behavior
+        too_high = (advantage > 0) & (log_ratio > self.high)
+        too_low = (advantage < 0) & (log_ratio < -self.low)
+        return (~(too_high | too_low)).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class Soft(Gate):
+    """4 s (1 - s), s = sigmoid(tau (ratio - 1)): 1 at ratio 1, falling smoothly on both sides; [T].
+
+    tau is `positive` for A > 0 and `negative` else. Source: SAPO, 2511.20347 [mem].
+    """
+
+    positive: float = 1.0
+    negative: float = 1.05
+
+    def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
+        slope = ((ratio - 1) * self.positive).where(advantage > 0, (ratio - 1) * self.negative)
+        return 4 * slope.sigmoid() * (-slope).sigmoid()

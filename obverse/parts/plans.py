@@ -39,3 +39,23 @@ class SolvedGate(Named):
 
     def __call__(self, group: Group) -> list[Sample]:
         return group.of("rollout") if group.num_correct > self.gate else group.of("demonstration")
+
+
+@dataclass(frozen=True)
+class MixedOutcomes(Named):
+    """Keep the rollouts of a problem that has both right and wrong ones; else nothing. Source: DAPO, 2503.14476.
+
+    What counts is `correct`, not the reward: shaping a reward does not make a group mixed.
+    """
+
+    def __call__(self, group: Group) -> list[Sample]:
+        own = group.of("rollout")
+        return own if 0 < group.num_correct < len(own) else []
+
+
+@dataclass(frozen=True)
+class CorrectOnly(Named):
+    """Keep the rollouts that are right. Source: RAFT, 2304.06767, and rejection sampling, 2308.01825."""
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return [sample for sample in group.of("rollout") if sample.correct]

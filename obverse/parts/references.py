@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from obverse.parts.advantages import Centered, success_rate
 from obverse.parts.part import Part
+from obverse.records import Source
+from obverse.view import LOG_RATIO_LIMIT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,3 +33,89 @@ class Behavior(Part):
 
     def __call__(self, view: View) -> Tensor:
         return view.tokens.behavior
+
+
+@dataclass(frozen=True)
+class CappedBehavior(Part):
+    """The behavior policy, moved so that the ratio stays within [floor, cap]: a capped weight, not a mask; [T].
+
+    pi_ref = max(pi_old, pi_theta / cap), with a floor also min(that, pi_theta / floor). Source: CISPO, 2506.13585.
+    """
+
+    cap: float
+    floor: float = 0.0
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, view: View) -> Tensor:
+        logp = view.live.logp
+        capped = view.tokens.behavior.maximum(logp - math.log(self.cap))
+        return capped.minimum(logp - math.log(self.floor)) if self.floor > 0 else capped
+
+
+@dataclass(frozen=True)
+class SequenceMean(Part):
+    """pi_ref = pi_theta / s_i, s_i = exp(mean over the sample's tokens of log pi_theta / pi_old); [T].
+
+    The ratio of every token is its sample's geometric mean. Source: GSPO, 2507.18071.
+    """
+
+    source: Source = Source.ROLLOUT
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, view: View) -> Tensor:
+        mean = view.sample_mean(view.live.logp - view.tokens.behavior, self.source)
+        return view.live.logp - view.spread(mean)
+
+
+@dataclass(frozen=True)
+class SequenceProduct(Part):
+    """pi_ref = pi_theta / S_i, S_i = pi_theta(y) / pi_old(y): every token has its sample's own ratio; [T].
+
+    Source: TRL's RLOO, after 2402.14740.
+    """
+
+    source: Source = Source.ROLLOUT
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, view: View) -> Tensor:
+        total = view.sample_sum(view.live.logp - view.tokens.behavior, self.source)
+        # a sum of many tokens may be huge: kept in range here, it does not swallow logp
+        return view.live.logp - view.spread(total.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+
+
+@dataclass(frozen=True)
+class ClippedMean(Part):
+    """pi_ref = pi_theta / G_i, G_i the geometric mean of the sample's *clipped* token ratios; [T].
+
+    The clip is pessimistic: log-ratios end at `high` where the reward lies above its group's mean, and begin at -`low`
+    where it lies below. Source: GMPO, 2507.20673.
+    """
+
+    low: float
+    high: float
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, view: View) -> Tensor:
+        log_ratio, better = view.live.logp - view.tokens.behavior, Centered()(view) > 0
+        clipped = log_ratio.clamp(max=self.high).where(better, log_ratio.clamp(min=-self.low))
+        return view.live.logp - view.spread(view.sample_mean(clipped, Source.ROLLOUT))
+
+
+@dataclass(frozen=True)
+class ImplicitNegative(Part):
+    """pi_ref = pi_old max((1 - r R) / (1 - r), floor), R = pi_theta / pi_old, r the group's success rate; [T].
+
+    The policy of wrong answers that pi_old and pi_theta imply. log R is cut at 10, as in the authors' code.
+    Source: NFT, 2505.18118.
+    """
+
+    floor: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, view: View) -> Tensor:
+        log_ratio, rate = (
+            (view.live.logp - view.tokens.behavior).clamp(max=10.0),
+            view.spread(success_rate(view.samples)),
+        )
+        left = ((1 - rate * log_ratio.exp()) / (1 - rate)).clamp(min=self.floor)
+        return view.live.logp - log_ratio + left.log()

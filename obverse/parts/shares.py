@@ -45,3 +45,12 @@ class Constant(Share):
     def __call__(self, view: View, source: Source) -> Tensor:
         num_samples = (view.samples.counts[:, int(source)] > 0).sum().clamp(min=1)
         return view.live.logp.new_ones(view.live.logp.shape) / (num_samples * self.length)
+
+
+@dataclass(frozen=True)
+class PerSample(Share):
+    """1 / B: each sample's sum, then a mean over the B samples that have any tokens."""
+
+    def __call__(self, view: View, source: Source) -> Tensor:
+        num_samples = (view.samples.counts[:, int(source)] > 0).sum().clamp(min=1)
+        return view.live.logp.new_ones(view.live.logp.shape) / num_samples
