@@ -1,0 +1,41 @@
+"""2402.14740 as TRL has it: the clipped surrogate of the sequence ratio; and REINFORCE, and a ratio per token."""
+
+from collections.abc import Callable
+
+import torch
+from exam.batches import Numbers
+from torch import Tensor
+
+from obverse.records import Source
+
+
+def advantage_of(data: Numbers, row: int) -> Tensor:
+    others = [member for member in data.members(row) if member != row]
+    return data.samples.reward[row] - data.samples.reward[others].mean()
+
+
+def objective(low: float, high: float, per_token: bool = False) -> Callable[[Numbers], Tensor]:
+    def literal(data: Numbers) -> Tensor:
+        total, rows = torch.zeros((), dtype=torch.float64), data.rows(Source.ROLLOUT)
+        for row, mask in rows:
+            advantage = advantage_of(data, row)
+            log_ratio = data.logp[mask] - data.tokens.behavior[mask]
+            ratio = torch.exp(log_ratio if per_token else log_ratio.sum())
+            total = total - torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage).sum()
+        return total / len(rows)
+
+    return literal
+
+
+def reinforce(data: Numbers) -> Tensor:
+    rows = data.rows(Source.ROLLOUT)
+    return torch.stack([-advantage_of(data, row) * data.logp[mask].sum() for row, mask in rows]).mean()
+
+
+CASES = [
+    ({}, objective(0.2, 0.2)),
+    ({"epsilon": 0.1, "epsilon_high": 0.3}, objective(0.1, 0.3)),
+    ({"epsilon": None}, objective(1.0, float("inf"))),
+    ({"ratio": "token"}, objective(0.2, 0.2, per_token=True)),
+    ({"ratio": "none"}, reinforce),
+]
