@@ -1,5 +1,6 @@
 """Learn from wrong answers by supervised learning of what they imply."""
 
+from obverse.errors import ConfigError
 from obverse.estimator import Term
 from obverse.method import Method
 from obverse.parts import Constant, ImplicitNegative, MixedOutcomes, Request, Right, Wrong
@@ -36,8 +37,10 @@ def nft(
               Needs rewards that say right or wrong.
     Authors' names  normalize -> prompt_weight, clamp_negative -> epsilon, neg_weight, rollout.n -> num_generations.
     """
-    if prompt_weight not in (0, 1, 2) or epsilon <= 0 or neg_weight < 0:
-        raise ValueError("prompt_weight is 0, 1 or 2; epsilon must be above 0; neg_weight must not be negative")
+    if prompt_weight not in (0, 1, 2):
+        raise ConfigError(f"prompt_weight must be 0, 1 or 2, not {prompt_weight:g}")
+    if epsilon <= 0 or neg_weight < 0:
+        raise ConfigError("epsilon must be above 0, neg_weight at least 0")
     share = Constant(max_completion_length)
     right = Term(Source.ROLLOUT, Right(prompt_weight), share=share)
     wrong = Term(Source.ROLLOUT, Wrong(prompt_weight), ImplicitNegative(epsilon), share=share, weight=neg_weight)

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from obverse.errors import ConfigError
 from obverse.estimator import Term
 from obverse.method import Method
 from obverse.parts import PerSample, PerToken, Request, Reward, Whitened
@@ -35,7 +36,7 @@ def reinforce(
     Authors' names  OpenRLHF: advantage_estimator=reinforce is baseline="batch", scale_rewards="batch", token_mean=True.
     """
     if scale_rewards == "batch" and baseline == "none":
-        raise ValueError('scale_rewards="batch" divides the distance to the batch\'s mean: it needs baseline="batch"')
+        raise ConfigError('scale_rewards="batch" divides the distance to the batch\'s mean: it needs baseline="batch"')
     advantage = Reward() if baseline == "none" else Whitened(scale=scale_rewards == "batch")
     share = PerToken() if token_mean else PerSample()
     return Method(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from parts.test_golden import Fixed, view, weight
 
+from obverse.errors import ConfigError
 from obverse.estimator import Term
 from obverse.methods import build
 from obverse.parts import (
@@ -137,5 +138,5 @@ def test_only_correct_rollouts_train() -> None:
     ],
 )
 def test_options_that_mean_nothing_are_refused(name: str, options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must|needs"):
+    with pytest.raises(ConfigError, match="must|needs"):
         build(name, options)
