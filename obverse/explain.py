@@ -16,37 +16,38 @@ from obverse.arguments import default_text
 from obverse.catalog import FAMILIES, Entry, term_rows
 from obverse.estimator import Term
 
-HEADER = ("method", "needs", "trains", "mask", "pi_ref", "advantage", "share")
-SHORT = {"demonstrations": "demos"}  # in the table, where columns are narrow
+HEADER = ("trains", "mask", "pi_ref", "advantage", "share")
+WIDEST = (13, 11, 17, 18, 14)  # with their gaps 80 columns
 
 
 def methods_table(found: Iterable[Entry]) -> RenderableType:
-    """All methods in one table: a row per term, by the names of its parts (`explain` shows their numbers)."""
-    rows = [(each.family, _cells(each)) for each in found]
-    columns = zip(HEADER, *(cells for _, cells in rows), strict=True)
-    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    """All methods by family: a line for each, then a row per term by the names of its parts."""
+    members = list(found)
+    rows = [HEADER, *(row for each in members for row in _term_names(each))]
+    widths = [min(max(map(len, column)), most) for column, most in zip(zip(*rows, strict=True), WIDEST, strict=True)]
     parts: list[RenderableType] = [_grid(widths, [HEADER], "bold")]
     for family in FAMILIES:
-        members = [cells for each, cells in rows if each == family]
-        if members:
-            parts += [Text(f"\n{family}", style="bold cyan"), _grid(widths, members)]
+        parts += [Text(f"\n{family}", style="bold cyan")] if any(each.family == family for each in members) else []
+        for each in members:
+            if each.family == family:
+                title = Text.assemble((each.name, "bold"), f" {each.paper}  needs {', '.join(each.data)}")
+                parts += [title, _grid(widths, _term_names(each))]
     return Group(*parts)
 
 
-def _cells(each: Entry) -> list[str]:
-    """A method's row; a line per term, equal ones once."""
-    lines = [(label, *(part.partition("(")[0] for part in parts)) for label, *parts in term_rows(each.method)]
-    needs = "\n".join(SHORT.get(need, need) for need in each.data)
-    columns = zip(*dict.fromkeys(lines), strict=True)
-    return [f"{each.name}\n{each.paper}".strip(), needs, *("\n".join(column) for column in columns)]
+def _term_names(each: Entry) -> list[tuple[str, ...]]:
+    """A method's terms by the names of their parts, equal ones once."""
+    rows = ((label, *(part.partition("(")[0] for part in parts)) for label, *parts in term_rows(each.method))
+    return list(dict.fromkeys(rows))
 
 
 def _grid(widths: Sequence[int], rows: Iterable[Sequence[str]], style: str = "") -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=1)
     for width in widths:
         table.add_column(width=width, overflow="fold", style=style)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row("", *map(Text, row))
     return table
 
 

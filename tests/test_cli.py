@@ -159,7 +159,7 @@ def test_values_that_look_odd_are_values() -> None:
         (["weigh", "grpo"], "error: weigh: expects weigh METHOD STEP.json"),
         (["weigh", "grpo", str(STEP), "--epsilon", "x"], "error: --epsilon: expects a number, not 'x'"),
         (["data", "chek", "x"], "error: data: check or show?"),
-        (["demo", "--methods", "hpt,gppo"], "error: unknown method 'gppo': did you mean 'grpo'?"),
+        (["demo", "--methods", "hpt,grppo"], "error: unknown method 'grppo': did you mean 'grpo'?"),
         (["doctor", "now"], "error: unexpected 'now'"),
     ],
 )

@@ -11,7 +11,8 @@ from house.source import PACKAGE, ROOT, functions, modules
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60  # the docstring not counted: that one may be long
-MAX_PACKAGE_LINES = 6_000  # of code: docstrings, comments and blank lines are what a reader wants more of
+MAX_ENGINE_LINES = 6_000  # of code: docstrings, comments and blank lines are what a reader wants more of
+PAPERS = ("methods", "parts")  # grow with what is published; the engine does not
 MAX_ASSET_BYTES = 3_000_000
 
 
@@ -74,9 +75,10 @@ def test_only_code_counts() -> None:
     assert code_lines(source) == 5
 
 
-def test_the_package() -> None:
-    total = sum(code_lines(module.path.read_text(encoding="utf-8")) for module in modules().values())
-    assert total <= MAX_PACKAGE_LINES, f"{total} lines of code in obverse/, {MAX_PACKAGE_LINES} are allowed"
+def test_the_engine() -> None:
+    engine = [module for module in modules().values() if module.path.relative_to(PACKAGE).parts[0] not in PAPERS]
+    total = sum(code_lines(module.path.read_text(encoding="utf-8")) for module in engine)
+    assert 0 < total <= MAX_ENGINE_LINES, f"{total} lines of code in obverse/, {MAX_ENGINE_LINES} are allowed"
 
 
 def test_assets() -> None:

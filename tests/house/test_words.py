@@ -18,7 +18,10 @@ COUNT = re.compile(r"^n_[a-z]|^num[A-Z]|_count$|_cnt$")  # counts are num_*
 METHODS = sorted(path.stem for path in (PACKAGE / "methods").glob("*.py") if not path.stem.startswith("_"))
 TOP_OF_BLINDNESS = 5  # above it the words are shown to users
 # (module, method name): why it may say it.
-MAY_NAME = {("config", "hpt"): "what `obverse demo` shows if nothing is asked for"}
+MAY_NAME = {
+    ("config", "hpt"): "what `obverse demo` shows if nothing is asked for",
+    ("tasks.rows", "uft"): "a published row layout of that name",
+}
 
 FORBIDDEN_CALLS = {
     "eval", "exec", "compile", "literal_eval", "sympify", "parse_expr", "os.system", "os.popen", "torch.load",
