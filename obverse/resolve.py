@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from obverse.config import EMBEDDED_PRESET, Options, TrainConfig, method_schema, schema
 from obverse.errors import ConfigError
 from obverse.layers import COMMAND_LINE, Layer, sentences
+from obverse.methods import call
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
@@ -40,14 +41,6 @@ def resolve(
     if config.learning_rate is None:
         raise ConfigError(f"method {method} names no learning rate: give --learning_rate")
     return config
-
-
-def call(method: str, make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """The method as a value; what its function refuses is the user's to mend."""
-    try:
-        return make(**options)
-    except ValueError as error:
-        raise ConfigError(f"method {method}: {error}") from error
 
 
 def method_options(method: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -259,3 +259,9 @@ def test_a_bad_file_is_named(content: bytes | None, sentence: str, tmp_path: Pat
     with pytest.raises(DataError) as caught:
         read_step(path)
     assert sentence in str(caught.value)
+
+
+def test_what_a_method_refuses_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def mine(k: int = 1):\n    raise ValueError('k must be even')\n")
+    with pytest.raises(ConfigError, match="mine: k must be even"):
+        weigh(f"{tmp_path / 'mine.py'}:mine", {"samples": []})

@@ -51,7 +51,15 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'no options'}"
             raise ConfigError(f"method {name!r} has no option {option!r}: {hint}")
-    return make(**(options or {}))
+    return call(name, make, options or {})
+
+
+def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method:
+    """The method as a value; what its function refuses (a ValueError) is the user's to mend, so a ConfigError."""
+    try:
+        return make(**options)
+    except ValueError as error:
+        raise ConfigError(f"method {name}: {error}") from error
 
 
 def _from_file(name: str) -> MakeMethod:
