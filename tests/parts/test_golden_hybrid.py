@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from obverse import methods
+from obverse.errors import ConfigError
 from obverse.estimator import Term, coefficient
 from obverse.parts import (
     AgainstUnhinted,
@@ -82,7 +83,7 @@ def test_the_saturating_shape_is_highest_at_gamma(p: float, expected: float) -> 
 
 def test_bad_shapings_are_refused() -> None:
     for option in ("gamma", "exponent", "shaping_scale"):
-        with pytest.raises(ValueError, match="above 0"):
+        with pytest.raises(ConfigError, match="above 0"):
             methods.build("luffy", {option: 0.0})
 
 
