@@ -20,6 +20,7 @@ from obverse.parts.advantages import One
 from obverse.parts.gates import Always
 from obverse.parts.part import Gate, Part, Share, Weight
 from obverse.parts.references import Itself
+from obverse.parts.shares import PerToken
 from obverse.records import Source
 from obverse.view import LOG_RATIO_LIMIT, Live, Samples, Tokens, View
 
@@ -53,6 +54,15 @@ class Term:
 
     def weight_at(self, progress: float) -> float:
         return self.weight if isinstance(self.weight, int | float) else self.weight(progress)
+
+
+def entropy_bonus(weight: float, *sources: Source) -> tuple[Term, ...]:
+    """Terms that add weight times the full distribution's entropy, a mean over all tokens of `sources`; none for 0.
+
+    Its gradient needs the whole vocabulary, so it is a stream of its own and no weight on the sampled token.
+    """
+    share = PerToken(sources)
+    return tuple(Term(source, share=share, weight=weight, on="entropy") for source in sources if weight)
 
 
 def coefficient(view: View, terms: Iterable[Term], on: Stream = "logp") -> Tensor:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
+from obverse.estimator import Term, entropy_bonus
 from obverse.method import Method
 from obverse.parts import (
     Always,
@@ -53,7 +53,6 @@ def hpt(
     Authors' names  switch_gate -> gate, sft_loss_coef -> sft_coef, entropy_coeff -> entropy_coef, rollout.n ->
               num_generations, grpo_use_std -> scale_rewards, loss_remove_clip -> epsilon=None.
     """
-    trained = PerToken((Source.ROLLOUT, Source.DEMONSTRATION))
     rollout = Term(
         Source.ROLLOUT,
         Standardized() if scale_rewards == "group" else Centered(),
@@ -63,10 +62,9 @@ def hpt(
         weight=rl_coef,
     )
     demonstration = Term(Source.DEMONSTRATION, share=PerToken(), weight=sft_coef)
-    entropy = [Term(source, share=trained, weight=entropy_coef, on="entropy") for source in trained.sources]
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         keep=SolvedGate(gate),
-        terms=(rollout, demonstration, *(entropy if entropy_coef else ())),
+        terms=(rollout, demonstration, *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION)),
         run={"learning_rate": 5e-6, "weight_decay": 0.01, "skip_grad_norm": 80.0, "rl_coef": 20.0},
     )

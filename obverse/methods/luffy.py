@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
+from obverse.estimator import Term, entropy_bonus
 from obverse.method import Method
 from obverse.parts import (
     Always,
@@ -11,7 +11,6 @@ from obverse.parts import (
     Clip,
     ConstantOfAll,
     Logarithm,
-    PerToken,
     Power,
     Request,
     Saturating,
@@ -73,14 +72,13 @@ def luffy(
     }
     advantage = Standardized() if scale_rewards == "group" else Centered()
     stable = Always() if epsilon is None else Clip(epsilon, epsilon)
-    share, trained = ConstantOfAll(max_completion_length), PerToken((Source.ROLLOUT, Source.DEMONSTRATION))
-    entropy = [Term(source, share=trained, weight=entropy_coef, on="entropy") for source in trained.sources]
+    share = ConstantOfAll(max_completion_length)
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         terms=(
             Term(Source.ROLLOUT, advantage, Behavior(), stable, share=share),
             Term(Source.DEMONSTRATION, advantage, shapings[shaping], share=share),
-            *(entropy if entropy_coef else ()),
+            *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION),
         ),
         run={"learning_rate": 1e-6},
     )

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
+from obverse.estimator import Term, entropy_bonus
 from obverse.method import Method
-from obverse.parts import AgainstUnhinted, Behavior, ConstantOfAll, DoubleClip, OneHinted, PerToken, TornHint
+from obverse.parts import AgainstUnhinted, Behavior, ConstantOfAll, DoubleClip, OneHinted, TornHint
 from obverse.records import Source
 
 
@@ -47,15 +47,13 @@ def prefix_rft(
               masked prefix tokens (.8) -> top_entropy = 1 - it.
     """
     advantage, share = AgainstUnhinted(alone=hint_advantage == "v1"), ConstantOfAll(max_completion_length)
-    trained = PerToken((Source.ROLLOUT, Source.HINT))
     torn = TornHint(top_entropy, epsilon, epsilon, dual_clip)
-    entropy = [Term(source, share=trained, weight=entropy_coef, on="entropy") for source in trained.sources]
     return Method(
         ask=OneHinted(num_generations, hint_high, hint_low, seed),
         terms=(
             Term(Source.ROLLOUT, advantage, Behavior(), DoubleClip(epsilon, epsilon, dual_clip), share=share),
             Term(Source.HINT, advantage, Behavior(), torn, share=share),
-            *(entropy if entropy_coef else ()),
+            *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.HINT),
         ),
         run={"learning_rate": 1e-6},
     )

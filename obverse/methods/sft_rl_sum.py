@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
+from obverse.estimator import Term, entropy_bonus
 from obverse.method import Method
 from obverse.parts import Always, Behavior, Clip, Constant, OwnCentered, OwnStandardized, PerToken, Request
 from obverse.records import Source
@@ -39,7 +39,6 @@ def sft_rl_sum(
     Authors' names  rollout.n -> num_generations, sft_loss_coef -> sft_coef, entropy_coeff -> entropy_coef,
               grpo_use_std -> scale_rewards, loss_remove_clip -> epsilon=None.
     """
-    trained = PerToken((Source.ROLLOUT, Source.DEMONSTRATION))
     own = Term(
         Source.ROLLOUT,
         OwnStandardized() if scale_rewards == "group" else OwnCentered(),
@@ -49,9 +48,8 @@ def sft_rl_sum(
         weight=rl_coef,
     )
     shown = Term(Source.DEMONSTRATION, share=PerToken(), weight=sft_coef)
-    entropy = [Term(source, share=trained, weight=entropy_coef, on="entropy") for source in trained.sources]
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
-        terms=(own, shown, *(entropy if entropy_coef else ())),
+        terms=(own, shown, *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION)),
         run={"learning_rate": 1e-6},
     )
