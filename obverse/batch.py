@@ -72,8 +72,8 @@ class Update:
     def _micro(self, members: Sequence[int]) -> Micro:
         """The samples `members` as one padded batch with its token columns."""
         width = max(len(self.rows[i].prompt_ids) + len(self.rows[i].ids) for i in members)
-        # the last token predicts nothing: it needs no place in the input
         trained = torch.tensor([int(source) for source in self.sources])
+        # the last token predicts nothing: it needs no place in the input
         input_ids = torch.zeros(len(members), max(width - 1, 1), dtype=torch.long)
         pieces = []  # per sample: row, sample, index in the response, source, target, behavior of its trained tokens
         for row, member in enumerate(members):

@@ -52,6 +52,12 @@ class Term:
         read = self.advantage.needs | self.reference.needs | self.stable.needs | self.share.needs
         return read | {"entropy"} if self.on == "entropy" else read
 
+    def factors(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
+        """The stability mask, the ratio pi_theta / pi_ref (kept finite) and the advantage; [T] each."""
+        log_ratio = (view.live.logp - self.reference(view)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        ratio, advantage = log_ratio.exp(), self.advantage(view)
+        return self.stable(view, ratio, advantage), ratio, advantage
+
     def weight_at(self, progress: float) -> float:
         return self.weight if isinstance(self.weight, int | float) else self.weight(progress)
 
@@ -72,9 +78,8 @@ def coefficient(view: View, terms: Iterable[Term], on: Stream = "logp") -> Tenso
         if term.on != on:
             continue
         mine = view.tokens.source == int(term.source)
-        log_ratio = (view.live.logp - term.reference(view)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        ratio, advantage = log_ratio.exp(), term.advantage(view)
-        value = term.share(view, term.source) * term.stable(view, ratio, advantage) * ratio * advantage
+        stable, ratio, advantage = term.factors(view)
+        value = term.share(view, term.source) * stable * ratio * advantage
         total = total + term.weight_at(view.progress) * value.where(mine, total.new_zeros(()))
     return total
 
@@ -83,9 +88,8 @@ def masked(view: View, terms: Iterable[Term]) -> Tensor:
     """Which tokens have an advantage that some term's stability mask shuts out; bool [T]."""
     shut = view.tokens.source != view.tokens.source
     for term in terms:
-        ratio = (view.live.logp - term.reference(view)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-        advantage = term.advantage(view)
-        closed = (term.stable(view, ratio, advantage) == 0) & (advantage != 0)
+        stable, _, advantage = term.factors(view)
+        closed = (stable == 0) & (advantage != 0)
         shut = shut | (closed & (view.tokens.source == int(term.source)))
     return shut
 

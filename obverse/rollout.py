@@ -10,7 +10,7 @@ from obverse.records import Group, Problem, Sample, Source, Verdict, Wish
 from obverse.sampling import Completion, Law, Order, Sampler
 from obverse.seeds import seed_for
 from obverse.text import Rendered, Renderer
-from obverse.verifiers import judge
+from obverse.verifiers import NOT_APPLICABLE, judge
 from obverse.watch import Silent, Watcher
 
 
@@ -98,11 +98,15 @@ class Collector:
         )
 
     def judge(self, groups: list[Group]) -> None:
-        """Give every sample its verdict; where nothing can be checked, what somebody demonstrated counts as right."""
+        """Give every sample its verdict.
+
+        Where there is no verifier, or it does not apply, what somebody demonstrated counts as right.
+        """
         for index, group in enumerate(groups):
             for sample in group.samples:
-                unchecked = Verdict.right() if sample.kind == "demonstration" else Verdict(None, 0.0, "no verifier")
-                sample.verdict = judge(group.problem, sample.text) or unchecked
+                verdict = judge(group.problem, sample.text) or NOT_APPLICABLE
+                trusted = sample.kind == "demonstration" and verdict == NOT_APPLICABLE
+                sample.verdict = Verdict.right() if trusted else verdict
             self.watcher.phase("grade", index + 1, len(groups))
 
 

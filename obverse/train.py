@@ -17,6 +17,7 @@ from obverse.learn import idle, learn, lesson
 from obverse.prepare import Run, prepare
 from obverse.problems import take
 from obverse.records import Group, Sample
+from obverse.verifiers import NOT_APPLICABLE
 from obverse.watch import Silent, Watcher
 
 # More ungraded completions than this in a step mean that the verifier is broken, not the answers.
@@ -127,11 +128,11 @@ def graded(groups: list[Group]) -> list[Group]:
 
     A reward function may say that it does not apply to a sample: that one is left out and counts as no error.
     """
-    own = [sample for group in groups for sample in group.of("rollout", "hinted")]
-    failed = [sample for sample in own if sample.verdict.correct is None and sample.verdict.reason != "not applicable"]
-    if len(failed) > MAX_UNGRADED * len(own):
+    samples = [sample for group in groups for sample in group.samples]
+    failed = [s.verdict for s in samples if s.verdict.correct is None and s.verdict != NOT_APPLICABLE]
+    if len(failed) > MAX_UNGRADED * len(samples):
         raise GraderError(
-            f"the verifier failed on {len(failed)} of {len(own)} completions (the first: {failed[0].verdict.reason}); "
+            f"the verifier failed on {len(failed)} of {len(samples)} samples (the first: {failed[0].reason}); "
             "nothing was trained on this step: mend the verifier and resume"
         )
     return [Group(group.problem, [s for s in group.samples if s.verdict.correct is not None]) for group in groups]

@@ -152,14 +152,24 @@ def test_a_method_that_needs_answers_says_so(tiny: Path, tmp_path: Path) -> None
         train(runs.config("grpo", tmp_path / "run", tiny, rows))
 
 
-def test_a_broken_verifier_stops_the_run(tiny: Path, chains: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["grpo", "sft"])  # on own samples, and on demonstrations
+def test_a_broken_verifier_stops_the_run(method: str, tiny: Path, chains: Path, tmp_path: Path) -> None:
     reward = tmp_path / "reward.py"
     reward.write_text(
         "from obverse.records import Verdict\n\n"
         "def broken(problem, text):\n    return Verdict(None, 0.0, 'no connection')\n"
     )
     with pytest.raises(GraderError, match="no connection"):
-        train(runs.config("grpo", tmp_path / "run", tiny, chains, verifier=f"{reward}:broken"))
+        train(runs.config(method, tmp_path / "run", tiny, chains, verifier=f"{reward}:broken"))
+
+
+def test_a_reward_that_does_not_apply_leaves_demonstrations_in(tiny: Path, chains: Path, tmp_path: Path) -> None:
+    reward = tmp_path / "reward.py"
+    reward.write_text("def score(prompts, completions, **columns):\n    return [None] * len(completions)\n")
+    train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=1, verifier=f"{reward}:score"))
+    (row,) = RunFolder(tmp_path / "run").metrics()
+    assert row["problems/demonstration"] == 1.0 and row["step_taken"] == 1.0
+    assert "accuracy" not in row  # no own sample has a verdict
 
 
 def test_gradients_that_are_no_numbers_never_reach_the_weights(

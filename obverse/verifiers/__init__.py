@@ -8,13 +8,13 @@ from functools import cache, partial
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import choice, countdown, exact, knights, math
-from obverse.verifiers.user import Verifier, from_file
+from obverse.verifiers.user import NOT_APPLICABLE, Verifier, from_file
 
 _MODULES = {"math": math, "countdown": countdown, "knights": knights, "choice": choice, "exact": exact}
 
 NAMES = tuple(_MODULES)
 
-__all__ = ["NAMES", "Verifier", "judge", "nearest", "objection", "verifier"]
+__all__ = ["NAMES", "NOT_APPLICABLE", "Verifier", "judge", "nearest", "objection", "verifier"]
 
 
 def verifier(name_or_path: str) -> Verifier:
