@@ -44,6 +44,7 @@ class Update:
     rows: list[Sample]
     sources: frozenset[Source]
     temperature: float
+    reads_last: bool = False  # the last token predicts nothing, but a scalar head may read the state behind it
 
     @property
     def num_tokens(self) -> int:
@@ -55,31 +56,34 @@ class Update:
         """Tokens that go through the model, prompts included."""
         return sum(len(sample.prompt_ids) + len(sample.ids) for sample in self.rows)
 
-    def micros(self, budget: int) -> Iterator[Micro]:
-        """Micro batches of at most `budget` padded tokens (one sample may exceed it), like lengths together."""
-        order = sorted(range(len(self.rows)), key=lambda i: len(self.rows[i].prompt_ids) + len(self.rows[i].ids))
-        start = 0
-        while start < len(order):
-            end = start + 1
-            while end < len(order):
-                width = len(self.rows[order[end]].prompt_ids) + len(self.rows[order[end]].ids)
-                if width * (end + 1 - start) > budget:
-                    break
-                end += 1
-            yield self._micro(order[start:end])
-            start = end
+    def micros(self, budget: int, together: bool = False) -> Iterator[Micro]:
+        """Micro batches of at most `budget` padded tokens (one piece may exceed it), like lengths together.
+
+        A piece is a sample, or with `together` all samples of a problem.
+        """
+        widths = [len(sample.prompt_ids) + len(sample.ids) for sample in self.rows]
+        pieces: dict[int, list[int]] = {}
+        for index, group in enumerate(self.samples.group.tolist()):
+            pieces.setdefault(group if together else index, []).append(index)
+        members: list[int] = []
+        for piece in sorted(pieces.values(), key=lambda piece: max(widths[i] for i in piece)):
+            if members and max(widths[i] for i in piece) * (len(members) + len(piece)) > budget:
+                yield self._micro(members)
+                members = []
+            members = members + piece
+        yield self._micro(members)
 
     def _micro(self, members: Sequence[int]) -> Micro:
         """The samples `members` as one padded batch with its token columns."""
         width = max(len(self.rows[i].prompt_ids) + len(self.rows[i].ids) for i in members)
         trained = torch.tensor([int(source) for source in self.sources])
-        # the last token predicts nothing: it needs no place in the input
-        input_ids = torch.zeros(len(members), max(width - 1, 1), dtype=torch.long)
+        unread = 0 if self.reads_last else 1
+        input_ids = torch.zeros(len(members), max(width - unread, 1), dtype=torch.long)
         pieces = []  # per sample: row, sample, index in the response, source, target, behavior of its trained tokens
         for row, member in enumerate(members):
             sample = self.rows[member]
             whole = sample.prompt_ids + sample.ids
-            input_ids[row, : len(whole) - 1] = torch.tensor(whole[:-1], dtype=torch.long)
+            input_ids[row, : len(whole) - unread] = torch.tensor(whole[: len(whole) - unread], dtype=torch.long)
             source = torch.tensor([int(each) for each in sample.sources])
             index = torch.isin(source, trained).nonzero()[:, 0]
             place = torch.tensor([[row], [member]]).expand(2, len(index))
@@ -94,18 +98,26 @@ class Update:
             position=starts[rows] + index - 1,
             target=target,
             temperature=torch.where(source == int(Source.ROLLOUT), self.temperature, 1.0),
-            tokens=Tokens(owner, source, index, behavior, anchor=nothing, advantage=nothing),
+            tokens=Tokens(owner, source, index, behavior, anchor=nothing, advantage=nothing, sampler=behavior),
         )
 
 
-def pack(groups: Sequence[Sequence[Sample]], sources: frozenset[Source], temperature: float = 1.0) -> Update | None:
+def pack(
+    groups: Sequence[Sequence[Sample]],
+    sources: frozenset[Source],
+    temperature: float = 1.0,
+    memories: Sequence[float] | None = None,
+    reads_last: bool = False,
+) -> Update | None:
     """The update made of each problem's kept samples, or None when nothing is left to train on.
 
     `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained.
+    `memories` is what the method knows of each problem; `reads_last`: a scalar head reads the last token too.
     """
     rows = [sample for group in groups for sample in group]
     if not rows:
         return None
+    known = [number for group, number in zip(groups, memories or [0.0] * len(groups), strict=True) for _ in group]
     group_of = [index for index, group in enumerate(group for group in groups if group) for _ in group]
     counts = torch.zeros(len(rows), NUM_SOURCES, dtype=torch.long)
     for index, sample in enumerate(rows):
@@ -117,5 +129,7 @@ def pack(groups: Sequence[Sequence[Sample]], sources: frozenset[Source], tempera
         group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
         counts=counts,
+        memory=torch.tensor(known, dtype=torch.float32),
+        draw=torch.tensor([sample.draw for sample in rows], dtype=torch.float32),
     )
-    return Update(samples, rows, sources, temperature or 1.0)
+    return Update(samples, rows, sources, temperature or 1.0, reads_last)

@@ -13,12 +13,12 @@ values.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from obverse.parts.advantages import One
 from obverse.parts.gates import Always
-from obverse.parts.part import Gate, Part, Share, Weight
+from obverse.parts.part import Gate, Part, Shaping, Share, Weight
 from obverse.parts.references import Itself
 from obverse.parts.shares import PerToken
 from obverse.records import Source
@@ -27,7 +27,9 @@ from obverse.view import LOG_RATIO_LIMIT, Live, Samples, Tokens, View
 if TYPE_CHECKING:
     from torch import Tensor
 
-Stream = Literal["logp", "entropy"]
+# What a coefficient multiplies: the token's log-prob, its distribution's entropy, a critic's value of the state before
+# it, a reward model's score of the text up to it.
+Stream = Literal["logp", "entropy", "value", "score"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,16 @@ class Term:
     stable: Gate = field(default_factory=Always)
     share: Share = field(kw_only=True)
     weight: Weight = field(default=1.0, kw_only=True)
-    on: Stream = field(default="logp", kw_only=True)  # what the coefficient multiplies: a second stream is the entropy
+    on: Stream = field(default="logp", kw_only=True)
+
+    @property
+    def parts(self) -> tuple[Part | Gate | Share, ...]:
+        return (self.advantage, self.reference, self.stable, self.share)
 
     @property
     def needs(self) -> frozenset[str]:
-        """The token columns that somebody reads: `behavior`, `anchor`, `advantage`, `entropy`."""
-        read = self.advantage.needs | self.reference.needs | self.stable.needs | self.share.needs
+        """What somebody reads: `behavior`, `anchor`, `advantage`, `entropy`, `reward`, `correct`, ..."""
+        read = frozenset[str]().union(*(part.needs for part in self.parts))
         return read | {"entropy"} if self.on == "entropy" else read
 
     def factors(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,16 +100,35 @@ def masked(view: View, terms: Iterable[Term]) -> Tensor:
     return shut
 
 
+def shaped(tokens: Tokens, samples: Samples, shaping: Iterable[Shaping]) -> tuple[Tokens, Tensor]:
+    """The tokens with what `shaping` adds to the reward where it arises, and its sum per sample; [S].
+
+    Only the samples of this micro batch have a sum; the others' is 0.
+    """
+    view = View(tokens, samples, Live(tokens.behavior, tokens.behavior.new_zeros(len(tokens))))
+    added = sum((part(view) for part in shaping), start=tokens.reward.new_zeros(len(tokens)))
+    return replace(tokens, reward=added), view.sample_sum(added)
+
+
 def loss(
-    tokens: Tokens, samples: Samples, logp: Tensor, entropy: Tensor, terms: Iterable[Term], progress: float = 0.0
+    tokens: Tokens,
+    samples: Samples,
+    logp: Tensor,
+    entropy: Tensor,
+    terms: Iterable[Term],
+    progress: float = 0.0,
+    value: Tensor | None = None,
 ) -> Tensor:
-    """The scalar whose gradient is the method's gradient; `logp` and `entropy` [T] carry the graph.
+    """The scalar whose gradient is the method's gradient; `logp`, `entropy` and a scalar head's `value` [T] carry it.
 
     Its *value* is the surrogate, not the published loss (they share gradients, not values).
     """
     terms = tuple(terms)
-    view = View(tokens, samples, Live(logp.detach(), entropy.detach()), progress)
+    value = logp.new_zeros(logp.shape) if value is None else value
+    view = View(tokens, samples, Live(logp.detach(), entropy.detach(), value.detach()), progress)
     total = -(coefficient(view, terms) * logp).sum()
-    if any(term.on == "entropy" for term in terms):
-        total = total - (coefficient(view, terms, on="entropy") * entropy).sum()
+    streams: dict[Stream, Tensor] = {"entropy": entropy, "value": value, "score": value}
+    for on, stream in streams.items():
+        if any(term.on == on for term in terms):
+            total = total - (coefficient(view, terms, on) * stream).sum()
     return total

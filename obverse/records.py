@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal
 
+from obverse.seeds import seed_for
+
 Message = dict[str, str]
 Prompt = str | list[Message]
-Kind = Literal["rollout", "hinted", "demonstration", "chosen", "rejected"]
+Kind = Literal["rollout", "hinted", "greedy", "demonstration", "chosen", "rejected"]
+OWN: tuple[Kind, ...] = ("rollout", "hinted", "greedy")  # what a policy wrote, in whole or in part
 Finish = Literal["stop", "length"]
 
 
@@ -49,6 +52,11 @@ class Problem:
     def demonstration_text(self) -> str:
         return "".join(self.demonstration)
 
+    @property
+    def draw(self) -> float:
+        """A number in [0, 1) by which methods choose problems at random: the same in every run."""
+        return seed_for(0, "draw", self.id) / 2**63
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -78,11 +86,17 @@ class Wish:
     Example:
         Wish(rollouts=8, demonstrations=1)      # HPT, LUFFY
         Wish(rollouts=4, hint=0.5)              # UFT: continue after half of the demonstration's steps
+        Wish(rollouts=2, greedy=1)              # ReMax: a greedy answer to compare with
     """
 
     rollouts: int = 0
     demonstrations: int = 0
-    hint: float = 0.0
+    pairs: int = 0  # 1: the problem's chosen and its rejected response
+    greedy: int = 0  # 1: a rollout at temperature 0; it is graded and never trained
+    hint: float = 0.0  # the share of the demonstration that rollouts continue
+    hint_in: Literal["steps", "tokens"] = "steps"  # what that share counts; rounded to whole ones
+    author: Literal["policy", "initial"] = "policy"  # who writes the rollouts: the policy as it is, or as it began
+    max_tokens: int | None = None  # of these rollouts; None: the run's limit
 
 
 @dataclass
@@ -102,6 +116,7 @@ class Sample:
     text: str  # the decoded response that the verifier reads (the hint included)
     finish: Finish = "stop"
     verdict: Verdict = Verdict(None, 0.0, "not graded")
+    draw: float = 1.0  # the problem's own number in [0, 1), the same in every run; 1 where nobody drew one
 
     @property
     def reward(self) -> float:
@@ -121,6 +136,11 @@ class Group:
 
     def of(self, *kinds: Kind) -> list[Sample]:
         return [sample for sample in self.samples if sample.kind in kinds]
+
+    @property
+    def greedy_reward(self) -> float:
+        """The reward of the greedy answer; 0 where nobody asked for one."""
+        return next((sample.reward for sample in self.of("greedy")), 0.0)
 
     @property
     def num_correct(self) -> int:

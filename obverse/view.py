@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # exp(80) is finite in float32 (5.5e34): beyond it a run is broken, and a clamp keeps 0 * inf out of masked tokens.
 LOG_RATIO_LIMIT = 80.0
+
+ZEROS: Any = None  # a column that nobody wrote: filled with zeros of the table's length
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Tokens:
     behavior: Tensor  # log-prob under the distribution that sampled it; 0 where nobody needs it
     anchor: Tensor  # log-prob under the frozen initial model; 0 where nobody needs it
     advantage: Tensor  # written by a critic; 0 without one
+    sampler: Tensor = ZEROS  # log-prob that the sampler reported, where the trainer computes `behavior` itself
+    value: Tensor = ZEROS  # what the critic expected before the update
+    returns: Tensor = ZEROS  # what the critic should have expected
+    reward: Tensor = ZEROS  # what shaping adds to the sample's reward, at the token where it arises
+
+    def __post_init__(self) -> None:
+        _fill(self, self.behavior)
 
     def rows(self, index: Tensor) -> Tokens:
         """The same table with the tokens `index` (a mask or indices) only."""
@@ -45,6 +54,11 @@ class Samples:
     group: Tensor  # problem index, dense from 0; int64
     truncated: Tensor  # bool: stopped by the length limit
     counts: Tensor  # trained tokens of each source in each sample; int64
+    memory: Tensor = ZEROS  # what the method knew of the sample's problem, or of the run, before this update
+    draw: Tensor = ZEROS  # the problem's own number in [0, 1), by which a method chooses at random
+
+    def __post_init__(self) -> None:
+        _fill(self, self.reward)
 
     def to(self, device: object) -> Samples:
         """The same table on another device."""
@@ -59,6 +73,7 @@ class Live(NamedTuple):
 
     logp: Tensor
     entropy: Tensor
+    value: Tensor = ZEROS  # of a scalar head: a critic's value before the token, or a reward model's score after it
 
 
 class View(NamedTuple):
@@ -73,14 +88,42 @@ class View(NamedTuple):
         """[S] -> [T]: each token gets its sample's number."""
         return per_sample[self.tokens.sample]
 
-    def sample_sum(self, per_token: Tensor, source: Source) -> Tensor:
-        """[T] -> [S]: sum over a sample's tokens of `source`. A sample is never split over micro batches."""
-        mine = per_token.where(self.tokens.source == int(source), per_token.new_zeros(()))
-        return per_token.new_zeros(len(self.samples)).index_add(0, self.tokens.sample, mine)
+    def sample_sum(self, per_token: Tensor, source: Source | None = None) -> Tensor:
+        """[T] -> [S]: sum over a sample's tokens of `source` (of all). A sample is never split over micro batches."""
+        if source is not None:
+            per_token = per_token.where(self.tokens.source == int(source), per_token.new_zeros(()))
+        return per_token.new_zeros(len(self.samples)).index_add(0, self.tokens.sample, per_token)
+
+    def is_last(self) -> Tensor:
+        """bool [T]: the last trained token of its sample."""
+        position = self.tokens.position
+        last = position.new_full((len(self.samples),), -1).scatter_reduce(0, self.tokens.sample, position, "amax")
+        return position == last[self.tokens.sample]
+
+    def in_rows(self, per_token: Tensor, fill: float = 0.0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """[T] -> [M, L]: a row per sample of this micro batch, its trained tokens in order, `fill` behind them.
+
+        Also returns where they went, so that `rows[place]` is [T] again.
+        """
+        samples, row = self.tokens.sample.unique(return_inverse=True)
+        order = (row * (int(self.tokens.position.max()) + 1) + self.tokens.position).argsort()
+        starts = row.bincount(minlength=len(samples)).cumsum(0) - row.bincount(minlength=len(samples))
+        rank = row.new_empty(len(row))
+        rank[order] = row.new_ones(len(row)).cumsum(0) - 1 - starts[row[order]]
+        table = per_token.new_full((len(samples), int(rank.max()) + 1), fill)
+        table[row, rank] = per_token
+        return table, (row, rank)
 
     def sample_mean(self, per_token: Tensor, source: Source) -> Tensor:
         """[T] -> [S]: mean over a sample's tokens of `source`; 0 where it has none."""
         return self.sample_sum(per_token, source) / self.samples.counts[:, int(source)].clamp(min=1)
+
+
+def _fill(table: Tokens | Samples, like: Tensor) -> None:
+    """Zeros in place of the columns that nobody wrote."""
+    for column in fields(table):
+        if getattr(table, column.name) is None:
+            object.__setattr__(table, column.name, like.new_zeros(like.shape))
 
 
 def group_sum(samples: Samples, per_sample: Tensor) -> Tensor:

@@ -7,17 +7,23 @@ at once. A user's own method is `path/to/file.py:function`.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from obverse.course import Course
 from obverse.errors import ConfigError
 from obverse.method import Method
+from obverse.methods._compose import compose
+from obverse.records import Source
 
-MakeMethod = Callable[..., Method]
+MakeMethod = Callable[..., Method | Course]
+COMPONENTS = dict(list(inspect.signature(compose, eval_str=True).parameters.items())[1:])
 
 
 def names() -> list[str]:
@@ -33,8 +39,30 @@ def find(name: str) -> MakeMethod:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), names(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}, or your own file.py:function"
         raise ConfigError(f"unknown method {name!r}: {hint}")
-    make: MakeMethod = getattr(importlib.import_module(f"obverse.methods.{name}"), name)
-    return make
+    return composable(getattr(importlib.import_module(f"obverse.methods.{name}"), name))
+
+
+def composable(make: MakeMethod) -> MakeMethod:
+    """The method's function with the options of `compose` behind its own."""
+    own = inspect.signature(make, eval_str=True)
+    added = {name: each for name, each in COMPONENTS.items() if name not in own.parameters}
+
+    @functools.wraps(make)
+    def made(**options: Any) -> Method | Course:
+        course = make(**{name: value for name, value in options.items() if name not in added})
+        chosen = {name: value for name, value in options.items() if name in added}
+        if isinstance(course, Method):
+            return compose(course, **chosen)
+        # a lane without own samples has nothing that most components could act on
+        lanes = [
+            replace(lane, method=compose(lane.method, **chosen)) if Source.ROLLOUT in lane.method.sources else lane
+            for lane in course.lanes
+        ]
+        return replace(course, lanes=tuple(lanes))
+
+    parameters = [*own.parameters.values(), *(each.replace(kind=each.KEYWORD_ONLY) for each in added.values())]
+    made.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return made
 
 
 def parameters(make: MakeMethod) -> Mapping[str, inspect.Parameter]:
@@ -42,7 +70,7 @@ def parameters(make: MakeMethod) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(make, eval_str=True).parameters
 
 
-def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
+def build(name: str, options: Mapping[str, Any] | None = None) -> Method | Course:
     """The method as a value, with `options` in place of the paper's; an unknown option is a ConfigError."""
     make = find(name)
     known = parameters(make)
@@ -54,7 +82,7 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
     return call(name, make, options or {})
 
 
-def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method:
+def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Course:
     """The method as a value; what its function refuses (a ValueError) is the user's to mend, so a ConfigError."""
     try:
         return make(**options)
@@ -74,4 +102,4 @@ def _from_file(name: str) -> MakeMethod:
     make = getattr(module, function, None)
     if not callable(make):
         raise ConfigError(f"method {name!r}: {path} has no function {function!r}")
-    return make
+    return composable(make)

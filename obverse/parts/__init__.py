@@ -7,7 +7,6 @@ from obverse.parts.advantages import (
     Reward,
     Right,
     Standardized,
-    TowardsAnchor,
     Whitened,
     Wrong,
 )
@@ -32,7 +31,10 @@ from obverse.parts.imitation import (
     Undecided,
     Unit,
 )
-from obverse.parts.part import Ask, Gate, Keep, Part, Share, Weight
+from obverse.parts.inputs import GreedyMix
+from obverse.parts.mismatch import Corrected
+from obverse.parts.part import Ask, Gate, Keep, Memory, Part, Shaping, Share, Weight
+from obverse.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
 from obverse.parts.plans import CorrectOnly, Everything, MixedOutcomes, Request, SolvedGate
 from obverse.parts.references import (
     Behavior,
@@ -53,12 +55,16 @@ from obverse.parts.shapings import (
 )
 from obverse.parts.shares import Constant, PerSample, PerSequence, PerToken
 from obverse.parts.split import OwnCentered, OwnStandardized
+from obverse.parts.values import GAE, Surprise, Written
 
 __all__ = [
+    "GAE",
     "AgainstUnhinted",
     "Always",
+    "AnchorPenalty",
     "AnchorRatio",
     "Ask",
+    "BackToAnchor",
     "Behavior",
     "BinomialHint",
     "CappedBehavior",
@@ -69,10 +75,12 @@ __all__ = [
     "Constant",
     "ConstantOfAll",
     "CorrectOnly",
+    "Corrected",
     "DoubleClip",
     "Doubt",
     "Everything",
     "Gate",
+    "GreedyMix",
     "ImplicitNegative",
     "Itself",
     "JensenShannon",
@@ -80,6 +88,7 @@ __all__ = [
     "LeaveOneOut",
     "Linear",
     "Logarithm",
+    "Memory",
     "MixedOutcomes",
     "One",
     "OneHinted",
@@ -99,6 +108,7 @@ __all__ = [
     "SequenceAnchorRatio",
     "SequenceMean",
     "SequenceProduct",
+    "Shaping",
     "Share",
     "Signed",
     "Soft",
@@ -106,6 +116,7 @@ __all__ = [
     "SquaredHellinger",
     "StagedHint",
     "Standardized",
+    "Surprise",
     "TokenClip",
     "TornHint",
     "TowardsAnchor",
@@ -115,5 +126,6 @@ __all__ = [
     "WarmCosine",
     "Weight",
     "Whitened",
+    "Written",
     "Wrong",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from obverse.parts.part import Part
 from obverse.records import Source
-from obverse.view import LOG_RATIO_LIMIT, group_mean, group_size, group_sum
+from obverse.view import group_mean, group_size, group_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,8 @@ class One(Part):
 class Centered(Part):
     """A = R - mean(R) within the problem's group; equal rewards give 0. Source: Dr.GRPO, 2503.20783."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+
     def __call__(self, view: View) -> Tensor:
         reward = view.samples.reward
         return view.spread(reward - group_mean(view.samples, reward))
@@ -40,6 +42,7 @@ class Standardized(Part):
     """
 
     eps: float = 1e-6
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __call__(self, view: View) -> Tensor:
         samples, reward = view.samples, view.samples.reward
@@ -49,25 +52,13 @@ class Standardized(Part):
 
 
 @dataclass(frozen=True)
-class TowardsAnchor(Part):
-    """A = pi_anchor / pi_theta - 1: minus the gradient of the k3 estimate of KL(pi_theta || pi_anchor).
-
-    k3 = e^(-d) + d - 1 with d = log pi_theta - log pi_anchor. Source: GRPO, 2402.03300 eq. 4. In expectation over own
-    samples this gradient is that of the *forward* KL(pi_anchor || pi_theta), although k3's value estimates the reverse.
-    """
-
-    needs: ClassVar[frozenset[str]] = frozenset({"anchor"})
-
-    def __call__(self, view: View) -> Tensor:
-        return (view.tokens.anchor - view.live.logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp() - 1.0
-
-
-@dataclass(frozen=True)
 class LeaveOneOut(Part):
     """A = R_i - mean of the group's other rewards = n / (n - 1) (R_i - mean(R)); [T]. Source: RLOO, 2402.14740.
 
     Equal rewards give 0, and so does a group of one, which has no others.
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __call__(self, view: View) -> Tensor:
         samples, reward = view.samples, view.samples.reward
@@ -78,6 +69,8 @@ class LeaveOneOut(Part):
 @dataclass(frozen=True)
 class Reward(Part):
     """A = R: the sample's reward without a baseline; [T]. Source: REINFORCE, 2509.04419 table 1."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __call__(self, view: View) -> Tensor:
         return view.spread(view.samples.reward)
@@ -92,6 +85,7 @@ class Whitened(Part):
 
     scale: bool = False
     min_variance: float = 1e-8
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __call__(self, view: View) -> Tensor:
         reward = view.samples.reward
@@ -117,6 +111,7 @@ class Right(Part):
     """
 
     prompt_weight: float = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
 
     def __call__(self, view: View) -> Tensor:
         return view.spread(self.omega(view.samples) * view.samples.correct)

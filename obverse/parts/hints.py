@@ -118,6 +118,7 @@ class AgainstUnhinted(Part):
     """
 
     alone: bool = False
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __call__(self, view: View) -> Tensor:
         samples, reward = view.samples, view.samples.reward

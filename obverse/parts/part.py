@@ -6,7 +6,7 @@ A part never imports torch: it works through the tensors it is given, so that th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Named:
     """Prints as it is written in the method table: `clip(0.2, 0.28)`, `standardized(eps=1e-06)`, `behavior`."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # token columns it reads beyond source, sample and position
+    needs: ClassVar[frozenset[str]] = frozenset()  # what it reads beyond source, sample and position
+    together: ClassVar[bool] = False  # it compares live numbers of a problem's samples: one micro batch holds them all
 
     def __str__(self) -> str:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
@@ -60,6 +61,38 @@ class Share(Named):
 
     def __call__(self, view: View, source: Source) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not say what it computes: define __call__(view, source) -> [T]")
+
+
+class Shaping(Named):
+    """What is added to a sample's reward, at the token where it arises; (view) -> [T].
+
+    It is read once, before an update, when the policy is still the one that sampled.
+    """
+
+    def __call__(self, view: View) -> Tensor:
+        raise TypeError(f"{type(self).__name__} does not say what it computes: define __call__(view) -> [T]")
+
+
+class Memory(Named):
+    """A number that outlives an update: what a method remembers of each problem, or of the run; it is checkpointed.
+
+    Parts read it as `view.samples.memory` [S], as it was before the update.
+    """
+
+    of_problem: ClassVar[bool] = False  # a number per problem; False: one for the run
+    start: float = 0.0  # before anything is known
+
+    def recall(self, group: Group, known: float) -> float:
+        """The number for the samples of `group`; `known` is what was kept."""
+        return known
+
+    def observe(self, view: View) -> Tensor | None:
+        """What every sample of this micro batch shows; [S], only its own rows are read. None: nothing is kept."""
+        return None
+
+    def revise(self, known: float, observed: Sequence[float]) -> float:
+        """What is known after an update; `observed` has the samples that the number is about."""
+        return known
 
 
 class Ask(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from obverse.parts.part import Named
 from obverse.records import Group, Problem, Sample, Wish
@@ -10,13 +11,20 @@ from obverse.records import Group, Problem, Sample, Wish
 
 @dataclass(frozen=True)
 class Request(Named):
-    """Ask for the same for every problem: so many own samples, so many demonstrations."""
+    """Ask for the same for every problem: so many own samples, so many demonstrations, a pair, a greedy answer."""
 
     rollouts: int = 0
     demonstrations: int = 0
+    pairs: int = 0
+    greedy: int = 0
+    author: Literal["policy", "initial"] = "policy"
+
+    def __str__(self) -> str:
+        wanted = ", ".join(f"{name}={value}" for name, value in vars(self).items() if value not in (0, "policy"))
+        return f"request({wanted})"
 
     def __call__(self, problem: Problem, progress: float) -> list[Wish]:
-        return [Wish(rollouts=self.rollouts, demonstrations=self.demonstrations)]
+        return [Wish(**vars(self))]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class SolvedGate(Named):
     """
 
     gate: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
 
     def __call__(self, group: Group) -> list[Sample]:
         return group.of("rollout") if group.num_correct > self.gate else group.of("demonstration")
@@ -48,6 +57,8 @@ class MixedOutcomes(Named):
     What counts is `correct`, not the reward: shaping a reward does not make a group mixed.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+
     def __call__(self, group: Group) -> list[Sample]:
         own = group.of("rollout")
         return own if 0 < group.num_correct < len(own) else []
@@ -56,6 +67,8 @@ class MixedOutcomes(Named):
 @dataclass(frozen=True)
 class CorrectOnly(Named):
     """Keep the rollouts that are right. Source: RAFT, 2304.06767, and rejection sampling, 2308.01825."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
 
     def __call__(self, group: Group) -> list[Sample]:
         return [sample for sample in group.of("rollout") if sample.correct]

@@ -93,7 +93,7 @@ class ClippedMean(Part):
 
     low: float
     high: float
-    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior", "reward"})
 
     def __call__(self, view: View) -> Tensor:
         log_ratio, better = view.live.logp - view.tokens.behavior, Centered()(view) > 0
@@ -110,7 +110,7 @@ class ImplicitNegative(Part):
     """
 
     floor: float = 1.0
-    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior", "correct"})
 
     def __call__(self, view: View) -> Tensor:
         log_ratio, rate = (

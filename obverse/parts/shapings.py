@@ -80,7 +80,7 @@ class Signed(Part):
 
     scale: float = 0.1
     level: Level = "sequence"
-    needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    needs: ClassVar[frozenset[str]] = frozenset({"entropy", "correct"})
 
     def __call__(self, view: View) -> Tensor:
         praise = self.scale * entropy_of(view, Source.ROLLOUT, self.level).exp()

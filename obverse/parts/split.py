@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from obverse.parts.part import Part
 from obverse.records import Source
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class OwnCentered(Part):
     """A = R - mean(R) over the problem's own samples; equal rewards give 0. Source: LUFFY's ablations, 2504.14945."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+
     def __call__(self, view: View) -> Tensor:
         return view.spread(own_deviation(view.samples)[0])
 
@@ -31,6 +33,7 @@ class OwnStandardized(Part):
     """
 
     eps: float = 1e-6
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __call__(self, view: View) -> Tensor:
         deviation, num_own = own_deviation(view.samples)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from obverse import methods
 from obverse.batch import Micro, Update, pack
-from obverse.estimator import loss
+from obverse.course import as_course
+from obverse.estimator import loss, shaped
 from obverse.method import Method
 from obverse.records import Group, Problem, Sample, Source, Verdict
 from obverse.view import Samples, Tokens
@@ -19,16 +21,17 @@ STEPS = ("first;", "second;", "last")
 
 def sample(rng: random.Random, kind: str, reward: float, num_tokens: int, num_hint: int = 0) -> Sample:
     """A sample with made-up ids and behavior; the numbers that matter are put on the token table later."""
-    source = {"rollout": Source.ROLLOUT, "hinted": Source.ROLLOUT, "demonstration": Source.DEMONSTRATION}[kind]
+    source = {"hinted": Source.ROLLOUT, "greedy": Source.ROLLOUT}.get(kind) or Source[kind.upper()]
     verdict = Verdict.right() if reward >= 1 else Verdict(False, reward)
     return Sample(
         kind=kind,
         prompt_ids=[rng.randrange(3, 30) for _ in range(rng.randint(1, 5))],
         ids=[rng.randrange(3, 30) for _ in range(num_hint + num_tokens)],
         sources=[Source.HINT] * num_hint + [source] * num_tokens,
-        behavior=[0.0] * num_hint + [-rng.random() * 3 - 0.01 if kind != "demonstration" else 0.0] * num_tokens,
+        behavior=[0.0] * num_hint + [-rng.random() * 3 - 0.01 if source is Source.ROLLOUT else 0.0] * num_tokens,
         text="",
         verdict=verdict,
+        draw=rng.random(),
     )
 
 
@@ -64,6 +67,36 @@ def with_hints(made: list[Group], seed: int, num_hinted: int = 2) -> list[Group]
     return found
 
 
+def with_pairs(made: list[Group], seed: int) -> list[Group]:
+    """The groups with a chosen and a rejected response each, for methods that train them."""
+    rng = random.Random(f"pairs {seed}")
+    kinds = (("chosen", 1.0), ("rejected", 0.0))
+    pairs = [[sample(rng, kind, reward, rng.randint(1, 6)) for kind, reward in kinds] for _ in made]
+    return [Group(group.problem, group.samples + pair) for group, pair in zip(made, pairs, strict=True)]
+
+
+def with_greedy(made: list[Group], seed: int) -> list[Group]:
+    """The groups with a greedy answer each, right or wrong, for methods that ask for one."""
+    rng = random.Random(f"greedy {seed}")
+    return [Group(group.problem, [*group.samples, sample(rng, "greedy", rng.choice((0.0, 1.0)), 3)]) for group in made]
+
+
+def for_method(made: list[Group], method: Method, seed: int) -> list[Group]:
+    """The groups with every kind of sample that `method` asks for; others never see one."""
+    made = with_hints(made, seed) if Source.HINT in method.sources else made
+    made = with_pairs(made, seed) if Source.CHOSEN in method.sources else made
+    wishes = [wish for group in made for wish in method.ask(group.problem, 0.0)]
+    return with_greedy(made, seed) if any(wish.greedy for wish in wishes) else made
+
+
+def learned(made: list[Group], method: Method) -> Update | None:
+    """The update that `method` makes of the groups; what it remembers of each problem is another number for each."""
+    memories = [0.0] * len(made)
+    if method.memory is not None:
+        memories = [method.memory.recall(group, 0.2 + 0.1 * index) for index, group in enumerate(made)]
+    return pack([method.select(group) for group in made], method.sources, memories=memories)
+
+
 @dataclass
 class Numbers:
     """An update with the current policy's numbers: leaves [T] that a loss may differentiate."""
@@ -73,6 +106,7 @@ class Numbers:
     update: Update
     logp: Tensor
     entropy: Tensor
+    value: Tensor
 
     def rows(self, source: Source) -> list[tuple[int, Tensor]]:
         """(row in Samples, token mask) of every sample that has tokens of `source`, for literal losses."""
@@ -88,23 +122,21 @@ class Numbers:
 
 
 def double(samples: Samples) -> Samples:
-    return replace(samples, reward=samples.reward.double())
+    return replace(samples, reward=samples.reward.double(), memory=samples.memory.double(), draw=samples.draw.double())
 
 
 def whole(update: Update) -> Micro:
     """The update as one micro batch."""
-    (micro,) = update.micros(10**9)
+    (micro,) = update.micros(10**9, together=False)
     return micro
 
 
 def numbers(made: list[Group], method: Method, seed: int = 0, spread: float = 0.4) -> Numbers | None:
     """What `method` keeps of the groups, with random log-probs; log-ratios have standard deviation `spread`.
 
-    A method that trains hint tokens also gets hinted samples; others never see one.
+    A method that trains hint tokens also gets hinted samples, one that trains pairs gets pairs; others never see one.
     """
-    if Source.HINT in method.sources:
-        made = with_hints(made, seed)
-    update = pack([method.select(group) for group in made], method.sources)
+    update = learned(for_method(made, method, seed), method)
     if update is None:
         return None
     rng = torch.Generator().manual_seed(seed)
@@ -114,17 +146,37 @@ def numbers(made: list[Group], method: Method, seed: int = 0, spread: float = 0.
     behavior = (logp + spread * draw()).clamp(max=-1e-3)
     columns = {"behavior": behavior, "anchor": (logp + 0.7 * spread * draw()).clamp(max=-1e-3), "advantage": draw()}
     entropy = torch.rand(num, generator=rng, dtype=torch.float64) * 2
-    tokens = replace(tokens, **columns)
-    return Numbers(tokens, double(update.samples), update, logp.requires_grad_(), entropy.requires_grad_())
+    columns |= {"sampler": (behavior + spread * draw()).clamp(max=-1e-3), "value": draw(), "returns": draw()}
+    value, samples = draw(), double(update.samples)
+    tokens, added = shaped(replace(tokens, **columns, reward=torch.zeros_like(logp)), samples, method.shaping)
+    samples = replace(samples, reward=samples.reward + added)
+    leaves = [leaf.requires_grad_() for leaf in (logp, entropy, value)]
+    return Numbers(tokens, samples, update, *leaves)
 
 
-def gradients(value: Tensor, data: Numbers) -> tuple[Tensor, Tensor]:
-    """Gradient of a scalar by the log-probs and by the entropies; zeros where it does not depend on them."""
-    found = torch.autograd.grad(value, [data.logp, data.entropy], allow_unused=True)
-    first, second = (torch.zeros_like(data.logp) if grad is None else grad for grad in found)
-    return first, second
+def gradients(total: Tensor, data: Numbers) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of a scalar by the log-probs, the entropies and a scalar head's values; zeros where it reads none."""
+    found = torch.autograd.grad(total, [data.logp, data.entropy, data.value], allow_unused=True)
+    first, second, third = (torch.zeros_like(data.logp) if grad is None else grad for grad in found)
+    return first, second, third
 
 
-def ours(data: Numbers, method: Method, progress: float = 0.0) -> tuple[Tensor, Tensor]:
+def ours(data: Numbers, method: Method, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients that our one loss line gives."""
-    return gradients(loss(data.tokens, data.samples, data.logp, data.entropy, method.terms, progress), data)
+    total = loss(data.tokens, data.samples, data.logp, data.entropy, method.terms, progress, data.value)
+    return gradients(total, data)
+
+
+def lanes() -> list[str]:
+    """Every method of the folder by name; a course as `name:0`, `name:1`, a method for each of its lanes."""
+    found = []
+    for name in methods.names():
+        num = len(as_course(methods.build(name)).lanes)
+        found += [name] if num == 1 else [f"{name}:{i}" for i in range(num)]
+    return found
+
+
+def lane(name: str, options: dict[str, object] | None = None) -> Method:
+    """The method behind a name of `lanes`."""
+    base, _, number = name.partition(":")
+    return as_course(methods.build(base, options)).methods[int(number or 0)]

@@ -12,7 +12,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # 0: records, options, the run folder
     ("records", "seeds", "errors", "watch", "config", "config_file", "layers", "runlog", "step_file"),
     # 1: what a method is; problems, verdicts, text
-    ("view", "parts", "estimator", "method", "methods", "resolve", "tasks", "problems", "verifiers", "text"),
+    ("view", "parts", "estimator", "method", "course", "methods", "resolve", "tasks", "problems", "verifiers", "text"),
     # 2: the model, samples and tables
     ("model", "sampling", "batch", "dist"),
     # 3: what one step is made of

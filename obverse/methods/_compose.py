@@ -1,0 +1,70 @@
+"""What every method can be given on top of its own: a KL to the initial model, an entropy bonus, a mismatch correction.
+
+A method that has an option of the same name keeps its own meaning of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from obverse.errors import ConfigError
+from obverse.estimator import Term, entropy_bonus
+from obverse.method import Method
+from obverse.parts import AnchorPenalty, BackToAnchor, Corrected, PerToken, TowardsAnchor
+from obverse.parts.mismatch import Correction
+from obverse.parts.penalties import Estimator
+from obverse.records import Source
+
+
+def compose(
+    method: Method,
+    kl_coef: float = 0.0,
+    kl_estimator: Estimator = "k3",
+    kl_in_reward: bool = False,
+    entropy_coef: float = 0.0,
+    importance_sampling: Correction = "none",
+    importance_sampling_cap: float = 2.0,
+) -> Method:
+    """The method with components that any method may have; all of them are off by default.
+
+    kl_coef, kl_estimator  beta of a KL(pi_theta || pi_initial) penalty on own tokens, and how a token estimates it: in
+        the loss k2 (the local reverse KL) or k3 (GRPO's), a mean over all own tokens of the update. With kl_in_reward
+        it is taken off the reward instead, k1 being the exact one.
+    entropy_coef  an entropy bonus, a mean over all own tokens (over all trained tokens without own ones).
+    importance_sampling  weighs own tokens by pi_trainer / pi_sampler when the two are different programs: token_ or
+        sequence_, _truncate or _mask at importance_sampling_cap (TRL's names; 2.0 is verl's token cap).
+
+    Raises ConfigError for k1 in the loss, and for a component that has nothing to act on.
+    """
+    own = Source.ROLLOUT in method.sources and method.trains_policy
+    if kl_coef and not own:
+        raise ConfigError("kl_coef acts on own samples, and this method trains none")
+    if importance_sampling != "none" and not own:
+        raise ConfigError("importance_sampling corrects own samples, and this method trains none")
+    if entropy_coef and not method.trains_policy:
+        raise ConfigError("entropy_coef acts on a policy, and this method trains none")
+    if kl_coef and kl_in_reward and not method.needs("reward"):
+        raise ConfigError("kl_in_reward changes the reward, and this method does not read it: put the KL in the loss")
+    if kl_coef and not kl_in_reward and kl_estimator == "k1":
+        raise ConfigError(
+            "k1 in the loss pulls nowhere: the expectation of its gradient, E[grad log pi], is zero; "
+            "use kl_estimator k2 or k3, or kl_in_reward"
+        )
+    terms, shaping = method.terms, method.shaping
+    if importance_sampling != "none":
+        terms = tuple(_corrected(term, importance_sampling, importance_sampling_cap) for term in terms)
+    if kl_coef and kl_in_reward:
+        shaping = (*shaping, AnchorPenalty(kl_coef, kl_estimator))
+    elif kl_coef:
+        advantage = BackToAnchor() if kl_estimator == "k2" else TowardsAnchor()
+        terms = (*terms, Term(Source.ROLLOUT, advantage, share=PerToken(), weight=kl_coef))
+    if entropy_coef:
+        terms = (*terms, *entropy_bonus(entropy_coef, *([Source.ROLLOUT] if own else sorted(method.sources))))
+    return replace(method, terms=terms, shaping=shaping)
+
+
+def _corrected(term: Term, mode: Correction, cap: float) -> Term:
+    """A term on own tokens' log-probs with the correction in its gate; others, a KL among them, as they are."""
+    if term.source is not Source.ROLLOUT or term.on != "logp" or "anchor" in term.advantage.needs:
+        return term
+    return replace(term, stable=Corrected(term.stable, mode, cap))

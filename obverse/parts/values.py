@@ -1,0 +1,74 @@
+"""A critic's part in the estimator: how its expectations become advantages, and how it learns to expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from obverse.parts.part import Named, Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.view import View
+
+
+@dataclass(frozen=True)
+class GAE(Named):
+    """Generalized advantage estimation: A_t = sum_k (gamma lam)^k delta_(t+k), delta_t = r_t + gamma V_(t+1) - V_t.
+
+    r_t is what shaping adds at the token, and the sample's own reward at its last one. The advantages of a collection
+    are whitened over its tokens; the returns A + V, which the critic learns, are not. Source: 1506.02438 eq. 16.
+    """
+
+    gamma: float = 1.0
+    lam: float = 1.0
+    whitens: bool = True
+    learning_rate: float = 1e-5  # of the critic
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+
+    def __call__(self, view: View) -> tuple[Tensor, Tensor]:
+        """The advantages before whitening and the returns of this micro batch's tokens; [T] each."""
+        own = view.samples.reward - view.sample_sum(view.tokens.reward)
+        last = view.is_last()
+        reward = view.tokens.reward + view.spread(own).where(last, own.new_zeros(()))
+        rewards, place = view.in_rows(reward)
+        values, _ = view.in_rows(view.tokens.value)
+        advantages, carried, later = rewards.new_zeros(rewards.shape), rewards.new_zeros(len(rewards)), values[:, 0] * 0
+        for step in reversed(range(rewards.shape[1])):
+            # behind a row's end reward and value are 0, and so is everything that is carried in from there
+            delta = rewards[:, step] + self.gamma * later - values[:, step]
+            carried = delta + self.gamma * self.lam * carried
+            advantages[:, step], later = carried, values[:, step]
+        found = advantages[place]
+        return found, found + view.tokens.value
+
+
+@dataclass(frozen=True)
+class Written(Part):
+    """A = the `advantage` column, as a critic wrote it; [T]. Source: PPO, 1707.06347 eq. 11."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage"})
+
+    def __call__(self, view: View) -> Tensor:
+        return view.tokens.advantage
+
+
+@dataclass(frozen=True)
+class Surprise(Part):
+    """A = returns - V: minus the gradient of the critic's max((V - ret)^2, (clip(V, V_old +- clip) - ret)^2) / 2.
+
+    0 where the clipped branch is the larger one and V has left its range; `clip` None is the plain square; [T].
+    Source: PPO's value clipping as in 2005.12729 [mem], constants of verl.
+    """
+
+    clip: float | None = 0.5
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage"})  # whoever writes that column writes value and returns
+
+    def __call__(self, view: View) -> Tensor:
+        value, old, returns = view.live.value, view.tokens.value, view.tokens.returns
+        error = returns - value
+        if self.clip is None:
+            return error
+        clipped = value.maximum(old - self.clip).minimum(old + self.clip)
+        return error.where(error**2 >= (returns - clipped) ** 2, error.new_zeros(()))
