@@ -32,6 +32,7 @@ from obverse.parts.imitation import (
     Unit,
 )
 from obverse.parts.inputs import GreedyMix
+from obverse.parts.memory import AboveMemory, AdaptiveKL, Contrast, GreedyReward, LogPartition, RunningMean
 from obverse.parts.mismatch import Corrected
 from obverse.parts.part import Ask, Gate, Keep, Memory, Part, Shaping, Share, Weight
 from obverse.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
@@ -59,6 +60,8 @@ from obverse.parts.values import GAE, Surprise, Written
 
 __all__ = [
     "GAE",
+    "AboveMemory",
+    "AdaptiveKL",
     "AgainstUnhinted",
     "Always",
     "AnchorPenalty",
@@ -74,6 +77,7 @@ __all__ = [
     "Confident",
     "Constant",
     "ConstantOfAll",
+    "Contrast",
     "CorrectOnly",
     "Corrected",
     "DoubleClip",
@@ -81,12 +85,14 @@ __all__ = [
     "Everything",
     "Gate",
     "GreedyMix",
+    "GreedyReward",
     "ImplicitNegative",
     "Itself",
     "JensenShannon",
     "Keep",
     "LeaveOneOut",
     "Linear",
+    "LogPartition",
     "Logarithm",
     "Memory",
     "MixedOutcomes",
@@ -104,6 +110,7 @@ __all__ = [
     "Rest",
     "Reward",
     "Right",
+    "RunningMean",
     "Saturating",
     "SequenceAnchorRatio",
     "SequenceMean",
