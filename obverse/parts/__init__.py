@@ -10,12 +10,11 @@ from obverse.parts.advantages import (
     Whitened,
     Wrong,
 )
-from obverse.parts.gates import Always, Clip, Soft, TokenClip
+from obverse.parts.gates import Always, Clip, DoubleClip, Soft, TokenClip
 from obverse.parts.hints import (
     AgainstUnhinted,
     BinomialHint,
     ConstantOfAll,
-    DoubleClip,
     OneHinted,
     StagedHint,
     TornHint,
@@ -34,9 +33,20 @@ from obverse.parts.imitation import (
 from obverse.parts.inputs import GreedyMix
 from obverse.parts.memory import AboveMemory, AdaptiveKL, Contrast, GreedyReward, LogPartition, RunningMean
 from obverse.parts.mismatch import Corrected
+from obverse.parts.pairs import ImplicitScore, PerPair, Preferred, Ranked
 from obverse.parts.part import Ask, Gate, Keep, Memory, Part, Shaping, Share, Weight
 from obverse.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
-from obverse.parts.plans import CorrectOnly, Everything, MixedOutcomes, Request, SolvedGate
+from obverse.parts.plans import (
+    CorrectOnly,
+    Demonstrated,
+    DistinctCorrect,
+    Everything,
+    MixedOutcomes,
+    Request,
+    SolvedGate,
+)
+from obverse.parts.prefixes import PerPrefixToken, Prefix, PrefixRequest
+from obverse.parts.propagation import Geometric, Propagated
 from obverse.parts.references import (
     Behavior,
     CappedBehavior,
@@ -46,6 +56,7 @@ from obverse.parts.references import (
     SequenceMean,
     SequenceProduct,
 )
+from obverse.parts.rewards import Overlong
 from obverse.parts.schedules import Linear, Rest, WarmCosine
 from obverse.parts.shapings import (
     Confident,
@@ -80,13 +91,17 @@ __all__ = [
     "Contrast",
     "CorrectOnly",
     "Corrected",
+    "Demonstrated",
+    "DistinctCorrect",
     "DoubleClip",
     "Doubt",
     "Everything",
     "Gate",
+    "Geometric",
     "GreedyMix",
     "GreedyReward",
     "ImplicitNegative",
+    "ImplicitScore",
     "Itself",
     "JensenShannon",
     "Keep",
@@ -98,14 +113,22 @@ __all__ = [
     "MixedOutcomes",
     "One",
     "OneHinted",
+    "Overlong",
     "OwnCentered",
     "OwnStandardized",
     "Part",
     "Pearson",
+    "PerPair",
+    "PerPrefixToken",
     "PerSample",
     "PerSequence",
     "PerToken",
     "Power",
+    "Preferred",
+    "Prefix",
+    "PrefixRequest",
+    "Propagated",
+    "Ranked",
     "Request",
     "Rest",
     "Reward",

@@ -38,6 +38,24 @@ class Clip(Gate):
 
 
 @dataclass(frozen=True)
+class DoubleClip(Clip):
+    """PPO's clip that also drops tokens with A < 0 and ratio > most: the loss is at most -most A there; [T].
+
+    Inclusive as the clip is: a token with ratio = most counts. Source: dual clip, 1912.09729 [mem].
+    """
+
+    most: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.most <= 1:
+            raise ValueError(f"a dual clip at {self.most:g} would drop tokens of the sampling policy: give one above 1")
+
+    def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
+        far = (advantage < 0) & (ratio > self.most)
+        return super().__call__(view, ratio, advantage) * (~far).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
 class TokenClip(Gate):
     """A clip on each token's own log-ratio, whatever ratio the reference gives; [T]. Source: GMPO, 2507.20673.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, ClassVar
 
-from obverse.parts.gates import Clip
+from obverse.parts.gates import DoubleClip
 from obverse.parts.part import Gate, Named, Part, Share
 from obverse.records import Problem, Source, Wish
 from obverse.seeds import seed_for
@@ -129,19 +129,6 @@ class AgainstUnhinted(Part):
             return advantage
         continuation = (view.tokens.source == int(Source.ROLLOUT)) & (view.spread(plain) == 0)
         return view.spread(reward).where(continuation, advantage)
-
-
-@dataclass(frozen=True)
-class DoubleClip(Gate):
-    """PPO's clip that also drops tokens with A < 0 and ratio > most. Source: dual clip, 1912.09729 [mem]."""
-
-    low: float = 0.2
-    high: float = 0.2
-    most: float = 3.0
-
-    def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
-        clipped = Clip(self.low, self.high)(view, ratio, advantage)
-        return clipped * (~((advantage < 0) & (ratio > self.most))).to(ratio.dtype)
 
 
 @dataclass(frozen=True)
