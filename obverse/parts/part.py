@@ -25,7 +25,7 @@ class Named:
     together: ClassVar[bool] = False  # it compares live numbers of a problem's samples: one micro batch holds them all
 
     def __str__(self) -> str:
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         if not is_dataclass(self):
             return name
         values = {option.name: getattr(self, option.name) for option in fields(self)}

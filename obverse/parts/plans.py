@@ -72,3 +72,25 @@ class CorrectOnly(Named):
 
     def __call__(self, group: Group) -> list[Sample]:
         return [sample for sample in group.of("rollout") if sample.correct]
+
+
+@dataclass(frozen=True)
+class DistinctCorrect(Named):
+    """Keep the rollouts that are right, the first of each text. Source: rejection sampling, 2308.01825."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        texts: dict[str, Sample] = {}
+        for sample in group.of("rollout"):
+            if sample.correct:
+                texts.setdefault(sample.text, sample)
+        return list(texts.values())
+
+
+@dataclass(frozen=True)
+class Demonstrated(Named):
+    """Keep the whole group of a problem that has a demonstration; else nothing. Source: 2502.18679."""
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return group.samples if group.of("demonstration") else []

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from obverse.view import View
 
 
+def num_samples(view: View, sources: tuple[Source, ...]) -> Tensor:
+    """B: the samples of the update that have tokens of `sources`, at least 1."""
+    return (view.samples.counts[:, [int(each) for each in sources]].sum(1) > 0).sum().clamp(min=1)
+
+
 @dataclass(frozen=True)
 class PerToken(Share):
     """1 / N: a mean over all tokens of `sources` in the update (of the term's own source when empty)."""
@@ -28,12 +33,13 @@ class PerToken(Share):
 
 @dataclass(frozen=True)
 class PerSequence(Share):
-    """1 / (n_i B): a mean over each sample's own tokens, then over the B samples that have any."""
+    """1 / (n_i B): a mean over each sample's own tokens, then over the B samples that have any (of `sources`)."""
+
+    sources: tuple[Source, ...] = ()
 
     def __call__(self, view: View, source: Source) -> Tensor:
         counts = view.samples.counts[:, int(source)].to(view.live.logp.dtype)
-        num_samples = (counts > 0).sum().clamp(min=1)
-        return view.spread(1.0 / counts.clamp(min=1)) / num_samples
+        return view.spread(1.0 / counts.clamp(min=1)) / num_samples(view, self.sources or (source,))
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,14 @@ class Constant(Share):
     length: int
 
     def __call__(self, view: View, source: Source) -> Tensor:
-        num_samples = (view.samples.counts[:, int(source)] > 0).sum().clamp(min=1)
-        return view.live.logp.new_ones(view.live.logp.shape) / (num_samples * self.length)
+        return view.live.logp.new_ones(view.live.logp.shape) / (num_samples(view, (source,)) * self.length)
 
 
 @dataclass(frozen=True)
 class PerSample(Share):
-    """1 / B: each sample's sum, then a mean over the B samples that have any tokens."""
+    """1 / B: each sample's sum, then a mean over the B samples that have any tokens (of `sources`)."""
+
+    sources: tuple[Source, ...] = ()
 
     def __call__(self, view: View, source: Source) -> Tensor:
-        num_samples = (view.samples.counts[:, int(source)] > 0).sum().clamp(min=1)
-        return view.live.logp.new_ones(view.live.logp.shape) / num_samples
+        return view.live.logp.new_ones(view.live.logp.shape) / num_samples(view, self.sources or (source,))
