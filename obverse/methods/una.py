@@ -1,0 +1,58 @@
+"""One loss for demonstrations, preferences and scores: the implicit reward is fitted to what is known."""
+
+from typing import Literal
+
+from obverse.errors import ConfigError
+from obverse.estimator import Term
+from obverse.method import Method
+from obverse.parts import ConstantOfAll, ImplicitScore, Request
+from obverse.records import Source
+
+
+def una(
+    beta: float = 0.01,
+    loss: Literal["mse", "bce"] = "mse",
+    data: Literal["demonstrations", "pairs", "both", "none"] = "both",
+    num_generations: int = 0,
+) -> Method:
+    """UNA (called UFT in its second paper): fit sigmoid(beta log(pi / pi_anchor)) of a response to its score.
+
+    Paper     UFT: Unifying Fine-Tuning of SFT and RLHF/DPO/UNA, https://arxiv.org/abs/2410.21438, eq. 7; before it
+              UNA, https://arxiv.org/abs/2408.15339. The name UFT belongs to another method here.
+    Equation  L = (s - r)^2 (mse) or -r log s - (1 - r) log(1 - s) (bce), s = sigmoid(beta L_y),
+              L_y = sum_t (log pi_theta - log pi_anchor), r in [0, 1]: 1 for demonstrations.
+    Estimator c_t = 2 beta (r - s) s (1 - s) / S (mse) or beta (r - s) / S (bce) on every token, S = samples of the
+              update: no mask, pi_ref = pi_theta, A bounded by beta.
+    Paper writes  Demonstrations with score 1, scored responses with their score; a preference pair as in DPO, or as
+                  binary feedback: chosen 1, rejected 0. The implicit reward's own offset is set to 0.
+    Code does     One sample per batch and torch.sum, so a sum and no mean; a branch for each kind of sample. Online the
+                  target is sigmoid of a reward model's score.
+    We do         Chosen 1, rejected 0, demonstrations 1, own samples their reward clipped to [0, 1]; a mean over all
+                  samples of the update, of whatever kind. Pairs with a difference are dpo. `data` says what is taken
+                  from the data set (a kind that it does not have is simply absent), num_generations > 0 adds own
+                  samples.
+    Defaults  beta 0.01, learning_rate 3e-5, mse [paper] (with LoRA; score data in the offline scripts 0.03 [code]).
+              No own samples: the paper's main runs are offline.
+    Pitfalls  Equal rewards do not give zero: there is no baseline, a sample is drawn to its own score. The pull ends
+              where s reaches r, and with mse also where s is near the wrong end. With beta 0.01 s stays near 1/2
+              while log-ratios are below some tens. A score of 1 for every demonstration takes the data for perfect.
+    Authors' names  kl_coef (online script) -> beta; binary and score losses -> loss bce and mse.
+    """
+    if data == "none" and num_generations == 0:
+        raise ConfigError('data="none" without num_generations leaves nothing to train on')
+    shown, paired = data in ("demonstrations", "both"), data in ("pairs", "both")
+    targets: dict[Source, float | None] = {}
+    if shown:
+        targets[Source.DEMONSTRATION] = 1.0
+    if paired:
+        targets |= {Source.CHOSEN: 1.0, Source.REJECTED: 0.0}
+    if num_generations:
+        targets[Source.ROLLOUT] = None
+    return Method(
+        ask=Request(rollouts=num_generations, demonstrations=int(shown), pairs=int(paired)),
+        terms=tuple(
+            Term(source, ImplicitScore(beta, loss, target), share=ConstantOfAll(1))
+            for source, target in targets.items()
+        ),
+        run={"learning_rate": 3e-5},
+    )
