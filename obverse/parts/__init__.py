@@ -10,6 +10,7 @@ from obverse.parts.advantages import (
     Whitened,
     Wrong,
 )
+from obverse.parts.counts import ByCount
 from obverse.parts.gates import Always, Clip, DoubleClip, Soft, TokenClip
 from obverse.parts.hints import (
     AgainstUnhinted,
@@ -59,8 +60,10 @@ from obverse.parts.references import (
 from obverse.parts.rewards import Overlong
 from obverse.parts.schedules import Linear, Rest, WarmCosine
 from obverse.parts.shapings import (
+    Accepted,
     Confident,
     Logarithm,
+    LogarithmToo,
     Power,
     Saturating,
     Signed,
@@ -72,6 +75,7 @@ from obverse.parts.values import GAE, Surprise, Written
 __all__ = [
     "GAE",
     "AboveMemory",
+    "Accepted",
     "AdaptiveKL",
     "AgainstUnhinted",
     "Always",
@@ -81,6 +85,7 @@ __all__ = [
     "BackToAnchor",
     "Behavior",
     "BinomialHint",
+    "ByCount",
     "CappedBehavior",
     "Centered",
     "Clip",
@@ -109,6 +114,7 @@ __all__ = [
     "Linear",
     "LogPartition",
     "Logarithm",
+    "LogarithmToo",
     "Memory",
     "MixedOutcomes",
     "One",

@@ -95,7 +95,8 @@ class StagedHint(Named):
 class OneHinted(Named):
     """All samples but one begin from the prompt; the last continues a share ~ Uniform(low, high) of the demonstration.
 
-    `low` falls from `high` to its value here along a cosine over the whole run. Source: 2507.01679.
+    The share counts tokens, rounded down. `low` falls from `high` to its value here along a cosine over the whole run.
+    Source: 2507.01679.
     """
 
     rollouts: int
@@ -106,7 +107,7 @@ class OneHinted(Named):
     def __call__(self, problem: Problem, progress: float) -> list[Wish]:
         low = annealed(progress, self.high, self.low)
         share = low + (self.high - low) * stream(self.seed, problem, progress).random()
-        return [Wish(rollouts=self.rollouts - 1), Wish(rollouts=1, hint=share)]
+        return [Wish(rollouts=self.rollouts - 1), Wish(rollouts=1, hint=share, hint_in="tokens")]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from obverse.parts.part import Part
+from obverse.parts.part import Gate, Part
 from obverse.records import Source
 from obverse.view import LOG_RATIO_LIMIT
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from obverse.view import View
 
 Level = Literal["sequence", "token"]
+# Steps of additive sequences that fill [0, 1) evenly: 1 / x and 1 / x^2 of the root of x^3 = x + 1.
+STRIDES = (0.7548776662, 0.5698402910)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,31 @@ class Logarithm(Part):
 
     def __call__(self, view: View) -> Tensor:
         return view.live.logp - math.log(self.scale)
+
+
+@dataclass(frozen=True)
+class LogarithmToo(Part):
+    """pi_ref = p / (p + scale): f(p) = p + scale log p, weight A (p + scale). Source: `p_logp` in 2504.14945's code."""
+
+    scale: float = 1.0
+
+    def __call__(self, view: View) -> Tensor:
+        return view.live.logp - (view.live.logp.exp() + self.scale).log()
+
+
+@dataclass(frozen=True)
+class Accepted(Gate):
+    """Keeps a token with its own probability p: 1 where u < p, else 0; [T]. So a weight of A is A p in expectation.
+
+    u is no die but (draw + a position + 1000 b progress) mod 1, the sample's `draw` being uniform: it is the same in
+    every run and on every micro batch, and another one for each token and step.
+    Source: rejection of tokens, `classic_reject_token` in 2504.14945's code, which rolls a die.
+    """
+
+    def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
+        along, over = STRIDES
+        uniform = (view.spread(view.samples.draw) + along * view.tokens.position + 1000 * over * view.progress) % 1.0
+        return (uniform < view.live.logp.exp()).to(ratio.dtype)
 
 
 def entropy_of(view: View, source: Source, level: Level) -> Tensor:
