@@ -5,12 +5,16 @@ from typing import Literal
 from obverse.estimator import Term, entropy_bonus
 from obverse.method import Method
 from obverse.parts import (
+    Accepted,
     Always,
     Behavior,
     Centered,
     Clip,
     ConstantOfAll,
+    Itself,
     Logarithm,
+    LogarithmToo,
+    Part,
     Power,
     Request,
     Saturating,
@@ -19,7 +23,7 @@ from obverse.parts import (
 )
 from obverse.records import Source
 
-Shaping = Literal["none", "p_div_p", "square_root", "pow", "logp"]
+Shaping = Literal["none", "p_div_p", "square_root", "pow", "logp", "p_logp", "classic_reject_token"]
 
 
 def luffy(
@@ -48,11 +52,13 @@ def luffy(
     We do         The code's, with S counted over the whole update, so that the two kinds keep their proportion; the
                   printed form is scale_rewards="group", epsilon=0.2. `shaping` is f: none is p, p_div_p is
                   p / (p + gamma) (the code has gamma .1, .3 and .5), square_root is p^(1/2) with weight A p^(1/2) / 2,
-                  pow is p^exponent, logp is shaping_scale log p with weight A shaping_scale. classic_reject_token
-                  (tokens dropped at random) and target_probs (nobody has them) are left out.
+                  pow is p^exponent, logp is shaping_scale log p with weight A shaping_scale, p_logp is both p and that,
+                  classic_reject_token keeps a token with probability p and gives it the weight A. The code rolls a die
+                  for that; here the number to beat follows from problem, token and progress, so that a run can be
+                  repeated. target_probs is left out: no data column has the author's probabilities.
     Defaults  7 own samples beside 1 demonstration (n = 8, n_prefix = 1), gamma 0.1, entropy_coef 0.001, L = 8192,
-              learning_rate 1e-6 constant, no KL: the authors' train.sh for Qwen2.5-Math-7B. exponent 1/2 as verified in
-              the code. In a run L is the run's own --max_completion_length.
+              learning_rate 1e-6 constant, no KL: the authors' train.sh for Qwen2.5-Math-7B [code]; shaping_scale 1 and
+              exponent 1/2 [derived]. In a run L is the run's own --max_completion_length.
     Pitfalls  A demonstration's token weighs at most A / 4, and most at p = gamma. Equal rewards of the own
               samples alone do not give zero: if all seven fail, the demonstration has A = 7/8 and they have -1/8 each;
               if all are right, all have A = 0. Where the demonstration is graded wrong as well, a failed group teaches
@@ -63,13 +69,16 @@ def luffy(
     """
     if min(gamma, exponent, shaping_scale) <= 0:
         raise ValueError("gamma, exponent and shaping_scale must be above 0")
-    shapings = {
+    shapings: dict[str, Part] = {
         "none": Unit(),
         "p_div_p": Saturating(gamma),
         "square_root": Power(0.5),
         "pow": Power(exponent),
         "logp": Logarithm(shaping_scale),
+        "p_logp": LogarithmToo(shaping_scale),
+        "classic_reject_token": Itself(),
     }
+    chance = Accepted() if shaping == "classic_reject_token" else Always()
     advantage = Standardized() if scale_rewards == "group" else Centered()
     stable = Always() if epsilon is None else Clip(epsilon, epsilon)
     share = ConstantOfAll(max_completion_length)
@@ -77,7 +86,7 @@ def luffy(
         ask=Request(rollouts=num_generations, demonstrations=1),
         terms=(
             Term(Source.ROLLOUT, advantage, Behavior(), stable, share=share),
-            Term(Source.DEMONSTRATION, advantage, shapings[shaping], share=share),
+            Term(Source.DEMONSTRATION, advantage, shapings[shaping], chance, share=share),
             *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION),
         ),
         run={"learning_rate": 1e-6},

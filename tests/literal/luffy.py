@@ -11,7 +11,9 @@ from obverse.records import Source
 Shape = Callable[[Tensor], Tensor]
 
 
-def objective(shape: Shape, length: int = 8192, entropy_coef: float = 0.001, printed: bool = False) -> Callable:
+def objective(
+    shape: Shape, length: int = 8192, entropy_coef: float = 0.001, printed: bool = False, rejects: bool = False
+) -> Callable[[Numbers], Tensor]:
     def literal(data: Numbers) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         own, shown = data.rows(Source.ROLLOUT), data.rows(Source.DEMONSTRATION)
@@ -21,7 +23,11 @@ def objective(shape: Shape, length: int = 8192, entropy_coef: float = 0.001, pri
             if printed:
                 advantage = advantage / (rewards.std() + 1e-6)
             if data.mask(Source.DEMONSTRATION)[mask].any():
-                surrogate = shape(data.logp[mask].exp()) * advantage
+                place = data.tokens.position[mask].double()
+                die = (data.samples.draw[row] + 0.7548776662 * place) % 1.0  # the exam stands at progress 0
+                probability = data.logp[mask].exp()
+                accepted = (die < probability.detach()).double() / probability.detach()
+                surrogate = (accepted * probability if rejects else shape(probability)) * advantage
             else:
                 ratio = torch.exp(data.logp[mask] - data.tokens.behavior[mask])
                 surrogate = ratio * advantage
@@ -40,5 +46,7 @@ CASES = [
     ({"shaping": "square_root"}, objective(lambda p: p.sqrt())),
     ({"shaping": "pow", "exponent": 0.3}, objective(lambda p: p**0.3)),
     ({"shaping": "logp", "shaping_scale": 0.7}, objective(lambda p: 0.7 * p.log())),
+    ({"shaping": "p_logp", "shaping_scale": 0.7}, objective(lambda p: p + 0.7 * p.log())),
+    ({"shaping": "classic_reject_token"}, objective(lambda p: p, rejects=True)),
     ({"scale_rewards": "group", "epsilon": 0.2}, objective(lambda p: p / (p + 0.1), printed=True)),
 ]
