@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from obverse.view import Samples, View
 
+# The square of a gap times its slope must be finite in float32 too.
+LOG_SCORE_LIMIT = LOG_RATIO_LIMIT / 2
+
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
@@ -121,7 +124,7 @@ class Preferred(Part):
             log_sigmoid = ratio.clamp(max=0) - (-ratio.abs()).exp().log1p()
             return math.log(2) + log_sigmoid, (-ratio).sigmoid()
         power = -1.0 if self.divergence == "forward_kl" else self.alpha - 1
-        exponent = (power * ratio).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        exponent = (power * ratio).clamp(-LOG_SCORE_LIMIT, LOG_SCORE_LIMIT)
         return exponent.expm1() / power, exponent.exp()
 
     def _pull(self, gap: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ class GAE(Named):
     learning_rate: float = 1e-5  # of the critic
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
+            raise ValueError(f"gamma and lam are shares of what comes later, between 0 and 1: {self.gamma}, {self.lam}")
+
     def __call__(self, view: View) -> tuple[Tensor, Tensor]:
         """The advantages before whitening and the returns of this micro batch's tokens; [T] each."""
         own = view.samples.reward - view.sample_sum(view.tokens.reward)
@@ -34,9 +38,10 @@ class GAE(Named):
         reward = view.tokens.reward + view.spread(own).where(last, own.new_zeros(()))
         rewards, place = view.in_rows(reward)
         values, _ = view.in_rows(view.tokens.value)
-        advantages, carried, later = rewards.new_zeros(rewards.shape), rewards.new_zeros(len(rewards)), values[:, 0] * 0
+        advantages = rewards.new_zeros(rewards.shape)
+        carried = later = rewards.new_zeros(len(rewards))
+        # behind a row's end reward and value are 0, and so is everything that is carried in from there
         for step in reversed(range(rewards.shape[1])):
-            # behind a row's end reward and value are 0, and so is everything that is carried in from there
             delta = rewards[:, step] + self.gamma * later - values[:, step]
             carried = delta + self.gamma * self.lam * carried
             advantages[:, step], later = carried, values[:, step]
@@ -64,6 +69,10 @@ class Surprise(Part):
 
     clip: float | None = 0.5
     needs: ClassVar[frozenset[str]] = frozenset({"advantage"})  # whoever writes that column writes value and returns
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"a value clip must be above 0, not {self.clip:g}; None is no clip")
 
     def __call__(self, view: View) -> Tensor:
         value, old, returns = view.live.value, view.tokens.value, view.tokens.returns
