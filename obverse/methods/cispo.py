@@ -19,8 +19,9 @@ def cispo(num_generations: int = 8, epsilon_high: float = 4.0, epsilon: float | 
                   epsilon_high is the cap itself, min(r, epsilon_high); open-instruct caps at 1 + 0.272.
     We do         The upper cap 1 + epsilon_high only; epsilon adds the lower bound. Token mean over the whole update;
                   unbiased std, eps 1e-6. A group with equal rewards stays in N and has zero advantage.
-    Defaults  epsilon_high 4.0, a cap of 5: ScaleRL's, as TRL documents it; MiniMax's own value was not found.
-              epsilon None: no lower bound. 8 samples and learning_rate 1e-6 as in TRL's GRPO.
+    Defaults  epsilon_high 4.0, a cap of 5: ScaleRL's, as TRL documents it [2nd]; MiniMax does not print its own, and
+              verl's example has 0.2 with a lower bound of 10, which is none [2nd]. epsilon None (or 1 and above): no
+              lower bound. 8 samples and learning_rate 1e-6 as in TRL's GRPO [code].
     Pitfalls  1 + epsilon_high is the cap: TRL's 5.0 is 4.0 here. A problem that is never solved teaches nothing.
     Authors' names  TRL: epsilon_high - 1 -> epsilon_high; verl: clip_ratio_high -> epsilon_high, clip_ratio_low ->
               epsilon.

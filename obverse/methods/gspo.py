@@ -18,8 +18,8 @@ def gspo(num_generations: int = 8, epsilon: float = 3e-4, epsilon_high: float = 
                   mean and caps log s_i at 10. TRL: importance_sampling_level="sequence" with loss_type="grpo".
     We do         The paper's, B counted over the whole update, unbiased std, eps 1e-6; log s_i is limited only where
                   float32 ends. A group with equal rewards stays in B and has zero advantage.
-    Defaults  epsilon 3e-4 and 4e-4 with 4 mini batches per collection: the paper's. 8 samples and learning_rate 1e-6 as
-              in TRL's GRPO.
+    Defaults  epsilon 3e-4 and 4e-4, with 4 mini batches per collection: the paper's [2nd]. 8 samples and learning_rate
+              1e-6 as in TRL's GRPO [code]. Mini batches are the run's: --num_mini_batches 4; with one the ratio is 1.
     Pitfalls  epsilon is far smaller than PPO's, for s_i is a mean: 0.2 never clips. A sampler whose log-probs differ
               from the trainer's by 3e-4 on average is clipped at once. A problem that is never solved teaches nothing.
     Authors' names  TRL: the same; verl: clip_ratio_low -> epsilon, clip_ratio_high -> epsilon_high.

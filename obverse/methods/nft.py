@@ -13,6 +13,7 @@ def nft(
     epsilon: float = 1.0,
     neg_weight: float = 1.0,
     max_completion_length: int = 1000,
+    max_num_gen_batches: int = 10,
 ) -> Method:
     """NFT: likelihood of right answers, and of wrong ones under the policy that the right ones imply for them.
 
@@ -27,14 +28,15 @@ def nft(
     Code does     Keeps r within [0.02, 0.98], cuts log R_t at 10, sums tokens / 1000 over sequences and never divides
                   by the number of sequences; with dynamic micro batches the step moves with their size.
     We do         The code's r and cut (in value only), but sums / (L B), B counted over the whole update. Problems with
-                  only right or only wrong answers are dropped, as in paper and code.
-    Defaults  epsilon (the floor) 1.0, neg_weight 1, 16 samples, L = 1000, learning_rate 1e-6, 10 warm-up steps,
-              weight_decay 0.1: train_7B.sh. prompt_weight 1: the golden numbers' choice, the script's own value was not
-              read. In a run L is the run's own --max_completion_length.
+                  only right or only wrong answers are dropped, as in paper and code, and replaced by further problems
+                  in at most max_num_gen_batches collections, as in DAPO, on whose code this one is built.
+    Defaults  prompt_weight 1, epsilon (the floor) 1.0, neg_weight 1, 16 samples, 10 collections, learning_rate 1e-6, 10
+              warm-up steps, weight_decay 0.1: train_7B.sh [code]; L = 1000: dp_actor.py [code]. In a run L is the run's
+              own --max_completion_length.
     Pitfalls  epsilon 1.0 floors every token with R_t >= 1: its weight is then linear, -omega r R_t / (1 - r). A small
-              epsilon lets weights grow without bound. neg_weight 0 is rejection sampling on mixed problems; the code
-              takes a negative one to mean DAPO, here it is refused. The code's ratio of whole sequences is not here.
-              Needs rewards that say right or wrong.
+              epsilon lets weights grow without bound. neg_weight 0 is rejection sampling on mixed problems, the
+              paper's RFT; the code takes a negative one to mean DAPO, here it is refused. The code's ratio of whole
+              sequences is not here. Needs rewards that say right or wrong.
     Authors' names  normalize -> prompt_weight, clamp_negative -> epsilon, neg_weight, rollout.n -> num_generations.
     """
     if prompt_weight not in (0, 1, 2):
@@ -47,6 +49,7 @@ def nft(
     return Method(
         ask=Request(rollouts=num_generations),
         keep=MixedOutcomes(),
+        max_rounds=max_num_gen_batches,
         terms=(right, wrong) if neg_weight else (right,),
         run={"learning_rate": 1e-6, "warmup_steps": 10, "weight_decay": 0.1},
     )

@@ -4,7 +4,17 @@ from typing import Literal
 
 from obverse.estimator import Term
 from obverse.method import Method
-from obverse.parts import Always, Behavior, Clip, Itself, LeaveOneOut, PerSample, Request, SequenceProduct
+from obverse.parts import (
+    Always,
+    AnchorPenalty,
+    Behavior,
+    Clip,
+    Itself,
+    LeaveOneOut,
+    PerSample,
+    Request,
+    SequenceProduct,
+)
 from obverse.records import Source
 
 
@@ -13,25 +23,29 @@ def rloo(
     epsilon: float | None = 0.2,
     epsilon_high: float | None = None,
     ratio: Literal["sequence", "token", "none"] = "sequence",
+    beta: float = 0.05,
 ) -> Method:
     """RLOO: REINFORCE on whole sequences with the other samples' mean reward as baseline.
 
     Paper     Back to Basics: Revisiting REINFORCE Style Optimization, https://arxiv.org/abs/2402.14740.
     Equation  J = mean_i min(S_i A_i, clip(S_i, 1 - epsilon, 1 + epsilon) A_i), S_i = pi_theta(y_i) / pi_old(y_i),
               A_i = R_i - mean of the others = n / (n - 1) (R_i - mean R): TRL's RLOOTrainer. The paper's has no ratio.
+              R_i = the verifier's reward - beta log(pi_old(y_i) / pi_anchor(y_i)).
     Estimator c_t = 1_clip S_i A_i / B for all tokens of a sequence: pi_ref = pi_theta / S_i; with ratio="token"
               1_clip r_t A_i / B, pi_ref = pi_old; with ratio="none" A_i / B, pi_ref = pi_theta.
     Paper writes  REINFORCE on the sequence, with the KL to the initial model in the reward.
-    Code does     TRL: the equation above, with the summed k1 KL times 0.05 taken off the reward before the baseline.
-                  verl: this advantage in any token-level PPO loss, by default a token mean.
-    We do         TRL's form without the KL; ratio="none" is the paper's, ratio="token" PPO's ratio and clip per token,
-                  here with RLOO's sums over sequences. B is counted over the whole update. epsilon None does not clip.
-    Defaults  2 samples, epsilon 0.2, learning_rate 1e-6 with linear decay: TRL 1.16. The paper samples 2 or 4 with
-              learning_rate 1e-6 and a KL of 0.03 [mem].
-    Pitfalls  A KL in the reward belongs to the reward, before the baseline is taken: there is none here. S_i is a
-              product over all tokens and leaves the clip range after one step: ratio="sequence" is good for one update
-              per collection. With 2 samples a problem teaches only when one is right and one wrong.
-    Authors' names  TRL: the same, beta is not here.
+    Code does     TRL: the equation above; the KL is k1 summed over the sequence, taken off before the baseline.
+                  verl: this advantage in any token-level PPO loss, by default a token mean, without a KL.
+    We do         TRL's form with its KL, which the paper has too; ratio="none" is the paper's, ratio="token" PPO's
+                  ratio and clip per token, here with RLOO's sums over sequences. B is counted over the whole update.
+                  epsilon None does not clip; beta 0 leaves the reward alone and loads no initial model.
+    Defaults  2 samples, epsilon 0.2, beta 0.05, learning_rate 1e-6 with linear decay: TRL 1.16 [code]. The paper
+              samples 2 or 4 with learning_rate 1e-6 and a KL of 0.03 [mem].
+    Pitfalls  Equal rewards do not give zero: the KL differs between samples, and with it the reward; with beta 0 they
+              do. S_i is a product over all tokens and leaves the clip range after one step: ratio="sequence" is good
+              for one update per collection. With beta 0 and 2 samples a problem teaches only when one is right and
+              one wrong.
+    Authors' names  TRL: the same.
     """
     clip = Always() if epsilon is None else Clip(epsilon, epsilon if epsilon_high is None else epsilon_high)
     references = {"sequence": SequenceProduct(), "token": Behavior(), "none": Itself()}
@@ -39,5 +53,6 @@ def rloo(
     return Method(
         ask=Request(rollouts=num_generations),
         terms=(Term(Source.ROLLOUT, LeaveOneOut(), references[ratio], stable, share=PerSample()),),
+        shaping=(AnchorPenalty(beta),) if beta else (),
         run={"learning_rate": 1e-6, "lr_scheduler_type": "linear"},
     )

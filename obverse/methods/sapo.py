@@ -18,11 +18,11 @@ def sapo(num_generations: int = 8, tau_pos: float = 1.0, tau_neg: float = 1.05) 
     Code does     verl and TRL: the same weight.
     We do         The paper's, B counted over the whole update, unbiased std, eps 1e-6. A group with equal rewards
                   stays in B and has zero advantage.
-    Defaults  tau_pos 1.0, tau_neg 1.05: the paper's, as in verl and TRL. 8 samples and learning_rate 1e-6 as in TRL's
-              GRPO.
+    Defaults  tau_pos 1.0, tau_neg 1.05: the paper's [2nd], as in verl and TRL [code]. 8 samples and learning_rate 1e-6
+              as in TRL's GRPO [code].
     Pitfalls  The gate narrows slowly: r = 2 still has the weight 0.79 (times r). A problem that is never solved teaches
               nothing.
-    Authors' names  verl: the same; TRL: sapo_temperature_pos -> tau_pos, sapo_temperature_neg -> tau_neg [mem].
+    Authors' names  verl: the same; TRL: sapo_temperature_pos -> tau_pos, sapo_temperature_neg -> tau_neg.
     """
     return Method(
         ask=Request(rollouts=num_generations),

@@ -38,6 +38,7 @@ from obverse.parts.pairs import ImplicitScore, PerPair, Preferred, Ranked
 from obverse.parts.part import Ask, Gate, Keep, Memory, Part, Shaping, Share, Weight
 from obverse.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
 from obverse.parts.plans import (
+    BestOf,
     CorrectOnly,
     Demonstrated,
     DistinctCorrect,
@@ -84,6 +85,7 @@ __all__ = [
     "Ask",
     "BackToAnchor",
     "Behavior",
+    "BestOf",
     "BinomialHint",
     "ByCount",
     "CappedBehavior",

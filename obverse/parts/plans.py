@@ -57,7 +57,7 @@ class MixedOutcomes(Named):
     What counts is `correct`, not the reward: shaping a reward does not make a group mixed.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+    needs: ClassVar[frozenset[str]] = frozenset({"correct", "own_group"})
 
     def __call__(self, group: Group) -> list[Sample]:
         own = group.of("rollout")
@@ -94,3 +94,14 @@ class Demonstrated(Named):
 
     def __call__(self, group: Group) -> list[Sample]:
         return group.samples if group.of("demonstration") else []
+
+
+@dataclass(frozen=True)
+class BestOf(Named):
+    """Keep the rollout of highest reward, the first of several. Source: best of K, 2304.06767."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        own = group.of("rollout")
+        return [max(own, key=lambda sample: sample.reward)] if own else []

@@ -27,4 +27,5 @@ CASES = [
     ({}, objective(5.0)),
     ({"epsilon_high": 0.2}, objective(1.2)),
     ({"epsilon": 0.2, "epsilon_high": 0.28}, objective(1.28, 0.8)),
+    ({"epsilon": 10.0, "epsilon_high": 0.2}, objective(1.2)),
 ]

@@ -1,6 +1,6 @@
 """2304.06767 with a verifier: the mean negative log-likelihood of correct rollouts; and 2504.11343's RAFT++.
 
-Wrong rollouts are not here: `keep` has dropped them.
+Rollouts that were not chosen are not here: `keep` has dropped them.
 """
 
 import torch
@@ -20,4 +20,4 @@ def plus(data: Numbers) -> Tensor:
     return -torch.min(ratio, ratio.clamp(0.8, 1.2)).mean()
 
 
-CASES = [({}, literal), ({"epsilon": 0.2}, plus)]
+CASES = [({}, literal), ({"select": "best"}, literal), ({"epsilon": 0.2}, plus)]
