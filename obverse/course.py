@@ -24,6 +24,7 @@ class Clock:
 class Turn(Protocol):
     """Whose turn it is."""
 
+    num_lanes: int
     fresh_anchor: bool  # a lane that begins later takes the policy of that moment as its initial model
 
     def lane(self, clock: Clock) -> int:
@@ -40,6 +41,7 @@ class Turn(Protocol):
 class Only(Named):
     """One lane from the beginning to the end."""
 
+    num_lanes = 1
     fresh_anchor = False
 
     def lane(self, clock: Clock) -> int:
@@ -60,6 +62,7 @@ class InOrder(Named):
     """
 
     first: float = 0.5
+    num_lanes = 2
     fresh_anchor = True
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class InTurns(Named):
 
     first: int = 1
     second: int = 1
+    num_lanes = 2
     fresh_anchor = False
 
     def __post_init__(self) -> None:
@@ -104,7 +108,12 @@ class WhenWaiting(Named):
     """The first lane, and a step of the second as soon as `num` problems wait; it takes those, the newest first."""
 
     num: int = 128
+    num_lanes = 2
     fresh_anchor = False
+
+    def __post_init__(self) -> None:
+        if self.num < 1:
+            raise ValueError("at least one problem has to wait for the second lane")
 
     def lane(self, clock: Clock) -> int:
         return int(clock.num_waiting >= self.num)
@@ -140,9 +149,23 @@ class Course:
     turn: Turn = field(default_factory=Only)
     run: Mapping[str, Any] = field(default_factory=dict)  # run options with which the paper got its numbers
 
+    def __post_init__(self) -> None:
+        if len(self.lanes) != self.turn.num_lanes:
+            raise ValueError(f"{self.turn} moves between {self.turn.num_lanes} lanes, not {len(self.lanes)}")
+        if self.lanes[0].shares_optimizer:
+            raise ValueError("the first lane has nobody to share an optimizer with")
+        if any(lane.shares_optimizer and lane.learning_rate is not None for lane in self.lanes):
+            raise ValueError("a lane that shares the first one's optimizer has no learning rate of its own")
+
     @property
     def methods(self) -> tuple[Method, ...]:
         return tuple(lane.method for lane in self.lanes)
+
+    def at(self, progress: float) -> tuple[int, ...]:
+        """The lanes that may act at this point of the run: one of several in order, all that take turns."""
+        if isinstance(self.turn, InOrder):
+            return (self.turn.lane(Clock(progress=progress)),)
+        return tuple(range(len(self.lanes)))
 
     @property
     def num_taken(self) -> int | None:
@@ -150,8 +173,9 @@ class Course:
         return self.turn.num if isinstance(self.turn, WhenWaiting) else None
 
     def is_put_aside(self, group: Group) -> bool:
-        """Whether a problem of the first lane waits for the second: it was never solved, and it has a demonstration."""
-        return self.num_taken is not None and group.num_correct == 0 and bool(group.problem.demonstration)
+        """Whether a problem of the first lane waits for the second: all its samples failed, and somebody solved it."""
+        failed = bool(group.of("rollout")) and group.num_correct == 0
+        return self.num_taken is not None and failed and bool(group.problem.demonstration)
 
 
 def as_course(made: Method | Course) -> Course:

@@ -53,7 +53,8 @@ def by_place(data: Numbers, values: torch.Tensor) -> dict[tuple[int, int], float
 @pytest.mark.parametrize("budget", [1, 9, 20])
 def test_law_2_any_split_gives_the_same_gradient(name: str, budget: int) -> None:
     method = lane(name)
-    data = numbers(groups(3), method)
+    # several failed problems, for a lane that trains on nothing else
+    data = numbers(groups(3, rewards=(*MIXED, *((0.0,) * 4,) * 3)), method)
     assert data is not None
     expected = [by_place(data, gradient) for gradient in ours(data, method)]
     leaves = [by_place(data, leaf) for leaf in (data.logp, data.entropy, data.value)]
