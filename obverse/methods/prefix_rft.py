@@ -34,11 +34,11 @@ def prefix_rft(
                   for the continuation and a prefix that never gains: not offered. Run configurations are unreleased.
     We do         The paper's advantage; hint_advantage="v1" is the code's first. The quantile is taken over each
                   sample's own prefix, so that micro batches change nothing, and S samples are counted over the update.
-                  pi_old of prefix tokens is the policy itself when it sampled, not their author. A prefix ends where a
-                  step of the demonstration ends (the paper cuts tokens), and depends on seed, problem and progress.
+                  pi_old of prefix tokens is the policy itself when it sampled, not their author. A prefix has
+                  floor(l n) of the demonstration's n tokens, at most n - 1; l depends on seed, problem and progress.
     Defaults  epsilon 0.2, dual clip 3, entropy_coef 0.001 (token mean over all trained tokens), learning_rate 1e-6: the
-              yaml; top 20 % and 0.95 to 0.05: the paper; 8 samples and L = 8192 as in LUFFY's setting, which the paper
-              follows. In a run L is its --max_completion_length and the seed its --seed.
+              yaml [code]; top 20 % and 0.95 to 0.05: [paper]; 8 samples and L = 8192 as in LUFFY's setting, which the
+              paper follows [paper]. In a run L is its --max_completion_length and the seed its --seed.
     Pitfalls  Equal rewards give zero only if the hybrid has them too: beside own samples that all fail, a hybrid that
               succeeds has A = 1 on prefix and continuation. The first prefixes are nearly whole demonstrations. Without
               a demonstration a group has N samples and no prefix. All prefix tokens instead of 20 % gave 45.7 where the

@@ -44,8 +44,9 @@ def uft(
                   which is one step behind the paper's t + 1. The hint's length depends on seed, problem and progress
                   alone, so that a resumed run draws the same.
     Defaults  4 samples, beta 0.001, epsilon 0.2, entropy_coef 0.001, p from 0.95 to 0.05 over 300 of 500 steps
-              (hint_until 0.6), 5 chunks, learning_rate 1e-6 constant: the paper and its run.py. hint_coef is beta
-              unless given. In a run the seed is the run's own --seed.
+              (hint_until 0.6), 5 chunks, learning_rate 1e-6 constant, reward 0.1 for a wrong answer in the right form
+              (format_reward): the paper and its run.py [code]. hint_coef is beta unless given. In a run
+              the seed is the run's own --seed.
     Pitfalls  Equal rewards do not give zero: hints and KL still count. A hint may be the whole demonstration; the
               answer is then already there and the reward tells nothing. A problem without a demonstration is plain
               GRPO. beta = 0.002 gave 59.95 where 0.0005 gave 46.09 (countdown, 0.5B).
@@ -62,5 +63,5 @@ def uft(
     return Method(
         ask=BinomialHint(num_generations, num_chunks, p_high, p_low, hint_until, seed),
         terms=tuple(term for term in terms if term.weight),
-        run={"learning_rate": 1e-6},
+        run={"learning_rate": 1e-6, "format_reward": 0.1},
     )
