@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from obverse.errors import ConfigError
 from obverse.estimator import Term
 from obverse.method import Method
 from obverse.parts import Everything, MixedOutcomes, PerPair, Preferred, Request
@@ -46,8 +45,6 @@ def dpo(
               f_alpha_divergence_coef -> alpha; loss_type -> loss; label_smoothing.
     """
     own = pairs == "own"
-    if own and num_generations < 2:
-        raise ConfigError('pairs="own" compares samples of one problem: it needs num_generations of at least 2')
     part = Preferred(beta, divergence, alpha, loss, label_smoothing, own)
     sources = (Source.ROLLOUT,) if own else (Source.CHOSEN, Source.REJECTED)
     return Method(

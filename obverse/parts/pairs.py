@@ -94,7 +94,7 @@ class Preferred(Part):
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset({"anchor", "correct"} if self.own else {"anchor"})
+        return frozenset({"anchor", "correct", "own_group"} if self.own else {"anchor"})
 
     def __call__(self, view: View) -> Tensor:
         score, slope = self._scores(view)

@@ -185,7 +185,7 @@ def test_the_dual_clip() -> None:
     ("name", "options", "read", "together"),
     [
         ("dpo", {}, {"anchor"}, True),
-        ("dpo", {"pairs": "own"}, {"anchor", "correct"}, True),
+        ("dpo", {"pairs": "own"}, {"anchor", "correct", "own_group"}, True),
         ("una", {}, {"anchor"}, False),
         ("una", {"num_generations": 2}, {"anchor", "reward"}, False),
         ("reward_model", {}, set(), True),
@@ -197,7 +197,7 @@ def test_the_dual_clip() -> None:
 def test_what_is_read(name: str, options: dict[str, object], read: set[str], together: bool) -> None:
     method = build(name, options)
     assert isinstance(method, Method)
-    columns = ("behavior", "anchor", "advantage", "entropy", "sampler", "reward", "correct")
+    columns = ("behavior", "anchor", "advantage", "entropy", "sampler", "reward", "correct", "own_group")
     assert {column for column in columns if method.needs(column)} == read
     assert method.together == together
     assert method.trains_policy == (name != "reward_model")
@@ -216,7 +216,6 @@ def test_the_share_counts_pairs_in_the_loss() -> None:
         ("dpo", {"divergence": "alpha", "alpha": 1.0}),
         ("dpo", {"label_smoothing": 0.5}),
         ("dpo", {"label_smoothing": 0.1, "loss": "ipo"}),
-        ("dpo", {"pairs": "own", "num_generations": 1}),
         ("una", {"data": "none"}),
         ("una", {"beta": -1.0}),
         ("reward_model", {"center_rewards_coefficient": -0.1}),
