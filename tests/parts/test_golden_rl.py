@@ -9,30 +9,46 @@ import pytest
 import torch
 from parts.test_golden import Fixed, view, weight
 
+from obverse.course import only
 from obverse.errors import ConfigError
 from obverse.estimator import Term
 from obverse.methods import build
 from obverse.parts import (
+    AnchorPenalty,
+    BackToAnchor,
     Behavior,
+    BestOf,
     CappedBehavior,
     Clip,
     ClippedMean,
     CorrectOnly,
+    Demonstrated,
+    DistinctCorrect,
+    Geometric,
     ImplicitNegative,
     LeaveOneOut,
     MixedOutcomes,
+    One,
+    Overlong,
+    PerPrefixToken,
     PerSample,
+    PerSequence,
     PerToken,
+    Prefix,
+    PrefixRequest,
+    Propagated,
     Reward,
     Right,
     SequenceMean,
     SequenceProduct,
     Soft,
     TokenClip,
+    TowardsAnchor,
     Whitened,
     Wrong,
 )
 from obverse.records import Group, Problem, Sample, Source, Verdict
+from obverse.view import View
 
 
 def group(*right: bool, demonstrations: int = 0) -> Group:
@@ -129,12 +145,131 @@ def test_only_correct_rollouts_train() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pulls", "expected"),
+    [
+        ((Term(Source.ROLLOUT, One(), share=PerToken(), weight=-0.05),), -0.05),  # k1: minus its gradient is a constant
+        ((Term(Source.ROLLOUT, BackToAnchor(), share=PerToken(), weight=0.05),), -0.020273),  # k2
+        ((Term(Source.ROLLOUT, TowardsAnchor(), share=PerToken(), weight=0.05),), -0.016667),  # k3
+        (  # the ratio times k1, in two terms: 1 + d
+            (
+                Term(Source.ROLLOUT, BackToAnchor(), Behavior(), share=PerToken(), weight=0.05),
+                Term(Source.ROLLOUT, One(), Behavior(), share=PerToken(), weight=-0.05),
+            ),
+            -0.084328,
+        ),
+        ((Term(Source.ROLLOUT, BackToAnchor(), Behavior(), share=PerToken(), weight=0.05),), -0.024328),  # ratio k3
+    ],
+)
+def test_divergences_in_the_loss(pulls: tuple[Term, ...], expected: float) -> None:
+    assert sum(weight(term, view()) for term in pulls) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_divergence_in_the_reward_adds_up_over_the_answer() -> None:
+    three = view((1.0,), tokens=3)
+    gap = math.log(0.25 / 0.20)
+    for estimator, value in (("k1", gap), ("k2", gap**2 / 2), ("k3", 0.8 + gap - 1)):
+        penalty = three.sample_sum(AnchorPenalty(0.05, estimator)(three))
+        assert penalty.tolist() == pytest.approx([-0.15 * value])
+
+
+def in_order(at: View) -> View:
+    """The view with positions that count within each sample."""
+    position = torch.arange(len(at.tokens)) % int(at.samples.counts.sum(1)[0])
+    return at._replace(tokens=replace(at.tokens, position=position))
+
+
+@pytest.mark.parametrize(("num", "expected"), [(5, 0.0), (6, 0.0), (7, -0.25), (8, -0.5), (10, -1.0), (12, -1.5)])
+def test_long_answers_are_penalized_little_by_little(num: int, expected: float) -> None:
+    penalty = Overlong(10, 4)(in_order(view((1.0, 0.0), tokens=num)))
+    assert penalty.reshape(2, num)[:, -1].tolist() == pytest.approx([expected] * 2)
+    assert penalty.reshape(2, num)[:, :-1].abs().max() == 0
+
+
+@pytest.mark.parametrize(("length", "cache"), [(20480, 4096), (512, 102), (3, 1)])
+def test_the_overlong_cache_is_a_fifth_of_the_length(length: int, cache: int) -> None:
+    method = only(build("dapo", {"max_completion_length": length}))
+    assert method.shaping == (Overlong(length, cache, 1.0),)
+    assert method.max_rounds == 10
+
+
+def test_the_loss_that_follows_a_token() -> None:
+    pair = in_order(view((1.0,), tokens=2))
+    pair = pair._replace(live=pair.live._replace(logp=torch.tensor([-1.0, -2.0], dtype=torch.float64)))
+    assert Propagated(0.5)(pair).tolist() == pytest.approx([0.375, 0.5625])
+    assert Geometric(0.5)(pair).tolist() == [1.0, 1.5]
+    assert Geometric(1.0)(pair).tolist() == [1.0, 2.0]
+    known = pair._replace(live=pair.live._replace(logp=0 * pair.live.logp))
+    assert Propagated(0.5)(known).tolist() == [0.0, 0.0]
+
+
+def test_ift_without_its_two_ideas_is_a_mean_per_sequence() -> None:
+    method = only(build("ift", {"greedy_share": 0.0, "gamma": 0.0}))
+    pair = in_order(view((1.0, 0.0), tokens=3))
+    (term,) = method.terms
+    assert method.inputs is None and only(build("ift")).inputs is not None
+    assert (term.share(pair, Source.ROLLOUT) * term.advantage(pair)).tolist() == pytest.approx([1 / 6] * 6)
+
+
+def test_a_prefix_counts_or_the_whole_answer() -> None:
+    three = in_order(view((1.0, 0.0, 0.0), tokens=4))
+    three = three._replace(samples=replace(three.samples, draw=torch.tensor([0.5, 0.05, 0.1], dtype=torch.float64)))
+    one = torch.ones(12, dtype=torch.float64)
+    assert Prefix(3, whole=0.1)(three, one, one).reshape(3, 4).sum(1).tolist() == [3.0, 4.0, 3.0]
+    assert PerPrefixToken(3, whole=0.1)(three, Source.ROLLOUT).tolist() == [0.1] * 12
+
+
+def test_as_many_problems_are_whole_as_are_asked_for() -> None:
+    problems = [Problem(f"p{i}", "x") for i in range(2000)]
+    wishes = [wish for problem in problems for wish in PrefixRequest(8, whole=0.25)(problem, 0.0)]
+    assert {wish.author for wish in wishes} == {"initial"} and {wish.rollouts for wish in wishes} == {1}
+    assert {wish.max_tokens for wish in wishes} == {None, 8}
+    assert sum(wish.max_tokens is None for wish in wishes) / 2000 == pytest.approx(0.25, abs=0.03)
+    agree = [(wish.max_tokens is None) == (each.draw < 0.25) for wish, each in zip(wishes, problems, strict=True)]
+    assert all(agree)
+
+
+def test_an_answer_counts_once() -> None:
+    found = group(True, True, True, False)
+    for sample, text in zip(found.samples, ("a", "b", "a", "b"), strict=True):
+        sample.text = text
+    assert DistinctCorrect()(found) == found.samples[:2]
+
+
+def test_the_best_answer_is_the_first_of_several() -> None:
+    found = group(False, True, True, demonstrations=1)
+    assert BestOf()(found) == [found.samples[1]]
+    assert BestOf()(group()) == []
+
+
+def test_without_a_demonstration_there_is_nothing_to_contrast() -> None:
+    assert len(Demonstrated()(group(False, demonstrations=1))) == 2
+    assert Demonstrated()(group(True, False)) == []
+
+
+def test_a_share_may_count_another_sources_samples() -> None:
+    four = view((1.0, 0.0, 0.0, 0.0), tokens=2)
+    counts = four.samples.counts.clone()
+    counts[0], counts[0, int(Source.DEMONSTRATION)] = 0, 2
+    four = four._replace(samples=replace(four.samples, counts=counts))
+    shown = (Source.DEMONSTRATION,)
+    assert PerSample()(four, Source.ROLLOUT)[2].item() == pytest.approx(1 / 3)
+    assert PerSample(shown)(four, Source.ROLLOUT)[2].item() == 1.0
+    assert PerSequence(shown)(four, Source.ROLLOUT)[2].item() == 0.5
+    assert (str(PerSample()), str(PerSample(shown))) == ("per_sample", "per_sample(sources=demonstration)")
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [
         ("nft", {"prompt_weight": 3}),
         ("nft", {"epsilon": 0.0}),
         ("nft", {"neg_weight": -1.0}),
         ("reinforce", {"scale_rewards": "batch"}),
+        ("reinforce", {"scale_rewards": "batch", "baseline": "greedy"}),
+        ("dapo", {"max_completion_length": 100, "overlong_cache_length": 101}),
+        ("discriminative", {"num_generations": 0}),
+        ("discriminative", {"gamma": 0.0}),
+        ("ift", {"gamma": 1.5}),
     ],
 )
 def test_options_that_mean_nothing_are_refused(name: str, options: dict[str, object]) -> None:
