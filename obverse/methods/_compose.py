@@ -19,7 +19,7 @@ from obverse.records import Source
 def compose(
     method: Method,
     kl_coef: float = 0.0,
-    kl_estimator: Estimator = "k3",
+    kl_estimator: Estimator | None = None,
     kl_in_reward: bool = False,
     entropy_coef: float = 0.0,
     importance_sampling: Correction = "none",
@@ -28,14 +28,17 @@ def compose(
     """The method with components that any method may have; all of them are off by default.
 
     kl_coef, kl_estimator  beta of a KL(pi_theta || pi_initial) penalty on own tokens, and how a token estimates it: in
-        the loss k2 (the local reverse KL) or k3 (GRPO's), a mean over all own tokens of the update. With kl_in_reward
-        it is taken off the reward instead, k1 being the exact one.
+        the loss k2 (the local reverse KL) or k3 (GRPO's, the default), a mean over all own tokens of the update. With
+        kl_in_reward it is taken off the reward instead, and k1 is the default: its gradient is the sequence's KL. A
+        method that divides advantages by a std divides this KL too.
     entropy_coef  an entropy bonus, a mean over all own tokens (over all trained tokens without own ones).
     importance_sampling  weighs own tokens by pi_trainer / pi_sampler when the two are different programs: token_ or
         sequence_, _truncate or _mask at importance_sampling_cap (TRL's names; 2.0 is verl's token cap).
 
-    Raises ConfigError for k1 in the loss, and for a component that has nothing to act on.
+    Raises ConfigError for k1 in the loss, for a component that has nothing to act on, and for values out of range.
     """
+    if kl_coef < 0 or importance_sampling_cap <= 0:
+        raise ConfigError("kl_coef must not be negative, and importance_sampling_cap must be above 0")
     own = Source.ROLLOUT in method.sources and method.trains_policy
     if kl_coef and not own:
         raise ConfigError("kl_coef acts on own samples, and this method trains none")
@@ -51,12 +54,13 @@ def compose(
             "use kl_estimator k2 or k3, or kl_in_reward"
         )
     terms, shaping = method.terms, method.shaping
+    estimator = kl_estimator or ("k1" if kl_in_reward else "k3")
     if importance_sampling != "none":
         terms = tuple(_corrected(term, importance_sampling, importance_sampling_cap) for term in terms)
     if kl_coef and kl_in_reward:
-        shaping = (*shaping, AnchorPenalty(kl_coef, kl_estimator))
+        shaping = (*shaping, AnchorPenalty(kl_coef, estimator))
     elif kl_coef:
-        advantage = BackToAnchor() if kl_estimator == "k2" else TowardsAnchor()
+        advantage = BackToAnchor() if estimator == "k2" else TowardsAnchor()
         terms = (*terms, Term(Source.ROLLOUT, advantage, share=PerToken(), weight=kl_coef))
     if entropy_coef:
         terms = (*terms, *entropy_bonus(entropy_coef, *([Source.ROLLOUT] if own else sorted(method.sources))))
