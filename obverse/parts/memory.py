@@ -137,7 +137,7 @@ class LogPartition(Memory):
         score = score.where(own, score.new_tensor(-math.inf))
         num = group_sum(samples, own.to(score.dtype))
         lowest = score.new_full((int(samples.group.max()) + 1,), -math.inf)
-        highest = lowest.scatter_reduce(0, samples.group, score, "amax").clamp(min=-1e30)[samples.group]
+        highest = lowest.scatter_reduce(0, samples.group, score, "amax")[samples.group]
         log_mean = highest + (group_sum(samples, (score - highest).exp()) / num.clamp(min=1)).log()
         kept = samples.memory + (math.log(1 - self.gamma) if self.gamma < 1 else -math.inf)
         return kept.logaddexp(log_mean + math.log(self.gamma)).where(num > 0, samples.memory), score, num

@@ -98,7 +98,7 @@ def test_the_log_partition_is_an_average_of_probabilities() -> None:
     assert partition.revise(0.0, [math.log(2.5)] * 3) == math.log(2.5)
     assert partition.revise(0.3, []) == 0.3
     assert Contrast(partition)(at)[1:3].tolist() == pytest.approx([-0.5 / 2.5, -1.5 / 2.5])
-    assert partition.of_problem and partition.together and partition.start == 0.0
+    assert partition.of_problem and partition.together and Contrast.together and partition.start == 0.0
 
 
 def test_tau_divides_the_policys_own_part_only() -> None:
