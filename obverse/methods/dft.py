@@ -19,8 +19,8 @@ def dft() -> Method:
                   the tokens of the whole step. With sequence parallelism the authors' branch is plain SFT.
     We do         One token mean over the update, as TRL. Training on one's own correct samples instead of
                   demonstrations is the paper's second setting: give them as the data's demonstrations.
-    Defaults  learning_rate 5e-5 (2e-5 for Llama-3.1-8B), cosine decay, weight_decay 0.01, adam_beta2 0.95: the paper,
-              which has batches of 256, one epoch and 10 % warm-up as well (--warmup_steps counts steps here).
+    Defaults  learning_rate 5e-5 (2e-5 for Llama-3.1-8B), cosine decay, weight_decay 0.01, adam_beta2 0.95: the paper
+              [paper], which has batches of 256, one epoch and 10 % warm-up as well (--warmup_steps counts steps here).
     Pitfalls  Equal rewards do not give zero: rewards are not read. Unlikely tokens are left behind, so it learns
               little that is new to the model, and entropy falls quickly. Not the DFT of 2502.18679.
     Authors' names  none: the method has no options.

@@ -26,7 +26,7 @@ def hint_stages(
     We do         The same with t as a share of the run: num + 1 stages of equal length until hint_until, the last of
                   them without a hint. Where the code's integer division leaves a rest, ours does not.
     Defaults  As uft, whose code ran this baseline: 4 samples, beta 0.001, epsilon 0.2, entropy_coef 0.001, 5 chunks,
-              hint_until 0.6, learning_rate 1e-6.
+              hint_until 0.6, learning_rate 1e-6, format_reward 0.1 [code].
     Pitfalls  Equal rewards do not give zero: hints and KL still count. In the first stage the hint is the whole
               demonstration: the answer is there, and the reward tells nothing. A demonstration with fewer steps than
               chunks has fewer, longer stages.

@@ -29,7 +29,7 @@ def iw_sft(
                   sequence form only. The paper's product is not offered: it overflows its clip after a few tokens.
     Defaults  sequence, tau 1.0 (script; the class has 2), clip [0, 16] or [0.2, 1.8] when the bounds are None, anchor =
               the initial weights, learning_rate 1e-5, cosine, weight_decay 1e-4, adam_beta2 0.95, 5 epochs, 5 %
-              warm-up: the authors' script for Qwen2.5-32B-Instruct.
+              warm-up: the authors' script for Qwen2.5-32B-Instruct [code].
     Pitfalls  Equal rewards do not give zero: rewards are not read. All weights are 1 at the first step, so a single
               step is SFT. The weight feeds itself: what has risen rises faster, up to clip_high.
     Authors' names  none read: the reference model is hard-coded to the initial one.

@@ -28,7 +28,7 @@ def r3(
     We do         UFT's baseline. Boundaries are 0 to all chunks, both ends included [derived]; lengths depend on seed,
                   problem and progress alone.
     Defaults  As uft, whose code ran this baseline: 4 samples, beta 0.001, epsilon 0.2, entropy_coef 0.001, 5 chunks,
-              learning_rate 1e-6. In a run the seed is the run's own --seed.
+              learning_rate 1e-6, format_reward 0.1 [code]. In a run the seed is the run's own --seed.
     Pitfalls  Equal rewards do not give zero: the KL still pulls towards the anchor (beta = 0 ends that). The model is
               trained on hinted states to the end and is evaluated without hints.
     Authors' names  kl_loss_coef -> beta, rollout.n -> num_generations.

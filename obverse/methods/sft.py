@@ -16,8 +16,8 @@ def sft() -> Method:
     Code does     TRL divides by the trained tokens of the whole optimizer step, over ranks and accumulation.
                   Old verl, and HPT's code, average micro batches' means, which favors short answers.
     We do         One token mean over the update (TRL's). The stop token is trained; prompt tokens never are.
-    Defaults  learning_rate 2e-5, linear decay: TRL 1.16's SFTConfig. Mathematics baselines use 1e-5 (UFT, verl) to
-              5e-5 (LUFFY, DFT) with cosine decay and 10 % warm-up.
+    Defaults  learning_rate 2e-5, linear decay: TRL 1.16's SFTConfig [code]. Mathematics baselines use 1e-5 (UFT, verl)
+              to 5e-5 (LUFFY, DFT) with cosine decay and 10 % warm-up [code].
     Pitfalls  Equal rewards do not give zero: rewards are not read. A loss that falls on memorized problems says nothing
               about held-out ones: watch the evaluation.
     """

@@ -29,9 +29,9 @@ def sft_rl_sum(
                   sequences; SFT is a token mean; the entropy bonus is one over all trained tokens.
     We do         The code's, with denominators of the whole update: RL sums / (L B), B the rollouts, SFT a token mean.
                   The printed form is scale_rewards="group", epsilon=0.2.
-    Defaults  sft_coef 1.0, 8 samples, L = 8192, entropy_coef 0.001, learning_rate 1e-6 constant: LUFFY's train.sh and
-              ablation; that the ablation keeps train.sh's entropy bonus and takes 8 own samples rather than 7 is
-              assumed [derived]. In a run L is the run's own --max_completion_length.
+    Defaults  sft_coef 1.0, 8 samples, L = 8192, entropy_coef 0.001, learning_rate 1e-6 constant: LUFFY's train.sh
+              [code] and ablation [paper]; that the ablation keeps train.sh's entropy bonus and takes 8 own samples
+              rather than 7 is assumed [derived]. In a run L is the run's own --max_completion_length.
     Pitfalls  rl_coef and sft_coef decide which half leads. The code's RL part is larger by the number of rollouts in
               one of its micro batches, since it never divides by it: with 1 and 1 a run here is nearly SFT; raise
               rl_coef to get the code's proportion (hpt starts at 20). Equal rewards do not give zero: demonstrations

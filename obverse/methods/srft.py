@@ -4,7 +4,18 @@ from typing import Literal
 
 from obverse.estimator import Term
 from obverse.method import Method
-from obverse.parts import Confident, ConstantOfAll, PerToken, Request, Signed, Standardized, Unit
+from obverse.parts import (
+    Behavior,
+    Confident,
+    ConstantOfAll,
+    Itself,
+    Part,
+    PerToken,
+    Request,
+    Signed,
+    Standardized,
+    Unit,
+)
 from obverse.records import Source
 
 
@@ -14,6 +25,7 @@ def srft(
     rl_coef: float = 0.1,
     entropy_level: Literal["sequence", "token"] = "sequence",
     loss_type: Literal["token", "constant"] = "token",
+    surrogate: Literal["logp", "p", "ratio"] = "logp",
     max_completion_length: int = 8192,
 ) -> Method:
     """SRFT: SFT on demonstrations where the policy is sure, RL on them too, and own samples pushed up or down.
@@ -29,25 +41,29 @@ def srft(
                   the mean over each sequence. srft_type "paper" uses log-probs, as here; its other types use p,
                   the ratio, or a difference of log-probs. Its result is far below the paper's (44.2 on 6 benchmarks).
     We do         Every expectation is a token mean over the update, demonstrations and own samples apart; the
-                  reimplementation's sums are loss_type="constant", its sums divided by the update's samples. E over own
-                  samples is one mean over right and wrong ones. H is detached, each sample's own mean;
-                  entropy_level="token" is each token's own. Right is what the verifier calls right.
-    Defaults  8 own samples, 0.5 and 0.1, learning_rate 1e-6 constant: the paper. L = 8192 as its longest answer. In a
-              run L is the run's own --max_completion_length.
+                  reimplementation's sums are loss_type="constant", its sums divided by the update's samples; surrogate
+                  is what own samples raise: logp, p (weight times p) or ratio (pi_ref = pi_old, no clip); a difference
+                  of log-probs has logp's gradient. E over own samples is one mean over right and wrong ones. H is
+                  detached, each sample's own mean; entropy_level="token" is each token's own. Right is what the
+                  verifier calls right.
+    Defaults  8 own samples, 0.5 and 0.1, learning_rate 1e-6 constant: the paper [paper]. L = 8192 as its longest answer
+              [paper]; entropy_level sequence as in HPT's reimplementation [code], token means [derived]. In a run L is
+              the run's own --max_completion_length.
     Pitfalls  Equal rewards do not give zero: own samples have no baseline and demonstrations have their SFT part.
               w_RL is far below 1, so the -1 on wrong samples dominates: expect drift of entropy and length where most
               are wrong, for -log of an unlikely token is unbounded. The paper's averages (59.5, 59.1) disagree with
               each other and are over 5 benchmarks: not comparable with LUFFY's and HPT's 6.
-    Authors' names  w_SFT -> sft_coef, w_RL -> rl_coef (their constant factors).
+    Authors' names  w_SFT -> sft_coef, w_RL -> rl_coef (their constant factors); srft_type -> surrogate.
     """
     constant = ConstantOfAll(max_completion_length)
     share = constant if loss_type == "constant" else PerToken()
+    references: dict[str, Part] = {"logp": Itself(), "p": Unit(), "ratio": Behavior()}
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         terms=(
             Term(Source.DEMONSTRATION, Confident(sft_coef, entropy_level), share=PerToken()),
             Term(Source.DEMONSTRATION, Standardized(), Unit(), share=share),
-            Term(Source.ROLLOUT, Signed(rl_coef, entropy_level), share=share),
+            Term(Source.ROLLOUT, Signed(rl_coef, entropy_level), references[surrogate], share=share),
         ),
         run={"learning_rate": 1e-6},
     )

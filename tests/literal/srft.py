@@ -10,7 +10,7 @@ from obverse.records import Source
 
 
 def objective(
-    sft: float = 0.5, rl: float = 0.1, per_token: bool = False, length: int | None = None
+    sft: float = 0.5, rl: float = 0.1, per_token: bool = False, length: int | None = None, raised: str = "logp"
 ) -> Callable[[Numbers], Tensor]:
     def literal(data: Numbers) -> Tensor:
         own, shown = data.rows(Source.ROLLOUT), data.rows(Source.DEMONSTRATION)
@@ -26,10 +26,12 @@ def objective(
             total = total - (data.logp[mask].exp() * advantage).sum() / size_shown
         for row, mask in own:
             mean = entropy[mask] if per_token else entropy[mask].mean()
+            logp, behavior = data.logp[mask], data.tokens.behavior[mask]
+            gain = {"logp": logp, "p": logp.exp(), "ratio": (logp - behavior).exp()}[raised]
             if data.samples.reward[row] == 1:
-                total = total - (rl * torch.exp(mean) * data.logp[mask]).sum() / size_own
+                total = total - (rl * torch.exp(mean) * gain).sum() / size_own
             else:
-                total = total + data.logp[mask].sum() / size_own
+                total = total + gain.sum() / size_own
         return total
 
     return literal
@@ -38,5 +40,7 @@ def objective(
 CASES = [
     ({}, objective()),
     ({"entropy_level": "token", "sft_coef": 0.3, "rl_coef": 0.2}, objective(0.3, 0.2, per_token=True)),
+    ({"surrogate": "p"}, objective(raised="p")),
+    ({"surrogate": "ratio"}, objective(raised="ratio")),
     ({"loss_type": "constant", "max_completion_length": 64}, objective(length=64)),
 ]

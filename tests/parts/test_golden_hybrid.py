@@ -11,25 +11,33 @@ import torch
 from obverse import methods
 from obverse.errors import ConfigError
 from obverse.estimator import Term, coefficient
+from obverse.method import Method
 from obverse.parts import (
+    Accepted,
     AgainstUnhinted,
+    Behavior,
     BinomialHint,
+    ByCount,
     Confident,
     ConstantOfAll,
     DoubleClip,
+    Everything,
     Logarithm,
+    LogarithmToo,
     OneHinted,
     Part,
     PerToken,
     Power,
     Saturating,
     Signed,
+    SolvedGate,
     StagedHint,
     TornHint,
     UniformHint,
     Unit,
 )
 from obverse.parts.hints import annealed
+from obverse.parts.imitation import log_anchor_ratio
 from obverse.records import Problem, Source
 from obverse.view import Live, Samples, Tokens, View
 
@@ -68,6 +76,7 @@ def view(layout: list[str], rewards: list[float], entropy: list[float] | None = 
         (Power(0.5), 0.5 * 0.875 * math.sqrt(0.3)),
         (Power(0.3), 0.3 * 0.875 * 0.3**0.3),
         (Logarithm(2.0), 1.75),
+        (LogarithmToo(2.0), 0.875 * 2.3),
     ],
 )
 def test_a_shaping_is_the_derivative_of_its_objective(reference: Part, expected: float) -> None:
@@ -79,6 +88,67 @@ def test_a_shaping_is_the_derivative_of_its_objective(reference: Part, expected:
 def test_the_saturating_shape_is_highest_at_gamma(p: float, expected: float) -> None:
     term = Term(Source.DEMONSTRATION, reference=Saturating(0.1), share=PerToken())
     assert float(coefficient(view(["d"], [1.0], p=p), (term,))) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_ratio_and_the_distance_to_the_anchor() -> None:
+    at = view(["r"], [1.0])
+    assert float(coefficient(at, (Term(Source.ROLLOUT, reference=Behavior(), share=PerToken()),))) == pytest.approx(1.2)
+    assert float(log_anchor_ratio(at)) == pytest.approx(0.405465, abs=1e-6)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
+def test_a_token_is_accepted_as_often_as_it_is_likely(p: float) -> None:
+    num, ones = 200, torch.ones(400, dtype=torch.float64)
+    at = view(["dd"] * num, [1.0] * num, p=p)
+    draws = torch.rand(num, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    position = torch.arange(2).repeat(num)
+    at = at._replace(samples=replace(at.samples, draw=draws), tokens=replace(at.tokens, position=position))
+    steps = [Accepted()(at._replace(progress=step / 10), ones, ones) for step in range(10)]
+    assert all(set(kept.tolist()) <= {0.0, 1.0} for kept in steps)
+    assert torch.stack(steps).mean() == pytest.approx(p, abs=0.02)
+    assert (steps[0] == Accepted()(at, ones, ones)).all()
+    # another chance at every step, and for every token of a sample
+    assert (steps[0] != steps[1]).any() and (steps[0][::2] != steps[0][1::2]).any()
+
+
+@pytest.mark.parametrize(("rewards", "expected"), [((0, 0, 0), 10.0), ((1, 0, 0), 10.0), ((1, 1, 0), 20.0)])
+def test_a_soft_gate_counts_the_right_ones_the_demonstration_too(rewards: tuple[int, ...], expected: float) -> None:
+    at = view(["d", "rr", "r"], [float(reward) for reward in rewards])
+    assert ByCount(Fixed(0.5), (10.0, 20.0, 30.0))(at).tolist() == [expected / 2] * 4
+    full = view(["d", "r", "r", "r"], [1.0] * 4)
+    assert ByCount(Fixed(1.0), (10.0, 20.0, 30.0))(full).tolist() == [30.0] * 4
+    assert ByCount(AgainstUnhinted(), (1.0,)).needs == AgainstUnhinted().needs | {"correct"}
+
+
+def hpt(**options: object) -> Method:
+    made = methods.build("hpt", options)
+    assert isinstance(made, Method)
+    return made
+
+
+def test_what_is_done_with_failed_problems() -> None:
+    # a lone right demonstration: A = 1, gamma p / (p + gamma)^2 at p = 0.3, over L = 10 and one sample
+    at = view(["d"], [1.0])
+    for failed, expected in (("sft", 1.0), ("off_policy", 0.01875), ("mixed", 1.01875)):
+        method = hpt(failed=failed, max_completion_length=10)
+        assert float(coefficient(at, method.terms)) == pytest.approx(expected)
+        assert method.keep == SolvedGate(0)
+    assert float(coefficient(view(["d"], [0.0]), hpt(failed="off_policy").terms)) == 0.0
+
+
+def test_a_soft_gate_keeps_the_whole_group() -> None:
+    soft = hpt(gate_type="soft")
+    assert soft.keep == Everything()
+    # one right of three: imitation by half where two are right, the rest of the group by an eighth
+    at = view(["d", "r", "r"], [1.0, 1.0, 0.0], p=0.25)
+    found = coefficient(at, hpt(gate_type="soft", soft_type="never", max_completion_length=10).terms).tolist()
+    assert found == pytest.approx([0.5, 0.125 / 3 / 30, -0.125 * 2 / 3 / 30])
+
+
+@pytest.mark.parametrize("options", [{"gate": 1}, {"failed": "off_policy"}, {"failed": "mixed"}])
+def test_a_soft_gate_has_no_switch(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="gate_type='switch'"):
+        hpt(gate_type="soft", **options)
 
 
 def test_bad_shapings_are_refused() -> None:
@@ -135,7 +205,7 @@ def test_staged_hints_lose_a_chunk_at_a_time() -> None:
 
 def test_one_sample_has_a_prefix() -> None:
     own, hinted = OneHinted(8)(FIVE, 0.5)
-    assert (own.rollouts, own.hint, hinted.rollouts) == (7, 0.0, 1)
+    assert (own.rollouts, own.hint, hinted.rollouts, hinted.hint_in) == (7, 0.0, 1, "tokens")
     for progress, low in ((0.0, 0.95), (0.5, 0.5), (1.0, 0.05)):
         hints = many(OneHinted(8), progress)
         assert min(hints) == pytest.approx(low, abs=0.01) and max(hints) == pytest.approx(0.95, abs=0.01)
