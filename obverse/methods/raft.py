@@ -25,8 +25,8 @@ def raft(
     We do         Every correct rollout of the current policy (select="correct"), or each problem's rollout of highest
                   reward, the first of several (select="best", the printed form); one token mean over the whole
                   update. epsilon gives RAFT++'s ratio and clip.
-    Defaults  4 samples, learning_rate 1e-6: 2504.11343 [mem]. select="correct": what "reinforced rejection sampling"
-              with a verifier means [mem]. epsilon None: RAFT, not RAFT++.
+    Defaults  4 samples, learning_rate 1e-6, select="correct", which is how 2504.11343 reads RAFT with a verifier [mem].
+              epsilon None: RAFT, not RAFT++.
     Pitfalls  Equal rewards do not give zero: an all-right group trains like any other, and easy problems dominate, for
               a problem's weight grows with its correct samples; select="best" even trains the best of an all-wrong
               group. Nothing pushes wrong answers down and entropy falls quickly. An update without a right answer

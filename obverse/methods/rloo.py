@@ -44,7 +44,7 @@ def rloo(
     Pitfalls  Equal rewards do not give zero: the KL differs between samples, and with it the reward; with beta 0 they
               do. S_i is a product over all tokens and leaves the clip range after one step: ratio="sequence" is good
               for one update per collection. With beta 0 and 2 samples a problem teaches only when one is right and
-              one wrong.
+              one wrong. kl_coef with kl_in_reward comes on top of beta.
     Authors' names  TRL: the same.
     """
     clip = Always() if epsilon is None else Clip(epsilon, epsilon if epsilon_high is None else epsilon_high)
