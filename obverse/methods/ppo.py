@@ -31,7 +31,7 @@ def ppo(
     lam: float = 1.0,
     critic_learning_rate: float = 1e-5,
     kl_coef: float = 0.0,
-    kl_estimator: Estimator = "k1",
+    kl_estimator: Estimator | None = None,
     kl_in_reward: bool = True,
     kl_target: float | None = None,
     kl_horizon: int = 10_000,
@@ -56,8 +56,8 @@ def ppo(
                   the reward it got: nothing is expected behind its end. kl_target lets kl_coef adapt: after a
                   collection of n samples it is multiplied by 1 + clip(KL / kl_target - 1, -0.2, 0.2) n / kl_horizon.
     Defaults  verl's [code]: 0.2 / 0.2, dual_clip 3, value_clip 0.5, gamma 1, lam 1, learning_rate 1e-6, critic 1e-5,
-              one sample per problem, kl_coef 0 and k1 in the reward when it is above, kl_horizon 10000 (its kl_target
-              is 0.1). value_coef 1: with an optimizer of its own the critic needs no weight [derived].
+              one sample per problem, kl_coef 0 (when above: k1, in the reward), kl_horizon 10000 (its kl_target is
+              0.1). value_coef 1: with an optimizer of its own the critic needs no weight [derived].
     Pitfalls  Equal rewards do not give zero: what counts is the distance to what the critic expected, and before it has
               learned anything that is noise. With lam 1 a token's advantage is the whole rest of the response.
               Whitening takes the mean off: a collection in which everything is right still lowers some tokens.
@@ -75,7 +75,7 @@ def ppo(
             Term(Source.ROLLOUT, Surprise(value_clip), share=PerToken(), weight=value_coef, on="value"),
         ),
         critic=GAE(gamma, lam, learning_rate=critic_learning_rate),
-        shaping=() if kl_target is None else (AnchorPenalty(None, kl_estimator),),
+        shaping=() if kl_target is None else (AnchorPenalty(None, kl_estimator or "k1"),),
         memory=None if kl_target is None else AdaptiveKL(kl_coef, kl_target, kl_horizon),
         run={"learning_rate": 1e-6},
     )

@@ -222,7 +222,7 @@ def test_the_share_counts_pairs_in_the_loss() -> None:
         ("ppo", {"kl_target": 0.1}),
         ("ppo", {"kl_target": 0.1, "kl_coef": 0.1, "kl_in_reward": False}),
         ("ppo", {"kl_target": -0.1, "kl_coef": 0.1}),
-        ("ppo", {"kl_coef": 0.1, "kl_in_reward": False}),
+        ("ppo", {"kl_coef": 0.1, "kl_in_reward": False, "kl_estimator": "k1"}),
         ("ppo", {"dual_clip": 1.0}),
         ("ppo", {"value_clip": 0.0}),
         ("ppo", {"lam": 1.5}),
