@@ -115,7 +115,7 @@ def test_a_problem_waits_if_it_was_never_solved_and_somebody_did() -> None:
 
 
 def test_stages_have_their_own_rates_and_the_first_takes_its_share() -> None:
-    course = built("sft_then_rl", sft_share=0.2, sft_learning_rate=3e-5, num_generations=4)
+    course = built("sft_then_rl", sft_share=0.2, imitation_learning_rate=3e-5, num_generations=4)
     assert course.turn == InOrder(0.2)
     assert [lane.learning_rate for lane in course.lanes] == [3e-5, None]
     assert [method.ask(Problem("p", "x"), 0.0)[0].rollouts for method in course.methods] == [0, 4]
@@ -123,7 +123,9 @@ def test_stages_have_their_own_rates_and_the_first_takes_its_share() -> None:
 
 
 def test_alternation_shares_moments_if_asked() -> None:
-    apart, shared = (built("alternate", rl_steps=3, sft_learning_rate=2e-5, moments=m) for m in ("separate", "shared"))
+    apart, shared = (
+        built("alternate", rl_steps=3, imitation_learning_rate=2e-5, moments=m) for m in ("separate", "shared")
+    )
     assert apart.turn == shared.turn == InTurns(3, 1)
     assert [(lane.learning_rate, lane.shares_optimizer) for lane in apart.lanes] == [(None, False), (2e-5, False)]
     assert [(lane.learning_rate, lane.shares_optimizer) for lane in shared.lanes] == [(None, False), (None, True)]
@@ -136,6 +138,14 @@ def test_a_whole_group_leaves_the_imitating_lane_the_failed_problems_only() -> N
         group = failed(*right)
         group.samples.append(shown)
         assert [sample.kind for sample in imitate.select(group)] == kinds
+
+
+@pytest.mark.parametrize("name", ["sft_then_rl", "relift", "reft"])
+def test_a_lane_has_the_rate_that_a_run_begins_with(name: str) -> None:
+    course = built(name)
+    rates = {lane.learning_rate for lane in course.lanes} - {None}
+    assert rates == {course.run["imitation_learning_rate"]}
+    assert {lane.learning_rate for lane in built(name, imitation_learning_rate=None).lanes} == {None}
 
 
 def test_a_partial_reward_belongs_to_the_run() -> None:

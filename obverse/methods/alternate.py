@@ -17,7 +17,7 @@ def alternate(
     epsilon_high: float | None = None,
     beta: float = 0.0,
     max_completion_length: int = 8192,
-    sft_learning_rate: float | None = None,
+    imitation_learning_rate: float | None = None,
     moments: Literal["separate", "shared"] = "separate",
 ) -> Course:
     """Alternation: rl_steps updates on own samples, then sft_steps updates on demonstrations, and so on.
@@ -32,7 +32,7 @@ def alternate(
     We do         Problems come from one stream: an SFT step takes the next ones, not those of the RL step before. Both
                   kinds of update are means (over sequences, over tokens), so that shared moments see one scale.
                   moments="separate": an AdamW for each, as in ReLIFT; "shared": one, with one rate and one schedule,
-                  where sft_learning_rate is not read.
+                  where imitation_learning_rate is not read.
     Defaults  1 and 1 steps, separate moments, the run's learning rate for both [derived]; 8 samples, epsilon 0.2, no
               KL, L = 8192, learning_rate 1e-6: the setting of the hybrids' papers [code]. In a run L is the run's own
               --max_completion_length.
@@ -47,5 +47,5 @@ def alternate(
         first = grpo(num_generations, epsilon, epsilon_high, beta)
     else:
         first = dr_grpo(num_generations, epsilon, epsilon_high, max_completion_length)
-    second = Lane(sft(), shares_optimizer=True) if moments == "shared" else Lane(sft(), sft_learning_rate)
+    second = Lane(sft(), shares_optimizer=True) if moments == "shared" else Lane(sft(), imitation_learning_rate)
     return Course((Lane(first), second), InTurns(rl_steps, sft_steps), run={"learning_rate": 1e-6})

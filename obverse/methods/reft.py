@@ -11,7 +11,7 @@ from obverse.parts.penalties import Estimator
 
 def reft(
     sft_share: float = 0.1,
-    sft_learning_rate: float | None = 1e-5,
+    imitation_learning_rate: float | None = 1e-5,
     num_generations: int = 1,
     epsilon: float = 0.2,
     value_clip: float | None = 0.2,
@@ -39,7 +39,7 @@ def reft(
                   weight. Stage 2 has fresh moments, a schedule of its own, and the policy it finds as initial model.
                   The partial reward is the run's option format_reward. Ours samples one answer per question and has no
                   dropout.
-    Defaults  sft_learning_rate 1e-5, learning_rate 3e-7 constant, epsilon 0.2, value_clip 0.2, gamma 1, lam 0.95,
+    Defaults  imitation_learning_rate 1e-5, learning_rate 3e-7 constant, epsilon 0.2, value_clip 0.2, gamma 1, lam 0.95,
               kl_coef 0.05 (natural-language reasoning; 0.01 for programs), format_reward 0.1 (numeric answers only),
               num_iterations 2: the authors' code [code]. critic_learning_rate 1e-5 as verl's and value_coef 1
               [derived]; sft_share 0.1 too [derived]: 2 of 302 epochs would be under 0.01 of a run.
@@ -65,7 +65,7 @@ def reft(
     # its own terms, policy's and critic's, are means over sequences; a KL in the loss stays a mean over tokens
     terms = tuple(term if "anchor" in term.needs else replace(term, share=PerSequence()) for term in reinforce.terms)
     return Course(
-        (Lane(sft(), sft_learning_rate), Lane(replace(reinforce, terms=terms))),
+        (Lane(sft(), imitation_learning_rate), Lane(replace(reinforce, terms=terms))),
         InOrder(first=sft_share),
-        run={"learning_rate": 3e-7, "sft_learning_rate": 1e-5, "format_reward": 0.1, "num_iterations": 2},
+        run={"learning_rate": 3e-7, "imitation_learning_rate": 1e-5, "format_reward": 0.1, "num_iterations": 2},
     )

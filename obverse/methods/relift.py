@@ -10,7 +10,7 @@ from obverse.records import Source
 def relift(
     num_generations: int = 8,
     num_waiting: int = 128,
-    sft_learning_rate: float | None = 1e-6,
+    imitation_learning_rate: float | None = 1e-6,
     entropy_coef: float = 0.001,
     max_completion_length: int = 8192,
 ) -> Course:
@@ -47,7 +47,7 @@ def relift(
         terms=(Term(Source.DEMONSTRATION, share=PerToken()), *entropy_bonus(entropy_coef, Source.DEMONSTRATION)),
     )
     return Course(
-        (Lane(reinforce), Lane(imitate, sft_learning_rate)),
+        (Lane(reinforce), Lane(imitate, imitation_learning_rate)),
         WhenWaiting(num_waiting),
-        run={"learning_rate": 1e-6, "sft_learning_rate": 1e-6, "max_grad_norm": 0.7},
+        run={"learning_rate": 1e-6, "imitation_learning_rate": 1e-6, "max_grad_norm": 0.7},
     )

@@ -10,7 +10,7 @@ from obverse.methods.sft import sft
 
 def sft_then_rl(
     sft_share: float = 0.3,
-    sft_learning_rate: float | None = 5e-6,
+    imitation_learning_rate: float | None = 5e-6,
     rl: Literal["grpo", "dr_grpo"] = "grpo",
     num_generations: int = 8,
     epsilon: float = 0.2,
@@ -31,8 +31,8 @@ def sft_then_rl(
     We do         One run over one stream of problems. The second stage begins with fresh moments and a schedule of its
                   own, and its initial model, for a KL, is what it finds. Both have the run's kind of schedule; each
                   counts its own steps. The KL is off, as in the papers' RL.
-    Defaults  sft_learning_rate 5e-6 and learning_rate 1e-6 (stage 2): SRFT [paper]; sft_share 0.3 of the steps is ours
-              [derived]: SRFT's 3 epochs are twice its RL steps, but a step of SFT costs a fraction of one of RL.
+    Defaults  imitation_learning_rate 5e-6 and learning_rate 1e-6 (stage 2): SRFT [paper]; sft_share 0.3 of the steps is
+              ours [derived]: SRFT's 3 epochs are twice its RL steps, but a step of SFT costs a fraction of one of RL.
               8 samples, L = 8192: SRFT's setting [paper]; epsilon 0.2 [code]; rl grpo, beta 0 [derived]. In a run L is
               the run's own --max_completion_length.
     Pitfalls  Equal rewards do not give zero: stage 1 does not read them. SFT lengthens answers, and those that are cut
@@ -46,4 +46,8 @@ def sft_then_rl(
         second = grpo(num_generations, epsilon, epsilon_high, beta)
     else:
         second = dr_grpo(num_generations, epsilon, epsilon_high, max_completion_length)
-    return Course((Lane(sft(), sft_learning_rate), Lane(second)), InOrder(first=sft_share), run={"learning_rate": 1e-6})
+    return Course(
+        (Lane(sft(), imitation_learning_rate), Lane(second)),
+        InOrder(first=sft_share),
+        run={"learning_rate": 1e-6, "imitation_learning_rate": 5e-6},
+    )
