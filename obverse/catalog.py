@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from obverse.course import Course, Lane, as_course
 from obverse.estimator import Term
 from obverse.method import Method
-from obverse.methods import find, names, parameters
-from obverse.records import Problem, Source, Wish
+from obverse.methods import added_parameters, call, find, names, parameters
+from obverse.records import Source
+from obverse.requirements import samples_initial, wants
 
 FAMILIES = ("demonstrations", "own samples", "hybrid", "preferences")
 
@@ -22,9 +24,15 @@ class Entry:
     """One row of the method table, derived from the method's value."""
 
     name: str
-    make: Callable[..., Method]
-    options: Mapping[str, Any]  # what the function was called with, defaults included
-    method: Method
+    make: Callable[..., Method | Course]
+    options: Mapping[str, Any]  # the method's own, defaults included
+    components: Mapping[str, Any]  # what every method can be given on top
+    course: Course
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The method, or of a course one for each lane."""
+        return self.course.methods
 
     @property
     def text(self) -> str:
@@ -42,34 +50,31 @@ class Entry:
         return found[1] if found else ""
 
     @property
-    def wishes(self) -> list[Wish]:
-        """Everything the method asks for over a run, for a problem that has all data."""
-        problem = Problem("any", "", answer="", demonstration=("one step", "another"), chosen="", rejected="")
-        asked = [wish for tenth in range(11) for wish in self.method.ask(problem, tenth / 10)]
-        return list(dict.fromkeys(asked))
-
-    @property
     def family(self) -> str:
         """Whose tokens are trained: `demonstrations`, `own samples`, both (`hybrid`), or `preferences`."""
-        if self.method.sources & {Source.CHOSEN, Source.REJECTED}:
+        if any(method.sources & {Source.CHOSEN, Source.REJECTED} for method in self.methods):
             return "preferences"
-        own = any(wish.rollouts for wish in self.wishes)
-        shown = any(wish.demonstrations or wish.hint for wish in self.wishes)
-        return "hybrid" if own and shown else "own samples" if own else "demonstrations"
+        own, shown = self._wants("rollouts"), self._wants("demonstrations")
+        return "hybrid" if own and shown and self._grades else "own samples" if own and not shown else "demonstrations"
 
     @property
     def data(self) -> list[str]:
         """What must be there: `answers` (to grade samples by), `demonstrations`, `pairs`, the `anchor`, a `critic`."""
-        own = any(wish.rollouts for wish in self.wishes)
-        shown = any(wish.demonstrations or wish.hint for wish in self.wishes)
         needs = {
-            "answers": own,
-            "demonstrations": shown,
-            "pairs": self.family == "preferences",
-            "anchor": self.method.needs("anchor"),
-            "critic": self.method.needs("advantage"),
+            "answers": self._wants("rollouts") and self._grades,
+            "demonstrations": self._wants("demonstrations"),
+            "pairs": self._wants("pairs"),
+            "anchor": any(method.needs("anchor") or samples_initial(method) for method in self.methods),
+            "critic": any(method.critic is not None for method in self.methods),
         }
         return [need for need, needed in needs.items() if needed]
+
+    @property
+    def _grades(self) -> bool:
+        return any(method.grades for method in self.methods)
+
+    def _wants(self, kind: str) -> bool:
+        return any(wants(method, kind) for method in self.methods)
 
     def record(self) -> dict[str, Any]:
         """The entry for programs; the keys are stable."""
@@ -79,11 +84,14 @@ class Entry:
             "family": self.family,
             "data": self.data,
             "paper": self.paper,
-            "ask": str(self.method.ask),
-            "keep": str(self.method.keep),
-            "terms": [term_record(term) for term in self.method.terms],
+            "terms": [
+                {"lane": lane, **term_record(term)} for lane, method in enumerate(self.methods) for term in method.terms
+            ],
+            "turn": str(self.course.turn),
+            "lanes": [lane_record(lane) for lane in self.course.lanes],
             "options": dict(self.options),
-            "run": dict(self.method.run),
+            "components": dict(self.components),
+            "run": dict(self.course.run),
         }
 
 
@@ -91,12 +99,29 @@ def entry(name: str, options: Mapping[str, Any] | None = None) -> Entry:
     """A method with `options` in place of its defaults."""
     make = find(name)
     chosen = {each: parameter.default for each, parameter in parameters(make).items()} | dict(options or {})
-    return Entry(name, make, chosen, make(**chosen))
+    added = added_parameters(make)
+    own = {each: value for each, value in chosen.items() if each not in added}
+    components = {each: value for each, value in chosen.items() if each in added}
+    return Entry(name, make, own, components, as_course(call(name, make, chosen)))
 
 
 def entries() -> list[Entry]:
     """All methods that ship with obverse, by family."""
     return sorted(map(entry, names()), key=lambda each: (FAMILIES.index(each.family), each.name))
+
+
+def lane_record(lane: Lane) -> dict[str, Any]:
+    """A method as the names of its parts."""
+    method = lane.method
+    others = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
+    return {
+        "ask": str(method.ask),
+        "keep": str(method.keep),
+        "shaping": [str(part) for part in method.shaping],
+        **{name: None if part is None else str(part) for name, part in others.items()},
+        "max_rounds": method.max_rounds,
+        "learning_rate": lane.learning_rate,
+    }
 
 
 def term_record(term: Term) -> dict[str, Any]:
@@ -117,7 +142,7 @@ def to_json(found: Iterable[Entry]) -> str:
     return json.dumps([each.record() for each in found], indent=2)
 
 
-def term_rows(method: Method) -> list[tuple[str, str, str, str, str]]:
+def term_rows(methods: Iterable[Method]) -> list[tuple[str, str, str, str, str]]:
     """(what is trained, mask, pi_ref, advantage, share) per term."""
     return [
         (
@@ -127,6 +152,7 @@ def term_rows(method: Method) -> list[tuple[str, str, str, str, str]]:
             str(term.advantage),
             str(term.share),
         )
+        for method in methods
         for term in method.terms
     ]
 
@@ -138,7 +164,7 @@ def markdown_table(found: Iterable[Entry]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
-        cells = ["<br>".join(column) for column in zip(*dict.fromkeys(term_rows(each.method)), strict=True)]
+        cells = ["<br>".join(column) for column in zip(*dict.fromkeys(term_rows(each.methods)), strict=True)]
         paper = f"[{each.paper}](https://arxiv.org/abs/{each.paper})" if each.paper else ""
         lines.append(f"| {' | '.join([f'`{each.name}`', each.family, ', '.join(each.data), *cells, paper])} |")
     return "\n".join(lines)

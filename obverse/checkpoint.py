@@ -36,7 +36,7 @@ class Saved:
 def save(
     root: Path,
     step: int,
-    model: Any,
+    models: Mapping[str, Any],
     tokenizer: Any,
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
@@ -44,19 +44,21 @@ def save(
 ) -> Path:
     """Write `root/checkpoint-<step>` and remove all but the newest `keep`; returns its path.
 
+    `models` by their folder inside; "" is the checkpoint itself, which transformers loads as it is.
     Raises StorageError, with the previous checkpoints untouched, when the disk refuses.
     """
     target, part = root / f"checkpoint-{step}", root / f".checkpoint-{step}.part"
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        model.save_pretrained(part)
+        for name, model in models.items():
+            model.save_pretrained(part / name)
         tokenizer.save_pretrained(part)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / "optimizer.safetensors")
         (part / "state.json").write_text(json.dumps({"step": step, **state}, indent=2))
-        files = {path.name: fingerprint(path) for path in sorted(part.iterdir())}
+        files = {str(path.relative_to(part)): fingerprint(path) for path in sorted(part.rglob("*")) if path.is_file()}
         (part / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "step": step, "files": files}, indent=2))
-        for path in part.iterdir():
+        for path in [*part.rglob("*"), part]:
             sync(path)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)

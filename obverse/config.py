@@ -28,6 +28,8 @@ GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "loggi
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
 EMBEDDED_PRESET: dict[str, Any] = {
     "learning_rate": 5e-4,
+    "critic_learning_rate": 1e-3,
+    "imitation_learning_rate": 5e-4,
     "adam_beta2": 0.95,
     "max_completion_length": 96,
     "micro_batch_tokens": 1536,
@@ -152,6 +154,13 @@ class TrainConfig(ModelOptions, LawOptions):
         "data", "train on so many problems; none: all (or the embedded task's number)", None
     )
     verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
+    reward_model: Text | None = option(
+        "data", "score own samples with this reward model (a folder or hub name) instead of a verifier", None
+    )
+    format_reward: float = option("data", "reward of a wrong answer that has the form the verifier reads", 0.0, ge=0)
+    anchor_model: Text | None = option(
+        "model", "initial model that the policy is compared with; none: the model as the run begins", None
+    )
     max_prompt_length: Positive | None = option(
         "data", "leave out problems with longer prompts, in tokens; none: no limit", None
     )
@@ -180,6 +189,13 @@ class TrainConfig(ModelOptions, LawOptions):
     learning_rate: float | None = option(
         "optimization", "peak step size of AdamW; none: the paper's, or the preset's", None, ge=0
     )
+    imitation_learning_rate: float | None = option(
+        "optimization",
+        "peak step size of steps on demonstrations, in methods that take them apart; none: as others",
+        None,
+        ge=0,
+    )
+    critic_learning_rate: float = option("optimization", "peak step size of a critic, for methods with one", 1e-5, ge=0)
     lr_scheduler_type: Schedule = option("optimization", "course of the learning rate over the run", "constant")
     warmup_steps: int = option("optimization", "steps over which the learning rate rises from 0", 0, ge=0)
     weight_decay: float = option("optimization", "AdamW's decoupled decay, on matrices only", 0.0, ge=0)

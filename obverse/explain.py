@@ -15,6 +15,7 @@ from rich.text import Text
 from obverse.arguments import default_text
 from obverse.catalog import FAMILIES, Entry, term_rows
 from obverse.estimator import Term
+from obverse.method import Method
 
 HEADER = ("trains", "mask", "pi_ref", "advantage", "share")
 WIDEST = (13, 11, 17, 18, 14)  # with their gaps 80 columns
@@ -37,7 +38,7 @@ def methods_table(found: Iterable[Entry]) -> RenderableType:
 
 def _term_names(each: Entry) -> list[tuple[str, ...]]:
     """A method's terms by the names of their parts, equal ones once."""
-    rows = ((label, *(part.partition("(")[0] for part in parts)) for label, *parts in term_rows(each.method))
+    rows = ((label, *(part.partition("(")[0] for part in parts)) for label, *parts in term_rows(each.methods))
     return list(dict.fromkeys(rows))
 
 
@@ -54,15 +55,36 @@ def _grid(widths: Sequence[int], rows: Iterable[Sequence[str]], style: str = "")
 def explanation(each: Entry) -> RenderableType:
     """One method in full: its own words, then its value part by part."""
     parts: list[RenderableType] = [_words(each.text)]
-    for number, term in enumerate(each.method.terms, start=1):
-        stream = "" if term.on == "logp" else f", through their {term.on}"
-        parts += [Text(f"term {number}: {term.source.label} tokens{stream}", style="bold"), _parts(_term_parts(term))]
-    parts += [Text("plan", style="bold"), _parts([("ask", each.method.ask), ("keep", each.method.keep)])]
-    for title, values in (("options of the method", each.options), ("run options of the paper", each.method.run)):
+    several = len(each.course.lanes) > 1
+    for lane, method in enumerate(each.methods):
+        parts += [Text(f"lane {lane}", style="bold magenta")] if several else []
+        for number, term in enumerate(method.terms, start=1):
+            stream = "" if term.on == "logp" else f", through their {term.on}"
+            headline = Text(f"term {number}: {term.source.label} tokens{stream}", style="bold")
+            parts += [headline, _parts(_term_parts(term))]
+        parts += [Text("plan", style="bold"), _parts(_plan(method))]
+    if several:
+        parts += [Text("whose turn it is", style="bold"), _parts([("turn", each.course.turn)])]
+    lists = (
+        ("options of the method", each.options),
+        ("options that every method has", each.components),
+        ("run options of the paper", each.course.run),
+    )
+    for title, values in lists:
         lines = [f"  --{name} {default_text(value)}\n" for name, value in values.items()]
         parts += [Text(title, style="bold"), Text("".join(lines) or "  none\n")]
     parts.append(Text(f"needs {', '.join(each.data)}" + (f"; arXiv {each.paper}" if each.paper else "")))
     return Group(*parts)
+
+
+def _plan(method: Method) -> list[tuple[str, Any]]:
+    """What a method asks for and keeps, and what else it brings along."""
+    others = {"shaping": method.shaping, "critic": method.critic, "memory": method.memory, "inputs": method.inputs}
+    rows: list[tuple[str, Any]] = [("ask", method.ask), ("keep", method.keep)]
+    for name, part in others.items():
+        for each in part if isinstance(part, tuple) else (part,):
+            rows += [(name, each)] if each is not None else []
+    return rows
 
 
 def _words(text: str) -> RenderableType:

@@ -2,68 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from obverse.batch import Micro, Update
-from obverse.estimator import loss, masked
+from obverse.critic import Critic, assess
+from obverse.estimator import loss, masked, shaped
 from obverse.method import Method
 from obverse.metrics import Row
-from obverse.model import Policy, logprobs
+from obverse.model import Policy, logprobs, mixed, scalars
 from obverse.optim import Optimizer
 from obverse.records import Source
+from obverse.tally import Tally
 from obverse.view import Live, Samples, Tokens, View
 from obverse.watch import Watcher
 
 
-@dataclass
-class Tally:
-    """Sums over the tokens of an update, by what they were."""
-
-    loss: float = 0.0
-    entropy: float = 0.0
-    demonstration_logp: float = 0.0
-    log_ratio: float = 0.0  # |log pi_theta - log behavior| of own tokens
-    num_masked: float = 0.0
-    num_tokens: int = 0
-    num_demonstration: int = 0
-    num_rollout: int = 0
-
-    def add(self, value: Tensor, view: View, out: Tensor) -> None:
-        """Add a micro batch: its loss, what the policy says of it, and which tokens the stability mask shut out [T]."""
-        tokens, live = view.tokens, view.live
-        shown, own = tokens.source == int(Source.DEMONSTRATION), tokens.source == int(Source.ROLLOUT)
-        self.loss += float(value.detach())
-        self.entropy += float(live.entropy.sum())
-        self.demonstration_logp += float(live.logp[shown].sum())
-        self.log_ratio += float((live.logp - tokens.behavior)[own].abs().sum())
-        self.num_masked += float(out.sum())
-        self.num_tokens += len(tokens)
-        self.num_demonstration += int(shown.sum())
-        self.num_rollout += int(own.sum())
-
-    def row(self) -> Row:
-        """`loss` is the surrogate; `nll` is the plain negative log-likelihood of demonstrations, for all methods."""
-        num_tokens = max(self.num_tokens, 1)
-        row = {"loss": self.loss, "entropy": self.entropy / num_tokens, "clip_ratio": self.num_masked / num_tokens}
-        if self.num_demonstration:
-            row["nll"] = -self.demonstration_logp / self.num_demonstration
-        if self.num_rollout:
-            row["sampler_gap"] = self.log_ratio / self.num_rollout
-        return row
-
-
 @dataclass(frozen=True)
 class Learner:
-    """What an update needs: the policy, the frozen initial model where a part reads it, the method, the optimizer."""
+    """What an update needs: the networks that the method reads, the method, the optimizer.
+
+    For a method that trains a reward model `policy` is that model: it has a scalar head, and nobody asks for log-probs.
+    """
 
     policy: Policy
-    anchor: Policy | None
+    anchor: Policy | None  # the frozen initial model
     method: Method
     optimizer: Optimizer
     micro_batch_tokens: int
+    critic: Critic | None = None
+    table: torch.nn.Module | None = None  # the initial model's embeddings, for a method that mixes its inputs
 
 
 @dataclass(frozen=True)
@@ -71,7 +43,7 @@ class Lesson:
     """An update ready to be learned from: its micro batches on the policy's device.
 
     `is_frozen` says that the token columns hold the numbers of the policy that sampled, because it will have moved
-    before the lesson is over.
+    before the lesson is over, or because the reward was shaped by them.
     """
 
     samples: Samples
@@ -80,55 +52,105 @@ class Lesson:
     is_frozen: bool
 
 
+class Learned(NamedTuple):
+    """What an update leaves: the step's figures, and what every sample showed to the method's memory; [S] or None."""
+
+    figures: Row
+    observed: list[float] | None = None
+
+
+def prepare_lessons(learner: Learner, updates: Sequence[Update | None], is_repeated: bool) -> list[Lesson | None]:
+    """The lessons of one collection; with a critic their advantages are whitened over all of it."""
+    lessons = [None if update is None else lesson(learner, update, is_repeated) for update in updates]
+    gae, critic = learner.method.critic, learner.critic
+    if gae is None or critic is None:
+        return lessons
+    present = [each for each in lessons if each is not None]
+    written = iter(assess(critic, gae, [(each.samples, each.micros) for each in present]))
+    return [None if each is None else replace(each, micros=next(written)) for each in lessons]
+
+
 def lesson(learner: Learner, update: Update, is_repeated: bool) -> Lesson:
-    """Split `update` into micro batches; for a lesson that is repeated, fill in now what the moving policy forgets."""
-    policy = learner.policy
-    micros = [micro.to(policy.device) for micro in update.micros(learner.micro_batch_tokens)]
-    if is_repeated:
+    """Split `update` into micro batches; fill in now what the moving policy forgets, and what shapes the reward."""
+    method, policy = learner.method, learner.policy
+    samples = update.samples.to(policy.device)
+    is_frozen = is_repeated or bool(method.shaping) or method.critic is not None
+    micros = [micro.to(policy.device) for micro in update.micros(learner.micro_batch_tokens, method.together)]
+    if is_frozen:
         micros = [replace(micro, tokens=annotate(micro, None, learner)) for micro in micros]
-    return Lesson(update.samples.to(policy.device), micros, len(update.rows), is_repeated)
+    if method.shaping:
+        found = [shaped(micro.tokens, samples, method.shaping) for micro in micros]
+        micros = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, found, strict=True)]
+        samples = replace(samples, reward=samples.reward + sum(added for _, added in found))
+    return Lesson(samples, micros, len(update.rows), is_frozen)
 
 
-def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) -> Row:
-    """One optimizer step on a lesson; the step's figures."""
-    policy, method, optimizer = learner.policy, learner.method, learner.optimizer
+def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) -> Learned:
+    """One optimizer step on a lesson."""
+    method, optimizer = learner.method, learner.optimizer
     learning_rate = optimizer.learning_rate
     tally, num_done = Tally(), 0
-    entropy_graph = any(term.on == "entropy" for term in method.terms)
+    observed = current.samples.reward.new_zeros(len(current.samples))
     for micro in current.micros:
-        logp, entropy = logprobs(policy, micro, entropy_graph)
-        tokens = micro.tokens if current.is_frozen else annotate(micro, logp.detach(), learner)
-        value = loss(tokens, current.samples, logp, entropy, method.terms, progress)
+        live = forward(learner, micro)
+        seen = Live(*(stream.detach() for stream in live))
+        tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner)
+        value = loss(tokens, current.samples, live.logp, live.entropy, method.terms, progress, live.value)
         value.backward()
-        view = View(tokens, current.samples, Live(logp.detach(), entropy.detach()), progress)
+        view = View(tokens, current.samples, seen, progress)
         tally.add(value, view, masked(view, method.terms))
-        num_done += len(micro.input_ids)
+        tally.compare(view, method.terms)
+        if method.memory is not None and (shown := method.memory.observe(view)) is not None:
+            observed[tokens.sample] = shown[tokens.sample].to(observed.dtype)
+        num_done += int(micro.input_ids.shape[0])
         watcher.phase("train", num_done, current.num_rows)
     result = optimizer.step()
     figures = {"grad_norm": result.grad_norm, "learning_rate": learning_rate, "step_taken": float(result.taken)}
-    return tally.row() | figures
+    if learner.critic is not None and method.critic is not None:
+        figures["critic/grad_norm"] = learner.critic.optimizer.step().grad_norm
+    return Learned(tally.row() | figures, observed.tolist() if method.memory is not None else None)
+
+
+def forward(learner: Learner, micro: Micro) -> Live:
+    """What the networks say of a micro batch, with graphs; [T] each, zeros for a stream that the method has not."""
+    method, policy = learner.method, learner.policy
+    logp = entropy = value = micro.tokens.behavior.new_zeros(len(micro.tokens))
+    if method.trains_policy:
+        embeddings = None
+        if method.inputs is not None and learner.table is not None:
+            embeddings = mixed(policy, micro, method.inputs, learner.table)
+        logp, entropy = logprobs(policy, micro, "entropy" in method.streams, embeddings)
+    if "value" in method.streams and learner.critic is not None:
+        value = learner.critic.values(micro)
+    if "score" in method.streams:
+        value = scalars(policy.model, micro, after=True)
+    return Live(logp, entropy, value)
 
 
 def idle(learner: Learner) -> Row:
     """A step with nothing to learn from: time passes, the weights stay."""
     learning_rate = learner.optimizer.learning_rate
     learner.optimizer.pass_by()
+    if learner.critic is not None and learner.method.critic is not None:
+        learner.critic.optimizer.pass_by()
     return {"learning_rate": learning_rate, "step_taken": 0.0}
 
 
 def annotate(micro: Micro, logp: Tensor | None, learner: Learner) -> Tokens:
     """The micro batch's token columns with what the method's parts read beyond the sampler's: [T] each.
 
-    While the policy has not moved since it sampled, its own log-prob *is* the behavior of tokens that others wrote;
-    `logp` is that log-prob where a forward pass was just made, None asks for one.
+    While the policy has not moved since it sampled, its own log-prob *is* the behavior of tokens that others wrote,
+    and of all tokens where the sampler is another program; `logp` is that log-prob where a forward pass was just made,
+    None asks for one.
     """
     tokens, method, anchor = micro.tokens, learner.method, learner.anchor
     foreign = [source for source in method.sources if source is not Source.ROLLOUT]
+    corrected = method.needs("sampler")
     with torch.no_grad():
-        if any(method.needs("behavior", source) for source in foreign):
-            own = tokens.source == int(Source.ROLLOUT)
+        if corrected or any(method.needs("behavior", source) for source in foreign):
             now = logprobs(learner.policy, micro)[0] if logp is None else logp
-            tokens = replace(tokens, behavior=torch.where(own, tokens.behavior, now))
+            own = tokens.source == int(Source.ROLLOUT)
+            tokens = replace(tokens, behavior=now if corrected else torch.where(own, tokens.behavior, now))
         if anchor is not None and method.needs("anchor"):
             tokens = replace(tokens, anchor=logprobs(anchor, micro)[0])
     return tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from obverse.batch import Micro
@@ -64,18 +64,52 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, 
 
     `dtype` auto is float32 on a CPU and bfloat16 on an accelerator. Code that a model brings along is never run.
     """
+    model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device)
+    return as_policy(model), tokenizer
+
+
+def load_scalar(name: str, dtype: str = "auto", device: str = "auto", trained: bool = False) -> tuple[Any, Any]:
+    """A model with one number in place of the vocabulary, and its tokenizer: a critic or a reward model.
+
+    The layout is transformers' sequence classification with one label. A model without such a head gets one of zeros,
+    or with `trained` a ConfigError: what it said would mean nothing.
+    """
+    report = logging.getLogger("transformers.modeling_utils")
+    level, report.level = report.level, logging.ERROR  # a missing head is looked after here
+    model, tokenizer, missing = _load(AutoModelForSequenceClassification, name, dtype, device, num_labels=1)
+    report.setLevel(level)
+    head = getattr(model, "score", None)
+    if head is None or head.out_features != 1:
+        raise ConfigError(f"model {name!r}: its sequence classification has no scalar head `score`")
+    if any(key.startswith("score.") for key in missing):
+        if trained:
+            raise ConfigError(
+                f"reward model {name!r}: it has no trained head: train it with 'obverse train reward_model'"
+            )
+        torch.nn.init.zeros_(head.weight)
+    # a vector read from a file may begin anywhere in memory, and a CPU's sums then round in another order
+    head.weight.data = head.weight.detach().clone()
+    # transformers wants a padding token named to use the model later; naming one must not freeze its embedding
+    model.config.pad_token_id = model.config.pad_token_id or 0
+    model.get_input_embeddings().padding_idx = None
+    model.eval()
+    return model, tokenizer
+
+
+def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any) -> tuple[Any, Any, list[str]]:
+    """A model on its device, its tokenizer, and the weights that its files did not have."""
     where = torch.device(pick_device(device))
     kind = {"auto": torch.float32 if where.type == "cpu" else torch.bfloat16}.get(dtype) or getattr(torch, dtype)
     place = locate(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=kind)
+        model, info = kind_of_model.from_pretrained(place, dtype=kind, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)"
         ) from None
-    return as_policy(model.to(where)), tokenizer
+    return model.to(where), tokenizer, sorted(info["missing_keys"])
 
 
 def as_policy(model: Any) -> Policy:
@@ -112,22 +146,26 @@ def num_parameters(name: str) -> int:
     return int(sum(parameter.numel() for parameter in model.parameters()))
 
 
-def logprobs(policy: Policy, micro: Micro, entropy_graph: bool = False) -> tuple[Tensor, Tensor]:
+def logprobs(
+    policy: Policy, micro: Micro, entropy_graph: bool = False, embeddings: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-prob of each trained token and entropy of its distribution, at the token's temperature; float32 [T] each.
 
-    The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them).
+    The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them). `embeddings`
+    [B, L, H] are read in place of the tokens.
     """
+    reads = {"input_ids": micro.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
-        logits = policy.model(input_ids=micro.input_ids, use_cache=False).logits
+        logits = policy.model(**reads, use_cache=False).logits
         return _score(logits[micro.row, micro.position], micro.target, micro.temperature, entropy_graph)
-    hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
+    hidden = policy.model.get_decoder()(**reads, use_cache=False).last_hidden_state
     states = hidden[micro.row, micro.position]
     head = policy.head
 
     def chunk(part: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         return _score(head(part), target, temperature, entropy_graph)
 
-    size = max(1, CHUNK_ELEMENTS // policy.model.config.get_text_config().vocab_size)
+    size = _chunk_size(policy)
     if len(states) <= size:
         return chunk(states, micro.target, micro.temperature)
     pieces = [
@@ -136,6 +174,43 @@ def logprobs(policy: Policy, micro: Micro, entropy_graph: bool = False) -> tuple
     ]
     logp, entropy = zip(*pieces, strict=True)
     return torch.cat(logp), torch.cat(entropy)
+
+
+def _chunk_size(policy: Policy) -> int:
+    """How many tokens' logits are held at once."""
+    return max(1, CHUNK_ELEMENTS // policy.model.config.get_text_config().vocab_size)
+
+
+@torch.no_grad()
+def mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor], table: torch.nn.Module) -> Tensor:
+    """What the policy is to read [B, L, H]: its own embeddings, but `mix` of frozen ones for the trained tokens.
+
+    `mix` gets the embeddings of a token and of the policy's greedy guess at its place, both from `table`. A token that
+    is not read, the last of the longest row, is left out.
+    """
+    guesses = [logits.argmax(-1) for logits in _logits(policy, micro)]
+    guess, place = torch.cat(guesses), micro.position + 1
+    read = place < micro.input_ids.shape[1]
+    row, place = micro.row[read], place[read]
+    embeddings = policy.model.get_input_embeddings()(micro.input_ids).clone()
+    embeddings[row, place] = mix(table(micro.target[read]), table(guess[read]))
+    return embeddings
+
+
+def _logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
+    """The logits of the trained tokens, some at a time; [n, V] each."""
+    if policy.head is None:
+        yield policy.model(input_ids=micro.input_ids, use_cache=False).logits[micro.row, micro.position]
+        return
+    hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
+    yield from map(policy.head, hidden[micro.row, micro.position].split(_chunk_size(policy)))
+
+
+def scalars(model: Any, micro: Micro, after: bool) -> Tensor:
+    """The scalar head's number at each trained token, float32 [T]: of the state before it, or `after` it."""
+    hidden = model.base_model(input_ids=micro.input_ids, use_cache=False).last_hidden_state
+    numbers: Tensor = model.score(hidden[micro.row, micro.position + int(after)]).float()[:, 0]
+    return numbers
 
 
 def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:

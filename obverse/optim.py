@@ -26,11 +26,14 @@ class StepResult:
 class Optimizer:
     """AdamW over the trainable parameters with the run's schedule; one `step` per update, taken or not."""
 
-    def __init__(self, model: torch.nn.Module, config: TrainConfig, total_steps: int) -> None:
+    def __init__(
+        self, model: torch.nn.Module, config: TrainConfig, total_steps: int, learning_rate: float | None = None
+    ) -> None:
+        peak = config.learning_rate or 0.0 if learning_rate is None else learning_rate
         self.named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.adamw = torch.optim.AdamW(
             decay_groups(self.named, config.weight_decay),
-            lr=config.learning_rate or 0.0,
+            lr=peak,
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
         )
@@ -38,7 +41,7 @@ class Optimizer:
             config.lr_scheduler_type, self.adamw, num_warmup_steps=config.warmup_steps, num_training_steps=total_steps
         )
         # only the schedule's function is kept: the rate follows from the step, so there is nothing to restore
-        self.peak, self.factor = config.learning_rate or 0.0, schedule.lr_lambdas[0]
+        self.peak, self.factor = peak, schedule.lr_lambdas[0]
         self.max_norm, self.skip_norm = config.max_grad_norm, config.skip_grad_norm
         self.num_steps = 0
         self.num_bad = 0
@@ -74,6 +77,10 @@ class Optimizer:
     def pass_by(self) -> None:
         """An update with nothing to train on: time goes on, the weights stay."""
         self.num_steps += 1
+
+    def forget(self) -> None:
+        """Give the moments' memory back: this optimizer has taken its last step."""
+        self.adamw.state.clear()
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizer's state by parameter name, for safetensors."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from obverse import checkpoint, methods, tasks
 from obverse.config import TrainConfig
 from obverse.config_file import write
+from obverse.course import Clock, Course, as_course
+from obverse.critic import Critic
 from obverse.errors import CheckpointError, ConfigError
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.method import Method
 from obverse.model import as_policy, load, locate, set_threads
+from obverse.networks import Networks, load_networks, load_scorer
 from obverse.optim import Optimizer
 from obverse.records import Problem
+from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import with_folder
 from obverse.rollout import Collector
 from obverse.runlog import RunFolder, environment
@@ -33,6 +38,9 @@ class State:
     step: int = 0
     cursor: int = 0  # problems taken so far
     num_tokens: int = 0  # generated plus trained
+    lane: int = 0  # the last lane of the course that has begun
+    memory: dict[str, float] = field(default_factory=dict)  # what the method remembers
+    waiting: list[str] = field(default_factory=list)  # problems put aside for another lane, the newest last
 
 
 @dataclass
@@ -40,11 +48,11 @@ class Run:
     """The parts of one run, ready to step."""
 
     config: TrainConfig
-    method: Method
+    course: Course
     problems: Sequence[Problem]
     eval_problems: Sequence[Problem]
     collector: Collector
-    learner: Learner
+    learners: list[Learner]  # one per lane of the course; they share the networks
     folder: RunFolder
     total_steps: int
     watcher: Attentive
@@ -67,37 +75,76 @@ class Run:
         spent = self.state.num_tokens / self.config.budget if self.config.budget else 0.0
         return min(max(self.state.step / self.total_steps, spent), 1.0)
 
+    @property
+    def lane(self) -> int:
+        """Whose turn the next step is."""
+        return self.course.turn.lane(Clock(self.state.step, self.progress, len(self.state.waiting)))
+
+    @property
+    def learner(self) -> Learner:
+        return self.learners[self.lane]
+
+    @property
+    def method(self) -> Method:
+        return self.course.methods[self.lane]
+
+    def take_waiting(self) -> list[Problem]:
+        """The problems that wait for the second lane, the newest first; none where it takes from the stream."""
+        num = self.course.num_taken
+        if num is None:
+            return []
+        names, self.state.waiting = self.state.waiting[-num:], self.state.waiting[:-num]
+        by_name = {problem.id: problem for problem in self.problems}
+        return [by_name[name] for name in reversed(names)]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Every optimizer under a name that a checkpoint keeps."""
+        found = {f"lane-{lane}": learner.optimizer for lane, learner in enumerate(self.learners)}
+        if len({id(each) for each in found.values()}) < len(found):
+            found = {"lane-0": found["lane-0"]}
+        critic = next((learner.critic for learner in self.learners if learner.critic), None)
+        return found | ({"critic": critic.optimizer} if critic else {})
+
+    def models(self) -> dict[str, Any]:
+        """The networks that learn, by their folder in a checkpoint."""
+        critic = next((learner.critic for learner in self.learners if learner.critic), None)
+        return {"": self.learners[0].policy.model} | ({"critic": critic.model} if critic else {})
+
 
 def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     """Load and check everything a run needs, and restore it if it is to be resumed.
 
     Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
     """
-    method = methods.build(config.method, config.method_options)
-    problems = load_problems(config, method)  # before there is a folder: mistakes leave nothing behind
-    locate(config.model)
+    course = as_course(methods.build(config.method, config.method_options))
+    check(course, config)
+    problems = load_problems(config, course)  # before there is a folder: mistakes leave nothing behind
+    for model in (config.model, config.anchor_model, config.reward_model):
+        locate(model or "embedded")
     config = with_folder(config)
     folder = RunFolder(config.output_dir or ".")
     folder.create()
     start = find_start(config, folder)
     watcher.watcher.phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
-    policy, tokenizer = load(str(start) if start else config.model, config.dtype, config.device)
-    threads = set_threads(config.threads, policy)
+    networks = load_networks(config, course, start)
+    threads = set_threads(config.threads, networks.policy)
+    stops = getattr(networks.policy.model, "generation_config", None)
     renderer = Renderer(
-        tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id
+        networks.tokenizer, config.chat_template, config.system_prompt, stops.eos_token_id if stops else None
     )
     problems = short_enough(problems, renderer, config.max_prompt_length, watcher)
-    anchor = None
-    if method.needs("anchor"):
-        anchor = load(config.model, config.dtype, config.device)[0] if start else as_policy(deepcopy(policy.model))
-    law = Law(
-        renderer.stop_ids, config.max_completion_length, config.temperature, config.top_p, config.top_k, config.min_p
-    )
-    collector = Collector(HFSampler(policy.model, config.rollout_batch_size), renderer, law, config.seed, watcher)
     total_steps = num_steps(config, len(problems))
-    optimizer = Optimizer(policy.model, config, total_steps * config.updates_per_step)
-    learner = Learner(policy, anchor, method, optimizer, config.micro_batch_tokens)
-    run = Run(config, method, problems, load_held_out(config), collector, learner, folder, total_steps, watcher)
+    run = Run(
+        config,
+        course,
+        problems,
+        load_held_out(config),
+        make_collector(config, course, networks, renderer, watcher),
+        make_learners(config, course, networks, total_steps),
+        folder,
+        total_steps,
+        watcher,
+    )
     if start:
         restore(run, start)
     else:
@@ -106,11 +153,79 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     return run
 
 
+def make_collector(
+    config: TrainConfig, course: Course, networks: Networks, renderer: Renderer, watcher: Attentive
+) -> Collector:
+    """Who samples and who judges."""
+    law = Law(
+        renderer.stop_ids, config.max_completion_length, config.temperature, config.top_p, config.top_k, config.min_p
+    )
+    initial = None
+    if networks.anchor is not None and any(samples_initial(method) for method in course.methods):
+        initial = HFSampler(networks.anchor.model, config.rollout_batch_size)
+    return Collector(
+        HFSampler(networks.policy.model, config.rollout_batch_size),
+        renderer,
+        law,
+        config.seed,
+        watcher,
+        initial,
+        load_scorer(config, networks.tokenizer),
+        config.format_reward,
+    )
+
+
+def make_learners(config: TrainConfig, course: Course, networks: Networks, total_steps: int) -> list[Learner]:
+    """A learner per lane, with an optimizer of its own unless it shares the first one's."""
+    policy = networks.policy
+    learners: list[Learner] = []
+    gae = next((method.critic for method in course.methods if method.critic is not None), None)
+    critic = None
+    if gae is not None:
+        steps = total_steps * config.updates_per_step
+        critic = Critic(networks.critic, Optimizer(networks.critic, config, steps, gae.learning_rate))
+    for number, lane in enumerate(course.lanes):
+        if number > 0 and lane.shares_optimizer:
+            optimizer = learners[0].optimizer
+        else:
+            steps = math.ceil(total_steps * course.turn.span(number)) * config.updates_per_step
+            optimizer = Optimizer(policy.model, config, steps, lane.learning_rate)
+        own = critic if lane.method.critic is not None else None
+        anchor = networks.anchor if lane.method.needs("anchor") else None
+        learners.append(Learner(policy, anchor, lane.method, optimizer, config.micro_batch_tokens, own, networks.table))
+    return learners
+
+
+def enter(run: Run) -> int:
+    """The lane whose turn it is; one that begins now may take the policy as it finds it for its initial model."""
+    lane = run.lane
+    if lane > run.state.lane:
+        if run.course.turn.fresh_anchor:
+            for earlier in run.learners[:lane]:
+                earlier.optimizer.forget()
+            learner = run.learners[lane]
+            if learner.anchor is not None:
+                folder = run.folder.path / f"initial-{lane}"
+                learner.policy.model.save_pretrained(folder)
+                run.learners[lane] = replace(learner, anchor=as_policy(deepcopy(learner.policy.model)))
+        run.state.lane = lane
+    return lane
+
+
 def restore(run: Run, path: Path) -> None:
-    """Continue from a checkpoint: moments, schedule, place in the data, and the metrics rows up to there."""
+    """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there."""
     saved = checkpoint.load(path)
-    run.state = State(**{name: saved.state[name] for name in ("step", "cursor", "num_tokens")})
-    run.learner.optimizer.restore(saved.tensors, saved.state["optimizer"])
+    run.state = State(**{each.name: saved.state[each.name] for each in fields(State)})
+    for name, optimizer in run.optimizers().items():
+        own = {
+            key.removeprefix(f"{name}/"): value for key, value in saved.tensors.items() if key.startswith(f"{name}/")
+        }
+        optimizer.restore(own, saved.state["optimizers"][name])
+    for lane in range(1, run.state.lane + 1):
+        learner = run.learners[lane]
+        if run.course.turn.fresh_anchor and learner.anchor is not None:
+            anchor, _ = load(str(run.folder.path / f"initial-{lane}"), run.config.dtype, run.config.device)
+            run.learners[lane] = replace(learner, anchor=anchor)
     run.folder.rewind_metrics(saved.state["metrics_offset"])
 
 
@@ -125,32 +240,6 @@ def find_start(config: TrainConfig, folder: RunFolder) -> Path | None:
     if found is None and folder.metrics_path.exists():
         raise CheckpointError(f"{folder.path} holds a run but no whole checkpoint: start anew in another --output_dir")
     return found
-
-
-def load_problems(config: TrainConfig, method: Method) -> list[Problem]:
-    """The data set, checked for what the method asks of it; ConfigError when it cannot give that."""
-    problems = tasks.load(
-        config.dataset,
-        split=config.dataset_split,
-        num_problems=config.num_problems,
-        seed=config.seed,
-        verifier=config.verifier,
-    )
-    if not problems:
-        raise ConfigError(f"data set {config.dataset!r} has no problems")
-    wishes = [wish for problem in problems for wish in method.ask(problem, 0.0)]
-    num_shown = sum(bool(problem.demonstration) for problem in problems)
-    num_gradable = sum(problem.verifier is not None for problem in problems)
-    if any(wish.demonstrations or wish.hint for wish in wishes) and num_shown == 0:
-        raise ConfigError(
-            f"method {config.method!r} needs demonstrations and {config.dataset!r} has none: add the column"
-        )
-    if any(wish.rollouts for wish in wishes) and num_gradable < len(problems):
-        raise ConfigError(
-            f"method {config.method!r} needs answers that can be checked: {len(problems) - num_gradable} of "
-            f"{len(problems)} problems of {config.dataset!r} have none; add `answer` or give --verifier"
-        )
-    return problems
 
 
 def load_held_out(config: TrainConfig) -> list[Problem]:

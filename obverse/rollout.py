@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from obverse.method import Method
-from obverse.records import Group, Problem, Sample, Source, Verdict, Wish
+from obverse.records import OWN, Group, Kind, Problem, Sample, Source, Verdict, Wish
 from obverse.sampling import Completion, Law, Order, Sampler
 from obverse.seeds import seed_for
 from obverse.text import Rendered, Renderer
@@ -14,28 +15,42 @@ from obverse.verifiers import NOT_APPLICABLE, judge
 from obverse.watch import Silent, Watcher
 
 
+class Scorer(Protocol):
+    """Gives own samples a number in place of a verdict."""
+
+    def score(self, samples: Sequence[tuple[Problem, Sample]]) -> list[float]: ...
+
+
 @dataclass(frozen=True)
 class Draft:
-    """Own samples that a wish asks for: the prompt (with a hint's tokens behind it) and how many continuations."""
+    """Own samples that a wish asks for: the prompt (a hint's tokens behind it), how many continuations, by whom."""
 
     problem: int
     prompt_ids: list[int]
     hint_ids: list[int]
     num_rollouts: int
+    wish: Wish
+    greedy: bool = False
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Everything that turns problems into groups."""
+    """Everything that turns problems into groups.
+
+    `initial` samples from the model that the run began with, for methods that ask for it.
+    """
 
     sampler: Sampler
     renderer: Renderer
     law: Law
     seed: int
     watcher: Watcher = field(default_factory=Silent)
+    initial: Sampler | None = None
+    scorer: Scorer | None = None
+    format_reward: float = 0.0  # of a wrong answer that was found where the verifier looks for one
 
     def collect(self, problems: Sequence[Problem], method: Method, cursor: int, progress: float) -> list[Group]:
-        """One group per problem, in order: demonstrations first, then rollouts; nothing is judged yet.
+        """One group per problem, in order: demonstrations, then pairs, then own samples; nothing is judged yet.
 
         `cursor` is the place of the first problem in the run's stream of problems: it names the completions' seeds.
         """
@@ -43,76 +58,125 @@ class Collector:
         for index, problem in enumerate(problems):
             for wish in method.ask(problem, progress):
                 rendered = self.renderer.demonstration(problem) if problem.demonstration else None
-                groups[index].samples += self._demonstrations(problem, rendered, wish)
+                groups[index].samples += self._written(problem, rendered, wish)
+                prompt_ids, hint_ids = self.renderer.prompt_ids(problem), hint(rendered, wish)
                 if wish.rollouts:
-                    prompt_ids, hint_ids = self.renderer.prompt_ids(problem), hint(rendered, wish)
-                    drafts.append(Draft(index, prompt_ids, hint_ids, wish.rollouts))
+                    drafts.append(Draft(index, prompt_ids, hint_ids, wish.rollouts, wish))
+                if wish.greedy:
+                    drafts.append(Draft(index, prompt_ids, [], 1, wish, greedy=True))
         self._roll_out(groups, drafts, cursor)
         return groups
 
-    def _demonstrations(self, problem: Problem, rendered: Rendered | None, wish: Wish) -> list[Sample]:
-        if not wish.demonstrations or rendered is None:
-            return []
+    def _written(self, problem: Problem, rendered: Rendered | None, wish: Wish) -> list[Sample]:
+        """What others wrote for a problem: its demonstration, its chosen and its rejected response."""
+        found: list[tuple[Kind, Rendered]] = []
+        if wish.demonstrations and rendered is not None:
+            found.append(("demonstration", rendered))
+        if wish.pairs and problem.chosen is not None and problem.rejected is not None:
+            found.append(("chosen", self.renderer.response(problem, (problem.chosen,))))
+            found.append(("rejected", self.renderer.response(problem, (problem.rejected,))))
         return [
             Sample(
-                kind="demonstration",
+                kind=kind,
                 prompt_ids=self.renderer.prompt_ids(problem),
-                ids=rendered.ids,
-                sources=[Source.DEMONSTRATION] * len(rendered.ids),
-                behavior=[0.0] * len(rendered.ids),
-                text=rendered.text,
+                ids=text.ids,
+                sources=[Source[kind.upper()]] * len(text.ids),
+                behavior=[0.0] * len(text.ids),
+                text=text.text,
+                draw=problem.draw,
             )
+            for kind, text in found
         ]
 
     def _roll_out(self, groups: list[Group], drafts: list[Draft], cursor: int) -> None:
-        """Sample every draft in one call; a completion's seed names its run, place in the stream and number."""
+        """Sample every draft; a completion's seed names its run, place in the stream and number.
+
+        Drafts that are sampled alike, mostly all of them, go into one call.
+        """
         numbers = [0] * len(groups)
-        orders = []
+        alike: dict[tuple[str, bool, int], list[tuple[Draft, Order]]] = {}
         for draft in drafts:
             first = numbers[draft.problem]
             numbers[draft.problem] += draft.num_rollouts
             place = cursor + draft.problem
             seeds = [seed_for(self.seed, "rollout", place, first + i) for i in range(draft.num_rollouts)]
-            orders.append(Order(draft.prompt_ids + draft.hint_ids, seeds))
-        total = sum(draft.num_rollouts for draft in drafts)
+            most = min(draft.wish.max_tokens or self.law.max_tokens, self.law.max_tokens)
+            order = Order(draft.prompt_ids + draft.hint_ids, seeds)
+            alike.setdefault((draft.wish.author, draft.greedy, most), []).append((draft, order))
+        total, done = sum(draft.num_rollouts for draft in drafts), 0
         self.watcher.phase("sample", 0, total)
+        for (author, greedy, most), members in alike.items():
 
-        def report(done: int) -> None:
-            self.watcher.phase("sample", done, total)
+            def report(num: int, before: int = done) -> None:
+                self.watcher.phase("sample", before + num, total)
 
-        for draft, completions in zip(drafts, self.sampler.sample(orders, self.law, report), strict=True):
-            groups[draft.problem].samples += [self._own(draft, completion) for completion in completions]
+            law = replace(self.law, max_tokens=most, temperature=0.0 if greedy else self.law.temperature)
+            found = self._author(author).sample([order for _, order in members], law, report)
+            for (draft, _), completions in zip(members, found, strict=True):
+                groups[draft.problem].samples += [self._own(draft, each, groups) for each in completions]
+            done += sum(draft.num_rollouts for draft, _ in members)
 
-    def _own(self, draft: Draft, completion: Completion) -> Sample:
+    def _author(self, author: str) -> Sampler:
+        if author == "policy":
+            return self.sampler
+        if self.initial is None:
+            raise ValueError("this method samples from the initial model, and the run did not keep one")
+        return self.initial
+
+    def _own(self, draft: Draft, completion: Completion, groups: list[Group]) -> Sample:
         """A rollout as a sample: the ids that were sampled are the ids that will be trained."""
         num_hint = len(draft.hint_ids)
         ids = draft.hint_ids + completion.ids
         return Sample(
-            kind="hinted" if num_hint else "rollout",
+            kind="greedy" if draft.greedy else "hinted" if num_hint else "rollout",
             prompt_ids=draft.prompt_ids,
             ids=ids,
             sources=[Source.HINT] * num_hint + [Source.ROLLOUT] * len(completion.ids),
             behavior=[0.0] * num_hint + completion.behavior,
             text=self.renderer.decode(ids),
             finish=completion.finish,
+            draw=groups[draft.problem].problem.draw,
         )
 
-    def judge(self, groups: list[Group]) -> None:
-        """Give every sample its verdict.
+    def judge(self, groups: list[Group], own: bool = True) -> None:
+        """Give every sample its verdict; what somebody wrote counts as right where no verifier says otherwise.
 
-        Where there is no verifier, or it does not apply, what somebody demonstrated counts as right.
+        A reward model's scores stand in place of verdicts on own samples; those get none at all without `own`.
         """
         for index, group in enumerate(groups):
             for sample in group.samples:
-                verdict = judge(group.problem, sample.text) or NOT_APPLICABLE
-                trusted = sample.kind == "demonstration" and verdict == NOT_APPLICABLE
-                sample.verdict = Verdict.right() if trusted else verdict
+                sample.verdict = (
+                    self._verdict(group.problem, sample) if own or sample.kind not in OWN else NOT_APPLICABLE
+                )
             self.watcher.phase("grade", index + 1, len(groups))
+        if own and self.scorer is not None:
+            mine = [(group.problem, sample) for group in groups for sample in group.of(*OWN)]
+            for (_, sample), score in zip(mine, self.scorer.score(mine), strict=True):
+                sample.verdict = Verdict(score > 0, score)
+
+    def _verdict(self, problem: Problem, sample: Sample) -> Verdict:
+        if sample.kind == "rejected":
+            return Verdict.wrong("rejected by its data")
+        if sample.kind == "chosen":
+            return Verdict.right()
+        if self.scorer is not None and sample.kind in OWN:
+            return NOT_APPLICABLE  # until it is scored
+        verdict = judge(problem, sample.text) or NOT_APPLICABLE
+        if sample.kind == "demonstration" and verdict == NOT_APPLICABLE:
+            return Verdict.right()
+        if sample.kind in OWN and verdict.correct is False and verdict.formatted and self.format_reward:
+            return replace(verdict, reward=self.format_reward)
+        return verdict
 
 
 def hint(rendered: Rendered | None, wish: Wish) -> list[int]:
-    """The tokens of the first steps of the demonstration: a share `wish.hint` of its steps, rounded to the nearest."""
+    """The tokens of the demonstration's first part: a share `wish.hint` of its steps, rounded, or of its tokens.
+
+    A hint in tokens is rounded down and leaves at least one token to write.
+    """
     if rendered is None or not wish.hint:
         return []
+    if wish.hint_in == "tokens":
+        return rendered.ids[: min(int(wish.hint * len(rendered.ids)), len(rendered.ids) - 1)]
     num_steps = round(wish.hint * len(rendered.step_ends))
     return rendered.ids[: rendered.step_ends[num_steps - 1]] if num_steps else []

@@ -4,7 +4,10 @@
       "logp": [-0.2, -1.1], "behavior": [-0.25, -1.0], "anchor": [-0.3, -1.2], "entropy": [0.4, 0.9]}]}
 
 `progress` is the share of the run that is done. `reward` may be left out for what nobody sampled, `correct` is a reward
-of at least 1 if it is not given, `truncated` is false. A column may be left out, or hold null, where nobody reads it.
+of at least 1 if it is not given, `truncated` is false. A column may be left out, or hold null, where nobody reads it:
+`sampler` is the log-prob that another sampling program reported, `value` what a critic says now (of a reward model: its
+score, at the last token), `old_value` and `returns` what it said and should have said. `memory` is the number that the
+method kept from earlier updates, `draw` the problem's own number in [0, 1).
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from obverse.errors import DataError
-from obverse.records import Kind, Sample, Source, Verdict
+from obverse.records import OWN, Kind, Sample, Source, Verdict
 
 KINDS: tuple[str, ...] = get_args(Kind)
 SOURCES = {source.label: source for source in Source}
-COLUMNS = ("behavior", "anchor", "entropy", "advantage")  # beside `source` and `logp`, where a method reads them
-KEYS = ("problem", "kind", "reward", "correct", "truncated", "source", "logp", *COLUMNS)
+# beside `source` and `logp`, where a method reads them
+COLUMNS = ("behavior", "anchor", "entropy", "advantage", "sampler", "value", "old_value", "returns")
+NUMBERS = ("memory", "draw")  # of a whole sample
+KEYS = ("problem", "kind", "reward", "correct", "truncated", "source", "logp", *COLUMNS, *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Row:
     problem: str | int
     sample: Sample
     has_reward: bool
+    memory: float | None
     logp: list[float]
     columns: Mapping[str, list[float | None] | None]
 
@@ -83,13 +89,15 @@ def _row(raw: Any, name: str) -> Row:
         key: None if raw.get(key) is None else _column(raw[key], len(sources), f"{name}: {key}") for key in COLUMNS
     }
     sample = _sample(raw, name, sources, columns["behavior"])
-    return Row(name, problem, sample, raw.get("reward") is not None, [value or 0.0 for value in logp], columns)
+    memory = None if raw.get("memory") is None else _number(raw["memory"], f"{name}: memory")
+    has_reward = raw.get("reward") is not None
+    return Row(name, problem, sample, has_reward, memory, [value or 0.0 for value in logp], columns)
 
 
 def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: list[float | None] | None) -> Sample:
     """The record that the method's choice sees; its token ids mean nothing."""
     kind = _choice(_needed(raw, "kind", name), KINDS, f"{name}: kind")
-    if kind in ("rollout", "hinted"):
+    if kind in OWN:
         _needed(raw, "reward", name)
     # A reward that is not given is NaN: whoever reads it is found out by its coefficients.
     reward = math.nan if raw.get("reward") is None else _number(raw["reward"], f"{name}: reward")
@@ -104,6 +112,7 @@ def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: 
         text="",
         finish="length" if cut else "stop",
         verdict=Verdict(correct, reward),
+        draw=1.0 if raw.get("draw") is None else _number(raw["draw"], f"{name}: draw"),
     )
 
 

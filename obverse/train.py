@@ -13,10 +13,11 @@ from obverse.config import TrainConfig
 from obverse.errors import GraderError
 from obverse.evaluate import Report, measure
 from obverse.interrupt import Attentive, Interrupted
-from obverse.learn import idle, learn, lesson
-from obverse.prepare import Run, prepare
+from obverse.learn import idle, learn, prepare_lessons
+from obverse.prepare import Run, enter, prepare
 from obverse.problems import take
-from obverse.records import Group, Sample
+from obverse.records import OWN, Group, Sample
+from obverse.remember import RUN, recall, revise
 from obverse.verifiers import NOT_APPLICABLE
 from obverse.watch import Silent, Watcher
 
@@ -62,21 +63,22 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
 
 def step(run: Run) -> None:
     """One step: take problems, sample, judge, keep, pack, learn, write."""
-    config, state, progress, clock = run.config, run.state, run.progress, metrics.Clock()
-    problems = take(run.problems, config.seed, state.cursor, config.prompts_per_step)
-    with clock("sample"):
-        groups = run.collector.collect(problems, run.method, state.cursor, progress)
-    with clock("grade"):
-        run.collector.judge(groups)
+    config, state, clock = run.config, run.state, metrics.Clock()
+    lane = enter(run)
+    method, progress = run.course.methods[lane], run.course.turn.progress(lane, run.progress)
+    gathered = gather(run, lane, progress, clock)
+    groups, kept = gathered.groups, gathered.kept
     with clock("train"):
-        groups = graded(groups)
-        kept = [run.method.select(group) for group in groups]
-        learned, num_trained = study(run, kept, progress)
+        learned, num_trained = study(run, lane, gathered, progress)
     num_tokens = metrics.num_generated(groups) + num_trained
-    state.step, state.cursor = state.step + 1, state.cursor + len(problems)
+    state.step, state.cursor = state.step + 1, state.cursor + gathered.num_taken
     state.num_tokens += num_tokens
+    if lane == 0:
+        put_aside(run, groups)
     row = {"step": state.step, "num_tokens": state.num_tokens, **metrics.collection(groups, kept), **learned}
-    row |= clock.row(num_tokens)
+    row |= clock.row(num_tokens) | ({"lane": lane} if len(run.course.lanes) > 1 else {})
+    if method.memory is not None and RUN in state.memory:
+        row["memory"] = state.memory[RUN]
     run.folder.append_metrics(row)
     if config.log_completions:
         run.folder.write_samples(state.step, groups, {id(sample) for samples in kept for sample in samples})
@@ -86,22 +88,75 @@ def step(run: Run) -> None:
             run.watcher.note(f"{sample.kind}, reward {sample.reward:g}: {sample.text}")
 
 
-def study(run: Run, kept: list[list[Sample]], progress: float) -> tuple[metrics.Row, int]:
+@dataclass
+class Gathered:
+    """What a step collected: every group, what of each group trains, and how many problems of the stream that took."""
+
+    groups: list[Group]
+    kept: list[list[Sample]]
+    num_taken: int
+
+
+def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gathered:
+    """Sample and judge; again, for a method that wants so, until enough problems have something to train on."""
+    config, collector, method = run.config, run.collector, run.course.methods[lane]
+    found = Gathered([], [], 0)
+    for _ in range(method.max_rounds):
+        cursor = run.state.cursor + found.num_taken
+        waiting = run.take_waiting() if lane > 0 else []
+        problems = waiting or take(run.problems, config.seed, cursor, config.prompts_per_step)
+        with clock("sample"):
+            groups = collector.collect(problems, method, cursor, progress)
+        with clock("grade"):
+            collector.judge(groups, own=method.grades)
+            groups = graded(groups, own=method.grades)
+        found.groups += groups
+        found.kept += [method.select(group) for group in groups]
+        found.num_taken += 0 if waiting else len(problems)
+        if sum(map(bool, found.kept)) >= config.prompts_per_step:
+            break
+    if method.max_rounds > 1:  # the last round may have brought more than were asked for
+        full = [index for index, samples in enumerate(found.kept) if samples]
+        for index in full[config.prompts_per_step :]:
+            found.kept[index] = []
+    return found
+
+
+def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[metrics.Row, int]:
     """Learn from what was kept: `num_iterations` passes over `num_mini_batches` updates; mean figures, trained tokens.
 
     A mini batch is made of whole problems, and its denominators are its own: it is an update of its own.
     """
-    config, learner = run.config, run.learner
-    parts = [kept[i :: config.num_mini_batches] for i in range(config.num_mini_batches)]
-    updates = [pack(part, run.method.sources, config.temperature) for part in parts]
-    is_repeated = config.updates_per_step > 1
-    lessons = [update and lesson(learner, update, is_repeated) for update in updates]
+    config, learner, num = run.config, run.learners[lane], run.config.num_mini_batches
+    method, store = learner.method, run.state.memory
+    parts = [(gathered.groups[i::num], gathered.kept[i::num]) for i in range(num)]
+    reads_last = "score" in method.streams
+    updates = [
+        pack(kept, method.sources, config.temperature, recall(method, store, groups), reads_last)
+        for groups, kept in parts
+    ]
+    lessons = prepare_lessons(learner, updates, is_repeated=config.updates_per_step > 1)
     rows: list[metrics.Row] = []
-    for each in lessons * config.num_iterations:
+    for number, each in enumerate(lessons * config.num_iterations):
         # once the weights have moved a signal waits for the whole step: a checkpoint is never of half a step
         watcher = run.watcher.watcher if rows else run.watcher
-        rows.append(learn(learner, each, progress, watcher) if each else idle(learner))
+        if each is None:
+            rows.append(idle(learner))
+            continue
+        learned = learn(learner, each, progress, watcher)
+        rows.append(learned.figures)
+        if learned.observed is not None and number < len(lessons):
+            groups, kept = parts[number]
+            observed = iter(learned.observed)
+            revise(method, store, groups, [[next(observed) for _ in samples] for samples in kept])
     return metrics.mean(rows), config.num_iterations * sum(metrics.num_trained(update) for update in updates)
+
+
+def put_aside(run: Run, groups: list[Group]) -> None:
+    """Note the problems that wait for the other lane, the newest last; one that waits already moves up."""
+    names = [group.problem.id for group in groups if run.course.is_put_aside(group)]
+    if names:
+        run.state.waiting = [name for name in run.state.waiting if name not in names] + names
 
 
 def evaluate_if_due(run: Run) -> None:
@@ -123,10 +178,11 @@ def evaluate_if_due(run: Run) -> None:
     run.watcher.note(f"step {number}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
 
 
-def graded(groups: list[Group]) -> list[Group]:
+def graded(groups: list[Group], own: bool = True) -> list[Group]:
     """The groups without samples that no verdict could be given; GraderError when they are too many.
 
-    A reward function may say that it does not apply to a sample: that one is left out and counts as no error.
+    A reward function may say that it does not apply to a sample: that one is left out and counts as no error. Without
+    `own` nobody asked for a verdict on own samples, and they stay.
     """
     samples = [sample for group in groups for sample in group.samples]
     failed = [s.verdict for s in samples if s.verdict.correct is None and s.verdict != NOT_APPLICABLE]
@@ -135,20 +191,25 @@ def graded(groups: list[Group]) -> list[Group]:
             f"the verifier failed on {len(failed)} of {len(samples)} samples (the first: {failed[0].reason}); "
             "nothing was trained on this step: mend the verifier and resume"
         )
-    return [Group(group.problem, [s for s in group.samples if s.verdict.correct is not None]) for group in groups]
+    return [
+        Group(group.problem, [s for s in group.samples if s.verdict.correct is not None or (not own and s.kind in OWN)])
+        for group in groups
+    ]
 
 
 def save(run: Run) -> Path:
     """A checkpoint of the run as it stands after its last whole step."""
     run.watcher.watcher.phase("save", 0, 1)
-    optimizer, state = run.learner.optimizer, asdict(run.state)
-    state |= {"optimizer": optimizer.counters(), "metrics_offset": run.folder.metrics_offset()}
+    optimizers = run.optimizers()
+    tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
+    state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
+    state["metrics_offset"] = run.folder.metrics_offset()
     path = checkpoint.save(
         run.folder.path,
         run.state.step,
-        run.learner.policy.model,
+        run.models(),
         run.collector.renderer.tokenizer,
-        optimizer.tensors(),
+        tensors,
         state,
         keep=run.config.save_total_limit,
     )

@@ -8,72 +8,102 @@ The coefficient is taken by autograd from the very loss that training uses, in f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from obverse.course import as_course
 from obverse.errors import DataError
-from obverse.estimator import Term, loss
+from obverse.estimator import loss, shaped
 from obverse.method import Method
 from obverse.methods import build, find, parameters
 from obverse.records import Group, Problem, Source
+from obverse.remember import recall
 from obverse.step_file import COLUMNS, Row, parse
-from obverse.view import Samples, Tokens
+from obverse.view import Live, Samples, Tokens
 
 
 def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The coefficients of one update, c[t] = -d loss / d logp[t]; zeros for samples that the method drops.
 
-    Raises DataError naming the sample and the key that is missing or wrong, ConfigError for the method's options.
+    Of a course each lane that may act now makes an update of its own. A method with a scalar head also gets
+    `value_coefficient`, -d loss / d value[t]. Raises DataError naming the sample and the key that is missing or wrong,
+    ConfigError for the method's options.
 
     Example:
         weigh("grpo", read_step("step.json"), {"beta": 0.0})["samples"][0]["coefficient"]
     """
-    method = build(method_name, options)
+    course = as_course(build(method_name, options))
     defaults = {name: parameter.default for name, parameter in parameters(find(method_name)).items()}
     progress, rows = parse(step)
-    kept = keep(method, rows)
-    found = coefficients(method, [row for row in rows if id(row.sample) in kept], progress)
-    nothing = {id(row.sample): [0.0] * len(row.logp) for row in rows}
-    weighed = {**nothing, **found}
-    return {
-        "method": method_name,
-        "options": defaults | dict(options or {}),
-        "samples": [
-            {"problem": row.problem, "kept": id(row.sample) in kept, "coefficient": weighed[id(row.sample)]}
-            for row in rows
-        ],
-    }
+    kept: set[int] = set()
+    weighed = {id(row.sample): Weights([0.0] * len(row.logp), [0.0] * len(row.logp)) for row in rows}
+    for lane in course.at(progress):
+        method = course.methods[lane]
+        memories = keep(method, rows)
+        trained = [row for row in rows if id(row.sample) in memories and id(row.sample) not in kept]
+        weighed |= coefficients(method, trained, course.turn.progress(lane, progress), memories)
+        kept |= {id(row.sample) for row in trained}
+    has_head = any(method.streams & {"value", "score"} for method in course.methods)
+    samples = []
+    for row in rows:
+        weights = weighed[id(row.sample)]
+        found = {"problem": row.problem, "kept": id(row.sample) in kept, "coefficient": weights.logp}
+        samples.append(found | ({"value_coefficient": weights.value} if has_head else {}))
+    return {"method": method_name, "options": defaults | dict(options or {}), "samples": samples}
 
 
-def keep(method: Method, rows: Sequence[Row]) -> set[int]:
-    """The ids of the samples that train: every problem's group goes through the method's choice."""
+class Weights(NamedTuple):
+    """What a sample's tokens' log-probs and values are multiplied by; [n] each."""
+
+    logp: list[float]
+    value: list[float]
+
+
+def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
+    """The ids of the samples that train, with what the method knows of each: every group goes through its choice."""
     groups: dict[str | int, Group] = {}
+    given = {id(row.sample): row.memory for row in rows}
     for row in rows:
         groups.setdefault(row.problem, Group(Problem(str(row.problem), ""), [])).samples.append(row.sample)
-    return {id(sample) for group in groups.values() for sample in method.select(group)}
+    known = recall(method, {}, list(groups.values()))
+    found = {}
+    for group, memory in zip(groups.values(), known, strict=True):
+        for sample in method.select(group):
+            own = given[id(sample)]
+            found[id(sample)] = memory if own is None else own
+    return found
 
 
-def coefficients(method: Method, rows: Sequence[Row], progress: float) -> dict[int, list[float]]:
-    """By sample id, the coefficient of every token of the update that consists of `rows`."""
+def coefficients(
+    method: Method, rows: Sequence[Row], progress: float, memories: Mapping[int, float]
+) -> dict[int, Weights]:
+    """By sample id, the coefficients of every token of the update that consists of `rows`."""
     if not rows:
         return {}
-    tokens, samples, entropy = tables(method, rows)
-    logp = torch.tensor([value for row in rows for value in row.logp], dtype=torch.float64, requires_grad=True)
-    total = loss(tokens, samples, logp, entropy, method.terms, progress)
-    (slope,) = torch.autograd.grad(total, logp)
-    pieces = torch.split(-slope, [len(row.logp) for row in rows])
-    for row, piece in zip(rows, pieces, strict=True):
-        if not torch.isfinite(piece).all():
+    tokens, samples, live = tables(method, rows, memories)
+    logp, value = live.logp.requires_grad_(), live.value.requires_grad_()
+    if method.critic is None:  # a critic's advantages stand as they are given: what shaped them is in them
+        tokens, added = shaped(tokens, samples, method.shaping)
+        samples = replace(samples, reward=samples.reward + added)
+    total = loss(tokens, samples, logp, live.entropy, method.terms, progress, value)
+    slopes = torch.autograd.grad(total, [logp, value], allow_unused=True)
+    lengths = [len(row.logp) for row in rows]
+    pieces = [torch.split(-(torch.zeros_like(logp) if slope is None else slope), lengths) for slope in slopes]
+    for row, *both in zip(rows, *pieces, strict=True):
+        if not all(torch.isfinite(piece).all() for piece in both):
             lost = [other.name for other in rows if not other.has_reward]
             missing = f"{lost[0]}: reward is missing, and the method reads it" if lost else ""
             raise DataError(missing or f"{row.name}: the coefficients are not finite: check its numbers")
-    return {id(row.sample): piece.tolist() for row, piece in zip(rows, pieces, strict=True)}
+    return {
+        id(row.sample): Weights(first.tolist(), second.tolist())
+        for row, first, second in zip(rows, *pieces, strict=True)
+    }
 
 
-def tables(method: Method, rows: Sequence[Row]) -> tuple[Tokens, Samples, Tensor]:
-    """The two tables of the estimator and the entropy [T], all in float64; a column that nobody reads is zeros."""
+def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -> tuple[Tokens, Samples, Live]:
+    """The two tables of the estimator and the live numbers [T], all in float64; a column that nobody reads is zeros."""
     groups = {problem: number for number, problem in enumerate(dict.fromkeys(row.problem for row in rows))}
     lengths = torch.tensor([len(row.logp) for row in rows])
     source = torch.tensor([int(each) for row in rows for each in row.sample.sources], dtype=torch.long)
@@ -92,6 +122,9 @@ def tables(method: Method, rows: Sequence[Row]) -> tuple[Tokens, Samples, Tensor
         behavior=columns["behavior"],
         anchor=columns["anchor"],
         advantage=columns["advantage"],
+        sampler=columns["sampler"],
+        value=columns["old_value"],
+        returns=columns["returns"],
     )
     samples = Samples(
         reward=torch.tensor([row.sample.reward for row in rows], dtype=torch.float64),
@@ -99,20 +132,32 @@ def tables(method: Method, rows: Sequence[Row]) -> tuple[Tokens, Samples, Tensor
         group=torch.tensor([groups[row.problem] for row in rows]),
         truncated=torch.tensor([row.sample.finish == "length" for row in rows]),
         counts=counts,
+        memory=torch.tensor([memories[id(row.sample)] for row in rows], dtype=torch.float64),
+        draw=torch.tensor([row.sample.draw for row in rows], dtype=torch.float64),
     )
-    return tokens, samples, columns["entropy"]
+    logp = torch.tensor([value for row in rows for value in row.logp], dtype=torch.float64)
+    return tokens, samples, Live(logp, columns["entropy"], columns["value"])
 
 
 def _read(row: Row, name: str, method: Method) -> list[float]:
     """A column of a row as numbers, where some part reads it; DataError where it is needed and not there."""
     values = row.columns[name] or [None] * len(row.logp)
     for at, (value, source) in enumerate(zip(values, row.sample.sources, strict=True)):
-        if value is None and any(name in reads(term) for term in method.terms if term.source == source):
+        if value is None and name in reads(method, source):
             where = f"{name}[{at}] is null" if row.columns[name] else f"{name} is missing"
             raise DataError(f"{row.name}: {where}, and the method reads it for {source.label} tokens")
     return [value or 0.0 for value in values]
 
 
-def reads(term: Term) -> frozenset[str]:
-    """The columns whose values a term's coefficient depends on (an entropy bonus multiplies entropy, it reads none)."""
-    return term.advantage.needs | term.reference.needs | term.stable.needs | term.share.needs
+def reads(method: Method, source: Source) -> frozenset[str]:
+    """The columns whose values the coefficients of a source's tokens depend on.
+
+    An entropy bonus multiplies entropy and reads none; a critic's own loss is weighed where its numbers are given.
+    """
+    found = frozenset[str]()
+    for term in method.terms:
+        if term.source == source and term.on != "value":
+            found = found.union(*(part.needs for part in term.parts), {"value"} if term.on == "score" else ())
+    if source is Source.ROLLOUT and method.critic is None:
+        found = found.union(*(part.needs for part in method.shaping))
+    return found

@@ -21,7 +21,8 @@ def write_problems(path: Path, num_problems: int = 24, difficulty: tuple[int, in
     rows = []
     for problem in arithmetic.generate("train", num_problems, seed=7, difficulty=difficulty):
         row = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
-        rows.append(row | {"demonstration": list(problem.demonstration), "verifier": "math"})
+        row |= {"demonstration": list(problem.demonstration), "verifier": "math"}
+        rows.append(row | {"chosen": problem.chosen, "rejected": problem.rejected})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

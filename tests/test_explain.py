@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console, RenderableType
 
 from obverse.catalog import FAMILIES, Entry, entries, entry, markdown_table, to_json
+from obverse.course import as_course
 from obverse.estimator import Term
 from obverse.explain import explanation, methods_table
 from obverse.method import Method
 from obverse.methods import names
-from obverse.parts import Linear, PerToken, Request
+from obverse.parts import Linear, PerToken, Request, Reward
 from obverse.records import Source, Wish
 
 README = Path(__file__).parents[1] / "README.md"
@@ -30,7 +31,7 @@ def printed(renderable: RenderableType, width: int = 80) -> str:
 
 
 def made(method: Method) -> Entry:
-    return Entry("made", lambda: method, {}, method)
+    return Entry("made", lambda: method, {}, {}, as_course(method))
 
 
 def test_families_and_needs_follow_from_what_a_method_asks_and_reads() -> None:
@@ -44,15 +45,17 @@ def test_hints_and_pairs_are_seen() -> None:
     def late_hint(problem: Any, progress: float) -> list[Wish]:
         return [Wish(rollouts=4, hint=0.5 if progress > 0.8 else 0.0)]
 
-    rollout = Term(Source.ROLLOUT, share=PerToken())
+    rollout = Term(Source.ROLLOUT, Reward(), share=PerToken())
     assert made(Method(late_hint, (rollout,))).family == "hybrid"
-    pairs = made(Method(Request(), (Term(Source.CHOSEN, share=PerToken()), Term(Source.REJECTED, share=PerToken()))))
+    pairs = made(
+        Method(Request(pairs=1), (Term(Source.CHOSEN, share=PerToken()), Term(Source.REJECTED, share=PerToken())))
+    )
     assert (pairs.family, pairs.data) == ("preferences", ["pairs"])
 
 
 def test_the_paper_is_the_docstrings_first_link() -> None:
     assert entry("grpo").paper == "2402.03300" and entry("hpt").paper == "2509.04419"
-    assert made(entry("sft").method).paper == ""
+    assert made(entry("sft").methods[0]).paper == ""
 
 
 def test_every_method_is_in_the_table_at_80_columns() -> None:
@@ -72,10 +75,12 @@ def test_the_table_shows_the_parts() -> None:
 def test_json_has_stable_keys() -> None:
     found = json.loads(to_json(entries()))
     assert sorted(each["name"] for each in found) == names()
-    keys = ["name", "summary", "family", "data", "paper", "ask", "keep", "terms", "options", "run"]
+    keys = ["name", "summary", "family", "data", "paper", "terms", "turn", "lanes", "options", "components", "run"]
     assert all(list(each) == keys and each["family"] in FAMILIES for each in found)
     terms = [term for each in found for term in each["terms"]]
-    assert all(list(term) == ["source", "on", "mask", "reference", "advantage", "share", "weight"] for term in terms)
+    assert all(
+        list(term) == ["lane", "source", "on", "mask", "reference", "advantage", "share", "weight"] for term in terms
+    )
 
 
 def test_a_schedule_is_told_by_its_name() -> None:
@@ -92,10 +97,10 @@ def test_an_explanation_holds_docstring_parts_options_and_papers_values(name: st
     for line in each.text.splitlines():
         if line.strip():
             assert line.split()[-1] in words  # nothing of the docstring is lost
-    for term in each.method.terms:
+    for term in [term for method in each.methods for term in method.terms]:
         assert f": {term.source.label} tokens" in found
         assert str(term.advantage).partition("(")[0] in found and str(term.share).partition("(")[0] in found
-    assert all(f"--{option} " in found for option in (*each.options, *each.method.run))
+    assert all(f"--{option} " in found for option in (*each.options, *each.course.run))
     assert f"needs {', '.join(each.data)}" in words
 
 
@@ -106,7 +111,7 @@ def test_an_explanation_follows_the_options() -> None:
 
 
 def test_a_method_without_a_docstring_is_explained_too() -> None:
-    assert "no docstring" in printed(explanation(made(entry("sft").method)))
+    assert "no docstring" in printed(explanation(made(entry("sft").methods[0])))
 
 
 def test_a_docstring_in_another_style_stands_as_it_is() -> None:
@@ -116,9 +121,9 @@ def test_a_docstring_in_another_style_stands_as_it_is() -> None:
         It has prose
         over two lines.
         """
-        return entry("sft").method
+        return entry("sft").methods[0]
 
-    found = printed(explanation(Entry("mine", mine, {}, mine())))
+    found = printed(explanation(Entry("mine", mine, {}, {}, as_course(mine()))))
     assert "It has prose" in found and "over two lines." in found
 
 

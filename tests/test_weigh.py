@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from obverse.errors import ConfigError, DataError
-from obverse.methods import names
-from obverse.step_file import read_step
+from obverse.methods import COMPONENTS, names
+from obverse.step_file import COLUMNS, read_step
 from obverse.weigh import weigh
 
 PATH = Path(__file__).parent / "data" / "step.json"
@@ -108,18 +108,36 @@ def test_correct_decides_the_gate_and_is_a_reward_of_one_if_not_given(step: Any)
     assert [each["kept"] for each in weigh("hpt", step)["samples"]][:4] == [True, False, False, False]
 
 
+def full(step: Any) -> Any:
+    """The step file with every column for every token, and a pair for each problem."""
+    step = deepcopy(step)
+    for problem in ("solved", "failed"):
+        for kind in ("chosen", "rejected"):
+            step["samples"].append({"problem": problem, "kind": kind, "source": [kind] * 2, "logp": [-0.3, -0.8]})
+    for index, sample in enumerate(step["samples"]):
+        for number, column in enumerate(COLUMNS):
+            values = [-0.05 * (1 + at + number + index) for at in range(len(sample["logp"]))]
+            if not sample.get(column) or None in sample[column]:
+                sample[column] = values
+    return step
+
+
 @pytest.mark.parametrize("name", names())
 def test_the_order_of_samples_does_not_matter(name: str, step: Any) -> None:
+    step = full(step)
     forth = weigh(name, step)["samples"]
     step["samples"].reverse()
     back = weigh(name, step)["samples"][::-1]
     for one, other in zip(forth, back, strict=True):
         assert one["kept"] == other["kept"]
-        assert one["coefficient"] == pytest.approx(other["coefficient"], rel=1e-12)
+        for key in ("coefficient", "value_coefficient"):
+            assert one.get(key, []) == pytest.approx(other.get(key, []), rel=1e-12, abs=1e-15)
+    assert any(number for each in forth for key in each if "coef" in key for number in each[key])
 
 
 @pytest.mark.parametrize("name", names())
 def test_the_answer_is_json_and_in_the_order_of_the_file(name: str, step: Any) -> None:
+    step = full(step)
     found = json.loads(json.dumps(weigh(name, step), allow_nan=False))
     assert found["method"] == name
     assert [each["problem"] for each in found["samples"]] == [each["problem"] for each in step["samples"]]
@@ -129,7 +147,9 @@ def test_the_answer_is_json_and_in_the_order_of_the_file(name: str, step: Any) -
 
 
 def test_options_are_told_with_their_defaults(step: Any) -> None:
-    assert weigh("grpo", step, {"beta": 0.0})["options"] == {
+    options = weigh("grpo", step, {"beta": 0.0})["options"]
+    assert options.pop("kl_coef") == 0.0 and options.pop("importance_sampling") == "none"  # as every method has them
+    assert {name: value for name, value in options.items() if name not in COMPONENTS} == {
         "num_generations": 8,
         "epsilon": 0.2,
         "epsilon_high": None,
@@ -180,7 +200,7 @@ def test_an_empty_step_and_an_empty_sample_are_fine(step: Any) -> None:
         ({"reward": None}, "samples[1]: reward is missing"),
         ({"problem": [1]}, "samples[1]: problem: expects a name, not [1]"),
         ({"kind": "rolout"}, "samples[1]: kind: unknown 'rolout': did you mean 'rollout'?"),
-        ({"kind": 7}, "samples[1]: kind: unknown 7: one of rollout, hinted, demonstration, chosen, rejected"),
+        ({"kind": 7}, "samples[1]: kind: unknown 7: one of rollout, hinted, greedy, demonstration, chosen, rejected"),
         (
             {"source": ["rollout", "demonstrate"]},
             "samples[1]: source[1]: unknown 'demonstrate': did you mean 'demonstration'?",

@@ -65,6 +65,11 @@ def composable(make: MakeMethod) -> MakeMethod:
     return made
 
 
+def added_parameters(make: MakeMethod) -> set[str]:
+    """The options that `compose` adds to those of the method itself."""
+    return set(parameters(make)) - set(inspect.signature(inspect.unwrap(make), eval_str=True).parameters)
+
+
 def parameters(make: MakeMethod) -> Mapping[str, inspect.Parameter]:
     """The options of a method: its keyword parameters, with annotations resolved to types."""
     return inspect.signature(make, eval_str=True).parameters

@@ -13,7 +13,7 @@ def una(
     beta: float = 0.01,
     loss: Literal["mse", "bce"] = "mse",
     data: Literal["demonstrations", "pairs", "both", "none"] = "both",
-    num_generations: int = 0,
+    num_generations: int | None = None,
 ) -> Method:
     """UNA (called UFT in its second paper): fit sigmoid(beta log(pi / pi_anchor)) of a response to its score.
 
@@ -29,7 +29,7 @@ def una(
                   target is sigmoid of a reward model's score.
     We do         Chosen 1, rejected 0, demonstrations 1, own samples their reward clipped to [0, 1]; a mean over all
                   samples of the update, of whatever kind. Pairs with a difference are dpo. `data` says what is taken
-                  from the data set (a kind that it does not have is simply absent), num_generations > 0 adds own
+                  from the data set (a kind that it does not have is simply absent), num_generations adds own
                   samples.
     Defaults  beta 0.01, learning_rate 3e-5, mse [paper] (with LoRA; score data in the offline scripts 0.03 [code]).
               No own samples: the paper's main runs are offline.
@@ -38,7 +38,7 @@ def una(
               while log-ratios are below some tens. A score of 1 for every demonstration takes the data for perfect.
     Authors' names  kl_coef (online script) -> beta; binary and score losses -> loss bce and mse.
     """
-    if data == "none" and num_generations == 0:
+    if data == "none" and num_generations is None:
         raise ConfigError('data="none" without num_generations leaves nothing to train on')
     shown, paired = data in ("demonstrations", "both"), data in ("pairs", "both")
     targets: dict[Source, float | None] = {}
@@ -49,7 +49,7 @@ def una(
     if num_generations:
         targets[Source.ROLLOUT] = None
     return Method(
-        ask=Request(rollouts=num_generations, demonstrations=int(shown), pairs=int(paired)),
+        ask=Request(rollouts=num_generations or 0, demonstrations=int(shown), pairs=int(paired)),
         terms=tuple(
             Term(source, ImplicitScore(beta, loss, target), share=ConstantOfAll(1))
             for source, target in targets.items()

@@ -27,7 +27,7 @@ class One(Part):
 class Centered(Part):
     """A = R - mean(R) within the problem's group; equal rewards give 0. Source: Dr.GRPO, 2503.20783."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
 
     def __call__(self, view: View) -> Tensor:
         reward = view.samples.reward
@@ -42,7 +42,7 @@ class Standardized(Part):
     """
 
     eps: float = 1e-6
-    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
 
     def __call__(self, view: View) -> Tensor:
         samples, reward = view.samples, view.samples.reward
@@ -58,7 +58,7 @@ class LeaveOneOut(Part):
     Equal rewards give 0, and so does a group of one, which has no others.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
 
     def __call__(self, view: View) -> Tensor:
         samples, reward = view.samples, view.samples.reward

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class OwnCentered(Part):
     """A = R - mean(R) over the problem's own samples; equal rewards give 0. Source: LUFFY's ablations, 2504.14945."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "own_group"})
 
     def __call__(self, view: View) -> Tensor:
         return view.spread(own_deviation(view.samples)[0])
@@ -33,7 +33,7 @@ class OwnStandardized(Part):
     """
 
     eps: float = 1e-6
-    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "own_group"})
 
     def __call__(self, view: View) -> Tensor:
         deviation, num_own = own_deviation(view.samples)

@@ -54,6 +54,16 @@ def solve(chain: str) -> tuple[str, ...]:
     return (*steps, f"#{value}")
 
 
+def mistaken(steps: tuple[str, ...], value: int) -> str:
+    """Return the response of `steps` with its last result, `value`, wrong by one.
+
+    Example:
+        mistaken(("7+5=12;", "12-4=8", "#8"), 8) == "7+5=12;12-4=9#9"
+    """
+    wrong = value + 1 if value < LIMIT else value - 1
+    return "".join(steps[:-2]) + f"{steps[-2].removesuffix(str(value))}{wrong}#{wrong}"
+
+
 def apply(value: int, sign: str, number: int) -> int:
     """Return `value sign number` for one of the three signs."""
     return {"+": value + number, "-": value - number, "*": value * number}[sign]
@@ -75,7 +85,8 @@ def _draw(rng: Random, num_operations: int) -> Draft:
         value = apply(value, sign, number)
         seen.add(value)
     chain = str(first) + "".join(f"{sign}{number}" for sign, number in operations)
-    return Draft(_canonical(first, operations), f"Q:{chain}\nA:", str(value), solve(chain))
+    steps = solve(chain)
+    return Draft(_canonical(first, operations), f"Q:{chain}\nA:", str(value), steps, mistaken(steps, value))
 
 
 def _canonical(first: int, operations: list[tuple[str, int]]) -> str:

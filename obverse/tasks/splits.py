@@ -26,6 +26,7 @@ class Draft:
     prompt: str
     answer: Any
     demonstration: tuple[str, ...]
+    rejected: str | None = None  # a wrong response, for methods that learn from pairs
 
 
 Draw = Callable[[Random, int], Draft]
@@ -90,6 +91,8 @@ def deal(
                 prompt=draft.prompt,
                 answer=draft.answer,
                 demonstration=draft.demonstration,
+                chosen="".join(draft.demonstration) if draft.rejected else None,
+                rejected=draft.rejected,
                 verifier=verifier,
                 meta={"task": task, "split": split, "difficulty": level},
             )

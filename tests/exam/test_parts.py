@@ -9,6 +9,7 @@ import re
 import pytest
 
 from obverse import methods, parts
+from obverse.course import as_course
 from obverse.parts.part import Gate, Named, Part, Share
 
 MODULES = [importlib.import_module(f"obverse.parts.{module.name}") for module in pkgutil.iter_modules(parts.__path__)]
@@ -35,8 +36,9 @@ def test_a_part_says_what_it_is(part: type[Named]) -> None:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_part_of_a_method_prints_its_name(name: str) -> None:
-    for term in methods.build(name).terms:
-        for part in (term.advantage, term.reference, term.stable, term.share):
+    course = as_course(methods.build(name))
+    for term in [term for method in course.methods for term in method.terms]:
+        for part in (*term.parts, course.turn):
             assert re.fullmatch(r"[a-z0-9_]+(\([^<>]*\))?", str(part)), str(part)
 
 

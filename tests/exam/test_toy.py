@@ -6,21 +6,31 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exam.batches import whole
+from exam.batches import lane, lanes, learned, whole
 
-from obverse import methods
-from obverse.batch import pack
 from obverse.estimator import loss
+from obverse.method import Method
 from obverse.records import Group, Problem, Sample, Source, Verdict
 
 GOOD, BAD = [5, 6], [7, 8]
 
 
 def response(kind: str, ids: list[int], right: bool) -> Sample:
-    source = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
+    source = Source.ROLLOUT if kind in ("rollout", "greedy") else Source[kind.upper()]
     verdict = Verdict.right() if right else Verdict.wrong("other answer")
-    behavior = [-2.3] * len(ids) if kind == "rollout" else [0.0] * len(ids)
+    behavior = [-2.3] * len(ids) if source is Source.ROLLOUT else [0.0] * len(ids)
     return Sample(kind, [1, 2], ids, [source] * len(ids), behavior, "", verdict=verdict)
+
+
+def group_for(method: Method, solved: bool) -> Group:
+    """A problem with a demonstration and a pair; of its own samples one of three is right, or none.
+
+    Who never asks for a verdict cannot tell right from wrong: there most own samples are right.
+    """
+    answers = (GOOD, BAD, BAD) if method.grades else (GOOD, GOOD, BAD)
+    own = [response("rollout", ids, ids is GOOD) for ids in answers]
+    written = [response("demonstration", GOOD, True), response("chosen", GOOD, True), response("rejected", BAD, False)]
+    return Group(Problem("p", "x", "y", ("y",)), [*written, response("greedy", BAD, False), *own[not solved :]])
 
 
 def log_likelihood(table: torch.Tensor, ids: list[int]) -> float:
@@ -28,28 +38,33 @@ def log_likelihood(table: torch.Tensor, ids: list[int]) -> float:
     return sum(float(logp[before, after]) for before, after in zip([2, *ids[:-1]], ids, strict=True))
 
 
-@pytest.mark.parametrize("name", methods.names())
+def preference(table: torch.Tensor, scores: torch.Tensor, method: Method) -> float:
+    """By how much the good answer is likelier, or for a reward model higher scored, than the bad one."""
+    if not method.trains_policy:
+        return float((scores[GOOD[-1]] - scores[BAD[-1]]).detach())
+    return log_likelihood(table, GOOD) - log_likelihood(table, BAD)
+
+
+@pytest.mark.parametrize("name", lanes())
 @pytest.mark.parametrize("solved", [True, False])
 def test_law_6_a_step_raises_the_better_answer(name: str, solved: bool) -> None:
-    method = methods.build(name)
-    own = [response("rollout", GOOD, True), response("rollout", BAD, False), response("rollout", BAD, False)]
-    problem = Problem("p", "x", "y", ("y",))
-    group = Group(problem, [response("demonstration", GOOD, True), *(own if solved else own[1:])])
-    update = pack([method.select(group)], method.sources)
-    table = torch.zeros(10, 10, dtype=torch.float64, requires_grad=True)
+    method = lane(name)
+    update = learned([group_for(method, solved)], method)
+    table, scores = (torch.zeros(*shape, dtype=torch.float64, requires_grad=True) for shape in ((10, 10), (10,)))
     if update is None:
-        assert not solved, f"{name} keeps nothing of a problem that it solved"
+        assert not solved or ":" in name, f"{name} keeps nothing of a problem that it solved"
         return
     micro = whole(update)
-    state = micro.input_ids[micro.row, micro.position]
-    logits = table[state].log_softmax(-1)
+    logits = table[micro.input_ids[micro.row, micro.position]].log_softmax(-1)
     logp, entropy = logits.gather(-1, micro.target[:, None])[:, 0], -(logits.exp() * logits).sum(-1)
-    before = log_likelihood(table, GOOD) - log_likelihood(table, BAD)
-    # the anchor is the policy before its first step
-    tokens = replace(micro.tokens, anchor=logp.detach())
-    loss(tokens, update.samples, logp, entropy, method.terms).backward()
+    before = preference(table, scores, method)
+    # the anchor is the policy before its first step; a critic would have told right from wrong
+    praise = update.samples.correct[micro.tokens.sample].double() * 2 - 1
+    tokens = replace(micro.tokens, anchor=logp.detach(), advantage=praise if solved else praise * 0)
+    loss(tokens, update.samples, logp, entropy, method.terms, value=scores[micro.target]).backward()
     with torch.no_grad():
-        table -= 0.1 * table.grad
-    after = log_likelihood(table, GOOD) - log_likelihood(table, BAD)
-    learns_from_failure = any(sample.kind == "demonstration" for sample in update.rows)
+        for leaf in (table, scores):
+            leaf -= 0.1 * (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+    after = preference(table, scores, method)
+    learns_from_failure = any(sample.kind in ("demonstration", "chosen") for sample in update.rows)
     assert after > before if solved or learns_from_failure else after == before

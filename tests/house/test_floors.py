@@ -12,13 +12,26 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # 0: records, options, the run folder
     ("records", "seeds", "errors", "watch", "config", "config_file", "layers", "runlog", "step_file"),
     # 1: what a method is; problems, verdicts, text
-    ("view", "parts", "estimator", "method", "course", "methods", "resolve", "tasks", "problems", "verifiers", "text"),
+    (
+        "view",
+        "parts",
+        "estimator",
+        "method",
+        "course",
+        "methods",
+        "requirements",
+        "resolve",
+        "tasks",
+        "problems",
+        "verifiers",
+        "text",
+    ),
     # 2: the model, samples and tables
     ("model", "sampling", "batch", "dist"),
     # 3: what one step is made of
-    ("rollout", "learn", "optim", "critic", "checkpoint", "metrics", "interrupt"),
+    ("rollout", "scorer", "remember", "learn", "tally", "optim", "critic", "checkpoint", "metrics", "interrupt"),
     # 4: runs
-    ("train", "prepare", "banner", "evaluate", "passk"),
+    ("train", "prepare", "networks", "banner", "evaluate", "passk"),
     # 5: what runs teach
     ("analysis",),
     # 6: what a reader sees

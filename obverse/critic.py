@@ -1,0 +1,60 @@
+"""The value model: what it expects becomes the `advantage` column, and it learns from where it was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from obverse.batch import Micro
+from obverse.model import scalars
+from obverse.optim import Optimizer
+from obverse.parts.values import GAE
+from obverse.view import Live, Samples, Tokens, View
+
+# As the variance's floor in the whitening of verl and TRL.
+SMALLEST_VARIANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A model with a scalar head, and its own optimizer."""
+
+    model: Any
+    optimizer: Optimizer
+
+    def values(self, micro: Micro) -> Tensor:
+        """V of the state before each trained token; [T], with a graph."""
+        return scalars(self.model, micro, after=False)
+
+
+@torch.no_grad()
+def assess(critic: Critic, gae: GAE, batches: Sequence[tuple[Samples, Sequence[Micro]]]) -> list[list[Micro]]:
+    """The micro batches of a collection's updates with the columns value, returns and advantage written.
+
+    Advantages are whitened over all own tokens of the collection, whatever updates and micro batches they are in.
+    """
+    written: list[list[Micro]] = []
+    for samples, micros in batches:
+        written.append([])
+        for micro in micros:
+            tokens = replace(micro.tokens, value=critic.values(micro))
+            advantage, returns = gae(_view(tokens, samples))
+            written[-1].append(replace(micro, tokens=replace(tokens, advantage=advantage, returns=returns)))
+    if not gae.whitens:
+        return written
+    everything = torch.cat([micro.tokens.advantage for micros in written for micro in micros])
+    mean, scale = everything.mean(), (everything.var(unbiased=False) + SMALLEST_VARIANCE).rsqrt()
+    return [[_whitened(micro, mean, scale) for micro in micros] for micros in written]
+
+
+def _whitened(micro: Micro, mean: Tensor, scale: Tensor) -> Micro:
+    return replace(micro, tokens=replace(micro.tokens, advantage=(micro.tokens.advantage - mean) * scale))
+
+
+def _view(tokens: Tokens, samples: Samples) -> View:
+    nothing = tokens.behavior.new_zeros(len(tokens))
+    return View(tokens, samples, Live(tokens.behavior, nothing))

@@ -1,0 +1,64 @@
+"""The networks of a run: the policy, and whichever of anchor, critic and reward model somebody reads."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from obverse.config import TrainConfig
+from obverse.course import Course
+from obverse.model import Policy, as_policy, load, load_scalar
+from obverse.requirements import samples_initial
+from obverse.scorer import RewardModel
+from obverse.text import Renderer
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What was loaded; None where nobody reads it."""
+
+    policy: Policy
+    tokenizer: Any
+    anchor: Policy | None  # the initial model, frozen
+    critic: Any
+    table: torch.nn.Module | None  # the initial model's embeddings, frozen
+
+
+def load_networks(config: TrainConfig, course: Course, start: Path | None) -> Networks:
+    """Load what the course's methods need; from the checkpoint `start` what has learned since."""
+    source = str(start) if start else config.model
+    if not all(method.trains_policy for method in course.methods):
+        model, tokenizer = load_scalar(source, config.dtype, config.device)
+        return Networks(Policy(model, head=None), tokenizer, None, None, None)
+    policy, tokenizer = load(source, config.dtype, config.device)
+    anchor = critic = table = None
+    if any(method.needs("anchor") or samples_initial(method) for method in course.methods):
+        anchor = _initial(config, policy, start)
+    if any(method.critic is not None for method in course.methods):
+        critic, _ = load_scalar(str(start / "critic") if start else config.model, config.dtype, config.device)
+    if any(method.inputs is not None for method in course.methods):
+        first = load(config.model, config.dtype, config.device)[0] if start else policy
+        table = deepcopy(first.model.get_input_embeddings()).requires_grad_(False)
+    return Networks(policy, tokenizer, anchor, critic, table)
+
+
+def _initial(config: TrainConfig, policy: Policy, start: Path | None) -> Policy:
+    """The frozen model that KL, DPO and the like compare with."""
+    if config.anchor_model is not None:
+        return load(config.anchor_model, config.dtype, config.device)[0]
+    return load(config.model, config.dtype, config.device)[0] if start else as_policy(deepcopy(policy.model))
+
+
+def load_scorer(config: TrainConfig, tokenizer: Any) -> RewardModel | None:
+    """The reward model that grades own samples; ConfigError when it is none."""
+    if config.reward_model is None:
+        return None
+    model, own = load_scalar(config.reward_model, config.dtype, config.device, trained=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    renderer = Renderer(own, config.chat_template, config.system_prompt, None)
+    return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), config.micro_batch_tokens)

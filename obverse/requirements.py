@@ -1,0 +1,104 @@
+"""What a method asks of its options and of the data; what cannot be given is one sentence, before any model loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from obverse import tasks
+from obverse.course import Course
+from obverse.errors import ConfigError
+from obverse.method import Method
+from obverse.records import Problem, Wish
+
+if TYPE_CHECKING:
+    from obverse.config import TrainConfig
+
+ANY = Problem("any", "", answer="", demonstration=("one step", "another"), chosen="", rejected="")
+TENTHS = tuple(tenth / 10 for tenth in range(11))
+
+
+def wishes(method: Method, problems: Sequence[Problem] = (ANY,), times: Sequence[float] = TENTHS) -> Iterator[Wish]:
+    """Everything the method asks for at some points of a run."""
+    for problem in problems:
+        for progress in times:
+            yield from method.ask(problem, progress)
+
+
+def wants(method: Method, kind: str, problems: Sequence[Problem] = (ANY,)) -> bool:
+    """Whether the method asks for `rollouts`, `demonstrations` (or hints of them), `pairs` or a `greedy` answer."""
+    kinds = ("demonstrations", "hint") if kind == "demonstrations" else (kind,)
+    return any(getattr(wish, each) for wish in wishes(method, problems) for each in kinds)
+
+
+def samples_initial(method: Method) -> bool:
+    """Whether the model that the run began with is sampled from."""
+    return any(wish.author == "initial" and wish.rollouts for wish in wishes(method))
+
+
+def check(course: Course, config: TrainConfig) -> None:
+    """Raise ConfigError for options that contradict each other."""
+    for method in course.methods:
+        check_method(config.method, method)
+        if not method.trains_policy and config.eval_dataset is not None:
+            raise ConfigError(
+                f"--eval_dataset: {config.method} trains a reward model, which writes no answers to grade"
+            )
+        if config.reward_model is not None and not wants(method, "rollouts") and len(course.methods) == 1:
+            raise ConfigError(f"--reward_model: {config.method} samples nothing that it could score")
+
+
+def check_method(name: str, method: Method) -> None:
+    """Raise ConfigError for a method that cannot work, whatever the data: a group of one, advantages from nobody."""
+    asked = list(method.ask(ANY, 0.5))
+    own = sum(wish.rollouts for wish in asked)
+    everyone = own + sum(wish.demonstrations for wish in asked)
+    if (method.needs("group") and everyone < 2) or (method.needs("own_group") and own < 2):
+        raise ConfigError(
+            f"method {name} compares a problem's samples with each other and asks for one of them: "
+            "a group of one teaches nothing; raise --num_generations to 2 or more"
+        )
+    if (method.needs("advantage") or "value" in method.streams) and method.critic is None:
+        raise ConfigError(
+            f"method {name} reads the column `advantage`, which only a critic writes, and has none: "
+            "give its Method a critic, critic=GAE()"
+        )
+    if method.critic is not None and "value" not in method.streams:
+        raise ConfigError(f'method {name} has a critic that never learns: give it a term with on="value"')
+
+
+def load_problems(config: TrainConfig, course: Course) -> list[Problem]:
+    """The data set, checked for what the methods ask of it; ConfigError when it cannot give that."""
+    problems = tasks.load(
+        config.dataset,
+        split=config.dataset_split,
+        num_problems=config.num_problems,
+        seed=config.seed,
+        verifier=config.verifier,
+    )
+    if not problems:
+        raise ConfigError(f"data set {config.dataset!r} has no problems")
+    for method in course.methods:
+        check_data(config, method, problems)
+    return problems
+
+
+def check_data(config: TrainConfig, method: Method, problems: Sequence[Problem]) -> None:
+    """Raise ConfigError where the data lack what the method learns from or is graded by."""
+    num_shown = sum(bool(problem.demonstration) for problem in problems)
+    num_paired = sum(problem.chosen is not None and problem.rejected is not None for problem in problems)
+    num_gradable = sum(problem.verifier is not None for problem in problems)
+    found = {"demonstrations": num_shown, "pairs": num_paired}
+    wanted = [kind for kind in found if wants(method, kind)]
+    if wanted and not any(found[kind] for kind in wanted):
+        columns = {"demonstrations": "the column", "pairs": "the columns chosen and rejected"}
+        raise ConfigError(
+            f"method {config.method!r} needs {' or '.join(wanted)} and {config.dataset!r} has none: "
+            f"add {' or '.join(columns[kind] for kind in wanted)}"
+        )
+    graded = method.grades and wants(method, "rollouts") and config.reward_model is None
+    if graded and num_gradable < len(problems):
+        raise ConfigError(
+            f"method {config.method!r} needs answers that can be checked: {len(problems) - num_gradable} of "
+            f"{len(problems)} problems of {config.dataset!r} have none; add `answer` or give --verifier"
+        )

@@ -1,0 +1,73 @@
+"""What an update is worth knowing: sums over its micro batches, and the row of figures that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from obverse.estimator import Term
+from obverse.metrics import Row
+from obverse.records import Source
+from obverse.view import View
+
+
+@dataclass
+class Tally:
+    """Sums over the tokens of an update, by what they were."""
+
+    loss: float = 0.0
+    entropy: float = 0.0
+    demonstration_logp: float = 0.0
+    log_ratio: float = 0.0  # |log pi_theta - log behavior| of own tokens
+    num_masked: float = 0.0
+    num_tokens: int = 0
+    num_demonstration: int = 0
+    num_rollout: int = 0
+    margin: float = 0.0  # by how much a method that compares pairs prefers the chosen one
+    num_preferred: int = 0
+    num_pairs: int = 0
+    error: float = 0.0  # squared, of a critic
+    num_valued: int = 0
+
+    def add(self, value: Tensor, view: View, out: Tensor) -> None:
+        """Add a micro batch: its loss, what the policy says of it, and which tokens the stability mask shut out [T]."""
+        tokens, live = view.tokens, view.live
+        shown, own = tokens.source == int(Source.DEMONSTRATION), tokens.source == int(Source.ROLLOUT)
+        self.loss += float(value.detach())
+        self.entropy += float(live.entropy.sum())
+        self.demonstration_logp += float(live.logp[shown].sum())
+        self.log_ratio += float((live.logp - tokens.behavior)[own].abs().sum())
+        self.num_masked += float(out.sum())
+        self.num_tokens += len(tokens)
+        self.num_demonstration += int(shown.sum())
+        self.num_rollout += int(own.sum())
+
+    def compare(self, view: View, terms: Iterable[Term]) -> None:
+        """Add what a scalar head or a comparison of pairs says of a micro batch."""
+        terms = tuple(terms)
+        if any(term.on == "value" for term in terms):
+            self.error += float(((view.live.value - view.tokens.returns) ** 2).sum())
+            self.num_valued += len(view.tokens)
+        comparing = [term.advantage for term in terms if hasattr(term.advantage, "margins")]
+        if comparing:  # every term of such a method compares the same pairs
+            margins = comparing[0].margins(view)
+            self.margin += float(margins.sum())
+            self.num_preferred += int((margins > 0).sum())
+            self.num_pairs += len(margins)
+
+    def row(self) -> Row:
+        """`loss` is the surrogate; `nll` is the plain negative log-likelihood of demonstrations, for all methods."""
+        num_tokens = max(self.num_tokens, 1)
+        row = {"loss": self.loss, "entropy": self.entropy / num_tokens, "clip_ratio": self.num_masked / num_tokens}
+        if self.num_demonstration:
+            row["nll"] = -self.demonstration_logp / self.num_demonstration
+        if self.num_rollout:
+            row["sampler_gap"] = self.log_ratio / self.num_rollout
+        if self.num_pairs:
+            row["rewards/margins"] = self.margin / self.num_pairs
+            row["rewards/accuracies"] = self.num_preferred / self.num_pairs
+        if self.num_valued:
+            row["critic/error"] = self.error / self.num_valued
+        return row
