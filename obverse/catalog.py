@@ -50,6 +50,11 @@ class Entry:
         return found[1] if found else ""
 
     @property
+    def link(self) -> str:
+        """The paper as a link of Markdown."""
+        return f"[{self.paper}](https://arxiv.org/abs/{self.paper})" if self.paper else ""
+
+    @property
     def family(self) -> str:
         """Whose tokens are trained: `demonstrations`, `own samples`, both (`hybrid`), or `preferences`."""
         if any(method.sources & {Source.CHOSEN, Source.REJECTED} for method in self.methods):
@@ -165,6 +170,5 @@ def markdown_table(found: Iterable[Entry]) -> str:
     ]
     for each in found:
         cells = ["<br>".join(column) for column in zip(*dict.fromkeys(term_rows(each.methods)), strict=True)]
-        paper = f"[{each.paper}](https://arxiv.org/abs/{each.paper})" if each.paper else ""
-        lines.append(f"| {' | '.join([f'`{each.name}`', each.family, ', '.join(each.data), *cells, paper])} |")
+        lines.append(f"| {' | '.join([f'`{each.name}`', each.family, ', '.join(each.data), *cells, each.link])} |")
     return "\n".join(lines)

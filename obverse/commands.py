@@ -18,6 +18,7 @@ from obverse.config import (
     DataConfig,
     DemoConfig,
     EvalConfig,
+    MethodsConfig,
     Options,
     TrainConfig,
     method_schema,
@@ -29,6 +30,7 @@ from obverse.errors import ConfigError
 from obverse.explain import explanation, methods_table
 from obverse.layers import COMMAND_LINE, Layer
 from obverse.methods import find
+from obverse.pages import write as write_pages
 from obverse.resolve import method_options, read, resolve, with_folder
 from obverse.step_file import read_step
 from obverse.watch import flat
@@ -113,8 +115,10 @@ def evaluate(words: Words) -> int:
 
 def methods(words: Words) -> int:
     as_json, as_markdown = take_flag(words, "json"), take_flag(words, "markdown")
-    options_of(Options, words, "methods")
-    if as_json or as_markdown:
+    config = options_of(MethodsConfig, words, "methods")
+    if config.pages is not None:
+        print(f"{write_pages(config.pages, entries())} pages in {flat(config.pages)}")
+    elif as_json or as_markdown:
         print(to_json(entries()) if as_json else markdown_table(entries()))
     else:
         console().print(methods_table(entries()))
@@ -231,10 +235,10 @@ COMMANDS = {
         plain_help("eval", EvalConfig),
     ),
     "methods": Command(
-        "methods [--json] [--markdown]",
+        "methods [--json] [--markdown] [--pages FOLDER]",
         "List every method: what it needs, how its tokens count.",
         methods,
-        plain_help("methods", Options, ["--json: the same for programs; --markdown: for a page."]),
+        plain_help("methods", MethodsConfig, ["--json: the same for programs; --markdown: for a page."]),
     ),
     "explain": Command(
         "explain METHOD [options]",

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "logging and saving")
+GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "logging and saving", "output")
 # How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
 EMBEDDED_PRESET: dict[str, Any] = {
@@ -280,6 +280,12 @@ class DemoConfig(Options):
     seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
     max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
     output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
+
+
+class MethodsConfig(Options):
+    """What `obverse methods` makes of its list."""
+
+    pages: Folder | None = option("output", "write a page per method and an index into this folder", None)
 
 
 class DataConfig(Options):

@@ -61,8 +61,8 @@ def explanation(each: Entry) -> RenderableType:
         for number, term in enumerate(method.terms, start=1):
             stream = "" if term.on == "logp" else f", through their {term.on}"
             headline = Text(f"term {number}: {term.source.label} tokens{stream}", style="bold")
-            parts += [headline, _parts(_term_parts(term))]
-        parts += [Text("plan", style="bold"), _parts(_plan(method))]
+            parts += [headline, _parts(term_parts(term))]
+        parts += [Text("plan", style="bold"), _parts(plan(method))]
     if several:
         parts += [Text("whose turn it is", style="bold"), _parts([("turn", each.course.turn)])]
     lists = (
@@ -77,7 +77,7 @@ def explanation(each: Entry) -> RenderableType:
     return Group(*parts)
 
 
-def _plan(method: Method) -> list[tuple[str, Any]]:
+def plan(method: Method) -> list[tuple[str, Any]]:
     """What a method asks for and keeps, and what else it brings along."""
     others = {"shaping": method.shaping, "critic": method.critic, "memory": method.memory, "inputs": method.inputs}
     rows: list[tuple[str, Any]] = [("ask", method.ask), ("keep", method.keep)]
@@ -93,27 +93,27 @@ def _words(text: str) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=14, style="dim")
     table.add_column()
-    for label, words in _labeled(lines):
-        table.add_row(label, Text(words))
+    for label, words in labeled(lines):
+        table.add_row(label, Text(" ".join(words.splitlines())))
     return Group(Text(first, style="bold"), Padding(table, (1, 0, 1, 0)))
 
 
-def _labeled(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(label, text) of every entry; an indented line continues the one before."""
+def labeled(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(label, text) of every entry of a docstring, line by line; an indented line continues the one before."""
     label, words = "", ""
     for line in lines:
         if line.startswith(" "):
-            words = f"{words} {line.strip()}"
+            words = f"{words}\n{line.strip()}"
             continue
         if words:
             yield label, words
-        found = re.match(r"(.{1,16}?)\s{2,}(.+)", line) or re.match(r"(Estimator) (.+)", line)
+        found = re.match(r"(.{1,24}?)\s{2,}(.+)", line) or re.match(r"(Estimator) (.+)", line)
         label, words = (found[1], found[2]) if found else ("", line)
     if words:
         yield label, words
 
 
-def _term_parts(term: Term) -> list[tuple[str, Any]]:
+def term_parts(term: Term) -> list[tuple[str, Any]]:
     """A term's parts under the names that the formula has for them."""
     return [
         ("mask", term.stable),
@@ -131,12 +131,13 @@ def _parts(rows: Iterable[tuple[str, Any]]) -> RenderableType:
     table.add_column(width=24, overflow="fold")
     table.add_column()
     for name, part in rows:
-        meaning = "" if isinstance(part, int | float) else first_sentence(part)
-        table.add_row(f"  {name}", Text(str(part), style="cyan"), Text(meaning, style="dim"))
+        table.add_row(f"  {name}", Text(str(part), style="cyan"), Text(first_sentence(part), style="dim"))
     return Padding(table, (0, 0, 1, 0))
 
 
 def first_sentence(part: Any) -> str:
-    """How a part describes itself, without its source."""
+    """How a part describes itself, without its source; numbers say nothing."""
+    if isinstance(part, int | float):
+        return ""
     text = " ".join((inspect.getdoc(part) or "").split())
     return re.split(r"(?<=\.)\s+(?=[A-Z`])|\s+Source:", text)[0]

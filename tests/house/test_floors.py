@@ -37,13 +37,26 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # 6: what a reader sees
     ("report", "panel"),
     # 7: what a user types
-    ("cli", "commands", "arguments", "catalog", "data", "demo", "doctor", "explain", "token_view", "weigh", "__main__"),
+    (
+        "cli",
+        "commands",
+        "arguments",
+        "catalog",
+        "data",
+        "demo",
+        "doctor",
+        "explain",
+        "pages",
+        "token_view",
+        "weigh",
+        "__main__",
+    ),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Seconds that a command which only reads or explains must not cost.
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "matplotlib", "peft", "accelerate", "math_verify", "sympy"}
-LIGHT_ROOMS = {*FLOORS[0], *FLOORS[1], "cli", "commands", "arguments", "catalog", "explain"}
+LIGHT_ROOMS = {*FLOORS[0], *FLOORS[1], "cli", "commands", "arguments", "catalog", "explain", "pages"}
 
 # (module, what it imports in a function or by a call): the reason.
 HIDDEN = {
