@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from obverse.method import Method
 from obverse.prepare import Run
 
 
@@ -13,14 +14,16 @@ def facts(run: Run) -> list[tuple[str, str]]:
     Example: ("batch", "32 problems x (8 completions + 1 demonstrations) = 256 sampled, 32 shown a step")
     """
     config, policy, num = run.config, run.learner.policy, run.config.prompts_per_step
-    wishes = run.method.ask(run.problems[0], run.progress)
-    rollouts, shown = (sum(getattr(wish, kind) for wish in wishes) for kind in ("rollouts", "demonstrations"))
-    asked = {"completions": rollouts, "demonstrations": shown}
-    wanted = " + ".join(f"{count} {kind}" for kind, count in asked.items() if count)
     size = sum(parameter.numel() for parameter in policy.model.parameters())
     dtype = str(policy.model.dtype).removeprefix("torch.")
-    most = num * rollouts * config.max_completion_length
+    most = num * config.max_completion_length * max(asked(run, method)["completions"] for method in run.course.methods)
+    lanes = range(len(run.course.lanes))
+    batches = [(f"batch of lane {lane}" if len(lanes) > 1 else "batch", batch(run, lane)) for lane in lanes]
+    turn = [("lanes", f"{run.course.turn}, now lane {run.lane}")] if len(lanes) > 1 else []
     epochs = run.total_steps * num / len(run.problems)
+    own_rates = [(f"lane {number}", lane.learning_rate) for number, lane in enumerate(run.course.lanes)]
+    own_rates += [("critic", method.critic.learning_rate) for method in run.course.methods if method.critic]
+    rates = f"{config.learning_rate:g}" + "".join(f", {who} {rate:g}" for who, rate in own_rates if rate is not None)
     until = f", until {config.budget:,} tokens are generated plus trained" if config.budget else ""
     where = f"{policy.device}, {torch.get_num_threads()} threads"
     return [
@@ -28,11 +31,29 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
-        ("batch", f"{num} problems x ({wanted}) = {num * rollouts:,} sampled, {num * shown:,} shown a step"),
+        *turn,
+        *batches,
         ("sampling", f"at most {config.max_completion_length:,} new tokens each, {most:,} a step"),
         ("updates", f"{config.num_iterations} passes x {config.num_mini_batches} mini batches a step"),
         ("training", f"micro batches of {config.micro_batch_tokens:,} tokens (they do not change the gradient)"),
         ("steps", f"{run.total_steps:,} ({epochs:.1f} epochs), from {run.state.step}{until}"),
-        ("rate", f"learning_rate {config.learning_rate:g}, {config.lr_scheduler_type}"),
+        ("rate", f"learning_rate {rates}, {config.lr_scheduler_type}"),
         ("folder", str(run.folder.path)),
     ]
+
+
+def asked(run: Run, method: Method) -> dict[str, int]:
+    """How many samples of each kind a method wants for a problem."""
+    wishes = method.ask(run.problems[0], run.progress)
+    kinds = {"completions": "rollouts", "greedy": "greedy", "demonstrations": "demonstrations", "pairs": "pairs"}
+    return {name: sum(getattr(wish, kind) for wish in wishes) for name, kind in kinds.items()}
+
+
+def batch(run: Run, lane: int) -> str:
+    """A lane's step in numbers; the second lane of some courses takes problems that wait."""
+    method, found = run.course.methods[lane], asked(run, run.course.methods[lane])
+    num = run.course.num_taken if lane > 0 and run.course.num_taken else run.config.prompts_per_step
+    wanted = " + ".join(f"{count} {kind}" for kind, count in found.items() if count)
+    own, shown = found["completions"] + found["greedy"], found["demonstrations"] + 2 * found["pairs"]
+    rounds = f", in up to {method.max_rounds} rounds" if method.max_rounds > 1 else ""
+    return f"{num} problems x ({wanted}) = {num * own:,} sampled, {num * shown:,} shown a step{rounds}"

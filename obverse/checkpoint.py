@@ -53,16 +53,12 @@ def save(
         part.mkdir(parents=True)
         for name, model in models.items():
             model.save_pretrained(part / name)
-        tokenizer.save_pretrained(part)
+            tokenizer.save_pretrained(part / name)  # a folder of a model is whole: some families load no other
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / "optimizer.safetensors")
         (part / "state.json").write_text(json.dumps({"step": step, **state}, indent=2))
         files = {str(path.relative_to(part)): fingerprint(path) for path in sorted(part.rglob("*")) if path.is_file()}
         (part / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "step": step, "files": files}, indent=2))
-        for path in [*part.rglob("*"), part]:
-            sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(part, target)
-        sync(root)
+        _put(part, target)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         last = newest(root)
@@ -73,11 +69,29 @@ def save(
     return target
 
 
-def load(path: Path) -> Saved:
-    """Read a checkpoint after checking every file against the manifest; CheckpointError names what is wrong."""
+def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write a model that is in no checkpoint, as a plain transformers folder; StorageError when the disk refuses."""
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        _put(part, folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise StorageError(f"{folder} could not be written: {error.strerror or error}") from None
+
+
+def check(path: Path) -> None:
+    """Raise CheckpointError, which names what is wrong, unless every file is as the manifest says."""
     problem = damage(path)
     if problem:
         raise CheckpointError(f"checkpoint {path}: {problem}; resume from another one or start anew")
+
+
+def load(path: Path) -> Saved:
+    """Read a checkpoint after checking every file against the manifest; CheckpointError names what is wrong."""
+    check(path)
     state = json.loads((path / "state.json").read_text())
     return Saved(path, load_file(path / "optimizer.safetensors"), state)
 
@@ -118,6 +132,15 @@ def fingerprint(path: Path) -> dict[str, Any]:
     """Size and sha256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _put(part: Path, target: Path) -> None:
+    """Give a whole folder its name, once it is safe on the disk."""
+    for path in [*part.rglob("*"), part]:
+        sync(path)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+    sync(target.parent)
 
 
 def sync(path: Path) -> None:

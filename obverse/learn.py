@@ -105,10 +105,13 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
         num_done += int(micro.input_ids.shape[0])
         watcher.phase("train", num_done, current.num_rows)
     result = optimizer.step()
+    row = tally.row()
+    if not method.trains_policy:  # nobody was asked for log-probs: these figures would be zeros that look like news
+        row = {name: value for name, value in row.items() if name not in ("entropy", "clip_ratio")}
     figures = {"grad_norm": result.grad_norm, "learning_rate": learning_rate, "step_taken": float(result.taken)}
     if learner.critic is not None and method.critic is not None:
         figures["critic/grad_norm"] = learner.critic.optimizer.step().grad_norm
-    return Learned(tally.row() | figures, observed.tolist() if method.memory is not None else None)
+    return Learned(row | figures, observed.tolist() if method.memory is not None else None)
 
 
 def forward(learner: Learner, micro: Micro) -> Live:

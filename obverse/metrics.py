@@ -17,11 +17,14 @@ def collection(groups: Sequence[Group], kept: Sequence[Sequence[Sample]]) -> Row
     """Figures of what was sampled and what of it trains.
 
     `problems/demonstration`, `problems/rollout`, `problems/none`: shares of the step's problems that train on a
-    demonstration, on own samples, on nothing (a problem may be in the first two).
+    demonstration, on own samples, on nothing (a problem may be in the first two); `problems/pairs`: on a chosen and a
+    rejected response, where there are any. Greedy answers, which never train, are in none of the figures.
     """
     own = [sample for group in groups for sample in group.of("rollout", "hinted")]
     graded = [sample for sample in own if sample.verdict.correct is not None]
     row: Row = {f"problems/{source.label}": share(_trains(samples, source) for samples in kept) for source in _SEEN}
+    if any(group.of("chosen") for group in groups):
+        row["problems/pairs"] = share(_trains(samples, Source.CHOSEN) for samples in kept)
     row["problems/none"] = share(not samples for samples in kept)
     if own:
         lengths = [len(sample.ids) for sample in own]

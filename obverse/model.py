@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -24,6 +25,7 @@ logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 EMBEDDED = Path(__file__).parent / "assets" / "base"
 
 SMALL_MODEL = 20_000_000  # parameters
+NO_HEAD = "it has no trained head: train it with 'obverse train reward_model'"
 
 # Logits held at once: 2**24 float32 numbers are 64 MB; a chunk's logits are computed again for its gradient.
 CHUNK_ELEMENTS = 2**24
@@ -64,6 +66,7 @@ def load(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, 
 
     `dtype` auto is float32 on a CPU and bfloat16 on an accelerator. Code that a model brings along is never run.
     """
+    check_kind(name, scores=False)
     model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device)
     return as_policy(model), tokenizer
 
@@ -74,18 +77,21 @@ def load_scalar(name: str, dtype: str = "auto", device: str = "auto", trained: b
     The layout is transformers' sequence classification with one label. A model without such a head gets one of zeros,
     or with `trained` a ConfigError: what it said would mean nothing.
     """
+    if trained:
+        check_kind(name, scores=True)
     report = logging.getLogger("transformers.modeling_utils")
-    level, report.level = report.level, logging.ERROR  # a missing head is looked after here
-    model, tokenizer, missing = _load(AutoModelForSequenceClassification, name, dtype, device, num_labels=1)
-    report.setLevel(level)
+    level = report.level
+    report.setLevel(logging.ERROR)  # a missing head is looked after here
+    try:
+        model, tokenizer, missing = _load(AutoModelForSequenceClassification, name, dtype, device, num_labels=1)
+    finally:
+        report.setLevel(level)
     head = getattr(model, "score", None)
     if head is None or head.out_features != 1:
         raise ConfigError(f"model {name!r}: its sequence classification has no scalar head `score`")
     if any(key.startswith("score.") for key in missing):
         if trained:
-            raise ConfigError(
-                f"reward model {name!r}: it has no trained head: train it with 'obverse train reward_model'"
-            )
+            raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
         torch.nn.init.zeros_(head.weight)
     # a vector read from a file may begin anywhere in memory, and a CPU's sums then round in another order
     head.weight.data = head.weight.detach().clone()
@@ -96,19 +102,38 @@ def load_scalar(name: str, dtype: str = "auto", device: str = "auto", trained: b
     return model, tokenizer
 
 
-def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any) -> tuple[Any, Any, list[str]]:
-    """A model on its device, its tokenizer, and the weights that its files did not have."""
-    where = torch.device(pick_device(device))
-    kind = {"auto": torch.float32 if where.type == "cpu" else torch.bfloat16}.get(dtype) or getattr(torch, dtype)
-    place = locate(name)
+def check_kind(name: str, scores: bool) -> None:
+    """ConfigError for a reward model where a model that writes is wanted, or, with `scores`, the other way round.
+
+    Only its configuration is read: where weights are shared a reward model would load as a language model and babble.
+    """
+    config = _readable(name, AutoConfig.from_pretrained)
+    is_scorer = any(each.endswith("ForSequenceClassification") for each in config.architectures or ())
+    if not scores and is_scorer:
+        raise ConfigError(f"model {name!r}: it scores texts and cannot write one: give it as --reward_model")
+    if scores and not is_scorer:
+        raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
+    if scores and config.num_labels != 1:
+        raise ConfigError(f"reward model {name!r}: its head gives {config.num_labels} numbers, a reward is one")
+
+
+def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
+    """What transformers reads at a model's place; ConfigError when it cannot."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        model, info = kind_of_model.from_pretrained(place, dtype=kind, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
+        return read(locate(name), **options)
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)"
         ) from None
+
+
+def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any) -> tuple[Any, Any, list[str]]:
+    """A model on its device, its tokenizer, and the weights that its files did not have."""
+    where = torch.device(pick_device(device))
+    kind = {"auto": torch.float32 if where.type == "cpu" else torch.bfloat16}.get(dtype) or getattr(torch, dtype)
+    tokenizer = _readable(name, AutoTokenizer.from_pretrained)
+    model, info = _readable(name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, **options)
     return model.to(where), tokenizer, sorted(info["missing_keys"])
 
 

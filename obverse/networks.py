@@ -11,6 +11,7 @@ import torch
 
 from obverse.config import TrainConfig
 from obverse.course import Course
+from obverse.errors import ConfigError
 from obverse.model import Policy, as_policy, load, load_scalar
 from obverse.requirements import samples_initial
 from obverse.scorer import RewardModel
@@ -37,7 +38,7 @@ def load_networks(config: TrainConfig, course: Course, start: Path | None) -> Ne
     policy, tokenizer = load(source, config.dtype, config.device)
     anchor = critic = table = None
     if any(method.needs("anchor") or samples_initial(method) for method in course.methods):
-        anchor = _initial(config, policy, start)
+        anchor = _initial(config, policy, tokenizer, start)
     if any(method.critic is not None for method in course.methods):
         critic, _ = load_scalar(str(start / "critic") if start else config.model, config.dtype, config.device)
     if any(method.inputs is not None for method in course.methods):
@@ -46,10 +47,13 @@ def load_networks(config: TrainConfig, course: Course, start: Path | None) -> Ne
     return Networks(policy, tokenizer, anchor, critic, table)
 
 
-def _initial(config: TrainConfig, policy: Policy, start: Path | None) -> Policy:
+def _initial(config: TrainConfig, policy: Policy, tokenizer: Any, start: Path | None) -> Policy:
     """The frozen model that KL, DPO and the like compare with."""
     if config.anchor_model is not None:
-        return load(config.anchor_model, config.dtype, config.device)[0]
+        anchor, own = load(config.anchor_model, config.dtype, config.device)
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise ConfigError(f"--anchor_model: {config.anchor_model} has another vocabulary than {config.model}")
+        return anchor
     return load(config.model, config.dtype, config.device)[0] if start else as_policy(deepcopy(policy.model))
 
 

@@ -26,7 +26,7 @@ DOING: Mapping[Phase, str] = {
     "save": "saving",
 }
 BLOCKS = "".join(map(chr, range(0x2581, 0x2589)))  # eighths of a block, rising
-IN_A_LINE = ("reward", "accuracy", "problems", "entropy", "length", "speed")
+IN_A_LINE = ("reward", "accuracy", "problems", "preferred", "critic", "entropy", "length", "speed")
 MAX_WIDTH = 100
 NUM_RECENT = 20  # steps over which the speed is taken
 
@@ -135,11 +135,14 @@ class Panel:
 
 def figures(metrics: Metrics) -> dict[str, str]:
     """What is worth a look, in words; a figure whose metrics are missing is left out."""
+    pairs = ", pairs {problems/pairs:.0%}" if "problems/pairs" in metrics else ""
     neither = ", neither {problems/none:.0%}" if metrics.get("problems/none") else ""
     found = {
         "reward": _figure(metrics, "{reward:.3f}"),
         "accuracy": _figure(metrics, "{accuracy:.1%}"),
-        "problems": _figure(metrics, "SFT {problems/demonstration:.0%}, RL {problems/rollout:.0%}" + neither),
+        "problems": _figure(metrics, "SFT {problems/demonstration:.0%}, RL {problems/rollout:.0%}" + pairs + neither),
+        "preferred": _figure(metrics, "{rewards/accuracies:.1%} of pairs, by {rewards/margins:.3g}"),
+        "critic": _figure(metrics, "squared error {critic/error:.3g}"),
         "equal rewards": _figure(metrics, "{frac_reward_zero_std:.0%} of problems"),
         "entropy": _figure(metrics, "{entropy:.3f}"),
         "length": _figure(metrics, "{completions/mean_length:.1f} tokens"),

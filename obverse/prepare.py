@@ -18,7 +18,7 @@ from obverse.errors import CheckpointError, ConfigError
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.method import Method
-from obverse.model import as_policy, load, locate, set_threads
+from obverse.model import as_policy, check_kind, load, locate, set_threads
 from obverse.networks import Networks, load_networks, load_scorer
 from obverse.optim import Optimizer
 from obverse.records import Problem
@@ -88,14 +88,16 @@ class Run:
     def method(self) -> Method:
         return self.course.methods[self.lane]
 
-    def take_waiting(self) -> list[Problem]:
-        """The problems that wait for the second lane, the newest first; none where it takes from the stream."""
+    def next_waiting(self) -> list[Problem]:
+        """The problems that the second lane takes, the newest first; none where it takes from the stream.
+
+        They go on waiting until its step is over: one that is broken off must not lose them.
+        """
         num = self.course.num_taken
         if num is None:
             return []
-        names, self.state.waiting = self.state.waiting[-num:], self.state.waiting[:-num]
         by_name = {problem.id: problem for problem in self.problems}
-        return [by_name[name] for name in reversed(names)]
+        return [by_name[name] for name in reversed(self.state.waiting[-num:])]
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Every optimizer under a name that a checkpoint keeps."""
@@ -121,6 +123,10 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     problems = load_problems(config, course)  # before there is a folder: mistakes leave nothing behind
     for model in (config.model, config.anchor_model, config.reward_model):
         locate(model or "embedded")
+    if config.reward_model is not None:
+        check_kind(config.reward_model, scores=True)
+    if all(method.trains_policy for method in course.methods):
+        check_kind(config.model, scores=False)
     config = with_folder(config)
     folder = RunFolder(config.output_dir or ".")
     folder.create()
@@ -182,18 +188,26 @@ def make_learners(config: TrainConfig, course: Course, networks: Networks, total
     gae = next((method.critic for method in course.methods if method.critic is not None), None)
     critic = None
     if gae is not None:
-        steps = total_steps * config.updates_per_step
+        steps = num_updates(config, course, total_steps, [n for n, each in enumerate(course.methods) if each.critic])
         critic = Critic(networks.critic, Optimizer(networks.critic, config, steps, gae.learning_rate))
     for number, lane in enumerate(course.lanes):
         if number > 0 and lane.shares_optimizer:
             optimizer = learners[0].optimizer
         else:
-            steps = math.ceil(total_steps * course.turn.span(number)) * config.updates_per_step
-            optimizer = Optimizer(policy.model, config, steps, lane.learning_rate)
+            mine = [n for n, each in enumerate(course.lanes) if n == number or (number == 0 and each.shares_optimizer)]
+            optimizer = Optimizer(
+                policy.model, config, num_updates(config, course, total_steps, mine), lane.learning_rate
+            )
         own = critic if lane.method.critic is not None else None
         anchor = networks.anchor if lane.method.needs("anchor") else None
         learners.append(Learner(policy, anchor, lane.method, optimizer, config.micro_batch_tokens, own, networks.table))
     return learners
+
+
+def num_updates(config: TrainConfig, course: Course, total_steps: int, lanes: Sequence[int]) -> int:
+    """The updates that the schedule of an optimizer counts on which steps in the lanes of these numbers."""
+    share = sum(map(course.turn.span, lanes))
+    return math.ceil(total_steps * min(share, 1.0)) * config.updates_per_step
 
 
 def enter(run: Run) -> int:
@@ -206,8 +220,10 @@ def enter(run: Run) -> int:
             learner = run.learners[lane]
             if learner.anchor is not None:
                 folder = run.folder.path / f"initial-{lane}"
-                learner.policy.model.save_pretrained(folder)
+                checkpoint.save_model(folder, learner.policy.model, run.collector.renderer.tokenizer)
                 run.learners[lane] = replace(learner, anchor=as_policy(deepcopy(learner.policy.model)))
+            if learner.critic is not None:  # it begins as the policy does, and with it
+                learner.critic.model.base_model.load_state_dict(learner.policy.model.base_model.state_dict())
         run.state.lane = lane
     return lane
 
@@ -215,6 +231,9 @@ def enter(run: Run) -> int:
 def restore(run: Run, path: Path) -> None:
     """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there."""
     saved = checkpoint.load(path)
+    missing = {each.name for each in fields(State)} - saved.state.keys()
+    if missing or saved.state["optimizers"].keys() != run.optimizers().keys():
+        raise CheckpointError(f"checkpoint {path} is of another method's run, or of another version of obverse")
     run.state = State(**{each.name: saved.state[each.name] for each in fields(State)})
     for name, optimizer in run.optimizers().items():
         own = {
@@ -224,8 +243,13 @@ def restore(run: Run, path: Path) -> None:
     for lane in range(1, run.state.lane + 1):
         learner = run.learners[lane]
         if run.course.turn.fresh_anchor and learner.anchor is not None:
-            anchor, _ = load(str(run.folder.path / f"initial-{lane}"), run.config.dtype, run.config.device)
+            folder = path.parent / f"initial-{lane}"
+            if not folder.is_dir():
+                raise CheckpointError(f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing")
+            anchor, _ = load(str(folder), run.config.dtype, run.config.device)
             run.learners[lane] = replace(learner, anchor=anchor)
+            if not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
+                checkpoint.save_model(run.folder.path / folder.name, anchor.model, run.collector.renderer.tokenizer)
     run.folder.rewind_metrics(saved.state["metrics_offset"])
 
 
@@ -235,6 +259,7 @@ def find_start(config: TrainConfig, folder: RunFolder) -> Path | None:
     if wanted == "never":
         return None
     if wanted != "auto":
+        checkpoint.check(Path(wanted))  # before anything is loaded from it
         return Path(wanted)
     found = checkpoint.newest(folder.path)
     if found is None and folder.metrics_path.exists():

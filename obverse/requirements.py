@@ -38,14 +38,17 @@ def samples_initial(method: Method) -> bool:
 
 def check(course: Course, config: TrainConfig) -> None:
     """Raise ConfigError for options that contradict each other."""
+    if len({method.trains_policy for method in course.methods}) > 1:
+        raise ConfigError(f"method {config.method}: a policy and a reward model cannot be trained in one course")
+    scored = any(method.grades and wants(method, "rollouts") for method in course.methods)
+    if config.reward_model is not None and not scored:
+        raise ConfigError(f"--reward_model: {config.method} samples nothing that it could score")
     for method in course.methods:
         check_method(config.method, method)
         if not method.trains_policy and config.eval_dataset is not None:
             raise ConfigError(
                 f"--eval_dataset: {config.method} trains a reward model, which writes no answers to grade"
             )
-        if config.reward_model is not None and not wants(method, "rollouts") and len(course.methods) == 1:
-            raise ConfigError(f"--reward_model: {config.method} samples nothing that it could score")
 
 
 def check_method(name: str, method: Method) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -13,6 +14,8 @@ from obverse.seeds import seed_for
 from obverse.text import Rendered, Renderer
 from obverse.verifiers import NOT_APPLICABLE, judge
 from obverse.watch import Silent, Watcher
+
+NO_SCORE = Verdict(None, 0.0, "the reward model's score is not finite")
 
 
 class Scorer(Protocol):
@@ -152,7 +155,7 @@ class Collector:
         if own and self.scorer is not None:
             mine = [(group.problem, sample) for group in groups for sample in group.of(*OWN)]
             for (_, sample), score in zip(mine, self.scorer.score(mine), strict=True):
-                sample.verdict = Verdict(score > 0, score)
+                sample.verdict = Verdict(score > 0, score) if math.isfinite(score) else NO_SCORE
 
     def _verdict(self, problem: Problem, sample: Sample) -> Verdict:
         if sample.kind == "rejected":

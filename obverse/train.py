@@ -73,8 +73,10 @@ def step(run: Run) -> None:
     num_tokens = metrics.num_generated(groups) + num_trained
     state.step, state.cursor = state.step + 1, state.cursor + gathered.num_taken
     state.num_tokens += num_tokens
+    state.waiting = [name for name in state.waiting if name not in gathered.waited]
     if lane == 0:
         put_aside(run, groups)
+    pass_by(run, lane)
     row = {"step": state.step, "num_tokens": state.num_tokens, **metrics.collection(groups, kept), **learned}
     row |= clock.row(num_tokens) | ({"lane": lane} if len(run.course.lanes) > 1 else {})
     if method.memory is not None and RUN in state.memory:
@@ -90,20 +92,24 @@ def step(run: Run) -> None:
 
 @dataclass
 class Gathered:
-    """What a step collected: every group, what of each group trains, and how many problems of the stream that took."""
+    """What a step collected: every group, what of each group trains, how many problems of the stream that took.
+
+    `waited` has the names of the problems that were put aside before and are taken now.
+    """
 
     groups: list[Group]
     kept: list[list[Sample]]
-    num_taken: int
+    num_taken: int = 0
+    waited: frozenset[str] = frozenset()
 
 
 def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gathered:
     """Sample and judge; again, for a method that wants so, until enough problems have something to train on."""
     config, collector, method = run.config, run.collector, run.course.methods[lane]
-    found = Gathered([], [], 0)
-    for _ in range(method.max_rounds):
+    waiting = run.next_waiting() if lane > 0 else []
+    found = Gathered([], [], waited=frozenset(problem.id for problem in waiting))
+    for _ in range(1 if waiting else method.max_rounds):
         cursor = run.state.cursor + found.num_taken
-        waiting = run.take_waiting() if lane > 0 else []
         problems = waiting or take(run.problems, config.seed, cursor, config.prompts_per_step)
         with clock("sample"):
             groups = collector.collect(problems, method, cursor, progress)
@@ -125,11 +131,13 @@ def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gather
 def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[metrics.Row, int]:
     """Learn from what was kept: `num_iterations` passes over `num_mini_batches` updates; mean figures, trained tokens.
 
-    A mini batch is made of whole problems, and its denominators are its own: it is an update of its own.
+    A mini batch is made of whole problems, and its denominators are its own: it is an update of its own. Problems with
+    something to train on are dealt first, so that each mini batch gets its part of them.
     """
     config, learner, num = run.config, run.learners[lane], run.config.num_mini_batches
     method, store = learner.method, run.state.memory
-    parts = [(gathered.groups[i::num], gathered.kept[i::num]) for i in range(num)]
+    dealt = sorted(zip(gathered.groups, gathered.kept, strict=True), key=lambda pair: not pair[1])
+    parts = [([group for group, _ in dealt[i::num]], [kept for _, kept in dealt[i::num]]) for i in range(num)]
     reads_last = "score" in method.streams
     updates = [
         pack(kept, method.sources, config.temperature, recall(method, store, groups), reads_last)
@@ -150,6 +158,16 @@ def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[met
             observed = iter(learned.observed)
             revise(method, store, groups, [[next(observed) for _ in samples] for samples in kept])
     return metrics.mean(rows), config.num_iterations * sum(metrics.num_trained(update) for update in updates)
+
+
+def pass_by(run: Run, acting: int) -> None:
+    """Where a lane acts whenever problems wait for it nobody knows how often: schedules then count the run's steps."""
+    if run.course.num_taken is None:
+        return
+    mine = run.learners[acting].optimizer
+    for other in {id(learner.optimizer): learner.optimizer for learner in run.learners}.values():
+        for _ in range(run.config.updates_per_step if other is not mine else 0):
+            other.pass_by()
 
 
 def put_aside(run: Run, groups: list[Group]) -> None:
