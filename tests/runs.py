@@ -27,7 +27,9 @@ def write_problems(path: Path, num_problems: int = 24, difficulty: tuple[int, in
     return path
 
 
-def config(method: str, folder: Path, model: Path | str, dataset: Path | str, **options: Any) -> TrainConfig:
+def config(
+    method: str, folder: Path, model: Path | str, dataset: Path | str = "arithmetic", **options: Any
+) -> TrainConfig:
     """A resolved configuration; `num_generations` is only given to methods that have it."""
     given = {**SMALL, "model": str(model), "dataset": str(dataset), "output_dir": str(folder), **options}
     make = methods.find(method)
