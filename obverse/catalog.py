@@ -163,12 +163,13 @@ def term_rows(methods: Iterable[Method]) -> list[tuple[str, str, str, str, str]]
 
 
 def markdown_table(found: Iterable[Entry]) -> str:
-    """The method table for the README."""
+    """The method table for the README: the names of the parts; their options are on the method's page."""
     lines = [
         "| method | family | needs | trains | mask | pi_ref | advantage | share | paper |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
-        cells = ["<br>".join(column) for column in zip(*dict.fromkeys(term_rows(each.methods)), strict=True)]
+        rows = dict.fromkeys(tuple(cell.partition("(")[0] for cell in row) for row in term_rows(each.methods))
+        cells = ["<br>".join(column) for column in zip(*rows, strict=True)]
         lines.append(f"| {' | '.join([f'`{each.name}`', each.family, ', '.join(each.data), *cells, each.link])} |")
     return "\n".join(lines)

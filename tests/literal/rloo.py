@@ -20,7 +20,7 @@ def advantage_of(data: Numbers, row: int, beta: float) -> Tensor:
     return reward_of(data, row, beta) - torch.stack(others).mean()
 
 
-def objective(low: float, high: float, per_token: bool = False, beta: float = 0.05) -> Callable[[Numbers], Tensor]:
+def objective(low: float, high: float, per_token: bool = False, beta: float = 0.0) -> Callable[[Numbers], Tensor]:
     def literal(data: Numbers) -> Tensor:
         total, rows = torch.zeros((), dtype=torch.float64), data.rows(Source.ROLLOUT)
         for row, mask in rows:
@@ -40,8 +40,8 @@ def reinforce(data: Numbers) -> Tensor:
 
 CASES = [
     ({}, objective(0.2, 0.2)),
-    ({"beta": 0.0}, objective(0.2, 0.2, beta=0.0)),
-    ({"epsilon": 0.1, "epsilon_high": 0.3}, objective(0.1, 0.3)),
+    ({"beta": 0.05}, objective(0.2, 0.2, beta=0.05)),
+    ({"epsilon": 0.1, "epsilon_high": 0.3, "beta": 0.1}, objective(0.1, 0.3, beta=0.1)),
     ({"epsilon": None}, objective(1.0, float("inf"))),
     ({"ratio": "token"}, objective(0.2, 0.2, per_token=True)),
     ({"ratio": "none", "beta": 0.3}, reinforce),
