@@ -20,7 +20,8 @@ from obverse.errors import ConfigError
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
-logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+for _talker in ("huggingface_hub", "transformers.distributed.tensor_parallel"):
+    logging.getLogger(_talker).setLevel(logging.ERROR)
 
 EMBEDDED = Path(__file__).parent / "assets" / "base"
 

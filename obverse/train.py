@@ -172,7 +172,8 @@ def pass_by(run: Run, acting: int) -> None:
 
 def put_aside(run: Run, groups: list[Group]) -> None:
     """Note the problems that wait for the other lane, the newest last; one that waits already moves up."""
-    names = [group.problem.id for group in groups if run.course.is_put_aside(group)]
+    # a step that crosses an epoch may have a problem twice
+    names = list(dict.fromkeys(group.problem.id for group in groups if run.course.is_put_aside(group)))
     if names:
         run.state.waiting = [name for name in run.state.waiting if name not in names] + names
 
