@@ -1,12 +1,13 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint base clean
+.PHONY: help demo test test-parity lint docs base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 WORKERS ?= 2
+PARITY := .venv-parity
 
 # The first of these that is a Python 3.11 or 3.12; or name one: make PYTHON=/opt/python3.12/bin/python3 demo
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	"$$name" -c "$(FITS)" >/dev/null 2>&1 && echo "$$name" && break; done)
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
 
 demo: $(READY)  ## train the embedded model in a few minutes and show what it learned
 	$(BIN)/obverse demo
@@ -23,16 +24,23 @@ demo: $(READY)  ## train the embedded model in a few minutes and show what it le
 test: $(READY)  ## every test, without a network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
+# TRL lives in an environment of its own: what it brings along must not change what 'make test' runs with.
+test-parity: $(PARITY)/.installed  ## gradients against TRL's trainers, which it installs
+	OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -q -s -W ignore tests/parity
+
 lint: $(READY)  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## write the pages of docs/methods anew
+	$(BIN)/obverse methods --pages docs/methods
+
 base: $(READY)  ## make the embedded base model anew (its recipe says how long it takes)
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/embedded_base.py --output_dir obverse/assets/base
 
-clean:  ## remove .venv, builds and caches; runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean:  ## remove both environments, builds and caches; runs stay
+	rm -rf $(VENV) $(PARITY) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone, so that a choice of its index (PIP_EXTRA_INDEX_URL) is settled before anything needs it.
@@ -42,4 +50,10 @@ $(READY): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(PARITY)/.installed: $(READY)
+	"$(PYTHON)" -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,parity]'
 	@touch $@

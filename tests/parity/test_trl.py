@@ -1,0 +1,236 @@
+"""obverse's gradients are those of TRL's trainers, where both mean the same; `make test-parity` runs this.
+
+Where TRL differs by design the case says so in its options, or `as_trl` does: TRL puts 1e-4 beside the std (obverse
+1e-6, as verl), takes CISPO's cap itself as epsilon_high where obverse adds 1, never leaves a group out, and by default
+weighs the KL's k3 with the importance ratio (use_bias_correction_kl), which is another gradient. Its means are those of
+a micro batch where obverse counts over the update: one micro batch holds everything here. Figures are printed: the
+largest difference, relative to the largest number of the kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+REASON = "make test-parity installs TRL, into an environment of its own"
+pytest.importorskip("trl", reason=REASON)
+
+from exam.batches import groups, with_pairs  # noqa: E402
+from parity.trainers import (  # noqa: E402
+    Gradients,
+    Start,
+    as_trl,
+    ours,
+    own_samples,
+    trained_by_demonstrations,
+    trained_by_pairs,
+    trained_by_samples,
+    trained_by_sequences,
+    with_sampler,
+)
+from tiny_models import save_tiny  # noqa: E402
+
+from obverse.course import only  # noqa: E402
+from obverse.estimator import Term  # noqa: E402
+from obverse.method import Method  # noqa: E402
+from obverse.methods import build  # noqa: E402
+from obverse.parts import BackToAnchor, Behavior, PerSequence  # noqa: E402
+from obverse.records import Group, Source  # noqa: E402
+
+TOLERANCE = 2e-5  # float32; a wrong mask or denominator shows as 1e-2 and more
+
+K3: dict[str, Any] = {"beta": 0.04, "use_bias_correction_kl": False}
+
+# name: (TRL's options, obverse's method and options)
+BY_SAMPLES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "grpo": ({"loss_type": "grpo"}, "grpo", {"beta": 0.0}),
+    "grpo, k3": ({"loss_type": "grpo", **K3}, "grpo", {"beta": 0.04}),
+    "dr_grpo": (
+        {"loss_type": "dr_grpo", "scale_rewards": "none", "max_completion_length": 30},
+        "dr_grpo",
+        {"max_completion_length": 30},
+    ),
+    "dapo": (
+        {"loss_type": "dapo", "epsilon_high": 0.28},
+        "dapo",
+        {"epsilon_high": 0.28, "dual_clip": None, "overlong_factor": 0.0},
+    ),
+    "dapo, dual clip": (
+        {"loss_type": "dapo", "epsilon_high": 0.28, "delta": 1.35},
+        "dapo",
+        {"epsilon_high": 0.28, "dual_clip": 1.35, "overlong_factor": 0.0},
+    ),
+    "bnpo": (
+        {"loss_type": "bnpo"},
+        "dapo",
+        {"epsilon_high": 0.2, "dual_clip": None, "overlong_factor": 0.0},
+    ),
+    "dapo, k3": (
+        {"loss_type": "dapo", **K3},
+        "dapo",
+        {"epsilon_high": 0.2, "dual_clip": None, "overlong_factor": 0.0, "kl_coef": 0.04},
+    ),
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.2}, "cispo", {"epsilon_high": 0.2}),
+    "sapo": ({"loss_type": "sapo"}, "sapo", {}),
+    "gspo": (
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.08},
+        "gspo",
+        {"epsilon": 0.05, "epsilon_high": 0.08},
+    ),
+    "grpo, entropy": (
+        {"loss_type": "grpo", "entropy_coef": 0.1},
+        "grpo",
+        {"beta": 0.0, "entropy_coef": 0.1},
+    ),
+}
+CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+BY_SEQUENCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "rloo": ({"beta": 0.0}, {"beta": 0.0}),
+    "rloo, KL in the reward": ({"beta": 0.05}, {"beta": 0.05}),
+}
+BY_PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "dpo": ({}, {}),
+    "dpo, beta 0.5": ({"beta": 0.5}, {"beta": 0.5}),
+    "ipo": ({"loss_type": ["ipo"]}, {"loss": "ipo"}),
+    "dpo, forward KL": ({"f_divergence_type": "forward_kl"}, {"divergence": "forward_kl"}),
+    "dpo, JS": ({"f_divergence_type": "js_divergence"}, {"divergence": "js"}),
+    "dpo, alpha": (
+        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+        {"divergence": "alpha", "alpha": 0.5},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    return Start(save_tiny("qwen2", tmp_path_factory.mktemp("tiny") / "qwen2"))
+
+
+def method(name: str, options: dict[str, Any]) -> Method:
+    return as_trl(only(build(name, options)))
+
+
+def same(name: str, mine: Gradients, theirs: Gradients) -> None:
+    """Both gradients are equal, of tokens and of parameters, and they are not zero."""
+    assert mine.tokens.shape == theirs.tokens.shape and mine.parameters.keys() == theirs.parameters.keys()
+    scale = float(max(gradient.abs().max() for gradient in theirs.parameters.values()))
+    assert scale > 0 and theirs.tokens.abs().max() > 0
+    pairs = [(mine.parameters[each], gradient) for each, gradient in theirs.parameters.items()]
+    of_parameters = float(max((own - other).abs().max() for own, other in pairs)) / scale
+    of_tokens = float((mine.tokens - theirs.tokens).abs().max() / theirs.tokens.abs().max())
+    print(f"\n{name:28} tokens {of_tokens:.1e}  parameters {of_parameters:.1e}", end="")
+    assert of_tokens < TOLERANCE and of_parameters < TOLERANCE
+
+
+@pytest.mark.parametrize("name", BY_SAMPLES)
+def test_grpo_trainer(name: str, start: Start) -> None:
+    """Old log-probs are the trainer's own, from before the move; the reference is the model in its folder."""
+    theirs, base, options = BY_SAMPLES[name]
+    made = own_samples(start)
+    same(name, ours(start, method(base, options), made), trained_by_samples(start, made, theirs))
+
+
+def test_kl_weighted_by_the_ratio(start: Start) -> None:
+    """TRL's default, r k3: its gradient is that of k2 with the sampling policy as reference."""
+    made = own_samples(start)
+    surrogate, _ = (plain := method("grpo", {"beta": 0.04})).terms
+    kl = Term(Source.ROLLOUT, BackToAnchor(), Behavior(), share=PerSequence(), weight=0.04)
+    theirs = trained_by_samples(start, made, {"loss_type": "grpo", "beta": 0.04})
+    same("grpo, r k3", ours(start, replace(plain, terms=(surrogate, kl)), made), theirs)
+
+
+@pytest.mark.parametrize("mode", CORRECTIONS)
+def test_importance_sampling(mode: str, start: Start) -> None:
+    """The correction weighs the surrogate and leaves the KL alone, in both."""
+    made = with_sampler(own_samples(start))
+    theirs = {"loss_type": "grpo", **K3, "vllm_importance_sampling_mode": mode}
+    theirs |= {"vllm_importance_sampling_clip_max": 1.3}
+    options = {"beta": 0.04, "importance_sampling": mode, "importance_sampling_cap": 1.3}
+    same(mode, ours(start, method("grpo", options), made), trained_by_samples(start, made, theirs, corrects=True))
+
+
+@pytest.mark.parametrize("name", BY_SEQUENCES)
+def test_rloo_trainer(name: str, start: Start) -> None:
+    """A sequence's ratio leaves the clip range quickly: the move is smaller here."""
+    near = replace(start, noise=0.3)
+    theirs, options = BY_SEQUENCES[name]
+    made = own_samples(near)
+    same(name, ours(near, method("rloo", options), made), trained_by_sequences(near, made, theirs))
+
+
+def pairs_only(num: int = 3) -> list[Group]:
+    """Groups with one chosen and one rejected response to a common prompt."""
+    made = with_pairs(groups(2, rewards=((),) * num, demonstrations=False), seed=3)
+    for group in made:
+        for sample in group.samples:
+            sample.prompt_ids = group.samples[0].prompt_ids
+    return made
+
+
+@pytest.mark.parametrize("name", BY_PAIRS)
+def test_dpo_trainer(name: str, start: Start) -> None:
+    """TRL has all chosen responses before all rejected ones."""
+    theirs, options = BY_PAIRS[name]
+    made = pairs_only()
+    mine = ours(start, method("dpo", options), made, order=lambda sample: int(sample.kind == "rejected"))
+    same(name, mine, trained_by_pairs(start, made, theirs))
+
+
+def test_label_smoothing(start: Start) -> None:
+    """TRL's `sigmoid` takes no label smoothing; its `aot` does, and for a single pair its sorting changes nothing."""
+    made = pairs_only(1)
+    mine = ours(start, method("dpo", {"label_smoothing": 0.1}), made)
+    same("dpo, label smoothing", mine, trained_by_pairs(start, made, {"loss_type": ["aot"], "label_smoothing": 0.1}))
+
+
+@pytest.mark.parametrize(("loss_type", "name"), [("nll", "sft"), ("dft", "dft")])
+def test_sft_trainer(loss_type: str, name: str, start: Start) -> None:
+    made = groups(4, rewards=((),) * 5)
+    theirs = trained_by_demonstrations(start, made, {"loss_type": loss_type})
+    same(name, ours(start, method(name, {}), made), theirs)
+
+
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    ("grpo", {"epsilon": 0.21}),
+    ("grpo", {"epsilon_high": 0.3}),
+    ("grpo, k3", {"beta": 0.041}),
+    ("dr_grpo", {"max_completion_length": 31}),
+    ("dapo", {"epsilon_high": 0.3}),
+    ("dapo, dual clip", {"dual_clip": None}),
+    ("cispo", {"epsilon_high": 0.25}),
+    ("sapo", {"tau_neg": 1.0}),
+    ("gspo", {"epsilon": 0.02}),
+    ("gspo", {"epsilon_high": 0.1}),
+    ("grpo, entropy", {"entropy_coef": 0.11}),
+]
+
+
+@pytest.mark.parametrize(("name", "slip"), WRONG)
+def test_a_difference_is_seen(name: str, slip: dict[str, Any], start: Start) -> None:
+    """What cannot fail proves nothing: an option that is a little off makes another gradient."""
+    made = own_samples(start)
+    theirs, base, options = BY_SAMPLES[name]
+    expected = trained_by_samples(start, made, theirs)
+    with pytest.raises(AssertionError):
+        same(f"{name} with {slip}", ours(start, method(base, options | slip), made), expected)
+
+
+@pytest.mark.parametrize("mode", CORRECTIONS)
+def test_another_cap_is_seen(mode: str, start: Start) -> None:
+    made = with_sampler(own_samples(start))
+    theirs = {"loss_type": "grpo", "vllm_importance_sampling_mode": mode, "vllm_importance_sampling_clip_max": 1.3}
+    expected = trained_by_samples(start, made, theirs, corrects=True)
+    options = {"beta": 0.0, "importance_sampling": mode, "importance_sampling_cap": 1.6}
+    with pytest.raises(AssertionError):
+        same(f"{mode} at another cap", ours(start, method("grpo", options), made), expected)
+
+
+def test_another_clip_of_sequences_is_seen(start: Start) -> None:
+    near = replace(start, noise=0.3)
+    made = own_samples(near)
+    expected = trained_by_sequences(near, made, {"beta": 0.05})
+    for slip in ({"epsilon": 0.15}, {"epsilon": None}, {"beta": 0.051}):
+        with pytest.raises(AssertionError):
+            same(f"rloo with {slip}", ours(near, method("rloo", slip), made), expected)

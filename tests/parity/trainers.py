@@ -1,0 +1,241 @@
+"""TRL's trainers and obverse's engine on one tiny model and the same numbers: the gradient that each of them makes.
+
+What is compared is d loss / d log-prob of every trained token, and d loss / d parameters. TRL's own code does all of
+its part: advantages, old and reference log-probs, corrections, loss. Between sampling and the loss both models move by
+the same noise, so that ratios are not 1. Everything is float32: TRL's kernel and obverse's log-probs are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from exam.batches import groups
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from obverse.batch import pack
+from obverse.estimator import loss
+from obverse.learn import Learner, forward, lesson
+from obverse.method import Method
+from obverse.model import as_policy, logprobs
+from obverse.parts import Everything, Standardized
+from obverse.records import Group, Sample
+
+disable_progress_bars()
+
+NUM_GENERATIONS = 4
+SOME = ((1.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.5, 0.0), (0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 1.0))
+REWARDS = SOME * 6  # enough samples on both sides of every bound
+PLAIN: dict[str, Any] = {
+    "report_to": [],
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "gradient_accumulation_steps": 1,
+    "save_strategy": "no",
+}
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What one side makes of the numbers."""
+
+    tokens: Tensor  # d loss / d log-prob of every trained token, sample by sample
+    parameters: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where both sides begin: the folder of the initial model, and how far the weights move."""
+
+    folder: Path
+    noise: float = 1.0
+
+    def model(self, times: int = 0) -> Any:
+        """The initial model after so many moves; every call gives the same weights."""
+        made = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        for number in range(times):
+            self.move(made, number)
+        return made
+
+    def move(self, model: Any, number: int) -> None:
+        """Add the move's noise to every weight: seeds are by move and name, so that copies move alike."""
+        with torch.no_grad():
+            for index, (_, weight) in enumerate(sorted(model.named_parameters())):
+                rng = torch.Generator().manual_seed(1000 * number + index)
+                weight += self.noise * weight.std(correction=0) * torch.randn(weight.shape, generator=rng)
+
+    @property
+    def tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self.folder)
+
+
+class Recorder:
+    """A model whose last log-probs are kept with their gradient."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, **inputs: Any) -> Any:
+        self.outputs = self.model(**inputs)
+        self.outputs.log_probs.retain_grad()
+        return self.outputs
+
+    def gradients(self, total: Tensor) -> Gradients:
+        """Of the loss: the tokens row by row as the trainer has them."""
+        self.model.zero_grad()
+        total.backward()
+        return Gradients(self.outputs.log_probs.grad[self.outputs.label_mask], named(self.model))
+
+
+def named(model: Any) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def own_samples(start: Start) -> list[Group]:
+    """Groups of made-up samples with the log-probs that the policy gives them after its first move."""
+    made = groups(1, rewards=REWARDS, demonstrations=False)
+    policy = as_policy(start.model(times=1))
+    for each in [sample for group in made for sample in group.samples]:
+        update = pack([[each]], frozenset(each.sources))
+        assert update is not None
+        (micro,) = update.micros(10**9)
+        each.behavior = logprobs(policy, micro)[0].tolist()
+    return made
+
+
+def with_sampler(made: Sequence[Group], seed: int = 0, spread: float = 0.5) -> list[Group]:
+    """The groups as another program would have sampled them: its log-probs are a little off."""
+    rng = random.Random(seed)
+    off: Callable[[Sample], list[float]] = lambda sample: [each + rng.gauss(0, spread) for each in sample.behavior]  # noqa: E731
+    return [Group(each.problem, [replace(sample, behavior=off(sample)) for sample in each.samples]) for each in made]
+
+
+def as_trl(method: Method) -> Method:
+    """The method with what TRL does otherwise: 1e-4 in place of 1e-6 beside the std, and no group is left out."""
+    terms = tuple(
+        replace(term, advantage=Standardized(1e-4)) if isinstance(term.advantage, Standardized) else term
+        for term in method.terms
+    )
+    return replace(method, terms=terms, keep=Everything())
+
+
+def ours(
+    start: Start, method: Method, made: Sequence[Group], order: Callable[[Sample], int] | None = None
+) -> Gradients:
+    """obverse's gradients: its engine up to the optimizer's step. `order` sorts the samples as TRL has them."""
+    update = pack([method.select(group) for group in made], method.sources)
+    assert update is not None
+    moving = start.model(times=1)
+    anchor = as_policy(start.model()) if method.needs("anchor") else None
+    learner = Learner(as_policy(moving), anchor, method, None, 10**9)  # type: ignore[arg-type]
+    current = lesson(learner, update, is_repeated=True)
+    start.move(moving, 1)
+    (micro,) = current.micros
+    live = forward(learner, micro)
+    live.logp.retain_grad()
+    loss(micro.tokens, current.samples, live.logp, live.entropy, method.terms, 0.0, live.value).backward()
+    places = list(zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True))
+    rank = order or (lambda sample: 0)
+    index = sorted(range(len(places)), key=lambda i: (rank(update.rows[places[i][0]]), *places[i]))
+    assert live.logp.grad is not None
+    return Gradients(live.logp.grad[index], named(moving))
+
+
+def trained_by_samples(
+    start: Start, made: Sequence[Group], options: dict[str, Any], corrects: bool = False
+) -> Gradients:
+    """GRPOTrainer's gradients; `corrects` as if another program had sampled."""
+    samples = [sample for group in made for sample in group.samples]
+    written = {
+        "prompt_ids": [sample.prompt_ids for sample in samples],
+        "completion_ids": [sample.ids for sample in samples],
+        "logprobs": [sample.behavior for sample in samples],
+    }
+    trainer = GRPOTrainer(
+        start.model(times=1),
+        reward_funcs=lambda completions, **others: [sample.reward for sample in samples],
+        args=GRPOConfig(**sampling_options(start, len(samples)), num_iterations=2, **options),
+        train_dataset=Dataset.from_dict({"prompt": ["p"] * len(samples)}),
+        processing_class=start.tokenizer,
+        rollout_func=lambda prompts, trainer: deepcopy(written),
+    )
+    if corrects:  # the trainer would look for the other program otherwise
+        trainer.use_vllm, trainer._last_loaded_step = True, trainer.state.global_step
+    return moved(start, trainer, [{"prompt": "p"} for _ in samples])
+
+
+def trained_by_sequences(start: Start, made: Sequence[Group], options: dict[str, Any]) -> Gradients:
+    """RLOOTrainer's gradients."""
+    samples = [sample for group in made for sample in group.samples]
+    trainer = RLOOTrainer(
+        start.model(times=1),
+        reward_funcs=lambda completions, **others: [sample.reward for sample in samples],
+        args=RLOOConfig(**sampling_options(start, len(samples)), **options),
+        train_dataset=Dataset.from_dict({"prompt": ["p"] * len(samples)}),
+        processing_class=start.tokenizer,
+    )
+    texts = ["" for _ in samples]
+    trainer._generate = lambda prompts: ([each.prompt_ids for each in samples], [each.ids for each in samples], texts)
+    return moved(start, trainer, [{"prompt": "p"} for _ in samples])
+
+
+def sampling_options(start: Start, num_samples: int) -> dict[str, Any]:
+    batch = {"per_device_train_batch_size": num_samples, "num_generations": NUM_GENERATIONS, "temperature": 1.0}
+    return {**PLAIN, **batch, "output_dir": str(start.folder / "out")}
+
+
+def moved(start: Start, trainer: Any, rows: list[dict[str, Any]]) -> Gradients:
+    """The trainer scores its samples, the weights move, then comes its loss."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = trainer._generate_and_score_completions(rows)
+    start.move(trainer.model, 1)
+    model = Recorder(trainer.model)
+    return model.gradients(trainer._compute_loss(model, inputs))
+
+
+def trained_by_pairs(start: Start, made: Sequence[Group], options: dict[str, Any]) -> Gradients:
+    """DPOTrainer's gradients: all chosen responses, then all rejected ones."""
+    examples = []
+    for group in made:
+        (chosen,), (rejected,) = group.of("chosen"), group.of("rejected")
+        prompt = {"prompt_ids": chosen.prompt_ids}
+        examples.append({**prompt, "chosen_ids": chosen.ids, "rejected_ids": rejected.ids})
+    trainer = DPOTrainer(
+        start.model(),
+        args=DPOConfig(**PLAIN, output_dir=str(start.folder / "out"), **options),
+        train_dataset=Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]}),
+        processing_class=start.tokenizer,
+    )
+    for number in range(2):
+        start.move(trainer.model, number)
+    trainer.model.train()
+    model = Recorder(trainer.model)
+    inputs = DataCollatorForPreference(pad_token_id=start.tokenizer.pad_token_id)(examples)
+    return model.gradients(trainer._compute_loss(model, inputs, return_outputs=False))
+
+
+def trained_by_demonstrations(start: Start, made: Sequence[Group], options: dict[str, Any]) -> Gradients:
+    """SFTTrainer's gradients."""
+    samples = [sample for group in made for sample in group.samples]
+    trainer = SFTTrainer(
+        start.model(times=2),
+        args=SFTConfig(**PLAIN, output_dir=str(start.folder / "out"), **options),
+        train_dataset=Dataset.from_dict({"prompt": ["a"], "completion": [" b"]}),
+        processing_class=start.tokenizer,
+    )
+    labels = [[-100] * len(each.prompt_ids) + each.ids for each in samples]
+    rows = [{"input_ids": each.prompt_ids + each.ids, "labels": row} for each, row in zip(samples, labels, strict=True)]
+    trainer.model.train()
+    model = Recorder(trainer.model)
+    return model.gradients(trainer.compute_loss(model, dict(trainer.data_collator(rows))))
