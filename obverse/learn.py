@@ -90,7 +90,7 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
     method, optimizer = learner.method, learner.optimizer
     learning_rate = optimizer.learning_rate
     tally, num_done = Tally(), 0
-    observed = current.samples.reward.new_zeros(len(current.samples))
+    observed: Tensor | None = None
     for micro in current.micros:
         live = forward(learner, micro)
         seen = Live(*(stream.detach() for stream in live))
@@ -101,6 +101,7 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
         tally.add(value, view, masked(view, method.terms))
         tally.compare(view, method.terms)
         if method.memory is not None and (shown := method.memory.observe(view)) is not None:
+            observed = torch.zeros_like(current.samples.reward) if observed is None else observed
             observed[tokens.sample] = shown[tokens.sample].to(observed.dtype)
         num_done += int(micro.input_ids.shape[0])
         watcher.phase("train", num_done, current.num_rows)
@@ -111,7 +112,7 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
     figures = {"grad_norm": result.grad_norm, "learning_rate": learning_rate, "step_taken": float(result.taken)}
     if learner.critic is not None and method.critic is not None:
         figures["critic/grad_norm"] = learner.critic.optimizer.step().grad_norm
-    return Learned(row | figures, observed.tolist() if method.memory is not None else None)
+    return Learned(row | figures, None if observed is None else observed.tolist())
 
 
 def forward(learner: Learner, micro: Micro) -> Live:
