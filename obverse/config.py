@@ -315,7 +315,8 @@ def method_fields(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
         if kind is parameter.empty:
             kind = Any if default in (..., None) else type(default)
         bounds = {"ge": 1} if kind is int and name.startswith(("num_", "max_")) else {}
-        found[name] = (kind, option("method", f"option of {make.__name__}", default, **bounds))
+        text = getattr(make, "texts", {}).get(name, f"option of {make.__name__}")
+        found[name] = (kind, option("method", text, default, **bounds))
     return found
 
 

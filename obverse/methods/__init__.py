@@ -19,7 +19,7 @@ from typing import Any
 from obverse.course import Course
 from obverse.errors import ConfigError
 from obverse.method import Method
-from obverse.methods._compose import compose
+from obverse.methods._compose import TEXTS, compose
 from obverse.records import Source
 
 MakeMethod = Callable[..., Method | Course]
@@ -61,6 +61,7 @@ def composable(make: MakeMethod) -> MakeMethod:
         return replace(course, lanes=tuple(lanes))
 
     parameters = [*own.parameters.values(), *(each.replace(kind=each.KEYWORD_ONLY) for each in added.values())]
+    made.texts = {name: TEXTS[name] for name in added}  # type: ignore[attr-defined]
     made.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return made
 

@@ -16,6 +16,16 @@ from obverse.parts.penalties import Estimator
 from obverse.records import Source
 
 
+TEXTS = {
+    "kl_coef": "beta of a KL to the initial model, on own tokens; 0 is off",
+    "kl_estimator": "of that KL; none: k3 in the loss, k1 in the reward",
+    "kl_in_reward": "take the KL off the reward instead of adding it to the loss",
+    "entropy_coef": "of an entropy bonus, a mean over own tokens; 0 is off",
+    "importance_sampling": "weigh own tokens by trainer over sampler, where these are two programs",
+    "importance_sampling_cap": "where that weight is truncated or masked",
+}
+
+
 def compose(
     method: Method,
     kl_coef: float = 0.0,
@@ -57,6 +67,8 @@ def compose(
     estimator = kl_estimator or ("k1" if kl_in_reward else "k3")
     if importance_sampling != "none":
         terms = tuple(_corrected(term, importance_sampling, importance_sampling_cap) for term in terms)
+        if terms == method.terms:
+            raise ConfigError("importance_sampling corrects a policy gradient, and this method has none on own samples")
     if kl_coef and kl_in_reward:
         shaping = (*shaping, AnchorPenalty(kl_coef, estimator))
     elif kl_coef:
