@@ -234,3 +234,14 @@ def test_another_clip_of_sequences_is_seen(start: Start) -> None:
     for slip in ({"epsilon": 0.15}, {"epsilon": None}, {"beta": 0.051}):
         with pytest.raises(AssertionError):
             same(f"rloo with {slip}", ours(near, method("rloo", slip), made), expected)
+
+
+def test_another_objective_on_texts_of_others_is_seen(start: Start) -> None:
+    pairs, shown = pairs_only(), groups(4, rewards=((),) * 5)
+    of_pairs, of_shown = trained_by_pairs(start, pairs, {}), trained_by_demonstrations(start, shown, {})
+    for slip in ({"beta": 0.101}, {"loss": "ipo"}, {"divergence": "js"}, {"label_smoothing": 0.01}):
+        mine = ours(start, method("dpo", slip), pairs, order=lambda sample: int(sample.kind == "rejected"))
+        with pytest.raises(AssertionError):
+            same(f"dpo with {slip}", mine, of_pairs)
+    with pytest.raises(AssertionError):
+        same("dft against nll", ours(start, method("dft", {}), shown), of_shown)
