@@ -14,8 +14,11 @@ from tiny_models import save_tiny
 
 from obverse import learn as module
 from obverse.config import TrainConfig
+from obverse.interrupt import Attentive
+from obverse.metrics import Clock
+from obverse.prepare import Run, prepare
 from obverse.runlog import RunFolder
-from obverse.train import train
+from obverse.train import Gathered, gather, step, train
 from obverse.view import Samples, Tokens
 from obverse.watch import Phase, Silent
 
@@ -120,3 +123,69 @@ def test_a_signal_between_two_updates_waits_for_the_whole_step(mine: str, tiny: 
 def test_more_mini_batches_than_problems_are_refused() -> None:
     with pytest.raises(ValidationError, match="num_mini_batches 9 is more than the 4 problems"):
         TrainConfig(method="sft", prompts_per_step=4, num_mini_batches=9)
+
+
+# Collecting until there is enough
+
+
+def lucky(folder: Path, rule: str) -> str:
+    """A verifier by a rule over the problem's number `n` and the answer's length."""
+    path = folder / "rule.py"
+    path.write_text(f"def rule(problem, text):\n    n = int(problem.id.split('-')[-1])\n    return float({rule})\n")
+    return f"{path}:rule"
+
+
+def stepped(method: str, tiny: Path, folder: Path, rule: str, **options: object) -> tuple[Gathered, Run]:
+    """What the first step of a run gathers."""
+    problems = runs.write_problems(folder / "chains.jsonl")
+    given = {"max_steps": 3, "verifier": lucky(folder, rule), **options}
+    run = prepare(runs.config(method, folder / "run", tiny, problems, **given), Attentive(Silent()))
+    return gather(run, 0, 0.0, Clock()), run
+
+
+MIXED = "len(text) % 2 if n % 3 == 0 else 1"  # every third problem has right and wrong answers
+
+
+def test_dapo_goes_on_until_enough_problems_are_mixed_and_trains_no_more(tiny: Path, tmp_path: Path) -> None:
+    found, run = stepped("dapo", tiny, tmp_path, MIXED, num_generations=8, prompts_per_step=5)
+    useful = [group for group, kept in zip(found.groups, found.kept, strict=True) if kept]
+    assert len(useful) == 5, "more than were asked for are trained, or fewer"
+    assert all(int(group.problem.id.split("-")[-1]) % 3 == 0 for group in useful)
+    assert found.num_taken == len(found.groups) in (15, 20, 25) and run.state.cursor == 0
+    places = [group.problem.id for group in found.groups]
+    assert len(set(places[:24])) == len(places[:24]), "each round takes the next problems of the stream"
+    step(run)
+    assert run.state.cursor == found.num_taken
+    row = RunFolder(tmp_path / "run").metrics()[0]
+    assert row["problems/rollout"] == pytest.approx(5 / found.num_taken)
+    assert row["problems/none"] == pytest.approx(1 - 5 / found.num_taken)
+
+
+def test_dapo_takes_what_it_has_after_its_last_round(tiny: Path, tmp_path: Path) -> None:
+    options = {"max_num_gen_batches": 2, "prompts_per_step": 4}
+    found, run = stepped("dapo", tiny, tmp_path, "1", **options)  # everything is right: nothing is mixed
+    assert found.num_taken == 8 and not any(found.kept)
+    step(run)
+    assert RunFolder(tmp_path / "run").metrics()[0]["step_taken"] == 0.0
+    (tmp_path / "grpo").mkdir()
+    grpo, _ = stepped("grpo", tiny, tmp_path / "grpo", "1", prompts_per_step=4)
+    assert grpo.num_taken == 4, "who asks for one round gets one"
+
+
+def test_what_trains_is_dealt_evenly_to_mini_batches(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mixed problems lie anywhere among the collected ones; an update without any would be a step of nothing."""
+    sizes: list[int] = []
+    real = module.loss
+
+    def spy(tokens: Tokens, samples: Samples, *rest: object) -> torch.Tensor:
+        sizes.append(int(samples.group.max()) + 1)
+        return real(tokens, samples, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "loss", spy)
+    options = {"num_generations": 8, "prompts_per_step": 6, "num_mini_batches": 3, "micro_batch_tokens": 10**6}
+    _, run = stepped("dapo", tiny, tmp_path, MIXED, **options)
+    step(run)
+    assert sizes == [2, 2, 2]
+    assert RunFolder(tmp_path / "run").metrics()[0]["step_taken"] == 1.0

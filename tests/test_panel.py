@@ -168,3 +168,12 @@ def test_a_sparkline_goes_from_lowest_to_highest() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (243, "4:03"), (3765, "1:02:45")])
 def test_clocks(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_pairs_and_a_critic_have_words_of_their_own() -> None:
+    row = {"problems/demonstration": 0.0, "problems/rollout": 0.0, "problems/pairs": 1.0}
+    row |= {"rewards/accuracies": 0.75, "rewards/margins": 0.0125, "critic/error": 0.25}
+    found = figures(row)
+    assert found["problems"] == "SFT 0%, RL 0%, pairs 100%"
+    assert found["preferred"] == "75.0% of pairs, by 0.0125" and found["critic"] == "squared error 0.25"
+    assert figures({"problems/demonstration": 0.5, "problems/rollout": 0.5})["problems"] == "SFT 50%, RL 50%"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tiny_models import save_tiny
 from transformers import AutoTokenizer
 
+from obverse.estimator import Term
 from obverse.method import Method
-from obverse.parts import Request
+from obverse.parts import PerToken, Request
 from obverse.records import Group, Problem, Source, Wish
 from obverse.rollout import Collector
-from obverse.sampling import Law
+from obverse.sampling import Completion, Law, Order
 from obverse.sampling.scripted import ScriptedSampler
 from obverse.text import Renderer
 
@@ -104,3 +107,90 @@ def test_a_hint_shows_whole_steps_and_marks_their_tokens(renderer: Renderer) -> 
     assert renderer.tokenizer.decode(sample.ids[:num_hint]) == "2+2=4"
     assert list(sampler.orders[0].prompt_ids) == sample.prompt_ids + sample.ids[:num_hint]
     assert sample.behavior[:num_hint] == [0.0] * num_hint and set(sample.sources[num_hint:]) == {Source.ROLLOUT}
+
+
+# Who writes, how much, and from where
+
+
+def said(renderer: Renderer, *texts: str) -> list[list[int]]:
+    return [[*renderer.tokenizer(text, add_special_tokens=False).input_ids, renderer.stop_ids[0]] for text in texts]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.99, 1.0])
+def test_a_hint_in_tokens_is_rounded_down_and_leaves_one_to_write(renderer: Renderer, share: float) -> None:
+    maker, sampler = collector(renderer)
+    group = collect(maker, lambda problem, progress: [Wish(rollouts=1, hint=share, hint_in="tokens")])[0]
+    whole = renderer.demonstration(PROBLEMS[0]).ids
+    sample = group.samples[0]
+    num_hint = sample.sources.count(Source.HINT)
+    assert num_hint == min(math.floor(share * len(whole)), len(whole) - 1)
+    assert sample.ids[:num_hint] == whole[:num_hint]
+    assert sample.kind == ("hinted" if num_hint else "rollout")
+    assert list(sampler.orders[0].prompt_ids) == sample.prompt_ids + whole[:num_hint]
+
+
+def test_a_problem_without_a_demonstration_gets_no_hint(renderer: Renderer) -> None:
+    maker, _ = collector(renderer)
+    group = collect(maker, lambda problem, progress: [Wish(rollouts=1, hint=0.9, hint_in="tokens")])[1]
+    assert group.samples[0].kind == "rollout" and Source.HINT not in group.samples[0].sources
+
+
+def test_the_initial_model_writes_what_it_is_asked_for_and_nothing_else(renderer: Renderer) -> None:
+    now, then = said(renderer, "now", "then")
+    maker, _ = collector(renderer)
+    both = replace(maker, sampler=ScriptedSampler(lambda *_: now), initial=ScriptedSampler(lambda *_: then))
+
+    def ask(problem: Problem, progress: float) -> list[Wish]:
+        return [Wish(rollouts=1), Wish(rollouts=2, author="initial")]
+
+    for group in collect(both, ask):
+        assert [sample.ids for sample in group.samples] == [now, then, then]
+    with pytest.raises(ValueError, match="the run did not keep one"):
+        collect(maker, ask)
+
+
+def test_a_greedy_answer_is_one_sample_at_temperature_zero_beside_the_others(renderer: Renderer) -> None:
+    laws: list[tuple[Law, int]] = []
+
+    class Noting(ScriptedSampler):
+        def sample(self, orders: Sequence[Order], law: Law, progress: object = None) -> list[list[Completion]]:
+            laws.append((law, sum(len(order.seeds) for order in orders)))
+            return super().sample(orders, law)
+
+    maker, _ = collector(renderer)
+    groups = collect(replace(maker, sampler=Noting(lambda *_: said(renderer, "#### 4")[0])), Request(3, greedy=1))
+    assert [sample.kind for sample in groups[0].samples] == ["rollout"] * 3 + ["greedy"]
+    assert [(law.temperature, num) for law, num in laws] == [(1.0, 6), (0.0, 2)]
+    assert groups[0].greedy_reward == 1.0 and groups[1].greedy_reward == 0.0
+    method = Method(ask=Request(), terms=(Term(Source.ROLLOUT, share=PerToken()),))
+    assert [sample.kind for sample in method.select(groups[0])] == ["rollout"] * 3
+
+
+@pytest.mark.parametrize(("most", "length"), [(2, 2), (None, 5), (99, 5)])
+def test_a_wish_may_be_shorter_than_the_runs_limit_and_never_longer(
+    renderer: Renderer, most: int | None, length: int
+) -> None:
+    maker, _ = collector(renderer)
+    maker = replace(maker, law=replace(maker.law, max_tokens=5), sampler=ScriptedSampler(lambda *_: [9] * 50))
+    group = collect(maker, lambda problem, progress: [Wish(rollouts=1, max_tokens=most)])[0]
+    assert len(group.samples[0].ids) == length and group.samples[0].finish == "length"
+
+
+def test_pairs_are_rendered_as_answers_with_their_verdicts(renderer: Renderer) -> None:
+    maker, _ = collector(renderer)
+    paired = replace(PROBLEMS[0], chosen="four", rejected="five")
+    method = Method(ask=Request(pairs=1), terms=())
+    groups = maker.collect([paired, PROBLEMS[1], replace(paired, rejected=None)], method, 0, 0.0)
+    maker.judge(groups)
+    assert [len(group.samples) for group in groups] == [2, 0, 0]
+    better, worse = groups[0].samples
+    assert (better.kind, better.correct, worse.kind, worse.verdict.correct) == ("chosen", True, "rejected", False)
+    assert better.ids == renderer.response(paired, ("four",)).ids and set(worse.sources) == {Source.REJECTED}
+    assert better.draw == worse.draw == paired.draw
+
+
+def test_a_problems_draw_is_its_own_and_the_same_in_every_run() -> None:
+    draws = [Problem(f"p{n}", "x").draw for n in range(2000)]
+    assert draws == [Problem(f"p{n}", "another prompt").draw for n in range(2000)]
+    assert draws[0] == 0.8119437474859795, "another number would change runs that are under way"
+    assert 0 <= min(draws) < 0.01 and 0.99 < max(draws) < 1 and abs(sum(draws) / 2000 - 0.5) < 0.03

@@ -217,3 +217,39 @@ def test_bad_rows_leave_nothing_behind(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"rows\.jsonl:1: prompt: empty"):
         train(runs.config("sft", tmp_path / "run", tiny, rows))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "lines"),
+    [
+        ("dpo", {}, {"batch": "4 problems x (1 pairs) = 0 sampled, 8 shown a step"}),
+        (
+            "reinforce",
+            {"baseline": "greedy"},
+            {"batch": "4 problems x (3 completions + 1 greedy) = 16 sampled, 0 shown a step"},
+        ),
+        ("dapo", {}, {"batch": "4 problems x (3 completions) = 12 sampled, 0 shown a step, in up to 10 rounds"}),
+        (
+            "relift",
+            {"num_waiting": 7, "imitation_learning_rate": 0.5},
+            {
+                "batch of lane 0": "4 problems x (3 completions) = 12 sampled, 0 shown a step",
+                "batch of lane 1": "7 problems x (1 demonstrations) = 0 sampled, 7 shown a step",
+                "lanes": "when_waiting(num=7), now lane 0",
+                "rate": "learning_rate 0.001, lane 1 0.5, constant",
+                "sampling": "at most 12 new tokens each, 144 a step",
+            },
+        ),
+        ("ppo", {"critic_learning_rate": 0.25}, {"rate": "learning_rate 0.001, critic 0.25, constant"}),
+    ],
+)
+def test_the_banner_tells_the_batch_of_every_method(
+    method: str, options: dict[str, object], lines: dict[str, str], tiny: Path, chains: Path, tmp_path: Path
+) -> None:
+    from obverse.banner import facts
+    from obverse.interrupt import Attentive
+    from obverse.prepare import prepare
+
+    config = runs.config(method, tmp_path / "run", tiny, chains, **options)
+    found = dict(facts(prepare(config, Attentive(Silent()))))
+    assert {name: found[name] for name in lines} == lines

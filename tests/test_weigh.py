@@ -285,3 +285,75 @@ def test_what_a_method_refuses_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def mine(k: int = 1):\n    raise ValueError('k must be even')\n")
     with pytest.raises(ConfigError, match="mine: k must be even"):
         weigh(f"{tmp_path / 'mine.py'}:mine", {"samples": []})
+
+
+# What other methods bring along
+
+
+def own(problem: str, reward: float, logp: list[float], **columns: Any) -> dict[str, Any]:
+    return {"problem": problem, "kind": "rollout", "reward": reward, "source": ["rollout"] * len(logp)} | {
+        "logp": logp, "behavior": logp, **columns,
+    }  # fmt: skip
+
+
+def written(problem: str, kind: str, logp: list[float], **columns: Any) -> dict[str, Any]:
+    return {"problem": problem, "kind": kind, "source": [kind] * len(logp), "logp": logp, **columns}
+
+
+def coefficients(name: str, samples: list[dict[str, Any]], progress: float = 0.0, **options: Any) -> list[list[float]]:
+    found = weigh(name, {"progress": progress, "samples": samples}, options)["samples"]
+    return [sample["coefficient"] for sample in found]
+
+
+def test_what_is_remembered_is_taken_from_the_file() -> None:
+    samples = [own("a", 1.0, [-1.0, -2.0], memory=0.25), own("b", 0.0, [-1.0])]
+    found = coefficients("reinforce", samples, baseline="running")
+    assert found == [[pytest.approx(0.75 / 2)] * 2, [0.0]]
+    greedy = [own("a", 1.0, [-1.0]), own("b", 0.0, [-1.0]), own("b", 1.0, [-1.0]) | {"kind": "greedy"}]
+    assert coefficients("reinforce", greedy, baseline="greedy") == [[pytest.approx(0.5)], [pytest.approx(-0.5)], [0.0]]
+
+
+def test_a_problems_draw_is_taken_from_the_file() -> None:
+    """Rejection of demonstration tokens: the first token of p = 1/2 is accepted below a half and not above."""
+    half = [
+        written("a", "demonstration", [math.log(0.5)] * 2, behavior=[-1.0] * 2, reward=1.0, draw=draw)
+        for draw in (0.1, 0.7)
+    ]
+    both = [coefficients("luffy", [each, own("a", 0.0, [-1.0])], shaping="classic_reject_token") for each in half]
+    assert both[0][0][0] != 0.0 and both[1][0][0] == 0.0
+
+
+@pytest.mark.parametrize(("progress", "trained"), [(0.0, [True, False]), (0.5, [False, True])])
+def test_stages_weigh_what_is_theirs(progress: float, trained: list[bool]) -> None:
+    samples = [written("a", "demonstration", [-1.0]), own("a", 1.0, [-1.0]), own("a", 0.0, [-1.0])]
+    found = coefficients("sft_then_rl", samples, progress)
+    assert [any(found[0]), any(found[1])] == trained
+
+
+def test_lanes_that_take_turns_are_updates_of_their_own() -> None:
+    samples = [written("a", "demonstration", [-1.0] * 4), own("a", 1.0, [-1.0]), own("a", 0.0, [-1.0])]
+    shown, better, worse = coefficients("alternate", samples)
+    assert shown == [0.25] * 4, "the own samples are in another update"
+    assert better[0] == pytest.approx(-worse[0]) and better[0] > 0
+
+
+def test_a_reward_models_scores_are_weighed_at_the_last_token() -> None:
+    samples = [
+        written("a", "chosen", [0.0, 0.0], value=[9.0, 1.0]),
+        written("a", "rejected", [0.0], value=[0.0]),
+    ]
+    found = weigh("reward_model", {"samples": samples})["samples"]
+    pull = 1 / (1 + exp(1.0))
+    assert found[0]["value_coefficient"] == [0.0, pytest.approx(pull)]
+    assert found[1]["value_coefficient"] == [pytest.approx(-pull)]
+    assert [each["coefficient"] for each in found] == [[0.0, 0.0], [0.0]]
+    del samples[1]["value"]
+    with pytest.raises(DataError, match=r"samples\[1\]: value is missing"):
+        weigh("reward_model", {"samples": samples})
+
+
+def test_a_critic_is_weighed_by_what_it_should_have_said() -> None:
+    columns = {"advantage": [0.5, -1.0], "value": [0.2, 0.0], "old_value": [0.2, 0.0], "returns": [1.0, 0.4]}
+    (found,) = weigh("ppo", {"samples": [own("a", 1.0, [-1.0, -2.0], **columns)]})["samples"]
+    assert found["coefficient"] == pytest.approx([0.25, -0.5])
+    assert found["value_coefficient"] == pytest.approx([0.4, 0.2])
