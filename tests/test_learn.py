@@ -161,6 +161,15 @@ def test_dapo_goes_on_until_enough_problems_are_mixed_and_trains_no_more(tiny: P
     assert row["problems/none"] == pytest.approx(1 - 5 / found.num_taken)
 
 
+def test_what_the_last_round_brought_too_much_is_left_out(tiny: Path, tmp_path: Path) -> None:
+    often = "len(text) % 2 if n % 4 else 1"
+    found, run = stepped("dapo", tiny, tmp_path, often, num_generations=8, prompts_per_step=7)
+    mixed = [bool(run.method.select(group)) for group in found.groups]
+    assert sum(mixed) > 7, "this data set does not put it to the test"
+    first = [index for index, useful in enumerate(mixed) if useful][:7]
+    assert [index for index, kept in enumerate(found.kept) if kept] == first
+
+
 def test_dapo_takes_what_it_has_after_its_last_round(tiny: Path, tmp_path: Path) -> None:
     options = {"max_num_gen_batches": 2, "prompts_per_step": 4}
     found, run = stepped("dapo", tiny, tmp_path, "1", **options)  # everything is right: nothing is mixed
