@@ -15,7 +15,6 @@ from obverse.parts.mismatch import Correction
 from obverse.parts.penalties import Estimator
 from obverse.records import Source
 
-
 TEXTS = {
     "kl_coef": "beta of a KL to the initial model, on own tokens; 0 is off",
     "kl_estimator": "of that KL; none: k3 in the loss, k1 in the reward",

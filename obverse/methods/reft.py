@@ -36,7 +36,8 @@ def reft(
                   moves the policy. The ratio is computed without dropout. Batches of 48 (SFT) and 32 (PPO), 2 passes
                   over each collection, 2 epochs of SFT and 300 of PPO.
     We do         The same on a critic of its own, with its own optimizer, so that it moves no policy and needs no
-                  weight. Stage 2 has fresh moments, a schedule of its own, and the policy it finds as initial model.
+                  weight. Stage 2 has fresh moments, a schedule of its own, and the policy it finds as initial model;
+                  its critic begins with that policy's weights too.
                   The partial reward is the run's option format_reward. Ours samples one answer per question and has no
                   dropout.
     Defaults  imitation_learning_rate 1e-5, learning_rate 3e-7 constant, epsilon 0.2, value_clip 0.2, gamma 1, lam 0.95,

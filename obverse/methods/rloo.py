@@ -36,15 +36,16 @@ def rloo(
     Paper writes  REINFORCE on the sequence, with the KL to the initial model in the reward.
     Code does     TRL: the equation above; the KL is k1 summed over the sequence, taken off before the baseline.
                   verl: this advantage in any token-level PPO loss, by default a token mean, without a KL.
-    We do         TRL's form; ratio="none" is the paper's, ratio="token" PPO's ratio and clip per token, here with RLOO's
-                  sums over sequences. B is counted over the whole update. epsilon None does not clip. beta 0 leaves
-                  the reward alone and loads no initial model.
+    We do         TRL's form; ratio="none" is the paper's, ratio="token" PPO's ratio and clip per token, here with
+                  RLOO's sums over sequences. B is counted over the whole update. epsilon None does not clip. beta 0
+                  leaves the reward alone and loads no initial model.
     Defaults  2 samples, epsilon 0.2, learning_rate 1e-6 with linear decay: TRL 1.16 [code]. beta 0 as in verl [code]:
               the KL guards against a learned reward, and most rewards here are verified; TRL has 0.05 [code], the
               paper 0.03 with 2 or 4 samples and learning_rate 1e-6 [mem].
-    Pitfalls  With beta equal rewards do not give zero: the KL differs between samples, and with it the reward. S_i is a product over all tokens and leaves the clip range after one step: ratio="sequence" is good
-              for one update per collection. With 2 samples and beta 0 a problem teaches only when one is right and
-              one wrong. kl_coef with kl_in_reward comes on top of beta.
+    Pitfalls  With beta equal rewards do not give zero: the KL differs between samples, and with it the reward. S_i is
+              a product over all tokens and leaves the clip range after one step: ratio="sequence" is good for one
+              update per collection. With 2 samples and beta 0 a problem teaches only when one is right and one wrong.
+              kl_coef with kl_in_reward comes on top of beta.
     Authors' names  TRL: the same.
     """
     clip = Always() if epsilon is None else Clip(epsilon, epsilon if epsilon_high is None else epsilon_high)

@@ -135,8 +135,8 @@ def test_a_partition_that_never_learns_is_refused(options: dict[str, float]) -> 
         ("raft", {"select": "best"}, True, False, False, False),
         ("reinforce", {"baseline": "running"}, True, False, False, False),
         ("reinforce", {"baseline": "greedy"}, True, False, False, False),
-        ("rloo", {}, True, True, True, False),
-        ("rloo", {"beta": 0.0, "ratio": "none"}, True, False, False, False),
+        ("rloo", {"beta": 0.05}, True, True, True, False),
+        ("rloo", {"ratio": "none"}, True, False, False, False),
         ("dapo", {}, True, False, True, False),
     ],
 )
