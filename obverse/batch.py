@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from obverse.prompts import Prompts
 from obverse.records import Sample, Source
 from obverse.view import Samples, Tokens
-
-NUM_SOURCES = len(Source)
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,14 @@ class Micro:
     target: Tensor  # [T] the trained token
     temperature: Tensor  # [T] that the token was sampled at; 1 for tokens that others wrote
     tokens: Tokens  # [T] columns
+    prompts: Prompts | None = None  # then input_ids hold responses, and position -1 stands behind the prompt
+    reads: Tensor | None = None  # [B] the row of each response's prompt
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device; without a copy where it is there already."""
         tokens = Tokens(**{name: column.to(device) for name, column in vars(self.tokens).items()})
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, tokens=tokens, **moved)
+        return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **moved)
 
 
 @dataclass(frozen=True)
@@ -56,50 +57,96 @@ class Update:
         """Tokens that go through the model, prompts included."""
         return sum(len(sample.prompt_ids) + len(sample.ids) for sample in self.rows)
 
-    def micros(self, budget: int, together: bool = False) -> Iterator[Micro]:
+    def micros(
+        self, budget: int, together: bool = False, shared: bool = False, needed: Collection[int] | None = None
+    ) -> Iterator[Micro]:
         """Micro batches of at most `budget` padded tokens (one piece may exceed it), like lengths together.
 
-        A piece is a sample, or with `together` all samples of a problem.
+        A piece is a sample, or with `together` all samples of a problem. With `shared` a micro batch holds responses
+        and names the prompts that they read; consecutive ones read the same. Only the samples `needed` are in it.
         """
-        widths = [len(sample.prompt_ids) + len(sample.ids) for sample in self.rows]
-        pieces: dict[int, list[int]] = {}
-        for index, group in enumerate(self.samples.group.tolist()):
-            pieces.setdefault(group if together else index, []).append(index)
-        members: list[int] = []
-        for piece in sorted(pieces.values(), key=lambda piece: max(widths[i] for i in piece)):
-            if members and max(widths[i] for i in piece) * (len(members) + len(piece)) > budget:
-                yield self._micro(members)
-                members = []
-            members = members + piece
-        yield self._micro(members)
+        members = [i for i in range(len(self.rows)) if needed is None or i in needed]
+        if not shared:
+            for piece in self._filled(members, budget, together):
+                yield self._micro(piece, None, {})
+            return
+        problems: dict[tuple[int, ...], list[int]] = {}
+        for index in members:
+            problems.setdefault(tuple(self.rows[index].prompt_ids), []).append(index)
+        for block in blocks(sorted(problems, key=len), budget):
+            places = {prompt: place for place, prompt in enumerate(block)}
+            prompts = Prompts.of(block)
+            inside = [index for prompt in block for index in problems[prompt]]
+            for piece in self._filled(inside, budget, together):
+                yield self._micro(piece, prompts, places)
 
-    def _micro(self, members: Sequence[int]) -> Micro:
+    def _filled(self, members: Sequence[int], budget: int, together: bool) -> Iterator[list[int]]:
+        """The samples `members` dealt to batches that fit `budget`, like lengths together."""
+        widths = [len(sample.prompt_ids) + len(sample.ids) for sample in self.rows]
+        group = self.samples.group.tolist()
+        pieces: dict[int, list[int]] = {}
+        for index in members:
+            pieces.setdefault(group[index] if together else index, []).append(index)
+        batch: list[int] = []
+        for piece in sorted(pieces.values(), key=lambda piece: max(widths[i] for i in piece)):
+            if batch and max(widths[i] for i in piece) * (len(batch) + len(piece)) > budget:
+                yield batch
+                batch = []
+            batch = batch + piece
+        if batch:
+            yield batch
+
+    def _micro(self, members: Sequence[int], prompts: Prompts | None, places: Mapping[tuple[int, ...], int]) -> Micro:
         """The samples `members` as one padded batch with its token columns."""
-        width = max(len(self.rows[i].prompt_ids) + len(self.rows[i].ids) for i in members)
-        trained = torch.tensor([int(source) for source in self.sources])
+        trained = {int(source) for source in self.sources}
         unread = 0 if self.reads_last else 1
-        input_ids = torch.zeros(len(members), max(width - unread, 1), dtype=torch.long)
-        pieces = []  # per sample: row, sample, index in the response, source, target, behavior of its trained tokens
+        texts: list[list[int]] = []
+        columns: list[tuple[int, int, int, int, int, int, float]] = []
         for row, member in enumerate(members):
             sample = self.rows[member]
-            whole = sample.prompt_ids + sample.ids
-            input_ids[row, : len(whole) - unread] = torch.tensor(whole[: len(whole) - unread], dtype=torch.long)
-            source = torch.tensor([int(each) for each in sample.sources])
-            index = torch.isin(source, trained).nonzero()[:, 0]
-            place = torch.tensor([[row], [member]]).expand(2, len(index))
-            target, behavior = torch.tensor(sample.ids)[index], torch.tensor(sample.behavior)[index]
-            pieces.append((*place, index, source[index], target, behavior))
-        rows, owner, index, source, target, behavior = (torch.cat(column) for column in zip(*pieces, strict=True))
-        starts = torch.tensor([len(self.rows[member].prompt_ids) for member in members])
-        nothing = torch.zeros_like(behavior)
+            start = 0 if prompts else len(sample.prompt_ids)
+            whole = sample.ids if prompts else sample.prompt_ids + sample.ids
+            texts.append(whole[: len(whole) - unread])
+            columns += [
+                (row, member, index, start + index - 1, int(source), sample.ids[index], sample.behavior[index])
+                for index, source in enumerate(sample.sources)
+                if int(source) in trained
+            ]
+        width = max(1, *map(len, texts)) if prompts is None else max(map(len, texts))
+        row_of, owner, index, position, source, target, behavior = zip(*columns, strict=True)
+        sources, drawn = torch.tensor(source), torch.tensor(behavior)
+        nothing = torch.zeros_like(drawn)
+        read = [places[tuple(self.rows[member].prompt_ids)] for member in members] if prompts else None
         return Micro(
-            input_ids=input_ids,
-            row=rows,
-            position=starts[rows] + index - 1,
-            target=target,
-            temperature=torch.where(source == int(Source.ROLLOUT), self.temperature, 1.0),
-            tokens=Tokens(owner, source, index, behavior, anchor=nothing, advantage=nothing, sampler=behavior),
+            input_ids=torch.tensor([text + [0] * (width - len(text)) for text in texts], dtype=torch.long),
+            row=torch.tensor(row_of),
+            position=torch.tensor(position),
+            target=torch.tensor(target),
+            temperature=torch.where(sources == int(Source.ROLLOUT), self.temperature, 1.0),
+            tokens=Tokens(
+                torch.tensor(owner),
+                sources,
+                torch.tensor(index),
+                drawn,
+                anchor=nothing,
+                advantage=nothing,
+                sampler=drawn,
+            ),
+            prompts=prompts,
+            reads=None if read is None else torch.tensor(read),
         )
+
+
+def blocks(prompts: Sequence[tuple[int, ...]], budget: int) -> Iterator[list[tuple[int, ...]]]:
+    """Prompts, by rising length, in blocks of at most `budget` padded tokens (one prompt may exceed it)."""
+    block: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        if block and len(prompt) * (len(block) + 1) > budget:
+            yield block
+            block = []
+        block = [*block, prompt]
+    if block:
+        yield block
 
 
 def pack(
@@ -119,16 +166,13 @@ def pack(
         return None
     known = [number for group, number in zip(groups, memories or [0.0] * len(groups), strict=True) for _ in group]
     group_of = [index for index, group in enumerate(group for group in groups if group) for _ in group]
-    counts = torch.zeros(len(rows), NUM_SOURCES, dtype=torch.long)
-    for index, sample in enumerate(rows):
-        for source in sample.sources:
-            counts[index, int(source)] += source in sources
+    counts = [[sample.sources.count(each) if each in sources else 0 for each in Source] for sample in rows]
     samples = Samples(
         reward=torch.tensor([sample.reward for sample in rows], dtype=torch.float32),
         correct=torch.tensor([sample.correct for sample in rows]),
         group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
-        counts=counts,
+        counts=torch.tensor(counts, dtype=torch.long),
         memory=torch.tensor(known, dtype=torch.float32),
         draw=torch.tensor([sample.draw for sample in rows], dtype=torch.float32),
     )

@@ -100,6 +100,24 @@ def masked(view: View, terms: Iterable[Term]) -> Tensor:
     return shut
 
 
+def still(samples: Samples, terms: Iterable[Term]) -> Tensor:
+    """Which samples no term can move, whatever the policy says: their advantages are settled, and zero; bool [S].
+
+    They count in every group and denominator, and need no forward pass: their gradient is zero.
+    """
+    moved = samples.counts.new_zeros(samples.counts.shape).bool()
+    for term in terms:
+        column = int(term.source)
+        own = (samples.counts[:, column] > 0).nonzero()[:, 0]
+        if not term.advantage.settled:
+            moved[own, column] = True
+            continue
+        nothing = samples.reward.new_zeros(len(own))
+        tokens = Tokens(own, own * 0 + column, own * 0, nothing, nothing, nothing)
+        moved[own, column] |= term.advantage(View(tokens, samples, Live(nothing, nothing))) != 0
+    return ~moved.any(1)
+
+
 def shaped(tokens: Tokens, samples: Samples, shaping: Iterable[Shaping]) -> tuple[Tokens, Tensor]:
     """The tokens with what `shaping` adds to the reward where it arises, and its sum per sample; [S].
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from obverse.batch import Micro, Update
 from obverse.critic import Critic, assess
-from obverse.estimator import loss, masked, shaped
+from obverse.estimator import loss, masked, shaped, still
 from obverse.method import Method
 from obverse.metrics import Row
 from obverse.model import Policy, logprobs, mixed, scalars
 from obverse.optim import Optimizer
+from obverse.prompts import Reader
 from obverse.records import Source
 from obverse.tally import Tally
 from obverse.view import Live, Samples, Tokens, View
@@ -75,14 +76,39 @@ def lesson(learner: Learner, update: Update, is_repeated: bool) -> Lesson:
     method, policy = learner.method, learner.policy
     samples = update.samples.to(policy.device)
     is_frozen = is_repeated or bool(method.shaping) or method.critic is not None
-    micros = [micro.to(policy.device) for micro in update.micros(learner.micro_batch_tokens, method.together)]
+    needed = None
+    if method.memory is None and not method.shaping:  # a memory looks at every sample, and shaping moves all rewards
+        needed = set((~still(samples, method.terms)).nonzero()[:, 0].tolist())
+    made = update.micros(learner.micro_batch_tokens, method.together, pays_to_share(learner, update), needed)
+    micros = [micro.to(policy.device) for micro in made]
     if is_frozen:
-        micros = [replace(micro, tokens=annotate(micro, None, learner)) for micro in micros]
+        readers = Readers(learner)
+        micros = [replace(micro, tokens=annotate(micro, None, learner, readers)) for micro in micros]
     if method.shaping:
         found = [shaped(micro.tokens, samples, method.shaping) for micro in micros]
         micros = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, found, strict=True)]
         samples = replace(samples, reward=samples.reward + sum(added for _, added in found))
-    return Lesson(samples, micros, len(update.rows), is_frozen)
+    return Lesson(samples, micros, sum(len(micro.input_ids) for micro in micros), is_frozen)
+
+
+# Below so many samples a prompt, reading it apart costs more than it saves.
+SHARING_PAYS = 1.5
+
+
+def pays_to_share(learner: Learner, update: Update) -> bool:
+    """Whether the update's prompts are better computed once: the model can, the method lets it, and they repeat."""
+    method = learner.method
+    if not learner.policy.shares or method.inputs is not None or method.streams & {"value", "score"}:
+        return False
+    return len(update.rows) >= SHARING_PAYS * len({tuple(sample.prompt_ids) for sample in update.rows})
+
+
+class Readers:
+    """The policy's and the anchor's place in the prompts that consecutive micro batches share."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.policy = Reader(learner.policy.model)
+        self.anchor = Reader(learner.anchor.model) if learner.anchor else None
 
 
 def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) -> Learned:
@@ -91,10 +117,11 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
     learning_rate = optimizer.learning_rate
     tally, num_done = Tally(), 0
     observed: Tensor | None = None
+    readers = Readers(learner)
     for micro in current.micros:
-        live = forward(learner, micro)
+        live = forward(learner, micro, readers.policy)
         seen = Live(*(stream.detach() for stream in live))
-        tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner)
+        tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner, readers)
         value = loss(tokens, current.samples, live.logp, live.entropy, method.terms, progress, live.value)
         value.backward()
         view = View(tokens, current.samples, seen, progress)
@@ -105,6 +132,9 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
             observed[tokens.sample] = shown[tokens.sample].to(observed.dtype)
         num_done += int(micro.input_ids.shape[0])
         watcher.phase("train", num_done, current.num_rows)
+    readers.policy.finish()
+    if not current.micros:  # everything was still: the step is one with a gradient of zero
+        optimizer.rest()
     result = optimizer.step()
     row = tally.row()
     if not method.trains_policy:  # nobody was asked for log-probs: these figures would be zeros that look like news
@@ -115,7 +145,7 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
     return Learned(row | figures, None if observed is None else observed.tolist())
 
 
-def forward(learner: Learner, micro: Micro) -> Live:
+def forward(learner: Learner, micro: Micro, reader: Reader | None = None) -> Live:
     """What the networks say of a micro batch, with graphs; [T] each, zeros for a stream that the method has not."""
     method, policy = learner.method, learner.policy
     logp = entropy = value = micro.tokens.behavior.new_zeros(len(micro.tokens))
@@ -123,7 +153,7 @@ def forward(learner: Learner, micro: Micro) -> Live:
         embeddings = None
         if method.inputs is not None and learner.table is not None:
             embeddings = mixed(policy, micro, method.inputs, learner.table)
-        logp, entropy = logprobs(policy, micro, "entropy" in method.streams, embeddings)
+        logp, entropy = logprobs(policy, micro, "entropy" in method.streams, embeddings, reader)
     if "value" in method.streams and learner.critic is not None:
         value = learner.critic.values(micro)
     if "score" in method.streams:
@@ -140,7 +170,7 @@ def idle(learner: Learner) -> Row:
     return {"learning_rate": learning_rate, "step_taken": 0.0}
 
 
-def annotate(micro: Micro, logp: Tensor | None, learner: Learner) -> Tokens:
+def annotate(micro: Micro, logp: Tensor | None, learner: Learner, readers: Readers) -> Tokens:
     """The micro batch's token columns with what the method's parts read beyond the sampler's: [T] each.
 
     While the policy has not moved since it sampled, its own log-prob *is* the behavior of tokens that others wrote,
@@ -152,9 +182,9 @@ def annotate(micro: Micro, logp: Tensor | None, learner: Learner) -> Tokens:
     corrected = method.needs("sampler")
     with torch.no_grad():
         if corrected or any(method.needs("behavior", source) for source in foreign):
-            now = logprobs(learner.policy, micro)[0] if logp is None else logp
+            now = logprobs(learner.policy, micro, reader=readers.policy)[0] if logp is None else logp
             own = tokens.source == int(Source.ROLLOUT)
             tokens = replace(tokens, behavior=now if corrected else torch.where(own, tokens.behavior, now))
         if anchor is not None and method.needs("anchor"):
-            tokens = replace(tokens, anchor=logprobs(anchor, micro)[0])
+            tokens = replace(tokens, anchor=logprobs(anchor, micro, reader=readers.anchor)[0])
     return tokens

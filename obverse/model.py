@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from obverse.batch import Micro
 from obverse.errors import ConfigError
+from obverse.prompts import Reader, can_share
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
@@ -40,6 +41,7 @@ class Policy:
     head: (
         Callable[[Tensor], Tensor] | None
     )  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
+    shares: bool = False  # prompts may be computed once for all their samples
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +144,7 @@ def as_policy(model: Any) -> Policy:
     """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights."""
     model.eval()
     head = _split_head(model)
-    return Policy(model, head)
+    return Policy(model, head, shares=head is not None and can_share(model))
 
 
 def pick_device(device: str = "auto") -> str:
@@ -173,19 +175,27 @@ def num_parameters(name: str) -> int:
 
 
 def logprobs(
-    policy: Policy, micro: Micro, entropy_graph: bool = False, embeddings: Tensor | None = None
+    policy: Policy,
+    micro: Micro,
+    entropy_graph: bool = False,
+    embeddings: Tensor | None = None,
+    reader: Reader | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each trained token and entropy of its distribution, at the token's temperature; float32 [T] each.
 
     The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them). `embeddings`
-    [B, L, H] are read in place of the tokens.
+    [B, L, H] are read in place of the tokens. A micro batch with shared prompts is read by `reader`, whose `finish`
+    completes the gradient; without one it is read alone, and carries no gradient to its prompts.
     """
     reads = {"input_ids": micro.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
         logits = policy.model(**reads, use_cache=False).logits
         return _score(logits[micro.row, micro.position], micro.target, micro.temperature, entropy_graph)
-    hidden = policy.model.get_decoder()(**reads, use_cache=False).last_hidden_state
-    states = hidden[micro.row, micro.position]
+    if micro.prompts is not None:
+        states = (reader or Reader(policy.model)).states(micro)
+    else:
+        hidden = policy.model.get_decoder()(**reads, use_cache=False).last_hidden_state
+        states = hidden[micro.row, micro.position]
     head = policy.head
 
     def chunk(part: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:

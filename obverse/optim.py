@@ -74,6 +74,11 @@ class Optimizer:
             )
         return StepResult(float(norm), taken)
 
+    def rest(self) -> None:
+        """A gradient of zero: the moments fade, the weights follow them."""
+        for _, parameter in self.named:
+            parameter.grad = torch.zeros_like(parameter)
+
     def pass_by(self) -> None:
         """An update with nothing to train on: time goes on, the weights stay."""
         self.num_steps += 1

@@ -134,6 +134,8 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     watcher.watcher.phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     networks = load_networks(config, course, start)
     threads = set_threads(config.threads, networks.policy)
+    if not networks.policy.shares and any(method.trains_policy for method in course.methods):
+        watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
     stops = getattr(networks.policy.model, "generation_config", None)
     renderer = Renderer(
         networks.tokenizer, config.chat_template, config.system_prompt, stops.eos_token_id if stops else None

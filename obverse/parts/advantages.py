@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class One(Part):
     """A = 1: imitate the token. Source: SFT as policy gradient, 2509.04419 table 1."""
 
+    settled: ClassVar[bool] = True
+
     def __call__(self, view: View) -> Tensor:
         return view.live.logp.new_ones(view.live.logp.shape)
 
@@ -28,6 +30,7 @@ class Centered(Part):
     """A = R - mean(R) within the problem's group; equal rewards give 0. Source: Dr.GRPO, 2503.20783."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         reward = view.samples.reward
@@ -43,6 +46,7 @@ class Standardized(Part):
 
     eps: float = 1e-6
     needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         samples, reward = view.samples, view.samples.reward
@@ -59,6 +63,7 @@ class LeaveOneOut(Part):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         samples, reward = view.samples, view.samples.reward
@@ -71,6 +76,7 @@ class Reward(Part):
     """A = R: the sample's reward without a baseline; [T]. Source: REINFORCE, 2509.04419 table 1."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         return view.spread(view.samples.reward)
@@ -86,6 +92,7 @@ class Whitened(Part):
     scale: bool = False
     min_variance: float = 1e-8
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         reward = view.samples.reward
@@ -112,6 +119,7 @@ class Right(Part):
 
     prompt_weight: float = 0
     needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         return view.spread(self.omega(view.samples) * view.samples.correct)

@@ -22,6 +22,7 @@ class Named:
     """Prints as it is written in the method table: `clip(0.2, 0.28)`, `standardized(eps=1e-06)`, `behavior`."""
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what it reads beyond source, sample and position
+    settled: ClassVar[bool] = False  # an advantage that is known before the policy is asked, one number per sample
     together: ClassVar[bool] = False  # it compares live numbers of a problem's samples: one micro batch holds them all
 
     def __str__(self) -> str:

@@ -20,6 +20,7 @@ class OwnCentered(Part):
     """A = R - mean(R) over the problem's own samples; equal rewards give 0. Source: LUFFY's ablations, 2504.14945."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"reward", "own_group"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         return view.spread(own_deviation(view.samples)[0])
@@ -34,6 +35,7 @@ class OwnStandardized(Part):
 
     eps: float = 1e-6
     needs: ClassVar[frozenset[str]] = frozenset({"reward", "own_group"})
+    settled: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         deviation, num_own = own_deviation(view.samples)

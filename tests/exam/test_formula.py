@@ -12,7 +12,8 @@ import torch
 from exam.batches import Numbers, for_method, gradients, groups, lane, lanes, learned, numbers, ours, sample, whole
 
 from obverse import methods
-from obverse.estimator import coefficient, loss
+from obverse.estimator import coefficient, loss, still
+from obverse.records import Source
 from obverse.view import Live, View
 
 NAMES = lanes()
@@ -157,3 +158,26 @@ def test_a_single_token_and_an_empty_group_are_fine(name: str) -> None:
     data = numbers(made, method)
     if data is not None:
         assert all(torch.isfinite(grad).all() for grad in ours(data, method))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_that_stand_still_have_no_gradient_whatever_the_policy_says(name: str) -> None:
+    method = lane(name)
+    data = numbers(groups(8), method)
+    assert data is not None
+    left_out = still(data.samples, method.terms)[data.tokens.sample]
+    for gradient in ours(data, method):
+        assert (gradient[left_out] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("dr_grpo", {}), ("grpo", {"beta": 0.0}), ("hpt", {"entropy_coef": 0.0})]
+)
+def test_equal_rewards_stand_still(name: str, options: dict[str, object]) -> None:
+    method = lane(name, options)
+    data = numbers(groups(8, rewards=((1.0,) * 4, (1.0, 0.0, 0.0, 1.0))), method)
+    assert data is not None
+    own = data.samples.counts[:, int(Source.ROLLOUT)] > 0
+    found = still(data.samples, method.terms)
+    assert found[own & (data.samples.group == 0)].all() and not found[own & (data.samples.group == 1)].any()
+    assert not still(data.samples, lane("grpo").terms).any()  # its KL moves every token

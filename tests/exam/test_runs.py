@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from exam.batches import lanes
 from tiny_models import save_tiny
 
+import runs
 from obverse import methods
 from obverse.batch import pack
 from obverse.config_file import read, write
@@ -20,6 +20,7 @@ from obverse.interrupt import Attentive
 from obverse.learn import forward, prepare_lessons
 from obverse.model import Policy, load, load_scalar
 from obverse.prepare import prepare
+from obverse.prompts import Reader
 from obverse.records import Source
 from obverse.remember import recall
 from obverse.resolve import resolve
@@ -72,14 +73,16 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     def gradient(budget: int, head: bool) -> torch.Tensor:
         for network in networks:
             network.zero_grad()
-        policy = Policy(model, learner.policy.head if head else None)
+        policy = Policy(model, learner.policy.head if head else None, shares=head)
         table = learner.table and learner.table.double()
         each = replace(learner, policy=policy, micro_batch_tokens=budget, table=table)
         (made,) = prepare_lessons(each, [update], is_repeated=True)
         assert made is not None
+        reader = Reader(model)
         for micro in made.micros:
-            live = forward(each, micro)
+            live = forward(each, micro, reader)
             loss(micro.tokens, made.samples, live.logp, live.entropy, method.terms, value=live.value).backward()
+        reader.finish()
         parameters = [parameter for network in networks for parameter in network.parameters()]
         return torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
 

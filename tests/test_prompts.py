@@ -1,0 +1,115 @@
+"""Prompts computed once give the gradients of prompts repeated: ragged, equal, one token, several blocks."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from exam.batches import sample
+from tiny_models import save_tiny
+
+from obverse.batch import Update, blocks, pack
+from obverse.model import Policy, load, logprobs
+from obverse.prompts import Prompts, Reader
+from obverse.records import Sample, Source
+
+SHARING = ("qwen2", "qwen3", "llama", "gemma")
+OWN = frozenset({Source.ROLLOUT})
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Policy]:
+    found = {}
+    for name in (*SHARING, "gemma2"):
+        policy = load(str(save_tiny(name, tmp_path_factory.mktemp("prompts") / name)))[0]
+        policy.model.double()
+        found[name] = policy
+    return found
+
+
+def update(prompt_lengths: tuple[int, ...], response_lengths: tuple[int, ...]) -> Update:
+    """A problem per prompt; each with a sample of every response length."""
+    rng = random.Random(5)
+    groups: list[list[Sample]] = []
+    for length in prompt_lengths:
+        prompt = [rng.randrange(3, 30) for _ in range(length)]
+        groups.append([replace(sample(rng, "rollout", 1.0, num), prompt_ids=prompt) for num in response_lengths])
+    made = pack(groups, OWN)
+    assert made is not None
+    return made
+
+
+def gradient(policy: Policy, made: Update, budget: int, shared: bool) -> tuple[Logps, torch.Tensor]:
+    """Log-probs by (sample, position), and the gradient of a weighted sum of them."""
+    policy.model.zero_grad()
+    logps: Logps = {}
+    reader = Reader(policy.model)
+    for micro in made.micros(budget, shared=shared):
+        logp, _ = logprobs(policy, micro, reader=reader)
+        places = zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True)
+        logps |= dict(zip(places, logp.tolist(), strict=True))
+        weight = torch.cos(micro.tokens.sample * 7.0 + micro.tokens.position)
+        (logp * weight).sum().backward()
+    reader.finish()
+    return logps, torch.cat([each.grad.flatten() for each in policy.model.parameters() if each.grad is not None])
+
+
+@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize(
+    ("prompts", "responses"),
+    [((5, 2, 9), (4, 1, 7)), ((4, 4), (3, 3)), ((1,), (1, 1)), ((6, 3, 3, 8, 1), (1, 2, 12))],
+    ids=["ragged", "equal", "one-token", "more"],
+)
+@pytest.mark.parametrize("budget", [1, 40, 10**6])
+def test_shared_prompts_give_the_plain_gradient(
+    name: str, prompts: tuple[int, ...], responses: tuple[int, ...], budget: int, policies: dict[str, Policy]
+) -> None:
+    policy, made = policies[name], update(prompts, responses)
+    assert policy.shares
+    plain_logps, plain = gradient(policy, made, 10**6, shared=False)
+    logps, found = gradient(policy, made, budget, shared=True)
+    assert logps.keys() == plain_logps.keys()
+    assert max(abs(logps[place] - plain_logps[place]) for place in logps) < 1e-5  # log-probs are float32
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6 * float(plain.abs().max()))
+
+
+def test_a_prompt_is_computed_once(policies: dict[str, Policy], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, made = policies["qwen2"], update((5, 6), (3, 4, 5, 6))
+    decoder, num_tokens = policy.model.get_decoder(), []
+    real = decoder.forward
+    monkeypatch.setattr(
+        decoder, "forward", lambda *args, **named: num_tokens.append(named["input_ids"].numel()) or real(*args, **named)
+    )
+    gradient(policy, made, 12, shared=True)
+    assert sum(num_tokens) < made.num_input_tokens - 5 * 6  # each prompt would have been read four times
+    responses = [micro.input_ids.numel() for micro in made.micros(12, shared=True)]
+    assert sum(num_tokens) - sum(responses) <= 2 * 6
+
+
+def test_without_gradients_nothing_is_kept(policies: dict[str, Policy]) -> None:
+    policy, made = policies["qwen2"], update((5, 6), (3, 4))
+    with torch.no_grad():
+        reader = Reader(policy.model)
+        for micro in made.micros(10**6, shared=True):
+            assert not logprobs(policy, micro, reader=reader)[0].requires_grad
+        assert reader.reading is not None and not any(leaf.requires_grad for leaf in reader.reading.leaves)
+
+
+def test_a_cache_that_forgets_is_not_shared(policies: dict[str, Policy]) -> None:
+    assert not policies["gemma2"].shares  # its sliding windows keep less than a response attends to
+
+
+def test_prompts_are_padded_on_the_left_and_only_where_they_differ() -> None:
+    ragged = Prompts.of([[1, 2, 3], [4]])
+    assert ragged.input_ids.tolist() == [[1, 2, 3], [0, 0, 4]] and ragged.mask is not None
+    assert ragged.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert Prompts.of([[1, 2], [3, 4]]).mask is None
+    assert ragged.to(torch.device("cpu")) is ragged
+
+
+def test_blocks_hold_as_many_prompts_as_fit() -> None:
+    prompts = [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 4, 5, 6, 7)]
+    assert [len(block) for block in blocks(prompts, 6)] == [2, 1, 1]
+    assert [len(block) for block in blocks(prompts, 100)] == [4]
