@@ -1,0 +1,97 @@
+"""What is measured: every case is a value, and so is every way that a peer is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Work = Literal["own", "shown", "sample"]  # a step on own samples, a step on demonstrations, sampling alone
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Qwen2 with random weights; a vocabulary of `num_tokens`, and eos is one of them."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    inner: int
+    num_tokens: int
+    tied: bool = True
+    spread: float = 0.02  # standard deviation of the initial weights
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work that both programs do.
+
+    `shape` None is the embedded base. `reward`: "graded" by the problems' own verifiers, or "uneven", a number that the
+    text alone decides and no two texts share, so that no group is without a gradient.
+    """
+
+    name: str
+    title: str
+    work: Work
+    shape: Shape | None
+    prompts: int
+    generations: int
+    max_new: int
+    prompt_tokens: int = 0  # 0: the embedded tasks' own prompts
+    reward: Literal["graded", "uneven"] = "graded"
+    method: str = "grpo"
+    options: Mapping[str, Any] = field(default_factory=dict)  # of obverse, beyond the defaults
+    peers: tuple[str, ...] = ()
+    pairs: int = 7
+    needs_cuda: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """The case as JSON has it."""
+        return asdict(self)
+
+
+# Qwen2.5-0.5B with 4 of its 24 layers, and Qwen2.5-1.5B.
+HALF = Shape(width=896, layers=4, heads=14, kv_heads=2, inner=4864, num_tokens=151_936)
+LARGE = Shape(width=1536, layers=28, heads=12, kv_heads=2, inner=8960, num_tokens=151_936)
+# Nearly even over 128 tokens, one of which is eos: lengths are geometric with mean 128.
+GEOMETRIC = Shape(width=256, layers=4, heads=4, kv_heads=4, inner=768, num_tokens=128, tied=False, spread=0.01)
+
+NO_KL: dict[str, Any] = {"beta": 0.0}
+CASES = {
+    case.name: case
+    for case in (
+        Case("A", "GRPO, embedded base, 32 x 8, up to 96 new tokens", "own", None, 32, 8, 96, options=NO_KL,
+             peers=("fast", "default"), pairs=9),
+        Case("A-uneven", "the same, every group has a gradient", "own", None, 32, 8, 96, reward="uneven",
+             options=NO_KL, peers=("fast",), pairs=9),
+        Case("B", "GRPO, 0.5B shape with 4 layers, 4 x 128 tokens x 8, 128 new tokens", "own", HALF, 4, 8, 128, 128,
+             reward="uneven", options=NO_KL, peers=("fast", "default"), pairs=3),
+        Case("C", "SFT, 0.5B shape with 4 layers, 8 x 512 tokens", "shown", HALF, 8, 1, 511, 1, method="sft",
+             peers=("fast", "lean", "default"), pairs=4),
+        Case("D", "sampling alone, geometric lengths 1..512, 256 completions", "sample", GEOMETRIC, 32, 8, 512, 32,
+             peers=("generate",), pairs=5),
+        Case("E", "HPT, embedded base, 32 x 8, up to 96 new tokens", "own", None, 32, 8, 96, method="hpt", pairs=7),
+        Case("F", "GRPO, 1.5B shape, 64 x 128 tokens x 8, 512 new tokens, bfloat16", "own", LARGE, 64, 8, 512, 128,
+             reward="uneven", options=NO_KL, peers=("fast",), pairs=3, needs_cuda=True),
+    )
+}  # fmt: skip
+
+
+def trl_options(peer: str, case: Case) -> dict[str, Any]:
+    """What TRL's trainer is told: `fast` is its fastest way on this work, `lean` its leanest, `default` as it comes."""
+    rows = case.prompts * case.generations
+    at_once = {"fast": rows, "default": 8, "lean": 1}[peer]
+    if (peer, case.name) in AT_ONCE:
+        at_once = AT_ONCE[peer, case.name]
+    options: dict[str, Any] = {
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": rows // at_once,
+    }
+    if peer == "fast":
+        options["gradient_checkpointing"] = False
+    return options
+
+
+# Rows per forward pass where fewer than all of them are faster.
+AT_ONCE: dict[tuple[str, str], int] = {}

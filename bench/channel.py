@@ -1,0 +1,100 @@
+"""How a worker speaks with the driver: a command comes in on stdin, a line of JSON goes out.
+
+    step      one optimizer step, timed
+    memory    one optimizer step, its peak memory measured (freed memory goes back to the system before: slower)
+    rate      floating-point operations per second of a large matrix product, here and now
+    quit
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RATE_SIZE, RATE_REPEATS = 1536, 5
+
+
+class Channel:
+    """The worker's end. What libraries print goes to stderr, so that stdout has the protocol alone."""
+
+    def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
+        self.device, self.dtype = device, getattr(torch, dtype)
+        self.out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self.measures_memory = False
+        self.base = self.start = 0.0
+
+    def say(self, row: dict[str, Any]) -> None:
+        self.out.write(json.dumps(row) + "\n")
+        self.out.flush()
+
+    def wait(self) -> None:
+        """Until a step is wanted; SystemExit when none is any more."""
+        while (command := sys.stdin.readline().strip()) == "rate":
+            self.say({"rate": rate(self.device, self.dtype)})
+        if command not in ("step", "memory"):
+            raise SystemExit(0)
+        self.measures_memory = command == "memory"
+        if self.measures_memory:
+            self.base = settled(self.device)
+        synchronize(self.device)
+        self.start = time.perf_counter()
+
+    def reply(self, phases: dict[str, float], generated: int, trained: int) -> None:
+        """What the step took: seconds by phase, tokens, and bytes above what was there before it."""
+        synchronize(self.device)
+        seconds = time.perf_counter() - self.start
+        row: dict[str, Any] = {"seconds": {"step": seconds, **phases}, "generated": generated, "trained": trained}
+        if self.measures_memory:
+            row |= {"base": self.base, "peak": peak(self.device) - self.base}
+        self.say(row)
+
+
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def rate(device: str, dtype: torch.dtype) -> float:
+    """Operations per second of a square matrix product; the best of a few."""
+    size = RATE_SIZE if device == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(RATE_REPEATS):
+        synchronize(device)
+        start = time.perf_counter()
+        left @ right
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def settled(device: str) -> float:
+    """Bytes held now that everything freed was given back; the peak starts anew from here."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return float(torch.cuda.memory_allocated())
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS")
+
+
+def peak(device: str) -> float:
+    """The most bytes held since `settled`."""
+    return float(torch.cuda.max_memory_allocated()) if device.startswith("cuda") else status("VmHWM")
+
+
+def status(name: str) -> float:
+    """A figure of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(name)).split()[1]) * 1024

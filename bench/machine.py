@@ -1,0 +1,36 @@
+"""What a result was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The processor, its load, the card if there is one, and which obverse this is."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
+    found = {
+        "cpu": model or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        found["card"] = torch.cuda.get_device_name()
+    return found
+
+
+def commit() -> str:
+    """The commit that is measured, with a plus where files differ from it."""
+    says = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
+    return says("rev-parse", "--short", "HEAD") + ("+" if says("status", "--porcelain", "obverse") else "")

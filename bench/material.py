@@ -1,0 +1,98 @@
+"""What both programs are given: a model directory and a file of problems, made once and kept under runs/bench."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from bench.cases import Case, Shape
+from obverse.model import locate
+from obverse.tasks import load
+
+HOME = Path("runs/bench")
+TASKS = ("arithmetic:1-6", "countdown")  # short prompts and long ones, short answers and long ones
+NUM_PROBLEMS = 2_048
+EOS, PAD = 0, 1
+
+
+def model_folder(case: Case) -> str:
+    """The directory of the case's model, which is made if it is not there."""
+    if case.shape is None:
+        return locate("embedded")
+    folder = HOME / "models" / "-".join(map(str, astuple(case.shape)))
+    if not (folder / "tokenizer.json").exists():
+        torch.manual_seed(0)
+        random_model(case.shape).save_pretrained(folder)
+        words(case.shape.num_tokens).save_pretrained(folder)
+    return str(folder)
+
+
+def random_model(shape: Shape) -> Any:
+    """The shape with random weights in float32."""
+    config = Qwen2Config(
+        vocab_size=shape.num_tokens,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied,
+        initializer_range=shape.spread,
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def words(num_tokens: int) -> PreTrainedTokenizerFast:
+    """A token is a word: eos, pad, w2, w3, ... So a text's length in tokens is known without asking."""
+    vocabulary = {"<eos>": EOS, "<pad>": PAD} | {f"w{number}": number for number in range(2, num_tokens)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
+
+
+def problem_file(case: Case) -> str:
+    """The file of the case's problems, in a row layout of obverse."""
+    name = "embedded" if case.shape is None else f"{case.prompt_tokens}-{case.max_new}-{case.shape.num_tokens}"
+    path = HOME / "problems" / f"{name}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = embedded_rows() if case.shape is None else word_rows(case, case.shape.num_tokens)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def embedded_rows() -> Iterator[dict[str, Any]]:
+    """The embedded tasks' problems in turns."""
+    each = NUM_PROBLEMS // len(TASKS)
+    for problems in zip(*(load(task, num_problems=each, seed=42) for task in TASKS), strict=True):
+        for problem in problems:
+            yield {
+                "id": problem.id,
+                "prompt": problem.prompt,
+                "answer": problem.answer,
+                "verifier": problem.verifier,
+                "demonstration": list(problem.demonstration or ()),
+            }
+
+
+def word_rows(case: Case, num_tokens: int) -> Iterator[dict[str, Any]]:
+    """Random words: a prompt of the case's length, a demonstration that fills the rest (with eos) exactly."""
+    rng = random.Random(0)
+    say = lambda num: " ".join(f"w{rng.randrange(2, num_tokens)}" for _ in range(num))  # noqa: E731
+    for number in range(NUM_PROBLEMS // 8):
+        prompt = say(case.prompt_tokens)
+        row = {"id": f"words-{number}", "prompt": prompt, "answer": "w2", "verifier": "exact"}
+        yield row | ({"demonstration": " " + say(case.max_new - 1)} if case.work == "shown" else {})

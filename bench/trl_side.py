@@ -1,0 +1,153 @@
+"""TRL's trainers as a worker: a callback holds every step until the driver wants it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from bench.cases import Case, trl_options
+from bench.channel import Channel
+from bench.material import model_folder, problem_file
+from bench.rewards import uneven
+from bench.worker import RATE, facts
+from obverse.metrics import Clock
+from obverse.problems import take
+from obverse.records import Problem
+from obverse.tasks import load
+from obverse.verifiers import judge
+
+disable_progress_bars()
+SEED = 42
+
+
+class Held(TrainerCallback):
+    """Every step waits for the driver and reports to it."""
+
+    def __init__(self, channel: Channel, clock: Clock, counts: dict[str, int]) -> None:
+        self.channel, self.clock, self.counts = channel, clock, counts
+
+    def on_step_begin(self, *args: Any, **others: Any) -> None:
+        self.channel.wait()
+        self.clock.seconds.clear()
+
+    def on_step_end(self, *args: Any, **others: Any) -> None:
+        seconds = dict(self.clock.seconds)
+        self.channel.reply(seconds, self.counts.get("generated", 0), self.counts["trained"])
+
+
+def run_trl(case: Case, channel: Channel, device: str, dtype: str, peer: str) -> None:
+    """Train until the driver has seen enough."""
+    folder = model_folder(case)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    problems = load(problem_file(case))
+    in_order = take(problems, SEED, 0, len(problems))  # as obverse's run meets them
+    clock = Clock()
+    counts = {"trained": 0}
+    make = shown_trainer if case.work == "shown" else own_trainer
+    options = {**plain_options(device), **trl_options(peer, case)}
+    trainer = make(case, model, AutoTokenizer.from_pretrained(folder), in_order, options, clock, counts)
+    trainer.add_callback(Held(channel, clock, counts))
+    channel.say(facts(model, {"trl": version("trl"), "transformers": version("transformers")}))
+    trainer.train()
+
+
+def plain_options(device: str) -> dict[str, Any]:
+    """What is the same in every case: obverse's optimizer, no logs, no files."""
+    return {
+        "output_dir": tempfile.mkdtemp(prefix="bench-"),
+        "max_steps": 10**6,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "use_cpu": device == "cpu",
+        "bf16": False,  # the weights' type decides, as in obverse
+        "report_to": [],
+        "logging_steps": 10**6,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "seed": SEED,
+    }
+
+
+def own_trainer(
+    case: Case,
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    options: dict[str, Any],
+    clock: Clock,
+    counts: dict[str, int],
+) -> Any:
+    """GRPO with obverse's verifiers as its reward function."""
+    by_prompt = {problem.prompt: problem for problem in problems}
+
+    def reward(prompts: list[str], completions: list[str], **others: Any) -> list[float]:
+        pairs = [(by_prompt[prompt], text) for prompt, text in zip(prompts, completions, strict=True)]
+        if case.reward == "uneven":
+            return [uneven(*pair) for pair in pairs]
+        return [judge(*pair).reward for pair in pairs]
+
+    trainer = GRPOTrainer(
+        model=model,
+        args=GRPOConfig(
+            num_generations=case.generations,
+            max_completion_length=case.max_new,
+            loss_type="grpo",
+            beta=0.0,
+            temperature=1.0,
+            shuffle_dataset=False,
+            **options,
+        ),
+        reward_funcs=reward,
+        train_dataset=Dataset.from_list([{"prompt": problem.prompt} for problem in problems]),
+        processing_class=tokenizer,
+    )
+
+    def count(found: Any) -> Any:
+        counts["generated"] = counts["trained"] = sum(map(len, found[0]))
+        return found
+
+    trainer._generate_single_turn = timed(clock, "sample", trainer._generate_single_turn, count)
+    trainer._calculate_rewards = timed(clock, "grade", trainer._calculate_rewards)
+    return trainer
+
+
+def shown_trainer(
+    case: Case,
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    options: dict[str, Any],
+    clock: Clock,
+    counts: dict[str, int],
+) -> Any:
+    """SFT on prompts and completions; TRL has them as tokens before the first step."""
+    rows = [{"prompt": each.prompt, "completion": "".join(each.demonstration or ())} for each in problems]
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(max_length=None, **options),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    labels = [sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset]
+    counts["trained"] = case.prompts * labels[0]
+    return trainer
+
+
+def timed(
+    clock: Clock, phase: str, function: Callable[..., Any], then: Callable[[Any], Any] | None = None
+) -> Callable[..., Any]:
+    """The function with its seconds on the clock."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        with clock(phase):
+            found = function(*args, **options)
+        return then(found) if then else found
+
+    return call

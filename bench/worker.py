@@ -1,0 +1,156 @@
+"""A worker: one program on one case, a step at a time as the driver says. `python -m bench.worker SIDE CASE ...`
+
+SIDE is obverse, generate (sampling by transformers' own) or trl:PEER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cases import CASES, Case
+from bench.channel import Channel
+from bench.material import model_folder, problem_file
+from obverse import methods
+from obverse.interrupt import Attentive
+from obverse.metrics import Clock
+from obverse.model import load
+from obverse.prepare import prepare
+from obverse.resolve import resolve
+from obverse.sampling import Law, Order
+from obverse.sampling.hf import HFSampler
+from obverse.tasks import load as load_problems
+from obverse.train import step
+from obverse.watch import Silent
+
+UNEVEN = str(Path(__file__).with_name("rewards.py")) + ":uneven"
+RATE = 1e-6  # learning rate: the weights move, and the lengths do not
+TRAINED = ("num_tokens",)
+
+
+def obverse_options(case: Case, device: str, dtype: str, threads: int) -> dict[str, Any]:
+    """How a user would start the case's run."""
+    options: dict[str, Any] = {
+        "model": "embedded" if case.shape is None else model_folder(case),
+        "dataset": problem_file(case),
+        "prompts_per_step": case.prompts,
+        "max_completion_length": case.max_new,
+        "max_steps": 10**6,
+        "learning_rate": RATE,
+        "log_completions": False,
+        "output_dir": tempfile.mkdtemp(prefix="bench-"),
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        **case.options,
+    }
+    if case.method != "sft":
+        options["num_generations"] = case.generations
+    if case.reward == "uneven":
+        options["verifier"] = UNEVEN
+    return options
+
+
+def run_obverse(case: Case, channel: Channel, device: str, dtype: str, threads: int) -> None:
+    """Steps of obverse's own loop."""
+    options = obverse_options(case, device, dtype, threads)
+    run = prepare(resolve(case.method, methods.find(case.method), options), Attentive(Silent()))
+    channel.say(facts(run.learners[0].policy.model, {"obverse": version("obverse")}))
+    while True:
+        channel.wait()
+        before = run.state.num_tokens
+        step(run)
+        row = run.folder.metrics()[-1]
+        phases = {name.removeprefix("time/"): value for name, value in row.items() if name.startswith("time/")}
+        generated = 0
+        if "completions/mean_length" in row:
+            generated = round(row["completions/mean_length"] * case.prompts * case.generations)
+        channel.reply(phases, generated, run.state.num_tokens - before - generated)
+
+
+def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: str) -> None:
+    """The same prompts again and again, by obverse's sampler or by transformers' generate."""
+    policy, tokenizer = load(model_folder(case), dtype, device)
+    model = policy.model
+    problems = load_problems(problem_file(case), num_problems=case.prompts)
+    prompts = [tokenizer(problem.prompt)["input_ids"] for problem in problems]
+    sampler, eos = HFSampler(model), tokenizer.eos_token_id
+    # TRL gives a batch of repeated prompts, padded on the left, and nothing is cut from the distribution
+    repeated = torch.tensor([prompt for prompt in prompts for _ in range(case.generations)], device=device)
+    law = Law(stop_ids=(eos,), max_tokens=case.max_new)
+    channel.say(facts(model, {"transformers": version("transformers")}))
+    number = 0
+    while True:
+        channel.wait()
+        number += 1
+        clock = Clock()
+        with clock("sample"):
+            if side == "obverse":
+                seeds = [range(10**6 * number + 100 * row, 10**6 * number + 100 * row + case.generations)
+                         for row in range(len(prompts))]  # fmt: skip
+                orders = [Order(prompt, each) for prompt, each in zip(prompts, seeds, strict=True)]
+                found = sampler.sample(orders, law)
+                generated = sum(len(each.ids) for completions in found for each in completions)
+            else:
+                generated = by_generate(model, repeated, case.max_new, eos, tokenizer.pad_token_id)
+        channel.reply(clock.seconds, generated, 0)
+
+
+@torch.no_grad()
+def by_generate(model: Any, prompts: torch.Tensor, max_new: int, eos: int, pad: int) -> int:
+    """Sample with transformers' generate; the tokens up to each row's eos."""
+    out = model.generate(
+        input_ids=prompts,
+        attention_mask=torch.ones_like(prompts),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max_new,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        disable_compile=True,
+    )[:, prompts.shape[1] :]
+    ended = (out == eos).int()
+    return int(((ended.cumsum(-1) - ended) == 0).sum())
+
+
+def facts(model: Any, versions: dict[str, str]) -> dict[str, Any]:
+    """What a worker is: versions, threads, size."""
+    return {
+        "versions": versions | {"torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side")
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    channel = Channel(arguments.device, arguments.dtype)
+    torch.set_num_threads(arguments.threads)
+    case = CASES[arguments.case]
+    side, _, peer = arguments.side.partition(":")
+    if case.work == "sample":
+        run_sampling(case, channel, arguments.device, arguments.dtype, side)
+    elif side == "obverse":
+        run_obverse(case, channel, arguments.device, arguments.dtype, arguments.threads)
+    else:
+        from bench.trl_side import run_trl  # only this side has TRL
+
+        run_trl(case, channel, arguments.device, arguments.dtype, peer)
+
+
+if __name__ == "__main__":
+    main()
