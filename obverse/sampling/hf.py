@@ -1,123 +1,194 @@
-"""The embedded sampler: any transformers decoder, each prompt computed once, finished rows leave the batch."""
+"""The embedded sampler: any transformers decoder; every history of tokens is computed once, whoever shares it."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from obverse.sampling.cache import roomy_cache
+from obverse.sampling.cache import Slots, blank, num_layers
 from obverse.sampling.law import draw, uniforms
 from obverse.sampling.protocol import Completion, Law, Order
+from obverse.sampling.stops import Stops
 
-# Dropping rows copies the whole cache: it pays once this share of the rows is done.
-DONE_SHARE = 0.25
+# Filling a hole copies one row: it pays once this share of the rows is holes.
+HOLE_SHARE = 0.1
+# Prompts are computed together, once this share of the places is free.
+FREE_SHARE = 0.25
+
+
+@dataclass(eq=False)
+class Member:
+    """A completion being written. `row` is where the model reads its history, `place` where its luck stands."""
+
+    order: int
+    number: int  # among the order's completions
+    seed: int
+    row: int = 0
+    place: int = 0
+    ids: list[int] = field(default_factory=list)
+    behavior: list[float] = field(default_factory=list)
+    stopped: bool = False
 
 
 class HFSampler:
     """Samples from a transformers causal LM in this process.
 
-    `max_rows` bounds the completions decoded at once; memory grows with rows x length.
+    `max_rows` bounds the completions decoded at once; memory grows with rows x length. `decode` makes text of ids, for
+    stop strings. Raises ConfigError for a model whose cache is not made of keys and values alone.
     """
 
-    def __init__(self, model: Any, max_rows: int = 256) -> None:
+    def __init__(self, model: Any, max_rows: int = 256, decode: Callable[[list[int]], str] | None = None) -> None:
         self.model = model
         self.max_rows = max_rows
+        self.decode = decode
+        self.num_layers = num_layers(model)
 
     @torch.inference_mode()
     def sample(
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
         """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite."""
-        rows = [(len(order.prompt_ids), index, seed) for index, order in enumerate(orders) for seed in order.seeds]
-        rows.sort(key=lambda row: row[:2])  # prompts of like length together: little padding
+        members = [Member(index, n, seed) for index, order in enumerate(orders) for n, seed in enumerate(order.seeds)]
+        # prompts of like length together: little padding
+        waiting = deque(sorted(members, key=lambda each: (len(orders[each.order].prompt_ids), each.order)))
+        table = _Table(self, law)
+        caps, num_tokens, started = Stops(law, self.decode), 0, time.monotonic()
+        while waiting or table.alive:
+            if len(table.alive) <= (1 - FREE_SHARE) * self.max_rows:
+                table.seat(
+                    [waiting.popleft() for _ in range(min(self.max_rows - len(table.alive), len(waiting)))], orders
+                )
+            num_tokens += len(table.alive)
+            table.draw(caps)
+            if progress:
+                progress(len(members) - len(waiting) - len(table.alive))
+            if caps.spent(num_tokens, time.monotonic() - started):
+                break
+            if table.alive:
+                table.advance()
         results: list[list[Completion]] = [[] for _ in orders]
-        for start in range(0, len(rows), self.max_rows):
-            chunk = rows[start : start + self.max_rows]
-            owners = [index for _, index, _ in chunk]
-
-            def tick(num_done: int, before: int = start) -> None:
-                if progress:
-                    progress(before + num_done)
-
-            prompts, seeds = [orders[index].prompt_ids for index in owners], [seed for *_, seed in chunk]
-            for index, completion in zip(owners, self._decode(prompts, owners, seeds, law, tick), strict=True):
-                results[index].append(completion)
-            tick(len(chunk))
+        for each in members:
+            results[each.order].append(Completion(each.ids, each.behavior, "stop" if each.stopped else "length"))
+        if progress:
+            progress(len(members))
         return results
 
-    def _decode(
-        self,
-        prompts: list[Sequence[int]],
-        owners: list[int],
-        seeds: list[int],
-        law: Law,
-        tick: Callable[[int], None],
-    ) -> list[Completion]:
-        """Completions for rows whose prompts may repeat; `owners` tells which prompts are the same."""
+
+class _Table:
+    """The completions being written, the rows of the cache they read, and the logits that follow each row."""
+
+    def __init__(self, sampler: HFSampler, law: Law) -> None:
+        self.model, self.num_layers, self.law = sampler.model, sampler.num_layers, law
+        self.cache = Slots(sampler.num_layers)
+        self.alive: list[Member] = []
+        self.logits: Tensor | None = None  # [rows, V]
+        self.luck = torch.zeros(sampler.max_rows, law.max_tokens, dtype=torch.float64)
+
+    def seat(self, arrived: list[Member], orders: Sequence[Order]) -> None:
+        """Compute the prompts of those who arrive, one row each, and let them draw next."""
+        if not arrived:
+            return
+        taken = {each.place for each in self.alive}
+        free = [place for place in range(len(self.luck)) if place not in taken][: len(arrived)]
+        self.luck[free] = uniforms([each.seed for each in arrived], self.law.max_tokens, self.luck.device)
+        first, rows = len(self.cache.lengths), {}
+        for each, place in zip(arrived, free, strict=True):
+            each.place, each.row = place, first + rows.setdefault(each.order, len(rows))
+        prompts = [orders[index].prompt_ids for index in rows]
+        logits = self._prefill(prompts)
+        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
+        self.alive += arrived
+
+    def draw(self, stops: Stops) -> None:
+        """One more token for every completion; those that end with it leave."""
+        assert self.logits is not None
+        luck = self.luck[[each.place for each in self.alive], [len(each.ids) for each in self.alive]]
+        rows = torch.tensor([each.row for each in self.alive], device=self.logits.device)
+        chosen, logp = draw(self.logits, self.law, luck.to(self.logits.device), rows)
+        for each, token, score in zip(self.alive, chosen.tolist(), logp.tolist(), strict=True):
+            each.ids.append(token)
+            each.behavior.append(score)
+            each.stopped = stops.stop(each.ids)
+        self.alive = [each for each in self.alive if not each.stopped and len(each.ids) < self.law.max_tokens]
+        if not self.alive:
+            self.cache, self.logits = Slots(self.num_layers), None
+
+    def advance(self) -> None:
+        """Give every distinct history a row, and read the tokens just drawn."""
+        tokens = self._settle()
+        mask, places = self.cache.ready()
         device = self.model.device
-        unique = sorted(set(owners), key=owners.index)
-        first = {owner: owners.index(owner) for owner in unique}
-        logits, cache, mask = self._prefill([prompts[first[owner]] for owner in unique])
-        place = torch.tensor([unique.index(owner) for owner in owners], device=device)
-        cache.batch_select_indices(place)
-        logits, mask = logits[place], mask[place]
+        self.logits = self.model(
+            input_ids=torch.tensor(tokens, device=device)[:, None],
+            attention_mask=None if mask is None else mask.to(device),
+            position_ids=places.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self.cache.grow()
 
-        num_rows, luck = len(owners), uniforms(seeds, law.max_tokens, device)
-        ids = torch.zeros(num_rows, law.max_tokens, dtype=torch.long, device=device)
-        behavior = torch.zeros(num_rows, law.max_tokens, device=device)
-        length = torch.full((num_rows,), law.max_tokens, device=device)
-        stop = torch.tensor(law.stop_ids, dtype=torch.long, device=device)
-        stopped = torch.zeros(num_rows, dtype=torch.bool, device=device)
-        alive = torch.arange(num_rows, device=device)  # the rows still in the batch
-        for step in range(law.max_tokens):
-            chosen, logp = draw(logits, law, luck[alive, step])
-            going = ~stopped[alive]
-            ids[alive[going], step], behavior[alive[going], step] = chosen[going], logp[going]
-            ended = alive[going & torch.isin(chosen, stop)]
-            stopped[ended], length[ended] = True, step + 1
-            going = ~stopped[alive]
-            num_going = int(going.sum())
-            tick(num_rows - num_going)
-            if num_going == 0 or step + 1 == law.max_tokens:
-                break
-            if num_going <= (1 - DONE_SHARE) * len(alive):
-                keep = going.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                alive, mask, chosen = alive[keep], mask[keep], chosen[keep]
-            logits, mask = self._step(chosen, cache, mask)
-        return [
-            Completion(row[:size], logps[:size], "stop" if over else "length")
-            for row, logps, size, over in zip(
-                ids.tolist(), behavior.tolist(), length.tolist(), stopped.tolist(), strict=True
-            )
-        ]
+    def _settle(self) -> list[int]:
+        """Move completions to rows, one per history, and return each row's new token.
 
-    def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Tensor, Any, Tensor]:
-        """Last logits [P, V], cache and attention mask [P, L] of left-padded prompts."""
-        width = max(map(len, prompts))
+        The first to go on from a row keeps it; who drew another token takes a copy of it, to a hole where there is one.
+        """
+        homes: dict[tuple[int, int], int] = {}
+        kept: dict[int, int] = {}  # row -> its new token
+        for each in self.alive:
+            if kept.setdefault(each.row, each.ids[-1]) == each.ids[-1]:
+                homes[each.row, each.ids[-1]] = each.row
+        num_rows = len(self.cache.lengths)
+        holes = deque(row for row in range(num_rows) if row not in kept)
+        sources: list[int] = []
+        targets: list[int] = []
+
+        def copy(source: int, target: int) -> int:
+            sources.append(source)
+            targets.append(target)
+            return target
+
+        for each in self.alive:
+            key = (each.row, each.ids[-1])
+            if key not in homes:
+                homes[key] = copy(each.row, holes.popleft() if holes else num_rows)
+                kept[homes[key]] = key[1]
+                num_rows = max(num_rows, homes[key] + 1)
+            each.row = homes[key]
+        if len(holes) >= HOLE_SHARE * num_rows:
+            moved: dict[int, int] = {}
+            while holes:
+                num_rows -= 1
+                if holes[-1] == num_rows:
+                    holes.pop()
+                else:
+                    moved[num_rows] = copy(num_rows, holes.popleft())
+                    kept[moved[num_rows]] = kept[num_rows]
+            for each in self.alive:
+                each.row = moved.get(each.row, each.row)
+        for hole in holes:
+            self.cache.lengths[hole] = 1
+        self.cache.move(sources, targets, num_rows)
+        return [kept.get(row, 0) for row in range(num_rows)]
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """The last logits [P, V] of new rows that hold these prompts."""
+        width, device = max(map(len, prompts)), self.model.device
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        position = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = roomy_cache(self.model)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
+        filled = blank(self.num_layers)
+        logits = self.model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(device),
+            past_key_values=filled,
             use_cache=True,
             logits_to_keep=1,
-        )
-        return out.logits[:, -1], cache, mask
-
-    def _step(self, chosen: Tensor, cache: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """One more token for every row."""
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position = mask.sum(-1, keepdim=True) - 1
-        out = self.model(
-            input_ids=chosen[:, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        )
-        return out.logits[:, -1], mask
+        ).logits[:, -1]
+        self.cache.take(filled, [len(prompt) for prompt in prompts])
+        return logits

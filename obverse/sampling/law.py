@@ -7,13 +7,18 @@ from torch import Tensor
 
 from obverse.sampling.protocol import Law
 
+# Tokens whose probabilities are added in float32, which is right to a millionth; the blocks' sums add up in float64.
+BLOCK = 512
 
-def log_law(logits: Tensor, law: Law) -> Tensor:
-    """Log-probs of the law for `logits` [N, V]; -inf for tokens that it cuts away; float32 [N, V].
+
+def cut(logits: Tensor, law: Law) -> Tensor:
+    """Scores of the law for `logits` [N, V], not normalized; -inf for tokens that it cuts away; float32 [N, V].
 
     top_k first, then min_p and top_p on what is left, in the order of transformers' warpers.
     """
-    scores = logits.float() / law.temperature
+    scores = logits.float()
+    if law.temperature != 1:
+        scores = scores / law.temperature
     if 0 < law.top_k < scores.shape[-1]:
         lowest = scores.topk(law.top_k, dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < lowest, -torch.inf)
@@ -21,31 +26,52 @@ def log_law(logits: Tensor, law: Law) -> Tensor:
         ordered, index = scores.sort(dim=-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
         # a token stays while the mass before it is below top_p: at least one always does
-        cut = (before >= law.top_p).scatter(-1, index, before >= law.top_p)
-        scores = scores.masked_fill(cut, -torch.inf)
+        gone = (before >= law.top_p).scatter(-1, index, before >= law.top_p)
+        scores = scores.masked_fill(gone, -torch.inf)
     if law.min_p > 0:
         probs = scores.softmax(-1)
         scores = scores.masked_fill(probs < law.min_p * probs.amax(-1, keepdim=True), -torch.inf)
-    return scores.log_softmax(-1)
+    return scores
 
 
-def draw(logits: Tensor, law: Law, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Token ids [N] and their log-probs [N] for `logits` [N, V] by inverting the law's cumulative sum at `uniform` [N].
+def log_law(logits: Tensor, law: Law) -> Tensor:
+    """Log-probs of the law for `logits` [N, V]; -inf for tokens that it cuts away; float32 [N, V]."""
+    return cut(logits, law).log_softmax(-1)
 
-    Greedy (temperature 0) takes the first maximum; its law gives that token probability 1, so the log-prob is 0.
-    Raises FloatingPointError when a row's logits are not finite.
+
+def draw(logits: Tensor, law: Law, uniform: Tensor, row: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Token ids [N] and their log-probs [N], by inverting the law's cumulative sum at `uniform` [N].
+
+    Draw n reads logits[row[n]] of `logits` [R, V]; without `row` it reads logits[n]. Greedy (temperature 0) takes the
+    first maximum; its law gives that token probability 1, so the log-prob is 0. Raises FloatingPointError when a row's
+    logits are not finite.
     """
-    if not bool(torch.isfinite(logits.amax(-1)).all()):
+    row = torch.arange(len(uniform), device=logits.device) if row is None else row
+    highest = logits.amax(-1, keepdim=True)
+    if not bool(torch.isfinite(highest).all()):
         raise FloatingPointError("the model's logits are not finite")
     if law.temperature == 0:
-        chosen = logits.argmax(-1)
-        return chosen, torch.zeros(len(chosen), device=logits.device)
-    logp = log_law(logits, law)
-    # float64: at 150,000 tokens a float32 sum is wrong in the fifth digit
-    ladder = logp.double().exp().cumsum(-1)
-    level = uniform.to(ladder)[:, None] * ladder[:, -1:]
-    chosen = torch.searchsorted(ladder, level, right=True).clamp(max=logits.shape[-1] - 1)
-    return chosen[:, 0], logp.gather(-1, chosen)[:, 0]
+        return logits.argmax(-1)[row], torch.zeros(len(row), device=logits.device)
+    scores = cut(logits, law)
+    highest = scores.amax(-1, keepdim=True)
+    num_blocks = -(-scores.shape[-1] // BLOCK)
+    mass = scores.new_zeros(len(scores), num_blocks * BLOCK)  # in blocks; the last is filled up with zeros
+    torch.sub(scores, highest, out=mass[:, : scores.shape[-1]]).exp_()
+    mass = mass.view(-1, num_blocks, BLOCK)
+    ladder = mass.sum(-1).double().cumsum(-1)
+    level = uniform.double()[:, None] * ladder[row, -1:]
+    block = invert(ladder[row], level)
+    within = mass[row, block].double().cumsum(-1)
+    below = (ladder[row].gather(-1, block[:, None] - 1 + (block[:, None] == 0))) * (block[:, None] > 0)
+    chosen = block * BLOCK + invert(within, level - below)
+    logp = scores[row, chosen] - highest[row, 0] - ladder[row, -1].log()
+    return chosen, logp.float()
+
+
+def invert(ladder: Tensor, level: Tensor) -> Tensor:
+    """The first step of each ladder [N, n] that lies above its level [N, 1]; the last one that rises, if none does."""
+    below_top = torch.minimum(level, ladder[:, -1:].nextafter(torch.zeros_like(level)))
+    return torch.searchsorted(ladder, below_top, right=True)[:, 0]
 
 
 def uniforms(seeds: list[int], length: int, device: torch.device) -> Tensor:

@@ -11,7 +11,12 @@ from obverse.records import Finish
 
 @dataclass(frozen=True)
 class Law:
-    """The distribution to sample from: softmax(logits / temperature), cut by top_k, top_p and min_p, renormalized."""
+    """The distribution to sample from, softmax(logits / temperature), cut by top_k, top_p and min_p, renormalized,
+    and where a completion ends.
+
+    A completion whose text comes to hold one of `stop_strings` ends with the token that completes it. Once a call has
+    taken `max_seconds` or sampled `max_call_tokens`, whatever is unfinished ends as it is, with finish "length".
+    """
 
     stop_ids: tuple[int, ...]
     max_tokens: int
@@ -19,6 +24,9 @@ class Law:
     top_p: float = 1.0
     top_k: int = 0  # 0 is off
     min_p: float = 0.0
+    stop_strings: tuple[str, ...] = ()
+    max_seconds: float | None = None
+    max_call_tokens: int | None = None
 
     @property
     def is_whole(self) -> bool:
