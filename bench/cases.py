@@ -54,8 +54,8 @@ class Case:
 # Qwen2.5-0.5B with 4 of its 24 layers, and Qwen2.5-1.5B.
 HALF = Shape(width=896, layers=4, heads=14, kv_heads=2, inner=4864, num_tokens=151_936)
 LARGE = Shape(width=1536, layers=28, heads=12, kv_heads=2, inner=8960, num_tokens=151_936)
-# Nearly even over 128 tokens, one of which is eos: lengths are geometric with mean 128.
-GEOMETRIC = Shape(width=256, layers=4, heads=4, kv_heads=4, inner=768, num_tokens=128, tied=False, spread=0.01)
+# The embedded base's size, nearly even over 100 tokens, one of which is eos: lengths are geometric with mean 100.
+GEOMETRIC = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens=100, tied=False, spread=0.01)
 
 NO_KL: dict[str, Any] = {"beta": 0.0}
 CASES = {
@@ -69,8 +69,8 @@ CASES = {
              reward="uneven", options=NO_KL, peers=("fast", "default"), pairs=3),
         Case("C", "SFT, 0.5B shape with 4 layers, 8 x 512 tokens", "shown", HALF, 8, 1, 511, 1, method="sft",
              peers=("fast", "lean", "default"), pairs=4),
-        Case("D", "sampling alone, geometric lengths 1..512, 256 completions", "sample", GEOMETRIC, 32, 8, 512, 32,
-             peers=("generate",), pairs=5),
+        Case("D", "sampling alone, geometric lengths 1..512, 256 completions", "sample", GEOMETRIC, 32, 8, 512, 16,
+             peers=("generate",), pairs=3),
         Case("E", "HPT, embedded base, 32 x 8, up to 96 new tokens", "own", None, 32, 8, 96, method="hpt", pairs=7),
         Case("F", "GRPO, 1.5B shape, 64 x 128 tokens x 8, 512 new tokens, bfloat16", "own", LARGE, 64, 8, 512, 128,
              reward="uneven", options=NO_KL, peers=("fast",), pairs=3, needs_cuda=True),

@@ -1,9 +1,9 @@
 """How a worker speaks with the driver: a command comes in on stdin, a line of JSON goes out.
 
-    step      one optimizer step, timed
-    memory    one optimizer step, its peak memory measured (freed memory goes back to the system before: slower)
-    rate      floating-point operations per second of a large matrix product, here and now
-    quit
+step      one optimizer step, timed
+memory    one optimizer step, its peak memory measured (freed memory goes back to the system before: slower)
+rate      floating-point operations per second of a large matrix product, here and now
+quit
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import astuple
+from itertools import islice, product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ HOME = Path("runs/bench")
 TASKS = ("arithmetic:1-6", "countdown")  # short prompts and long ones, short answers and long ones
 NUM_PROBLEMS = 2_048
 EOS, PAD = 0, 1
+SPACE = "\u0120"  # as a byte-level vocabulary writes it
+NUM_SINGLE = 3 + len(ascii_lowercase)  # eos, pad, the space and the letters
 
 
 def model_folder(case: Case) -> str:
@@ -55,12 +59,24 @@ def random_model(shape: Shape) -> Any:
 
 
 def words(num_tokens: int) -> PreTrainedTokenizerFast:
-    """A token is a word: eos, pad, w2, w3, ... So a text's length in tokens is known without asking."""
-    vocabulary = {"<eos>": EOS, "<pad>": PAD} | {f"w{number}": number for number in range(2, num_tokens)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
+    """A token is a word of letters with a space before it, so that a text's length in tokens is known without asking.
+
+    transformers reads a Qwen2 folder's tokenizer as Qwen2's byte-level BPE whatever the folder says: this is one.
+    """
+    names = vocabulary(num_tokens)
+    longer = [name for name in names[NUM_SINGLE:] if len(name) > 1]
+    model = models.BPE({name: index for index, name in enumerate(names)}, [(name[:-1], name[-1]) for name in longer])
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=names[EOS], pad_token=names[PAD])
+
+
+def vocabulary(num_tokens: int) -> list[str]:
+    """Eos, pad, the space, the letters; then a space and one letter, two letters, three, ..., as many as there are."""
+    found = ["<eos>", "<pad>", SPACE, *ascii_lowercase]
+    longer = (SPACE + "".join(word) for size in range(1, 9) for word in product(ascii_lowercase, repeat=size))
+    return found + list(islice(longer, num_tokens - len(found)))
 
 
 def problem_file(case: Case) -> str:
@@ -90,9 +106,9 @@ def embedded_rows() -> Iterator[dict[str, Any]]:
 
 def word_rows(case: Case, num_tokens: int) -> Iterator[dict[str, Any]]:
     """Random words: a prompt of the case's length, a demonstration that fills the rest (with eos) exactly."""
-    rng = random.Random(0)
-    say = lambda num: " ".join(f"w{rng.randrange(2, num_tokens)}" for _ in range(num))  # noqa: E731
+    rng, names = random.Random(0), vocabulary(num_tokens)
+    say = lambda num: "".join(rng.choices(names[NUM_SINGLE:], k=num)).replace(SPACE, " ")  # noqa: E731
     for number in range(NUM_PROBLEMS // 8):
-        prompt = say(case.prompt_tokens)
-        row = {"id": f"words-{number}", "prompt": prompt, "answer": "w2", "verifier": "exact"}
-        yield row | ({"demonstration": " " + say(case.max_new - 1)} if case.work == "shown" else {})
+        prompt = "q" + say(case.prompt_tokens - 1)
+        row = {"id": f"words-{number}", "prompt": prompt, "answer": "a", "verifier": "exact"}
+        yield row | ({"demonstration": say(case.max_new - 1)} if case.work == "shown" else {})

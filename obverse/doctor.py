@@ -38,8 +38,7 @@ OPTIONAL = {
 }
 BASE = Path(__file__).parent / "assets" / "base"
 LITTLE_DISK = 2 * 2**30  # bytes; a few checkpoints of a small model
-PROBE_SIZE = 512  # side of the matrices
-PROBE_SECONDS = 0.3
+TYPICAL = ((2048, 896), (896, 2048))  # matrices of a model of half a billion parameters, cut
 NUM_SAMPLES, MAX_TOKENS = 64, 32
 
 
@@ -99,7 +98,7 @@ def load_torch() -> ModuleType | Finding:
 
 
 def hardware(torch: ModuleType) -> Iterator[Finding]:
-    """Devices, number types, cores and the threads that a run would use."""
+    """Devices, number types, cores, and the threads and type that a run would use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     if torch.cuda.is_available():
@@ -110,26 +109,31 @@ def hardware(torch: ModuleType) -> Iterator[Finding]:
     else:
         yield Finding("ok", "device", "cpu (no CUDA device); dtype auto is float32")
     yield Finding("ok", "cores", f"{cores}{busy}")
-    speeds = ", ".join(f"{name} {speed(torch, name):.0f} GFLOP/s" for name in ("float32", "bfloat16"))
+    yield from paces()
+
+
+def paces() -> Iterator[Finding]:
+    """What matrix products of a larger model's shapes take with one thread and with more, and what a run then takes."""
+    pace = importlib.import_module("obverse.pace")
+    found = pace.measure(TYPICAL, ("float32", "bfloat16"))
+    full = [each for each in found if each.dtype == "float32"]
+    chosen = pace.best(full)
+    for threads in dict.fromkeys(each.threads for each in found):
+        speeds = ", ".join(str(each) for each in found if each.threads == threads)
+        yield Finding("ok", f"{threads} thread{'s' if threads > 1 else ''}", speeds)
     yield Finding(
-        "ok", "threads", f"1 for models under 20M parameters (more are slower there), else {torch.get_num_threads()}"
+        "ok",
+        "threads",
+        f"{chosen} here and now, measured again for every run; 1 for models under "
+        f"{pace.SMALL_MODEL // 10**6}M parameters (--threads says otherwise)",
     )
-    yield Finding("ok", "one thread", speeds)
-
-
-def speed(torch: ModuleType, dtype: str) -> float:
-    """Billions of operations per second of a matrix product on one CPU thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        matrix = torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=getattr(torch, dtype))
-        num, start = 0, time.perf_counter()
-        while time.perf_counter() - start < PROBE_SECONDS:
-            matrix @ matrix
-            num += 1
-        return float(2 * PROBE_SIZE**3 * num / (time.perf_counter() - start) / 1e9)
-    finally:
-        torch.set_num_threads(threads)
+    ratio = max(each.rate for each in found if each.dtype == "bfloat16") / max(each.rate for each in full)
+    yield Finding(
+        "ok",
+        "dtype",
+        f"auto is float32 on a CPU; bfloat16 multiplies {ratio:.1f} times as fast here, and its weights lose small "
+        "updates (--dtype says otherwise)",
+    )
 
 
 def optional_packages() -> Iterator[Finding]:

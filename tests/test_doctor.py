@@ -90,9 +90,25 @@ def test_a_lost_base_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_hardware_says_which_threads_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch  # here: the other tests need no torch
 
-    monkeypatch.setattr(module, "PROBE_SECONDS", 0.01)
+    from obverse import pace
+
+    monkeypatch.setattr(pace, "SECONDS", 0.001)
+    monkeypatch.setattr(pace, "num_cores", lambda: 2)
+    monkeypatch.setattr(module, "TYPICAL", ((8, 4),))
     threads = torch.get_num_threads()
     found = {finding.what: finding.text for finding in hardware(torch)}
     assert "1 for models under 20M parameters" in found["threads"]
-    assert "float32" in found["one thread"] and "GFLOP/s" in found["one thread"]
+    assert all("float32" in found[name] and "GFLOP/s" in found[name] for name in ("1 thread", "2 threads"))
+    assert "auto is float32" in found["dtype"]
     assert torch.get_num_threads() == threads
+
+
+def test_the_threads_that_were_measured_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from obverse import pace
+
+    rates = {"float32": (1e11, 1.9e11), "bfloat16": (2e11, 3.8e11)}
+    found = [pace.Pace(index + 1, dtype, rate) for dtype, pair in rates.items() for index, rate in enumerate(pair)]
+    monkeypatch.setattr(pace, "measure", lambda shapes, dtypes: found)
+    told = {finding.what: finding.text for finding in module.paces()}
+    assert told["threads"].startswith("2 here and now") and "2.0 times as fast" in told["dtype"]
+    assert told["1 thread"] == "float32 100 GFLOP/s, bfloat16 200 GFLOP/s"

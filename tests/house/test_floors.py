@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "text",
     ),
     # 2: the model, samples and tables
-    ("model", "prompts", "sampling", "batch", "dist"),
+    ("model", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
     # 3: what one step is made of
     ("rollout", "scorer", "remember", "learn", "tally", "optim", "critic", "checkpoint", "metrics", "interrupt"),
     # 4: runs

@@ -1,0 +1,124 @@
+"""How fast this machine multiplies matrices of a model's own shapes, and so how many threads are worth having."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALL_MODEL = 20_000_000  # parameters: below, one thread is the fastest, and a run is the same bit for bit everywhere
+NUM_TOKENS = 256  # rows that go through a matrix at once: what a small micro batch has
+MAX_SIDE = 2048  # of a matrix that is timed: a wider one takes long, and is no slower per operation
+NUM_SHAPES = 2
+SECONDS = 0.2  # for all products together, beside the first of each
+WORTH = 1.15  # another doubling of the threads has to be so much faster: cores may be busy tomorrow
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Floating-point operations per second with so many threads in a number type."""
+
+    threads: int
+    dtype: str
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.rate / 1e9:.0f} GFLOP/s"
+
+
+def best_threads(model: Any) -> int:
+    """The threads for a model's products, 1, 2, 4 and so on up to the cores that this process may use.
+
+    One for a small model, unmeasured. Sums are made in another order with other threads, so numbers may differ in their
+    last bits: a run that must be repeated exactly names its threads.
+    """
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        return torch.get_num_threads()
+    if sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL or num_cores() == 1:
+        return 1
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return best(measure(shapes(model), (dtype,)))
+
+
+def best(paces: Sequence[Pace]) -> int:
+    """The fewest threads that no larger number is WORTH it over; `paces` are of one type, in order of threads."""
+    chosen = paces[0]
+    for pace in paces[1:]:
+        if pace.rate > WORTH * chosen.rate:
+            chosen = pace
+    return chosen.threads
+
+
+def measure(of: Sequence[Shape], dtypes: Sequence[str], seconds: float = SECONDS) -> list[Pace]:
+    """The pace of products with matrices of these shapes, for each type and number of threads; about `seconds` in all.
+
+    Whatever threads torch had it has afterwards.
+    """
+    numbers = candidates(num_cores())
+    each = seconds / (len(numbers) * len(dtypes) * len(of))
+    found = []
+    for dtype in dtypes:
+        pairs = [operands(shape, getattr(torch, dtype)) for shape in of]
+        for threads in numbers:
+            with using(threads):
+                rates = [rate(*pair, each) for pair in pairs]
+            found.append(Pace(threads, dtype, len(rates) / sum(1 / pace for pace in rates)))
+    return found
+
+
+def shapes(model: Any) -> list[Shape]:
+    """The shapes of the matrices that most of a model's operations are with; no side above MAX_SIDE."""
+    matrices = [parameter.shape for parameter in model.parameters() if parameter.ndim == 2]
+    work: Counter[Shape] = Counter()
+    for rows, columns in matrices:
+        work[min(rows, MAX_SIDE), min(columns, MAX_SIDE)] += rows * columns
+    return [shape for shape, _ in work.most_common(NUM_SHAPES)]
+
+
+def operands(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Hidden states and a matrix of the shape (out, in), as a linear layer multiplies them."""
+    return torch.full((NUM_TOKENS, shape[1]), 0.5, dtype=dtype), torch.full(shape, 0.5, dtype=dtype)
+
+
+def rate(states: Tensor, matrix: Tensor, seconds: float) -> float:
+    """Operations per second: the fastest product of those that `seconds` have room for, at least one."""
+    torch.nn.functional.linear(states, matrix)  # the first one pays for the threads and the memory
+    fastest, end = float("inf"), time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        torch.nn.functional.linear(states, matrix)
+        now = time.perf_counter()
+        fastest = min(fastest, now - start)
+        if now + fastest >= end:
+            return 2 * states.shape[0] * matrix.numel() / fastest
+
+
+def candidates(cores: int) -> list[int]:
+    """1, 2, 4, ... and the cores themselves."""
+    return sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def using(threads: int) -> Iterator[None]:
+    """torch with so many threads, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
