@@ -128,6 +128,20 @@ def shaped(tokens: Tokens, samples: Samples, shaping: Iterable[Shaping]) -> tupl
     return replace(tokens, reward=added), view.sample_sum(added)
 
 
+def foreseen(tokens: Tokens, samples: Samples, terms: Iterable[Term], progress: float) -> Tensor | None:
+    """The loss's gradient by the log-probs [T] while the policy has not moved, before any of them is known.
+
+    Every ratio is 1 then. None where a part reads what the policy says, or where the entropy carries a gradient too.
+    """
+    terms = tuple(terms)
+    for term in terms:
+        known = term.advantage.settled and term.reference.is_policy and term.stable.of_ratio
+        if term.on != "logp" or not known:
+            return None
+    nothing = tokens.behavior.new_zeros(len(tokens))
+    return -coefficient(View(tokens, samples, Live(tokens.behavior, nothing), progress), terms)
+
+
 def loss(
     tokens: Tokens,
     samples: Samples,

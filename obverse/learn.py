@@ -11,7 +11,7 @@ from torch import Tensor
 
 from obverse.batch import Micro, Update
 from obverse.critic import Critic, assess
-from obverse.estimator import loss, masked, shaped, still
+from obverse.estimator import foreseen, loss, masked, shaped, still
 from obverse.method import Method
 from obverse.metrics import Row
 from obverse.model import Policy, logprobs, mixed, scalars
@@ -36,6 +36,7 @@ class Learner:
     optimizer: Optimizer
     micro_batch_tokens: int
     critic: Critic | None = None
+    samples_itself: bool = False  # the sampler draws from the policy as it is: nothing cut away
     table: torch.nn.Module | None = None  # the initial model's embeddings, for a method that mixes its inputs
 
 
@@ -51,6 +52,7 @@ class Lesson:
     micros: list[Micro]
     num_rows: int
     is_frozen: bool
+    is_unmoved: bool  # the samples are the present policy's own: every ratio to their behavior is 1
 
 
 class Learned(NamedTuple):
@@ -88,7 +90,8 @@ def lesson(learner: Learner, update: Update, is_repeated: bool) -> Lesson:
         found = [shaped(micro.tokens, samples, method.shaping) for micro in micros]
         micros = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, found, strict=True)]
         samples = replace(samples, reward=samples.reward + sum(added for _, added in found))
-    return Lesson(samples, micros, sum(len(micro.input_ids) for micro in micros), is_frozen)
+    is_unmoved = learner.samples_itself and not is_frozen and not method.needs("sampler")
+    return Lesson(samples, micros, sum(len(micro.input_ids) for micro in micros), is_frozen, is_unmoved)
 
 
 # Below so many samples a prompt, reading it apart costs more than it saves.
@@ -119,9 +122,10 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
     observed: Tensor | None = None
     readers = Readers(learner)
     for micro in current.micros:
-        live = forward(learner, micro, readers.policy)
+        slope = foreseen(micro.tokens, current.samples, method.terms, progress) if current.is_unmoved else None
+        live = forward(learner, micro, readers.policy, slope)
         seen = Live(*(stream.detach() for stream in live))
-        tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner, readers)
+        tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner, readers, current.is_unmoved)
         value = loss(tokens, current.samples, live.logp, live.entropy, method.terms, progress, live.value)
         value.backward()
         view = View(tokens, current.samples, seen, progress)
@@ -145,15 +149,18 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
     return Learned(row | figures, None if observed is None else observed.tolist())
 
 
-def forward(learner: Learner, micro: Micro, reader: Reader | None = None) -> Live:
-    """What the networks say of a micro batch, with graphs; [T] each, zeros for a stream that the method has not."""
+def forward(learner: Learner, micro: Micro, reader: Reader | None = None, slope: Tensor | None = None) -> Live:
+    """What the networks say of a micro batch, with graphs; [T] each, zeros for a stream that the method has not.
+
+    `slope` is the gradient by the log-probs where it is known before they are.
+    """
     method, policy = learner.method, learner.policy
     logp = entropy = value = micro.tokens.behavior.new_zeros(len(micro.tokens))
     if method.trains_policy:
         embeddings = None
         if method.inputs is not None and learner.table is not None:
             embeddings = mixed(policy, micro, method.inputs, learner.table)
-        logp, entropy = logprobs(policy, micro, "entropy" in method.streams, embeddings, reader)
+        logp, entropy = logprobs(policy, micro, "entropy" in method.streams, embeddings, reader, slope)
     if "value" in method.streams and learner.critic is not None:
         value = learner.critic.values(micro)
     if "score" in method.streams:
@@ -170,18 +177,20 @@ def idle(learner: Learner) -> Row:
     return {"learning_rate": learning_rate, "step_taken": 0.0}
 
 
-def annotate(micro: Micro, logp: Tensor | None, learner: Learner, readers: Readers) -> Tokens:
+def annotate(micro: Micro, logp: Tensor | None, learner: Learner, readers: Readers, is_unmoved: bool = False) -> Tokens:
     """The micro batch's token columns with what the method's parts read beyond the sampler's: [T] each.
 
-    While the policy has not moved since it sampled, its own log-prob *is* the behavior of tokens that others wrote,
-    and of all tokens where the sampler is another program; `logp` is that log-prob where a forward pass was just made,
-    None asks for one.
+    While the policy has not moved since it sampled, its own log-prob *is* the behavior of tokens that others wrote, of
+    all tokens where the sampler is another program, and of own tokens where nothing was cut from it (`is_unmoved`).
+    `logp` is that log-prob where a forward pass was just made, None asks for one.
     """
     tokens, method, anchor = micro.tokens, learner.method, learner.anchor
     foreign = [source for source in method.sources if source is not Source.ROLLOUT]
     corrected = method.needs("sampler")
     with torch.no_grad():
-        if corrected or any(method.needs("behavior", source) for source in foreign):
+        if is_unmoved and logp is not None:
+            tokens = replace(tokens, behavior=logp)
+        elif corrected or any(method.needs("behavior", source) for source in foreign):
             now = logprobs(learner.policy, micro, reader=readers.policy)[0] if logp is None else logp
             own = tokens.source == int(Source.ROLLOUT)
             tokens = replace(tokens, behavior=now if corrected else torch.where(own, tokens.behavior, now))

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from obverse.batch import Micro
 from obverse.errors import ConfigError
 from obverse.prompts import Reader, can_share
+from obverse.vocabulary import Scores, chunk_size
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
@@ -29,9 +30,6 @@ EMBEDDED = Path(__file__).parent / "assets" / "base"
 SMALL_MODEL = 20_000_000  # parameters
 NO_HEAD = "it has no trained head: train it with 'obverse train reward_model'"
 
-# Logits held at once: 2**24 float32 numbers are 64 MB; a chunk's logits are computed again for its gradient.
-CHUNK_ELEMENTS = 2**24
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -41,6 +39,7 @@ class Policy:
     head: (
         Callable[[Tensor], Tensor] | None
     )  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
+    matrix: Tensor | None = None  # the whole head, where it is one matrix [V, H] and nothing more
     shares: bool = False  # prompts may be computed once for all their samples
 
     @property
@@ -144,7 +143,15 @@ def as_policy(model: Any) -> Policy:
     """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights."""
     model.eval()
     head = _split_head(model)
-    return Policy(model, head, shares=head is not None and can_share(model))
+    return Policy(model, head, _plain_matrix(model) if head else None, head is not None and can_share(model))
+
+
+def _plain_matrix(model: Any) -> Tensor | None:
+    """The head's matrix, where logits are its product with a state and nothing else."""
+    layer = model.get_output_embeddings()
+    is_plain = type(layer) is torch.nn.Linear and layer.bias is None
+    capped = getattr(model.config, "final_logit_softcapping", None)
+    return layer.weight if is_plain and not capped else None
 
 
 def pick_device(device: str = "auto") -> str:
@@ -180,12 +187,14 @@ def logprobs(
     entropy_graph: bool = False,
     embeddings: Tensor | None = None,
     reader: Reader | None = None,
+    foreseen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each trained token and entropy of its distribution, at the token's temperature; float32 [T] each.
 
     The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them). `embeddings`
     [B, L, H] are read in place of the tokens. A micro batch with shared prompts is read by `reader`, whose `finish`
-    completes the gradient; without one it is read alone, and carries no gradient to its prompts.
+    completes the gradient; without one it is read alone, and carries no gradient to its prompts. `foreseen` [T] is the
+    gradient by the log-probs where it is known before they are.
     """
     reads = {"input_ids": micro.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
@@ -196,12 +205,18 @@ def logprobs(
     else:
         hidden = policy.model.get_decoder()(**reads, use_cache=False).last_hidden_state
         states = hidden[micro.row, micro.position]
+    if policy.matrix is not None:
+        graph = torch.is_grad_enabled() and (states.requires_grad or policy.matrix.requires_grad)
+        logp, entropy = Scores.apply(  # type: ignore[no-untyped-call]
+            states, policy.matrix, micro.target, micro.temperature, foreseen if graph else None
+        )
+        return logp, entropy if entropy_graph else entropy.detach()
     head = policy.head
 
     def chunk(part: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         return _score(head(part), target, temperature, entropy_graph)
 
-    size = _chunk_size(policy)
+    size = chunk_size(policy.model.config.get_text_config().vocab_size)
     if len(states) <= size:
         return chunk(states, micro.target, micro.temperature)
     pieces = [
@@ -210,11 +225,6 @@ def logprobs(
     ]
     logp, entropy = zip(*pieces, strict=True)
     return torch.cat(logp), torch.cat(entropy)
-
-
-def _chunk_size(policy: Policy) -> int:
-    """How many tokens' logits are held at once."""
-    return max(1, CHUNK_ELEMENTS // policy.model.config.get_text_config().vocab_size)
 
 
 @torch.no_grad()
@@ -239,7 +249,10 @@ def _logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
         yield policy.model(input_ids=micro.input_ids, use_cache=False).logits[micro.row, micro.position]
         return
     hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
-    yield from map(policy.head, hidden[micro.row, micro.position].split(_chunk_size(policy)))
+    yield from map(
+        policy.head,
+        hidden[micro.row, micro.position].split(chunk_size(policy.model.config.get_text_config().vocab_size)),
+    )
 
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:

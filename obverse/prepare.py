@@ -166,13 +166,20 @@ def make_collector(
 ) -> Collector:
     """Who samples and who judges."""
     law = Law(
-        renderer.stop_ids, config.max_completion_length, config.temperature, config.top_p, config.top_k, config.min_p
+        renderer.stop_ids,
+        config.max_completion_length,
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.min_p,
+        config.stop_strings,
+        config.max_sampling_seconds,
     )
     initial = None
     if networks.anchor is not None and any(samples_initial(method) for method in course.methods):
-        initial = HFSampler(networks.anchor.model, config.rollout_batch_size)
+        initial = HFSampler(networks.anchor.model, config.rollout_batch_size, renderer.decode)
     return Collector(
-        HFSampler(networks.policy.model, config.rollout_batch_size),
+        HFSampler(networks.policy.model, config.rollout_batch_size, renderer.decode),
         renderer,
         law,
         config.seed,
@@ -202,7 +209,18 @@ def make_learners(config: TrainConfig, course: Course, networks: Networks, total
             )
         own = critic if lane.method.critic is not None else None
         anchor = networks.anchor if lane.method.needs("anchor") else None
-        learners.append(Learner(policy, anchor, lane.method, optimizer, config.micro_batch_tokens, own, networks.table))
+        learners.append(
+            Learner(
+                policy,
+                anchor,
+                lane.method,
+                optimizer,
+                config.micro_batch_tokens,
+                own,
+                samples_itself=config.top_p >= 1 and config.top_k == 0 and config.min_p == 0,
+                table=networks.table,
+            )
+        )
     return learners
 
 

@@ -20,7 +20,7 @@ class Tally:
     loss: float = 0.0
     entropy: float = 0.0
     demonstration_logp: float = 0.0
-    log_ratio: float = 0.0  # |log pi_theta - log behavior| of own tokens
+    log_ratio: float = 0.0  # |log pi_theta - log pi_sampler| of own tokens
     num_masked: float = 0.0
     num_tokens: int = 0
     num_demonstration: int = 0
@@ -38,7 +38,7 @@ class Tally:
         self.loss += float(value.detach())
         self.entropy += float(live.entropy.sum())
         self.demonstration_logp += float(live.logp[shown].sum())
-        self.log_ratio += float((live.logp - tokens.behavior)[own].abs().sum())
+        self.log_ratio += float((live.logp - tokens.sampler)[own].abs().sum())
         self.num_masked += float(out.sum())
         self.num_tokens += len(tokens)
         self.num_demonstration += int(shown.sum())

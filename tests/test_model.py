@@ -27,7 +27,7 @@ def test_log_probs_and_entropies_are_those_of_the_whole_model(tiny_dir: Path, mo
     expected = (logits / micro.temperature[:, None]).log_softmax(-1)
     entropy = -(expected.exp() * expected).sum(-1)
     for chunk in (10**9, 2000):
-        monkeypatch.setattr("obverse.model.CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", chunk)
         found = logprobs(policy, micro)
         torch.testing.assert_close(found[0], expected.gather(-1, micro.target[:, None])[:, 0])
         torch.testing.assert_close(found[1], entropy)

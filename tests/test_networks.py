@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runs
 import torch
 from exam.batches import groups, whole
 from tiny_models import save_tiny
 from transformers import AutoConfig, GPT2Config, GPT2ForSequenceClassification
 
+import runs
 from obverse import methods
 from obverse.batch import pack
 from obverse.course import as_course
@@ -147,7 +147,7 @@ def test_a_mixture_without_guesses_is_plain_sft(tiny: Path, monkeypatch: pytest.
     torch.testing.assert_close(found, plain)
     half = mixed(policy, micro, GreedyMix(0.5), table)
     assert (logprobs(policy, micro, embeddings=half)[0] - plain).abs().max() > 1e-4
-    monkeypatch.setattr("obverse.model.CHUNK_ELEMENTS", 3000)
+    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 3000)
     torch.testing.assert_close(mixed(policy, micro, GreedyMix(0.5), table), half)
 
 

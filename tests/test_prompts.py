@@ -41,6 +41,9 @@ def update(prompt_lengths: tuple[int, ...], response_lengths: tuple[int, ...]) -
     return made
 
 
+Logps = dict[tuple[int, int], float]  # by sample and position
+
+
 def gradient(policy: Policy, made: Update, budget: int, shared: bool) -> tuple[Logps, torch.Tensor]:
     """Log-probs by (sample, position), and the gradient of a weighted sum of them."""
     policy.model.zero_grad()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Always(Gate):
     """No mask: every token counts. Source: SFT, REINFORCE and HPT's released code (2509.04419)."""
 
+    of_ratio: ClassVar[bool] = True
+
     def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
         return ratio.new_ones(ratio.shape)
 
@@ -30,6 +32,7 @@ class Clip(Gate):
 
     low: float = 0.2
     high: float = 0.2
+    of_ratio: ClassVar[bool] = True
 
     def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
         too_high = (advantage > 0) & (ratio > 1 + self.high)
@@ -45,6 +48,7 @@ class DoubleClip(Clip):
     """
 
     most: float = 3.0
+    of_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.most <= 1:
@@ -82,6 +86,7 @@ class Soft(Gate):
 
     positive: float = 1.0
     negative: float = 1.05
+    of_ratio: ClassVar[bool] = True
 
     def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
         slope = ((ratio - 1) * self.positive).where(advantage > 0, (ratio - 1) * self.negative)

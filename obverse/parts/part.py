@@ -22,6 +22,7 @@ class Named:
     """Prints as it is written in the method table: `clip(0.2, 0.28)`, `standardized(eps=1e-06)`, `behavior`."""
 
     needs: ClassVar[frozenset[str]] = frozenset()  # what it reads beyond source, sample and position
+    is_policy: ClassVar[bool] = False  # a reference that is the policy itself until that moves
     settled: ClassVar[bool] = False  # an advantage that is known before the policy is asked, one number per sample
     together: ClassVar[bool] = False  # it compares live numbers of a problem's samples: one micro batch holds them all
 
@@ -52,6 +53,8 @@ class Part(Named):
 
 class Gate(Named):
     """The stability mask: which tokens count; (view, ratio [T], advantage [T]) -> [T], usually 0 or 1."""
+
+    of_ratio: ClassVar[bool] = False  # it reads the ratio and the advantage only
 
     def __call__(self, view: View, ratio: Tensor, advantage: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not say what it computes: define __call__(view, ratio, advantage)")

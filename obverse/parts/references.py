@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Itself(Part):
     """pi_ref = pi_theta: the ratio is 1. Source: SFT and REINFORCE, 2509.04419 table 1."""
 
+    is_policy: ClassVar[bool] = True
+
     def __call__(self, view: View) -> Tensor:
         return view.live.logp
 
@@ -30,6 +32,7 @@ class Behavior(Part):
     """pi_ref = the policy that sampled the token: the importance ratio. Source: PPO, 1707.06347 eq. 6."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+    is_policy: ClassVar[bool] = True
 
     def __call__(self, view: View) -> Tensor:
         return view.tokens.behavior

@@ -12,7 +12,7 @@ import torch
 from exam.batches import Numbers, for_method, gradients, groups, lane, lanes, learned, numbers, ours, sample, whole
 
 from obverse import methods
-from obverse.estimator import coefficient, loss, still
+from obverse.estimator import coefficient, foreseen, loss, still
 from obverse.records import Source
 from obverse.view import Live, View
 
@@ -181,3 +181,25 @@ def test_equal_rewards_stand_still(name: str, options: dict[str, object]) -> Non
     found = still(data.samples, method.terms)
     assert found[own & (data.samples.group == 0)].all() and not found[own & (data.samples.group == 1)].any()
     assert not still(data.samples, lane("grpo").terms).any()  # its KL moves every token
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_foreseen_slope_is_the_slope_of_an_unmoved_policy(name: str) -> None:
+    method = lane(name)
+    data = numbers(groups(6), method)
+    assert data is not None
+    slope = foreseen(data.tokens, data.samples, method.terms, 0.3)
+    unmoved = replace(data, tokens=replace(data.tokens, behavior=data.logp.detach()))
+    if slope is not None:
+        assert torch.equal(ours(unmoved, method, 0.3)[0], slope)
+
+
+def test_what_reads_the_policy_is_not_foreseen() -> None:
+    known = {"sft", "grpo:no KL", "dr_grpo", "raft", "reinforce", "rloo", "dft"}
+    built = {name: lane(name.partition(":")[0], {"beta": 0.0} if ":" in name else None) for name in known}
+    found = set()
+    for name, method in built.items():
+        data = numbers(groups(6), method)
+        assert data is not None
+        found |= {name} if foreseen(data.tokens, data.samples, method.terms, 0.0) is not None else set()
+    assert found == {"sft", "grpo:no KL", "dr_grpo", "raft", "reinforce"}  # not DFT's p, nor RLOO's product

@@ -1,0 +1,55 @@
+"""Log-probs and entropies by chunks against autograd over the whole vocabulary; the known slope against the unknown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from obverse.vocabulary import Scores, chunks
+
+NUM_TOKENS, WIDTH, VOCABULARY = 23, 8, 31
+
+
+def numbers(temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    states, matrix = (torch.randn(n, WIDTH, generator=rng, requires_grad=True) for n in (NUM_TOKENS, VOCABULARY))
+    target = torch.randint(0, VOCABULARY, (NUM_TOKENS,), generator=rng)
+    return states, matrix, target, torch.where(torch.arange(NUM_TOKENS) % 2 == 0, temperature, 1.0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("chunk", [1, 5 * VOCABULARY, 10**9])
+@pytest.mark.parametrize("with_entropy", [False, True])
+@pytest.mark.parametrize("known", ["unknown", "known", "wrongly known"])
+def test_gradients_are_those_of_autograd(
+    temperature: float, chunk: int, with_entropy: bool, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", chunk)
+    states, matrix, target, temperatures = numbers(temperature)
+    slope, of_entropy = torch.sin(torch.arange(NUM_TOKENS) * 1.0), torch.cos(torch.arange(NUM_TOKENS) * 1.0)
+    whole = ((states @ matrix.T) / temperatures[:, None]).log_softmax(-1)
+    expected = whole.gather(-1, target[:, None])[:, 0], -(whole.exp() * whole).sum(-1)
+    foreseen = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
+    found = Scores.apply(states, matrix, target, temperatures, foreseen)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    weigh = lambda logp, entropy: (slope * logp).sum() + with_entropy * (of_entropy * entropy).sum()  # noqa: E731
+    theirs = torch.autograd.grad(weigh(*expected), (states, matrix))
+    mine = torch.autograd.grad(weigh(*found), (states, matrix))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_with_probability_zero_is_no_nan() -> None:
+    states, matrix = torch.tensor([[200.0]]), torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
+    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), None)
+    (logp.sum() + entropy.sum()).backward()
+    assert logp.tolist() == [0.0] and float(entropy.detach()) == pytest.approx(0.0, abs=1e-30)
+    assert matrix.grad is not None and torch.isfinite(matrix.grad).all()
+
+
+def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 5 * VOCABULARY)
+    states, matrix, *_ = numbers(1.0)
+    assert [len(states[part]) for part in chunks(states, matrix)] == [5, 5, 5, 5, 3]
