@@ -60,6 +60,11 @@ def _parts(value: Any) -> Any:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _texts(value: Any) -> Any:
+    """`###,Q:` is two texts, and so is a list; spaces and line ends belong to them."""
+    return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+
 def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(value))
 
@@ -84,6 +89,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(_distinct), Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), AfterValidator(_distinct)]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -134,6 +140,12 @@ class LawOptions(Options):
         "sampling", "drop tokens below this share of the likeliest one's probability; 0 is off", 0.0, ge=0, le=1
     )
     max_completion_length: int = option("sampling", "longest completion, in tokens", 512, ge=1)
+    stop_strings: Texts = option(
+        "sampling", "end a completion once its text holds one of these, separated by commas; none by default", ()
+    )
+    max_sampling_seconds: Annotated[float, Field(gt=0)] | None = option(
+        "sampling", "cut off what a call has not finished by then, which no seed repeats; none: no limit", None
+    )
 
 
 class TrainConfig(ModelOptions, LawOptions):

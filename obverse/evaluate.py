@@ -161,7 +161,14 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
     eos_ids = policy.model.generation_config.eos_token_id
     renderer = Renderer(tokenizer, config.chat_template, config.system_prompt, eos_ids)
     law = Law(
-        renderer.stop_ids, config.max_completion_length, config.temperature, config.top_p, config.top_k, config.min_p
+        renderer.stop_ids,
+        config.max_completion_length,
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.min_p,
+        config.stop_strings,
+        config.max_sampling_seconds,
     )
     num = config.num_samples
     watch.banner(
@@ -172,7 +179,7 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
             ("sampling", f"temperature {law.temperature:g}, top_p {law.top_p:g}, at most {law.max_tokens} tokens"),
         ]
     )
-    sampler = HFSampler(policy.model, config.batch_size)
+    sampler = HFSampler(policy.model, config.batch_size, renderer.decode)
     scores = measure(problems, sampler, renderer, law, num, config.seed, watch)
     report = Report(f"{place} on {dataset}", scores, config.k)
     return store(report, config, dataset, out, threads)
@@ -210,6 +217,7 @@ def of_run(config: EvalConfig, watcher: Watcher) -> tuple[EvalConfig, str, Path]
         )
     for name in ("chat_template", "system_prompt", "verifier", "max_completion_length", "temperature"):
         filled[name] = run.get(name)
+    filled["stop_strings"] = tuple(run.get("stop_strings") or ())
     given = config.model_fields_set
     missing = {name: value for name, value in filled.items() if name not in given and value is not None}
     return config.model_copy(update=missing), str(newest), Path(config.output or folder / "eval" / newest.name)

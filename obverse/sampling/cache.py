@@ -38,8 +38,8 @@ class SlotLayer(DynamicLayer):
 class Slots(Cache):
     """Rows that all end at the same position, each `lengths[row]` long; what lies before a row is to be masked.
 
-    A row is one history of tokens. Sliding layers keep everything too: their mask cuts. From `begin`, the first position
-    of the longest row, to `end` all memory is filled: a masked value counts 0 times, and 0 times NaN would be NaN.
+    A row is one history of tokens. Sliding layers keep everything too: their mask cuts. From `begin`, where the longest
+    row starts, to `end` all memory is filled: a masked value counts 0 times, and 0 times NaN would be NaN.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -98,7 +98,7 @@ class Slots(Cache):
                 yield mine.values, theirs.values
 
     def _reserve(self, like: Cache, slots: int, before: int = 0, after: int = 0) -> None:
-        """Make room for `slots` rows, `before` positions up to the end and `after` behind it, in tensors as of `like`."""
+        """Make room for `slots` rows, `before` positions up to the end, `after` behind it; in tensors like `like`'s."""
         if slots <= self.slots and before <= self.end and self.end + after <= self.capacity:
             return
         begin, length = self.begin, self.end - self.begin

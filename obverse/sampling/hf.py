@@ -43,7 +43,7 @@ class HFSampler:
     stop strings. Raises ConfigError for a model whose cache is not made of keys and values alone.
     """
 
-    def __init__(self, model: Any, max_rows: int = 256, decode: Callable[[list[int]], str] | None = None) -> None:
+    def __init__(self, model: Any, max_rows: int = 256, decode: Callable[[Sequence[int]], str] | None = None) -> None:
         self.model = model
         self.max_rows = max_rows
         self.decode = decode
@@ -97,7 +97,8 @@ class _Table:
         taken = {each.place for each in self.alive}
         free = [place for place in range(len(self.luck)) if place not in taken][: len(arrived)]
         self.luck[free] = uniforms([each.seed for each in arrived], self.law.max_tokens, self.luck.device)
-        first, rows = len(self.cache.lengths), {}
+        first = len(self.cache.lengths)
+        rows: dict[int, int] = {}  # order -> its row among the new ones
         for each, place in zip(arrived, free, strict=True):
             each.place, each.row = place, first + rows.setdefault(each.order, len(rows))
         prompts = [orders[index].prompt_ids for index in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from obverse.sampling.protocol import Law
 
@@ -12,7 +12,7 @@ SLACK = 8  # tokens decoded beyond what a stop string can need: some decode to n
 class Stops:
     """The ends that a law names. Stop strings need `decode`, from ids to text; ValueError without it."""
 
-    def __init__(self, law: Law, decode: Callable[[list[int]], str] | None) -> None:
+    def __init__(self, law: Law, decode: Callable[[Sequence[int]], str] | None) -> None:
         if law.stop_strings and decode is None:
             raise ValueError("stop strings need a sampler that can decode")
         self.law, self.decode = law, decode
