@@ -84,7 +84,7 @@ def _folder(value: Any) -> Any:
 Text = Annotated[str, Field(min_length=1)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Device = Annotated[str, AfterValidator(_device)]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "mixed"]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Item = TypeVar("Item")
@@ -124,7 +124,12 @@ class ModelOptions(Options):
     """Which model, where and how it is spoken to."""
 
     model: Text = option("model", "embedded, a transformers directory or a hub name", "embedded")
-    dtype: Dtype = option("model", "type of the weights; auto is float32 on a CPU, bfloat16 elsewhere", "auto")
+    dtype: Dtype = option(
+        "model",
+        "of weights and products; mixed: float32 weights, bfloat16 products; auto: float32 on a CPU, else mixed "
+        "to train and bfloat16 to evaluate",
+        "auto",
+    )
     device: Device = option("model", "auto, cpu, cuda, cuda:N or mps", "auto")
     threads: int = option("model", "CPU threads; 0 decides by the model's size", 0, ge=0)
     chat_template: Text = option("model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto")
@@ -186,6 +191,9 @@ class TrainConfig(ModelOptions, LawOptions):
     )
     num_iterations: int = option("batch", "passes over the samples of a step", 1, ge=1)
     num_mini_batches: int = option("batch", "updates that the problems of a step are dealt to, per pass", 1, ge=1)
+    gradient_checkpointing: bool = option(
+        "batch", "keep each layer's input only and compute it again: less memory, a third more work", False
+    )
     micro_batch_tokens: int = option(
         "batch", "tokens per forward pass, padding included; never changes a gradient", 16384, ge=1
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from obverse.batch import Micro
@@ -41,11 +43,26 @@ class Policy:
     )  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
     matrix: Tensor | None = None  # the whole head, where it is one matrix [V, H] and nothing more
     shares: bool = False  # prompts may be computed once for all their samples
+    mixed: bool = False  # matrix products in bfloat16, everything else in float32
+    checkpointed: bool = False  # a layer's inner states are computed again for its gradient
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Inside, the model computes as this policy's precision and memory want it."""
+        layers = []
+        if self.checkpointed and torch.is_grad_enabled():
+            layers = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.training = True  # the switch that transformers looks at; dropout, in modules below, stays off
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            yield
+        for layer in layers:
+            layer.training = False
 
 
 def locate(name: str) -> str:
@@ -63,22 +80,27 @@ def locate(name: str) -> str:
     return str(path) if path.is_dir() else name
 
 
-def load(name: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, Any]:
+def load(name: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
     """The policy and its tokenizer from a folder or a hub name; ConfigError when there is none.
 
-    `dtype` auto is float32 on a CPU and bfloat16 on an accelerator. Code that a model brings along is never run.
+    `dtype` auto is float32 on a CPU; on an accelerator bfloat16, and for a policy that `trains` mixed: float32 weights,
+    bfloat16 products, because a small step is lost on a bfloat16 weight. Code that a model brings along is never run.
     """
     check_kind(name, scores=False)
+    if dtype == "auto" and trains and pick_device(device) != "cpu":
+        dtype = "mixed"
     model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device)
-    return as_policy(model), tokenizer
+    return as_policy(model, mixed=dtype == "mixed"), tokenizer
 
 
 def load_scalar(name: str, dtype: str = "auto", device: str = "auto", trained: bool = False) -> tuple[Any, Any]:
     """A model with one number in place of the vocabulary, and its tokenizer: a critic or a reward model.
 
     The layout is transformers' sequence classification with one label. A model without such a head gets one of zeros,
-    or with `trained` a ConfigError: what it said would mean nothing.
+    or with `trained` a ConfigError: what it said would mean nothing. Its weights are float32 unless bfloat16 is asked
+    for: it learns, or what it says is the reward.
     """
+    dtype = "float32" if dtype in ("auto", "mixed") else dtype
     if trained:
         check_kind(name, scores=True)
     report = logging.getLogger("transformers.modeling_utils")
@@ -133,17 +155,26 @@ def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
 def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any) -> tuple[Any, Any, list[str]]:
     """A model on its device, its tokenizer, and the weights that its files did not have."""
     where = torch.device(pick_device(device))
-    kind = {"auto": torch.float32 if where.type == "cpu" else torch.bfloat16}.get(dtype) or getattr(torch, dtype)
+    plain = torch.float32 if where.type == "cpu" else torch.bfloat16
+    kind = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     model, info = _readable(name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, **options)
     return model.to(where), tokenizer, sorted(info["missing_keys"])
 
 
-def as_policy(model: Any) -> Policy:
+def as_policy(model: Any, mixed: bool = False) -> Policy:
     """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights."""
     model.eval()
     head = _split_head(model)
-    return Policy(model, head, _plain_matrix(model) if head else None, head is not None and can_share(model))
+    return Policy(model, head, _plain_matrix(model) if head else None, head is not None and can_share(model), mixed)
+
+
+def with_checkpoints(policy: Policy) -> Policy:
+    """The policy with gradient checkpointing: a layer keeps its input only. Its prompts are not shared then."""
+    model = policy.model  # transformers gave the switch another name on the way
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    return replace(policy, checkpointed=True, shares=False)
 
 
 def _plain_matrix(model: Any) -> Tensor | None:
@@ -196,6 +227,18 @@ def logprobs(
     completes the gradient; without one it is read alone, and carries no gradient to its prompts. `foreseen` [T] is the
     gradient by the log-probs where it is known before they are.
     """
+    with policy.computing():
+        return _logprobs(policy, micro, entropy_graph, embeddings, reader, foreseen)
+
+
+def _logprobs(
+    policy: Policy,
+    micro: Micro,
+    entropy_graph: bool,
+    embeddings: Tensor | None,
+    reader: Reader | None,
+    foreseen: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     reads = {"input_ids": micro.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
         logits = policy.model(**reads, use_cache=False).logits
@@ -234,7 +277,8 @@ def mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor],
     `mix` gets the embeddings of a token and of the policy's greedy guess at its place, both from `table`. A token that
     is not read, the last of the longest row, is left out.
     """
-    guesses = [logits.argmax(-1) for logits in _logits(policy, micro)]
+    with policy.computing():
+        guesses = [logits.argmax(-1) for logits in _logits(policy, micro)]
     guess, place = torch.cat(guesses), micro.position + 1
     read = place < micro.input_ids.shape[1]
     row, place = micro.row[read], place[read]

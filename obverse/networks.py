@@ -12,7 +12,7 @@ import torch
 from obverse.config import TrainConfig
 from obverse.course import Course
 from obverse.errors import ConfigError
-from obverse.model import Policy, as_policy, load, load_scalar
+from obverse.model import Policy, as_policy, load, load_scalar, with_checkpoints
 from obverse.requirements import samples_initial
 from obverse.scorer import RewardModel
 from obverse.text import Renderer
@@ -35,26 +35,30 @@ def load_networks(config: TrainConfig, course: Course, start: Path | None) -> Ne
     if not all(method.trains_policy for method in course.methods):
         model, tokenizer = load_scalar(source, config.dtype, config.device)
         return Networks(Policy(model, head=None), tokenizer, None, None, None)
-    policy, tokenizer = load(source, config.dtype, config.device)
+    policy, tokenizer = load(source, config.dtype, config.device, trains=True)
     anchor = critic = table = None
     if any(method.needs("anchor") or samples_initial(method) for method in course.methods):
         anchor = _initial(config, policy, tokenizer, start)
     if any(method.critic is not None for method in course.methods):
         critic, _ = load_scalar(str(start / "critic") if start else config.model, config.dtype, config.device)
     if any(method.inputs is not None for method in course.methods):
-        first = load(config.model, config.dtype, config.device)[0] if start else policy
+        first = load(config.model, config.dtype, config.device, trains=True)[0] if start else policy
         table = deepcopy(first.model.get_input_embeddings()).requires_grad_(False)
+    if config.gradient_checkpointing:
+        policy = with_checkpoints(policy)
     return Networks(policy, tokenizer, anchor, critic, table)
 
 
 def _initial(config: TrainConfig, policy: Policy, tokenizer: Any, start: Path | None) -> Policy:
     """The frozen model that KL, DPO and the like compare with."""
     if config.anchor_model is not None:
-        anchor, own = load(config.anchor_model, config.dtype, config.device)
+        anchor, own = load(config.anchor_model, config.dtype, config.device, trains=True)
         if own.get_vocab() != tokenizer.get_vocab():
             raise ConfigError(f"--anchor_model: {config.anchor_model} has another vocabulary than {config.model}")
         return anchor
-    return load(config.model, config.dtype, config.device)[0] if start else as_policy(deepcopy(policy.model))
+    if start:
+        return load(config.model, config.dtype, config.device, trains=True)[0]
+    return as_policy(deepcopy(policy.model), policy.mixed)
 
 
 def load_scorer(config: TrainConfig, tokenizer: Any) -> RewardModel | None:

@@ -134,7 +134,8 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     watcher.watcher.phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     networks = load_networks(config, course, start)
     threads = set_threads(config.threads, networks.policy)
-    if not networks.policy.shares and any(method.trains_policy for method in course.methods):
+    shares = networks.policy.shares or config.gradient_checkpointing
+    if not shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
     stops = getattr(networks.policy.model, "generation_config", None)
     renderer = Renderer(
@@ -241,7 +242,9 @@ def enter(run: Run) -> int:
             if learner.anchor is not None:
                 folder = run.folder.path / f"initial-{lane}"
                 checkpoint.save_model(folder, learner.policy.model, run.collector.renderer.tokenizer)
-                run.learners[lane] = replace(learner, anchor=as_policy(deepcopy(learner.policy.model)))
+                run.learners[lane] = replace(
+                    learner, anchor=as_policy(deepcopy(learner.policy.model), learner.policy.mixed)
+                )
             if learner.critic is not None:  # it begins as the policy does, and with it
                 learner.critic.model.base_model.load_state_dict(learner.policy.model.base_model.state_dict())
         run.state.lane = lane
@@ -266,7 +269,7 @@ def restore(run: Run, path: Path) -> None:
             folder = path.parent / f"initial-{lane}"
             if not folder.is_dir():
                 raise CheckpointError(f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing")
-            anchor, _ = load(str(folder), run.config.dtype, run.config.device)
+            anchor, _ = load(str(folder), run.config.dtype, run.config.device, trains=True)
             run.learners[lane] = replace(learner, anchor=anchor)
             if not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
                 checkpoint.save_model(run.folder.path / folder.name, anchor.model, run.collector.renderer.tokenizer)

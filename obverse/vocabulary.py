@@ -31,16 +31,19 @@ class Scores(torch.autograd.Function):
         temperature: Tensor,
         foreseen: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
+        ctx.matrix_dtype = matrix.dtype
+        matrix = matrix.to(states.dtype)  # under autocast states are bfloat16 and the weights are not
         logp, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
-        gradients = Gradients(states, matrix) if foreseen is not None else None
-        for part in chunks(states, matrix):
-            log_probs = log_distribution(states[part], matrix, temperature[part])
-            logp[part] = log_probs.gather(-1, target[part, None])[:, 0]
-            probs = log_probs.exp()
-            # a token with probability 0 has p log p = 0, not NaN
-            entropy[part] = -torch.linalg.vecdot(probs, log_probs.clamp_(min=torch.finfo(torch.float32).min))
-            if gradients is not None and foreseen is not None:
-                gradients.add(part, log_gradient(probs, target[part], foreseen[part]), temperature[part])
+        gradients = Gradients(states, matrix, ctx.matrix_dtype) if foreseen is not None else None
+        with torch.autocast(states.device.type, enabled=False):
+            for part in chunks(states, matrix):
+                log_probs = log_distribution(states[part], matrix, temperature[part])
+                logp[part] = log_probs.gather(-1, target[part, None])[:, 0]
+                probs = log_probs.exp()
+                # a token with probability 0 has p log p = 0, not NaN
+                entropy[part] = -torch.linalg.vecdot(probs, log_probs.clamp_(min=torch.finfo(torch.float32).min))
+                if gradients is not None and foreseen is not None:
+                    gradients.add(part, log_gradient(probs, target[part], foreseen[part]), temperature[part])
         ctx.save_for_backward(states, matrix, target, temperature)
         ctx.foreseen, ctx.gradients = foreseen, gradients
         return logp, entropy
@@ -54,7 +57,7 @@ class Scores(torch.autograd.Function):
         spread = bool(by_entropy.any())
         gradients = ctx.gradients
         if gradients is None or spread or not torch.equal(by_logp, ctx.foreseen):
-            gradients = Gradients(states, matrix)
+            gradients = Gradients(states, matrix, ctx.matrix_dtype)
             for part in chunks(states, matrix):
                 log_probs = log_distribution(states[part], matrix, temperature[part])
                 probs = log_probs.exp()
@@ -68,9 +71,9 @@ class Scores(torch.autograd.Function):
 class Gradients:
     """The gradients by the states [T, H] and by the matrix [V, H], added up chunk by chunk."""
 
-    def __init__(self, states: Tensor, matrix: Tensor) -> None:
+    def __init__(self, states: Tensor, matrix: Tensor, dtype: torch.dtype) -> None:
         self.of, self.head = states, matrix
-        self.states, self.matrix = torch.empty_like(states), torch.zeros_like(matrix)
+        self.states, self.matrix = torch.empty_like(states), torch.zeros_like(matrix, dtype=dtype)
 
     def add(self, part: slice, by_logits: Tensor, temperature: Tensor) -> None:
         """`by_logits` [n, V], before the temperature, of the tokens `part`; it is overwritten."""
@@ -78,7 +81,10 @@ class Gradients:
             self.of.dtype
         )
         torch.mm(slope, self.head, out=self.states[part])
-        self.matrix.addmm_(slope.T, self.of[part])
+        if self.matrix.dtype == slope.dtype:
+            self.matrix.addmm_(slope.T, self.of[part])
+        else:
+            self.matrix.add_(torch.mm(slope.T, self.of[part]))
 
 
 def chunk_size(vocabulary: int) -> int:

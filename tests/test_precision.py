@@ -1,0 +1,62 @@
+"""Gradient checkpointing changes no gradient, and mixed precision little; both train, resume and sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from exam.batches import groups
+from tiny_models import save_tiny
+
+import runs
+from obverse.batch import pack
+from obverse.model import Policy, load, logprobs, with_checkpoints
+from obverse.records import Source
+from obverse.runlog import RunFolder
+from obverse.train import train
+
+SOURCES = frozenset({Source.ROLLOUT, Source.DEMONSTRATION})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("qwen2", tmp_path_factory.mktemp("precision") / "qwen2")
+
+
+def gradient(policy: Policy) -> torch.Tensor:
+    update = pack([group.samples for group in groups(1)], SOURCES)
+    assert update is not None
+    policy.model.zero_grad()
+    for micro in update.micros(60):
+        logp, _ = logprobs(policy, micro)
+        (logp * torch.cos(micro.tokens.sample * 7.0)).sum().backward()
+    return torch.cat([each.grad.flatten() for each in policy.model.parameters() if each.grad is not None])
+
+
+def test_checkpointing_gives_the_same_gradient_and_leaves_dropout_off(tiny: Path) -> None:
+    plain = gradient(load(str(tiny))[0])
+    policy = with_checkpoints(load(str(tiny))[0])
+    assert not policy.shares
+    num_forward: list[int] = []
+    layer = policy.model.get_decoder().layers[0].self_attn
+    layer.register_forward_hook(lambda *_: num_forward.append(1))
+    torch.testing.assert_close(gradient(policy), plain, rtol=1e-5, atol=1e-7)
+    update = pack([group.samples for group in groups(1)], SOURCES)
+    assert update is not None
+    assert len(num_forward) == 2 * len(list(update.micros(60)))  # forward, and again for the gradient
+    assert not any(module.training for module in policy.model.modules())
+
+
+def test_mixed_precision_is_near(tiny: Path) -> None:
+    full, half = gradient(load(str(tiny), "float32")[0]), gradient(load(str(tiny), "mixed")[0])
+    assert load(str(tiny), "mixed")[0].model.dtype == torch.float32
+    assert 0 < float((full - half).norm() / full.norm()) < 0.05
+
+
+@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"dtype": "mixed"}, {"dtype": "bfloat16"}])
+def test_such_runs_train(options: dict[str, object], tiny: Path, tmp_path: Path) -> None:
+    problems = runs.write_problems(tmp_path / "chains.jsonl")
+    folder = train(runs.config("hpt", tmp_path / "run", tiny, problems, max_steps=3, **options)).folder
+    rows = RunFolder(folder).metrics()
+    assert len(rows) == 3 and all(row["step_taken"] == 1 and row["grad_norm"] > 0 for row in rows)
