@@ -23,11 +23,15 @@ def cut(logits: Tensor, law: Law) -> Tensor:
         lowest = scores.topk(law.top_k, dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < lowest, -torch.inf)
     if law.top_p < 1:
-        ordered, index = scores.sort(dim=-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        # a token stays while the mass before it is below top_p: at least one always does
-        gone = (before >= law.top_p).scatter(-1, index, before >= law.top_p)
-        scores = scores.masked_fill(gone, -torch.inf)
+        probs = scores.softmax(-1)
+        # from a token below this on, less than 1 - top_p is left: it goes in any case, and needs no sorting
+        floor = (1 - law.top_p) / scores.shape[-1]
+        likely = max(int((probs >= floor).sum(-1).max()), 1)
+        few = 8 * likely < scores.shape[-1]
+        ordered = probs.topk(likely).values if few else probs.sort(descending=True).values
+        # a token stays while the mass before it is below top_p: at least one always does; equals stay together
+        kept = ((ordered.cumsum(-1) - ordered < law.top_p) & (ordered >= floor)).sum(-1, keepdim=True).clamp(min=1)
+        scores = scores.masked_fill(probs < ordered.gather(-1, kept - 1), -torch.inf)
     if law.min_p > 0:
         probs = scores.softmax(-1)
         scores = scores.masked_fill(probs < law.min_p * probs.amax(-1, keepdim=True), -torch.inf)

@@ -82,3 +82,30 @@ def test_a_longer_row_of_luck_begins_like_a_shorter_one() -> None:
     device = torch.device("cpu")
     assert torch.equal(uniforms([5, 9], 4, device), uniforms([5, 9], 30, device)[:, :4])
     assert not torch.equal(*uniforms([5, 9], 4, device))
+
+
+@pytest.mark.parametrize("num_tokens", [2, 511, 512, 513, 1500])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 700, "min_p": 0.01}])
+def test_blocks_draw_what_one_long_sum_draws(num_tokens: int, options: dict[str, float]) -> None:
+    generator = torch.Generator().manual_seed(num_tokens)
+    logits = 3 * torch.randn(7, num_tokens, generator=generator)
+    uniform = torch.rand(400, generator=generator, dtype=torch.float64)
+    row = torch.arange(400) % 7
+    chosen, logp = draw(logits, law(**options), uniform, row)
+    ladder = log_law(logits.double(), law(**options)).double().exp().cumsum(-1)[row]
+    expected = torch.searchsorted(ladder, uniform[:, None] * ladder[:, -1:], right=True)[:, 0]
+    assert torch.equal(chosen, expected)
+    torch.testing.assert_close(logp, log_law(logits, law(**options))[row, chosen])
+
+
+def test_a_row_is_cut_as_if_it_were_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 900, generator=generator) * torch.tensor([0.1, 0.5, 1.0, 3.0, 9.0, 30.0])[:, None]
+    together = log_law(logits, law(top_p=0.9))
+    for number, each in enumerate(logits):
+        assert torch.equal(together[number], log_law(each[None], law(top_p=0.9))[0])
+
+
+def test_tokens_of_one_probability_stay_or_go_together() -> None:
+    thirds = torch.tensor([[0.4, 0.3, 0.3]]).log()
+    assert kept(log_law(thirds, law(top_p=0.5))) == [0, 1, 2]
