@@ -1,7 +1,7 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parity lint docs base clean
+.PHONY: help demo test test-parity bench bench-limit lint docs base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +27,13 @@ test: $(READY)  ## every test, without a network
 # TRL lives in an environment of its own: what it brings along must not change what 'make test' runs with.
 test-parity: $(PARITY)/.installed  ## gradients against TRL's trainers, which it installs
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -q -s -W ignore tests/parity
+
+# Never part of a test: a machine that does something else meanwhile gives other numbers. See docs/speed.md.
+bench: $(PARITY)/.installed  ## speed and memory against TRL, which it installs (hours on a CPU; CASES="A D" for some)
+	$(PARITY)/bin/python -m bench.run $(CASES)
+
+bench-limit: $(PARITY)/.installed  ## how near to what this machine can do, and how time and memory grow
+	$(PARITY)/bin/python -m bench.limit
 
 lint: $(READY)  ## style, format and types
 	$(BIN)/ruff check .

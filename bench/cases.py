@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -44,11 +45,20 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)  # of obverse, beyond the defaults
     peers: tuple[str, ...] = ()
     pairs: int = 7
+    is_long: bool = False  # a step takes so long that its memory can be measured with its time
     needs_cuda: bool = False
 
     def plain(self) -> dict[str, Any]:
         """The case as JSON has it."""
         return asdict(self)
+
+    @staticmethod
+    def of(text: str) -> Case:
+        """The case of a name, or one as JSON has it."""
+        if not text.startswith("{"):
+            return CASES[text]
+        row = json.loads(text)
+        return Case(**row | {"shape": Shape(**row["shape"]) if row["shape"] else None, "peers": tuple(row["peers"])})
 
 
 # Qwen2.5-0.5B with 4 of its 24 layers, and Qwen2.5-1.5B.
@@ -66,14 +76,14 @@ CASES = {
         Case("A-uneven", "the same, every group has a gradient", "own", None, 32, 8, 96, reward="uneven",
              options=NO_KL, peers=("fast",), pairs=9),
         Case("B", "GRPO, 0.5B shape with 4 layers, 4 x 128 tokens x 8, 128 new tokens", "own", HALF, 4, 8, 128, 128,
-             reward="uneven", options=NO_KL, peers=("fast", "default"), pairs=3),
+             reward="uneven", options=NO_KL, peers=("fast", "default"), pairs=3, is_long=True),
         Case("C", "SFT, 0.5B shape with 4 layers, 8 x 512 tokens", "shown", HALF, 8, 1, 511, 1, method="sft",
-             peers=("fast", "lean", "default"), pairs=4),
+             peers=("fast", "lean", "default"), pairs=4, is_long=True),
         Case("D", "sampling alone, geometric lengths 1..512, 256 completions", "sample", GEOMETRIC, 32, 8, 512, 16,
              peers=("generate",), pairs=3),
         Case("E", "HPT, embedded base, 32 x 8, up to 96 new tokens", "own", None, 32, 8, 96, method="hpt", pairs=7),
         Case("F", "GRPO, 1.5B shape, 64 x 128 tokens x 8, 512 new tokens, bfloat16", "own", LARGE, 64, 8, 512, 128,
-             reward="uneven", options=NO_KL, peers=("fast",), pairs=3, needs_cuda=True),
+             reward="uneven", options=NO_KL, peers=("fast",), pairs=3, is_long=True, needs_cuda=True),
     )
 }  # fmt: skip
 

@@ -34,10 +34,11 @@ MEMORY_STEPS = 2
 class Worker:
     """The driver's end of a worker process."""
 
-    def __init__(self, side: str, case: str, device: str, dtype: str, threads: int) -> None:
+    def __init__(self, side: str, case: Case, device: str, dtype: str, threads: int) -> None:
         HOME.mkdir(parents=True, exist_ok=True)
-        self.log = HOME / f"{case}-{side.replace(':', '-')}.log"
-        command = [sys.executable, "-m", "bench.worker", side, case, "--device", device, "--dtype", dtype]
+        self.log = HOME / f"{case.name}-{side.replace(':', '-')}.log"
+        what = json.dumps(case.plain())
+        command = [sys.executable, "-m", "bench.worker", side, what, "--device", device, "--dtype", dtype]
         self.process = subprocess.Popen(
             [*command, "--threads", str(threads)],
             stdin=subprocess.PIPE,
@@ -73,25 +74,26 @@ def measure(case: Case, peers: tuple[str, ...], pairs: int, device: str, dtype: 
     """One case: obverse against each peer in turn, pair by pair."""
     model_folder(case), problem_file(case)  # made before anybody is timed
     names = {peer: peer if peer == "generate" else f"trl:{peer}" for peer in peers}
-    ours = Worker("obverse", case.name, device, dtype, threads)
+    ours = Worker("obverse", case, device, dtype, threads)
     ours.ask("step")
     sides: dict[str, Any] = {"obverse": {"facts": ours.facts, "rows": []}}
+    do = "memory" if case.is_long else "step"
     ratios: dict[str, Any] = {}
     for peer, side in names.items():
-        theirs = Worker(side, case.name, device, dtype, threads)
+        theirs = Worker(side, case, device, dtype, threads)
         theirs.ask("step")
         rows = []
         for number in range(pairs):
-            rows.append((ours.ask("step"), theirs.ask("step")))
+            rows.append((ours.ask(do), theirs.ask(do)))
             print(case.name, number, *(f"{row['seconds']['step']:.2f}" for row in rows[-1]), peer, flush=True)
-        memory = [theirs.ask("memory")["peak"] for _ in range(MEMORY_STEPS)]
-        theirs.end()
         sides["obverse"]["rows"] += [mine for mine, _ in rows]
-        sides[side] = {"facts": theirs.facts, "rows": [other for _, other in rows], "peak": median(memory)}
+        sides[side] = {"facts": theirs.facts, "rows": [other for _, other in rows]}
+        sides[side]["peak"] = peak(theirs, sides[side]["rows"])
+        theirs.end()
         ratios[side] = compare(rows)
     if not names:
-        sides["obverse"]["rows"] = [ours.ask("step") for _ in range(pairs)]
-    sides["obverse"]["peak"] = median(ours.ask("memory")["peak"] for _ in range(MEMORY_STEPS))
+        sides["obverse"]["rows"] = [ours.ask(do) for _ in range(pairs)]
+    sides["obverse"]["peak"] = peak(ours, sides["obverse"]["rows"])
     rate = ours.ask("rate")["rate"]
     ours.end()
     for side, ratio in ratios.items():
@@ -99,6 +101,26 @@ def measure(case: Case, peers: tuple[str, ...], pairs: int, device: str, dtype: 
     for side in sides.values():
         side |= summary(side["rows"])
     return {"case": case.plain(), "sides": sides, "ratios": ratios, "rate": rate}
+
+
+def difference(case: Case) -> dict[str, Any] | None:
+    """How far the two programs' gradients of one batch are apart, by bench.check; None where there is no trainer."""
+    if not any(peer in ("fast", "lean", "default") for peer in case.peers) or find_spec("trl") is None:
+        return None
+    command = [sys.executable, "-W", "ignore", "-m", "bench.check", case.name]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        raise SystemExit(f"bench.check {case.name} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def peak(worker: Worker, rows: list[dict[str, Any]]) -> float:
+    """The peak of a step's memory in bytes: of the rows, or of further steps if it was not measured with them."""
+    measured = [row for row in rows if "peak" in row] or [worker.ask("memory") for _ in range(MEMORY_STEPS)]
+    return float(median(row["peak"] for row in measured))
 
 
 def compare(rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
@@ -156,7 +178,12 @@ def main() -> None:
         if find_spec("trl") is None:
             peers = tuple(peer for peer in peers if peer == "generate")
         found = measure(case, peers, arguments.pairs or case.pairs, arguments.device, dtype, arguments.threads)
-        found |= {"machine": machine, "when": time.strftime("%Y-%m-%d %H:%M"), "dtype": dtype}
+        found |= {
+            "check": None if arguments.device != "cpu" else difference(case),
+            "machine": machine,
+            "when": time.strftime("%Y-%m-%d %H:%M"),
+            "dtype": dtype,
+        }
         path = arguments.results / f"{case.name}.json"
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(write_table(arguments.results))

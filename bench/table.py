@@ -17,10 +17,13 @@ REACH = {
 
 def write_table(folder: Path) -> str:
     """Write `table.md` from every result of the folder; returns its text."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("?*.json"))]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     cases = [result for result in results if "sides" in result]
     lines = [HEAD, "|---" * HEAD.count(" | ") + "|---|"]
     lines += [line for result in cases for line in rows(result)]
+    equal = [f"{each['case']['name']} {each['check']['apart']:.1e}" for each in cases if each.get("check")]
+    if equal:
+        lines += ["", f"Largest difference of the programs' gradients of one batch, relative: {', '.join(equal)}."]
     text = "\n".join(lines) + "\n"
     (folder / "table.md").write_text(text, encoding="utf-8")
     return text

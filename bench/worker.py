@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.cases import CASES, Case
+from bench.cases import Case
 from bench.channel import Channel
 from bench.material import model_folder, problem_file
 from obverse import methods
@@ -30,7 +30,6 @@ from obverse.watch import Silent
 
 UNEVEN = str(Path(__file__).with_name("rewards.py")) + ":uneven"
 RATE = 1e-6  # learning rate: the weights move, and the lengths do not
-TRAINED = ("num_tokens",)
 
 
 def obverse_options(case: Case, device: str, dtype: str, threads: int) -> dict[str, Any]:
@@ -133,14 +132,14 @@ def facts(model: Any, versions: dict[str, str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side")
-    parser.add_argument("case", choices=CASES)
+    parser.add_argument("case", type=Case.of, help="a name, or a case as JSON")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     channel = Channel(arguments.device, arguments.dtype)
     torch.set_num_threads(arguments.threads)
-    case = CASES[arguments.case]
+    case = arguments.case
     side, _, peer = arguments.side.partition(":")
     if case.work == "sample":
         run_sampling(case, channel, arguments.device, arguments.dtype, side)

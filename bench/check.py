@@ -1,0 +1,109 @@
+"""Do both programs mean the same? Their gradients of one batch of a case, by the machinery of `make test-parity`.
+
+    PYTHONPATH=tests python -m bench.check A      # prints one line of JSON
+
+The batch is sampled by the case's own model from its own problems, a few of them; then each program makes its loss's
+gradient of it by every parameter: TRL's trainer, and obverse's `learn` by its fast path up to the optimizer's step.
+Equal gradients say more than equal losses: GRPO's loss is near 0 whatever the weights are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from parity.trainers import NUM_GENERATIONS, Start, as_trl, named, trained_by_demonstrations, trained_by_samples
+from torch import Tensor
+
+from bench.cases import CASES, Case
+from bench.material import model_folder, problem_file
+from bench.rewards import uneven
+from obverse.batch import pack
+from obverse.course import only
+from obverse.learn import Learner, learn, lesson
+from obverse.method import Method
+from obverse.methods import build
+from obverse.model import as_policy, load
+from obverse.optim import StepResult
+from obverse.records import Group, Verdict
+from obverse.rollout import Collector
+from obverse.sampling import Law
+from obverse.sampling.hf import HFSampler
+from obverse.tasks import load as load_problems
+from obverse.text import Renderer
+from obverse.watch import Silent
+
+NUM_PROBLEMS, MAX_NEW = 3, 48
+
+
+def batch(case: Case) -> list[Group]:
+    """A few groups of the case, with a reward that is uneven in every group."""
+    policy, tokenizer = load(model_folder(case))
+    renderer = Renderer(tokenizer, eos_ids=policy.model.generation_config.eos_token_id)
+    law = Law(renderer.stop_ids, min(case.max_new, MAX_NEW))
+    options = {} if case.method == "sft" else {"num_generations": NUM_GENERATIONS}
+    method = only(build(case.method, options))
+    problems = load_problems(problem_file(case), num_problems=NUM_PROBLEMS)
+    made = Collector(HFSampler(policy.model), renderer, law, 0).collect(problems, method, 0, 0.0)
+    for group in made:
+        for sample in group.samples:
+            sample.verdict = Verdict(None, uneven(group.problem, sample.text))
+    return made
+
+
+class Standing:
+    """An optimizer that takes no step: the gradients stay where they are."""
+
+    learning_rate = 0.0
+
+    def step(self) -> StepResult:
+        return StepResult(0.0, taken=False)
+
+    def rest(self) -> None:
+        pass
+
+
+def ours(start: Start, method: Method, made: Sequence[Group]) -> dict[str, Tensor]:
+    """What `learn` leaves at the parameters: sampled by this policy, one update, micro batches as a run has them."""
+    update = pack([method.select(group) for group in made], method.sources)
+    assert update is not None
+    policy = as_policy(start.model())
+    learner = Learner(policy, None, method, Standing(), 16_384)  # type: ignore[arg-type]
+    learn(learner, lesson(learner, update, is_repeated=False), 0.0, Silent())
+    return named(policy.model)
+
+
+def both(case: Case, made: Sequence[Group]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The gradients of obverse and of TRL by name, from the weights in the model's folder."""
+    start = Start(Path(model_folder(case)), noise=0.0)
+    if case.method == "sft":
+        found = trained_by_demonstrations(start, made, {"loss_type": "nll"})
+        return ours(start, only(build("sft", {})), made), found.parameters
+    method = as_trl(only(build(case.method, dict(case.options))))
+    return ours(start, method, made), trained_by_samples(start, made, {"loss_type": "grpo", "beta": 0.0}).parameters
+
+
+def apart(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The largest difference over the largest number."""
+    if mine.keys() != theirs.keys():
+        raise SystemExit("the two programs do not train the same weights")
+    scale = max(float(gradient.abs().max()) for gradient in theirs.values())
+    return max(float((mine[name] - gradient).abs().max()) for name, gradient in theirs.items()) / scale
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=CASES)
+    case = CASES[parser.parse_args().case]
+    torch.set_num_threads(1)
+    made = batch(case)
+    num_tokens = sum(len(sample.ids) for group in made for sample in group.samples)
+    print(json.dumps({"samples": sum(len(group.samples) for group in made), "tokens": num_tokens,
+                      "apart": apart(*both(case, made))}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

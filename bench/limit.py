@@ -1,0 +1,196 @@
+"""`make bench-limit`: how near to what the machine can do, and how time and memory grow.
+
+    python -m bench.limit                # both
+    python -m bench.limit --only limit   # operations needed over the measured rate of matrix products, per phase
+    python -m bench.limit --only growth  # over 8-fold ranges: exponents and a picture
+
+Needed are the operations of an ideal program: a prompt once per group, forward and backward (twice the forward's), the
+head at response tokens only, nothing made twice. The rate is that of a large square product in the same process,
+between the steps, in the same number type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from bench.cases import CASES, Case, Shape
+from bench.machine import describe
+from bench.material import model_folder, problem_file
+from bench.run import RESULTS, Worker
+from obverse.tasks import load
+
+EMBEDDED = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens=258)
+BACKWARD = 2  # operations of a backward pass over those of its forward pass
+LIMIT_CASES = {"A-uneven": 5, "B": 2, "D": 3}  # steps of each
+
+# Where growth starts: small enough that eight times each is still a matter of seconds.
+SEED = Case(
+    "growth",
+    "a small GRPO step",
+    "own",
+    Shape(width=128, layers=2, heads=4, kv_heads=2, inner=512, num_tokens=8192),
+    prompts=4,
+    generations=4,
+    max_new=32,
+    prompt_tokens=32,
+    reward="uneven",
+    options={"beta": 0.0},
+)
+FACTORS = (1, 2, 4, 8)
+GROWTH_STEPS = 3
+
+
+def forward(shape: Shape, prompts: int, prompt: float, rows: int, response: float) -> float:
+    """Operations of a forward pass over `rows` responses to `prompts` prompts of these mean lengths; no head."""
+    head_size = shape.width // shape.heads
+    matrices = shape.layers * (
+        2 * shape.width**2 + 2 * shape.width * shape.kv_heads * head_size + 3 * shape.width * shape.inner
+    )
+    tokens = prompts * prompt + rows * max(response - 1, 0)  # nothing is predicted after the last one
+    pairs = prompts * prompt * (prompt + 1) / 2 + rows * (response * prompt + response * (response + 1) / 2)
+    return 2 * matrices * tokens + 4 * shape.layers * shape.width * pairs
+
+
+def head(shape: Shape, tokens: float) -> float:
+    """Operations of the language-model head, forward."""
+    return 2 * shape.width * shape.num_tokens * tokens
+
+
+def needed(case: Case, generated: float, trained: float, prompt: float) -> dict[str, float]:
+    """Operations per phase of one step."""
+    shape, rows = case.shape or EMBEDDED, case.prompts * case.generations
+    sample = forward(shape, case.prompts, prompt, rows, generated / rows) + head(shape, generated)
+    train = forward(shape, case.prompts, prompt, rows, trained / rows) + head(shape, trained)
+    return {"sample": sample if generated else 0.0, "train": (1 + BACKWARD) * train if trained else 0.0}
+
+
+def limits(case: Case, steps: int, device: str, dtype: str) -> dict[str, Any]:
+    """Per phase: seconds, operations needed, and their share of what the rate allows in that time."""
+    worker = Worker("obverse", case, device, dtype, 1)
+    worker.ask("step")
+    rows = []
+    for _ in range(steps):
+        before = worker.ask("rate")["rate"]
+        row = worker.ask("step")
+        row["rate"] = (before + worker.ask("rate")["rate"]) / 2
+        rows.append(row)
+    worker.end()
+    prompt = prompt_length(case)
+    found: dict[str, Any] = {"rate": median(row["rate"] for row in rows)}
+    for phase in ("sample", "train"):
+        shares, seconds, work = [], [], []
+        for row in rows:
+            operations = needed(case, row["generated"], row["trained"], prompt)[phase]
+            if operations and phase in row["seconds"]:
+                shares.append(operations / row["seconds"][phase] / row["rate"])
+                seconds.append(row["seconds"][phase])
+                work.append(operations)
+        if shares:
+            found[phase] = {"share": median(shares), "seconds": median(seconds), "operations": median(work)}
+    return found
+
+
+def prompt_length(case: Case) -> float:
+    """The mean prompt, in tokens."""
+    if case.prompt_tokens:
+        return case.prompt_tokens
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(case))
+    texts = [str(problem.prompt) for problem in load(problem_file(case))]
+    return sum(map(len, tokenizer(texts)["input_ids"])) / len(texts)
+
+
+def grown(name: str, factor: int) -> Case:
+    """SEED with one of its sizes so many times as large."""
+    shape = SEED.shape
+    assert shape is not None
+    if name == "completions":
+        return replace(SEED, generations=SEED.generations * factor)
+    if name == "length":
+        return replace(SEED, max_new=SEED.max_new * factor)
+    if name == "vocabulary":
+        return replace(SEED, shape=replace(shape, num_tokens=shape.num_tokens * factor))
+    return replace(SEED, shape=replace(shape, width=shape.width * factor, inner=shape.inner * factor))
+
+
+def growth(name: str, device: str, dtype: str) -> dict[str, Any]:
+    """Step time, its phases and peak memory over the factors, and the exponents that fit them."""
+    found: dict[str, list[float]] = {"step": [], "sample": [], "train": [], "memory": []}
+    for factor in FACTORS:
+        worker = Worker("obverse", grown(name, factor), device, dtype, 1)
+        worker.ask("step")
+        rows = [worker.ask("step") for _ in range(GROWTH_STEPS)]
+        for phase in ("step", "sample", "train"):
+            found[phase].append(median(row["seconds"][phase] for row in rows))
+        found["memory"].append(worker.ask("memory")["peak"])
+        worker.end()
+        print(name, factor, *(f"{values[-1]:.3g}" for values in found.values()), flush=True)
+    return {"measured": found, "exponents": {each: exponent(values) for each, values in found.items()}}
+
+
+def exponent(values: list[float]) -> float:
+    """The slope of log value over log factor, by least squares."""
+    xs, ys = [math.log(factor) for factor in FACTORS], [math.log(value) for value in values]
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Time and memory relative to the smallest size, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(found), figsize=(3.4 * len(found), 3.2), sharey=True)
+    for axis, (name, each) in zip(axes, found.items(), strict=True):
+        for what, values in each["measured"].items():
+            label = f"{what} {each['exponents'][what]:.2f}"
+            axis.plot(FACTORS, [value / values[0] for value in values], marker="o", label=label)
+        axis.plot(FACTORS, FACTORS, color="lightgray", zorder=0)
+        axis.set(xscale="log", yscale="log", title=name, xticks=FACTORS, xticklabels=[f"x{n}" for n in FACTORS])
+        axis.legend(fontsize=7, title="exponents", title_fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("limit", "growth"))
+    parser.add_argument("--cases", help="for the limit: names with commas")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    about = {"machine": describe(arguments.device), "dtype": arguments.dtype, "when": time.strftime("%Y-%m-%d %H:%M")}
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    if arguments.only != "growth":
+        names = arguments.cases.split(",") if arguments.cases else list(LIMIT_CASES)
+        found: dict[str, Any] = {}
+        for name in names:
+            found[name] = limits(CASES[name], LIMIT_CASES.get(name, 3), arguments.device, arguments.dtype)
+            for phase in ("sample", "train"):
+                if phase in found[name]:
+                    one = found[name][phase]
+                    print(f"{name} {phase}: {one['operations'] / 1e9:.0f} GFLOP in {one['seconds']:.2f} s, "
+                          f"{one['share']:.0%} of {found[name]['rate'] / 1e9:.0f} GFLOP/s", flush=True)  # fmt: skip
+        (arguments.results / "limit.json").write_text(json.dumps(about | {"limits": found}, indent=1) + "\n")
+    if arguments.only != "limit":
+        grew = {
+            name: growth(name, arguments.device, arguments.dtype)
+            for name in ("completions", "length", "vocabulary", "width")
+        }
+        (arguments.results / "growth.json").write_text(json.dumps(about | {"growth": grew}, indent=1) + "\n")
+        plot(grew, arguments.results / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
