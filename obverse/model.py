@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from obverse.batch import Micro
 from obverse.errors import ConfigError
+from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
 from obverse.vocabulary import Scores, chunk_size
 
@@ -193,14 +194,12 @@ def pick_device(device: str = "auto") -> str:
 
 
 def set_threads(wanted: int, policy: Policy) -> int:
-    """Set torch's threads and return their number: `wanted`, or for 0 what suits the model.
+    """Set torch's threads and return their number: `wanted`, or for 0 as many as this machine is faster with.
 
     On a CPU a small model's matrices are over before a second thread has started: one thread is the fastest, and on a
-    busy machine two can be many times slower.
+    busy machine two can be many times slower. For a larger model a few of its products are timed.
     """
-    size = sum(parameter.numel() for parameter in policy.model.parameters())
-    small = policy.device.type == "cpu" and size < SMALL_MODEL
-    threads = wanted or (1 if small else torch.get_num_threads())
+    threads = wanted or best_threads(policy.model)
     torch.set_num_threads(threads)
     return threads
 

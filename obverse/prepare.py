@@ -133,7 +133,8 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     start = find_start(config, folder)
     watcher.watcher.phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     networks = load_networks(config, course, start)
-    threads = set_threads(config.threads, networks.policy)
+    # a run goes on with the threads that it began with: others would round its sums in another order
+    threads = set_threads(config.threads or (folder.threads() if start else 0), networks.policy)
     shares = networks.policy.shares or config.gradient_checkpointing
     if not shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")

@@ -70,6 +70,11 @@ class RunFolder:
         )
         self.write_text(f"samples/step-{step:06d}.jsonl", "".join(f"{row}\n" for row in rows))
 
+    def threads(self) -> int:
+        """The threads that the run began with; 0 where nobody wrote them down."""
+        path = self.path / "environment.json"
+        return int(json.loads(path.read_text(encoding="utf-8")).get("threads", 0)) if path.exists() else 0
+
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl."""
         if not self.metrics_path.exists():
