@@ -19,7 +19,7 @@ from obverse.sampling.stops import Stops
 # Filling a hole copies one row: it pays once this share of the rows is holes.
 HOLE_SHARE = 0.1
 # Prompts are computed together, once this share of the places is free.
-FREE_SHARE = 0.25
+FREE_SHARE = 0.1
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from torch import Tensor
 from obverse.sampling.protocol import Law
 
 # Tokens whose probabilities are added in float32, which is right to a millionth; the blocks' sums add up in float64.
-BLOCK = 512
+BLOCK = 128
 
 
 def cut(logits: Tensor, law: Law) -> Tensor:
