@@ -179,7 +179,7 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
             ("sampling", f"temperature {law.temperature:g}, top_p {law.top_p:g}, at most {law.max_tokens} tokens"),
         ]
     )
-    sampler = HFSampler(policy.model, config.batch_size, renderer.decode)
+    sampler = HFSampler(policy.model, config.batch_size, renderer.decode, policy.mixed)
     scores = measure(problems, sampler, renderer, law, num, config.seed, watch)
     report = Report(f"{place} on {dataset}", scores, config.k)
     return store(report, config, dataset, out, threads)

@@ -179,9 +179,9 @@ def make_collector(
     )
     initial = None
     if networks.anchor is not None and any(samples_initial(method) for method in course.methods):
-        initial = HFSampler(networks.anchor.model, config.rollout_batch_size, renderer.decode)
+        initial = HFSampler(networks.anchor.model, config.rollout_batch_size, renderer.decode, networks.anchor.mixed)
     return Collector(
-        HFSampler(networks.policy.model, config.rollout_batch_size, renderer.decode),
+        HFSampler(networks.policy.model, config.rollout_batch_size, renderer.decode, networks.policy.mixed),
         renderer,
         law,
         config.seed,

@@ -60,3 +60,8 @@ def test_such_runs_train(options: dict[str, object], tiny: Path, tmp_path: Path)
     folder = train(runs.config("hpt", tmp_path / "run", tiny, problems, max_steps=3, **options)).folder
     rows = RunFolder(folder).metrics()
     assert len(rows) == 3 and all(row["step_taken"] == 1 and row["grad_norm"] > 0 for row in rows)
+    if options.get("dtype") == "mixed":  # sampled and trained at the same precision
+        own = train(
+            runs.config("reinforce", tmp_path / "own", tiny, problems, max_steps=1, baseline="batch", **options)
+        )
+        assert RunFolder(own.folder).metrics()[0].get("sampler_gap", 0.0) < 0.02

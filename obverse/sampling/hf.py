@@ -40,11 +40,19 @@ class HFSampler:
     """Samples from a transformers causal LM in this process.
 
     `max_rows` bounds the completions decoded at once; memory grows with rows x length. `decode` makes text of ids, for
-    stop strings. Raises ConfigError for a model whose cache is not made of keys and values alone.
+    stop strings; `mixed` computes products in bfloat16. Raises ConfigError for a model whose cache is not made of keys
+    and values alone.
     """
 
-    def __init__(self, model: Any, max_rows: int = 256, decode: Callable[[Sequence[int]], str] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        max_rows: int = 256,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        mixed: bool = False,
+    ) -> None:
         self.model = model
+        self.mixed = mixed
         self.max_rows = max_rows
         self.decode = decode
         self.num_layers = num_layers(model)
@@ -54,6 +62,12 @@ class HFSampler:
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
         """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite."""
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
+            return self._sample(orders, law, progress)
+
+    def _sample(
+        self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None
+    ) -> list[list[Completion]]:
         members = [Member(index, n, seed) for index, order in enumerate(orders) for n, seed in enumerate(order.seeds)]
         # prompts of like length together: little padding
         waiting = deque(sorted(members, key=lambda each: (len(orders[each.order].prompt_ids), each.order)))
