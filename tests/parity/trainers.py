@@ -22,12 +22,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from obverse.batch import pack
+from obverse.batch import Micro, pack
 from obverse.estimator import loss
 from obverse.learn import Learner, forward, lesson
 from obverse.method import Method
 from obverse.model import as_policy, logprobs
 from obverse.parts import Everything, Standardized
+from obverse.prompts import Reader
 from obverse.records import Group, Sample
 
 disable_progress_bars()
@@ -140,15 +141,25 @@ def ours(
     learner = Learner(as_policy(moving), anchor, method, None, 10**9)  # type: ignore[arg-type]
     current = lesson(learner, update, is_repeated=True)
     start.move(moving, 1)
-    (micro,) = current.micros
-    live = forward(learner, micro)
-    live.logp.retain_grad()
-    loss(micro.tokens, current.samples, live.logp, live.entropy, method.terms, 0.0, live.value).backward()
-    places = list(zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True))
+    (whole,) = update.micros(10**9)
+    # a sample that cannot move is not in the lesson: its tokens have no gradient
+    slopes = dict.fromkeys(places(whole), 0.0)
+    reader = Reader(moving)
+    for micro in current.micros:
+        live = forward(learner, micro, reader)
+        live.logp.retain_grad()
+        loss(micro.tokens, current.samples, live.logp, live.entropy, method.terms, 0.0, live.value).backward()
+        assert live.logp.grad is not None
+        slopes |= dict(zip(places(micro), live.logp.grad.tolist(), strict=True))
+    reader.finish()
     rank = order or (lambda sample: 0)
-    index = sorted(range(len(places)), key=lambda i: (rank(update.rows[places[i][0]]), *places[i]))
-    assert live.logp.grad is not None
-    return Gradients(live.logp.grad[index], named(moving))
+    ordered = sorted(slopes, key=lambda place: (rank(update.rows[place[0]]), *place))
+    return Gradients(torch.tensor([slopes[place] for place in ordered]), named(moving))
+
+
+def places(micro: Micro) -> list[tuple[int, int]]:
+    """(row in Samples, place in the response) of every trained token."""
+    return list(zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True))
 
 
 def trained_by_samples(
