@@ -131,7 +131,9 @@ class ModelOptions(Options):
         "auto",
     )
     device: Device = option("model", "auto, cpu, cuda, cuda:N or mps", "auto")
-    threads: int = option("model", "CPU threads; 0: one for a small model, else as many as its matrices are faster with", 0, ge=0)
+    threads: int = option(
+        "model", "CPU threads; 0: 1 for a small model, else what its matrices are faster with", 0, ge=0
+    )
     chat_template: Text = option("model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto")
     system_prompt: str | None = option("model", "system message for problems that have none", None)
 
