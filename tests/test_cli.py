@@ -334,6 +334,8 @@ def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
 
 
 def test_an_interrupt_before_the_run_is_130() -> None:
-    kill = "import os, signal, obverse.cli as cli; cli.dispatch = lambda words: os.kill(os.getpid(), signal.SIGINT)"
-    result = python("-c", f"{kill}; print(cli.main([]))")
+    # whoever started the tests may have had SIGINT ignored: a shell's background job has
+    listen = "import os, signal, obverse.cli as cli; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    kill = "cli.dispatch = lambda words: os.kill(os.getpid(), signal.SIGINT)"
+    result = python("-c", f"{listen}; {kill}; print(cli.main([]))")
     assert result.stdout.strip() == "130" and result.stderr.strip() == "interrupted"
