@@ -20,7 +20,7 @@ from obverse.passk import interval, pass_at_k
 from obverse.records import Problem, to_json
 from obverse.resolve import slug
 from obverse.runlog import RunFolder, environment
-from obverse.sampling import Law, Order, Sampler
+from obverse.sampling import Law, Order, Sampler, law_of
 from obverse.sampling.hf import HFSampler
 from obverse.seeds import seed_for
 from obverse.text import Renderer
@@ -160,16 +160,7 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
     threads = set_threads(config.threads, policy)
     eos_ids = policy.model.generation_config.eos_token_id
     renderer = Renderer(tokenizer, config.chat_template, config.system_prompt, eos_ids)
-    law = Law(
-        renderer.stop_ids,
-        config.max_completion_length,
-        config.temperature,
-        config.top_p,
-        config.top_k,
-        config.min_p,
-        config.stop_strings,
-        config.max_sampling_seconds,
-    )
+    law = law_of(config, renderer.stop_ids)
     num = config.num_samples
     watch.banner(
         [

@@ -60,10 +60,12 @@ class Policy:
             layers = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         for layer in layers:
             layer.training = True  # the switch that transformers looks at; dropout, in modules below, stays off
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            yield
-        for layer in layers:
-            layer.training = False
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+                yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
 
 def locate(name: str) -> str:

@@ -26,7 +26,7 @@ from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import with_folder
 from obverse.rollout import Collector
 from obverse.runlog import RunFolder, environment
-from obverse.sampling import Law
+from obverse.sampling import law_of
 from obverse.sampling.hf import HFSampler
 from obverse.text import Renderer
 
@@ -167,16 +167,7 @@ def make_collector(
     config: TrainConfig, course: Course, networks: Networks, renderer: Renderer, watcher: Attentive
 ) -> Collector:
     """Who samples and who judges."""
-    law = Law(
-        renderer.stop_ids,
-        config.max_completion_length,
-        config.temperature,
-        config.top_p,
-        config.top_k,
-        config.min_p,
-        config.stop_strings,
-        config.max_sampling_seconds,
-    )
+    law = law_of(config, renderer.stop_ids)
     initial = None
     if networks.anchor is not None and any(samples_initial(method) for method in course.methods):
         initial = HFSampler(networks.anchor.model, config.rollout_batch_size, renderer.decode, networks.anchor.mixed)
@@ -219,7 +210,7 @@ def make_learners(config: TrainConfig, course: Course, networks: Networks, total
                 optimizer,
                 config.micro_batch_tokens,
                 own,
-                samples_itself=config.top_p >= 1 and config.top_k == 0 and config.min_p == 0,
+                samples_itself=law_of(config, ()).is_whole and not samples_initial(lane.method),
                 table=networks.table,
             )
         )

@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from tiny_models import save_tiny
 
+import runs
 from obverse import checkpoint
 from obverse.errors import CheckpointError
 from obverse.interrupt import Attentive
@@ -230,3 +230,12 @@ def test_a_checkpoint_of_another_methods_run_is_refused(tiny: Path, problems: Pa
     given = {"resume_from_checkpoint": "auto", "max_steps": 2}
     with pytest.raises(CheckpointError, match="of another method's run"):
         train(runs.config("alternate", tmp_path / "run", tiny, problems, **given))
+
+
+def test_samples_of_the_initial_model_are_not_the_policys_own(tiny: Path, tmp_path: Path) -> None:
+    problems = runs.write_problems(tmp_path / "own.jsonl")
+    for name, itself in (("raft", True), ("rft", False)):
+        config = runs.config(name, tmp_path / name, tiny, problems)
+        assert prepare(config, Attentive(Silent())).learner.samples_itself is itself
+    cut = runs.config("raft", tmp_path / "cut", tiny, problems, top_k=5)
+    assert not prepare(cut, Attentive(Silent())).learner.samples_itself

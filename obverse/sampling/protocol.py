@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from obverse.config import EvalConfig, TrainConfig
 from obverse.records import Finish
 
 
@@ -32,6 +33,20 @@ class Law:
     def is_whole(self) -> bool:
         """No token is cut away: the law is the policy itself at this temperature."""
         return self.temperature > 0 and self.top_p >= 1 and self.top_k == 0 and self.min_p == 0
+
+
+def law_of(config: TrainConfig | EvalConfig, stop_ids: tuple[int, ...]) -> Law:
+    """The law that a run's or an evaluation's options describe."""
+    return Law(
+        stop_ids,
+        config.max_completion_length,
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.min_p,
+        config.stop_strings,
+        config.max_sampling_seconds,
+    )
 
 
 @dataclass(frozen=True)
