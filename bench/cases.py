@@ -83,7 +83,8 @@ CASES = {
              peers=("generate",), pairs=3),
         Case("E", "HPT, embedded base, 32 x 8, up to 96 new tokens", "own", None, 32, 8, 96, method="hpt", pairs=7),
         Case("F", "GRPO, 1.5B shape, 64 x 128 tokens x 8, 512 new tokens, bfloat16", "own", LARGE, 64, 8, 512, 128,
-             reward="uneven", options=NO_KL, peers=("fast",), pairs=3, is_long=True, needs_cuda=True),
+             reward="uneven", options=NO_KL | {"rollout_batch_size": 512}, peers=("fast",), pairs=3, is_long=True,
+             needs_cuda=True),
     )
 }  # fmt: skip
 
@@ -103,5 +104,5 @@ def trl_options(peer: str, case: Case) -> dict[str, Any]:
     return options
 
 
-# Rows per forward pass where fewer than all of them are faster.
-AT_ONCE: dict[tuple[str, str], int] = {}
+# Rows per forward pass where fewer than all of them are faster, or all of them do not fit.
+AT_ONCE: dict[tuple[str, str], int] = {("fast", "F"): 16}

@@ -22,6 +22,7 @@ from bench.cases import CASES, Case
 from bench.material import model_folder, problem_file
 from bench.rewards import uneven
 from obverse.batch import pack
+from obverse.config import CPU_TOKENS
 from obverse.course import only
 from obverse.learn import Learner, learn, lesson
 from obverse.method import Method
@@ -71,7 +72,7 @@ def ours(start: Start, method: Method, made: Sequence[Group]) -> dict[str, Tenso
     update = pack([method.select(group) for group in made], method.sources)
     assert update is not None
     policy = as_policy(start.model())
-    learner = Learner(policy, None, method, Standing(), 16_384)  # type: ignore[arg-type]
+    learner = Learner(policy, None, method, Standing(), CPU_TOKENS)  # type: ignore[arg-type]
     learn(learner, lesson(learner, update, is_repeated=False), 0.0, Silent())
     return named(policy.model)
 

@@ -25,6 +25,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     own_rates += [("critic", method.critic.learning_rate) for method in run.course.methods if method.critic]
     rates = f"{config.learning_rate:g}" + "".join(f", {who} {rate:g}" for who, rate in own_rates if rate is not None)
     until = f", until {config.budget:,} tokens are generated plus trained" if config.budget else ""
+    at_once = config.tokens_at_once(policy.device.type)
     where = f"{policy.device}, {torch.get_num_threads()} threads"
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
@@ -35,7 +36,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         *batches,
         ("sampling", f"at most {config.max_completion_length:,} new tokens each, {most:,} a step"),
         ("updates", f"{config.num_iterations} passes x {config.num_mini_batches} mini batches a step"),
-        ("training", f"micro batches of {config.micro_batch_tokens:,} tokens (they do not change the gradient)"),
+        ("training", f"micro batches of {at_once:,} tokens (they do not change the gradient)"),
         ("steps", f"{run.total_steps:,} ({epochs:.1f} epochs), from {run.state.step}{until}"),
         ("rate", f"learning_rate {rates}, {config.lr_scheduler_type}"),
         ("folder", str(run.folder.path)),

@@ -36,6 +36,9 @@ EMBEDDED_PRESET: dict[str, Any] = {
 }
 
 
+CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 8192  # padded tokens of a micro batch, where nobody says
+
+
 def option(group: str, text: str, default: Any = ..., **bounds: Any) -> Any:
     """A field that is an option: the group it is listed under, what it means with its unit, default and bounds."""
     return Field(default, description=text, json_schema_extra={"group": group}, **bounds)
@@ -196,8 +199,10 @@ class TrainConfig(ModelOptions, LawOptions):
     gradient_checkpointing: bool = option(
         "batch", "keep each layer's input only and compute it again: less memory, a third more work", False
     )
-    micro_batch_tokens: int = option(
-        "batch", "tokens per forward pass, padding included; never changes a gradient", 16384, ge=1
+    micro_batch_tokens: Positive | None = option(
+        "batch",
+        "tokens per forward pass, padding included; never changes a gradient; none: 2,048 on a CPU, else 8,192",
+        None,
     )
     max_steps: Annotated[int, AfterValidator(_steps), Field(ge=-1)] = option(
         "batch", "updates to take; -1: by num_train_epochs", -1
@@ -258,6 +263,10 @@ class TrainConfig(ModelOptions, LawOptions):
     def updates_per_step(self) -> int:
         """Optimizer steps per collection of samples."""
         return self.num_iterations * self.num_mini_batches
+
+    def tokens_at_once(self, device: str) -> int:
+        """Tokens of a forward pass on a device of that type: a CPU is no slower with few, and they need less memory."""
+        return self.micro_batch_tokens or (CPU_TOKENS if device == "cpu" else ACCELERATOR_TOKENS)
 
     def model_post_init(self, context: Any) -> None:
         """What the method's function is called with, run options that it shares included."""

@@ -110,7 +110,7 @@ class Readers:
     """The policy's and the anchor's place in the prompts that consecutive micro batches share."""
 
     def __init__(self, learner: Learner) -> None:
-        self.policy = Reader(learner.policy.model)
+        self.policy = Reader(learner.policy.model, learner.policy.table)
         self.anchor = Reader(learner.anchor.model) if learner.anchor else None
 
 

@@ -21,7 +21,7 @@ from obverse.batch import Micro
 from obverse.errors import ConfigError
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
-from obverse.vocabulary import Scores, chunk_size
+from obverse.vocabulary import Scores, chunk_size, reads
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
@@ -43,6 +43,7 @@ class Policy:
         Callable[[Tensor], Tensor] | None
     )  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
     matrix: Tensor | None = None  # the whole head, where it is one matrix [V, H] and nothing more
+    table: torch.nn.Embedding | None = None  # the whole embedding, where it is a table [V, H] and nothing more
     shares: bool = False  # prompts may be computed once for all their samples
     mixed: bool = False  # matrix products in bfloat16, everything else in float32
     checkpointed: bool = False  # a layer's inner states are computed again for its gradient
@@ -169,7 +170,9 @@ def as_policy(model: Any, mixed: bool = False) -> Policy:
     """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights."""
     model.eval()
     head = _split_head(model)
-    return Policy(model, head, _plain_matrix(model) if head else None, head is not None and can_share(model), mixed)
+    if head is None:
+        return Policy(model, head, mixed=mixed)
+    return Policy(model, head, _plain_matrix(model), _plain_table(model), can_share(model), mixed)
 
 
 def with_checkpoints(policy: Policy) -> Policy:
@@ -186,6 +189,24 @@ def _plain_matrix(model: Any) -> Tensor | None:
     is_plain = type(layer) is torch.nn.Linear and layer.bias is None
     capped = getattr(model.config, "final_logit_softcapping", None)
     return layer.weight if is_plain and not capped else None
+
+
+def _plain_table(model: Any) -> torch.nn.Embedding | None:
+    """The embedding, where the decoder takes its rows in place of the ids; found out by trying."""
+    table = model.get_input_embeddings()
+    if type(table) is not torch.nn.Embedding or table.max_norm is not None or table.scale_grad_by_freq or table.sparse:
+        return None
+    probe = _probe(model)
+    decoder = model.get_decoder()
+    with torch.no_grad():
+        rows = decoder(inputs_embeds=table(probe), use_cache=False).last_hidden_state
+        same = torch.equal(rows, decoder(input_ids=probe, use_cache=False).last_hidden_state)
+    return table if same else None
+
+
+def _probe(model: Any) -> Tensor:
+    """A few tokens to try a model with; [1, 4]."""
+    return torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
 
 
 def pick_device(device: str = "auto") -> str:
@@ -240,14 +261,14 @@ def _logprobs(
     reader: Reader | None,
     foreseen: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    reads = {"input_ids": micro.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+    read = reads(micro.input_ids, policy.table) if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
-        logits = policy.model(**reads, use_cache=False).logits
+        logits = policy.model(**read, use_cache=False).logits
         return _score(logits[micro.row, micro.position], micro.target, micro.temperature, entropy_graph)
     if micro.prompts is not None:
-        states = (reader or Reader(policy.model)).states(micro)
+        states = (reader or Reader(policy.model, policy.table)).states(micro)
     else:
-        hidden = policy.model.get_decoder()(**reads, use_cache=False).last_hidden_state
+        hidden = policy.model.get_decoder()(**read, use_cache=False).last_hidden_state
         states = hidden[micro.row, micro.position]
     if policy.matrix is not None:
         graph = torch.is_grad_enabled() and (states.requires_grad or policy.matrix.requires_grad)
@@ -330,7 +351,7 @@ def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
         logits: Tensor = matrix(states)
         return torch.tanh(logits / cap) * cap if cap else logits
 
-    probe = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+    probe = _probe(model)
     with torch.no_grad():
         ours = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
         same = torch.allclose(ours, model(input_ids=probe, use_cache=False).logits, rtol=1e-4, atol=1e-4)

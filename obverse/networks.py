@@ -69,4 +69,5 @@ def load_scorer(config: TrainConfig, tokenizer: Any) -> RewardModel | None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     renderer = Renderer(own, config.chat_template, config.system_prompt, None)
-    return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), config.micro_batch_tokens)
+    at_once = config.tokens_at_once(model.device.type)
+    return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), at_once)

@@ -208,7 +208,7 @@ def make_learners(config: TrainConfig, course: Course, networks: Networks, total
                 anchor,
                 lane.method,
                 optimizer,
-                config.micro_batch_tokens,
+                config.tokens_at_once(policy.device.type),
                 own,
                 samples_itself=law_of(config, ()).is_whole and not samples_initial(lane.method),
                 table=networks.table,

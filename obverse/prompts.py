@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from obverse.vocabulary import reads
+
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
@@ -46,12 +48,12 @@ class Prompts:
 class Reading:
     """A model that has read some prompts: what responses need of them, as leaves where gradients are wanted."""
 
-    def __init__(self, model: Any, prompts: Prompts) -> None:
-        self.model, self.prompts = model, prompts
+    def __init__(self, model: Any, prompts: Prompts, table: torch.nn.Embedding | None = None) -> None:
+        self.model, self.prompts, self.table = model, prompts, table
         position = None if prompts.mask is None else (prompts.mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=model.config.get_text_config())
         out = model.get_decoder()(
-            input_ids=prompts.input_ids,
+            **reads(prompts.input_ids, table),
             attention_mask=prompts.mask,
             position_ids=position,
             past_key_values=cache,
@@ -81,7 +83,11 @@ class Reading:
             mask = torch.cat([before, before.new_ones(responses.shape)], dim=1)
             position = before.sum(-1, keepdim=True) + offset
         out = self.model.get_decoder()(
-            input_ids=responses, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+            **reads(responses, self.table),
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
         )
         return torch.cat([first, out.last_hidden_state], dim=1)
 
@@ -95,17 +101,20 @@ class Reading:
 
 
 class Reader:
-    """A policy reading micro batches one after another; the prompts that consecutive ones share are computed once."""
+    """A policy reading micro batches one after another; the prompts that consecutive ones share are computed once.
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    `table` is the model's embedding where it keeps its own gradient (`Policy.table`).
+    """
+
+    def __init__(self, model: Any, table: torch.nn.Embedding | None = None) -> None:
+        self.model, self.table = model, table
         self.reading: Reading | None = None
 
     def states(self, micro: Any) -> Tensor:
         """The state that predicts each trained token of a micro batch with shared prompts; [T, H]."""
         if self.reading is None or self.reading.prompts is not micro.prompts:
             self.finish()
-            self.reading = Reading(self.model, micro.prompts)
+            self.reading = Reading(self.model, micro.prompts, self.table)
         return self.reading.states(micro.input_ids, micro.reads)[micro.row, micro.position + 1]
 
     def finish(self) -> None:

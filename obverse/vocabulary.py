@@ -1,7 +1,9 @@
-"""From hidden states to log-probs and entropies, and back, without the [tokens x vocabulary] tensor between them.
+"""Both ends of a model, where the vocabulary is: token ids to embeddings, hidden states to log-probs, and back.
 
-A chunk of tokens at a time: its logits are made, read and overwritten, forward and backward. The backward pass needs
-them again; where the gradient by the log-probs is known before the forward pass, both happen over the same logits.
+No [tokens x vocabulary] tensor is kept between them: a chunk of tokens at a time has its logits made, read and
+overwritten, forward and backward. The backward pass needs them again; where the gradient by the log-probs is known
+before the forward pass, both happen over the same logits. The matrices' gradients are added up where they belong, in
+`grad`: autograd would make a whole matrix for every micro batch, and for a matrix that embeds too another one.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
-# Logits held at once: 2**25 float32 numbers are 128 MB. Each chunk adds to the matrix's whole gradient, so that a small
-# one is slow: 220 tokens at a vocabulary of 150,000.
+# Logits held at once: 2**25 float32 numbers are 128 MB, and there are two such buffers. Each chunk adds to the matrix's
+# whole gradient, so that a small one is slow: 220 tokens at a vocabulary of 150,000.
 CHUNK_ELEMENTS = 2**25
 
 
@@ -31,19 +34,19 @@ class Scores(torch.autograd.Function):
         temperature: Tensor,
         foreseen: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.matrix_dtype = matrix.dtype
+        home = matrix if keeps_own_gradient(matrix) else None
+        ctx.matrix_dtype, ctx.home = matrix.dtype, home
         matrix = matrix.to(states.dtype)  # under autocast states are bfloat16 and the weights are not
         logp, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
-        gradients = Gradients(states, matrix, ctx.matrix_dtype) if foreseen is not None else None
+        gradients = None if foreseen is None else Gradients(states, matrix, ctx.matrix_dtype, home)
         with torch.autocast(states.device.type, enabled=False):
+            work = Workspace(states, matrix)
             for part in chunks(states, matrix):
-                log_probs = log_distribution(states[part], matrix, temperature[part])
-                logp[part] = log_probs.gather(-1, target[part, None])[:, 0]
-                probs = log_probs.exp()
-                # a token with probability 0 has p log p = 0, not NaN
-                entropy[part] = -torch.linalg.vecdot(probs, log_probs.clamp_(min=torch.finfo(torch.float32).min))
+                chunk = work.distribution(states[part], matrix, temperature[part])
+                logp[part] = chunk.log_probs_of(target[part])
+                entropy[part] = chunk.entropy()
                 if gradients is not None and foreseen is not None:
-                    gradients.add(part, log_gradient(probs, target[part], foreseen[part]), temperature[part])
+                    gradients.add(part, chunk.slope(target[part], foreseen[part]), temperature[part])
         ctx.save_for_backward(states, matrix, target, temperature)
         ctx.foreseen, ctx.gradients = foreseen, gradients
         return logp, entropy
@@ -51,40 +54,138 @@ class Scores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
         states, matrix, target, temperature = ctx.saved_tensors
-        by_logp, by_entropy = slopes
-        by_logp = torch.zeros_like(temperature) if by_logp is None else by_logp
-        by_entropy = torch.zeros_like(temperature) if by_entropy is None else by_entropy
+        by_logp, by_entropy = (torch.zeros_like(temperature) if slope is None else slope for slope in slopes)
+        gradients, ctx.gradients = ctx.gradients, None  # its memory is the matrix's once more
+        if gradients is None:
+            gradients = Gradients(states, matrix, ctx.matrix_dtype, ctx.home)
+        else:
+            by_logp = by_logp - ctx.foreseen  # what is still to be added
         spread = bool(by_entropy.any())
-        gradients = ctx.gradients
-        if gradients is None or spread or not torch.equal(by_logp, ctx.foreseen):
-            gradients = Gradients(states, matrix, ctx.matrix_dtype)
+        if spread or bool(by_logp.any()):
+            work = Workspace(states, matrix)
             for part in chunks(states, matrix):
-                log_probs = log_distribution(states[part], matrix, temperature[part])
-                probs = log_probs.exp()
-                slope = entropy_gradient(probs, log_probs, by_entropy[part]) if spread else None
-                slope_of_logp = log_gradient(probs, target[part], by_logp[part])
-                gradients.add(part, slope_of_logp if slope is None else slope_of_logp.add_(slope), temperature[part])
-        ctx.gradients = None  # its memory is the matrix's once more
-        return gradients.states, gradients.matrix, None, None, None
+                chunk = work.distribution(states[part], matrix, temperature[part])
+                slope = chunk.slope(target[part], by_logp[part], by_entropy[part] if spread else None)
+                gradients.add(part, slope, temperature[part])
+        return gradients.states, gradients.matrix if ctx.home is None else None, None, None, None
+
+
+class Lookup(torch.autograd.Function):
+    """Embeddings [..., H] of ids [...] from a table [V, H] that keeps its own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor, padding: int | None) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.home, ctx.padding = table, padding
+        return embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[None, ...]:
+        (ids,), (slope,) = ctx.saved_tensors, slopes
+        if ctx.padding is not None:  # as in torch.nn.Embedding its row never moves
+            slope = slope.masked_fill((ids == ctx.padding)[..., None], 0)
+        flat, rows = ids.flatten(), slope.flatten(0, -2).to(ctx.home.dtype)
+        gradient = own_gradient(ctx.home)
+        if gradient.device.type == "cpu":
+            gradient.index_add_(0, flat, rows)
+        else:  # the same sum in an order that does not change from run to run
+            gradient.index_put_((flat,), rows, accumulate=True)
+        return None, None, None
+
+
+def reads(ids: Tensor, table: torch.nn.Embedding | None) -> dict[str, Tensor]:
+    """What a decoder is called with to read `ids`: themselves, or their embeddings where `table` has its own gradient."""
+    if table is None or not torch.is_grad_enabled() or not keeps_own_gradient(table.weight):
+        return {"input_ids": ids}
+    return {"inputs_embeds": Lookup.apply(ids, table.weight, table.padding_idx)}  # type: ignore[no-untyped-call]
+
+
+def keeps_own_gradient(matrix: Tensor) -> bool:
+    """Whether a sum may be added to `matrix.grad` directly: a whole trained parameter, in a type that sums well."""
+    wide = matrix.dtype in (torch.float32, torch.float64)
+    return type(matrix) is torch.nn.Parameter and matrix.requires_grad and matrix.is_leaf and wide
+
+
+def own_gradient(matrix: Tensor) -> Tensor:
+    """`matrix.grad`, zeros if there was none."""
+    if matrix.grad is None:
+        matrix.grad = torch.zeros_like(matrix)
+    return matrix.grad
 
 
 class Gradients:
-    """The gradients by the states [T, H] and by the matrix [V, H], added up chunk by chunk."""
+    """The gradients by the states [T, H] and by the matrix [V, H], added up chunk by chunk; the latter in `home.grad`."""
 
-    def __init__(self, states: Tensor, matrix: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, states: Tensor, matrix: Tensor, dtype: torch.dtype, home: Tensor | None) -> None:
         self.of, self.head = states, matrix
-        self.states, self.matrix = torch.empty_like(states), torch.zeros_like(matrix, dtype=dtype)
+        self.states = torch.zeros_like(states)
+        self.matrix = torch.zeros_like(matrix, dtype=dtype) if home is None else own_gradient(home)
 
     def add(self, part: slice, by_logits: Tensor, temperature: Tensor) -> None:
         """`by_logits` [n, V], before the temperature, of the tokens `part`; it is overwritten."""
         slope = (by_logits if bool((temperature == 1).all()) else by_logits.div_(temperature[:, None])).to(
             self.of.dtype
         )
-        torch.mm(slope, self.head, out=self.states[part])
+        self.states[part].addmm_(slope, self.head)
         if self.matrix.dtype == slope.dtype:
             self.matrix.addmm_(slope.T, self.of[part])
         else:
             self.matrix.add_(torch.mm(slope.T, self.of[part]))
+
+
+class Workspace:
+    """Two buffers of a chunk's size, used again for every chunk: fresh memory of that size costs as much as a pass."""
+
+    def __init__(self, states: Tensor, matrix: Tensor) -> None:
+        shape = (min(chunk_size(len(matrix)), len(states)), len(matrix))
+        self.logits, self.weights = (states.new_empty(shape, dtype=torch.float32) for _ in range(2))
+
+    def distribution(self, states: Tensor, matrix: Tensor, temperature: Tensor) -> Distribution:
+        """Of every token [n]; what was made before is overwritten."""
+        logits, weights = self.logits[: len(states)], self.weights[: len(states)]
+        if states.dtype == logits.dtype:
+            torch.mm(states, matrix.T, out=logits)
+        else:
+            logits.copy_(torch.mm(states, matrix.T))
+        if not bool((temperature == 1).all()):
+            logits.div_(temperature[:, None])
+        logits.sub_(logits.amax(-1, keepdim=True))
+        return Distribution(logits, torch.exp(logits, out=weights))
+
+
+class Distribution:
+    """Logits below their largest [n, V], their exponentials, and the sums of these; p = weights / total."""
+
+    def __init__(self, logits: Tensor, weights: Tensor) -> None:
+        self.logits, self.weights = logits, weights
+        self.total = weights.sum(-1)
+
+    def log_probs_of(self, target: Tensor) -> Tensor:
+        """log p of a token each; [n]."""
+        return self.logits.gather(-1, target[:, None])[:, 0] - self.total.log()
+
+    def entropy(self) -> Tensor:
+        """-sum_v p_v log p_v; [n]."""
+        mean = self._mean_logit()
+        if bool(mean.isnan().any()):  # a token with probability 0 has p log p = 0, not NaN
+            self.logits.clamp_(min=torch.finfo(self.logits.dtype).min)
+            mean = self._mean_logit()
+        return self.total.log() - mean
+
+    def slope(self, target: Tensor, by_logp: Tensor, by_entropy: Tensor | None = None) -> Tensor:
+        """by_logp (1[v = target] - p_v) - by_entropy p_v (log p_v + H); [n, V], in place of the weights."""
+        if by_entropy is None:
+            slope = self.weights.mul_((-by_logp / self.total)[:, None])
+        else:
+            # log p_v + H = logit_v - log total + H, which is the logit above the mean one
+            self.entropy()
+            spread = self.logits.sub_(self._mean_logit()[:, None]).mul_(by_entropy[:, None])
+            slope = spread.add_(by_logp[:, None]).mul_(self.weights).mul_((-1 / self.total)[:, None])
+        return slope.scatter_add_(-1, target[:, None], by_logp[:, None])
+
+    def _mean_logit(self) -> Tensor:
+        """sum_v p_v logit_v as dot products, which need no [n, V] of their own; [n]."""
+        return torch.bmm(self.weights[:, None], self.logits[:, :, None])[:, 0, 0] / self.total
 
 
 def chunk_size(vocabulary: int) -> int:
@@ -96,24 +197,3 @@ def chunks(states: Tensor, matrix: Tensor) -> list[slice]:
     """The tokens dealt to chunks whose logits fit."""
     size = chunk_size(len(matrix))
     return [slice(start, min(start + size, len(states))) for start in range(0, len(states), size)]
-
-
-def log_distribution(states: Tensor, matrix: Tensor, temperature: Tensor) -> Tensor:
-    """The log-probs of every token of the vocabulary; float32 [n, V], a fresh tensor."""
-    logits = torch.mm(states, matrix.T).float()
-    if not bool((temperature == 1).all()):
-        logits.div_(temperature[:, None])
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))
-
-
-def log_gradient(probs: Tensor, target: Tensor, by_logp: Tensor) -> Tensor:
-    """by_logp (1[v = target] - p_v); [n, V], in place of `probs`."""
-    slope = probs.mul_(-by_logp[:, None])
-    return slope.scatter_add_(-1, target[:, None], by_logp[:, None])
-
-
-def entropy_gradient(probs: Tensor, log_probs: Tensor, by_entropy: Tensor) -> Tensor:
-    """-by_entropy p_v (log p_v + H); [n, V], in place of `log_probs`."""
-    log_probs.clamp_(min=torch.finfo(torch.float32).min)
-    entropy = -torch.linalg.vecdot(probs, log_probs)
-    return log_probs.add_(entropy[:, None]).mul_(probs).mul_(-by_entropy[:, None])

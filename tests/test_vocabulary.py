@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from obverse.vocabulary import Scores, chunks
+from obverse.vocabulary import Lookup, Scores, chunks, keeps_own_gradient, reads
 
 NUM_TOKENS, WIDTH, VOCABULARY = 23, 8, 31
 
@@ -41,6 +41,42 @@ def test_gradients_are_those_of_autograd(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("known", ["unknown", "known", "wrongly known"])
+@pytest.mark.parametrize("padding", [None, 3])
+def test_a_tied_matrix_gathers_both_ends_in_its_own_gradient(
+    known: str, padding: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 5 * VOCABULARY)
+    _, matrix, target, temperatures = numbers(0.6)
+    ids = torch.tensor([[3, 4, 4], [0, 30, 3]]).repeat(4, 1).flatten()[:NUM_TOKENS]
+    slope = torch.sin(torch.arange(NUM_TOKENS) * 1.0)
+    tied = torch.nn.Embedding(VOCABULARY, WIDTH, padding_idx=padding)
+    tied.weight.data = matrix.detach().clone()
+    logits = torch.tanh(tied(ids)) @ tied.weight.T / temperatures[:, None]
+    (slope * logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]).sum().backward()
+    expected, tied.weight.grad = tied.weight.grad, torch.ones_like(tied.weight)  # as another micro batch left it
+    foreseen = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
+    states = torch.tanh(reads(ids, tied)["inputs_embeds"])
+    logp, _ = Scores.apply(states, tied.weight, target, temperatures, foreseen)
+    home = tied.weight.grad
+    (slope * logp).sum().backward()
+    assert tied.weight.grad is home
+    torch.testing.assert_close(home - 1, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_only_a_trained_float_parameter_keeps_its_own_gradient() -> None:
+    table = torch.nn.Embedding(VOCABULARY, WIDTH)
+    ids = torch.tensor([1])
+    assert keeps_own_gradient(table.weight) and reads(ids, table)["inputs_embeds"].requires_grad
+    assert not keeps_own_gradient(table.weight * 2)
+    assert "input_ids" in reads(ids, None) and "input_ids" in reads(ids, table.bfloat16())
+    with torch.no_grad():
+        assert "input_ids" in reads(ids, table.float())
+    table.weight.requires_grad_(False)
+    assert "input_ids" in reads(ids, table)
+    assert not Lookup.apply(ids, table.weight, None).requires_grad
+
+
 def test_a_token_with_probability_zero_is_no_nan() -> None:
     states, matrix = torch.tensor([[200.0]]), torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
     logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), None)
@@ -53,3 +89,12 @@ def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 5 * VOCABULARY)
     states, matrix, *_ = numbers(1.0)
     assert [len(states[part]) for part in chunks(states, matrix)] == [5, 5, 5, 5, 3]
+
+
+@pytest.mark.parametrize("foreseen", [None, torch.ones(1)])
+def test_a_logit_of_minus_infinity_is_no_nan(foreseen: Tensor | None) -> None:
+    states, matrix = torch.tensor([[1.0]]), torch.tensor([[1.0], [-torch.inf], [1.0]], requires_grad=True)
+    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), foreseen)
+    assert float(entropy.detach()) == pytest.approx(0.693147, rel=1e-5) and float(logp.detach()) == pytest.approx(-0.693147, rel=1e-5)
+    (gradient,) = torch.autograd.grad(logp.sum() + entropy.sum(), matrix)
+    torch.testing.assert_close(gradient, torch.tensor([[0.5], [0.0], [-0.5]]))
