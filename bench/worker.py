@@ -16,7 +16,7 @@ import torch
 from bench.cases import Case
 from bench.channel import Channel
 from bench.material import model_folder, problem_file
-from obverse import methods
+from obverse import __version__, methods
 from obverse.interrupt import Attentive
 from obverse.metrics import Clock
 from obverse.model import load
@@ -59,7 +59,7 @@ def run_obverse(case: Case, channel: Channel, device: str, dtype: str, threads: 
     """Steps of obverse's own loop."""
     options = obverse_options(case, device, dtype, threads)
     run = prepare(resolve(case.method, methods.find(case.method), options), Attentive(Silent()))
-    channel.say(facts(run.learners[0].policy.model, {"obverse": version("obverse")}))
+    channel.say(facts(run.learners[0].policy.model, {"obverse": __version__}))
     while True:
         channel.wait()
         before = run.state.num_tokens

@@ -8,6 +8,7 @@ before the forward pass, both happen over the same logits. The matrices' gradien
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -184,8 +185,10 @@ class Distribution:
         return slope.scatter_add_(-1, target[:, None], by_logp[:, None])
 
     def _mean_logit(self) -> Tensor:
-        """sum_v p_v logit_v as dot products, which need no [n, V] of their own; [n]."""
-        return torch.bmm(self.weights[:, None], self.logits[:, :, None])[:, 0, 0] / self.total
+        """sum_v p_v logit_v; [n]."""
+        if self.weights.device.type == "cpu":  # a row at a time needs no third [n, V], and is five times as fast
+            return torch.stack([torch.dot(*pair) for pair in zip(self.weights, self.logits, strict=True)]) / self.total
+        return torch.linalg.vecdot(self.weights, self.logits) / self.total
 
 
 def chunk_size(vocabulary: int) -> int:
@@ -194,6 +197,7 @@ def chunk_size(vocabulary: int) -> int:
 
 
 def chunks(states: Tensor, matrix: Tensor) -> list[slice]:
-    """The tokens dealt to chunks whose logits fit."""
-    size = chunk_size(len(matrix))
-    return [slice(start, min(start + size, len(states))) for start in range(0, len(states), size)]
+    """The tokens dealt evenly to chunks whose logits fit."""
+    num = -(-len(states) // chunk_size(len(matrix)))
+    edges = [len(states) * index // num for index in range(num + 1)] if num else []
+    return [slice(*pair) for pair in pairwise(edges)]

@@ -88,7 +88,8 @@ def test_a_token_with_probability_zero_is_no_nan() -> None:
 def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 5 * VOCABULARY)
     states, matrix, *_ = numbers(1.0)
-    assert [len(states[part]) for part in chunks(states, matrix)] == [5, 5, 5, 5, 3]
+    assert [len(states[part]) for part in chunks(states, matrix)] == [4, 5, 4, 5, 5]
+    assert chunks(states[:0], matrix) == [] and chunks(states[:5], matrix) == [slice(0, 5)]
 
 
 @pytest.mark.parametrize("foreseen", [None, torch.ones(1)])
