@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
-from obverse.verifiers import choice, countdown, exact, knights, math
-from obverse.verifiers.user import NOT_APPLICABLE, Verifier, from_file
+from obverse.verifiers import choice, countdown, exact, knights, math, numeric, workers
+from obverse.verifiers.extract import final_answer
+from obverse.verifiers.mix import combined, split, weighted
+from obverse.verifiers.user import NOT_APPLICABLE, SECONDS, Verifier, from_file
 
-_MODULES = {"math": math, "countdown": countdown, "knights": knights, "choice": choice, "exact": exact}
+_MODULES = {
+    "math": math,
+    "numeric": numeric,
+    "countdown": countdown,
+    "knights": knights,
+    "choice": choice,
+    "exact": exact,
+}
 
 NAMES = tuple(_MODULES)
+# What a verdict's reason begins with, up to a colon, where grading itself is what there is to tell. The first four are
+# errors, the others wrong answers that nobody could have graded otherwise.
+ERRORS = ("timeout", "crash", "memory", "raised", "unusable")
+REFUSED = ("prefilter", "unparseable")
 
-__all__ = ["NAMES", "NOT_APPLICABLE", "Verifier", "judge", "nearest", "objection", "verifier"]
+__all__ = [
+    "ERRORS",
+    "NAMES",
+    "NOT_APPLICABLE",
+    "REFUSED",
+    "SECONDS",
+    "Verifier",
+    "answer_of",
+    "judge",
+    "judge_all",
+    "nearest",
+    "objection",
+    "same",
+    "split",
+    "unreadable",
+    "verifier",
+    "weighted",
+]
 
 
-def verifier(name_or_path: str) -> Verifier:
+def verifier(spec: str, seconds: float = SECONDS) -> Verifier:
     """Return the verifier of that name, or the user's function `path/to/file.py:function` (`verify` if none is named).
+
+    Several, separated by commas, are one whose reward is their sum: see `obverse.verifiers.mix`. `seconds` is what a
+    user's function may take for one completion.
 
     Errors: ConfigError for an unknown name, file, function or signature; a call raises GraderError if the problem's
     answer is not what the verifier can check.
@@ -26,23 +61,49 @@ def verifier(name_or_path: str) -> Verifier:
     Example:
         verifier("math")(Problem("p", "2+2=", answer="4"), "\\boxed{4}").correct
     """
-    if name_or_path in _MODULES:
-        return partial(_judge, name_or_path)
-    if ".py" in name_or_path:
-        return from_file(name_or_path)
-    raise ConfigError(f"unknown verifier {name_or_path!r}: {nearest(name_or_path)}")
+    parts = split(spec)
+    if len(parts) == 1 and parts[0][1] == 1.0:
+        return _single(parts[0][0], seconds)
+    each, weights = [_single(name, seconds) for name, _ in parts], [weight for _, weight in parts]
+    return lambda problem, text: combined([verify(problem, text) for verify in each], weights)
 
 
-def judge(problem: Problem, text: str) -> Verdict | None:
+def judge(problem: Problem, text: str, seconds: float = SECONDS) -> Verdict | None:
     """Return what the problem's own verifier says of the text; None if the problem names no verifier.
 
     Errors: as of `verifier`.
     """
-    return _cached(problem.verifier)(problem, text) if problem.verifier else None
+    return _cached(problem.verifier, seconds)(problem, text) if problem.verifier else None
 
 
-# one user file is read once, not once per completion
-_cached = cache(verifier)
+def judge_all(pairs: Sequence[tuple[Problem, str]], seconds: float = SECONDS) -> list[Verdict | None]:
+    """Return the verdicts on many texts, in their order; those that need a worker process get several at once.
+
+    Errors: as of `verifier`.
+    """
+    found = [_decided(problem, text, seconds) for problem, text in pairs]
+    rest = [index for index, verdict in enumerate(found) if verdict is None and pairs[index][0].verifier]
+    if len(rest) == 1 or workers.NUM_WORKERS == 1:
+        verdicts: Iterable[Verdict | None] = [judge(*pairs[index], seconds) for index in rest]
+    else:
+        with ThreadPoolExecutor(workers.NUM_WORKERS) as threads:
+            verdicts = list(threads.map(lambda index: judge(*pairs[index], seconds), rest))
+    for index, verdict in zip(rest, verdicts, strict=True):
+        found[index] = verdict
+    return found
+
+
+def answer_of(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a text as the problem's verifier, or the first of several, reads it; None if none."""
+    name = _first(problem)
+    found = _MODULES[name].answer(problem, text) if name in _MODULES else final_answer(text, phrases=True)
+    return (found or "").strip() or None
+
+
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Whether two final answers are equal to the problem's verifier; for a function of the user: the same text."""
+    name = _first(problem)
+    return first == second or (name in _MODULES and bool(_MODULES[name].same(problem, first, second)))
 
 
 def nearest(name: str) -> str:
@@ -52,16 +113,55 @@ def nearest(name: str) -> str:
 
 
 def objection(name: str, problem: Problem) -> str | None:
-    """Return why this built-in verifier could never judge the problem by its answer, None if it can."""
+    """Return why this built-in verifier could never judge the problem by its answer, None if it can.
+
+    The expected answer, given as an answer, must be right.
+    """
+    module = _MODULES[name]
     try:
-        _MODULES[name].gold(problem)
+        module.gold(problem)
+        if hasattr(module, "stated") and not module.verify(problem, module.stated(problem)).correct:
+            return f"given as an answer, the {name} verifier calls it wrong"
     except GraderError as error:
         return str(error)
     return None
 
 
-def _judge(name: str, problem: Problem, text: str) -> Verdict:
+def unreadable(problems: Iterable[Problem], limit: int | None = None) -> list[Problem]:
+    """Return problems of the math verifier whose expected answer computer algebra cannot read: text decides there.
+
+    Of equal answers one problem is looked at; with `limit` only the first so many answers that are no plain numbers.
+    """
+    first = {math.gold(each): each for each in problems if each.verifier and _first(each) == "math"}
+    asked = [gold for gold in first if not math.is_plain(gold)][:limit]
+    return [first[gold] for gold in asked if not math.readable(gold)]
+
+
+# one user file is asked for once, not once per completion
+_cached = cache(verifier)
+
+
+def _first(problem: Problem) -> str:
+    return split(problem.verifier)[0][0] if problem.verifier else ""
+
+
+def _decided(problem: Problem, text: str, seconds: float) -> Verdict | None:
+    """The verdict if it takes no worker."""
+    if problem.verifier == "math":
+        return _judge("math", problem, text, decided=True)
+    return judge(problem, text, seconds) if problem.verifier in _MODULES else None
+
+
+def _single(name: str, seconds: float) -> Verifier:
+    if name in _MODULES:
+        return partial(_judge, name)
+    if ".py" in name:
+        return from_file(name, seconds)
+    raise ConfigError(f"unknown verifier {name!r}: {nearest(name)}")
+
+
+def _judge(name: str, problem: Problem, text: str, decided: bool = False) -> Verdict:
     try:
-        return _MODULES[name].verify(problem, text)
+        return math.decide(problem, text) if decided else _MODULES[name].verify(problem, text)
     except GraderError as error:
         raise GraderError(f"problem {problem.id}: answer: {error}") from error

@@ -32,20 +32,37 @@ def gold(problem: Problem) -> str:
     return letter
 
 
+def answer(problem: Problem, text: str) -> str | None:
+    """Return the final answer; "answer: B" and a text that is nothing but a choice count too."""
+    found = final_answer(text, phrases=True)
+    if found is None:
+        whole = outcome(text).strip()
+        found = whole if _letter(whole, _options(problem)) else None
+    return found
+
+
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Whether two final answers mean the same option."""
+    options = _options(problem)
+    letter = _letter(first, options)
+    return first == second or (letter is not None and letter == _letter(second, options))
+
+
+def stated(problem: Problem) -> str:
+    """Return a text that gives the expected answer."""
+    return f"<answer>{gold(problem)}</answer>"
+
+
 def verify(problem: Problem, text: str) -> Verdict:
-    """Right if the final answer means the right option; "answer: B" and a text that is nothing but a choice count too.
+    """Right if the final answer means the right option.
 
     Example:
         verify(Problem("p", "...", answer="B", meta={"choices": ["Rome", "Paris"]}), "The answer is Paris.").correct
     """
-    expected, options = gold(problem), _options(problem)
-    found = final_answer(text, phrases=True)
-    if found is None:
-        whole = outcome(text).strip()
-        found = whole if _letter(whole, options) else None
+    expected, found = gold(problem), answer(problem, text)
     if not found:
         return UNANSWERED
-    letter = _letter(found, options)
+    letter = _letter(found, _options(problem))
     if letter is None:
         return Verdict.wrong(f"{found[:80]!a} is neither a letter nor an option")
     return Verdict.right() if letter == expected else Verdict.wrong(f"{letter} is not the answer")

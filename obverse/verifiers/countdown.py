@@ -44,6 +44,16 @@ def gold(problem: Problem) -> tuple[list[int], int]:
     return numbers, target
 
 
+def answer(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a text."""
+    return final_answer(text)
+
+
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Whether two final answers are the same expression, apart from spaces; its value alone does not make it so."""
+    return "".join(first.translate(_SIGNS).split()) == "".join(second.translate(_SIGNS).split())
+
+
 def verify(problem: Problem, text: str) -> Verdict:
     """Right if the final answer uses every number exactly once and equals the target.
 

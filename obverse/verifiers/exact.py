@@ -17,6 +17,22 @@ def gold(problem: Problem) -> str:
     return str(answer).strip()
 
 
+def answer(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a text, or, without one, all that follows the reasoning."""
+    found = final_answer(text)
+    return outcome(text).strip() if found is None else found
+
+
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Whether two final answers are equal letter for letter, apart from spaces around them."""
+    return first.strip() == second.strip()
+
+
+def stated(problem: Problem) -> str:
+    """Return a text that gives the expected answer."""
+    return f"<answer>{gold(problem)}</answer>"
+
+
 def verify(problem: Problem, text: str) -> Verdict:
     """Right if the final answer equals the expected one; a text without a final answer is compared as a whole.
 

@@ -33,6 +33,30 @@ def gold(problem: Problem) -> dict[str, bool]:
     return dict(zip(names, solution, strict=True))
 
 
+def answer(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a text."""
+    return final_answer(text)
+
+
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Whether two final answers say the same of everybody, in any order."""
+    mine, other = (sorted(_said(gold(problem), found)) for found in (first, second))
+    return first == second or (bool(mine) and mine == other)
+
+
+def stated(problem: Problem) -> str:
+    """Return a text that gives the expected answer."""
+    said = (f"{name} is a {'knight' if knight else 'knave'}" for name, knight in gold(problem).items())
+    return f"<answer>{', '.join(said)}</answer>"
+
+
+def _said(expected: dict[str, bool], found: str) -> list[tuple[str, str]]:
+    """Who is called what in an answer, by name and role."""
+    somebody = "|".join(map(re.escape, expected))
+    said = re.findall(rf"(?<!\w)({somebody})\s+(?i:{_SAID})", found)
+    return [(name, role.lower()) for name, role in said]
+
+
 def verify(problem: Problem, text: str) -> Verdict:
     """Right if everybody is named once and called what they are, in any order; names keep their case.
 
@@ -44,11 +68,10 @@ def verify(problem: Problem, text: str) -> Verdict:
     found = final_answer(text)
     if not found:
         return UNANSWERED
-    somebody = "|".join(map(re.escape, expected))
-    said = re.findall(rf"(?<!\w)({somebody})\s+(?i:{_SAID})", found)
+    said = _said(expected, found)
     if len(said) != len(_ANYBODY.findall(found)):
         return Verdict.wrong("speaks of somebody else")
     if sorted(name for name, _ in said) != sorted(expected):
         return Verdict.wrong("does not say of everybody exactly once who they are")
-    mistaken = [name for name, role in said if (role.lower() == "knight") != expected[name]]
+    mistaken = [name for name, role in said if (role == "knight") != expected[name]]
     return Verdict.wrong(f"wrong about {', '.join(mistaken)}"[:200]) if mistaken else Verdict.right()

@@ -1,79 +1,40 @@
-"""Mathematical answers: equal as exact numbers, or else the same LaTeX once differences of spelling are removed.
+"""Mathematical answers: equal as exact numbers, or as text in one spelling, or by computer algebra in a worker.
 
-Numbers are whole (`72`, `1,080`, `1{,}080`), decimal (`0.5`) or fractions (`1/2`, `\\frac{1}{2}`, `\\frac12`), compared
-as fractions.Fraction. Their policy:
+Three steps, the first that decides wins; docs/graders.md has them in full.
 
-- a percent sign is only right where the expected answer has one: `50\\%` is not 50, but 50 is right for `50\\%`;
-- a unit after the number (`10 cm`, `10\\text{ cm}`, `90^\\circ`) is dropped where the expected answer is a plain
-  number; an expected unit may be left out, but not replaced by another one; `$18` is 18;
-- `x = 42` is 42 where the expected answer has no `=`, and the other way round.
-
-Everything else is compared as text by `normalized`. That two different formulas are equal, as (x+1)^2 and x^2+2x+1, or
-2^{10} and 1024, is not seen yet: it needs computer algebra on text that a model wrote, which may only run in a worker
-process that can be killed.
+1. Here, in microseconds: the same text; numbers as fractions (`obverse.verifiers.numbers`); the same LaTeX once
+   differences of spelling are removed. Policy: a percent sign is only right where the expected answer has one; a unit is
+   dropped where the expected answer is a plain number, and an expected one may be left out, but not replaced; `x = 42` is
+   42 where the expected answer has no `=`, and the other way round; of a chain `2 + 40 = 42` every side must be equal.
+2. A prefilter that knows the expected answer refuses what computer algebra might never come back from: wrong, with the
+   reason `prefilter: CODE`.
+3. math-verify in a process that can be killed, with a deadline: `timeout`, `crash` or `memory` are errors, not wrong.
 """
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from fractions import Fraction
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
 from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
-from obverse.verifiers.extract import UNANSWERED, final_answer, last_box, unboxed
+from obverse.verifiers import workers
+from obverse.verifiers.extract import UNANSWERED, final_answer, last_box
+from obverse.verifiers.numbers import bare, normalized, number, same_number
+from obverse.verifiers.prefilter import objection as refused
 
-MAX_NUMBER_CHARS = 1_000
+SECONDS = 0.8  # for one comparison; golds of five benchmarks take at most half of that on a busy machine
+WORKER = workers.Kind("obverse.verifiers.algebra", memory=2**30, files=64, silent=True)
 
-_REPLACED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\(?:left|right)(?![A-Za-z])", ""),
-        (r"\\[dt]frac(?![A-Za-z])", r"\\frac"),
-        (r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ","),  # 1\,080
-        (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),  # after a backslash it is a line end
-        (r"(?<!\\)\\[!$()\[\]]|\$", ""),
-        (r"\{,\}", ","),
-        (r"\u2212", "-"),
-        (r"\\%", "%"),
-    )
-]
-_FRACTION_PARTS = re.compile(r"\\frac\s*(\{[^{}]*\}|[0-9])\s*(\{[^{}]*\}|[0-9])")
-_SAME_COMMAND = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1"),
-        (r"\\(le|ge|ne)q(?![A-Za-z])", r"\\\1"),
-        (r"([\^_])\s*\{([A-Za-z0-9])\}", r"\1\2"),
-        (r"(?<![0-9])\s+|\s+(?![0-9])", ""),  # spaces, except between two digits: 1 2 is not 12
-    )
-]
-_BRACED = re.compile(r"\{([^{}]*)\}")
-_ASSIGNED = re.compile(r"(?:\\?[A-Za-z]+|[A-Za-z]\([A-Za-z]\))\s*=\s*([^=]+)")
+_NAME = r"(?:\\?[A-Za-z]+|[A-Za-z]\([A-Za-z]\)|[A-Za-z]_\{?[A-Za-z0-9]+\}?|\\text\s*\{[^{}0-9]*\})"
+_ASSIGNED = re.compile(rf"\s*{_NAME}\s*=\s*([^=]+)")
+_NAMED = re.compile(rf"\s*{_NAME}\s*")
+_OTHER_RELATION = re.compile(r"[<>!=:]=|=[<>=]")
 
-_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
-_NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?:\\frac\s*\{{\s*(?P<top>-?(?:{_PLAIN}))\s*\}}\s*\{{\s*(?P<bottom>-?(?:{_PLAIN}))\s*\}}"
-    rf"|(?P<plain>{_PLAIN})(?:\s*/\s*(?P<over>{_PLAIN}))?)"
-    r"(?P<rest>.*)",
-    re.DOTALL,
-)
-_UNIT = re.compile(
-    r"\s*\\(?:text|textrm|mathrm|mbox)\s*\{[^{}0-9]*\}(?:\^\{?[23]\}?)?"
-    r"|\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF])?"
-    r"|\s+[A-Za-z]{2,}(?:[ /-][A-Za-z]+){0,3}(?:\^\{?[23]\}?)?"
-)
-_PERCENT = re.compile(r"\s*(?:%|percent|\\text\s*\{\s*percent\s*\})\s*")
-# Words that change a number or argue about it, so that what stands before them is not the answer.
-_NO_UNITS = set(
-    re.findall(
-        "[a-z]+",
-        "and or to not is are if when but because than less more greater over times plus minus mod base remainder half "
-        "pi dozen hundred thousand million billion trillion sqrt sin cos tan log ln exp inf infty nan approximately",
-    )
-)
+Question = tuple[str, str]  # two bare formulas, the expected one first
 
 
 def gold(problem: Problem) -> str:
@@ -96,85 +57,139 @@ def gold(problem: Problem) -> str:
     return text
 
 
+def answer(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a text as this verifier reads it; "the answer is X" and "answer: X" count."""
+    return final_answer(text, phrases=True)
+
+
+def stated(problem: Problem) -> str:
+    """Return a text that gives the expected answer."""
+    return f"<answer>{gold(problem)}</answer>"
+
+
 def verify(problem: Problem, text: str) -> Verdict:
-    """Right if the final answer equals the expected one; "the answer is X" and "answer: X" count as final answers.
+    """Right if the final answer equals the expected one.
 
     Example:
         verify(Problem("p", "...", answer="1,080"), "... so she has \\boxed{1080}.").correct
     """
-    expected = gold(problem)
-    found = final_answer(text, phrases=True)
+    expected, found = gold(problem), answer(problem, text)
+    return judge(expected, found) if found else UNANSWERED
+
+
+def decide(problem: Problem, text: str) -> Verdict | None:
+    """Return the verdict where it needs no worker, None where it does."""
+    expected, found = gold(problem), answer(problem, text)
     if not found:
         return UNANSWERED
-    return Verdict.right() if equal(expected, found) else Verdict.wrong(f"{found[:80]!a} is not the answer")
+    asked = compare(expected, found)
+    return None if isinstance(asked, list) and not _refusal(asked) else judge(expected, found)
 
 
-def equal(expected: str, found: str) -> bool:
-    """Whether an answer equals the expected one; not symmetric, since only the expected one may ask for a unit.
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Whether two final answers are equal; one that only a failing worker could tell is not."""
+    return bool(judge(first, second).correct or judge(second, first).correct)
 
-    Example:
-        equal("0.5", "\\frac{1}{2}") and equal("10", "10 cm") and not equal("10 cm", "10 m")
+
+def judge(expected: str, found: str) -> Verdict:
+    """Return the verdict on a final answer."""
+    asked = compare(expected, found)
+    if isinstance(asked, list) and (code := _refusal(asked)):
+        return Verdict.wrong(f"prefilter: {code}")
+    try:
+        right, why = (asked, "") if isinstance(asked, bool) else _ask(tuple(asked))
+    except workers.WorkerError as error:
+        return Verdict(None, 0.0, str(error))
+    if right:
+        return Verdict.right()
+    return Verdict.wrong(f"{why}: {found[:80]!a}" if why else f"{found[:80]!a} is not the answer")
+
+
+def compare(expected: str, found: str) -> bool | list[Question]:
+    """Return whether an answer equals the expected one, or, where only computer algebra knows, what to ask it.
+
+    Not symmetric, since only the expected answer may ask for a unit. All questions must be answered by yes.
     """
     expected, found = bare(expected), bare(found)
     if expected == found:
         return True
-    if ("=" in expected) != ("=" in found):
-        expected, found = _value_of(expected), _value_of(found)
+    if "=" in expected and "=" not in found:
+        expected = value(expected)
+    elif "=" in found and "=" not in expected and not _OTHER_RELATION.search(found):
+        return _chain(expected, found)
+    elif "=" in found and "=" in expected and _ASSIGNED.fullmatch(expected) and _ASSIGNED.fullmatch(found):
+        names = [normalized(text.partition("=")[0]) for text in (expected, found)]
+        if names[0] != names[1]:
+            return False
+        expected, found = value(expected), value(found)
+    return _equal(expected, found)
+
+
+def is_plain(expected: str) -> bool:
+    """Whether an expected answer is a number, so that no computer algebra is needed to know it."""
+    return number(bare(expected)) is not None
+
+
+def readable(expected: str) -> bool:
+    """Whether computer algebra can read an expected answer, in time, and finds it equal to itself."""
+    expected = bare(expected)
+    try:
+        return _ask(((expected, expected),)) == (True, "")
+    except workers.WorkerError:
+        return False
+
+
+def equal(expected: str, found: str) -> bool:
+    """Whether an answer equals the expected one as far as numbers and text tell, without computer algebra.
+
+    Example:
+        equal("0.5", "\\frac{1}{2}") and equal("10", "10 cm") and not equal("10 cm", "10 m")
+    """
+    return compare(expected, found) is True
+
+
+def _equal(expected: str, found: str) -> bool | list[Question]:
     wanted, given = number(expected), number(found)
     if wanted and given:
-        (value, unit), (given_value, given_unit) = wanted, given
-        return value == given_value and (given_unit in ("", unit) or (not unit and given_unit != "%"))
-    return normalized(expected) == normalized(found)
+        return same_number(wanted, given)
+    if normalized(expected) == normalized(found):
+        return True
+    if wanted and ("," in found or ";" in found or not found):
+        return False  # several values for one
+    return [(expected, found)]
 
 
-def bare(text: str) -> str:
-    """Return a formula without what may surround it: dollar signs, a box, bold stars, braces, a period at the end."""
-    text = text.strip().strip("*").strip()
-    for pattern, replacement in _REPLACED:
-        text = pattern.sub(replacement, text)
-    text = unboxed(text.strip().removesuffix(".").rstrip())
-    if braced := _BRACED.fullmatch(text):
-        text = braced[1].strip()
-    return _FRACTION_PARTS.sub(lambda part: "\\frac" + "".join(map(_braced, part.groups())), text)
+def _chain(expected: str, found: str) -> bool | list[Question]:
+    """`x = 2 + 40 = 42`: a name may stand in front, and every other side must equal the expected value."""
+    sides = [side.strip() for side in found.split("=")]
+    if len(sides) > 1 and _NAMED.fullmatch(sides[0]):
+        sides = sides[1:]
+    questions: list[Question] = []
+    for side in sides:
+        answer = _equal(expected, side)
+        if answer is False or not side:
+            return False
+        questions += [] if answer is True else answer
+    return questions or True
 
 
-def number(text: str) -> tuple[Fraction, str] | None:
-    """Return the exact value of a bare number and its unit ("" if it has none, "%" for percent), None if it is none."""
-    match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_CHARS else None
-    if match is None:
-        return None
-    unit = _unit(match["rest"])
-    top, bottom = (match["top"], match["bottom"]) if match["top"] else (match["plain"], match["over"] or "1")
-    divisor = Fraction(bottom.replace(",", ""))
-    if unit is None or divisor == 0:
-        return None
-    value = Fraction(top.replace(",", "")) / divisor
-    return -value if match["sign"] == "-" else value, unit
+def _refusal(questions: list[Question]) -> str | None:
+    return next((code for expected, found in questions if (code := refused(expected, found))), None)
 
 
-def normalized(text: str) -> str:
-    """Return a bare formula in one spelling: no spaces, `\\text{}` unpacked, `\\leq` as `\\le`, `x^{2}` as `x^2`."""
-    for pattern, replacement in _SAME_COMMAND:
-        text = pattern.sub(replacement, text)
-    return text.removesuffix(".")
+@lru_cache(maxsize=16_384)
+def _ask(questions: tuple[Question, ...]) -> tuple[bool, str]:
+    """Whether a worker answers every question by yes, and why one could not be answered. Errors: WorkerError."""
+    for question in questions:
+        right, why = workers.pool(WORKER).ask(question, SECONDS)
+        if why == "memory":
+            raise workers.WorkerError(why)
+        if not right:
+            return False, why if why == "unparseable" else ""
+    return True, ""
 
 
-def _unit(rest: str) -> str | None:
-    """The unit in one spelling, "" for nothing, None if what follows the number is more than a unit."""
-    if not rest.strip():
-        return ""
-    if _PERCENT.fullmatch(rest):
-        return "%"
-    if not _UNIT.fullmatch(rest):
-        return None
-    words = re.findall(r"[A-Za-z]+", re.sub(r"\\[a-z]+", "", rest).lower())
-    return None if _NO_UNITS.intersection(words) else re.sub(r"\\[a-z]+|[{}\s]", "", rest).lower()
-
-
-def _value_of(text: str) -> str:
+def value(text: str) -> str:
+    """Return what an assignment `x = ...` assigns; any other text as it is."""
     match = _ASSIGNED.fullmatch(text)
     return match[1].strip() if match else text
-
-
-def _braced(part: str) -> str:
-    return part if part.startswith("{") else f"{{{part}}}"

@@ -7,17 +7,19 @@
   returns a number or {"score": number};
 - otherwise two parameters: `fn(problem, text)`, which returns a number, a bool or a Verdict.
 
-A reward of 1.0 or more counts as correct. What the function raises is not caught: it is a mistake to see, not a 0.
+Each may be `async`. A reward of 1.0 or more counts as correct. The file is loaded and called in a worker process with a
+deadline: what hangs, ends the process, raises or returns no reward is an error with its reason, never a 0.
 """
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, wraps
 from hashlib import blake2b
 from numbers import Real
 from pathlib import Path
@@ -26,6 +28,11 @@ from typing import Any
 
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
+from obverse.verifiers import workers
+
+SECONDS = 10.0  # for one completion, if nobody says otherwise
+WORKER = workers.Kind("obverse.verifiers.user")
+MAX_REASON_CHARS = 200
 
 Verifier = Callable[[Problem, str], Verdict]
 
@@ -36,15 +43,57 @@ FORMS = (
 NOT_APPLICABLE = Verdict(None, 0.0, "not applicable")
 
 
-def from_file(spec: str) -> Verifier:
-    """Return the function `path/to/file.py:function` as a verifier; without `:function` it is `verify`.
+def from_file(spec: str, seconds: float = SECONDS) -> Verifier:
+    """Return the function `path/to/file.py:function` as a verifier that runs in workers; without `:function` `verify`.
 
-    Errors: ConfigError if the file or the function is missing or the signature is none of the three.
+    `seconds` is what one completion may take; loading the file does not count. A verdict without `correct` says why in
+    its reason: `timeout`, `crash`, `raised: ...` (which exception) or `unusable: ...` (what was returned).
+
+    Errors: ConfigError if the file or the function is missing, cannot be loaded, or has none of the three signatures.
     """
     path, _, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, "", "verify")
     if not Path(path).is_file():
         raise ConfigError(f"verifier {spec!r}: there is no file {path!r}; write path/to/file.py:function")
-    module = _module(Path(path).resolve())
+    source = (str(Path(path).resolve()), name, spec)
+    try:
+        flaw = workers.pool(WORKER).ask(source, workers.START_SECONDS)
+    except workers.WorkerError as error:
+        raise ConfigError(f"verifier {spec!r}: {path} cannot be loaded: {error}") from error
+    if flaw:
+        raise ConfigError(flaw)
+
+    def verify(problem: Problem, text: str) -> Verdict:
+        try:
+            return Verdict(*workers.pool(WORKER).ask((source, problem, text), seconds, before=source))
+        except workers.WorkerError as error:
+            return Verdict(None, 0.0, str(error))
+
+    return verify
+
+
+def handle(task: tuple[Any, ...]) -> Any:
+    """In a worker: load a function, and return why it cannot be (or ""); or call it, and return the verdict's fields."""
+    if isinstance(task[0], str):
+        try:
+            _function(*task)
+        except ConfigError as error:
+            return str(error)
+        return ""
+    source, problem, text = task
+    try:
+        found = _function(*source)(problem, text)
+    except GraderError as error:
+        found = Verdict(None, 0.0, f"unusable: {error}")
+    except Exception as error:  # noqa: BLE001  # the user's own, whatever it is: the verdict names it
+        found = Verdict(None, 0.0, f"raised: {type(error).__name__}: {error}")
+    correct = None if found.correct is None else bool(found.correct)
+    return [correct, float(found.reward), str(found.reason)[:MAX_REASON_CHARS], bool(found.formatted)]
+
+
+@cache
+def _function(path: str, name: str, spec: str) -> Verifier:
+    """A function of the user's file, adapted. Errors: ConfigError."""
+    module = _module(Path(path))
     function = getattr(module, name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -62,12 +111,20 @@ def adapt(function: Callable[..., Any], name: str) -> Verifier:
     """
     parameters = inspect.signature(function).parameters
     if inspect.iscoroutinefunction(function):
-        raise ConfigError(f"verifier {name!r} is an async function: write it as a plain one")
+        function = _awaited(function)
     if "completions" in parameters:
         return _from_trl(function, name, parameters)
     if "solution_str" in parameters:
         return _from_verl(function, name, parameters)
     return _from_plain(function, name, parameters)
+
+
+def _awaited(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        return asyncio.run(function(*args, **named))
+
+    return call
 
 
 def _from_plain(function: Callable[..., Any], name: str, parameters: Mapping[str, inspect.Parameter]) -> Verifier:
@@ -173,6 +230,7 @@ def _module(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise ConfigError(f"verifier file {path} cannot be loaded: {error}") from error
+    except Exception as error:  # noqa: BLE001  # the user's own, whatever it is: the message names it
+        kind = "" if isinstance(error, SyntaxError | ImportError) else f"{type(error).__name__}: "
+        raise ConfigError(f"verifier file {path} cannot be loaded: {kind}{error}") from error
     return module

@@ -1,0 +1,71 @@
+"""A number, right if it is near enough: the relative TOLERANCE, or the row's own `tolerance`.
+
+The number is read as the math verifier reads numbers, units and percent signs included; nothing else is right.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from obverse.errors import GraderError
+from obverse.records import Problem, Verdict
+from obverse.verifiers import math
+from obverse.verifiers.extract import UNANSWERED, final_answer
+from obverse.verifiers.numbers import Number, bare, number, same_number
+
+TOLERANCE = 1e-3  # of the expected value's size; an expected 0 allows no other number
+
+
+def gold(problem: Problem) -> Number:
+    """Return the expected number. Errors: GraderError if the answer is no number or `tolerance` no share of 1."""
+    expected = number(bare(math.gold(problem)))
+    if expected is None:
+        raise GraderError("not a number that the numeric verifier can read")
+    tolerance = problem.meta.get("tolerance", TOLERANCE)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
+        raise GraderError("tolerance must be a number from 0 up to 1, relative to the answer")
+    return expected
+
+
+def answer(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a text as this verifier reads it; "the answer is X" and "answer: X" count."""
+    return final_answer(text, phrases=True)
+
+
+def stated(problem: Problem) -> str:
+    """Return a text that gives the expected answer."""
+    return f"<answer>{math.gold(problem)}</answer>"
+
+
+def verify(problem: Problem, text: str) -> Verdict:
+    """Right if the final answer is a number no further from the expected one than the tolerance.
+
+    Example:
+        verify(Problem("p", "...", answer=9.81, meta={"tolerance": 0.01}), "The answer is 9.8 m.").correct
+    """
+    expected, found = gold(problem), answer(problem, text)
+    if not found:
+        return UNANSWERED
+    given = _read(found)
+    if given is None:
+        return Verdict.wrong(f"unparseable: {found[:80]!a}")
+    near = _is_near(problem, expected, given)
+    return Verdict.right() if near else Verdict.wrong(f"{found[:80]!a} is not near enough")
+
+
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Whether two final answers are numbers near enough to each other."""
+    mine, other = _read(first), _read(second)
+    return mine is not None and other is not None and _is_near(problem, mine, other)
+
+
+def _read(found: str) -> Number | None:
+    return number(math.value(bare(found)))
+
+
+def _is_near(problem: Problem, expected: Number, given: Number) -> bool:
+    tolerance = Fraction(problem.meta.get("tolerance", TOLERANCE))
+    moved = given
+    if abs(given.value - expected.value) <= tolerance * abs(expected.value):
+        moved = given._replace(value=expected.value)  # then only the unit decides
+    return same_number(expected, moved)

@@ -1,0 +1,116 @@
+"""What is never handed to computer algebra: constructs that could take forever and that the expected answer lacks.
+
+Each rule has a code that the verdict's reason names. A construct is allowed if the expected answer has it too, since
+then it is what the problem is about. Refusing is safe: the answer was already compared as a number and as text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+
+MIN_LENGTH = 512  # always allowed, in characters; beyond it four times the expected answer's length
+MAX_DEPTH = 16
+MAX_DIGITS = 100  # in a row
+MAX_EXPONENT_DIGITS = 4
+MAX_POWERS = 12
+MAX_COMMAS = 12  # beyond the expected answer's
+
+_TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_HEDGES = frozenset(
+    "not or and is are if but no maybe either approximately about import exec eval none undefined unknown".split()
+)
+_KNOWN = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi max min gcd".split())
+_EXPONENT = re.compile(r"(?:\^|\*\*)\s*")
+_LONG_POWER = re.compile(rf"[0-9]{{{MAX_EXPONENT_DIGITS + 1},}}|[!^]|\*\*")
+_SCIENTIFIC = re.compile(r"[0-9.][eE][-+]?[0-9]{4,}")
+_ROOT_INDEX = re.compile(r"\\sqrt\s*\[[^\]]{4,}")
+_FACTORIAL = re.compile(r"(?:[0-9]{4,}|[)}\]!])\s*!")
+_BASE_NUMBER = re.compile(r"[0-9]\s*_")
+_SLOW = re.compile(
+    r"\\(?:sum|prod|coprod|i{0,3}nt|oint|lim|limsup|liminf|det|binom|dbinom|tbinom|choose|[bp]?mod|cup|cap|bigcup"
+    r"|bigcap|begin|Gamma|zeta|frac\{d|partial|nabla|permil|perp|overset|underset|input|include|def|newcommand|write)"
+    r"(?![A-Za-z])"
+)
+_CHARACTERS = re.compile(r"[^\x20-\x7e\n\t]|[@`\"]|'(?!')|__")
+
+
+def objection(expected: str, found: str) -> str | None:
+    """Return the code of the first rule that a found formula breaks and the expected one does not, None if none."""
+    if len(found) > max(MIN_LENGTH, 4 * len(expected)):
+        return "length"
+    for code, breaks in RULES.items():
+        if breaks(found) and not breaks(expected):
+            return code
+    if found.count(",") > expected.count(",") + MAX_COMMAS:
+        return "list"
+    if constructs(found) - constructs(expected):
+        return "construct"
+    return "words" if _strange_words(expected, found) else None
+
+
+def constructs(text: str) -> set[str]:
+    """Return the commands in a text that computer algebra may never come back from."""
+    return set(_SLOW.findall(text))
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth -= 1
+    return deepest
+
+
+def _exponents(text: str) -> Iterator[str]:
+    """Every exponent: what stands in its brackets, or the sign, command or number that follows, and a power on it."""
+    for match in _EXPONENT.finditer(text):
+        start = end = match.end()
+        depth = 0
+        while end < len(text):
+            depth += (text[end] in "({[") - (text[end] in ")}]")
+            end += 1
+            if depth <= 0 and not (depth == 0 and re.match(r"[\w.^]", text[end : end + 1])):
+                break
+        yield text[start:end]
+
+
+def _has_high_power(text: str) -> bool:
+    return any(_LONG_POWER.search(exponent) for exponent in _exponents(text)) or bool(
+        _SCIENTIFIC.search(text) or _ROOT_INDEX.search(text)
+    )
+
+
+def _has_odd_characters(text: str) -> bool:
+    return bool(_CHARACTERS.search(text)) or any(unicodedata.category(each)[0] == "C" for each in text.strip())
+
+
+def _strange_words(expected: str, found: str) -> bool:
+    """Whether it argues, or says words that are neither a function nor made of the expected answer's letters."""
+    known = {word.lower() for word in _WORD.findall(expected)}
+    spoken = {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", found))}
+    if spoken & _HEDGES - known:
+        return True
+    loose = _COMMAND.sub(" ", _TEXT.sub(" ", found))
+    letters = set(_COMMAND.sub(" ", expected))
+    return any(
+        word.lower() not in known | _KNOWN and not set(word) <= letters for word in _WORD.findall(loose)
+    )
+
+
+RULES: dict[str, Callable[[str], bool]] = {
+    "characters": _has_odd_characters,
+    "nesting": lambda text: _depth(text) > MAX_DEPTH,
+    "digits": lambda text: bool(re.search(rf"[0-9]{{{MAX_DIGITS + 1},}}", text)),
+    "exponent": _has_high_power,
+    "powers": lambda text: len(_EXPONENT.findall(text)) > MAX_POWERS,
+    "factorial": lambda text: bool(_FACTORIAL.search(text)),
+    "percent": lambda text: "%" in text,
+    "base": lambda text: bool(_BASE_NUMBER.search(text)),
+}
