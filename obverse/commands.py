@@ -18,6 +18,7 @@ from obverse.config import (
     DataConfig,
     DemoConfig,
     EvalConfig,
+    GradeConfig,
     MethodsConfig,
     Options,
     TrainConfig,
@@ -113,6 +114,15 @@ def evaluate(words: Words) -> int:
     return 0
 
 
+def grade(words: Words) -> int:
+    load("obverse.grade:grade")(options_of(GradeConfig, words, "grade", "verifier", "file"), print_row)
+    return 0
+
+
+def print_row(row: dict[str, Any]) -> None:
+    print(json.dumps(row), flush=True)
+
+
 def methods(words: Words) -> int:
     as_json, as_markdown = take_flag(words, "json"), take_flag(words, "markdown")
     config = options_of(MethodsConfig, words, "methods")
@@ -170,13 +180,13 @@ def doctor(words: Words) -> int:
     return int(load("obverse.doctor:doctor")(console()))
 
 
-def options_of(made: type[AnyOptions], words: Words, command: str, first: str | None = None) -> AnyOptions:
-    """The options of a command without a method; a word that stands alone is the option `first`."""
+def options_of(made: type[AnyOptions], words: Words, command: str, *alone: str) -> AnyOptions:
+    """The options of a command without a method; words that stand alone are the options `alone`, in their order."""
     scanned = scan(words, made)
-    for word in scanned.take(1 if first else 0):
-        if first in scanned.given:
-            scanned.problems.append(f"--{first}: given twice, once as {word}")
-        scanned.given[str(first)] = word
+    for name, word in zip(alone, scanned.take(len(alone)), strict=False):
+        if name in scanned.given:
+            scanned.problems.append(f"--{name}: given twice, once as {word}")
+        scanned.given[name] = word
     return scanned.check(lambda: read(made, [Layer(COMMAND_LINE, scanned.given)], f"see 'obverse {command} --help'"))
 
 
@@ -233,6 +243,12 @@ COMMANDS = {
         "Measure a run, a model folder or a hub model: accuracy, pass@k.",
         evaluate,
         plain_help("eval", EvalConfig),
+    ),
+    "grade": Command(
+        "grade VERIFIER FILE [options]",
+        "Grade predictions against answers; one line of JSON each.",
+        grade,
+        plain_help("grade", GradeConfig, ["A row: prediction, answer. A line: verdict, reason, seconds."]),
     ),
     "methods": Command(
         "methods [--json] [--markdown] [--pages FOLDER]",

@@ -92,6 +92,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(_distinct), Field(min_length=1)]
+Weights = Annotated[tuple[float, ...], BeforeValidator(_parts)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), AfterValidator(_distinct)]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
@@ -175,7 +176,18 @@ class TrainConfig(ModelOptions, LawOptions):
     num_problems: Positive | None = option(
         "data", "train on so many problems; none: all (or the embedded task's number)", None
     )
-    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
+    verifier: Text | None = option(
+        "data",
+        "grade by this name or file.py:function, or by several, separated by commas, instead of the rows' own",
+        None,
+    )
+    verifier_weights: Weights = option(
+        "data", "what each of several verifiers counts in the reward, separated by commas; none: 1 each", ()
+    )
+    verifier_seconds: float = option("data", "longest that file.py:function may take for one completion", 10.0, gt=0)
+    max_grader_errors: float = option(
+        "data", "stop a run once more than this share of its samples could not be graded", 0.01, ge=0, le=1
+    )
     reward_model: Text | None = option(
         "data", "score own samples with this reward model (a folder or hub name) instead of a verifier", None
     )
@@ -302,6 +314,15 @@ class EvalConfig(ModelOptions, LawOptions):
     def num_samples(self) -> int:
         """Completions per problem."""
         return self.num_generations or max(self.k)
+
+
+class GradeConfig(Options):
+    """What `obverse grade` grades, and by what."""
+
+    verifier: Text = option("data", "a verifier's name, file.py:function, or several, separated by commas")
+    file: Folder = option("data", "rows of prediction and answer: a .jsonl, .json or .parquet file")
+    verifier_weights: Weights = option("data", "what each of several verifiers counts; none: 1 each", ())
+    verifier_seconds: float = option("data", "longest that file.py:function may take for one row", 10.0, gt=0)
 
 
 class DemoConfig(Options):

@@ -18,6 +18,7 @@ from obverse.records import Problem
 from obverse.seeds import seed_for
 from obverse.tasks import EMBEDDED, load
 from obverse.tasks.files import count
+from obverse.verifiers import unreadable
 from obverse.watch import flat
 
 
@@ -28,7 +29,7 @@ def check(config: DataConfig, console: Console) -> None:
     for name, text in counts(problems).items():
         table.add_row(Text(name, style="dim"), Text(flat(text)))
     console.print(table)
-    for line in overlaps(config, problems):
+    for line in [*compared_as_text(problems), *overlaps(config, problems)]:
         console.print(Text(flat(line)))
 
 
@@ -66,6 +67,14 @@ def tally(numbers: Mapping[str, int]) -> str:
 def lengths(values: Sequence[int], unit: str = "characters") -> str:
     """Median and largest."""
     return f"{statistics.median(values):g} {unit} in the middle, {max(values):,} at most" if values else ""
+
+
+def compared_as_text(problems: Sequence[Problem]) -> list[str]:
+    """A line for every expected answer of the math verifier that computer algebra cannot read."""
+    return [
+        f"{problem.id}: the answer {str(problem.answer)[:80]!a} is compared as text: computer algebra cannot read it"
+        for problem in unreadable(problems)
+    ]
 
 
 def overlaps(config: DataConfig, problems: Sequence[Problem]) -> list[str]:

@@ -23,6 +23,7 @@ ALIASES = {
     "dataset_train_split": "dataset_split",
     "split": "dataset_split",
     "reward_funcs": "verifier",
+    "reward_weights": "verifier_weights",
     "torch_dtype": "dtype",
 }
 

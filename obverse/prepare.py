@@ -15,6 +15,7 @@ from obverse.config_file import write
 from obverse.course import Clock, Course, as_course
 from obverse.critic import Critic
 from obverse.errors import CheckpointError, ConfigError
+from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.method import Method
@@ -29,6 +30,9 @@ from obverse.runlog import RunFolder, environment
 from obverse.sampling import law_of
 from obverse.sampling.hf import HFSampler
 from obverse.text import Renderer
+from obverse.verifiers import unreadable, weighted
+
+MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it starts; obverse data check reads all
 
 
 @dataclass
@@ -56,6 +60,7 @@ class Run:
     folder: RunFolder
     total_steps: int
     watcher: Attentive
+    graders: Graders
     state: State = field(default_factory=State)
 
     @property
@@ -143,6 +148,12 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
         networks.tokenizer, config.chat_template, config.system_prompt, stops.eos_token_id if stops else None
     )
     problems = short_enough(problems, renderer, config.max_prompt_length, watcher)
+    as_text = unreadable(problems, MAX_GOLDS_READ)
+    if as_text:
+        watcher.note(
+            f"{len(as_text)} expected answers can only be compared as text, such as that of {as_text[0].id}: "
+            "computer algebra cannot read them (obverse data check lists them)"
+        )
     total_steps = num_steps(config, len(problems))
     run = Run(
         config,
@@ -154,6 +165,7 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
         folder,
         total_steps,
         watcher,
+        Graders(config.max_grader_errors),
     )
     if start:
         restore(run, start)
@@ -180,6 +192,7 @@ def make_collector(
         initial,
         load_scorer(config, networks.tokenizer),
         config.format_reward,
+        config.verifier_seconds,
     )
 
 
@@ -291,7 +304,7 @@ def load_held_out(config: TrainConfig) -> list[Problem]:
         split="heldout",
         num_problems=config.num_eval_problems,
         seed=config.seed,
-        verifier=config.verifier,
+        verifier=weighted(config.verifier, config.verifier_weights),
     )
 
 

@@ -10,6 +10,7 @@ from obverse.course import Course
 from obverse.errors import ConfigError
 from obverse.method import Method
 from obverse.records import Problem, Wish
+from obverse.verifiers import verifier, weighted
 
 if TYPE_CHECKING:
     from obverse.config import TrainConfig
@@ -72,12 +73,15 @@ def check_method(name: str, method: Method) -> None:
 
 def load_problems(config: TrainConfig, course: Course) -> list[Problem]:
     """The data set, checked for what the methods ask of it; ConfigError when it cannot give that."""
+    judged_by = weighted(config.verifier, config.verifier_weights)
+    if judged_by is not None:
+        verifier(judged_by, config.verifier_seconds)  # a name or a file that is wrong is told now
     problems = tasks.load(
         config.dataset,
         split=config.dataset_split,
         num_problems=config.num_problems,
         seed=config.seed,
-        verifier=config.verifier,
+        verifier=judged_by,
     )
     if not problems:
         raise ConfigError(f"data set {config.dataset!r} has no problems")

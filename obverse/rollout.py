@@ -12,7 +12,7 @@ from obverse.records import OWN, Group, Kind, Problem, Sample, Source, Verdict, 
 from obverse.sampling import Completion, Law, Order, Sampler
 from obverse.seeds import seed_for
 from obverse.text import Rendered, Renderer
-from obverse.verifiers import NOT_APPLICABLE, judge
+from obverse.verifiers import NOT_APPLICABLE, SECONDS, judge_all
 from obverse.watch import Silent, Watcher
 
 NO_SCORE = Verdict(None, 0.0, "the reward model's score is not finite")
@@ -51,6 +51,7 @@ class Collector:
     initial: Sampler | None = None
     scorer: Scorer | None = None
     format_reward: float = 0.0  # of a wrong answer that was found where the verifier looks for one
+    verifier_seconds: float = SECONDS  # for a user's function and one completion
 
     def collect(self, problems: Sequence[Problem], method: Method, cursor: int, progress: float) -> list[Group]:
         """One group per problem, in order: demonstrations, then pairs, then own samples; nothing is judged yet.
@@ -147,24 +148,28 @@ class Collector:
         A reward model's scores stand in place of verdicts on own samples; those get none at all without `own`.
         """
         for index, group in enumerate(groups):
-            for sample in group.samples:
-                sample.verdict = (
-                    self._verdict(group.problem, sample) if own or sample.kind not in OWN else NOT_APPLICABLE
-                )
+            self._judge(group, own)
             self.watcher.phase("grade", index + 1, len(groups))
         if own and self.scorer is not None:
             mine = [(group.problem, sample) for group in groups for sample in group.of(*OWN)]
             for (_, sample), score in zip(mine, self.scorer.score(mine), strict=True):
                 sample.verdict = Verdict(score > 0, score) if math.isfinite(score) else NO_SCORE
 
-    def _verdict(self, problem: Problem, sample: Sample) -> Verdict:
-        if sample.kind == "rejected":
-            return Verdict.wrong("rejected by its data")
-        if sample.kind == "chosen":
-            return Verdict.right()
-        if self.scorer is not None and sample.kind in OWN:
-            return NOT_APPLICABLE  # until it is scored
-        verdict = judge(problem, sample.text) or NOT_APPLICABLE
+    def _judge(self, group: Group, own: bool) -> None:
+        """Verdicts for one problem's samples; several at once where they need worker processes."""
+        asked = []
+        for sample in group.samples:
+            if sample.kind in ("chosen", "rejected"):
+                sample.verdict = Verdict.right() if sample.kind == "chosen" else Verdict.wrong("rejected by its data")
+            elif sample.kind in OWN and (self.scorer is not None or not own):
+                sample.verdict = NOT_APPLICABLE  # until it is scored
+            else:
+                asked.append(sample)
+        found = judge_all([(group.problem, sample.text) for sample in asked], self.verifier_seconds)
+        for sample, verdict in zip(asked, found, strict=True):
+            sample.verdict = self._verdict(sample, verdict or NOT_APPLICABLE)
+
+    def _verdict(self, sample: Sample, verdict: Verdict) -> Verdict:
         if sample.kind == "demonstration" and verdict == NOT_APPLICABLE:
             return Verdict.right()
         if sample.kind in OWN and verdict.correct is False and verdict.formatted and self.format_reward:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shlex import quote
 
@@ -10,19 +10,15 @@ from obverse import checkpoint, metrics
 from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
-from obverse.errors import GraderError
 from obverse.evaluate import Report, measure
+from obverse.graders import by_reason, total
 from obverse.interrupt import Attentive, Interrupted
 from obverse.learn import idle, learn, prepare_lessons
 from obverse.prepare import Run, enter, prepare
 from obverse.problems import take
-from obverse.records import OWN, Group, Sample
+from obverse.records import Group, Sample
 from obverse.remember import RUN, recall, revise
-from obverse.verifiers import NOT_APPLICABLE
 from obverse.watch import Silent, Watcher
-
-# More ungraded completions than this in a step mean that the verifier is broken, not the answers.
-MAX_UNGRADED = 0.01
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def step(run: Run) -> None:
         put_aside(run, groups)
     pass_by(run, lane)
     row = {"step": state.step, "num_tokens": state.num_tokens, **metrics.collection(groups, kept), **learned}
-    row |= clock.row(num_tokens) | ({"lane": lane} if len(run.course.lanes) > 1 else {})
+    row |= total(gathered.reasons) | clock.row(num_tokens) | ({"lane": lane} if len(run.course.lanes) > 1 else {})
     if method.memory is not None and RUN in state.memory:
         row["memory"] = state.memory[RUN]
     run.folder.append_metrics(row)
@@ -94,13 +90,15 @@ def step(run: Run) -> None:
 class Gathered:
     """What a step collected: every group, what of each group trains, how many problems of the stream that took.
 
-    `waited` has the names of the problems that were put aside before and are taken now.
+    `waited` has the names of the problems that were put aside before and are taken now, `reasons` what graders
+    failed on, by round.
     """
 
     groups: list[Group]
     kept: list[list[Sample]]
     num_taken: int = 0
     waited: frozenset[str] = frozenset()
+    reasons: list[metrics.Row] = field(default_factory=list)
 
 
 def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gathered:
@@ -115,7 +113,8 @@ def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gather
             groups = collector.collect(problems, method, cursor, progress)
         with clock("grade"):
             collector.judge(groups, own=method.grades)
-            groups = graded(groups, own=method.grades)
+            found.reasons.append(by_reason(groups))
+            groups = run.graders.sift(groups, own=method.grades)
         found.groups += groups
         found.kept += [method.select(group) for group in groups]
         found.num_taken += 0 if waiting else len(problems)
@@ -195,25 +194,6 @@ def evaluate_if_due(run: Run) -> None:
     report = Report(f"step {number}", scores, k=(1, num) if num > 1 else (1,))
     run.folder.write_json(name, report.summary())
     run.watcher.note(f"step {number}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
-
-
-def graded(groups: list[Group], own: bool = True) -> list[Group]:
-    """The groups without samples that no verdict could be given; GraderError when they are too many.
-
-    A reward function may say that it does not apply to a sample: that one is left out and counts as no error. Without
-    `own` nobody asked for a verdict on own samples, and they stay.
-    """
-    samples = [sample for group in groups for sample in group.samples]
-    failed = [s.verdict for s in samples if s.verdict.correct is None and s.verdict != NOT_APPLICABLE]
-    if len(failed) > MAX_UNGRADED * len(samples):
-        raise GraderError(
-            f"the verifier failed on {len(failed)} of {len(samples)} samples (the first: {failed[0].reason}); "
-            "nothing was trained on this step: mend the verifier and resume"
-        )
-    return [
-        Group(group.problem, [s for s in group.samples if s.verdict.correct is not None or (not own and s.kind in OWN)])
-        for group in groups
-    ]
 
 
 def save(run: Run) -> Path:

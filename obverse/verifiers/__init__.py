@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 
 from obverse.errors import ConfigError, GraderError
@@ -16,16 +17,16 @@ from obverse.verifiers.user import NOT_APPLICABLE, SECONDS, Verifier, from_file
 
 _MODULES = {
     "math": math,
-    "numeric": numeric,
     "countdown": countdown,
     "knights": knights,
     "choice": choice,
     "exact": exact,
+    "numeric": numeric,
 }
 
 NAMES = tuple(_MODULES)
-# What a verdict's reason begins with, up to a colon, where grading itself is what there is to tell. The first four are
-# errors, the others wrong answers that nobody could have graded otherwise.
+# What a verdict's reason begins with, up to a colon, where grading itself is what there is to tell. The first are errors,
+# the second wrong answers that nobody could have graded otherwise.
 ERRORS = ("timeout", "crash", "memory", "raised", "unusable")
 REFUSED = ("prefilter", "unparseable")
 
@@ -148,7 +149,8 @@ def _first(problem: Problem) -> str:
 def _decided(problem: Problem, text: str, seconds: float) -> Verdict | None:
     """The verdict if it takes no worker."""
     if problem.verifier == "math":
-        return _judge("math", problem, text, decided=True)
+        with _named(problem):
+            return math.decide(problem, text)
     return judge(problem, text, seconds) if problem.verifier in _MODULES else None
 
 
@@ -160,8 +162,15 @@ def _single(name: str, seconds: float) -> Verifier:
     raise ConfigError(f"unknown verifier {name!r}: {nearest(name)}")
 
 
-def _judge(name: str, problem: Problem, text: str, decided: bool = False) -> Verdict:
+def _judge(name: str, problem: Problem, text: str) -> Verdict:
+    with _named(problem):
+        return _MODULES[name].verify(problem, text)
+
+
+@contextmanager
+def _named(problem: Problem) -> Iterator[None]:
+    """Errors say whose answer it is."""
     try:
-        return math.decide(problem, text) if decided else _MODULES[name].verify(problem, text)
+        yield
     except GraderError as error:
         raise GraderError(f"problem {problem.id}: answer: {error}") from error

@@ -1,13 +1,16 @@
 """The one rule that finds the final answer in a text; every verifier reads what it returns and nothing else.
 
-Only what follows the last `</think>` counts, if there is one. In it, the first of these that is there:
+Only what follows the last `</think>` counts, if there is one, and nothing after a `<think>` that is never closed: an
+answer before the reasoning ends is none. In it, the first of these that is there:
 
 1. the last complete `<answer>...</answer>`;
 2. the last balanced `\\boxed{...}` (the one that opens last);
 3. what follows the last run of `#` on the last line that has one: `#### 72`, `36-4=32#32`;
-4. only where a verifier asks for phrases: the rest of the sentence after the last "answer is" or "answer:".
+4. only where a verifier asks for phrases: the rest of the sentence after the last "answer is" or "answer:", up to a
+   "because", "since" or "as"; it comes before a last line that is a Markdown heading.
 
-A final answer has at most MAX_CHARS characters. Every step is linear in the length of the text, whatever it holds.
+A box that is said not to be the answer (`not \\boxed{42}`) gives none, nor do different boxes joined by "or". A
+final answer has at most MAX_CHARS characters. Every step is linear in the length of the text, whatever it holds.
 """
 
 from __future__ import annotations
@@ -24,7 +27,13 @@ _BOX_OPENING = re.compile(r"\\boxed\s*\{")
 _JOINT = re.compile(r"[\s$]*(?:[,;]?\s*\b(?:or|and)\b|[,;])[\s$]*", re.IGNORECASE)
 _MAX_JOINT_CHARS = 20
 _PHRASE = re.compile(r"\banswer\s{0,8}(?:is\b|:)[\s:*]{0,8}", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
+_SENTENCE_END = re.compile(r"\.(?:\s|$)|\n|,?\s(?:because|since|as)\s")
+_LEAD = re.compile(
+    r"(?:(?:therefore|thus|then|simply|just|indeed|clearly|equal to|given by)\b[\s:,]{0,3})+", re.IGNORECASE
+)
+_DENIAL = re.compile(r"(?:\bnot|n't|\bnever|\\ne|\\neq|!=)(?:\s+(?:be|equal(?: to)?))?[\s:$*]*$", re.IGNORECASE)
+_HEADING = re.compile(r"\s{0,3}#{1,3}\s")
+_MAX_DENIAL_CHARS = 30
 
 
 def final_answer(text: str, *, phrases: bool = False) -> str | None:
@@ -39,9 +48,11 @@ def final_answer(text: str, *, phrases: bool = False) -> str | None:
     text = outcome(text)
     found = _tagged(text)
     if found is None and (boxes := _boxes(text)):
-        if _hedged(text, boxes):
+        if _hedged(text, boxes) or _denied(text, boxes[-1][0]):
             return None
         found = text[slice(*boxes[-1])]
+    if found is None and phrases and _ends_in_heading(text):
+        found = _after_phrase(text)
     if found is None:
         found = _after_hash(text)
     if found is None and phrases:
@@ -50,8 +61,8 @@ def final_answer(text: str, *, phrases: bool = False) -> str | None:
 
 
 def outcome(text: str) -> str:
-    """Return what follows the last `</think>`: the whole text if there is none."""
-    return text.rpartition("</think>")[2]
+    """Return what follows the last `</think>`, or the whole text without one, up to a `<think>` that stays open."""
+    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def last_box(text: str) -> str | None:
@@ -107,6 +118,17 @@ def _hedged(text: str, boxes: list[tuple[int, int]]) -> bool:
     return False
 
 
+def _denied(text: str, start: int) -> bool:
+    opening = text.rfind("\\boxed", 0, start)
+    return bool(_DENIAL.search(text[max(0, opening - _MAX_DENIAL_CHARS) : opening]))
+
+
+def _ends_in_heading(text: str) -> bool:
+    """Whether the last line with a `#` is a Markdown heading."""
+    last = text.rfind("#")
+    return last >= 0 and bool(_HEADING.match(text, text.rfind("\n", 0, last) + 1))
+
+
 def _after_hash(text: str) -> str | None:
     last = text.rfind("#")
     return None if last < 0 else text[last + 1 :].partition("\n")[0]
@@ -116,5 +138,6 @@ def _after_phrase(text: str) -> str | None:
     starts = [phrase.end() for phrase in _PHRASE.finditer(text)]
     if not starts:
         return None
-    sentence_end = _SENTENCE_END.search(text, starts[-1])
-    return text[starts[-1] : sentence_end.start() if sentence_end else len(text)].strip("* ")
+    start = lead.end() if (lead := _LEAD.match(text, starts[-1])) else starts[-1]
+    sentence_end = _SENTENCE_END.search(text, start)
+    return text[start : sentence_end.start() if sentence_end else len(text)].strip("* ")

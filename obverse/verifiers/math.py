@@ -3,9 +3,10 @@
 Three steps, the first that decides wins; docs/graders.md has them in full.
 
 1. Here, in microseconds: the same text; numbers as fractions (`obverse.verifiers.numbers`); the same LaTeX once
-   differences of spelling are removed. Policy: a percent sign is only right where the expected answer has one; a unit is
-   dropped where the expected answer is a plain number, and an expected one may be left out, but not replaced; `x = 42` is
-   42 where the expected answer has no `=`, and the other way round; of a chain `2 + 40 = 42` every side must be equal.
+   differences of spelling are removed. Policy: a percent sign is only right where the expected answer has one; a
+   unit is dropped where the expected answer is a plain number, and an expected one may be left out, but not replaced;
+   `x = 42` is 42 where the expected answer has no `=`, and the other way round; every side of a chain `2 + 40 = 42`
+   must equal it.
 2. A prefilter that knows the expected answer refuses what computer algebra might never come back from: wrong, with the
    reason `prefilter: CODE`.
 3. math-verify in a process that can be killed, with a deadline: `timeout`, `crash` or `memory` are errors, not wrong.
@@ -152,10 +153,11 @@ def _equal(expected: str, found: str) -> bool | list[Question]:
     wanted, given = number(expected), number(found)
     if wanted and given:
         return same_number(wanted, given)
-    if normalized(expected) == normalized(found):
+    one, other = normalized(expected), normalized(found)
+    if one == other or (one.isalpha() and len(one) > 2 and one.lower() == other.lower()):
         return True
-    if wanted and ("," in found or ";" in found or not found):
-        return False  # several values for one
+    if wanted and (not found or "," in found or ";" in found or found.startswith(("\\{", "["))):
+        return False  # a list, or nothing, for one value
     return [(expected, found)]
 
 

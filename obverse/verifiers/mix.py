@@ -1,8 +1,8 @@
 """Several verifiers in one: `math,my.py:style`, with weights `math*1,my.py:style*0.2`.
 
-The reward is the weighted sum (TRL's `reward_weights`: 1 each if nobody says otherwise; what does not apply is left out).
-Correct is what the first of them that applies says. One that fails makes the whole verdict an error: a sum with a part
-missing is no reward.
+The reward is the weighted sum (TRL's `reward_weights`: 1 each if nobody says otherwise; what does not apply is left
+out). Correct is what the first of them that applies says. One that fails makes the whole verdict an error: a sum with a
+part missing is no reward.
 """
 
 from __future__ import annotations

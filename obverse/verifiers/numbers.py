@@ -179,6 +179,8 @@ def _unit(rest: str) -> str | None:
     if not _UNIT.fullmatch(rest):
         return None
     words = re.findall(r"[A-Za-z]+", re.sub(r"\\[a-z]+", "", rest).lower())
+    if words and words[0] in ("degree", "degrees"):
+        return "^"  # as ^\\circ is below
     return None if _NO_UNITS.intersection(words) else re.sub(r"\\[a-z]+|[{}\s]", "", rest).lower()
 
 

@@ -18,12 +18,17 @@ MAX_POWERS = 12
 MAX_COMMAS = 12  # beyond the expected answer's
 
 _TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{[A-Za-z]*\*?\}|\\[A-Za-z]+")
+_SMALL_BINOMIAL = re.compile(r"\\[dt]?binom\s*\{[0-9]{1,3}\}\s*\{[0-9]{1,3}\}")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _HEDGES = frozenset(
-    "not or and is are if but no maybe either approximately about import exec eval none undefined unknown".split()
+    re.findall(
+        "[a-z]+", "not or and is are if but no maybe either approximately about import exec none undefined unknown"
+    )
 )
-_KNOWN = frozenset("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi max min gcd".split())
+_KNOWN = frozenset(
+    re.findall("[a-z]+", "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi max min gcd")
+)
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*")
 _LONG_POWER = re.compile(rf"[0-9]{{{MAX_EXPONENT_DIGITS + 1},}}|[!^]|\*\*")
 _SCIENTIFIC = re.compile(r"[0-9.][eE][-+]?[0-9]{4,}")
@@ -49,12 +54,23 @@ def objection(expected: str, found: str) -> str | None:
         return "list"
     if constructs(found) - constructs(expected):
         return "construct"
+    if {letter.swapcase() for letter in _letters(found) - _letters(expected)} & _letters(expected):
+        return "case"  # x is not X; math-verify has one letter for both
     return "words" if _strange_words(expected, found) else None
 
 
 def constructs(text: str) -> set[str]:
     """Return the commands in a text that computer algebra may never come back from."""
-    return set(_SLOW.findall(text))
+    return set(_SLOW.findall(_SMALL_BINOMIAL.sub("", text)))
+
+
+def _loose(text: str) -> str:
+    """A formula without its commands and without what it says in words."""
+    return _COMMAND.sub(" ", _TEXT.sub(" ", text))
+
+
+def _letters(text: str) -> set[str]:
+    return {letter for letter in _loose(text) if letter.isalpha()}
 
 
 def _depth(text: str) -> int:
@@ -97,11 +113,9 @@ def _strange_words(expected: str, found: str) -> bool:
     spoken = {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", found))}
     if spoken & _HEDGES - known:
         return True
-    loose = _COMMAND.sub(" ", _TEXT.sub(" ", found))
+    loose = _loose(found)
     letters = set(_COMMAND.sub(" ", expected))
-    return any(
-        word.lower() not in known | _KNOWN and not set(word) <= letters for word in _WORD.findall(loose)
-    )
+    return any(word.lower() not in known | _KNOWN and not set(word) <= letters for word in _WORD.findall(loose))
 
 
 RULES: dict[str, Callable[[str], bool]] = {

@@ -44,7 +44,7 @@ NOT_APPLICABLE = Verdict(None, 0.0, "not applicable")
 
 
 def from_file(spec: str, seconds: float = SECONDS) -> Verifier:
-    """Return the function `path/to/file.py:function` as a verifier that runs in workers; without `:function` `verify`.
+    """Return the function `path/to/file.py:function` as a verifier that runs in workers; `verify` if none is named.
 
     `seconds` is what one completion may take; loading the file does not count. A verdict without `correct` says why in
     its reason: `timeout`, `crash`, `raised: ...` (which exception) or `unusable: ...` (what was returned).
@@ -230,7 +230,7 @@ def _module(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  # the user's own, whatever it is: the message names it
+    except Exception as error:  # the user's own, whatever it is: the message names it
         kind = "" if isinstance(error, SyntaxError | ImportError) else f"{type(error).__name__}: "
         raise ConfigError(f"verifier file {path} cannot be loaded: {kind}{error}") from error
     return module

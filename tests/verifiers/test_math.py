@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from obverse.errors import GraderError
 from obverse.records import Problem
 from obverse.verifiers import verifier
-from obverse.verifiers.math import equal, gold, number
+from obverse.verifiers.math import equal, gold
+from obverse.verifiers.numbers import number
 
 EQUAL = [
     # numbers in every spelling
