@@ -1,7 +1,7 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parity bench bench-limit lint docs base clean
+.PHONY: help demo test test-release test-parity bench bench-limit lint docs base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,10 @@ demo: $(READY)  ## train the embedded model in a few minutes and show what it le
 
 # One thread a worker: two on a busy machine are slower than one. A worker that has nothing left takes from the other.
 test: $(READY)  ## every test, without a network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not release"
+
+test-release: $(READY)  ## the longer proofs alone: what a release must pass beside every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m release
 
 # TRL lives in an environment of its own: what it brings along must not change what 'make test' runs with.
 test-parity: $(PARITY)/.installed  ## gradients against TRL's trainers, which it installs

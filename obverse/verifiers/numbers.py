@@ -77,6 +77,7 @@ _UNIT = re.compile(
     r"\s*\\(?:text|textrm|mathrm|mbox)\s*\{[^{}0-9]*\}(?:\^\{?[23]\}?)?"
     r"|\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF])?"
     r"|\s+[A-Za-z]{2,}(?:[ /-][A-Za-z]+){0,3}(?:\^\{?[23]\}?)?"
+    r"|\s+[mgsNJWVKLh](?:\^\{?[23]\}?)?"
     r"|_\{?[0-9]{1,2}\}?"  # a base
 )
 _PERCENT = re.compile(r"\s*(?:%|percent|\\text\s*\{\s*percent\s*\})\s*")
@@ -144,14 +145,20 @@ def same_number(wanted: Number, given: Number) -> bool:
 
 
 def same_value(wanted: Fraction, given: Fraction) -> bool:
-    """Whether two values are equal: exactly, or to TOLERANCE where one is a decimal and the other has none.
+    """Whether two values are equal: exactly, or, where one is a decimal and the other has none, if it was cut off there.
+
+    The decimal then differs by less than one in its last place, and by no more than the relative TOLERANCE. A whole
+    number is never a decimal of anything else.
 
     Example:
         same_value(Fraction("0.125"), Fraction(1, 8)) and same_value(Fraction(1, 3), Fraction("0.33333"))
     """
-    if wanted == given or _is_decimal(wanted) == _is_decimal(given):
+    places = [_places(wanted), _places(given)]
+    if wanted == given or places.count(None) != 1:
         return wanted == given
-    return abs(wanted - given) <= TOLERANCE * max(abs(wanted), abs(given))
+    last = next(each for each in places if each is not None)
+    difference = abs(wanted - given)
+    return last > 0 and difference < Fraction(1, 10**last) and difference <= TOLERANCE * max(abs(wanted), abs(given))
 
 
 def normalized(text: str) -> str:
@@ -161,13 +168,14 @@ def normalized(text: str) -> str:
     return text.removesuffix(".")
 
 
-def _is_decimal(value: Fraction) -> bool:
-    """Whether some decimal states the value exactly: its denominator has no prime but 2 and 5."""
-    rest = value.denominator
-    for prime in (2, 5):
+def _places(value: Fraction) -> int | None:
+    """How many decimal places state the value exactly; None where none do: another prime than 2 and 5 divides it."""
+    rest, times = value.denominator, [0, 0]
+    for index, prime in enumerate((2, 5)):
         while rest % prime == 0:
             rest //= prime
-    return rest == 1
+            times[index] += 1
+    return max(times) if rest == 1 else None
 
 
 def _unit(rest: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import pytest
@@ -80,7 +81,7 @@ def test_a_file_that_is_not_there_or_not_python_is_a_clear_error(tmp_path):
         verifier(f"{tmp_path / 'needy.py'}:fn")
 
 
-def test_an_error_inside_a_reward_function_is_not_caught():
+def test_adapting_a_function_catches_nothing():
     def fails(problem, text):
         return 1 / 0
 
@@ -185,9 +186,13 @@ def test_other_signatures_are_refused(function):
         adapt(function, "fn")
 
 
-def test_async_functions_are_refused():
+def test_async_functions_are_awaited():
     async def fn(completions, **columns):
-        return [1.0]
+        await asyncio.sleep(0)
+        return [float(completions == ["4"])]
 
-    with pytest.raises(ConfigError, match="async"):
-        adapt(fn, "fn")
+    async def score(problem, text):
+        return text == problem.answer
+
+    assert adapt(fn, "fn")(PROBLEM, "4").correct
+    assert adapt(score, "score")(PROBLEM, "5").correct is False

@@ -1,0 +1,46 @@
+"""Answers by grammar, mutated: those that keep the value are right, all others are not, and none takes long."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from verifiers.mutations import mutant
+
+from obverse.records import Problem
+from obverse.verifiers import math, verifier, workers
+
+NUM_ALWAYS = 150
+NUM_BEFORE_A_RELEASE = 5_000
+
+
+def survey(seed: int, number: int) -> tuple[list[str], float, int]:
+    """What went wrong, the longest time, and how many came to no verdict."""
+    draw, verify = random.Random(seed), verifier("math")
+    workers.pool(math.WORKER).warm()
+    wrong, longest, num_errors = [], 0.0, 0
+    for _ in range(number):
+        one = mutant(draw)
+        start = time.perf_counter()
+        verdict = verify(Problem("p", "q", answer=one.gold), one.text)
+        longest = max(longest, time.perf_counter() - start)
+        num_errors += verdict.correct is None
+        if verdict.correct is not one.right if one.right is not None else verdict.correct:
+            wrong.append(f"{one} -> {verdict.correct} {verdict.reason}")
+        assert verdict.reason in ("timeout", "memory") or verdict.correct is not None, (one, verdict)
+    return wrong, longest, num_errors
+
+
+def test_a_few_mutants() -> None:
+    wrong, longest, num_errors = survey(seed=1, number=NUM_ALWAYS)
+    assert not wrong, "\n".join(wrong)
+    assert longest < 1.5 and num_errors <= 2
+
+
+@pytest.mark.release
+def test_thousands_of_mutants() -> None:
+    wrong, longest, num_errors = survey(seed=2, number=NUM_BEFORE_A_RELEASE)
+    print(f"{NUM_BEFORE_A_RELEASE} mutants: longest {longest:.3f} s, {num_errors} without a verdict")
+    assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:20])
+    assert longest < 1.0
