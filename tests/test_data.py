@@ -48,6 +48,14 @@ def test_embedded_splits_do_not_overlap() -> None:
     assert overlaps(config, read(config, "train")) == ["no prompt stands in two of train, heldout"]
 
 
+def test_answers_that_computer_algebra_cannot_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "a", "answer": "x+1"}\n{"prompt": "b", "answer": "[[)"}\n{"prompt": "c", "answer": 7}\n'
+    )
+    (line,) = compared_as_text(tasks.load(str(tmp_path / "rows.jsonl")))
+    assert line.startswith("rows-2: the answer '[[)' is compared as text")
+
+
 def test_a_leak_between_the_files_of_a_folder_is_told(tmp_path: Path) -> None:
     rows(tmp_path / "x_train.jsonl", "a?", "b?", "c  ?")
     rows(tmp_path / "x_test.jsonl", "c ?", "d?")

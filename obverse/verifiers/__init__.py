@@ -25,8 +25,8 @@ _MODULES = {
 }
 
 NAMES = tuple(_MODULES)
-# What a verdict's reason begins with, up to a colon, where grading itself is what there is to tell. The first are errors,
-# the second wrong answers that nobody could have graded otherwise.
+# What a verdict's reason begins with, up to a colon, where grading itself is what there is to tell: errors, and wrong
+# answers that were refused.
 ERRORS = ("timeout", "crash", "memory", "raised", "unusable")
 REFUSED = ("prefilter", "unparseable")
 

@@ -7,7 +7,7 @@ answer before the reasoning ends is none. In it, the first of these that is ther
 2. the last balanced `\\boxed{...}` (the one that opens last);
 3. what follows the last run of `#` on the last line that has one: `#### 72`, `36-4=32#32`;
 4. only where a verifier asks for phrases: the rest of the sentence after the last "answer is" or "answer:", up to a
-   "because", "since" or "as"; it comes before a last line that is a Markdown heading.
+   "because", "since" or "as"; it comes before 3 if it stands after the last `#`, or if that is a Markdown heading's.
 
 A box that is said not to be the answer (`not \\boxed{42}`) gives none, nor do different boxes joined by "or". A
 final answer has at most MAX_CHARS characters. Every step is linear in the length of the text, whatever it holds.
@@ -51,12 +51,10 @@ def final_answer(text: str, *, phrases: bool = False) -> str | None:
         if _hedged(text, boxes) or _denied(text, boxes[-1][0]):
             return None
         found = text[slice(*boxes[-1])]
-    if found is None and phrases and _ends_in_heading(text):
-        found = _after_phrase(text)
     if found is None:
-        found = _after_hash(text)
-    if found is None and phrases:
-        found = _after_phrase(text)
+        phrase = _last_phrase(text) if phrases else -1
+        comes_last = phrase > text.rfind("#") or (phrase >= 0 and _ends_in_heading(text))
+        found = _after_phrase(text, phrase) if comes_last else _after_hash(text)
     return None if found is None or len(found) > MAX_CHARS else found.strip()
 
 
@@ -134,10 +132,12 @@ def _after_hash(text: str) -> str | None:
     return None if last < 0 else text[last + 1 :].partition("\n")[0]
 
 
-def _after_phrase(text: str) -> str | None:
-    starts = [phrase.end() for phrase in _PHRASE.finditer(text)]
-    if not starts:
-        return None
-    start = lead.end() if (lead := _LEAD.match(text, starts[-1])) else starts[-1]
+def _last_phrase(text: str) -> int:
+    """Where what the last "answer is" announces begins; -1 if there is none."""
+    return max((phrase.end() for phrase in _PHRASE.finditer(text)), default=-1)
+
+
+def _after_phrase(text: str, start: int) -> str:
+    start = lead.end() if (lead := _LEAD.match(text, start)) else start
     sentence_end = _SENTENCE_END.search(text, start)
     return text[start : sentence_end.start() if sentence_end else len(text)].strip("* ")

@@ -98,6 +98,7 @@ class Number(NamedTuple):
     unit: str
 
 
+@lru_cache(maxsize=4096)
 def bare(text: str) -> str:
     """Return a formula without what may surround it: dollar signs, a box, bold stars, braces, a period at the end."""
     text = (text if text.isascii() else text.translate(_UNICODE)).strip().strip("*").strip()
@@ -145,7 +146,7 @@ def same_number(wanted: Number, given: Number) -> bool:
 
 
 def same_value(wanted: Fraction, given: Fraction) -> bool:
-    """Whether two values are equal: exactly, or, where one is a decimal and the other has none, if it was cut off there.
+    """Whether two values are equal: exactly, or, where one is a decimal and the other has none, as one cut off.
 
     The decimal then differs by less than one in its last place, and by no more than the relative TOLERANCE. A whole
     number is never a decimal of anything else.

@@ -72,7 +72,7 @@ def from_file(spec: str, seconds: float = SECONDS) -> Verifier:
 
 
 def handle(task: tuple[Any, ...]) -> Any:
-    """In a worker: load a function, and return why it cannot be (or ""); or call it, and return the verdict's fields."""
+    """In a worker: load a function and return why it cannot be (or ""), or call it and return the verdict's fields."""
     if isinstance(task[0], str):
         try:
             _function(*task)

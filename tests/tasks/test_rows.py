@@ -287,6 +287,16 @@ BAD_ROWS = [
 ]
 
 
+def test_several_verifiers_may_be_given_and_the_built_in_ones_need_an_answer():
+    row, place = {"prompt": "2+2=", "answer": "4"}, Place("a.jsonl", 1)
+    assert read_row(row, place, "math*1,my.py:fn*0.2").verifier == "math*1,my.py:fn*0.2"
+    assert read_row({"prompt": "2+2="}, place, "my.py:fn,my.py:other").verifier == "my.py:fn,my.py:other"
+    (flaw,) = read_row({"prompt": "2+2="}, place, "my.py:fn,exact")
+    assert flaw.field == "answer" and "missing" in flaw.reason
+    (flaw,) = read_row(row, place, "math,zzz")
+    assert str(flaw).startswith("a.jsonl:1: verifier: unknown name 'zzz'")
+
+
 @pytest.mark.parametrize(("row", "reasons"), BAD_ROWS)
 def test_bad_rows_are_named_with_place_field_and_reason(row, reasons):
     assert flaws(row) == [f"data/train.jsonl:7: {reason}" for reason in reasons]

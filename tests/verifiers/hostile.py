@@ -13,6 +13,10 @@ def box(text: str) -> str:
     return f"\\boxed{{{text}}}"
 
 
+def numbers(first: int, end: int) -> str:
+    return ",".join(map(str, range(first, end)))
+
+
 MATH: dict[str, list[tuple[str, str, bool | None]]] = {
     "exponent": [
         ("42", box("8^{8^{8^{8}}}"), None),
@@ -83,8 +87,8 @@ MATH: dict[str, list[tuple[str, str, bool | None]]] = {
         ("$(a+b+c+d)^{50}+1$", box("(a+b+c+d)^{50}"), None),
         ("$\\cos(x)$", box("\\sin(x)^{10}+\\cos(x)^{14}+\\tan(7x)^{4}\\sec(13x)^{3}"), None),
         ("$\\sin(x)+x^5 e^x<1$", box("\\cos(x)+x^7 e^{x}<2"), None),
-        ("42", box("\\det\\begin{pmatrix}" + "\\\\".join("&".join("abcdefg") for _ in range(7)) + "\\end{pmatrix}"), None),
-        ("$\\{" + ",".join(map(str, range(300))) + "\\}$", box("\\{" + ",".join(map(str, range(1, 301))) + "\\}"), None),
+        ("42", box("\\det\\begin{pmatrix}" + "\\\\".join(["&".join("abcdefg")] * 7) + "\\end{pmatrix}"), None),
+        (f"$\\{{{numbers(0, 300)}\\}}$", box(f"\\{{{numbers(1, 301)}\\}}"), None),
         ("42", box("\\cup".join(f"({n},{n + 1})" for n in range(80))), None),
         ("42", box("\\log_{2}(10^{250}+1)+\\log_{3}(10^{251}+7)"), None),
         ("42", box("x^{7}+x^{5}+3=0"), None),

@@ -44,6 +44,8 @@ CASES = [
     ("<think>\\boxed{1} #### 2 <answer>3</answer></think> I give up", None),
     ("<think>1</think>\n<answer>2</answer>", "2"),
     ("</think></think>#4", "4"),
+    ("so #3 <think> maybe #4", "3"),
+    ("<think>\\boxed{1}", None),
     # nothing to find
     ("", None),
     ("The answer is 5.", None),
@@ -65,11 +67,19 @@ def test_the_rule_finds_the_final_answer(text, expected):
         ("The answer is 1, \\boxed{2}", "2"),
         ("The answer isn't known", None),
         ("answer is\n\n$5$", "$5$"),
+        ("Horse #12 wins.\nThe answer is 16.", "16"),
+        ("The answer is 1.\n#### 2", "2"),
+        ("# Solution\nThe answer is **7**.\n\n## Check\nfine", "7"),
+        ("The answer is 42, because 6*7 is.", "42"),
+        ("The answer is therefore 42", "42"),
+        ("it is not \\boxed{42}", None),
+        ("it isn't $\\boxed{42}$", None),
+        ("3 \\neq \\boxed{42}", None),
     ],
 )
 def test_phrases_count_only_where_they_are_asked_for(text, expected):
     assert final_answer(text, phrases=True) == expected
-    assert "\\boxed" in text or final_answer(text) is None
+    assert "\\boxed" in text or "#" in text or final_answer(text) is None
 
 
 def test_a_final_answer_is_not_longer_than_the_cap():

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from obverse.errors import GraderError
 from obverse.records import Problem
-from obverse.verifiers import verifier
-from obverse.verifiers.math import equal, gold
+from obverse.verifiers import objection, unreadable, verifier
+from obverse.verifiers.math import compare, equal, gold, judge
 from obverse.verifiers.numbers import number
+from obverse.verifiers.prefilter import objection as refused
 
 EQUAL = [
     # numbers in every spelling
@@ -32,6 +33,18 @@ EQUAL = [
     (".5", "0.50"),
     ("007", "7"),
     ("3", "+3"),
+    ("\\frac{8}{3}", "2\\frac{2}{3}"),
+    ("-\\frac{8}{3}", "-2 2/3"),
+    ("4.5e33", "4.5 \\times 10^{33}"),
+    ("1e-7", "10^{-7}"),
+    ("1000000", "1 000 000"),
+    ("1/3", "0.33333"),
+    ("2/3", "0.666667"),
+    ("11_2", "11"),
+    ("90^\\circ", "90 degrees"),
+    ("9.8", "9.8 m"),
+    ("2\\pi", "2\u03c0"),
+    ("\\text{even}", "Even"),
     # surroundings
     ("42", "$42$"),
     ("42", "\\(42\\)."),
@@ -69,6 +82,16 @@ EQUAL = [
 DIFFERENT = [
     ("72", "73"),
     ("72", "72.0001"),
+    ("1/3", "0.333"),
+    ("1/3", "0.33334"),
+    ("230005078/3", "76668359"),
+    ("11", "11_2"),
+    ("1 2/3", "1 3/2"),
+    ("12", "1 000 2"),
+    ("4.5e33", "4.5e34"),
+    ("42", "\\{42\\}"),
+    ("42", "42, 43"),
+    ("42", "42=41"),
     ("50", "50\\%"),
     ("50", "50 percent"),
     ("50", "50\\text{ percent}"),
@@ -112,6 +135,97 @@ def test_equal_answers_are_right(expected, found):
 @pytest.mark.parametrize(("expected", "found"), DIFFERENT)
 def test_different_answers_are_wrong(expected, found):
     assert not equal(expected, found)
+
+
+ALGEBRA = [
+    ("\\frac{\\sqrt{2}}{2}", "\\sqrt{0.5}", True),
+    ("\\sqrt{2}", "1.41421356", True),
+    ("\\sqrt{2}", "1.4142", False),
+    ("x^2-1", "(x - 1)\\cdot(x + 1)", True),
+    ("x^2-1", "y^2-1", False),
+    ("x^2-1", "x^2+1", False),
+    ("1,2", "2, 1", True),
+    ("1,2", "1,3", False),
+    ("\\{1,2\\}", "\\{1,2,3\\}", False),
+    ("(1,2,3)", "(1,3,2)", False),
+    ("(0,1)", "(0,2)", False),
+    ("2\\pi", "2*pi", True),
+    ("2\\sqrt{3}", "2*sqrt(3)", True),
+    ("2\\sqrt{3}", "\\sqrt{12}", True),
+    ("e^2", "e \\cdot e", True),
+    ("e^{100}", "e^{100}+1", False),
+    ("10!", "10!+1", False),
+    ("10", "\\binom{5}{2}", True),
+    ("\\ln 2", "\\ln(2)", True),
+    ("x \\in [1,2]", "[1,2]", True),
+    ("y=2x+1", "1+2x", True),
+    ("x<3", "x \\le 3", False),
+    ("\\frac{x}{2^{99}}", "\\frac{x}{2^{98}}", False),
+    ("\\frac{1}{10^{20}}", "\\frac{1}{2\\cdot 10^{20}}", False),
+    ("42", "\\frac{6\\cdot 14}{2}", True),
+    ("42", "6\\cdot 7=42", True),
+    ("42", "x=6\\cdot 7=42", True),
+    ("42", "6\\cdot 8=42", False),
+    ("0", "x+y", False),
+    ("5", "\\sqrt[3]{125}", True),
+    ("1+2i", "1-2i", False),
+]
+
+
+@pytest.mark.parametrize(("expected", "found", "right"), ALGEBRA)
+def test_computer_algebra_decides_what_text_and_numbers_do_not(expected, found, right):
+    assert isinstance(compare(expected, found), list)
+    verdict = judge(expected, found)
+    assert verdict.correct is right, verdict
+
+
+def test_guards_refuse_what_computer_algebra_calls_equal():
+    """math-verify alone would pay for these (huggingface/Math-Verify 14, 60)."""
+    pairs = [("\\frac{1}{2^{99}}", "\\frac{1}{2^{98}}"), ("0", "\\frac{1}{3^{50}}")]
+    assert [judge(*pair).correct for pair in pairs] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "code"),
+    [
+        ("5", "x" + "+1" * 300, "length"),
+        ("5", "4\u200b2", "characters"),
+        ("5", "(" * 17 + "x" + ")" * 17, "nesting"),
+        ("5", "1" * 101 + "x", "digits"),
+        ("5", "x^{12345}", "exponent"),
+        ("5", "2^{3^{x}}", "exponent"),
+        ("5", "2^x^3", "exponent"),
+        ("5", "x^{5!}", "exponent"),
+        ("x^{99999}", "x^{99998}", None),
+        ("5", "+".join(["x^2"] * 13), "powers"),
+        ("5", "1000!", "factorial"),
+        ("5", "(x!)!", "factorial"),
+        ("5", "100!x", None),
+        ("x", "5\\%x", "percent"),
+        ("x", "11_2x", "base"),
+        ("1,x", ",".join("x" * 15), "list"),
+        ("5", "\\int x", "construct"),
+        ("\\int x", "\\int y", None),
+        ("5", "\\binom{1000}{5}", "construct"),
+        ("x", "X+1", "case"),
+        ("x", "x or 2", "words"),
+        ("x \\text{ or } 2", "2 \\text{ or } x", None),
+        ("5", "five x", "words"),
+        ("xyz", "zyx", None),
+    ],
+)
+def test_the_prefilter_names_what_the_expected_answer_lacks(expected, found, code):
+    assert refused(expected, found) == code
+
+
+def test_what_computer_algebra_cannot_read_is_told():
+    rows = [Problem(str(n), "q", answer=answer, verifier="math") for n, answer in enumerate(["7", "x+1", "[[)", "[[)"])]
+    assert [problem.id for problem in unreadable(rows)] == ["3"]
+    assert unreadable(rows, limit=0) == []
+    assert objection("math", rows[2]) is None and objection("math", Problem("p", "q", answer="x" * 5_001))
+    assert objection("exact", Problem("p", "q", answer="a</answer>b")) == (
+        "given as an answer, the exact verifier calls it wrong"
+    )
 
 
 @given(st.fractions(max_denominator=10_000), st.fractions(max_denominator=10_000))
