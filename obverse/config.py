@@ -92,7 +92,7 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(_distinct), Field(min_length=1)]
-Weights = Annotated[tuple[float, ...], BeforeValidator(_parts)]
+Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_parts)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), AfterValidator(_distinct)]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from obverse import tasks
 from obverse.config import DataConfig
-from obverse.data import check, counts, overlaps, read, show, some, splits
+from obverse.data import check, compared_as_text, counts, overlaps, read, show, some, splits
 from obverse.records import Problem
 
 

@@ -127,15 +127,21 @@ class Reading:
     def problem(self) -> Problem | list[Flaw]:
         """Return the problem if nothing was wrong with the row, else its flaws."""
         name = self._verifier()
-        needs_none = name is not None and all(map(_is_code, _names(name)))
+        needs_none = name is not None and all(map(_is_code, self._names(name)))
         if not self.flaws and not self.fields.keys() & {"answer", "demonstration", "chosen"} and not needs_none:
             self.flaw("row", f"nothing to check or to learn from beside the prompt; its keys are {_listed(self.row)}")
         meta = {key: value for key, value in self.row.items() if key not in self.taken}
         problem = Problem(**{"id": self._id(), "prompt": "", "verifier": name, "meta": meta, **self.fields})
-        for each in _names(name) if "answer" in self.fields else ():
+        for each in self._names(name) if "answer" in self.fields else ():
             if each in verifiers.NAMES and (reason := verifiers.objection(each, problem)):
                 self.flaw(self.answer_key, reason)
         return self.flaws or problem
+
+    def _names(self, name: str | None) -> list[str]:
+        """The verifiers that judge this row: only one that is given as an option may stand for several."""
+        if name is None or self.verifier is None:
+            return [] if name is None else [name]
+        return [each for each, _ in verifiers.split(name)]
 
     def _id(self) -> str:
         given = self.row.get("id")
@@ -158,9 +164,9 @@ class Reading:
             self.flaw("verifier", f"not a name but {kind(name)}")
         elif self.verifier is None and ".py" in name:
             self.flaw("verifier", "a data file may not name code to run; give file.py:function as an option instead")
-        elif unknown := [each for each in _names(name) if not _is_code(each) and each not in verifiers.NAMES]:
+        elif unknown := [each for each in self._names(name) if not _is_code(each) and each not in verifiers.NAMES]:
             self.flaw("verifier", f"unknown name {unknown[0][:40]!a}: {verifiers.nearest(unknown[0])}")
-        elif not all(map(_is_code, _names(name))) and not has_answer and not self.flaws:
+        elif not all(map(_is_code, self._names(name))) and not has_answer and not self.flaws:
             self.flaw(self.answer_key, f"missing, although the verifier {name!r} is named")
         return str(name)
 
@@ -298,11 +304,6 @@ def _unusable(value: Any, depth: int = 0) -> str | None:
 @cache
 def _stem(file: str) -> str:
     return PurePath(file).stem
-
-
-def _names(verifier: str | None) -> list[str]:
-    """The verifiers of a text that may name several, and their weights."""
-    return [] if verifier is None else [name for name, _ in verifiers.split(verifier)]
 
 
 def _is_code(verifier: str) -> bool:

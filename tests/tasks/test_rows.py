@@ -293,6 +293,8 @@ def test_several_verifiers_may_be_given_and_the_built_in_ones_need_an_answer():
     assert read_row({"prompt": "2+2="}, place, "my.py:fn,my.py:other").verifier == "my.py:fn,my.py:other"
     (flaw,) = read_row({"prompt": "2+2="}, place, "my.py:fn,exact")
     assert flaw.field == "answer" and "missing" in flaw.reason
+    (flaw,) = read_row(row | {"verifier": "math,exact"}, place)
+    assert str(flaw).startswith("a.jsonl:1: verifier: unknown name 'math,exact'")
     (flaw,) = read_row(row, place, "math,zzz")
     assert str(flaw).startswith("a.jsonl:1: verifier: unknown name 'zzz'")
 
