@@ -13,7 +13,6 @@ from obverse.errors import DataError
 from obverse.records import Problem
 from obverse.tasks.files import READERS, report
 from obverse.tasks.rows import Flaw, Place
-from obverse.verifiers import math, workers
 
 WORDS = {True: "true", False: "false", None: "error"}
 
@@ -30,8 +29,7 @@ def grade(config: GradeConfig, show: Callable[[dict[str, Any]], None]) -> None:
     spec = str(verifiers.weighted(config.verifier, config.verifier_weights))
     judge = verifiers.verifier(spec, config.verifier_seconds)
     problems = list(read(str(config.file), spec))
-    if "math" in [name for name, _ in verifiers.split(spec)]:
-        workers.pool(math.WORKER).warm()
+    verifiers.warm(spec)
     for problem, prediction in problems:
         start = time.perf_counter()
         verdict = judge(problem, prediction)

@@ -46,6 +46,7 @@ __all__ = [
     "split",
     "unreadable",
     "verifier",
+    "warm",
     "weighted",
 ]
 
@@ -126,6 +127,12 @@ def objection(name: str, problem: Problem) -> str | None:
     except GraderError as error:
         return str(error)
     return None
+
+
+def warm(spec: str) -> None:
+    """Start now what the verifiers of that name need, so that no first answer waits for it (a second or two)."""
+    if "math" in [name for name, _ in split(spec)]:
+        workers.pool(math.WORKER).warm()
 
 
 def unreadable(problems: Iterable[Problem], limit: int | None = None) -> list[Problem]:

@@ -23,7 +23,7 @@ MAX_TASKS = 1_000  # of one worker: then a fresh one takes its place
 MAX_ANSWER_BYTES = 65_536
 START_SECONDS = 120.0  # imports on a slow disk included
 NUM_WORKERS = max(1, (os.cpu_count() or 2) // 2)
-MAX_WORKERS = max(4, NUM_WORKERS)  # several threads that ask at once do not wait for each other's deadlines
+MAX_WORKERS = max(8, NUM_WORKERS)  # several threads that ask at once do not wait for each other's deadlines
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "

@@ -15,7 +15,7 @@ import pytest
 from verifiers.hostile import CANARY, COUNTDOWN, MATH
 
 from obverse.records import Problem, Verdict
-from obverse.verifiers import math, verifier, workers
+from obverse.verifiers import verifier, warm
 
 SECONDS = 1.5  # the bar is 1.0 on a machine that does nothing else; tests share theirs
 CASES = [(Problem(f"{name}-{n}", "q", gold), text, right)
@@ -24,7 +24,7 @@ CASES = [(Problem(f"{name}-{n}", "q", gold), text, right)
 
 @pytest.fixture(scope="module", autouse=True)
 def ready() -> None:
-    workers.pool(math.WORKER).warm()
+    warm("math")
 
 
 def timed(problem: Problem, text: str) -> tuple[Verdict, float]:

@@ -9,7 +9,7 @@ import pytest
 from verifiers.mutations import mutant
 
 from obverse.records import Problem
-from obverse.verifiers import math, verifier, workers
+from obverse.verifiers import verifier, warm
 
 NUM_ALWAYS = 150
 NUM_BEFORE_A_RELEASE = 5_000
@@ -18,7 +18,7 @@ NUM_BEFORE_A_RELEASE = 5_000
 def survey(seed: int, number: int) -> tuple[list[str], float, int]:
     """What went wrong, the longest time, and how many came to no verdict."""
     draw, verify = random.Random(seed), verifier("math")
-    workers.pool(math.WORKER).warm()
+    warm("math")
     wrong, longest, num_errors = [], 0.0, 0
     for _ in range(number):
         one = mutant(draw)
