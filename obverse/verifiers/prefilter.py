@@ -120,7 +120,7 @@ def _strange_words(expected: str, found: str) -> bool:
 
 RULES: dict[str, Callable[[str], bool]] = {
     "characters": _has_odd_characters,
-    "nesting": lambda text: _depth(text) > MAX_DEPTH,
+    "nesting": lambda text: _depth(text) > MAX_DEPTH or text.count("|") > 2 * MAX_DEPTH,
     "digits": lambda text: bool(re.search(rf"[0-9]{{{MAX_DIGITS + 1},}}", text)),
     "exponent": _has_high_power,
     "powers": lambda text: len(_EXPONENT.findall(text)) > MAX_POWERS,
