@@ -27,7 +27,7 @@ from obverse.watch import flat
 State = Literal["ok", "note", "missing"]
 STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
-NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "pyarrow")
+NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "pyarrow", "math-verify")
 OPTIONAL = {
     "datasets": "data sets from the hub",
     "peft": "adapters",

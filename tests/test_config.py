@@ -9,7 +9,7 @@ import pytest
 from annotated_types import Ge, Gt
 
 from obverse import methods
-from obverse.config import EMBEDDED_PRESET, DataConfig, DemoConfig, EvalConfig, Options, TrainConfig, schema
+from obverse.config import EMBEDDED_PRESET, DataConfig, DemoConfig, EvalConfig, GradeConfig, Options, TrainConfig, schema
 from obverse.config_file import read as read_file
 from obverse.config_file import write
 from obverse.errors import ConfigError
@@ -18,7 +18,7 @@ from obverse.method import Method
 from obverse.methods import find, names
 from obverse.resolve import method_options, read, resolve, slug, with_folder
 
-ALL = (TrainConfig, EvalConfig, DemoConfig, DataConfig)
+ALL = (TrainConfig, EvalConfig, GradeConfig, DemoConfig, DataConfig)
 
 
 def refusal(*args: Any, **kwargs: Any) -> list[str]:

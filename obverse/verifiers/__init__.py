@@ -85,7 +85,7 @@ def judge_all(pairs: Sequence[tuple[Problem, str]], seconds: float = SECONDS) ->
     """
     found = [_decided(problem, text, seconds) for problem, text in pairs]
     rest = [index for index, verdict in enumerate(found) if verdict is None and pairs[index][0].verifier]
-    if len(rest) == 1 or workers.NUM_WORKERS == 1:
+    if len(rest) <= 1 or workers.NUM_WORKERS == 1:
         verdicts: Iterable[Verdict | None] = [judge(*pairs[index], seconds) for index in rest]
     else:
         with ThreadPoolExecutor(workers.NUM_WORKERS) as threads:
