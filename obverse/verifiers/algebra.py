@@ -16,15 +16,18 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.relational import Relational
 
+from obverse.verifiers.numbers import UNIT
+
 DIGITS = 50
 EXACT = sympy.Float("1e-40", DIGITS)
 ROUNDED = sympy.Float("1e-5", DIGITS)
 
+# Units are removed here: math-verify's own way takes variables for units (6m, c/2).
 _READER = [
     LatexExtractionConfig(
         boxed_match_priority=0,
         try_extract_without_anchor=False,
-        normalization_config=NormalizationConfig(units=True, malformed_operators=True, nits=True, boxed="last"),
+        normalization_config=NormalizationConfig(malformed_operators=True, nits=True, boxed="last"),
     )
 ]
 _FUNCTION = re.compile(
@@ -82,7 +85,7 @@ def handle(task: tuple[str, str]) -> list[Any]:
 def _read(text: str) -> Any:
     """The formula as sympy has it, None if it cannot be read."""
     text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2]}}}", text)
-    text = _FUNCTION.sub(r"\\\1 ", text)
+    text = _FUNCTION.sub(r"\\\1 ", UNIT.sub("", text))
     found = parse(f"\\boxed{{{text}}}", _READER, fallback_mode="no_fallback", parsing_timeout=None)
     return next((each for each in found if not isinstance(each, str)), None)
 

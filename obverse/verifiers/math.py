@@ -24,7 +24,7 @@ from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import workers
 from obverse.verifiers.extract import UNANSWERED, final_answer, last_box
-from obverse.verifiers.numbers import bare, normalized, number, same_number
+from obverse.verifiers.numbers import UNIT, bare, normalized, number, same_number
 from obverse.verifiers.prefilter import objection as refused
 
 SECONDS = 0.8  # for one comparison; golds of five benchmarks take at most half of that on a busy machine
@@ -158,6 +158,9 @@ def _equal(expected: str, found: str) -> bool | list[Question]:
         return True
     if wanted and (not found or "," in found or ";" in found or found.startswith(("\\{", "["))):
         return False  # a list, or nothing, for one value
+    units = [normalized(unit[0].replace("~", "")) for text in (expected, found) if (unit := UNIT.search(text))]
+    if len(set(units)) > 1:
+        return False  # as with numbers, an expected unit may be left out and not replaced
     return [(expected, found)]
 
 

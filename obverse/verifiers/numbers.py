@@ -80,6 +80,9 @@ _UNIT = re.compile(
     r"|\s+[mgsNJWVKLh](?:\^\{?[23]\}?)?"
     r"|_\{?[0-9]{1,2}\}?"  # a base
 )
+UNIT = re.compile(  # behind a formula
+    r"(?<=\S)\s*\\(?:text|textrm|mathrm|mbox)\s*\{[^{}0-9]*\}(?:\s*\^\s*\{?[-0-9]+\}?)?\s*$"
+)
 _PERCENT = re.compile(r"\s*(?:%|percent|\\text\s*\{\s*percent\s*\})\s*")
 # Words that change a number or argue about it, so that what stands before them is not the answer.
 _NO_UNITS = set(
