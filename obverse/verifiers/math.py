@@ -18,6 +18,7 @@ import re
 from decimal import Decimal
 from functools import lru_cache
 from math import isfinite
+from time import monotonic
 from typing import Any
 
 from obverse.errors import GraderError
@@ -185,8 +186,11 @@ def _refusal(questions: list[Question]) -> str | None:
 @lru_cache(maxsize=16_384)
 def _ask(questions: tuple[Question, ...]) -> tuple[bool, str]:
     """Whether a worker answers every question by yes, and why one could not be answered. Errors: WorkerError."""
+    left = SECONDS  # for all of them together
     for question in questions:
-        right, why = workers.pool(WORKER).ask(question, SECONDS)
+        start = monotonic()
+        right, why = workers.pool(WORKER).ask(question, left)
+        left = max(0.0, left - (monotonic() - start))
         if why == "memory":
             raise workers.WorkerError(why)
         if not right:

@@ -92,6 +92,8 @@ MATH: dict[str, list[tuple[str, str, bool | None]]] = {
         ("42", box("\\cup".join(f"({n},{n + 1})" for n in range(80))), None),
         ("42", box("\\log_{2}(10^{250}+1)+\\log_{3}(10^{251}+7)"), None),
         ("42", box("x^{7}+x^{5}+3=0"), None),
+        ("$3x+4y+14=0$", box("0"), None),
+        ("42", box("=".join(f"\\sin({n}x)^{{6}}\\cos(5x)^{{6}}+\\tan(7x)^{{4}}" for n in range(2, 12))), None),
     ],
     "injection": [
         ("42", box(f"__import__('os').system('touch {CANARY}')"), None),
