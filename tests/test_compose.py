@@ -54,6 +54,7 @@ def test_every_method_has_the_options_once(name: str) -> None:
     found = list(methods.parameters(methods.find(name)))
     assert set(methods.COMPONENTS) == {
         "kl_coef", "kl_estimator", "kl_in_reward", "entropy_coef", "importance_sampling", "importance_sampling_cap",
+        "overlong_factor", "overlong_cache_length", "max_completion_length",
     }  # fmt: skip
     assert set(methods.COMPONENTS) <= set(found) and len(found) == len(set(found))
 
@@ -112,6 +113,19 @@ def test_a_kl_in_the_reward_is_taken_off_every_sample(
     assert data.samples.reward.tolist() == pytest.approx(expected, rel=1e-12)
     assert data.tokens.reward[data.mask(Source.ROLLOUT)].abs().min() > 0
     assert data.samples.correct.tolist() == [sample.correct for sample in data.update.rows]
+
+
+@pytest.mark.parametrize("name", ["dr_grpo", "hpt", "rloo"])
+@pytest.mark.parametrize("cache", [None, 4])
+def test_a_soft_length_limit_is_taken_off_every_own_sample(name: str, cache: int | None) -> None:
+    plain = data_of(built(name)).samples
+    lengths = plain.counts[:, int(Source.ROLLOUT)]
+    longest = int(lengths.max())
+    options = {"overlong_factor": 0.5, "overlong_cache_length": cache, "max_completion_length": longest}
+    found = data_of(built(name, **options)).samples.reward
+    room = max(1, longest // 5) if cache is None else cache
+    expected = [0.5 * min(0.0, (longest - room - int(n)) / room) for n in lengths]
+    assert (found - plain.reward).tolist() == pytest.approx(expected) and min(expected) == -0.5
 
 
 def test_a_shaped_reward_is_what_the_advantage_reads() -> None:

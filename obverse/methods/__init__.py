@@ -23,6 +23,7 @@ from obverse.methods._compose import TEXTS, compose
 from obverse.records import Source
 
 MakeMethod = Callable[..., Method | Course]
+LONGEST = "max_completion_length"  # means the same to a method that has it and to its components
 COMPONENTS = dict(list(inspect.signature(compose, eval_str=True).parameters.items())[1:])
 
 
@@ -50,7 +51,7 @@ def composable(make: MakeMethod) -> MakeMethod:
     @functools.wraps(make)
     def made(**options: Any) -> Method | Course:
         course = make(**{name: value for name, value in options.items() if name not in added})
-        chosen = {name: value for name, value in options.items() if name in added}
+        chosen = {name: value for name, value in options.items() if name in added or name == LONGEST}
         if isinstance(course, Method):
             return compose(course, **chosen)
         # a lane without own samples has nothing that most components could act on

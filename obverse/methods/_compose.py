@@ -1,4 +1,5 @@
-"""What every method can be given on top of its own: a KL to the initial model, an entropy bonus, a mismatch correction.
+"""What every method can be given on top of its own: a KL to the initial model, an entropy bonus, a soft limit of the
+length, a mismatch correction.
 
 A method that has an option of the same name keeps its own meaning of it.
 """
@@ -10,7 +11,7 @@ from dataclasses import replace
 from obverse.errors import ConfigError
 from obverse.estimator import Term, entropy_bonus
 from obverse.method import Method
-from obverse.parts import AnchorPenalty, BackToAnchor, Corrected, PerToken, TowardsAnchor
+from obverse.parts import AnchorPenalty, BackToAnchor, Corrected, Overlong, PerToken, TowardsAnchor
 from obverse.parts.mismatch import Correction
 from obverse.parts.penalties import Estimator
 from obverse.records import Source
@@ -20,6 +21,9 @@ TEXTS = {
     "kl_estimator": "of that KL; none: k3 in the loss, k1 in the reward",
     "kl_in_reward": "take the KL off the reward instead of adding it to the loss",
     "entropy_coef": "of an entropy bonus, a mean over own tokens; 0 is off",
+    "overlong_factor": "take off the reward of own samples near the length limit, at most so much; 0 is off",
+    "overlong_cache_length": "tokens before that limit over which it grows; none: a fifth of the limit",
+    "max_completion_length": "that limit: in a run the run's own --max_completion_length",
     "importance_sampling": "weigh own tokens by trainer over sampler, where these are two programs",
     "importance_sampling_cap": "where that weight is truncated or masked",
 }
@@ -31,6 +35,9 @@ def compose(
     kl_estimator: Estimator | None = None,
     kl_in_reward: bool = False,
     entropy_coef: float = 0.0,
+    overlong_factor: float = 0.0,
+    overlong_cache_length: int | None = None,
+    max_completion_length: int = 512,
     importance_sampling: Correction = "none",
     importance_sampling_cap: float = 2.0,
 ) -> Method:
@@ -41,6 +48,9 @@ def compose(
         kl_in_reward it is taken off the reward instead, and k1 is the default: its gradient is the sequence's KL. A
         method that divides advantages by a std divides this KL too.
     entropy_coef  an entropy bonus, a mean over all own tokens (over all trained tokens without own ones).
+    overlong_factor  adds factor min(0, (L - C - n) / C) to the reward of an own sample of n tokens: 0 up to C tokens before
+        the longest completion L, then falling to -factor at it (DAPO's soft overlong punishment, 2503.14476 eq. 13).
+        overlong_cache_length is C; none is a fifth of L. L is the run's max_completion_length.
     importance_sampling  weighs own tokens by pi_trainer / pi_sampler when the two are different programs: token_ or
         sequence_, _truncate or _mask at importance_sampling_cap (TRL's names; 2.0 is verl's token cap).
 
@@ -62,12 +72,17 @@ def compose(
             "k1 in the loss pulls nowhere: the expectation of its gradient, E[grad log pi], is zero; "
             "use kl_estimator k2 or k3, or kl_in_reward"
         )
+    if overlong_factor < 0 or (overlong_factor and not (own and method.needs("reward"))):
+        raise ConfigError("overlong_factor lowers the reward of own samples: it must not be negative, and be read")
     terms, shaping = method.terms, method.shaping
     estimator = kl_estimator or ("k1" if kl_in_reward else "k3")
     if importance_sampling != "none":
         terms = tuple(_corrected(term, importance_sampling, importance_sampling_cap) for term in terms)
         if terms == method.terms:
             raise ConfigError("importance_sampling corrects a policy gradient, and this method has none on own samples")
+    if overlong_factor:
+        cache = max(1, max_completion_length // 5) if overlong_cache_length is None else overlong_cache_length
+        shaping = (*shaping, Overlong(max_completion_length, cache, overlong_factor))
     if kl_coef and kl_in_reward:
         shaping = (*shaping, AnchorPenalty(kl_coef, estimator))
     elif kl_coef:
