@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import choice, countdown, exact, knights, math
+from obverse.verifiers.extract import final_answer
 from obverse.verifiers.user import NOT_APPLICABLE, Verifier, from_file
 
 _MODULES = {"math": math, "countdown": countdown, "knights": knights, "choice": choice, "exact": exact}
 
 NAMES = tuple(_MODULES)
 
-__all__ = ["NAMES", "NOT_APPLICABLE", "Verifier", "judge", "nearest", "objection", "verifier"]
+__all__ = [
+    "NAMES",
+    "NOT_APPLICABLE",
+    "Verifier",
+    "answer_of",
+    "judge",
+    "judge_all",
+    "nearest",
+    "objection",
+    "same",
+    "verifier",
+]
 
 
 def verifier(name_or_path: str) -> Verifier:
@@ -39,6 +53,27 @@ def judge(problem: Problem, text: str) -> Verdict | None:
     Errors: as of `verifier`.
     """
     return _cached(problem.verifier)(problem, text) if problem.verifier else None
+
+
+def judge_all(pairs: Sequence[tuple[Problem, str]]) -> list[Verdict | None]:
+    """Return the verdict on each (problem, text), in their order. Errors: as of `verifier`."""
+    return [judge(problem, text) for problem, text in pairs]
+
+
+def answer_of(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a text as the problem's verifier reads it; None if there is none."""
+    return final_answer(text, phrases=problem.verifier in ("math", "choice")) or None
+
+
+def same(problem: Problem, first: str, second: str) -> bool:
+    """Return whether two final answers are equal to the problem's verifier; by their text where it has no opinion."""
+    if first == second or problem.verifier not in ("math", "choice", "exact"):
+        return first == second
+    try:
+        verdict = judge(replace(problem, answer=first), f"\\boxed{{{second}}}")
+    except GraderError:  # the first one is nothing that could be asked for
+        return False
+    return verdict is not None and bool(verdict.correct)
 
 
 # one user file is read once, not once per completion
