@@ -42,13 +42,16 @@ class Protocol:
         return {"num_generations": self.num_samples, "top_k": 0, "min_p": 0.0, **law, "verifier": self.verifier}
 
 
-_HPT = (
+_PUBLISHED = (
     "Unify-Post-Training (arXiv 2509.04419): avg@32, temperature 0.6, top_p 0.95, 8,192 tokens; the template is "
     "the one that the model was trained with"
 )
-_ONE = _HPT.replace("avg@32", "pass@1 of one sample") + "; the law is printed for avg@32 and taken to be the same here"
+_ONE = (
+    _PUBLISHED.replace("avg@32", "pass@1 of one sample")
+    + "; the law is printed for avg@32 and taken to be the same here"
+)
 
-AVG32 = Protocol("avg32", 32, 0.6, 0.95, 8192, _HPT)
+AVG32 = Protocol("avg32", 32, 0.6, 0.95, 8192, _PUBLISHED)
 AVG1 = Protocol("avg1", 1, 0.6, 0.95, 8192, _ONE)
 GREEDY = Protocol("greedy", 1, 0.0, 1.0, 8192, "one greedy sample of at most 8,192 tokens: obverse's own")
 AVG8 = Protocol("avg8", 8, 1.0, 1.0, 96, "obverse's own, for its embedded tasks and base")
@@ -98,8 +101,8 @@ class Named:
 
 
 def plain(row: Row) -> Row:
-    """A question and its answer, whatever the two are called; a list of answers is written with commas."""
-    if "reward_model" in row:
+    """A question and its answer, whatever they are called, a list of answers with commas; messages stay as they are."""
+    if not isinstance(row.get("prompt", ""), str):
         return row
     answer = next((row[key] for key in ("answer", "final_answer", "solution") if row.get(key) is not None), None)
     answer = ", ".join(map(str, answer)) if isinstance(answer, list) else answer

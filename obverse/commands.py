@@ -132,9 +132,10 @@ def evaluate(words: Words) -> int:
 def models_of(words: Words) -> list[EvalConfig]:
     """The options of `eval`, once for each model that is named; ConfigError where they do not fit that number."""
     scanned = scan(words, EvalConfig)
-    models = scanned.take(len(scanned.positional)) + [
-        scanned.given[name] for name in ("model",) if name in scanned.given
-    ]
+    named = [scanned.given["model"]] if "model" in scanned.given else []
+    models = scanned.take(len(scanned.positional)) or named
+    if scanned.positional and named:
+        scanned.problems.append(f"--model: given twice, once as {models[0]}")
     given = {**scanned.given, **({"model": models[0]} if models else {})}
     config = scanned.check(lambda: read(EvalConfig, [Layer(COMMAND_LINE, given)], "see 'obverse eval --help'"))
     if config.paired and len(models) != 2:

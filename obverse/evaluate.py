@@ -50,7 +50,7 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
 def evaluate_each(config: EvalConfig, watcher: Watcher | None = None) -> list[Report]:
     """Evaluate a model folder, an adapter, a hub name, `embedded` or a run (its newest checkpoint), and report.
 
-    Each data set has a folder (obverse.samples) with its samples and `result.json`; what is stored is not sampled again.
+    Each data set has a folder (obverse.samples) with its samples and `result.json`; what is stored is not drawn again.
     Raises ConfigError when there is no such model or the folder holds other samples, DataError for bad data.
     """
     watch = watcher or Silent()

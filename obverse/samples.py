@@ -114,7 +114,7 @@ class Store:
 
     def problems(self) -> dict[str, Problem]:
         """The problems as they were written, by digest."""
-        lines = (self.folder / PROBLEMS).read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / PROBLEMS).read_bytes().splitlines()  # of bytes: Unicode has more ends of lines
         return {(row := json.loads(line)).pop("digest"): Problem(**row) for line in lines}
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -130,8 +130,8 @@ class Store:
         path = self.folder / SAMPLES
         if path.is_file():
             for _, data in members(path):
-                for line in data.decode("utf-8", "surrogatepass").splitlines():
-                    yield json.loads(line)
+                for line in data.splitlines():  # of bytes: a text's own line ends are escaped, but for Unicode's
+                    yield json.loads(line.decode("utf-8", "surrogatepass"))
 
     def stored(self) -> dict[str, dict[int, Graded]]:
         """What there is already: by digest, by seed."""
