@@ -22,20 +22,33 @@ CHUNK_SAMPLES = 4096  # sampled, graded and written at a time, at most
 CHUNK_TOKENS = 2**22  # and about so many tokens, so that a kill costs little of a long evaluation
 
 
+Seeds = dict[int, tuple[int, int]]  # seed of a sample -> (the evaluation's seed, the sample's number)
+
+
 @dataclass(frozen=True)
 class Asked:
-    """A problem as the model is asked it, and every sample that is wanted: seed -> (evaluation's seed, number)."""
+    """A problem as the model is asked it, and how many samples of which evaluation seeds are wanted."""
 
     problem: Problem
     prompt_ids: list[int]
     digest: str
-    seeds: dict[int, tuple[int, int]]
+    num_samples: int
+    rounds: Sequence[int]
 
     @classmethod
     def of(cls, problem: Problem, renderer: Renderer, num_samples: int, rounds: Sequence[int]) -> Asked:
         ids = renderer.prompt_ids(problem)
-        seeds = {seed_for(number, "eval", problem.id, i): (number, i) for number in rounds for i in range(num_samples)}
-        return cls(problem, ids, digest(problem, ids), seeds)
+        return cls(problem, ids, digest(problem, ids), num_samples, rounds)
+
+    @property
+    def size(self) -> int:
+        """Samples in all."""
+        return self.num_samples * len(self.rounds)
+
+    def seeds(self) -> Seeds:
+        """The seed of every sample: it names the problem and the number, not the place."""
+        numbers = range(self.num_samples)
+        return {seed_for(each, "eval", self.problem.id, i): (each, i) for each in self.rounds for i in numbers}
 
 
 def collect(
@@ -49,11 +62,14 @@ def collect(
 ) -> Iterator[Score]:
     """A score per problem and seed. Problems are sampled in chunks; of a chunk that is written only scores are kept."""
     stored = store.stored()
-    total, done = sum(len(asked.seeds) for asked in everything), 0
+    total, done = sum(asked.size for asked in everything), 0
     for chunk in chunks(everything, max(config.batch_size, CHUNK_TOKENS // law.max_tokens)):
-        have = [stored.pop(asked.digest, {}) for asked in chunk]
-        missing = [[seed for seed in asked.seeds if seed not in it] for asked, it in zip(chunk, have, strict=True)]
-        size = sum(len(asked.seeds) for asked in chunk)
+        seeds, have = [asked.seeds() for asked in chunk], [stored.pop(asked.digest, {}) for asked in chunk]
+        missing = [
+            {seed: place for seed, place in mine.items() if seed not in known}
+            for mine, known in zip(seeds, have, strict=True)
+        ]
+        size = sum(asked.size for asked in chunk)
         base = done + size - sum(map(len, missing))
 
         def progress(num: int, base: int = base) -> None:
@@ -66,17 +82,17 @@ def collect(
             watch.note(f"stopped: {done:,} of {total:,} samples are in {store.folder}; the same command goes on there")
             raise
         rows = [
-            sample_row(asked.problem, asked.digest, asked.seeds[graded.seed][0], graded, text)
-            for asked, mine in zip(chunk, fresh, strict=True)
+            sample_row(asked.problem, asked.digest, places[graded.seed][0], graded, text)
+            for asked, places, mine in zip(chunk, missing, fresh, strict=True)
             for graded, text in mine
         ]
         if rows:
             store.append(rows)
         done += size
-        for asked, known, mine in zip(chunk, have, fresh, strict=True):
+        for asked, places, known, mine in zip(chunk, seeds, have, fresh, strict=True):
             known |= {graded.seed: graded for graded, _ in mine}
-            for number in dict.fromkeys(number for number, _ in asked.seeds.values()):
-                samples = [known[seed] for seed, (owner, _) in asked.seeds.items() if owner == number]
+            for number in asked.rounds:
+                samples = [known[seed] for seed, (owner, _) in places.items() if owner == number]
                 yield score_of(asked.problem, samples, config.reached_k, number)
     watch.phase("eval", total, total)
 
@@ -86,36 +102,36 @@ def chunks(everything: Sequence[Asked], size: int) -> Iterator[list[Asked]]:
     chunk: list[Asked] = []
     num = 0
     for asked in everything:
-        if chunk and num + len(asked.seeds) > min(CHUNK_SAMPLES, size):
+        if chunk and num + asked.size > min(CHUNK_SAMPLES, size):
             yield chunk
             chunk, num = [], 0
         chunk.append(asked)
-        num += len(asked.seeds)
+        num += asked.size
     yield chunk
 
 
 def sample(
     chunk: Sequence[Asked],
-    seeds: Sequence[Sequence[int]],
+    wanted: Sequence[Seeds],
     sampler: Sampler,
     renderer: Renderer,
     law: Law,
     progress: Callable[[int], None],
 ) -> list[list[tuple[Graded, str]]]:
-    """Completions of these seeds by problem, each with its verdict and text. Raises ConfigError without a verifier."""
-    orders = [Order(asked.prompt_ids, list(mine)) for asked, mine in zip(chunk, seeds, strict=True)]
+    """The wanted completions by problem, each with its verdict and text. Raises ConfigError without a verifier."""
+    orders = [Order(asked.prompt_ids, list(seeds)) for asked, seeds in zip(chunk, wanted, strict=True)]
     found = sampler.sample(orders, law, progress)
     texts = [[renderer.decode(completion.ids) for completion in completions] for completions in found]
     verdicts = iter(judge_all([(a.problem, text) for a, said in zip(chunk, texts, strict=True) for text in said]))
     graded: list[list[tuple[Graded, str]]] = []
-    for asked, mine, completions, said in zip(chunk, seeds, found, texts, strict=True):
+    for asked, seeds, completions, said in zip(chunk, wanted, found, texts, strict=True):
         graded.append([])
-        for seed, completion, text in zip(mine, completions, said, strict=True):
+        for (seed, (_, number)), completion, text in zip(seeds.items(), completions, said, strict=True):
             verdict = next(verdicts)
             if verdict is None:
                 name = asked.problem.id
                 raise ConfigError(f"problem {name!r} has no answer to check: add `answer` or give --verifier")
-            number, answer = asked.seeds[seed][1], answer_of(asked.problem, text)
+            answer = answer_of(asked.problem, text)
             each = Graded.of(seed, number, completion.finish, len(completion.ids), verdict, answer)
             graded[-1].append((each, text))
     return graded
@@ -134,11 +150,16 @@ def score_of(problem: Problem, samples: Sequence[Graded], ks: Sequence[int] = ()
         num_formatted=sum(each.formatted for each in samples),
         num_ungraded=sum(each.correct is None for each in samples),
         correct=correct,
-        reasons=dict(Counter(each.reason or "no reason given" for each in samples if each.correct is None)),
+        reasons=dict(Counter(kind_of(each.reason) for each in samples if each.correct is None)),
         majority=majority(problem, [each.answer for each in samples], correct, shared) if shared else {},
         num_tokens=sum(each.num_tokens for each in samples),
         round=round_seed,
     )
+
+
+def kind_of(reason: str) -> str:
+    """What a verdict's reason begins with, up to a colon: `timeout: 1.0 s` is counted as `timeout`."""
+    return reason.partition(":")[0] or "no reason given"
 
 
 def measure(
@@ -158,7 +179,7 @@ def measure(
     total = len(problems) * num_samples
     chunk = [Asked.of(problem, renderer, num_samples, [seed]) for problem in problems]
     watch.phase("eval", 0, total)
-    seeds = [list(asked.seeds) for asked in chunk]
+    seeds = [asked.seeds() for asked in chunk]
     found = sample(chunk, seeds, sampler, renderer, law, lambda done: watch.phase("eval", done, total))
     return [
         replace(score_of(problem, [graded for graded, _ in mine]), texts=[text for _, text in mine])

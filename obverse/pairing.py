@@ -9,12 +9,14 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from obverse.errors import ConfigError
 from obverse.intervals import Difference, paired
 from obverse.resolve import slug
 from obverse.runlog import RunFolder
 from obverse.scores import Report, by_round
+from obverse.watch import flat
 
 MAX_LISTED = 20  # names on the console; the file has all
 
@@ -32,7 +34,7 @@ class Pair:
 
     def table(self) -> RenderableType:
         """For a console."""
-        table = Table(title=self.name, title_justify="left")
+        table = Table(title=Text(flat(self.name)), title_justify="left")
         for column in ("", "first", "second", "difference", "95 % interval", ""):
             table.add_column(column, justify="right" if column else "left")
         for figure, found in self.differences.items():
@@ -43,10 +45,10 @@ class Pair:
         return Group(table, listed("gained", self.gained), listed("lost", self.lost))
 
 
-def listed(what: str, names: Sequence[str]) -> str:
+def listed(what: str, names: Sequence[str]) -> Text:
     """The first names and how many there are."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"problems {what}: {len(names)}" + (f" ({', '.join(names[:MAX_LISTED])}{more})" if names else "")
+    return Text(flat(f"problems {what}: {len(names)}" + (f" ({', '.join(names[:MAX_LISTED])}{more})" if names else "")))
 
 
 def compare(first: Report, second: Report) -> Pair:

@@ -11,9 +11,11 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from obverse.intervals import interval, nested_interval
 from obverse.passk import pass_at_k
+from obverse.watch import flat
 
 SHARE = (0.0, 1.0)
 
@@ -113,14 +115,15 @@ class Report:
         for name in ("truncated", "formatted", "ungraded"):
             whole.add_row(name, f"{row[name]:.1%}", "")
         for reason, share in row["reasons"].items():
-            whole.add_row(f"  {reason}", f"{share:.1%}", "")
+            whole.add_row(Text(f"  {flat(reason)}"), f"{share:.1%}", "")
+        notes = [Text(flat(note)) for note in self.notes]
         if len(summary) == 1:
-            return Group(whole, *self.notes)
+            return Group(whole, *notes)
         names = [first, *(name for name in self.figures() if name != first), "truncated"]
         levels = _columns("by difficulty", ("", "problems", *names))
         for level, each in summary.items():
-            levels.add_row(level, str(each["problems"]), *(f"{each[name]:.1%}" for name in names))
-        return Group(whole, levels, *self.notes)
+            levels.add_row(Text(flat(level)), str(each["problems"]), *(f"{each[name]:.1%}" for name in names))
+        return Group(whole, levels, *notes)
 
 
 def by_round(scores: Sequence[Score], figure: Callable[[Score], float]) -> list[list[float]]:
@@ -140,7 +143,7 @@ def span(table: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def _columns(title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(flat(title)), title_justify="left")
     for number, name in enumerate(names):
         table.add_column(name, justify="right" if number else "left")
     return table

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import runs
+from rich.console import Console
 from tiny_models import save_tiny
 from transformers import AutoTokenizer
 
@@ -180,6 +182,16 @@ def test_reasons_for_no_verdict_are_shares_and_maj_stands_beside_pass() -> None:
     row = report.summary()["all"]
     assert row["reasons"] == {"timeout": 0.25, "crash": 0.25} and row["ungraded"] == 0.5 and row["maj@2"] == 0.5
     assert "maj@1" not in row and set(row["intervals"]) == {"pass@1", "pass@2", "maj@2"}
+
+
+def test_a_table_prints_what_models_and_verifiers_say_as_it_is() -> None:
+    odd = {"problem": "[red]p[/]", "num_ungraded": 1, "reasons": {"[/bold] \x1b[31m": 1}}
+    scores = [replace(score(level, 1), **odd) for level in ("[blue]", "[/x]")]
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(Report("[m] on d", scores, k=(1,), notes=("see [/this]",)).table())
+    text = console.export_text()
+    for said in ("[m] on d: 2 problems", "[blue]", "[/x]", "[/bold] \\x1b[31m", "see [/this]", "25.0%"):
+        assert said in text
 
 
 def test_a_second_start_draws_only_what_is_missing(tiny: Path, chains: Path, tmp_path: Path, drawn: list[int]) -> None:

@@ -91,6 +91,18 @@ def test_intervals_cover_the_truth_of_avg_and_of_pass_at_k() -> None:
         assert covered[k] / times == pytest.approx(0.95, abs=WITHIN), k
 
 
+def test_intervals_of_few_problems_that_are_mostly_failed_are_wide_enough() -> None:
+    rng = np.random.default_rng(0)
+    covered, narrow, truth, times = 0, 0, 0.1 / 2.1, 1000
+    for _ in range(times):
+        values = rng.binomial(32, rng.beta(0.1, 2, 30)) / 32
+        low, high = interval(values, num_resamples=600, bounds=(0, 1))
+        covered += low <= truth <= high
+        low, high = np.quantile(rng.choice(values, (600, 30)).mean(1), [0.025, 0.975])
+        narrow += low <= truth <= high
+    assert covered / times > 0.92 and narrow / times < 0.88  # the second is what percentiles give
+
+
 def test_intervals_over_seeds_and_problems_cover_the_truth() -> None:
     rng = np.random.default_rng(0)
     covered, alone, times = 0, 0, 800
