@@ -15,6 +15,7 @@ from obverse.errors import ConfigError
 from obverse.intervals import Difference, paired
 from obverse.resolve import slug
 from obverse.runlog import RunFolder
+from obverse.samples import read_json
 from obverse.scores import Report, by_round
 from obverse.watch import flat
 
@@ -31,6 +32,7 @@ class Pair:
     gained: list[str]
     lost: list[str]
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def table(self) -> RenderableType:
         """For a console."""
@@ -42,7 +44,8 @@ class Pair:
             said = "" if found.distinguishable else "not distinguishable"
             span = f"{found.low:+.1%} .. {found.high:+.1%}"
             table.add_row(figure, f"{first:.1%}", f"{second:.1%}", f"{found.mean:+.1%}", span, said)
-        return Group(table, listed("gained", self.gained), listed("lost", self.lost))
+        notes = [Text(flat(note)) for note in self.notes]
+        return Group(table, listed("gained", self.gained), listed("lost", self.lost), *notes)
 
 
 def listed(what: str, names: Sequence[str]) -> Text:
@@ -77,8 +80,14 @@ def solved(report: Report) -> set[str]:
 
 
 def store(pair: Pair, first: Report, second: Report) -> Pair:
-    """Write the pair beside second's results. Both reports must have been written."""
+    """Write the pair beside second's results, with a word where the two were not sampled alike (runs have own options).
+
+    Both reports must have been written.
+    """
     assert first.path is not None and second.path is not None
+    laws = [read_json(report.path)["law"] for report in (first, second)]
+    unlike = [f"{name} {laws[0][name]} and {laws[1][name]}" for name in laws[0] if laws[0][name] != laws[1][name]]
+    notes = (f"not sampled alike: {', '.join(unlike)}",) if unlike else ()
     result: dict[str, Any] = {"schema": 1, "name": pair.name}
     result |= {"first": {"name": first.name, "result": str(first.path)}}
     result |= {"second": {"name": second.name, "result": str(second.path)}}
@@ -93,10 +102,10 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
         }
         for name, found in pair.differences.items()
     }
-    result |= {"gained": pair.gained, "lost": pair.lost}
+    result |= {"gained": pair.gained, "lost": pair.lost, "notes": list(notes)}
     folder = second.path.parent
     name = f"paired-{folder.name}-{slug(first.name.partition(' on ')[0])}.json"
-    return replace(pair, path=RunFolder(folder.parent).write_json(name, result))
+    return replace(pair, path=RunFolder(folder.parent).write_json(name, result), notes=notes)
 
 
 def over_seeds(reports: Sequence[Report]) -> Report:

@@ -45,7 +45,12 @@ def test_a_pair_is_stored_beside_the_second(tmp_path: Path) -> None:
         replace(report(name, *c), path=tmp_path / name / "arithmetic" / "result.json")
         for name, c in (("a", [0, 0]), ("b", [4, 4]))
     )
+    for each, law in ((first, {"temperature": 1.0, "top_p": 1.0}), (second, {"temperature": 0.6, "top_p": 1.0})):
+        assert each.path is not None
+        each.path.parent.mkdir(parents=True)
+        each.path.write_text(json.dumps({"law": law}))
     pair = store(compare(first, second), first, second)
+    assert pair.notes == ("not sampled alike: temperature 1.0 and 0.6",)
     assert pair.path == tmp_path / "b" / "paired-arithmetic-a.json"
     found = json.loads(pair.path.read_text())
     assert found["gained"] == ["p0", "p1"] and found["lost"] == []
