@@ -85,7 +85,7 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
     Both reports must have been written.
     """
     assert first.path is not None and second.path is not None
-    laws = [read_json(report.path)["law"] for report in (first, second)]
+    laws = [read_json(path)["law"] for path in (first.path, second.path)]
     unlike = [f"{name} {laws[0][name]} and {laws[1][name]}" for name in laws[0] if laws[0][name] != laws[1][name]]
     notes = (f"not sampled alike: {', '.join(unlike)}",) if unlike else ()
     result: dict[str, Any] = {"schema": 1, "name": pair.name}
