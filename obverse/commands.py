@@ -19,14 +19,13 @@ from obverse.config import (
     EMBEDDED_PRESET,
     DataConfig,
     DemoConfig,
-    EvalConfig,
     MethodsConfig,
     Options,
-    RegradeConfig,
     TrainConfig,
     method_schema,
     schema,
 )
+from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.errors import ConfigError

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from obverse.adapters import base_of, load_any
-from obverse.config import EvalConfig
+from obverse.config_eval import EvalConfig
 from obverse.measure import Asked, collect, measure
 from obverse.model import EMBEDDED, Policy, set_threads
 from obverse.resolve import slug

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from obverse.config import EvalConfig
+from obverse.config_eval import EvalConfig
 from obverse.errors import ConfigError
 from obverse.majority import majority
 from obverse.records import Problem

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from obverse.config import RegradeConfig
+from obverse.config_eval import RegradeConfig
 from obverse.errors import ConfigError, DataError
 from obverse.measure import score_of
 from obverse.records import Problem, to_json

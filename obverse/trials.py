@@ -12,7 +12,7 @@ import yaml
 
 from obverse import benchmarks, checkpoint, tasks
 from obverse.benchmarks import Protocol
-from obverse.config import EvalConfig
+from obverse.config_eval import EvalConfig
 from obverse.errors import ConfigError
 from obverse.records import Problem
 from obverse.resolve import slug

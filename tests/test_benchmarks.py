@@ -12,7 +12,7 @@ import pytest
 
 from obverse import benchmarks
 from obverse.benchmarks import BENCHMARKS, find, read
-from obverse.config import EvalConfig
+from obverse.config_eval import EvalConfig
 from obverse.errors import ConfigError, DataError
 from obverse.tasks.rows import Place
 from obverse.trials import Target, trials_of

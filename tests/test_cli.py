@@ -18,7 +18,8 @@ from obverse import cli
 from obverse.arguments import scan
 from obverse.cli import main
 from obverse.commands import COMMANDS
-from obverse.config import EvalConfig, RegradeConfig, TrainConfig, schema
+from obverse.config import TrainConfig, schema
+from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.config_file import read
 from obverse.errors import CheckpointError, DataError
 from obverse.methods import find, names

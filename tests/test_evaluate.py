@@ -16,7 +16,7 @@ from tiny_models import save_tiny
 from transformers import AutoTokenizer
 
 from obverse import evaluate as evaluation
-from obverse.config import EvalConfig
+from obverse.config_eval import EvalConfig
 from obverse.errors import ConfigError
 from obverse.evaluate import Report, Score, evaluate, evaluate_each, measure
 from obverse.intervals import nested_interval

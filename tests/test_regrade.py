@@ -9,7 +9,7 @@ import pytest
 import runs
 from tiny_models import save_tiny
 
-from obverse.config import EvalConfig, RegradeConfig
+from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.errors import ConfigError, DataError
 from obverse.evaluate import evaluate
 from obverse.regrade import regrade
