@@ -18,6 +18,7 @@ from obverse.errors import ConfigError, DataError
 from obverse.records import Problem
 from obverse.seeds import seed_for
 from obverse.tasks.files import READERS, Rows, hub_rows, read_rows
+from obverse.tasks.rows import Flaw, Place
 from obverse.verifiers.choice import LETTERS
 
 ASKED = "Put the letter of the right option within \\boxed{}."  # after the options; no source fixes these words
@@ -143,7 +144,7 @@ def asked(question: str, options: list[str]) -> str:
 
 
 def _kept(row: Row) -> Row:
-    """The name of a row, and what results are split by."""
+    """The name of a row, what results are split by, and what else says what it is."""
     found = {key: row[key] for key in ("level", "difficulty", "subject", "source", "choices") if row.get(key)}
     name = next((row[key] for key in ("id", "unique_id", "Record ID") if row.get(key) not in (None, "")), None)
     return found if name is None else {"id": name, **found}
@@ -224,8 +225,18 @@ def read(
 def _adapted(
     benchmark: Benchmark, rows: Rows, source: str, num_problems: int | None, verifier: str | None
 ) -> list[Problem]:
-    adapted = ((place, benchmark.adapt(row) if isinstance(row, dict) else row) for place, row in rows)
+    adapted = ((place, _row(benchmark, place, row)) for place, row in rows)
     return read_rows(adapted, source, num_problems, verifier)
+
+
+def _row(benchmark: Benchmark, place: Place, row: object) -> object:
+    """The row in a layout that every data set may have, or the flaw that it lacks a key."""
+    if not isinstance(row, dict):
+        return row
+    try:
+        return benchmark.adapt(row)
+    except KeyError as error:
+        return Flaw(place, str(error.args[0]), "missing")
 
 
 def _nearest(name: str, known: list[str]) -> str:

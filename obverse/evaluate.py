@@ -11,7 +11,7 @@ from obverse.config_eval import EvalConfig
 from obverse.measure import Asked, collect, measure
 from obverse.model import EMBEDDED, Policy, set_threads
 from obverse.resolve import slug
-from obverse.results import write
+from obverse.results import grader, write
 from obverse.samples import Store, identity
 from obverse.sampling import law_of
 from obverse.sampling.hf import HFSampler
@@ -88,6 +88,7 @@ def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
             ("template", renderer.describe()),
             ("data", f"{trial.source}: {len(trial.problems)} problems x {config.num_samples} samples"),
             ("sampling", f"temperature {law.temperature:g}, top_p {law.top_p:g}, at most {law.max_tokens} tokens"),
+            ("grader", graders(grader(config.verifier, trial.problems))),
             ("folder", str(store.folder)),
         ]
     )
@@ -96,7 +97,7 @@ def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
     if config.show_tokens:
         ids = renderer.prompt_ids(trial.problems[0])
         watch.note(f"problem {trial.problems[0].id} is sent as {len(ids)} tokens: {ids}")
-        watch.note(f"which read: {renderer.tokenizer.decode(ids, skip_special_tokens=False)!r}")
+        watch.note(f"which read: {literal(renderer.tokenizer.decode(ids, skip_special_tokens=False))}")
     weights = {name: speaker.about[name] for name in ("identity", "base_identity", "dtype")}
     store.begin({"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier})
     sampler = HFSampler(speaker.policy.model, config.batch_size, renderer.decode, speaker.policy.mixed)
@@ -112,6 +113,17 @@ def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
     row, name = report.summary()["all"], next(iter(report.figures()))
     watch.note(f"{report.name}: {name} {row[name]:.1%} ({row['interval'][0]:.1%} .. {row['interval'][1]:.1%})")
     return write(report, trial, speaker.target, speaker.about, speaker.threads, store, renderer, law)
+
+
+def literal(text: str) -> str:
+    """The text in quotes, every character of it told, on one line and without two spaces in a row, which a line loses."""
+    return ascii(text).replace("  ", " \\x20")
+
+
+def graders(found: Mapping[str, Any]) -> str:
+    """Which verifiers judge and their versions, in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
+    return f"{', '.join(found['verifiers'])} ({versions})"
 
 
 def mismatch(target: Target, renderer: Renderer) -> list[str]:

@@ -158,6 +158,12 @@ def test_an_answer_that_is_no_option_is_a_bad_row(monkeypatch: pytest.MonkeyPatc
         read(BENCHMARKS["arc_c"])
 
 
+def test_a_row_that_lacks_a_key_is_a_bad_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, GPQA, {key: value for key, value in GPQA.items() if key != "Incorrect Answer 2"})
+    with pytest.raises(DataError, match="rows:2: Incorrect Answer 2: missing"):
+        read(BENCHMARKS["gpqa"])
+
+
 def test_a_missing_file_says_which_and_where(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"aime25: there is none of bench_aime25.* in .*leave out --benchmark_dir"):
         read(BENCHMARKS["aime25"], tmp_path)

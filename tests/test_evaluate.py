@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from obverse import evaluate as evaluation
 from obverse.config_eval import EvalConfig
 from obverse.errors import ConfigError
-from obverse.evaluate import Report, Score, evaluate, evaluate_each, measure
+from obverse.evaluate import Report, Score, evaluate, evaluate_each, literal, measure
 from obverse.intervals import nested_interval
 from obverse.records import Problem
 from obverse.samples import Store
@@ -272,6 +272,7 @@ def test_greedy_is_one_sample_and_tokens_are_shown(tiny: Path, chains: Path, tmp
     (sent,) = [note for note in watch.notes if "is sent as" in note]
     ids = json.loads(sent[sent.index("[") :])
     assert f"which read: {tokenizer.decode(ids)!r}" in watch.notes
+    assert literal("a   b\n\u00e9") == "'a \\x20 b\\n\\xe9'"
 
 
 def test_a_checkpoint_knows_its_template_and_another_one_is_told(tiny: Path, chains: Path, tmp_path: Path) -> None:
