@@ -116,7 +116,7 @@ def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
 
 
 def literal(text: str) -> str:
-    """The text in quotes with every character told, on one line and without two spaces in a row, which it would lose."""
+    """The text in quotes with every character told, on one line and without double spaces, which it would lose."""
     return ascii(text).replace("  ", " \\x20")
 
 
