@@ -119,10 +119,10 @@ class Report:
         notes = [Text(flat(note)) for note in self.notes]
         if len(summary) == 1:
             return Group(whole, *notes)
-        names = [first, *(name for name in self.figures() if name != first), "truncated"]
-        levels = _columns("by difficulty", ("", "problems", *names))
-        for level, each in summary.items():
-            levels.add_row(Text(flat(level)), str(each["problems"]), *(f"{each[name]:.1%}" for name in names))
+        levels = _columns("by difficulty", ("", *summary))
+        levels.add_row("problems", *(str(each["problems"]) for each in summary.values()))
+        for name in (*self.figures(), "truncated"):
+            levels.add_row(name, *(f"{each[name]:.1%}" for each in summary.values()))
         return Group(whole, levels, *notes)
 
 
@@ -145,5 +145,5 @@ def span(table: Sequence[Sequence[float]]) -> tuple[float, float]:
 def _columns(title: str, names: Sequence[str]) -> Table:
     table = Table(title=Text(flat(title)), title_justify="left")
     for number, name in enumerate(names):
-        table.add_column(name, justify="right" if number else "left")
+        table.add_column(Text(flat(name)), justify="right" if number else "left")
     return table
