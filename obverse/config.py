@@ -36,7 +36,7 @@ EMBEDDED_PRESET: dict[str, Any] = {
 }
 
 
-CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 8192  # padded tokens of a micro batch, where nobody says
+CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # padded tokens of a micro batch, where nobody says
 
 
 def option(group: str, text: str, default: Any = ..., **bounds: Any) -> Any:
@@ -213,7 +213,7 @@ class TrainConfig(ModelOptions, LawOptions):
     )
     micro_batch_tokens: Positive | None = option(
         "batch",
-        "tokens per forward pass, padding included; never changes a gradient; none: 2,048 on a CPU, else 8,192",
+        "tokens per forward pass, padding included; never changes a gradient; none: 1,024 on a CPU, else 8,192",
         None,
     )
     max_steps: Annotated[int, AfterValidator(_steps), Field(ge=-1)] = option(
@@ -283,37 +283,6 @@ class TrainConfig(ModelOptions, LawOptions):
     def model_post_init(self, context: Any) -> None:
         """What the method's function is called with, run options that it shares included."""
         self.method_options.update({name: getattr(self, name) for name in self.of_method})
-
-
-class EvalConfig(ModelOptions, LawOptions):
-    """How a model is evaluated. An option that is not given (`model_fields_set`) may be taken from the run."""
-
-    model: Text = option("model", "a run folder, a transformers directory, a hub name or embedded")
-    dataset: Text | None = option(
-        "data", "what to evaluate on; none: the run's eval_dataset or held-out problems", None
-    )
-    dataset_split: Text | None = option("data", "split of the dataset; none: held-out or test", None)
-    num_problems: int = option("data", "problems to evaluate on", 100, ge=1)
-    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
-    k: Listed[Positive] = option("sampling", "the k of pass@k and maj@k, separated by commas", (1, 8))
-    num_generations: Positive | None = option("sampling", "completions per problem; none: the largest k", None)
-    temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
-    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
-    batch_size: int = option("batch", "completions sampled side by side", 256, ge=1)
-    output: Folder | None = option(
-        "logging and saving", "where results go; none: the run folder's eval/, else ./evals", None
-    )
-
-    @model_validator(mode="after")
-    def _enough(self) -> EvalConfig:
-        if self.num_generations is not None and self.num_generations < max(self.k):
-            raise ValueError(f"num_generations {self.num_generations} is too few for k = {max(self.k)}")
-        return self
-
-    @property
-    def num_samples(self) -> int:
-        """Completions per problem."""
-        return self.num_generations or max(self.k)
 
 
 class GradeConfig(Options):

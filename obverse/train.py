@@ -203,6 +203,7 @@ def save(run: Run) -> Path:
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
     state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
     state["metrics_offset"] = run.folder.metrics_offset()
+    state["template"] = run.collector.renderer.record()
     path = checkpoint.save(
         run.folder.path,
         run.state.step,

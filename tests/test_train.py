@@ -9,10 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from tiny_models import save_tiny
 
+import runs
 from obverse import checkpoint
 from obverse.errors import CheckpointError, ConfigError, DataError, DivergedError, GraderError
 from obverse.model import load
