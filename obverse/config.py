@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+AMOUNTS = {"K": 10**3, "M": 10**6, "G": 10**9}
 GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "logging and saving", "output")
 # How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
@@ -63,6 +64,10 @@ def _parts(value: Any) -> Any:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _words(value: Any) -> Any:
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
 def _texts(value: Any) -> Any:
     """`###,Q:` is two texts, and so is a list; spaces and line ends belong to them."""
     return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
@@ -78,6 +83,18 @@ def _device(value: str) -> str:
     return value
 
 
+def _amount(value: Any) -> Any:
+    """`20M` is 20,000,000; a plain number stays as it is."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG])", value.strip()) if isinstance(value, str) else None
+    return round(float(found[1]) * AMOUNTS[found[2].upper()]) if found else value
+
+
+def _every(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError(f"must be a whole number of steps, or a share of the run below 1, not {value:g}")
+    return int(value) if value == int(value) else value
+
+
 def _folder(value: Any) -> Any:
     if value == "":
         raise ValueError("must not be empty")
@@ -89,6 +106,8 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 Device = Annotated[str, AfterValidator(_device)]
 Dtype = Literal["auto", "float32", "bfloat16", "mixed"]
 Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, BeforeValidator(_amount), Field(ge=1)]
+Every = Annotated[int | float, Field(ge=0), AfterValidator(_every)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(_distinct), Field(min_length=1)]
@@ -199,7 +218,9 @@ class TrainConfig(ModelOptions, LawOptions):
         "data", "leave out problems with longer prompts, in tokens; none: no limit", None
     )
     eval_dataset: Text | None = option("data", "problems to evaluate on while training", None)
-    eval_steps: int = option("data", "evaluate every so many steps; 0: only at the end", 0, ge=0)
+    eval_steps: Every = option(
+        "data", "evaluate every so many steps, or, below 1, every such share of the run; 0: only at the end", 0
+    )
     num_eval_problems: int = option("data", "problems of eval_dataset to evaluate on", 100, ge=1)
     num_generations_eval: int = option("data", "completions per problem in these evaluations", 4, ge=1)
 
@@ -219,8 +240,14 @@ class TrainConfig(ModelOptions, LawOptions):
     max_steps: Annotated[int, AfterValidator(_steps), Field(ge=-1)] = option(
         "batch", "updates to take; -1: by num_train_epochs", -1
     )
-    budget: Positive | None = option(
-        "batch", "stop once so many tokens were generated plus trained; none: by steps alone", None
+    budget: Amount | None = option(
+        "batch", "stop once so much is spent (20M is 20,000,000), in units of budget_in; none: by steps alone", None
+    )
+    budget_in: Literal["tokens", "flops", "seconds", "steps"] = option(
+        "batch",
+        "what budget counts: tokens generated plus trained; flops, 2 per parameter and generated token, 6 per trained "
+        "one; seconds of the steps; steps",
+        "tokens",
     )
     rollout_batch_size: int = option("batch", "completions decoded side by side", 256, ge=1)
     num_train_epochs: float = option("batch", "passes over the problems, if max_steps is -1", 3.0, gt=0)
@@ -255,8 +282,10 @@ class TrainConfig(ModelOptions, LawOptions):
     logging_steps: int = option("logging and saving", "write a row of metrics every so many steps", 1, ge=1)
     log_completions: bool = option("logging and saving", "write every completion to samples/", True)
     num_completions_to_print: int = option("logging and saving", "completions to print at a logged step", 0, ge=0)
-    save_steps: int = option(
-        "logging and saving", "checkpoint every so many steps; 0: at the end and when stopped", 0, ge=0
+    save_steps: Every = option(
+        "logging and saving",
+        "checkpoint every so many steps, or, below 1, every such share of the run; 0: at the end and when stopped",
+        0,
     )
     save_total_limit: int = option("logging and saving", "checkpoints to keep", 2, ge=1)
     resume_from_checkpoint: Annotated[Text, BeforeValidator(_resume)] = option(
@@ -332,6 +361,63 @@ class DemoConfig(Options):
     seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
     max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
     output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
+
+
+class CompareConfig(TrainConfig):
+    """A comparison: what is compared, at which budget, on what; every other option is each run's."""
+
+    # what the comparison settles for its runs: no options of it
+    settled: ClassVar[frozenset[str]] = frozenset(
+        {"max_steps", "num_train_epochs", "learning_rate", "eval_dataset", "eval_steps", "num_eval_problems"}
+        | {"save_steps", "save_total_limit", "resume_from_checkpoint", "logging_steps", "num_completions_to_print"}
+    )
+    method: Text = "compare"
+    methods: Annotated[tuple[Text, ...], BeforeValidator(_words), AfterValidator(_distinct), Field(min_length=1)] = (
+        option("method", "what is compared: names, with options behind commas (hpt,gate=1), separated by spaces")
+    )
+    baselines: Listed[Text] | None = option(
+        "method", "labels that the others are held against; none: all that learn from one source alone", None
+    )
+    learning_rates: Listed[Annotated[float, Field(gt=0)]] | None = option(
+        "optimization", "try these for every method and take the best on validation; none: each method's own", None
+    )
+    budget: Amount = option("batch", "what each run may spend (20M is 20,000,000), in units of budget_in")
+    seeds: int = option("optimization", "runs of each method, with seeds from --seed on", 3, ge=1, le=1000)
+    tests: Texts = option(
+        "data",
+        "what to test on, name=dataset or name=dataset@split behind commas; ood... is out of distribution, seen... is "
+        "from training; none: three levels of the embedded task and its ood split",
+        (),
+    )
+    validation: Text | None = option(
+        "data", "problems that choose rates and steps; none: the first of each test in distribution", None
+    )
+    num_validation_problems: int = option("data", "problems of validation", 96, ge=1)
+    num_test_problems: int = option("data", "problems of each test", 100, ge=1)
+    num_generations_test: int = option("sampling", "completions per test problem", 8, ge=1)
+    k: Listed[Positive] = option("sampling", "the k of pass@k, separated by commas", (1, 8))
+    num_marks: int = option(
+        "data", "times at which a run is validated, its end included: one is its best step", 8, ge=1
+    )
+    jobs: int = option("batch", "runs at the same time, one process each", 1, ge=1, le=1024)
+    output_dir: Folder | None = option(
+        "logging and saving", "the comparison's folder, continued if it has begun; none: runs/compare-DATASET-N", None
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> CompareConfig:
+        if max(self.k) > self.num_generations_test:
+            raise ValueError(f"num_generations_test {self.num_generations_test} is too few for k = {max(self.k)}")
+        return self
+
+    @classmethod
+    def groups(cls) -> dict[str, list[str]]:
+        """As of every command, without what the comparison settles."""
+        return {
+            group: names
+            for group, all_names in super().groups().items()
+            if (names := [name for name in all_names if name not in cls.settled])
+        }
 
 
 class MethodsConfig(Options):
