@@ -92,22 +92,27 @@ def notes(found: Standings, columns: Callable[[str], bool] | None = None) -> lis
     for figure in found.figures:
         if figure.baseline is None or figure.entry == BASE or (columns is not None and not columns(figure.test)):
             continue
-        low, high = 100 * (figure.difference_low or 0.0), 100 * (figure.difference_high or 0.0)
         lines.append(
             f"{found.label(figure.entry)} against {found.label(figure.baseline)}, {figure.test}, {figure.step} step: "
-            f"{100 * (figure.difference or 0.0):+.1f} points ({low:+.1f} to {high:+.1f}), {figure.verdict}"
+            f"{_points(figure.difference)} points ({_points(figure.difference_low)} to "
+            f"{_points(figure.difference_high)}), {figure.verdict}"
         )
     return lines
 
 
+def _points(share: float | None) -> str:
+    """In percent, signed; nothing is +0.0, never -0.0."""
+    return f"{round(100 * (share or 0.0), 1) + 0.0:+.1f}"
+
+
 def _runs(found: Standings, links: bool) -> Iterator[str]:
-    yield "| method | learning rate | steps | best steps | tokens | PFLOP | seconds | cost of choosing the rate |"
+    yield "| method | learning rate | steps | best steps | tokens | TFLOP | seconds | cost of choosing the rate |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in found.entries:
         label = f"[{row.label}](runs/{row.entry})" if links else row.label
         best, seconds = ", ".join(map(str, row.best_steps)), _range([round(each) for each in row.seconds])
         cells = [label, f"{row.rate:g}", _range(row.steps), best, _range(row.num_tokens)]
-        yield f"| {' | '.join(cells)} | {max(row.flops) / 1e15:.2f} | {seconds} | {cost(row)} |"
+        yield f"| {' | '.join(cells)} | {max(row.flops) / 1e12:,.3g} | {seconds} | {cost(row)} |"
         for failure in row.failed:
             yield f"| {row.label}: failed | {failure} | | | | | | |"
 
@@ -158,6 +163,10 @@ def latex(found: Standings) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _narrow(figure: Figure) -> str:
+    return f"{100 * figure.low:.0f} to {100 * figure.high:.0f}"
+
+
 def _tex(text: str) -> str:
     return "".join(_TEX.get(char, char) for char in text)
 
@@ -172,7 +181,7 @@ def table(found: Standings) -> RenderableType:
             made.add_column(name, justify="right")
         for entry in rows(found):
             figures = [found.figure(entry, step, test, found.k[0]) for test in found.columns]
-            cells = [f"{100 * f.mean:.1f} {_span(f)} {MARKS[f.verdict]}".strip() if f else "failed" for f in figures]
+            cells = [f"{100 * f.mean:.1f} {MARKS[f.verdict] or ' '}\n{_narrow(f)}" if f else "failed" for f in figures]
             made.add_row(found.label(entry), *cells)
         parts.append(made)
     return Group(*parts, Text(LEGEND, style="dim"))

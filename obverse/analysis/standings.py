@@ -152,8 +152,8 @@ def column(plan: Plan, step: str, test: str, k: int, values: Mapping[str, Values
             extra = {
                 "baseline": best,
                 "difference": against.mean,
-                "difference_low": against.low,
-                "difference_high": against.high,
+                "difference_low": max(against.low, -1.0),
+                "difference_high": min(against.high, 1.0),
                 "verdict": verdict(against),
             }
         found.append(Figure(name, step, test, k, means[name], low, high, samples, **extra))
