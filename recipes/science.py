@@ -97,7 +97,7 @@ def main() -> int:
 def arguments() -> dict[str, Any]:
     """Options of the comparison that are changed for this time, as `--name value`."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--output_dir", default=str(ROOT / "runs" / "science"))
+    parser.add_argument("--output_dir", default="runs/science")
     parser.add_argument("--methods")
     for name in ("budget", "seeds", "jobs", "num_test_problems", "num_generations_test", "k", "learning_rates"):
         parser.add_argument(f"--{name}")
