@@ -14,9 +14,9 @@ from rich.text import Text
 
 from obverse.arguments import Scanned, default_text, print_help, scan
 from obverse.catalog import entries, entry, markdown_table, to_json
+from obverse.comparison import CompareConfig
 from obverse.config import (
     EMBEDDED_PRESET,
-    CompareConfig,
     DataConfig,
     DemoConfig,
     EvalConfig,

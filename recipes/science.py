@@ -22,7 +22,7 @@ from obverse.analysis.contest import compare
 from obverse.analysis.exports import markdown
 from obverse.analysis.plan import make_plan
 from obverse.analysis.standings import standings
-from obverse.config import CompareConfig
+from obverse.comparison import CompareConfig
 from obverse.layers import Layer
 from obverse.records import Problem
 from obverse.resolve import read

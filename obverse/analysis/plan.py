@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from obverse import methods, tasks
-from obverse.config import CompareConfig, TrainConfig
+from obverse.comparison import CompareConfig
+from obverse.config import TrainConfig
 from obverse.course import as_course
 from obverse.errors import ConfigError
 from obverse.records import Problem, to_json
 from obverse.requirements import check, check_data, load_problems, wants
 from obverse.resolve import free_folder, resolve, slug
 from obverse.runlog import RunFolder
+from obverse.tasks.rows import ANSWERS, DEMONSTRATIONS, LAYOUTS
 
 NEVER = 10**7  # steps: the budget ends a run
 GRID_SEED = 1_000  # rates are tried with a seed that no run has
@@ -27,9 +29,7 @@ ALIKE = frozenset(
     {"budget", "budget_in", "seed", "model", "dataset", "dataset_split", "num_problems", "verifier", "output_dir"}
 )
 # columns that would turn a row into one of another layout
-LAYOUT_KEYS = frozenset(
-    {"reward_model", "hint", "chosen", "rejected", "messages", "question", "demonstration", "completion", "target"}
-)
+LAYOUT_KEYS = frozenset(DEMONSTRATIONS).union(ANSWERS, *(keys for keys, _ in LAYOUTS.values()))
 LEVELS = ("easy", "medium", "hard")
 Role = Literal["in", "ood", "seen"]
 

@@ -11,7 +11,7 @@ import pytest
 from obverse import tasks
 from obverse.analysis.plan import Entry, Plan, Trial, make_plan, write_problems
 from obverse.cli import main
-from obverse.config import CompareConfig
+from obverse.comparison import CompareConfig
 from obverse.errors import ConfigError
 from obverse.layers import Layer
 from obverse.resolve import read

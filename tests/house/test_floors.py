@@ -10,7 +10,19 @@ from house.source import Import, imports, inside, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     # 0: records, options, the run folder
-    ("records", "seeds", "errors", "watch", "config", "config_file", "layers", "runlog", "step_file", "intervals"),
+    (
+        "records",
+        "seeds",
+        "errors",
+        "watch",
+        "config",
+        "config_file",
+        "layers",
+        "runlog",
+        "step_file",
+        "intervals",
+        "comparison",
+    ),
     # 1: what a method is; problems, verdicts, text
     (
         "view",
