@@ -1,7 +1,7 @@
 """The committed comparison: every kind of method on the embedded task, with a real gap between its levels.
 
     make science                  # data, comparison, docs/results.md; about an hour on two cores, goes on after a stop
-    python recipes/science.py --budget 20K --seeds 2 --output_dir runs/small      # the same, small
+    python recipes/science.py --budget 20K --seeds 1 --output_dir runs/small --page none     # the same, small
 
 Training has problems of 1 to 6 operations; a part of them has a demonstration, the rest an answer only. The base
 solves chains of up to 3 and none of 4 to 6. Out of distribution are longer chains, and countdown, which it knows too.
@@ -70,9 +70,9 @@ OPTIONS: dict[str, Any] = {
 
 
 def main() -> int:
-    config = read(
-        CompareConfig, [Layer("command line", arguments()), Layer("science", OPTIONS)], "see recipes/science.py"
-    )
+    given = arguments()
+    page = Path(given.pop("page"))
+    config = read(CompareConfig, [Layer("command line", given), Layer("science", OPTIONS)], "see recipes/science.py")
     data = config.output_dir.with_name(f"{config.output_dir.name}-data")
     write_data(data)
     tests = {
@@ -86,11 +86,11 @@ def main() -> int:
     more = {"dataset": str(data / "train.jsonl"), "tests": tuple(f"{name}={place}" for name, place in tests.items())}
     plan = make_plan(CompareConfig(**{name: getattr(config, name) for name in config.model_fields_set}, **more))
     code = compare(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
-    if code == 0 and PAGE.exists():
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    if code == 0 and page.is_file():
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
-        PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(standings(plan), links=False)}\n{END}{after}", encoding="utf-8")
-        print(f"{PAGE}: the table")
+        page.write_text(f"{before}{BEGIN}\n\n{markdown(standings(plan), links=False)}\n{END}{after}", encoding="utf-8")
+        print(f"{page}: the table")
     return code
 
 
@@ -98,6 +98,7 @@ def arguments() -> dict[str, Any]:
     """Options of the comparison that are changed for this time, as `--name value`."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--output_dir", default="runs/science")
+    parser.add_argument("--page", default=str(PAGE), help="where the table goes, between two marks; none: nowhere")
     parser.add_argument("--methods")
     for name in ("budget", "seeds", "jobs", "num_test_problems", "num_generations_test", "k", "learning_rates"):
         parser.add_argument(f"--{name}")
