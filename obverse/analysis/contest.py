@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -22,9 +22,10 @@ from obverse.analysis.board import Board
 from obverse.analysis.plan import Plan, write_problems
 from obverse.analysis.standings import INSIDE, standings
 from obverse.analysis.trial import chosen_rate, claim, measure_base, result, run_trial
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, UserError
+from obverse.interrupt import Attentive, Interrupted
 from obverse.runlog import RunFolder
-from obverse.watch import Metrics, Phase, Silent, Watcher
+from obverse.watch import Metrics, Phase, Silent, Watcher, flat
 
 CONFIG = "comparison.yaml"
 FREE = {"jobs", "output_dir"}  # may differ from call to call
@@ -124,30 +125,33 @@ class Tethered(Silent):
 def serve(plan: Plan, parent: int) -> None:
     """What a worker process does. A Ctrl-C of the terminal reaches its parent alone, which passes it on."""
     os.setsid()
-    raise SystemExit(work(plan, watcher=Tethered(parent)))
+    try:
+        raise SystemExit(work(plan, watcher=Tethered(parent)))
+    except UserError as error:
+        print(f"error: {flat(error)}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
 def lead(plan: Plan, board: Board) -> int:
-    """Start the workers, show what they do, and pass a stop on to them."""
+    """Start the workers, show what they do, and pass a stop on to them; the exit code."""
     context = multiprocessing.get_context("spawn")
     workers: list[BaseProcess] = [
         context.Process(target=serve, args=(plan, os.getpid())) for _ in range(plan.config.jobs)
     ]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    stopped = 0
-    try:
+    with Attentive(Silent()).listening() as attentive:
         for worker in workers:
             worker.start()
-        while any(worker.is_alive() for worker in workers):
-            time.sleep(PAUSE)
-            board.update()
-    except KeyboardInterrupt:
-        stopped = 130
-        end(workers)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    failed = [worker.exitcode for worker in workers if worker.exitcode]
-    return stopped or (failed[0] if failed else 0)
+        try:
+            while any(worker.is_alive() for worker in workers):
+                time.sleep(PAUSE)
+                board.update()
+                attentive.check()
+        except Interrupted as stop:
+            end(workers)
+            return stop.exit_code
+    board.update()
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    return next((128 - code if code < 0 else code for code in codes), 0)  # a worker that a signal ended has -signal
 
 
 def end(workers: list[BaseProcess]) -> None:

@@ -21,12 +21,12 @@ from obverse.cli import main
 from obverse.passk import pass_at_k
 from obverse.runlog import RunFolder
 
-BUDGET = 5_000
+BUDGET = 2_000
 WORDS = [
-    "compare", "sft", "hpt,gate=1", "--budget", "5K", "--seeds", "2", "--learning_rates", "1e-4,1e-3",
-    "--prompts_per_step", "6", "--num_test_problems", "5", "--num_generations_test", "2", "--k", "1,2",
-    "--num_validation_problems", "6", "--num_generations_eval", "2", "--num_marks", "2", "--num_problems", "60",
-    "--dataset", "arithmetic:1-4",
+    "compare", "sft", "hpt,gate=1", "--budget", "2K", "--seeds", "2", "--learning_rates", "1e-4,1e-3",
+    "--prompts_per_step", "4", "--num_test_problems", "4", "--num_generations_test", "2", "--k", "1,2",
+    "--num_validation_problems", "6", "--num_generations_eval", "1", "--num_marks", "2", "--num_problems", "60",
+    "--dataset", "arithmetic:1-3",
 ]  # fmt: skip
 NAMES = ("sft", "hpt-gate-1")
 SEEDS = (42, 43)
@@ -68,7 +68,7 @@ def test_methods_see_the_same_problems_in_the_same_order(done: Path) -> None:
         ]
         first, second = (list(dict.fromkeys(each)) for each in seen)
         short = min(len(first), len(second))
-        assert short >= 6 and first[:short] == second[:short]
+        assert short >= 4 and first[:short] == second[:short]
     tested = {
         tuple(json.loads(line)["problem"] for line in path.read_text().splitlines())
         for path in (done / "figures").glob("*/*/hard/*.jsonl")
