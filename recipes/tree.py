@@ -23,16 +23,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from obverse.course import only
 from obverse.methods import build
-from obverse.records import Problem, Wish
-from obverse.weigh import weigh
+from obverse.records import Kind, Problem, Sample, Source, Verdict, Wish
+from obverse.step_file import COLUMNS, Row
+from obverse.weigh import coefficients, keep
 
 BRANCHING = 3
 HORIZONS = (1, 2, 3, 4, 5, 6, 7, 8)
+MOST = 4  # a method that is not there after so many times B^H explorations is given up
 SUCCESS = 0.5  # of the policy alone, without a hint: an exact product of probabilities
-RATES = (1.0, 3.0, 10.0, 30.0)
+RATES = (3.0, 10.0, 30.0)
 SEEDS = (0, 1, 2, 3, 4)
-MOST = 2**15  # explorations after which a run is given up
 SHORTEST = 2**4  # of the runs that are tried, each twice as long as the one before
 METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"num_generations": 8, "beta": 0.0},
@@ -41,14 +48,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "prefix_rft": {"num_generations": 8, "entropy_coef": 0.0},
     "sft": {},
 }
+COLORS = ("#e8710a", "#1a73e8", "#9334e6", "#12858d", "#188038")
 OF_LENGTH = ("hpt", "prefix_rft")  # divide by the longest completion, which is H here
 OF_SEED = ("uft", "prefix_rft")  # draw their hints by the run's seed
 
 Node = tuple[int, ...]
 
 
-class Path_(NamedTuple):
-    """One way down the tree: the first `num_hint` turns were given."""
+class Way(NamedTuple):
+    """A way down the tree; the first `num_hint` turns were given."""
 
     turns: Node
     num_hint: int = 0
@@ -74,55 +82,56 @@ class Tree:
         """The chance that a path without a hint ends at the right leaf."""
         return math.prod(self.probabilities(self.target[:i])[turn] for i, turn in enumerate(self.target))
 
-    def walk(self, num_hint: int) -> Path_:
+    def walk(self, num_hint: int) -> Way:
         turns = self.target[:num_hint]
         while len(turns) < self.horizon:
             turns += tuple(self.rng.choices(range(self.branching), self.probabilities(turns)))
-        return Path_(turns, num_hint)
+        return Way(turns, num_hint)
 
-    def climb(self, paths: list[Path_], coefficients: list[list[float]], rate: float) -> None:
+    def climb(self, ways: list[tuple[Way, list[float]]], rate: float) -> None:
         """One gradient step: every coefficient times the gradient of its turn's log-probability, all at once."""
         change: dict[Node, list[float]] = defaultdict(lambda: [0.0] * self.branching)
-        for path, each in zip(paths, coefficients, strict=True):
-            for i, (turn, coefficient) in enumerate(zip(path.turns, each, strict=True)):
+        for way, each in ways:
+            for i, (turn, coefficient) in enumerate(zip(way.turns, each, strict=True)):
                 if coefficient:
-                    node = path.turns[:i]
+                    node = way.turns[:i]
                     for other, chance in enumerate(self.probabilities(node)):
                         change[node][other] += rate * coefficient * ((other == turn) - chance)
         for node, by in change.items():
             self.logits[node] = [logit + each for logit, each in zip(self.logits[node], by, strict=True)]
 
 
-def as_sample(tree: Tree, path: Path_, kind: str) -> dict[str, Any]:
-    """A path as a sample of a step file."""
-    chances = [tree.probabilities(path.turns[:i]) for i in range(tree.horizon)]
-    logps = [math.log(each[turn]) for each, turn in zip(chances, path.turns, strict=True)]
-    own = "demonstration" if kind == "demonstration" else "rollout"
-    return {
-        "problem": "tree",
-        "kind": kind,
-        "reward": float(path.turns == tree.target),
-        "source": ["hint"] * path.num_hint + [own] * (tree.horizon - path.num_hint),
-        "logp": logps,
-        "behavior": logps,
-        "anchor": [-math.log(tree.branching)] * tree.horizon,
-        "entropy": [-sum(chance * math.log(chance) for chance in each if chance > 0) for each in chances],
-    }
+def as_row(tree: Tree, way: Way, kind: Kind) -> Row:
+    """A way as a sample of an update: what a method may read of it."""
+    chances = [tree.probabilities(way.turns[:i]) for i in range(tree.horizon)]
+    logps = [math.log(each[turn]) for each, turn in zip(chances, way.turns, strict=True)]
+    own = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
+    is_right = way.turns == tree.target
+    sample = Sample(
+        kind,
+        prompt_ids=[0],
+        ids=list(way.turns),
+        sources=[Source.HINT] * way.num_hint + [own] * (tree.horizon - way.num_hint),
+        behavior=logps,
+        text="",
+        verdict=Verdict(is_right, float(is_right)),
+    )
+    columns: dict[str, list[float | None] | None] = dict.fromkeys(COLUMNS)
+    columns["behavior"] = list(logps)
+    columns["anchor"] = [-math.log(tree.branching)] * tree.horizon
+    columns["entropy"] = [-sum(chance * math.log(chance) for chance in each if chance > 0) for each in chances]
+    return Row(kind, "tree", sample, True, None, logps, columns)
 
 
-def asked(tree: Tree, wishes: list[Wish]) -> tuple[list[Path_], list[str]]:
-    """What a method asks for at the root: demonstrations, and paths of its own with or without a hint."""
-    paths, kinds = [], []
+def asked(tree: Tree, wishes: list[Wish]) -> list[tuple[Way, Kind]]:
+    """What a method asks for at the root: demonstrations, and ways of its own with or without a hint."""
+    ways: list[tuple[Way, Kind]] = []
     for wish in wishes:
-        for _ in range(wish.demonstrations):
-            paths.append(Path_(tree.target))
-            kinds.append("demonstration")
+        ways += [(Way(tree.target), "demonstration")] * wish.demonstrations
         in_tokens = min(int(wish.hint * tree.horizon), tree.horizon - 1)
         num_hint = in_tokens if wish.hint_in == "tokens" else round(wish.hint * tree.horizon)
-        for _ in range(wish.rollouts):
-            paths.append(tree.walk(num_hint))
-            kinds.append("hinted" if num_hint else "rollout")
-    return paths, kinds
+        ways += [(tree.walk(num_hint), "hinted" if num_hint else "rollout") for _ in range(wish.rollouts)]
+    return ways
 
 
 def explore(name: str, branching: int, horizon: int, rate: float, seed: int, length: int) -> int | None:
@@ -130,31 +139,77 @@ def explore(name: str, branching: int, horizon: int, rate: float, seed: int, len
     tree, options = Tree(branching, horizon, seed), dict(METHODS[name])
     options |= {"max_completion_length": horizon} if name in OF_LENGTH else {}
     options |= {"seed": seed} if name in OF_SEED else {}
-    method = build(name, options)
+    method = only(build(name, options))
     problem = Problem("tree", "", demonstration=tuple(map(str, tree.target)))
     spent = 0
-    while spent < length:
-        if tree.success() >= SUCCESS:
-            return spent
-        progress = spent / length
-        paths, kinds = asked(tree, method.ask(problem, progress))
-        samples = [as_sample(tree, path, kind) for path, kind in zip(paths, kinds, strict=True)]
-        found = weigh(name, {"progress": progress, "samples": samples}, options)["samples"]
-        tree.climb(paths, [each["coefficient"] for each in found], rate)
-        spent += sum(kind != "demonstration" for kind in kinds) or len(paths)
-    return spent if tree.success() >= SUCCESS else None
+    while tree.success() < SUCCESS:
+        if spent >= length:
+            return None
+        ways = asked(tree, method.ask(problem, spent / length))
+        rows = [as_row(tree, way, kind) for way, kind in ways]
+        kept = keep(method, rows)
+        trained = [row for row in rows if id(row.sample) in kept]
+        found = coefficients(method, trained, spent / length, kept)
+        zeros = [0.0] * horizon
+        tree.climb([(way, found[id(row.sample)].logp if id(row.sample) in found else zeros)
+                    for (way, _), row in zip(ways, rows, strict=True)], rate)  # fmt: skip
+        spent += sum(kind != "demonstration" for _, kind in ways) or len(ways)
+    return spent
 
 
-def shortest(name: str, branching: int, horizon: int, rate: float) -> float | None:
+def shortest(name: str, branching: int, horizon: int, rate: float, most: float) -> float | None:
     """The median over seeds in the shortest run, of doubling lengths, in which most seeds get there; None if none."""
     length = SHORTEST
-    while length <= MOST:
+    while length <= max(most, SHORTEST):
         found = [explore(name, branching, horizon, rate, seed, length) for seed in SEEDS]
-        reached = [each for each in found if each is not None]
-        if len(reached) > len(SEEDS) / 2:
+        if sum(each is not None for each in found) > len(SEEDS) / 2:
             return median([math.inf if each is None else each for each in found])
         length *= 2
     return None
+
+
+def best(name: str, branching: int, horizon: int) -> dict[str, float] | None:
+    """The fewest explorations of all rates, and the rate; a rate is given up where it cannot beat those before."""
+    reached: dict[str, float] | None = None
+    for rate in RATES:
+        most = 2 * reached["explorations"] if reached else MOST * branching**horizon
+        found = shortest(name, branching, horizon, rate, most)
+        if found is not None and (reached is None or found < reached["explorations"]):
+            reached = {"explorations": found, "rate": rate}
+    return reached
+
+
+def draw(found: dict[str, Any], target: Path) -> None:
+    """Explorations against H on a logarithmic axis, with both bounds of the theorem."""
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    horizons = [int(text) for text in next(iter(found["explorations"].values()))]
+    b = found["branching"]
+    axes.plot(horizons, [b**h / 4 for h in horizons], "k--", lw=1, label="B^H / 4, at least this by RL")
+    upper = [b * h**5 * math.log(b) ** 2 for h in horizons]
+    axes.plot(horizons, upper, "k:", lw=1, label="B H^5 (log B)^2, growth of UFT's bound")
+    for (name, cells), color, marker in zip(found["explorations"].items(), COLORS, "osD^v", strict=True):
+        places = [(int(h), cell["explorations"]) for h, cell in cells.items() if cell]
+        axes.plot(*zip(*places, strict=True), marker=marker, ms=5, color=color, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel(f"horizon H of a tree of branching {b}")
+    axes.set_ylabel(f"explorations until success >= {found['success']:g}")
+    axes.set_xticks(horizons)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(target, dpi=100)
+
+
+def as_table(found: dict[str, Any]) -> str:
+    """The same as Markdown: explorations, and the rate in brackets."""
+    horizons = list(next(iter(found["explorations"].values())))
+    lines = [f"| H | {' | '.join(horizons)} |", "|---" * (len(horizons) + 1) + "|"]
+    lines.append(f"| B^H | {' | '.join(str(found['branching'] ** int(h)) for h in horizons)} |")
+    for name, cells in found["explorations"].items():
+        texts = [f"{cell['explorations']:g} ({cell['rate']:g})" if cell else "not reached" for cell in cells.values()]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -163,15 +218,17 @@ def main() -> int:
     parser.add_argument("--horizons", default=",".join(map(str, HORIZONS)))
     parsed = parser.parse_args()
     horizons = [int(text) for text in parsed.horizons.split(",")]
-    table: dict[str, dict[int, dict[str, float] | None]] = {}
+    table: dict[str, dict[str, dict[str, float] | None]] = {}
     for name in METHODS:
         table[name] = {}
         for horizon in horizons:
-            tried = [(found, rate) for rate in RATES if (found := shortest(name, BRANCHING, horizon, rate)) is not None]
-            table[name][horizon] = dict(zip(("explorations", "rate"), min(tried), strict=True)) if tried else None
-            print(name, horizon, table[name][horizon], flush=True)
+            table[name][str(horizon)] = best(name, BRANCHING, horizon)
+            print(name, horizon, table[name][str(horizon)], flush=True)
     about = {"branching": BRANCHING, "success": SUCCESS, "rates": RATES, "num_seeds": len(SEEDS), "most": MOST}
-    Path(f"{parsed.output}.json").write_text(json.dumps({**about, "explorations": table}, indent=1) + "\n")
+    text = json.dumps({**about, "explorations": table}, indent=1)
+    Path(f"{parsed.output}.json").write_text(text + "\n")
+    draw(json.loads(text), Path(f"{parsed.output}.png"))
+    print(as_table(json.loads(text)))
     return 0
 
 
