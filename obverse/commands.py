@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from obverse.arguments import Scanned, default_text, print_help, scan
 from obverse.benchmarks import BENCHMARKS
 from obverse.benchmarks import find as find_benchmark
 from obverse.catalog import entries, entry, markdown_table, to_json
+from obverse.comparison import CompareConfig
 from obverse.config import (
     EMBEDDED_PRESET,
     DataConfig,
@@ -39,6 +41,10 @@ from obverse.step_file import read_step
 from obverse.watch import flat
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
+COMPARE_NOTES = [
+    "A method may have options of its own behind commas: hpt,gate=1. Options of training hold for every run. "
+    "obverse compare --output_dir FOLDER goes on with a comparison as it began; so does the same call again."
+]
 Words = list[str]
 
 PIPED_WIDTH = 100
@@ -167,6 +173,19 @@ def show(reports: Sequence[Any]) -> None:
         out.print(report.table())
         if report.path is not None:
             out.print(Text(flat(report.path)), soft_wrap=True)
+
+
+def compare(words: Words) -> int:
+    scanned = scan(words, CompareConfig, others=("config",))
+    file = scanned.given.pop("config", None)
+    kept = Path(scanned.given.get("output_dir", ""), "comparison.yaml")
+    if file is None and not scanned.positional and kept.is_file():
+        file = kept  # it goes on as it began
+    written = {"methods": tuple(scanned.positional)} if scanned.positional else {}
+    layers = [Layer(COMMAND_LINE, {**written, **scanned.given}), *([read_config(file)] if file else [])]
+    config = scanned.check(lambda: read(CompareConfig, layers, "see 'obverse compare --help'"))
+    plan = load("obverse.analysis.plan:make_plan")(config)  # what is wrong is said before torch is loaded
+    return int(load("obverse.analysis.contest:compare")(plan, console()))
 
 
 def methods(words: Words) -> int:
@@ -302,6 +321,12 @@ COMMANDS = {
         "Grade predictions against answers; one line of JSON each.",
         grade,
         plain_help("grade", GradeConfig, ["A row: prediction, answer. A line: verdict, reason, seconds."]),
+    ),
+    "compare": Command(
+        "compare METHOD METHOD ... [options]",
+        "Train by several methods at one budget and put them into one table.",
+        compare,
+        plain_help("compare", CompareConfig, COMPARE_NOTES),
     ),
     "methods": Command(
         "methods [--json] [--markdown] [--pages FOLDER]",

@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runlog",
         "step_file",
         "intervals",
+        "comparison",
     ),
     # 1: what a method is; problems, verdicts, text
     (

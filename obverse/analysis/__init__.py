@@ -1,0 +1,1 @@
+"""What runs teach: comparisons at one budget, and what the gradients did."""
