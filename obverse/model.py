@@ -273,7 +273,12 @@ def _logprobs(
     if policy.matrix is not None:
         graph = torch.is_grad_enabled() and (states.requires_grad or policy.matrix.requires_grad)
         logp, entropy = Scores.apply(  # type: ignore[no-untyped-call]
-            states, policy.matrix, micro.target, micro.temperature, foreseen if graph else None
+            states,
+            policy.matrix,
+            micro.target,
+            micro.temperature,
+            foreseen if graph else None,
+            chunk_size(len(policy.matrix), lean=policy.checkpointed),
         )
         return logp, entropy if entropy_graph else entropy.detach()
     head = policy.head

@@ -25,7 +25,8 @@ CACHED_ELEMENTS = 2**17  # half a megabyte: of a CPU core's own cache
 class Scores(torch.autograd.Function):
     """Log-prob of each target [T] and entropy of its distribution [T], from states [T, H] and the head's matrix [V, H].
 
-    `foreseen` [T] is the gradient by the log-probs that the backward pass will bring, where it is known.
+    `foreseen` [T] is the gradient by the log-probs that the backward pass will bring, where it is known; `size` is how
+    many tokens' logits are held at once.
     """
 
     @staticmethod
@@ -36,6 +37,7 @@ class Scores(torch.autograd.Function):
         target: Tensor,
         temperature: Tensor,
         foreseen: Tensor | None,
+        size: int,
     ) -> tuple[Tensor, Tensor]:
         home = matrix if keeps_own_gradient(matrix) else None
         ctx.matrix_dtype, ctx.home = matrix.dtype, home
@@ -43,8 +45,8 @@ class Scores(torch.autograd.Function):
         logp, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
         gradients = None if foreseen is None else Gradients(states, matrix, ctx.matrix_dtype, home)
         with torch.autocast(states.device.type, enabled=False):
-            work = Workspace(states, matrix)
-            for part in chunks(states, matrix):
+            work = Workspace(states, matrix, size)
+            for part in chunks(len(states), size):
                 for rows, each in work.distributions(states, matrix, temperature, part):
                     logp[rows] = each.log_probs_of(target[rows])
                     entropy[rows] = each.entropy()
@@ -53,7 +55,7 @@ class Scores(torch.autograd.Function):
                 if gradients is not None:
                     gradients.add(part, work.logits, temperature[part])
         ctx.save_for_backward(states, matrix, target, temperature)
-        ctx.foreseen, ctx.gradients = foreseen, gradients
+        ctx.foreseen, ctx.gradients, ctx.size = foreseen, gradients, size
         return logp, entropy
 
     @staticmethod
@@ -67,12 +69,12 @@ class Scores(torch.autograd.Function):
             by_logp = by_logp - ctx.foreseen  # what is still to be added
         spread = bool(by_entropy.any())
         if spread or bool(by_logp.any()):
-            work = Workspace(states, matrix)
-            for part in chunks(states, matrix):
+            work = Workspace(states, matrix, ctx.size)
+            for part in chunks(len(states), ctx.size):
                 for rows, each in work.distributions(states, matrix, temperature, part):
                     each.become_slope(target[rows], by_logp[rows], by_entropy[rows] if spread else None)
                 gradients.add(part, work.logits, temperature[part])
-        return gradients.states, gradients.matrix if ctx.home is None else None, None, None, None
+        return gradients.states, gradients.matrix if ctx.home is None else None, None, None, None, None
 
 
 class Lookup(torch.autograd.Function):
@@ -146,8 +148,8 @@ class Workspace:
     holds what stays in a core's cache, so that all that is done with a row costs one walk through memory.
     """
 
-    def __init__(self, states: Tensor, matrix: Tensor) -> None:
-        rows = min(chunk_size(len(matrix)), len(states))
+    def __init__(self, states: Tensor, matrix: Tensor, size: int) -> None:
+        rows = min(size, len(states))
         self.logits, is_cpu = states.new_empty((rows, len(matrix)), dtype=torch.float32), states.device.type == "cpu"
         self.num_rows = min(rows, max(1, CACHED_ELEMENTS // len(matrix))) if is_cpu else rows
         self.weights = torch.empty_like(self.logits[: self.num_rows])
@@ -208,13 +210,13 @@ class Distribution:
         return torch.linalg.vecdot(self.weights, self.logits) / self.total
 
 
-def chunk_size(vocabulary: int) -> int:
-    """How many tokens' logits are held at once."""
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def chunk_size(vocabulary: int, lean: bool = False) -> int:
+    """How many tokens' logits are held at once; half as many where memory counts more than time."""
+    return max(1, CHUNK_ELEMENTS // (2 * vocabulary if lean else vocabulary))
 
 
-def chunks(states: Tensor, matrix: Tensor) -> list[slice]:
-    """The tokens dealt evenly to chunks whose logits fit."""
-    num = -(-len(states) // chunk_size(len(matrix)))
-    edges = [len(states) * index // num for index in range(num + 1)] if num else []
+def chunks(num_tokens: int, size: int) -> list[slice]:
+    """The tokens dealt evenly to chunks of at most `size`."""
+    num = -(-num_tokens // size)
+    edges = [num_tokens * index // num for index in range(num + 1)] if num else []
     return [slice(*pair) for pair in pairwise(edges)]

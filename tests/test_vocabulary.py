@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from obverse.vocabulary import Lookup, Scores, chunks, keeps_own_gradient, reads
+from obverse.vocabulary import Lookup, Scores, chunk_size, chunks, keeps_own_gradient, reads
 
 NUM_TOKENS, WIDTH, VOCABULARY = 23, 8, 31
 
@@ -19,19 +19,16 @@ def numbers(temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("chunk", [1, 5 * VOCABULARY, 10**9])
+@pytest.mark.parametrize("chunk", [1, 5, 10**6])
 @pytest.mark.parametrize("with_entropy", [False, True])
 @pytest.mark.parametrize("known", ["unknown", "known", "wrongly known"])
-def test_gradients_are_those_of_autograd(
-    temperature: float, chunk: int, with_entropy: bool, known: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", chunk)
+def test_gradients_are_those_of_autograd(temperature: float, chunk: int, with_entropy: bool, known: str) -> None:
     states, matrix, target, temperatures = numbers(temperature)
     slope, of_entropy = torch.sin(torch.arange(NUM_TOKENS) * 1.0), torch.cos(torch.arange(NUM_TOKENS) * 1.0)
     whole = ((states @ matrix.T) / temperatures[:, None]).log_softmax(-1)
     expected = whole.gather(-1, target[:, None])[:, 0], -(whole.exp() * whole).sum(-1)
     foreseen = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
-    found = Scores.apply(states, matrix, target, temperatures, foreseen)
+    found = Scores.apply(states, matrix, target, temperatures, foreseen, chunk)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     weigh = lambda logp, entropy: (slope * logp).sum() + with_entropy * (of_entropy * entropy).sum()  # noqa: E731
@@ -43,10 +40,7 @@ def test_gradients_are_those_of_autograd(
 
 @pytest.mark.parametrize("known", ["unknown", "known", "wrongly known"])
 @pytest.mark.parametrize("padding", [None, 3])
-def test_a_tied_matrix_gathers_both_ends_in_its_own_gradient(
-    known: str, padding: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 5 * VOCABULARY)
+def test_a_tied_matrix_gathers_both_ends_in_its_own_gradient(known: str, padding: int | None) -> None:
     _, matrix, target, temperatures = numbers(0.6)
     ids = torch.tensor([[3, 4, 4], [0, 30, 3]]).repeat(4, 1).flatten()[:NUM_TOKENS]
     slope = torch.sin(torch.arange(NUM_TOKENS) * 1.0)
@@ -57,7 +51,7 @@ def test_a_tied_matrix_gathers_both_ends_in_its_own_gradient(
     expected, tied.weight.grad = tied.weight.grad, torch.ones_like(tied.weight)  # as another micro batch left it
     foreseen = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
     states = torch.tanh(reads(ids, tied)["inputs_embeds"])
-    logp, _ = Scores.apply(states, tied.weight, target, temperatures, foreseen)
+    logp, _ = Scores.apply(states, tied.weight, target, temperatures, foreseen, 5)
     home = tied.weight.grad
     (slope * logp).sum().backward()
     assert tied.weight.grad is home
@@ -79,23 +73,23 @@ def test_only_a_trained_float_parameter_keeps_its_own_gradient() -> None:
 
 def test_a_token_with_probability_zero_is_no_nan() -> None:
     states, matrix = torch.tensor([[200.0]]), torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
-    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), None)
+    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), None, 1)
     (logp.sum() + entropy.sum()).backward()
     assert logp.tolist() == [0.0] and float(entropy.detach()) == pytest.approx(0.0, abs=1e-30)
     assert matrix.grad is not None and torch.isfinite(matrix.grad).all()
 
 
 def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 5 * VOCABULARY)
-    states, matrix, *_ = numbers(1.0)
-    assert [len(states[part]) for part in chunks(states, matrix)] == [4, 5, 4, 5, 5]
-    assert chunks(states[:0], matrix) == [] and chunks(states[:5], matrix) == [slice(0, 5)]
+    assert [part.stop - part.start for part in chunks(23, 5)] == [4, 5, 4, 5, 5]
+    assert chunks(0, 5) == [] and chunks(5, 5) == [slice(0, 5)]
+    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 60)
+    assert [chunk_size(10), chunk_size(10, lean=True), chunk_size(100)] == [6, 3, 1]
 
 
 @pytest.mark.parametrize("foreseen", [None, torch.ones(1)])
 def test_a_logit_of_minus_infinity_is_no_nan(foreseen: Tensor | None) -> None:
     states, matrix = torch.tensor([[1.0]]), torch.tensor([[1.0], [-torch.inf], [1.0]], requires_grad=True)
-    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), foreseen)
+    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), foreseen, 1)
     assert float(entropy.detach()) == pytest.approx(0.693147, rel=1e-5)
     assert float(logp.detach()) == pytest.approx(-0.693147, rel=1e-5)
     (gradient,) = torch.autograd.grad(logp.sum() + entropy.sum(), matrix)
