@@ -55,6 +55,8 @@ class Channel:
         row: dict[str, Any] = {"seconds": {"step": seconds, **phases}, "generated": generated, "trained": trained}
         if self.measures_memory:
             row |= {"base": self.base, "peak": peak(self.device) - self.base}
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()  # the other program waits for its step on the same card
         self.say(row)
 
 
