@@ -59,7 +59,7 @@ OPTIONS: dict[str, Any] = {
     "baselines": BASELINES,
     "budget": "400K",
     "seeds": 3,
-    "learning_rates": (1e-4, 3e-4, 1e-3, 3e-3),
+    "learning_rates": (1e-4, 3e-4, 1e-3),
     "prompts_per_step": 16,
     "num_generations_test": 16,
     "k": (1, 16),
