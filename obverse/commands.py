@@ -22,6 +22,7 @@ from obverse.config import (
     GradeConfig,
     MethodsConfig,
     Options,
+    ReportConfig,
     TrainConfig,
     method_schema,
     schema,
@@ -73,6 +74,8 @@ def train(words: Words) -> int:
         return 0
     with load("obverse.panel:Panel")() as watcher:
         outcome = load("obverse.train:train")(config, watcher)
+        if config.report and not outcome.stopped:
+            load("obverse.report:afterwards")(outcome.folder, watcher)
     return int(outcome.exit_code)
 
 
@@ -221,6 +224,13 @@ def demo(words: Words) -> int:
     return int(load("obverse.demo:demo")(config))
 
 
+def report(words: Words) -> int:
+    config = options_of(ReportConfig, words, "report", "run")
+    for path in load("obverse.report:report")(config):
+        print(flat(path))
+    return 0
+
+
 def doctor(words: Words) -> int:
     options_of(Options, words, "doctor")
     return int(load("obverse.doctor:doctor")(console()))
@@ -326,6 +336,12 @@ COMMANDS = {
         "Count what is in a data set, or show problems and tokens.",
         data,
         plain_help("data", DataConfig),
+    ),
+    "report": Command(
+        "report RUN_OR_COMPARISON [options]",
+        "Write a page that shows and explains a run or several.",
+        report,
+        plain_help("report", ReportConfig),
     ),
     "demo": Command(
         "demo [options]",

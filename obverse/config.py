@@ -255,6 +255,7 @@ class TrainConfig(ModelOptions, LawOptions):
     logging_steps: int = option("logging and saving", "write a row of metrics every so many steps", 1, ge=1)
     log_completions: bool = option("logging and saving", "write every completion to samples/", True)
     num_completions_to_print: int = option("logging and saving", "completions to print at a logged step", 0, ge=0)
+    report: bool = option("logging and saving", "end by writing report.html into the run folder", True)
     save_steps: int = option(
         "logging and saving", "checkpoint every so many steps; 0: at the end and when stopped", 0, ge=0
     )
@@ -301,6 +302,20 @@ class DemoConfig(Options):
     seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
     max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
     output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
+    report: bool = option("data", "end by writing report.html there", True)
+
+
+class ReportConfig(Options):
+    """What `obverse report` makes a page of, and how."""
+
+    run: Folder = option("data", "a run folder, or a folder with runs below it: a comparison, a demo")
+    output: Folder | None = option("output", "the page; none: report.html in that folder", None)
+    axis: Literal["steps", "tokens", "seconds", "flops"] = option(
+        "output", "horizontal axis that the page opens with and pictures have", "steps"
+    )
+    megabytes: float = option("output", "completions to embed, in megabytes at most", 2.5, ge=0)
+    figures: Folder | None = option("output", "folder for every figure as a picture; none: no pictures", None)
+    format: Listed[Literal["svg", "png"]] = option("output", "of those pictures: svg, png or svg,png", ("svg",))
 
 
 class MethodsConfig(Options):

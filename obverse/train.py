@@ -66,7 +66,8 @@ def step(run: Run) -> None:
     groups, kept = gathered.groups, gathered.kept
     with clock("train"):
         learned, num_trained = study(run, lane, gathered, progress)
-    num_tokens = metrics.num_generated(groups) + num_trained
+    num_generated = metrics.num_generated(groups)
+    num_tokens = num_generated + num_trained
     state.step, state.cursor = state.step + 1, state.cursor + gathered.num_taken
     state.num_tokens += num_tokens
     state.waiting = [name for name in state.waiting if name not in gathered.waited]
@@ -74,6 +75,7 @@ def step(run: Run) -> None:
         put_aside(run, groups)
     pass_by(run, lane)
     row = {"step": state.step, "num_tokens": state.num_tokens, **metrics.collection(groups, kept), **learned}
+    row |= {"tokens/generated": num_generated, "tokens/trained": num_trained}
     row |= total(gathered.reasons) | clock.row(num_tokens) | ({"lane": lane} if len(run.course.lanes) > 1 else {})
     if method.memory is not None and RUN in state.memory:
         row["memory"] = state.memory[RUN]
