@@ -18,9 +18,9 @@ Answer = Mapping[str, Any]
 INTROS = {
     "variance": (
         "Bias and variance",
-        "On a policy so small that every completion can be counted, the true gradient of expected reward is known. Bias "
-        "is how far a method's mean gradient lies from it, variance how much one batch differs from the next, both in "
-        "units of the true gradient. The error joins them: 0 knows the true direction, 1 knows nothing of it.",
+        "On a policy so small that every completion can be counted, the true gradient of expected reward is known. "
+        "Bias is how far a method's mean gradient lies from it, variance how much one batch differs from the next, "
+        "both in units of the true gradient. The error joins them: 0 knows the true direction, 1 knows nothing of it.",
     ),
     "gradients": (
         "Gradients",
@@ -208,7 +208,7 @@ def shades(completions: Sequence[Answer]) -> list[dict[str, Any]]:
             weights = [float(token["coefficients"].get(method) or 0.0) for token in each["tokens"]]
             most = max(map(abs, weights), default=0.0) or 1.0
             tokens = [
-                (token["text"], math.copysign(math.ceil(LEVELS * abs(weight) / most), weight), weight)
+                (token["text"], math.copysign(math.ceil(LEVELS * (abs(weight) / most)), weight), weight)
                 for token, weight in zip(each["tokens"], weights, strict=True)
             ]
             shaded.append((method, tokens))

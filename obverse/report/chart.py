@@ -67,6 +67,7 @@ class Series:
     high: tuple[float, ...] = ()
     raw: tuple[float, ...] = ()
     marks: bool = False  # every point is a measurement of its own
+    color: int | None = None  # None: by its place in the chart
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,11 @@ class Frame:
         return math.log2(value) if self.log_x else value
 
 
-def ticks(low: float, high: float, num: int = 5) -> list[float]:
-    """About `num` round numbers from `low` to `high`."""
-    raw = (high - low) / num
+def ticks(low: float, high: float, num: int = 5, whole: bool = False) -> list[float]:
+    """About `num` round numbers from `low` to `high`, only whole ones if asked for."""
+    raw = max((high - low) / num, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -202,7 +203,8 @@ def _axes(chart: Chart, frame: Frame, height: float) -> Iterator[str]:
     elif chart.log_x:
         places = [(value, number(value)) for value in sorted({x for each in chart.series for x in each.x})]
     else:
-        places = [(value, number(value)) for value in ticks(*frame.x)]
+        whole = all(float(x).is_integer() for each in chart.series for x in each.x)
+        places = [(value, number(value)) for value in ticks(*frame.x, whole=whole)]
     last = -math.inf
     for value, text in places:
         x, half = frame.at(value, frame.y[0])[0], len(text) * CHARACTER / 2
@@ -223,7 +225,7 @@ def _legend_rows(chart: Chart) -> Iterator[list[tuple[float, int, str]]]:
             yield row
             row, x = [], 0.0
         if each.name:
-            row.append((x, i, each.name))
+            row.append((x, _color(i, each), each.name))
         x += width
     if row:
         yield row
@@ -237,8 +239,13 @@ def _legend(rows: Sequence[Sequence[tuple[float, int, str]]]) -> Iterator[str]:
             yield _text(x + 23, y, name)
 
 
-def _class(i: int) -> str:
-    return f"s{i % NUM_COLORS}" + (" dash" if i // NUM_COLORS % 2 else "")
+def _color(i: int, series: Series) -> int:
+    return i if series.color is None else series.color
+
+
+def _class(color: int) -> str:
+    """Beyond the colors there are dashes."""
+    return f"s{color % NUM_COLORS}" + (" dash" if color // NUM_COLORS % 2 else "")
 
 
 def _path(frame: Frame, x: Sequence[float], y: Sequence[float]) -> str:
@@ -255,7 +262,7 @@ def _path(frame: Frame, x: Sequence[float], y: Sequence[float]) -> str:
 
 
 def _lines(chart: Chart, frame: Frame) -> Iterator[str]:
-    curves = [(i, each) for i, each in enumerate(chart.series) if each.x]
+    curves = [(_color(i, each), each) for i, each in enumerate(chart.series) if each.x]
     for i, each in curves:
         x = thin(each.x)
         if each.low and not each.marks:
@@ -282,7 +289,7 @@ def _areas(chart: Chart, frame: Frame) -> Iterator[str]:
         x = thin(each.x)
         roof = [under + value for under, value in zip(floor, thin(each.y), strict=True)]
         there, back = _path(frame, x, roof), _path(frame, x[::-1], floor[::-1])
-        yield f'<path class="area s{i % NUM_COLORS}" d="{there}L{back[1:]}Z"/>'
+        yield f'<path class="area s{_color(i, each) % NUM_COLORS}" d="{there}L{back[1:]}Z"/>'
         floor = roof
 
 
@@ -295,7 +302,7 @@ def _bars(chart: Chart, frame: Frame) -> Iterator[str]:
             start = place - 0.4 + i * width
             (a, top), (b, bottom) = frame.at(start, max(value, 0)), frame.at(start + width, min(value, 0))
             size = f'width="{max(b - a - 1, 1):.1f}" height="{bottom - top:.1f}"'
-            yield f'<rect class="area s{i % NUM_COLORS}" x="{a:.1f}" y="{top:.1f}" {size}/>'
+            yield f'<rect class="area s{_color(i, each) % NUM_COLORS}" x="{a:.1f}" y="{top:.1f}" {size}/>'
             if each.low:
                 low, high = frame.at(place, each.low[j])[1], frame.at(place, each.high[j])[1]
                 yield f'<path class="whisker" d="M{(a + b) / 2:.1f},{low:.1f}V{high:.1f}"/>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from obverse.report.chart import Chart, Series, number
@@ -20,6 +21,7 @@ TRIES = (
     "pass@k is the chance that at least one of k samples is right. A curve that starts higher but ends lower has "
     "become surer without becoming abler: it solves no more problems, it finds the same answers in fewer tries."
 )
+BASE, BASE_COLOR = "before training", 6
 WHISKERS = "Whiskers are 95 % intervals over problems."
 
 
@@ -32,9 +34,8 @@ def evaluation_figures(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure
     axes = [axis for axis in AXES if all(axis in run.axes for run in runs if run.evals)]
     charts = {}
     for axis in axes:
-        series = (
-            [solved(alone, axis)] if alone else [s for name, each in arms.items() if (s := seeds(name, each, axis))]
-        )
+        found = [solved(alone, axis)] if alone else [seeds(name, each, axis) for name, each in arms.items()]
+        series = [replace(each, color=i) for i, each in enumerate(found) if each]
         charts[axis] = Chart(AXES[axis], "held-out samples that are right", tuple(series), percent=True)
     note = WHISKERS if alone else "Bands reach from the lowest to the highest seed."
     yield Figure("held-out", "Held-out problems solved", SOLVED + note, charts)
@@ -82,17 +83,15 @@ def bars(name: str, rows: Sequence[Mapping[str, Any]]) -> Series:
 
 def by_tries(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure]:
     """pass@k against k: before training, and after it by each arm."""
-    curves: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
-    for name, runs in arms.items():
-        first = [run.evals[0]["all"] for run in runs if "all" in run.evals.get(0, {})]
-        if first:
-            curves.setdefault("before training", tries(first))
+    first = [run.evals[0]["all"] for runs in arms.values() for run in runs if "all" in run.evals.get(0, {})]
+    found = [Series(BASE, *tries(first), marks=True, color=BASE_COLOR)] if first else []
+    for i, (name, runs) in enumerate(arms.items()):
         last = [run.evals[max(run.evals)].get("all", {}) for run in runs if max(run.evals)]
         if last:
-            curves[name if len(arms) > 1 else "at the last step"] = tries(last)
-    series = tuple(Series(name, *curve, marks=True) for name, curve in curves.items() if len(curve[0]) > 1)
+            found.append(Series(name if len(arms) > 1 else "at the last step", *tries(last), marks=True, color=i))
+    series = [each for each in found if len(each.x) > 1]
     if series:
-        chart = Chart("k", "pass@k", series, percent=True, log_x=True)
+        chart = Chart("k", "pass@k", tuple(series), percent=True, log_x=True)
         yield Figure("pass-at-k", "pass@k", TRIES, {"": chart}, "evaluation")
 
 

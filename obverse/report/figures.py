@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -234,7 +234,8 @@ def compared(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure]:
         name = next(iter(curve.names))
         charts = {}
         for axis in axes:
-            series = tuple(s for label, members in arms.items() if (s := across(label, members, name, axis)))
+            found = [across(label, members, name, axis) for label, members in arms.items()]
+            series = tuple(replace(each, color=i) for i, each in enumerate(found) if each)
             if series and any(value for each in series for value in each.y if value == value):
                 charts[axis] = Chart(AXES[axis], curve.unit, series, percent=curve.percent)
         if charts:

@@ -42,7 +42,8 @@ def save_png(chart: Chart, title: str, path: Path) -> None:
 
     canvas = Canvas(figsize=(6, 3.6), layout="constrained")
     axes = canvas.subplots()
-    colors = [LIGHT[f"s{i % NUM_COLORS}"] for i in range(len(chart.series))]
+    numbers = [i if each.color is None else each.color for i, each in enumerate(chart.series)]
+    colors = [LIGHT[f"s{i % NUM_COLORS}"] for i in numbers]
     {"lines": _lines, "areas": _areas, "bars": _bars}[chart.kind](axes, chart, colors)
     axes.set(title=title, xlabel=chart.x_label, ylabel=chart.y_label)
     axes.set_ylim(*chart.y_range())

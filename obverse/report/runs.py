@@ -199,11 +199,11 @@ def arms(runs: Sequence[RunData], labels: Mapping[str, str]) -> dict[str, list[R
     That is the entry of a comparison that the run's folder lies in, else the method, with the options in which runs of
     that method differ.
     """
-    found: dict[str, list[RunData]] = {}
+    found: dict[str, list[RunData]] = {label: [] for label in labels.values()}
     if labels:
         for run in runs:
             found.setdefault(labels.get(run.path.parent.name, run.path.parent.name), []).append(run)
-        return found
+        return {label: members for label, members in found.items() if members}
     for run in runs:
         same = [other.config for other in runs if other.method == run.method]
         options = [

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from obverse.report.chart import Chart, Series, number
+from obverse.report.evaluations import BASE, BASE_COLOR
 from obverse.report.figures import Figure
 from obverse.report.runs import read_json
 from obverse.report.tables import Cell, Table, table
@@ -17,8 +18,8 @@ STEPS = {
     "best": "the best step, chosen on validation problems and measured on the test problems",
 }
 NOTE = (
-    "Mean pass@{k} and its 95 % interval over problems and seeds. Each entry is compared with the best baseline, problem "
-    "by problem; {verdict} means that the interval of the difference holds 0. Figures lead to their samples."
+    "Mean pass@{k} and its 95 % interval over problems and seeds. Each entry is compared with the best baseline, "
+    "problem by problem; {verdict} means that the interval of the difference holds 0. Figures lead to their samples."
 )
 TRIES = (
     "pass@k of the last step against k, on each test set. An entry that leads at k = 1 and is passed at large k became "
@@ -30,7 +31,7 @@ def standing_tables(folder: Path, back: str, links: Mapping[str, str]) -> Iterat
     """A table for the last step and one for the best, never mixed; `back` leads from the page to the folder."""
     standings = read_json(folder / "standings.json")
     first, columns = standings["k"][0], standings["columns"]
-    labels = {"base": "before training"} | {each["entry"]: each["label"] for each in standings["entries"]}
+    labels = {"base": BASE} | {each["entry"]: each["label"] for each in standings["entries"]}
     for step, meaning in STEPS.items():
         found = {
             (each["entry"], each["test"]): each
@@ -62,7 +63,7 @@ def costs(standings: Mapping[str, Any]) -> Table:
     for each in standings["entries"]:
         spent = [", ".join(map(number, each.get(name) or [])) for name in ("steps", "num_tokens", "seconds", "flops")]
         tried = each.get("grid") or []
-        grid = f"{len(tried)} rates, {number(sum(trial['num_tokens'] for trial in tried))} tokens" if tried else "-"
+        grid = f"{len(tried)} tried, {number(sum(trial['num_tokens'] for trial in tried))} tokens" if tried else "-"
         rows.append([each["label"], number(each["rate"]), *spent, grid, ", ".join(map(str, each.get("failed") or []))])
     header = ["method", "learning rate", "steps", "tokens", "seconds", "FLOPs", "rate search", "failed"]
     budget = f"The budget of each run: {number(standings['budget'])} {standings['budget_in']}. A number per seed."
@@ -72,10 +73,11 @@ def costs(standings: Mapping[str, Any]) -> Table:
 def standing_figures(folder: Path) -> Iterator[Figure]:
     """pass@k of every entry at the last step, a figure per column, where more than one k was measured."""
     standings = read_json(folder / "standings.json")
-    labels = {"base": "before training"} | {each["entry"]: each["label"] for each in standings["entries"]}
+    labels = {each["entry"]: each["label"] for each in standings["entries"]}
+    colors = {entry: i for i, entry in enumerate(labels)} | {"base": BASE_COLOR}
     for number_of, test in enumerate(standings["columns"] if len(standings["k"]) > 1 else ()):
         series = []
-        for entry, label in labels.items():
+        for entry, label in {"base": BASE, **labels}.items():
             rows = [
                 each
                 for each in standings["figures"]
@@ -84,7 +86,7 @@ def standing_figures(folder: Path) -> Iterator[Figure]:
             rows.sort(key=lambda each: each["k"])
             if rows:
                 x, y = tuple(float(each["k"]) for each in rows), tuple(float(each["mean"]) for each in rows)
-                series.append(Series(label, x, y, marks=True))
+                series.append(Series(label, x, y, marks=True, color=colors[entry]))
         if series:
             chart = Chart("k", f"pass@k on {test}", tuple(series), percent=True, log_x=True)
             yield Figure(f"tries-{number_of}", f"pass@k: {test}", TRIES, {"": chart}, "evaluation")

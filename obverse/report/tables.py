@@ -115,7 +115,7 @@ def arms_table(arms: Mapping[str, Sequence[RunData]]) -> Table:
 
 def runs_table(arms: Mapping[str, Sequence[tuple[RunData, str]]]) -> Table:
     """Every run, with the way to it."""
-    rows = []
+    rows: list[list[str | Cell]] = []
     for label, members in arms.items():
         for run, link in members:
             last = run.evals[max(run.evals)].get("all", {}) if run.evals else {}
