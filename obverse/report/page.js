@@ -159,6 +159,7 @@ const card = (sample, isChosen) => {
 };
 
 filters.addEventListener("input", search);
+filters.addEventListener("change", search);  // not every browser says input of a select
 filters.addEventListener("submit", (event) => event.preventDefault());
 filters.addEventListener("reset", () => setTimeout(search));
 byId("back").addEventListener("click", () => choose((Math.floor(chosen / PAGE) - 1) * PAGE));
