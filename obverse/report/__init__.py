@@ -13,7 +13,7 @@ from obverse.errors import StorageError
 from obverse.report.analyses import analysis_sections
 from obverse.report.completions import pick
 from obverse.report.evaluations import evaluation_figures, measured, measured_tries
-from obverse.report.figures import Figure, compared, curves_of, gate_of
+from obverse.report.figures import Figure, compared, curves_of, gate_of, trained_of
 from obverse.report.page import Page, Section, render
 from obverse.report.pictures import save_pictures
 from obverse.report.runs import STANDINGS, RunData, arms, entries, find_runs, is_run
@@ -66,9 +66,13 @@ def page_of(config: ReportConfig, runs: Sequence[RunData], target: Path) -> Page
     alone = is_run(config.run)
     labels = entries(config.run)
     found = arms(runs, labels)
-    curves = [*gate_of(runs[0]), *curves_of(runs[0])] if alone else list(compared(found))
-    held_out = list(evaluation_figures(found))
     most = int(config.megabytes * MEGABYTE / len(runs))
+    picked = [pick(run, number, most) for number, run in enumerate(runs)]
+    if alone:
+        curves = [*gate_of(runs[0]), *trained_of(runs[0], picked[0].trained), *curves_of(runs[0])]
+    else:
+        curves = list(compared(found))
+    held_out = list(evaluation_figures(found))
     return Page(
         title=config.run.resolve().name,
         subtitle=subtitle(runs),
@@ -78,7 +82,7 @@ def page_of(config: ReportConfig, runs: Sequence[RunData], target: Path) -> Page
         sections=list(sections(config.run, runs, held_out)),
         settings=list(settings(runs)),
         runs=[str(run.path.relative_to(config.run)) for run in runs],
-        picked=[pick(run, number, most) for number, run in enumerate(runs)],
+        picked=picked,
         axis=config.axis,
     )
 

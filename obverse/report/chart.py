@@ -89,7 +89,7 @@ class Chart:
             return self.bounds
         values = [v for each in self.series for v in (*each.y, *each.low, *each.high, *each.raw) if math.isfinite(v)]
         low, high = min(values, default=0.0), max(values, default=1.0)
-        if self.kind == "bars" or 0 <= low < 0.4 * high:
+        if self.percent or self.kind == "bars" or 0 <= low < 0.4 * high:
             low = min(low, 0.0)
         return (low, high) if high > low else (low - 0.5, high + 0.5)
 
@@ -168,8 +168,8 @@ def draw(chart: Chart, label: str, style: str = "") -> Markup:
     parts += shapes(chart, frame)
     (x0, x1), (y0, y1) = frame.x, frame.y
     data = f'data-frame="{LEFT} {top} {WIDTH - LEFT - RIGHT} {frame.bottom - top}" data-x="{x0:.8g} {x1:.8g}" '
-    data += f'data-y="{y0:.8g} {y1:.8g}" data-kind="{chart.kind}"{" data-log" if chart.log_x else ""}'
-    data += " data-percent" if chart.percent else ""
+    data += f'data-y="{y0:.8g} {y1:.8g}" data-kind="{chart.kind}"'
+    data += (' data-log=""' if chart.log_x else "") + (' data-percent=""' if chart.percent else "")
     extra = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" ' if style else ""
     body = "".join([f"<style>{style}</style>" if style else "", *parts])
     head = f'<svg {extra}class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{_safe(label)}" {data}>'

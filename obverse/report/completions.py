@@ -11,6 +11,7 @@ from obverse.report.advantages import advantages, lanes
 from obverse.report.runs import Row, RunData, read_rows
 from obverse.watch import flat
 
+ORIGINS = ("shown", "own, right", "own, wrong")
 MOST_STEPS = 60
 MOST_GROUPS = 12  # of a step
 MOST_CHARACTERS = 6000  # of a text: its beginning and its end
@@ -25,6 +26,7 @@ class Picked:
     total_steps: int = 0
     read_groups: int = 0  # groups of the steps that were read
     num_cut: int = 0  # texts whose middle was left out
+    trained: dict[int, dict[str, int]] = field(default_factory=dict)  # by step, trained tokens by what they are
 
     def told(self) -> str:
         """What was left out, in words."""
@@ -53,6 +55,7 @@ def pick(run: RunData, number: int, max_bytes: int) -> Picked:
         lane = lane_of.get(step, 0)
         worth, parts = advantages(methods[lane] if lane < len(methods) else None, rows)
         groups = grouped(rows, worth)
+        picked.trained[step] = trained_tokens(rows)
         picked.read_groups += len(groups)
         queues.append([(step, parts, group) for group in varied(groups)[:MOST_GROUPS]])
     size = 0
@@ -70,6 +73,16 @@ def pick(run: RunData, number: int, max_bytes: int) -> Picked:
 def _sorted(picked: Picked) -> Picked:
     picked.groups.sort(key=lambda group: group["step"])
     return picked
+
+
+def trained_tokens(rows: Sequence[Row]) -> dict[str, int]:
+    """How many tokens of a step's completions trained, by whose they are and whether they are right."""
+    found = dict.fromkeys(ORIGINS, 0)
+    for row in rows:
+        if row.get("kept"):
+            own = row["kind"] in ("rollout", "hinted")
+            found[("own, right" if row["correct"] else "own, wrong") if own else "shown"] += len(row["ids"])
+    return found
 
 
 def spread(steps: Sequence[int], most: int) -> list[int]:

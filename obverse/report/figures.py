@@ -41,6 +41,7 @@ class Curve:
     names: Mapping[str, str]
     meaning: str
     percent: bool = False
+    optional: bool = False  # no picture where it is zero throughout
 
 
 CURVES = (
@@ -126,6 +127,7 @@ CURVES = (
         "The share of own tokens that the method's stability mask shut out, because the policy moved away from what "
         "sampled them.",
         percent=True,
+        optional=True,
     ),
     Curve(
         "critic",
@@ -153,6 +155,10 @@ GATE_MEANING = (
     "nothing. For a method with a gate, such as HPT, this is the gate at work: as more problems are solved, imitation "
     "gives way to exploration."
 )
+TRAINED_MEANING = (
+    "The share of the trained tokens by whose they are: shown (demonstrations and the like), or own samples, right or "
+    "wrong. Samples without any advantage count too: how hard each token pushes is in its coefficient, not here."
+)
 BAND = " Lines are means over seeds, bands reach from the lowest to the highest seed."
 SMOOTHED = " Faint: every step; strong: a running mean over {} steps."
 
@@ -178,8 +184,8 @@ def curves_of(run: RunData) -> Iterator[Figure]:
     note = SMOOTHED.format(window(run)) if window(run) > 1 else ""
     for curve in CURVES:
         names = {name: label for name, label in curve.names.items() if run.has(name)}
-        if not names or not any(any(value for value in run.values(name) if value == value) for name in names):
-            continue  # nothing there, or zero throughout: a mask that never acts, a length limit never met
+        if not names or (curve.optional and not any(any(row.get(name) for row in run.rows) for name in names)):
+            continue
         charts = {
             axis: Chart(
                 AXES[axis], curve.unit, tuple(_line(run, x, *each) for each in names.items()), percent=curve.percent
@@ -216,6 +222,32 @@ def gate_of(run: RunData) -> Iterator[Figure]:
     yield Figure("gate", "What problems train on", GATE_MEANING + note, charts)
 
 
+def trained_of(run: RunData, trained: Mapping[int, Mapping[str, int]]) -> Iterator[Figure]:
+    """Whose tokens train, at the steps whose completions were read."""
+    steps = [step for step, found in trained.items() if sum(found.values())]
+    names = [name for name in trained[steps[0]] if any(trained[step][name] for step in steps)] if steps else []
+    if len(names) < 2:
+        return  # all of one kind: no picture needed
+    totals = {step: sum(trained[step].values()) for step in steps}
+    charts = {
+        axis: Chart(
+            AXES[axis],
+            "share of trained tokens",
+            tuple(
+                Series(
+                    name, tuple(run.place(axis, s) for s in steps), tuple(trained[s][name] / totals[s] for s in steps)
+                )
+                for name in names
+            ),
+            kind="areas",
+            percent=True,
+            bounds=(0.0, 1.0),
+        )
+        for axis in run.axes
+    }
+    yield Figure("trained", "Whose tokens train", TRAINED_MEANING, charts)
+
+
 def compared(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure]:
     """The figures of several runs: a line per arm, with a band where it has several seeds."""
     runs = [run for members in arms.values() for run in members]
@@ -236,7 +268,7 @@ def compared(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure]:
         for axis in axes:
             found = [across(label, members, name, axis) for label, members in arms.items()]
             series = tuple(replace(each, color=i) for i, each in enumerate(found) if each)
-            if series and any(value for each in series for value in each.y if value == value):
+            if series and not (curve.optional and not any(any(each.y) for each in series)):
                 charts[axis] = Chart(AXES[axis], curve.unit, series, percent=curve.percent)
         if charts:
             note = BAND if any(each.low for each in charts[axes[0]].series) else ""
