@@ -79,7 +79,7 @@ def named(methods: Sequence[Answer]) -> list[tuple[str, Answer]]:
 def variance_figures(answer: Answer) -> Iterator[Figure]:
     x = tuple(float(stage["success"]) for stage in answer["stages"])
     series = tuple(
-        Series(name, x, tuple(float(stage["error"]) for stage in each["stages"]), marks=True)
+        Series(name, x, tuple(known(stage["error"]) for stage in each["stages"]), marks=True)
         for name, each in named(answer["methods"])
     )
     chart = Chart("share of samples that are right", "error of one batch's gradient", series)
@@ -90,7 +90,7 @@ def variance_figures(answer: Answer) -> Iterator[Figure]:
 def variance_tables(answer: Answer) -> Iterator[Table]:
     header = ["method", *(f"{number(stage['success'], True)} right" for stage in answer["stages"])]
     rows = [
-        [name, *(f"{number(s['bias'])} / {number(s['variance'])}" for s in each["stages"])]
+        [name, *(f"{number(known(s['bias']))} / {number(known(s['variance']))}" for s in each["stages"])]
         for name, each in named(answer["methods"])
     ]
     yield table("Bias / variance", header, rows, "In units of the true gradient's norm, and of its square.")
@@ -102,8 +102,7 @@ def gradient_figures(answer: Answer) -> Iterator[Figure]:
     norms = [{(row["name"], row["part"]): row["norm"] for row in stage["rows"]} for stage in stages]
     x = tuple(float(i) for i in range(len(stages)))
     series = tuple(
-        Series(f"{name}, {part}", x, tuple(float(stage.get((name, part)) or math.nan) for stage in norms))
-        for name, part in keys
+        Series(f"{name}, {part}", x, tuple(known(stage.get((name, part))) for stage in norms)) for name, part in keys
     )
     chart = Chart("", "norm of the gradient", series, "bars", tuple(stage["name"] for stage in stages))
     yield Figure("norms", "Size of gradients", "Each method, or part of it, on one batch.", {"": chart}, "analysis")
@@ -112,7 +111,10 @@ def gradient_figures(answer: Answer) -> Iterator[Figure]:
 def gradient_tables(answer: Answer) -> Iterator[Table]:
     for stage in answer["stages"]:
         names = stage["cosines"]["names"]
-        rows = [[name, *map(number, values)] for name, values in zip(names, stage["cosines"]["values"], strict=True)]
+        rows = [
+            [name, *(number(known(value)) for value in values)]
+            for name, values in zip(names, stage["cosines"]["values"], strict=True)
+        ]
         note = "1: the same direction, 0: nothing in common, below 0: one undoes the other."
         yield table(f"Cosine between gradients, {stage['name']}", ["", *names], rows, note)
 
@@ -127,8 +129,7 @@ def coefficient_figures(answer: Answer) -> Iterator[Figure]:
         names = list(dict.fromkeys(name for each in shares.values() for name in each))
         x = tuple(float(i) for i in range(len(names)))
         series = tuple(
-            Series(method, x, tuple(float(found.get(name) or 0.0) for name in names))
-            for method, found in shares.items()
+            Series(method, x, tuple(known(found.get(name)) for name in names)) for method, found in shares.items()
         )
         chart = Chart(kind, "share of the absolute coefficients", series, "bars", tuple(names), percent=True)
         meaning = f"How the update is divided by {kind}. {answer.get('about', '')}"
@@ -151,7 +152,7 @@ def shift_figures(answer: Answer) -> Iterator[Figure]:
         if rows:
             place = tuple(float(row["position"]) for row in rows)
             lines = tuple(
-                Series(name, place, tuple(float(row[side]) for row in rows), marks=True) for side, name in names.items()
+                Series(name, place, tuple(known(row[side]) for row in rows), marks=True) for side, name in names.items()
             )
             chart = Chart("position in the completion", "nats", lines)
             meaning = "How undecided the model is at each position: where a completion still branches."
@@ -161,7 +162,7 @@ def shift_figures(answer: Answer) -> Iterator[Figure]:
 def shift_tables(answer: Answer) -> Iterator[Table]:
     for each in answer["kinds"]:
         for side in ("raised", "lowered"):
-            rows = [[str(row["token"]), number(row["change"]), str(row["num"])] for row in each.get(side) or []]
+            rows = [[str(row["token"]), number(known(row["change"])), str(row["num"])] for row in each.get(side) or []]
             if rows:
                 yield table(f"Most {side} tokens of {each['kind']}s", ["token", "mean change", "times"], rows)
 
@@ -186,12 +187,12 @@ def coverage_tables(answer: Answer) -> Iterator[Table]:
             "none" if each.get("crossover") is None else str(each["crossover"]),
             str(len(each["gained"])),
             str(len(each["lost"])),
-            number(each["forgotten"], True) if each.get("forgotten") is not None else "-",
+            f"{len(each['forgotten'])} of {each['able']}",
         ]
         for each in answer["against"]
     ]
-    header = ["policy", "falls behind the base at k", "problems gained", "lost", "forgotten"]
-    note = "Gained and lost: solved by one of the two only. Forgotten: of what the base could do."
+    header = ["policy", "falls behind the base at k", "gained", "lost", "forgotten"]
+    note = "Problems: solved by one of the two only, and forgotten of those that the base was able to solve."
     yield table("Against the base", header, rows, note)
 
 
@@ -202,16 +203,21 @@ def shades(completions: Sequence[Answer]) -> list[dict[str, Any]]:
     """Completions with the shade of every token under each method: -6 (most lowered) to 6 (most raised)."""
     found = []
     for each in completions:
-        methods = list(dict.fromkeys(name for token in each["tokens"] for name in token["coefficients"]))
         shaded = []
-        for method in methods:
-            weights = [float(token["coefficients"].get(method) or 0.0) for token in each["tokens"]]
+        for method, weights in each["coefficients"].items():
+            if weights is None:
+                continue  # it did not train under this method
             most = max(map(abs, weights), default=0.0) or 1.0
             tokens = [
-                (token["text"], math.copysign(math.ceil(LEVELS * (abs(weight) / most)), weight), weight)
-                for token, weight in zip(each["tokens"], weights, strict=True)
+                (text, math.copysign(math.ceil(LEVELS * (abs(weight) / most)), weight), weight)
+                for text, weight in zip(each["tokens"], weights, strict=True)
             ]
             shaded.append((method, tokens))
-        about = f"{each['problem']}: {each['kind']}, reward {number(float(each['reward']))}"
+        about = f"{each['problem']}: {each['kind']}, reward {number(known(each['reward']))}"
         found.append({"about": about, "methods": shaded})
     return found
+
+
+def known(value: Any) -> float:
+    """A number of an answer; NaN where it is null, for undefined."""
+    return math.nan if value is None else float(value)

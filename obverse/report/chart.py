@@ -91,7 +91,9 @@ class Chart:
         low, high = min(values, default=0.0), max(values, default=1.0)
         if self.percent or self.kind == "bars" or 0 <= low < 0.4 * high:
             low = min(low, 0.0)
-        return (low, high) if high > low else (low - 0.5, high + 0.5)
+        if high > low:
+            return low, high
+        return (0.0, 1.0) if low == 0 else (low - 0.5, high + 0.5)
 
     def x_range(self) -> tuple[float, float]:
         """The same of x; a category takes the place from half a unit before to half a unit behind its number."""

@@ -65,7 +65,9 @@ class RunData:
             found["tokens"] = self.values("num_tokens")
         if self.has("step_time"):
             found["seconds"] = _running_sum(self.values("step_time"))
-        if self.num_parameters and self.has("tokens/trained"):
+        if self.has("flops"):
+            found["flops"] = self.values("flops")
+        elif self.num_parameters and self.has("tokens/trained"):
             pairs = zip(self.values("tokens/trained"), self.values("tokens/generated"), strict=True)
             found["flops"] = _running_sum([self.num_parameters * (6 * a + 2 * b) for a, b in pairs])
         return found

@@ -52,9 +52,9 @@ def figure_cell(figure: Mapping[str, Any] | None, back: str) -> Cell:
     """A figure with its interval, its verdict, and the way to the samples behind it."""
     if figure is None:
         return Cell("-")
-    text = f"{number(figure['mean'], True)} ({number(figure['low'], True)} to {number(figure['high'], True)})"
+    note = f"{number(figure['low'], True)} to {number(figure['high'], True)}\n{figure.get('verdict') or ''}"
     samples = figure.get("samples")
-    return Cell(text, f"{back}/{quote(samples)}" if samples else "", figure.get("verdict") or "")
+    return Cell(number(figure["mean"], True), f"{back}/{quote(samples)}" if samples else "", note.strip())
 
 
 def costs(standings: Mapping[str, Any]) -> Table:

@@ -141,10 +141,9 @@ def write_analyses(folder: Path) -> Path:
     folder.mkdir(parents=True)
     stage = {"bias": 0.5, "cosine": 0.9, "scale": 1.0, "variance": 3.0, "snr": 0.3, "error": 0.6}
     mass = {"mass": 1.0, "signed": 0.5, "num_tokens": 9, "masked": 0.0, "clipped": 0.0}
-    tokens = [
-        {"text": text, "source": "rollout", "logp": -1.0, "coefficients": {"hpt": weight, "grpo": -weight}}
-        for text, weight in (("7", 0.1), ("<b>", -0.2), ("=12", 0.0))
-    ]
+    weights = [0.1, -0.2, 0.0]
+    shaded = {"tokens": ["7", "<b>", "=12"], "sources": ["rollout"] * 3}
+    shaded |= {"coefficients": {"hpt": weights, "grpo": [-weight for weight in weights], "sft": None}}
     ends = {"before": [0.25, 0.5, 0.25], "after": [0.5, 0.0, 0.5]}
     rows = [{"token": "<i>", "change": 0.4, "num": 3}]
     answers: list[dict[str, Any]] = [
@@ -152,11 +151,11 @@ def write_analyses(folder: Path) -> Path:
          "methods": [{"method": "grpo", "lane": 0, "stages": [stage, stage]}]},
         {"question": "gradients", "stages": [{"name": "step 30",
          "rows": [{"name": "hpt", "part": part, "norm": 2.0} for part in ("demonstrations", "own samples")],
-         "cosines": {"names": ["hpt", "grpo"], "values": [[1.0, 0.25], [0.25, 1.0]]}}]},
+         "cosines": {"names": ["hpt", "grpo"], "values": [[1.0, 0.25], [None, 1.0]]}}]},
         {"question": "coefficients", "about": "one batch", "methods": [{"method": "hpt", "masses": [
             {"by": "source", "name": "rollout", "share": 0.75, **mass},
             {"by": "source", "name": "demonstration", "share": 0.25, **mass}]}],
-         "completions": [{"problem": "p", "kind": "rollout", "reward": 1.0, "tokens": tokens}]},
+         "completions": [{"problem": "p", "kind": "rollout", "reward": 1.0, **shaded}]},
         {"question": "shift", "before": "base", "after": "step 12", "kinds": [
             {"kind": "demonstration", "num_tokens": 90, "edges": [0, 0.3, 0.6, 1.0], **ends,
              "entropy": [{"position": i, "before": 0.5, "after": 0.25, "num_tokens": 9} for i in range(3)],
@@ -164,8 +163,8 @@ def write_analyses(folder: Path) -> Path:
         {"question": "coverage", "num_problems": 10,
          "policies": [{"name": name, "num_samples": 4, "pass": {"1": value, "4": 0.6}, "interval": {"1": [0.1, 0.5]}}
                       for name, value in (("base", 0.2), ("hpt", 0.4))],
-         "against": [{"name": "hpt", "crossover": 4, "gained": ["a"], "lost": ["b", "c"], "kept": 0.9,
-                      "forgotten": 0.1}]},
+         "against": [{"name": "hpt", "crossover": 4, "gained": ["a"], "lost": ["b", "c"], "able": 9,
+                      "forgotten": ["b"]}]},
     ]  # fmt: skip
     for answer in answers:
         (folder / f"{answer['question']}.json").write_text(json.dumps(answer))

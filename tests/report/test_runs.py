@@ -29,6 +29,13 @@ def test_axes_that_a_run_lacks(tmp_path: Path) -> None:
     assert list(read_run(folder).axes) == ["steps", "tokens", "seconds"]
 
 
+def test_operations_that_a_run_counted_itself(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    rows = [metrics_row(step, 1) | {"flops": 7.0 * step} for step in range(1, 4)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_run(folder).axes["flops"] == [7.0, 14.0, 21.0]
+
+
 def test_parameters_of_the_newest_checkpoint_in_several_files(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "checkpoint-9").mkdir()
