@@ -14,7 +14,8 @@ from obverse.watch import flat
 
 WIDTH, HEIGHT = 460, 270  # of the drawing at its natural size; a page may scale it
 LEFT, RIGHT, BOTTOM, LINE = 52, 12, 38, 18
-MOST_POINTS = 150  # of a drawn curve; more of them are drawn as means of stretches
+MOST_POINTS, FEWEST_POINTS = 150, 40  # of a drawn curve; more of them are drawn as means of stretches
+POINTS_OF_ALL = 900  # of all curves of a chart together, where they are many
 NUM_COLORS = 8
 CHARACTER = 7.0  # mean width of one at the size of the labels
 
@@ -150,6 +151,11 @@ def number(value: float, percent: bool = False) -> str:
     return f"{value:,.4g}" if size < 1000 else f"{value:,.0f}"
 
 
+def most_points(chart: Chart) -> int:
+    """How many points each curve of a chart is drawn with: a page with many curves must not become too large."""
+    return max(FEWEST_POINTS, min(MOST_POINTS, POINTS_OF_ALL // max(len(chart.series), 1)))
+
+
 def thin(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
     """At most `most` values: each the mean of a stretch of them; what is not finite is left out of its mean."""
     if len(values) <= most:
@@ -265,17 +271,22 @@ def _path(frame: Frame, x: Sequence[float], y: Sequence[float]) -> str:
 
 def _lines(chart: Chart, frame: Frame) -> Iterator[str]:
     curves = [(_color(i, each), each) for i, each in enumerate(chart.series) if each.x]
+    most = most_points(chart)
     for i, each in curves:
-        x = thin(each.x)
+        x = thin(each.x, most)
         if each.low and not each.marks:
-            pairs = [p for p in zip(x, thin(each.low), thin(each.high), strict=True) if math.isfinite(p[1] + p[2])]
+            pairs = [
+                p
+                for p in zip(x, thin(each.low, most), thin(each.high, most), strict=True)
+                if math.isfinite(p[1] + p[2])
+            ]
             there = _path(frame, [p[0] for p in pairs], [p[2] for p in pairs])
             back = _path(frame, [p[0] for p in pairs[::-1]], [p[1] for p in pairs[::-1]])
             yield f'<path class="band s{i % NUM_COLORS}" d="{there}L{back[1:]}Z"/>' if pairs else ""
         if each.raw:
-            yield f'<path class="raw s{i % NUM_COLORS}" d="{_path(frame, x, thin(each.raw))}"/>'
+            yield f'<path class="raw s{i % NUM_COLORS}" d="{_path(frame, x, thin(each.raw, most))}"/>'
     for i, each in curves:
-        curve = _path(frame, thin(each.x), thin(each.y))
+        curve = _path(frame, thin(each.x, most), thin(each.y, most))
         yield f'<path class="line {_class(i)}" data-name="{_safe(each.name)}" d="{curve}"/>'
         for j, (x_value, y_value) in enumerate(zip(each.x, each.y, strict=True) if each.marks else ()):
             a, b = frame.at(x_value, y_value)

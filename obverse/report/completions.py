@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,18 @@ def pick(run: RunData, number: int, max_bytes: int) -> Picked:
     for turn in range(MOST_GROUPS):  # every step gives its first, then every step its second, ...
         for step, parts, group in [queue[turn] for queue in queues if turn < len(queue)]:
             made, num_cut = as_json(group, step, number, parts)
-            size += len(json.dumps(made))
+            size += num_bytes(made)
             if size > max_bytes:
                 return _sorted(picked)
             picked.groups.append(made)
             picked.num_cut += num_cut
     return _sorted(picked)
+
+
+def num_bytes(made: Mapping[str, Any]) -> int:
+    """What a group takes on the page, where each of three characters is written as six."""
+    text = json.dumps(made, ensure_ascii=False)
+    return len(text.encode()) + 5 * sum(map(text.count, "<>&"))
 
 
 def _sorted(picked: Picked) -> Picked:
@@ -122,7 +128,7 @@ def as_json(group: Sequence[Worthy], step: int, run: int, parts: str) -> tuple[d
             "kind": row["kind"],
             "reward": row["reward"],
             "correct": row["correct"],
-            "reason": flat(row["reason"]),
+            "reason": flat(row.get("reason", "")),
             "cut": row["finish"] == "length",
             "kept": bool(row.get("kept")),
             "advantage": None if value is None else round(value, 4),

@@ -308,12 +308,17 @@ def table_of(chart: Chart) -> tuple[list[str], list[list[str]]]:
     places = sorted({x for each in chart.series for x in each.x})
     if len(places) > MOST_ROWS:
         places = [places[round(i * (len(places) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
-    rows = []
-    for place in places:
-        found = [each.x.index(place) if place in each.x else None for each in chart.series]
-        cells = [_cell(chart, each, at) for each, at in zip(chart.series, found, strict=True)]
-        rows.append([number(place), *cells])
+    rows = [[number(place), *(_read(chart, each, place) for each in chart.series)] for place in places]
     return [chart.x_label, *(each.name or chart.y_label for each in chart.series)], rows
+
+
+def _read(chart: Chart, series: Series, place: float) -> str:
+    """What a curve says at a place: its point there, or between two points what the line between them says."""
+    if place in series.x:
+        return _cell(chart, series, series.x.index(place))
+    if series.marks or not series.x or not series.x[0] < place < series.x[-1]:
+        return ""
+    return number(float(np.interp(place, series.x, series.y)), chart.percent)
 
 
 def _cell(chart: Chart, series: Series, at: int | None) -> str:

@@ -185,7 +185,12 @@ def num_parameters(folder: Path) -> int:
 def _num_numbers(path: Path) -> int:
     """A safetensors file begins with the length of its header (8 bytes, little endian), then the header as JSON."""
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length < path.stat().st_size else b""
+    try:
+        header = json.loads(text)
+    except ValueError:
+        raise DataError(f"{path} is no safetensors file") from None
     return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 

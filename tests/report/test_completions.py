@@ -13,6 +13,7 @@ from obverse.methods import build
 from obverse.report.advantages import advantages, lanes
 from obverse.report.completions import (
     MOST_CHARACTERS,
+    num_bytes,
     pick,
     prompt_text,
     shortened,
@@ -20,6 +21,7 @@ from obverse.report.completions import (
     trained_tokens,
     varied,
 )
+from obverse.report.page import island_of
 from obverse.report.runs import read_run
 
 
@@ -89,11 +91,16 @@ def test_what_does_not_fit_is_left_out_evenly_and_said(tmp_path: Path) -> None:
     everything = pick(run, 0, 10**7)
     assert len(everything.groups) == everything.read_groups == 48
     assert everything.told().startswith("48 of the 48 problems of 12 steps.")
-    size = len(json.dumps(everything.groups))
+    size = sum(map(num_bytes, everything.groups))
     part = pick(run, 0, size // 3)
     steps = [found["step"] for found in part.groups]
-    assert len(json.dumps(part.groups)) <= size // 3 and 12 < len(steps) < 20 and set(steps) == set(range(1, 13))
+    assert sum(map(num_bytes, part.groups)) <= size // 3 and 12 < len(steps) < 20 and set(steps) == set(range(1, 13))
     assert f"{len(steps)} of the 48 problems" in part.told() and pick(run, 0, 0).groups == []
+
+
+def test_bytes_are_those_of_the_page() -> None:
+    made = {"text": "<b>&\u4e2d"}
+    assert num_bytes(made) == len(str(island_of(made)).encode()) + 1  # a space behind the colon
 
 
 def test_no_completions(tmp_path: Path) -> None:

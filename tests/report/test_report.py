@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import struct
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_png_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match="pip install matplotlib"):
         report(ReportConfig(run=run, figures=tmp_path / "pictures", format="png"))
     assert report(ReportConfig(run=run, figures=tmp_path / "pictures"))[1].suffix == ".svg"
+
+
+def test_a_run_that_just_began(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", evals=())
+    (run / "metrics.jsonl").write_text("")
+    shutil.rmtree(run / "samples")
+    for folder in (run, tmp_path):
+        assert "No held-out evaluation was made" in report(ReportConfig(run=folder))[0].read_text(encoding="utf-8")
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from report.folders import metrics_row, write_comparison, write_run
 
 from obverse.errors import DataError
-from obverse.report.figures import across, compared, smooth, together
+from obverse.report.chart import Chart, Series
+from obverse.report.figures import across, compared, smooth, table_of, together
 from obverse.report.runs import arms, entries, find_runs, num_parameters, read_run
 
 
@@ -44,6 +45,14 @@ def test_parameters_of_the_newest_checkpoint_in_several_files(tmp_path: Path) ->
         (folder / "checkpoint-12" / f"model-0000{i}-of-00003.safetensors").write_bytes(data)
     (folder / "checkpoint-12" / "model.safetensors").unlink()
     assert num_parameters(folder) == 750
+
+
+def test_weights_that_are_none(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    for data in (b"", b"\xff" * 8, b"\x04" + bytes(7) + b"nono" + bytes(9)):
+        (folder / "checkpoint-12" / "model.safetensors").write_bytes(data)
+        with pytest.raises(DataError, match="is no safetensors file"):
+            read_run(folder)
 
 
 def test_a_line_that_a_kill_left_half_written(tmp_path: Path) -> None:
@@ -104,6 +113,14 @@ def test_several_curves_as_one() -> None:
     other = together("a", [[(0, 0.0), (10, 10.0)], [(2, 2.0), (8, 8.0), (12, 12.0)]])
     assert other is not None and (other.x[0], other.x[-1]) == (2, 10), "the stretch that all cover"
     assert other.y == pytest.approx(other.x) and other.low == pytest.approx(other.high)
+
+
+def test_a_table_reads_lines_between_their_points() -> None:
+    lines = (Series("a", (0, 2), (0.0, 1.0)), Series("b", (0, 1, 2), (0.0, 0.2, 0.4), low=(0, 0, 0), high=(1, 1, 1)))
+    header, rows = table_of(Chart("x", "y", lines))
+    assert header == ["x", "a", "b"] and rows[1] == ["1", "0.5", "0.2 (0 to 1)"]
+    marks = Series("c", (0, 2), (0.0, 1.0), marks=True)
+    assert table_of(Chart("x", "y", (lines[1], marks)))[1][1] == ["1", "0.2 (0 to 1)", ""], "a measurement is none"
 
 
 def test_a_running_mean() -> None:
