@@ -22,7 +22,6 @@ from obverse.config import (
     GradeConfig,
     MethodsConfig,
     Options,
-    ReportConfig,
     TrainConfig,
     method_schema,
     schema,
@@ -30,6 +29,7 @@ from obverse.config import (
 from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
+from obverse.config_report import ReportConfig
 from obverse.errors import ConfigError
 from obverse.explain import explanation, methods_table
 from obverse.layers import COMMAND_LINE, Layer

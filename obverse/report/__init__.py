@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote as quoted
 from urllib.parse import quote
 
-from obverse.config import ReportConfig
+from obverse.config_report import ReportConfig
 from obverse.errors import StorageError
 from obverse.report.analyses import analysis_sections
 from obverse.report.completions import pick

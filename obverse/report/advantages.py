@@ -33,32 +33,34 @@ def lanes(run: RunData) -> tuple[Method, ...]:
     return as_course(build(run.method, {name: run.config[name] for name in known if name in run.config})).methods
 
 
-def settled(method: Method) -> dict[Source, Part]:
-    """By source, the first advantage that rewards alone decide."""
-    found: dict[Source, Part] = {}
+def settled(method: Method) -> dict[Source, list[Part]]:
+    """By source, the advantages that rewards alone decide; several where a method has several terms for it."""
+    found: dict[Source, list[Part]] = {}
     for term in method.terms if not method.shaping else ():
         part = term.advantage
         if term.on == "logp" and part.settled and part.needs <= KNOWN:
-            found.setdefault(term.source, part)
+            found.setdefault(term.source, []).append(part)
     return found
 
 
 def advantages(method: Method | None, rows: Sequence[Row]) -> tuple[list[float | None], str]:
     """A number for each row of a step, None where there is none, and the name of the parts that gave them.
 
-    What did not train has no advantage, and neither has a source whose advantages depend on more than rewards (a
-    critic, log-probs). Where that leaves nothing, the number is the reward minus the mean of the problem's own samples.
+    Several parts of one source are added. What did not train has no advantage, and neither has a source whose
+    advantages depend on more than rewards (a critic, log-probs). Where that leaves nothing, the number is the reward
+    minus the mean of the problem's own samples.
     """
     parts = settled(method) if method else {}
     trained = [row for row in rows if row.get("kept") and row["kind"] in OF_KIND]
     if not trained or not parts.keys() & {OF_KIND[row["kind"]] for row in trained}:
         return centered(rows), "reward minus the mean of the problem's own samples"
     view, found = tables(trained), {}
-    for source, part in sorted(parts.items()):
-        for row, value in zip(trained, part(view).tolist(), strict=True):
+    for source, members in sorted(parts.items()):
+        total = torch.stack([part(view) for part in members]).sum(0)
+        for row, value in zip(trained, total.tolist(), strict=True):
             if OF_KIND[row["kind"]] is source:
                 found[id(row)] = value
-    label = ", ".join(f"{part} ({source.label})" for source, part in sorted(parts.items()))
+    label = ", ".join(f"{' + '.join(map(str, each))} ({source.label})" for source, each in sorted(parts.items()))
     return [found.get(id(row)) for row in rows], label
 
 

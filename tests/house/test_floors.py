@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "config",
         "config_eval",
         "config_file",
+        "config_report",
         "layers",
         "runlog",
         "step_file",

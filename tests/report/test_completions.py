@@ -40,6 +40,14 @@ def test_advantages_by_the_methods_own_part() -> None:
     assert values[1:] == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
 
 
+def test_advantages_of_several_terms_are_added_and_all_are_named() -> None:
+    values, label = advantages(build("nft"), step(1))
+    assert values[1:] == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    assert "right(" in label and " + wrong(" in label
+    values, label = advantages(build("hpt", {"failed": "mixed"}), step(0))
+    assert values == [2.0, None, None, None, None] and "one + reward (demonstration)" in label
+
+
 def test_what_did_not_train_has_none() -> None:
     values, _ = advantages(build("hpt"), step(0, 4))
     assert values == [1.0, None, None, None, None, None, 0.0, 0.0, 0.0, 0.0], "imitated, and all alike"

@@ -15,8 +15,8 @@ from tiny_models import save_tiny
 
 from obverse import report as module
 from obverse.cli import main
-from obverse.config import ReportConfig
 from obverse.config_file import write
+from obverse.config_report import ReportConfig
 from obverse.errors import ConfigError, StorageError
 from obverse.report import report
 from obverse.report.chart import Chart, Series
