@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from obverse.config_report import ReportConfig
 from obverse.errors import StorageError
+from obverse.report.analyses import FOLDER as ANALYSIS
 from obverse.report.analyses import analysis_sections
 from obverse.report.completions import pick
 from obverse.report.evaluations import evaluation_figures, measured, measured_tries
@@ -76,7 +77,7 @@ def page_of(config: ReportConfig, runs: Sequence[RunData], target: Path) -> Page
     return Page(
         title=config.run.resolve().name,
         subtitle=subtitle(runs),
-        lines=list(lines(runs)),
+        lines=list(lines(config.run, runs)),
         headline=list(headline(runs[0]) if alone else tables_of(config.run, found, target)),
         curves=[*(each for each in held_out if each.section == "curves"), *curves],
         sections=list(sections(config.run, runs, held_out)),
@@ -105,12 +106,17 @@ def subtitle(runs: Sequence[RunData]) -> str:
     return text if len(runs) == 1 else f"{len(runs)} runs: {text}"
 
 
-def lines(runs: Sequence[RunData]) -> Iterator[str]:
+def lines(folder: Path, runs: Sequence[RunData]) -> Iterator[str]:
     """What has to be said before any figure."""
     if not any(run.evals for run in runs):
         yield (
             "No held-out evaluation was made while training, so nothing here tells learning from memory: train with "
             "--eval_dataset and --eval_steps, or measure with obverse eval."
+        )
+    if not list((folder / ANALYSIS).glob("*.json")):
+        yield (
+            "Coefficients, shifts of token probabilities, gradients and coverage come onto this page once obverse "
+            f"analyze has answered them into {ANALYSIS}/ beside it."
         )
 
 

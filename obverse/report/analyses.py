@@ -132,7 +132,7 @@ def coefficient_figures(answer: Answer) -> Iterator[Figure]:
             Series(method, x, tuple(known(found.get(name)) for name in names)) for method, found in shares.items()
         )
         chart = Chart(kind, "share of the absolute coefficients", series, "bars", tuple(names), percent=True)
-        meaning = f"How the update is divided by {kind}. {answer.get('about', '')}"
+        meaning = f"One update ({answer.get('about', 'one batch')}), divided by {kind}."
         yield Figure(f"mass-{kind}", f"Who pushed, by {kind}", meaning, {"": chart}, "analysis")
 
 

@@ -17,6 +17,7 @@ LEFT, RIGHT, BOTTOM, LINE = 52, 12, 38, 18
 MOST_POINTS, FEWEST_POINTS = 150, 40  # of a drawn curve; more of them are drawn as means of stretches
 POINTS_OF_ALL = 900  # of all curves of a chart together, where they are many
 NUM_COLORS = 8
+MOST_NAMES = 8  # of categories that are written side by side; of more some are left out
 CHARACTER = 7.0  # mean width of one at the size of the labels
 
 # After Okabe and Ito, in an order that keeps neighbors apart, darkened or lightened to 3:1 on their ground.
@@ -207,7 +208,9 @@ def _axes(chart: Chart, frame: Frame, height: float) -> Iterator[str]:
         yield f'<path class="grid" d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}"/>'
         yield _text(LEFT - 6, y + 4, number(value, chart.percent).replace(".0%", "%"), "end")
     if chart.kind == "bars":
-        places: list[tuple[float, str]] = [(float(i), name) for i, name in enumerate(chart.categories)]
+        room = int((WIDTH - LEFT - RIGHT) / CHARACTER / min(len(chart.categories), MOST_NAMES))
+        names = [name if len(name) <= room else f"{name[: room - 3]}..." for name in chart.categories]
+        places: list[tuple[float, str]] = [(float(i), name) for i, name in enumerate(names)]
     elif chart.log_x:
         places = [(value, number(value)) for value in sorted({x for each in chart.series for x in each.x})]
     else:

@@ -110,6 +110,14 @@ def test_bars_have_their_height() -> None:
     assert svg.count('class="whisker"') == 2 and ">p<" in svg and ">q<" in svg
 
 
+def test_long_names_of_bars_do_not_run_into_each_other() -> None:
+    chart = Chart(
+        "", "y", (Series("", (0, 1), (1, 2)),), "bars", ("short", "a name that is much too long for its place")
+    )
+    drawn = re.findall(r">([^<>]+)</text>", str(draw(chart, "label")))
+    assert "short" in drawn and "a name that is much too l..." in drawn
+
+
 def test_a_color_belongs_to_a_name_and_beyond_the_colors_there_are_dashes() -> None:
     svg = str(draw(Chart("x", "y", (Series("a", (0, 1), (0, 1), color=NUM_COLORS + 2),)), "label"))
     assert svg.count('class="line s2 dash"') == 2, "its curve and its sample in the legend"

@@ -70,7 +70,8 @@ def test_a_run_that_just_began(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("")
     shutil.rmtree(run / "samples")
     for folder in (run, tmp_path):
-        assert "No held-out evaluation was made" in report(ReportConfig(run=folder))[0].read_text(encoding="utf-8")
+        page = report(ReportConfig(run=folder))[0].read_text(encoding="utf-8")
+        assert "No held-out evaluation was made" in page and "once obverse analyze has" in page
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
