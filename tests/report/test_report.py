@@ -9,13 +9,10 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-import runs
 from report.folders import write_analyses, write_comparison, write_run
-from tiny_models import save_tiny
 
 from obverse import report as module
 from obverse.cli import main
-from obverse.config_file import write
 from obverse.config_report import ReportConfig
 from obverse.errors import ConfigError, StorageError
 from obverse.report import report
@@ -89,37 +86,31 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "holds no run" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("model"))
+SMALL = "--dataset arithmetic:1-2 --num_problems 8 --prompts_per_step 2 --num_generations 2 --max_completion_length 12"
 
 
-def trained(folder: Path, model: Path, *words: str) -> int:
+def trained(folder: Path, *words: str) -> int:
     """A run of one step by the command line; returns its exit code."""
-    dataset = runs.write_problems(folder.with_suffix(".jsonl"))
-    config = runs.config("grpo", folder, model, dataset, max_steps=1)
-    file = folder.with_suffix(".yaml")
-    file.write_text(write(config))
-    return main(["train", "--config", str(file), *words])
+    return main(["train", "grpo", "--max_steps", "1", *SMALL.split(), "--output_dir", str(folder), *words])
 
 
-def test_a_run_ends_with_its_page(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert trained(tmp_path / "run", model) == 0
+def test_a_run_ends_with_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained(tmp_path / "run") == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "grpo; model" in page and 'id="figure-reward"' in page and "FLOPs, estimated" in page
     assert f"report: {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().out
-    assert trained(tmp_path / "other", model, "--no-report") == 0
+    assert trained(tmp_path / "other", "--no-report") == 0
     assert not (tmp_path / "other" / "report.html").exists()
 
 
 def test_a_page_that_fails_fails_no_run(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(config: ReportConfig) -> list[Path]:
         raise ZeroDivisionError("a mistake of ours")
 
     monkeypatch.setattr(module, "report", broken)
-    assert trained(tmp_path / "run", model) == 0
+    assert trained(tmp_path / "run") == 0
     told = capsys.readouterr().out
     assert "no report was written (ZeroDivisionError: a mistake of ours)" in told and "the run is whole" in told
     assert (tmp_path / "run" / "checkpoint-1" / "manifest.json").exists()
