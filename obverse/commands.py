@@ -31,6 +31,7 @@ from obverse.config import (
 from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
+from obverse.config_report import ReportConfig
 from obverse.errors import ConfigError
 from obverse.explain import explanation, methods_table
 from obverse.layers import COMMAND_LINE, Layer
@@ -79,6 +80,8 @@ def train(words: Words) -> int:
         return 0
     with load("obverse.panel:Panel")() as watcher:
         outcome = load("obverse.train:train")(config, watcher)
+        if config.report and not outcome.stopped:
+            load("obverse.report:afterwards")(outcome.folder, watcher)
     return int(outcome.exit_code)
 
 
@@ -240,6 +243,13 @@ def demo(words: Words) -> int:
     return int(load("obverse.demo:demo")(config))
 
 
+def report(words: Words) -> int:
+    config = options_of(ReportConfig, words, "report", "run")
+    for path in load("obverse.report:report")(config):
+        print(flat(path))
+    return 0
+
+
 def doctor(words: Words) -> int:
     options_of(Options, words, "doctor")
     return int(load("obverse.doctor:doctor")(console()))
@@ -351,6 +361,12 @@ COMMANDS = {
         "Count what is in a data set, or show problems and tokens.",
         data,
         plain_help("data", DataConfig),
+    ),
+    "report": Command(
+        "report RUN_OR_COMPARISON [options]",
+        "Write a page that shows and explains a run or several.",
+        report,
+        plain_help("report", ReportConfig),
     ),
     "demo": Command(
         "demo [options]",

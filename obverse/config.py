@@ -278,6 +278,7 @@ class TrainConfig(ModelOptions, LawOptions):
     logging_steps: int = option("logging and saving", "write a row of metrics every so many steps", 1, ge=1)
     log_completions: bool = option("logging and saving", "write every completion to samples/", True)
     num_completions_to_print: int = option("logging and saving", "completions to print at a logged step", 0, ge=0)
+    report: bool = option("logging and saving", "end by writing report.html into the run folder", True)
     save_steps: Every = option(
         "logging and saving",
         "checkpoint every so many steps, or, below 1, every such share of the run; 0: at the end and when stopped",
@@ -326,6 +327,7 @@ class DemoConfig(Options):
     seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
     max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
     output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
+    report: bool = option("data", "end by writing report.html there", True)
 
 
 class MethodsConfig(Options):

@@ -17,6 +17,7 @@ from obverse.evaluate import Report, measure
 from obverse.model import load, set_threads
 from obverse.panel import Panel
 from obverse.records import Problem
+from obverse.report import afterwards
 from obverse.resolve import free_folder, resolve, slug
 from obverse.runlog import RunFolder
 from obverse.sampling import Law
@@ -69,7 +70,9 @@ def demo(config: DemoConfig) -> int:
             budget = int(RunFolder(outcome.folder).metrics()[-1]["num_tokens"])
             place = str(checkpoint.newest(outcome.folder))
             shown.append(Shown(name, score(place, problems, config.seed, watcher)))
-    RunFolder(root).write_json("demo.json", figures(shown))
+        RunFolder(root).write_json("demo.json", figures(shown))
+        if config.report:
+            afterwards(root, watcher)
     console.print(before_and_after(shown))
     console.print(side_by_side(shown, problems))
     console.print(f"{root}: the runs, each of {budget:,} generated plus trained tokens", soft_wrap=True)

@@ -151,12 +151,16 @@ class Group:
 def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
     """The group's samples as plain rows for `samples/step-*.jsonl`, in the group's order.
 
-    Example: {"problem": "arithmetic-train-3", "kind": "rollout", "reward": 1.0, "correct": true, "reason": "",
-    "finish": "stop", "num_hint": 0, "text": "7+5=12#12", "ids": [58, ...]}
+    Example: {"problem": "arithmetic-train-3", "prompt": "Q:7+5A:", "answer": "12", "kind": "rollout", "reward": 1.0,
+    "correct": true, "reason": "", "finish": "stop", "num_hint": 0, "text": "7+5=12#12", "ids": [58, ...]}
     """
+    problem = group.problem
+    answer = None if problem.answer is None else str(problem.answer)
     for sample in group.samples:
         yield {
-            "problem": group.problem.id,
+            "problem": problem.id,
+            "prompt": problem.prompt,
+            "answer": answer,
             "kind": sample.kind,
             "reward": sample.reward,
             "correct": sample.verdict.correct,

@@ -79,6 +79,7 @@ def step(run: Run) -> None:
     pass_by(run, lane)
     row = {"step": state.step, "num_tokens": state.num_tokens, "flops": state.flops}
     row |= {**metrics.collection(groups, kept), **learned, **total(gathered.reasons), **clock.row(num_tokens)}
+    row |= {"tokens/generated": num_generated, "tokens/trained": num_trained}
     row |= {"lane": lane} if len(run.course.lanes) > 1 else {}
     run.seconds += row["step_time"]
     if method.memory is not None and RUN in state.memory:

@@ -22,6 +22,8 @@ def test_two_methods_on_one_budget(
     out = capsys.readouterr().out
     assert "preflight: the base solves" in out and "have the form that the verifier reads" in out
     assert "easy half" in out and "hard half" in out and str(tmp_path / "demo") in out.replace("\n", "")
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "2 runs: hpt, sft" in page and "hard half" in page and 'id="figure-gate"' in page
     tokens = {name: RunFolder(tmp_path / "demo" / name).metrics()[-1]["num_tokens"] for name in ("hpt", "sft")}
     last = RunFolder(tmp_path / "demo" / "sft").metrics()[-2]["num_tokens"]
     assert last < tokens["hpt"] <= tokens["sft"]

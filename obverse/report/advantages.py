@@ -1,0 +1,97 @@
+"""What each stored completion was worth to its method: the advantages of one step, computed again from its rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from obverse.course import as_course
+from obverse.method import Method
+from obverse.methods import build, find, names, parameters
+from obverse.parts import Part
+from obverse.records import Source
+from obverse.report.runs import Row, RunData
+from obverse.view import Live, Samples, Tokens, View
+
+OF_KIND = {
+    "rollout": Source.ROLLOUT,
+    "hinted": Source.ROLLOUT,
+    "demonstration": Source.DEMONSTRATION,
+    "chosen": Source.CHOSEN,
+    "rejected": Source.REJECTED,
+}
+KNOWN = frozenset({"reward", "correct", "group", "own_group"})  # what a stored completion tells of itself
+
+
+def lanes(run: RunData) -> tuple[Method, ...]:
+    """The run's method as a value (of a course each lane's); none for a user's own file, which no report runs."""
+    if run.method not in names():
+        return ()
+    known = parameters(find(run.method))
+    return as_course(build(run.method, {name: run.config[name] for name in known if name in run.config})).methods
+
+
+def settled(method: Method) -> dict[Source, list[Part]]:
+    """By source, the advantages that rewards alone decide; several where a method has several terms for it."""
+    found: dict[Source, list[Part]] = {}
+    for term in method.terms if not method.shaping else ():
+        part = term.advantage
+        if term.on == "logp" and part.settled and part.needs <= KNOWN:
+            found.setdefault(term.source, []).append(part)
+    return found
+
+
+def advantages(method: Method | None, rows: Sequence[Row]) -> tuple[list[float | None], str]:
+    """A number for each row of a step, None where there is none, and the name of the parts that gave them.
+
+    Several parts of one source are added. What did not train has no advantage, and neither has a source whose
+    advantages depend on more than rewards (a critic, log-probs). Where that leaves nothing, the number is the reward
+    minus the mean of the problem's own samples.
+    """
+    parts = settled(method) if method else {}
+    trained = [row for row in rows if row.get("kept") and row["kind"] in OF_KIND]
+    if not trained or not parts.keys() & {OF_KIND[row["kind"]] for row in trained}:
+        return centered(rows), "reward minus the mean of the problem's own samples"
+    view, found = tables(trained), {}
+    for source, members in sorted(parts.items()):
+        total = torch.stack([part(view) for part in members]).sum(0)
+        for row, value in zip(trained, total.tolist(), strict=True):
+            if OF_KIND[row["kind"]] is source:
+                found[id(row)] = value
+    label = ", ".join(f"{' + '.join(map(str, each))} ({source.label})" for source, each in sorted(parts.items()))
+    return [found.get(id(row)) for row in rows], label
+
+
+def centered(rows: Sequence[Row]) -> list[float | None]:
+    """Reward minus the mean over the problem's own samples; None for what nobody sampled."""
+    own = [row["kind"] in ("rollout", "hinted") for row in rows]
+    rewards: dict[str, list[float]] = {}
+    for row, is_own in zip(rows, own, strict=True):
+        rewards.setdefault(row["problem"], []).extend([row["reward"]] if is_own else [])
+    return [
+        row["reward"] - math.fsum(rewards[row["problem"]]) / len(rewards[row["problem"]]) if is_own else None
+        for row, is_own in zip(rows, own, strict=True)
+    ]
+
+
+def tables(rows: Sequence[Row]) -> View:
+    """The estimator's view of what trained, one token per sample: settled advantages are the same at every token."""
+    groups = {problem: i for i, problem in enumerate(dict.fromkeys(row["problem"] for row in rows))}
+    counts = torch.zeros(len(rows), len(Source), dtype=torch.long)
+    for i, row in enumerate(rows):
+        num_hint = row.get("num_hint", 0)
+        counts[i, int(OF_KIND[row["kind"]])] = len(row["ids"]) - num_hint
+        counts[i, int(Source.HINT)] = num_hint
+    zeros = torch.zeros(len(rows), dtype=torch.float64)
+    source = torch.tensor([int(OF_KIND[row["kind"]]) for row in rows])
+    at = torch.arange(len(rows))
+    samples = Samples(
+        reward=torch.tensor([row["reward"] for row in rows], dtype=torch.float64),
+        correct=torch.tensor([bool(row["correct"]) for row in rows]),
+        group=torch.tensor([groups[row["problem"]] for row in rows]),
+        truncated=torch.tensor([row["finish"] == "length" for row in rows]),
+        counts=counts,
+    )
+    return View(Tokens(at, source, torch.zeros_like(at), zeros, zeros, zeros), samples, Live(zeros, zeros))

@@ -1,0 +1,132 @@
+"""The page: one HTML file that loads nothing, in which every text from outside is only ever text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from obverse import __version__
+from obverse.report.chart import DARK, LIGHT, STYLE, draw
+from obverse.report.completions import Picked
+from obverse.report.figures import Figure, spoken, table_of
+from obverse.report.runs import AXES, FLOPS
+from obverse.report.tables import Table
+from obverse.watch import flat
+
+ASSETS = resources.files("obverse.report")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page beside training curves: what it is, in words, its figures and tables."""
+
+    id: str
+    name: str
+    intro: str
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    shaded: Sequence[Mapping[str, Any]] = ()  # completions whose tokens are shaded by their coefficients
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a page shows."""
+
+    title: str
+    subtitle: str
+    lines: Sequence[str]
+    headline: Sequence[Table]
+    curves: Sequence[Figure]
+    sections: Sequence[Section]
+    settings: Sequence[Table]
+    runs: Sequence[str]  # names, by which completions know their run
+    picked: Sequence[Picked]
+    axis: str = "steps"
+
+
+def render(page: Page) -> str:
+    """The whole file as text."""
+    environment = Environment(
+        loader=PackageLoader("obverse", "report"), autoescape=True, undefined=StrictUndefined, finalize=harmless
+    )
+    style, script = palette() + STYLE + asset("page.css"), asset("page.js")
+    axes = {axis: name for axis, name in AXES.items() if all(axis in each.charts for each in page.curves)}
+    told = [
+        f"{name}: {each.told()}" if len(page.runs) > 1 else each.told()
+        for name, each in zip(page.runs, page.picked, strict=True)
+    ]
+    names = [("summary", "Summary"), *([("curves", "Training")] if page.curves else [])]
+    names += [(section.id, section.name) for section in page.sections]
+    island = {"runs": [flat(name) for name in page.runs], "groups": [g for each in page.picked for g in each.groups]}
+    return environment.get_template("page.html").render(
+        title=page.title,
+        subtitle=page.subtitle,
+        lines=page.lines,
+        headline=page.headline,
+        curves=[viewed(figure) for figure in page.curves],
+        others=[(section, [viewed(figure) for figure in section.figures]) for section in page.sections],
+        settings=page.settings,
+        sections=[*names, ("completions", "Completions"), ("configuration", "Configuration")],
+        axes=axes,
+        chosen=page.axis if page.axis in axes else "steps",
+        flops=FLOPS,
+        told=told,
+        style=Markup(style),
+        style_hash=hash_of(style),
+        script=Markup(script),
+        script_hash=hash_of(script),
+        island=island_of(island),
+        version=__version__,
+    )
+
+
+def harmless(value: Any) -> Any:
+    """Text without control characters, before it is escaped; what is markup already stays."""
+    return flat(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def viewed(figure: Figure) -> dict[str, Any]:
+    """A figure as the template reads it: a drawing and a table per axis."""
+    views = []
+    for axis, chart in figure.charts.items():
+        header, rows = table_of(chart)
+        views.append({"axis": axis, "drawing": draw(chart, spoken(figure, chart)), "header": header, "rows": rows})
+    return {"key": figure.key, "title": figure.title, "meaning": figure.meaning, "views": views}
+
+
+def palette() -> str:
+    """The colors as variables: light, dark where the system or the reader wants so."""
+
+    def rules(colors: Mapping[str, str]) -> str:
+        return "".join(f"--{name}:{color};" for name, color in colors.items())
+
+    return (
+        f":root{{{rules(LIGHT)}}}\n"
+        f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{rules(DARK)}}}}}\n"
+        f":root[data-theme=dark]{{color-scheme:dark;{rules(DARK)}}}\n:root[data-theme=light]{{color-scheme:light}}\n"
+    )
+
+
+def asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def hash_of(text: str) -> str:
+    """The source expression by which a content security policy lets exactly this text act."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def island_of(value: Any) -> Markup:
+    """JSON inside a script element of type application/json: no character in it can end that element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)  # nothing that HTML knows is left in it

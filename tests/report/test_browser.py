@@ -1,0 +1,179 @@
+"""The page in a real browser: it clicks, filters, is driven by keys, and the console stays silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from report.browser import MISSING, Browser, browser, eventually
+from report.folders import HOSTILE, write_analyses, write_comparison, write_run
+
+from obverse.config_report import ReportConfig
+from obverse.report import report
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no browser to look with: {', '.join(MISSING)} not installed")
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run with hostile texts and every analysis, and a comparison."""
+    root = tmp_path_factory.mktemp("pages")
+    run = write_run(root / "run", text=HOSTILE)
+    write_analyses(run / "analysis")
+    folders = {"run": run, "comparison": write_comparison(root / "comparison")}
+    return {name: report(ReportConfig(run=folder))[0] for name, folder in folders.items()}
+
+
+def num_found(window: Browser) -> int:
+    return int(window.text("#count").split()[0].replace(",", ""))
+
+
+def test_nothing_is_refused_and_nothing_runs_that_is_not_ours(window: Browser, pages: dict[str, Path]) -> None:
+    for page in pages.values():
+        window.open(page)
+        assert window.complaints() == []
+        assert window.run("return document.images.length") == 0
+        assert window.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_the_console_is_heard(window: Browser, pages: dict[str, Path]) -> None:
+    """And the policy stands: a foreign script, an event handler and a foreign picture are refused."""
+    window.open(pages["run"])
+    window.run(
+        "const s = document.createElement('script'); s.textContent = 'window.evil = 1'; document.body.append(s);"
+        "const i = document.createElement('img'); i.src = 'file:///x.png'; document.body.append(i);"
+        "document.body.insertAdjacentHTML('beforeend', '<b onclick=\"window.evil = 1\">x</b>');"
+        "document.body.lastChild.click();"
+    )
+    assert window.run("return window.evil === undefined")
+    assert len([line for line in window.complaints() if "Content Security Policy" in line]) >= 2
+
+
+def test_filters(window: Browser, pages: dict[str, Path]) -> None:
+    window.open(pages["run"])
+    total = 12 * 3 * 5
+    assert num_found(window) == total
+
+    def found(wanted: int) -> None:
+        eventually(lambda: num_found(window), wanted)
+
+    window.click('#filters [name=step] option[value="7"]')
+    found(15)
+    window.click('#filters [name=verdict] option[value="wrong"]')
+    found(sum(4 - (7 + problem) % 5 for problem in range(3)))
+    window.type("#filters [name=text]", "problem-1")
+    found(4 - (7 + 1) % 5)
+    assert "step 7, problem problem-1" in window.text("#group h3")
+    window.click("#filters [type=reset]")
+    found(total)
+    window.click("#filters [name=cut]")
+    found(12 * 3)
+    window.click("#filters [name=cut]")
+    window.type("#filters [name=low]", "1")
+    window.click('#filters [name=kind] option[value="rollout"]')
+    found(sum((step + problem) % 5 for step in range(1, 13) for problem in range(3)))
+    window.type("#filters [name=text]", "there is no such text")
+    found(0)
+    assert "No completion fits" in window.text("#group")
+    assert window.complaints() == []
+
+
+def test_the_group_has_its_advantages_and_its_demonstration(window: Browser, pages: dict[str, Path]) -> None:
+    window.open(pages["run"])
+    window.click('#filters [name=step] option[value="2"]')
+    window.type("#filters [name=text]", "problem-0")  # 2 of 4 are right
+    eventually(lambda: num_found(window), 5)
+    cards = window.run("return [...document.querySelectorAll('#group article h4')].map((head) => head.textContent)")
+    assert len(cards) == 5 and cards[0].startswith("demonstration") and "not trained" in cards[0]
+    assert ["advantage +0.5" in card for card in cards[1:]] == [True, True, False, False]
+    assert ["advantage -0.5" in card for card in cards[1:]] == [False, False, True, True]
+    assert "Expected answer: 12" in window.text("#group") and "centered (rollout)" in window.text("#group")
+    shown = window.run("return document.querySelectorAll('#group article')[1].querySelector('pre').textContent")
+    assert shown == r"""</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}""" + (
+        r"\x1b[31mred\x00\x202eevil\xd800 & \x2028 end"
+    )
+
+
+def test_keys(window: Browser, pages: dict[str, Path]) -> None:
+    window.open(pages["run"])
+    window.run("document.getElementById('list').focus()")
+
+    def chosen() -> int:
+        return int(window.run("return +document.querySelector('[aria-selected=true]').id.slice(5)"))
+
+    assert chosen() == 0
+    window.press("down", "down", "j", "k")
+    assert chosen() == 2
+    window.press("end")
+    assert chosen() == 179 and window.text("#page") == "101 to 180"
+    assert window.run("return document.getElementById('list').getAttribute('aria-activedescendant')") == "item-179"
+    window.press("home", "enter")
+    assert chosen() == 0 and window.run("return document.activeElement.id") == "group"
+    window.press("/")
+    assert window.run("return document.activeElement.name") == "text"
+    window.press("p", "k")
+    assert window.run("return document.activeElement.value") == "pk", "who types does not go through the list"
+    window.click("#filters [type=reset]")
+    eventually(lambda: num_found(window), 180)
+    window.run("document.querySelector('nav a').focus()")
+    window.press("j")
+    assert chosen() == 0, "outside of the browser letters are the reader's own"
+
+
+def test_axes_and_theme(window: Browser, pages: dict[str, Path]) -> None:
+    window.open(pages["comparison"])
+    views = "[...document.querySelectorAll('#figure-accuracy > div')]"
+    seen = f"return {views}.filter((view) => view.offsetHeight).map((view) => view.className)"
+    assert window.run(seen) == ["for-steps"]
+    window.click("#axis-flops")
+    assert window.run(seen) == ["for-flops"]
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    first = window.run(ground)
+    window.click("#theme")
+    second = window.run(ground)
+    assert {first, second} == {"rgb(255, 255, 255)", "rgb(22, 25, 29)"}
+    window.open(pages["comparison"])
+    assert window.run(ground) == second, "the choice is remembered"
+    window.click("#theme")
+    assert window.complaints() == []
+
+
+def test_numbers_under_the_pointer(window: Browser, pages: dict[str, Path]) -> None:
+    window.open(pages["run"])
+    window.run(
+        "const svg = document.querySelector('#figure-accuracy .for-steps svg');"
+        "const box = svg.getBoundingClientRect();"
+        "svg.dispatchEvent(new PointerEvent('pointermove', {clientX: box.right - 12, clientY: box.top + 60}));"
+    )
+    assert window.run("return document.getElementById('readout').hidden") is False
+    assert "at 12" in window.text("#readout") and "13.0%" in window.text("#readout")
+
+
+def test_a_phone_shows_it_whole(window: Browser, pages: dict[str, Path]) -> None:
+    """Nothing is wider than the screen but what scrolls by itself."""
+    size = window.call("GET", "window/rect")
+    try:
+        for page in pages.values():
+            window.call("POST", "window/rect", {"width": 390, "height": 800})
+            window.open(page)
+            assert window.run("return document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        window.call("POST", "window/rect", {"width": size["width"], "height": size["height"]})
+
+
+def test_without_a_script_the_figures_stay(window: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
+    text = pages["run"].read_text(encoding="utf-8")
+    start = text.rindex("<script>")
+    bare = tmp_path / "bare.html"
+    bare.write_text(text[:start] + text[text.rindex("</script>") + len("</script>") :], encoding="utf-8")
+    window.open(bare)
+    assert window.run("return document.querySelector('#figure-accuracy svg').getBoundingClientRect().height") > 100
+    window.click("#axis-tokens")
+    assert window.run("return document.querySelector('#figure-accuracy .for-tokens').offsetHeight") > 100
