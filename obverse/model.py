@@ -53,6 +53,11 @@ class Policy:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens' logits are held at once."""
+        return chunk_size(self.model.config.get_text_config().vocab_size, self.device, lean=self.checkpointed)
+
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Inside, the model computes as this policy's precision and memory want it."""
@@ -278,7 +283,7 @@ def _logprobs(
             micro.target,
             micro.temperature,
             foreseen if graph else None,
-            chunk_size(len(policy.matrix), lean=policy.checkpointed),
+            policy.tokens_at_once,
         )
         return logp, entropy if entropy_graph else entropy.detach()
     head = policy.head
@@ -286,7 +291,7 @@ def _logprobs(
     def chunk(part: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         return _score(head(part), target, temperature, entropy_graph)
 
-    size = chunk_size(policy.model.config.get_text_config().vocab_size)
+    size = policy.tokens_at_once
     if len(states) <= size:
         return chunk(states, micro.target, micro.temperature)
     pieces = [
@@ -320,10 +325,7 @@ def _logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
         yield policy.model(input_ids=micro.input_ids, use_cache=False).logits[micro.row, micro.position]
         return
     hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
-    yield from map(
-        policy.head,
-        hidden[micro.row, micro.position].split(chunk_size(policy.model.config.get_text_config().vocab_size)),
-    )
+    yield from map(policy.head, hidden[micro.row, micro.position].split(policy.tokens_at_once))
 
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:

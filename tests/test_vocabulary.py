@@ -83,7 +83,9 @@ def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [part.stop - part.start for part in chunks(23, 5)] == [4, 5, 4, 5, 5]
     assert chunks(0, 5) == [] and chunks(5, 5) == [slice(0, 5)]
     monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 60)
-    assert [chunk_size(10), chunk_size(10, lean=True), chunk_size(100)] == [6, 3, 1]
+    cpu, card = torch.device("cpu"), torch.device("cuda")
+    assert [chunk_size(10, cpu), chunk_size(10, cpu, lean=True), chunk_size(100, cpu)] == [6, 3, 1]
+    assert chunk_size(10, card) == 96
 
 
 @pytest.mark.parametrize("foreseen", [None, torch.ones(1)])
