@@ -1,0 +1,187 @@
+"""Where an analysis happens: a model at one or several points of its training, its problems, and whose turn it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from obverse import checkpoint, methods, tasks
+from obverse.config import EMBEDDED_PRESET, TrainConfig
+from obverse.config_analysis import BatchOptions, ShiftConfig
+from obverse.course import as_course
+from obverse.errors import ConfigError
+from obverse.learn import Learner
+from obverse.method import Method
+from obverse.model import Policy, load, set_threads
+from obverse.optim import Optimizer
+from obverse.problems import take
+from obverse.records import Group, Problem
+from obverse.requirements import samples_initial, wants
+from obverse.rollout import Collector
+from obverse.sampling.hf import HFSampler
+from obverse.sampling.protocol import Law
+from obverse.text import Renderer
+
+AnyConfig = TypeVar("AnyConfig", BatchOptions, ShiftConfig)
+TAKEN = ("chat_template", "system_prompt", "max_completion_length", "temperature", "stop_strings")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A method of an analysis under the name that its rows carry."""
+
+    name: str
+    method: Method
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A policy, the problems, and who samples; `initial` is the frozen model that the run began with."""
+
+    policy: Policy
+    initial: Policy
+    tokenizer: Any
+    renderer: Renderer
+    law: Law
+    problems: Sequence[Problem]
+    seed: int
+    micro_batch_tokens: int = 16384
+
+    def collector(self, author: Policy | None = None) -> Collector:
+        """Who samples and judges; `author` in place of the policy."""
+        who, first = author or self.policy, self.initial
+        return Collector(
+            HFSampler(who.model, decode=self.renderer.decode, mixed=who.mixed),
+            self.renderer,
+            self.law,
+            self.seed,
+            initial=HFSampler(first.model, decode=self.renderer.decode, mixed=first.mixed),
+        )
+
+    def groups(self, method: Method, batch: int, num: int, progress: float, author: Policy | None = None) -> list[Group]:
+        """What the method collects of batch number `batch`, `num` problems; the same problems for every method."""
+        collector, cursor = self.collector(author), batch * num
+        found = collector.collect(take(self.problems, self.seed, cursor, num), method, cursor, progress)
+        collector.judge(found, own=all(problem.verifier is not None for problem in self.problems))
+        return found
+
+    def learner(self, method: Method, samples_itself: bool = True) -> Learner:
+        """The policy as the method would train it; nobody takes a step."""
+        whole = samples_itself and self.law.is_whole and not samples_initial(method)
+        optimizer = Optimizer(self.policy.model, TrainConfig(method="none", learning_rate=0.0), 1)
+        return Learner(self.policy, self.initial, method, optimizer, self.micro_batch_tokens, samples_itself=whole)
+
+
+def run_of(model: str) -> dict[str, Any] | None:
+    """The configuration of the run in this folder; None for a model."""
+    path = Path(model) / "config.yaml"
+    found: dict[str, Any] | None = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found
+
+
+def filled(config: AnyConfig) -> AnyConfig:
+    """The configuration with the run's own answers where nothing was given, or those of the embedded model."""
+    run = run_of(config.model)
+    missing: dict[str, Any] = {"dataset": "arithmetic:1-6" if run is None else run["dataset"]}
+    if run is not None:
+        missing |= {name: run[name] for name in TAKEN if run.get(name) is not None}
+        missing["stop_strings"] = tuple(run.get("stop_strings") or ())
+    elif config.model == "embedded":
+        missing["max_completion_length"] = EMBEDDED_PRESET["max_completion_length"]
+    given = config.model_fields_set
+    return config.model_copy(update={name: value for name, value in missing.items() if name not in given})
+
+
+def places(model: str) -> list[tuple[str, str]]:
+    """A run's initial model and its whole checkpoints with their names, in order; for a model only itself."""
+    run = run_of(model)
+    if run is None:
+        return [(Path(model).name, model)]
+    saved = [path for path in checkpoint.folders(Path(model)) if checkpoint.damage(path) is None]
+    if not saved:
+        raise ConfigError(f"run {model} has no whole checkpoint to look at")
+    return [("step 0", run["model"]), *(("step " + path.name.removeprefix("checkpoint-"), str(path)) for path in saved)]
+
+
+def scene(config: BatchOptions, place: str, initial: str) -> Scene:
+    """Everything loaded; ConfigError for data without problems."""
+    policy, tokenizer = load(place, config.dtype, config.device, trains=True)
+    first = policy if initial == place else load(initial, config.dtype, config.device, trains=True)[0]
+    set_threads(config.threads, policy)
+    renderer = Renderer(
+        tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id
+    )
+    law = Law(
+        renderer.stop_ids,
+        config.max_completion_length,
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.min_p,
+        config.stop_strings,
+    )
+    problems = problems_of(config)
+    return Scene(policy, first, tokenizer, renderer, law, problems, config.seed, config.micro_batch_tokens)
+
+
+def problems_of(config: BatchOptions | ShiftConfig) -> list[Problem]:
+    """The problems of an analysis; ConfigError where there are none."""
+    verifier = config.verifier if isinstance(config, BatchOptions) else None
+    dataset = str(config.dataset)
+    found = tasks.load(dataset, split=config.dataset_split, num_problems=None, seed=config.seed, verifier=verifier)
+    if not found:
+        raise ConfigError(f"data set {dataset!r} has no problems")
+    return found
+
+
+def chosen(config: BatchOptions) -> list[Named]:
+    """The methods asked for, or the run's own with its options; of a course every lane.
+
+    ConfigError where none is named, or one needs what only a run has (a critic, a reward model) or the data lack.
+    """
+    run = run_of(config.model)
+    if config.methods is None and run is None:
+        raise ConfigError("--methods: which? name one or several, separated by commas; only a run has its own")
+    found = []
+    for name in config.methods or (str((run or {})["method"]),):
+        own = run if run is not None and name == run["method"] else {}
+        known = methods.parameters(methods.find(name))
+        paper = as_course(methods.build(name)).run
+        given = {"num_generations": config.num_generations, "max_completion_length": config.max_completion_length}
+        options = {each: value for source in (paper, own or {}) for each, value in source.items() if each in known}
+        options |= {each: value for each, value in given.items() if each in known and value is not None}
+        lanes = as_course(methods.build(name, options)).methods
+        found += [Named(name if len(lanes) == 1 else f"{name}, lane {i}", lane) for i, lane in enumerate(lanes)]
+    for each in found:
+        check(each)
+    return found
+
+
+def check(named: Named) -> None:
+    """ConfigError for a method whose gradient needs what is not here."""
+    method = named.method
+    lacks = {
+        "trains no policy": not method.trains_policy,
+        "needs a critic, which only its run has": method.critic is not None,
+        "changes what the policy reads": method.inputs is not None,
+    }
+    for what, is_so in lacks.items():
+        if is_so:
+            raise ConfigError(f"--methods: {named.name} {what}")
+
+
+def check_data(config: BatchOptions, problems: Sequence[Problem], found: Sequence[Named]) -> None:
+    """ConfigError where no problem has what a method learns from."""
+    for named in found:
+        if wants(named.method, "demonstrations") and not any(problem.demonstration for problem in problems):
+            raise ConfigError(f"--dataset: {named.name} needs demonstrations, and {config.dataset!r} has none")
+        own = wants(named.method, "rollouts") and named.method.grades
+        if own and any(problem.verifier is None for problem in problems):
+            raise ConfigError(f"--dataset: {named.name} needs answers that can be checked: add `answer` or --verifier")
+
+
+

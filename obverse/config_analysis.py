@@ -1,0 +1,103 @@
+"""The options of `obverse analyze`, a class per question. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from obverse.config import Folder, LawOptions, Listed, ModelOptions, Options, Positive, Text, option
+
+
+def _rising(rates: tuple[float, ...]) -> tuple[float, ...]:
+    if list(rates) != sorted(rates) or not 0 < rates[0] <= rates[-1] < 1:
+        raise ValueError("success rates rise, and lie between 0 and 1")
+    return rates
+
+
+def output_option() -> Any:
+    return option("output", "also write the figures as JSON into this folder", None)
+
+
+class VarianceConfig(Options):
+    """Bias and variance of methods' gradients on a policy whose completions can all be enumerated."""
+
+    methods: Listed[Text] | None = option("method", "which methods, separated by commas; none: all that can be", None)
+    num_generations: int = option("batch", "own samples per problem, for methods that draw any", 4, ge=1)
+    rates: Annotated[Listed[float], AfterValidator(_rising)] = option(
+        "batch", "success rates at which the policy is looked at", (0.01, 0.1, 0.5, 0.9)
+    )
+    seed: int = option("sampling", "decides the random policy that training begins with", 0, ge=0)
+    output: Folder | None = output_option()
+
+
+class BatchOptions(ModelOptions, LawOptions):
+    """Fresh batches of a model, as a run would take them."""
+
+    model: Text = option("model", "a run folder, a transformers directory, a hub name or embedded")
+    methods: Listed[Text] | None = option("method", "which methods, separated by commas; none: the run's own", None)
+    num_generations: Positive | None = option("batch", "own samples per problem; none: each method's own number", None)
+    initial: Text | None = option("model", "the initial model; none: the run's, or the model itself", None)
+    dataset: Text | None = option("data", "problems; none: the run's, or the embedded task", None)
+    dataset_split: Text = option("data", "split of the dataset", "train")
+    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
+    num_problems: int = option("data", "problems per batch", 8, ge=1)
+    temperature: float = option("sampling", "of the distribution that is sampled and trained", 1.0, gt=0)
+    progress: float = option("batch", "share of a run that is done, for methods with schedules", 0.0, ge=0, le=1)
+    micro_batch_tokens: int = option("batch", "tokens per forward pass, padding included", 16384, ge=1)
+    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
+    output: Folder | None = output_option()
+
+
+class GradientsConfig(BatchOptions):
+    """Signal and noise of gradients on real batches, and the angles between them."""
+
+    num_batches: int = option("batch", "batches to take the gradient of", 16, ge=2)
+    sketch: int = option(
+        "batch", "length of the random sketch that stands for a gradient; 0: the whole gradient", 65536, ge=0
+    )
+
+
+class CoefficientsConfig(BatchOptions):
+    """Who pushed: the gradient's mass by source, term, difficulty and place, and a completion token by token."""
+
+    step: Positive | None = option("data", "take the samples that the run stored at this step; none: a fresh batch", None)
+    sampler: Text | None = option("model", "the model that sampled a fresh batch; none: the model itself", None)
+    completion: int = option("output", "which of the batch's completions to show, from 0", 0, ge=0)
+
+
+class ShiftConfig(ModelOptions, LawOptions):
+    """Token probabilities of the same texts before and after training."""
+
+    model: Text = option("model", "what came out: a run folder, a transformers directory or a hub name")
+    before: Text | None = option("model", "what it came from; none: the model that the run began with", None)
+    dataset: Text | None = option("data", "problems; none: the run's, or the embedded task", None)
+    dataset_split: Text = option("data", "split of the dataset", "train")
+    num_problems: int = option("data", "problems whose texts are read", 64, ge=1)
+    num_generations: int = option("sampling", "completions of the model before, per problem", 2, ge=0)
+    num_tokens: int = option("output", "most raised and most lowered tokens to list", 10, ge=1)
+    temperature: float = option("sampling", "of the distribution that is sampled", 1.0, gt=0)
+    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
+    output: Folder | None = output_option()
+
+
+class CoverageConfig(ModelOptions, LawOptions):
+    """pass@k of a base model against what was trained from it."""
+
+    model: Text = option("model", "the base: stored samples (a .samples.jsonl of obverse eval), a run or a model")
+    against: Listed[Text] = option("model", "what was trained from it, as many as you like, separated by commas")
+    dataset: Text | None = option("data", "what to evaluate models on; none: the run's, or the embedded task", None)
+    num_problems: int = option("data", "problems to evaluate models on", 100, ge=1)
+    num_generations: int = option("sampling", "completions per problem, for models that are still to evaluate", 64, ge=1)
+    temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
+    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
+    output: Folder | None = output_option()
+
+
+QUESTIONS: dict[str, tuple[type[Options], str | None]] = {  # the options, and which of them may stand without a name
+    "variance": (VarianceConfig, None),
+    "gradients": (GradientsConfig, "model"),
+    "coefficients": (CoefficientsConfig, "model"),
+    "shift": (ShiftConfig, "model"),
+    "coverage": (CoverageConfig, "model"),
+}
