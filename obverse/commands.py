@@ -25,6 +25,7 @@ from obverse.config import (
     method_schema,
     schema,
 )
+from obverse.config_analysis import QUESTIONS
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.errors import ConfigError
@@ -33,6 +34,7 @@ from obverse.layers import COMMAND_LINE, Layer
 from obverse.methods import find
 from obverse.pages import write as write_pages
 from obverse.resolve import method_options, read, resolve, with_folder
+from obverse.runlog import RunFolder
 from obverse.step_file import read_step
 from obverse.watch import flat
 
@@ -168,6 +170,36 @@ def data(words: Words) -> int:
     return 0
 
 
+def analyze(words: Words) -> int:
+    question = words.pop(0) if words and words[0] in QUESTIONS else ""
+    if not question:
+        raise ConfigError(
+            f"analyze what? {', '.join(QUESTIONS)}; 'obverse analyze --help' says what each of them tells"
+        )
+    made, first = QUESTIONS[question]
+    config: Any = options_of(made, words, f"analyze {question}", first)
+    folder = None if config.output is None else RunFolder(config.output)
+    if folder is not None:
+        folder.create()
+    with load("obverse.panel:Panel")() as watcher:
+        found = load(f"obverse.analysis.{question}:{question}")(config, watcher)
+    console().print(found.table())
+    if folder is not None:
+        print(flat(folder.write_json(f"{question}.json", found.plain())))
+    return 0
+
+
+def analyze_help(words: Words) -> None:
+    question = next((word for word in words if word in QUESTIONS), "")
+    made, first = QUESTIONS.get(question, (Options, None))
+    usage = f"obverse analyze {question or 'QUESTION'}{f' {first.upper()}' if first else ''} [options]"
+    summaries = [f"  {name:<15}{(each.__doc__ or '').splitlines()[0]}" for name, (each, _) in QUESTIONS.items()]
+    notes = (
+        [] if question else ["\n".join(["Questions:", *summaries]), "Their options: obverse analyze variance --help"]
+    )
+    print_help(usage, (made.__doc__ or "") if question else COMMANDS["analyze"].summary, made, notes)
+
+
 def demo(words: Words) -> int:
     config = options_of(DemoConfig, words, "demo")
     for method in config.methods:
@@ -273,6 +305,12 @@ COMMANDS = {
         "Count what is in a data set, or show problems and tokens.",
         data,
         plain_help("data", DataConfig),
+    ),
+    "analyze": Command(
+        "analyze QUESTION [options]",
+        "Bias and variance of gradients, who pushed what, what moved.",
+        analyze,
+        analyze_help,
     ),
     "demo": Command(
         "demo [options]",

@@ -20,7 +20,7 @@ def output_option() -> Any:
 
 
 class VarianceConfig(Options):
-    """Bias and variance of methods' gradients on a policy whose completions can all be enumerated."""
+    """Bias and variance of gradients, exactly, where all completions can be listed."""
 
     methods: Listed[Text] | None = option("method", "which methods, separated by commas; none: all that can be", None)
     num_generations: int = option("batch", "own samples per problem, for methods that draw any", 4, ge=1)
@@ -31,26 +31,31 @@ class VarianceConfig(Options):
     output: Folder | None = output_option()
 
 
-class BatchOptions(ModelOptions, LawOptions):
-    """Fresh batches of a model, as a run would take them."""
+class SceneOptions(ModelOptions, LawOptions):
+    """A model at one or several points of its training, and problems for it."""
 
     model: Text = option("model", "a run folder, a transformers directory, a hub name or embedded")
-    methods: Listed[Text] | None = option("method", "which methods, separated by commas; none: the run's own", None)
-    num_generations: Positive | None = option("batch", "own samples per problem; none: each method's own number", None)
-    initial: Text | None = option("model", "the initial model; none: the run's, or the model itself", None)
     dataset: Text | None = option("data", "problems; none: the run's, or the embedded task", None)
     dataset_split: Text = option("data", "split of the dataset", "train")
     verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
-    num_problems: int = option("data", "problems per batch", 8, ge=1)
     temperature: float = option("sampling", "of the distribution that is sampled and trained", 1.0, gt=0)
-    progress: float = option("batch", "share of a run that is done, for methods with schedules", 0.0, ge=0, le=1)
     micro_batch_tokens: int = option("batch", "tokens per forward pass, padding included", 16384, ge=1)
     seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
     output: Folder | None = output_option()
 
 
+class BatchOptions(SceneOptions):
+    """Fresh batches of a model, as a run would take them."""
+
+    methods: Listed[Text] | None = option("method", "which methods, separated by commas; none: the run's own", None)
+    num_generations: Positive | None = option("batch", "own samples per problem; none: each method's own number", None)
+    initial: Text | None = option("model", "the initial model; none: the run's, or the model itself", None)
+    num_problems: int = option("data", "problems per batch", 8, ge=1)
+    progress: float = option("batch", "share of a run that is done, for methods with schedules", 0.0, ge=0, le=1)
+
+
 class GradientsConfig(BatchOptions):
-    """Signal and noise of gradients on real batches, and the angles between them."""
+    """Signal and noise of gradients on real batches, and the angles between."""
 
     num_batches: int = option("batch", "batches to take the gradient of", 16, ge=2)
     sketch: int = option(
@@ -59,39 +64,33 @@ class GradientsConfig(BatchOptions):
 
 
 class CoefficientsConfig(BatchOptions):
-    """Who pushed: the gradient's mass by source, term, difficulty and place, and a completion token by token."""
+    """Who pushed: the gradient's mass by what a token is, and texts token by token."""
 
-    step: Positive | None = option("data", "take the samples that the run stored at this step; none: a fresh batch", None)
+    step: Positive | None = option(
+        "data", "take the samples that the run stored at this step; none: a fresh batch", None
+    )
     sampler: Text | None = option("model", "the model that sampled a fresh batch; none: the model itself", None)
-    completion: int = option("output", "which of the batch's completions to show, from 0", 0, ge=0)
+    num_completions: int = option("output", "completions to show token by token, those that push most", 4, ge=0)
 
 
-class ShiftConfig(ModelOptions, LawOptions):
+class ShiftConfig(SceneOptions):
     """Token probabilities of the same texts before and after training."""
 
-    model: Text = option("model", "what came out: a run folder, a transformers directory or a hub name")
     before: Text | None = option("model", "what it came from; none: the model that the run began with", None)
-    dataset: Text | None = option("data", "problems; none: the run's, or the embedded task", None)
-    dataset_split: Text = option("data", "split of the dataset", "train")
     num_problems: int = option("data", "problems whose texts are read", 64, ge=1)
     num_generations: int = option("sampling", "completions of the model before, per problem", 2, ge=0)
     num_tokens: int = option("output", "most raised and most lowered tokens to list", 10, ge=1)
-    temperature: float = option("sampling", "of the distribution that is sampled", 1.0, gt=0)
-    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
-    output: Folder | None = output_option()
 
 
-class CoverageConfig(ModelOptions, LawOptions):
+class CoverageConfig(SceneOptions):
     """pass@k of a base model against what was trained from it."""
 
-    model: Text = option("model", "the base: stored samples (a .samples.jsonl of obverse eval), a run or a model")
-    against: Listed[Text] = option("model", "what was trained from it, as many as you like, separated by commas")
-    dataset: Text | None = option("data", "what to evaluate models on; none: the run's, or the embedded task", None)
-    num_problems: int = option("data", "problems to evaluate models on", 100, ge=1)
-    num_generations: int = option("sampling", "completions per problem, for models that are still to evaluate", 64, ge=1)
+    model: Text = option("model", "the base: a stored evaluation (its folder or result.json), a run or a model")
+    against: Listed[Text] = option("model", "the same for what was trained from it; several with commas")
+    dataset_split: Text = option("data", "split of the dataset", "heldout")
+    num_problems: int = option("data", "problems to sample models on", 100, ge=1)
+    num_generations: int = option("sampling", "completions per problem of a model that is sampled now", 64, ge=1)
     temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
-    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
-    output: Folder | None = output_option()
 
 
 QUESTIONS: dict[str, tuple[type[Options], str | None]] = {  # the options, and which of them may stand without a name

@@ -1,1 +1,1 @@
-"""What runs teach: bias and variance of the methods' gradients, who pushed which token, what moved, what was covered."""
+"""What runs teach: bias and variance of gradients, who pushed which token, what moved, what is covered."""

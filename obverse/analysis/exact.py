@@ -15,7 +15,7 @@ from itertools import combinations_with_replacement, product
 import torch
 from torch import Tensor
 
-from obverse.analysis.world import DEMONSTRATION, LENGTH, Draft, Table, contexts, drafts, stages
+from obverse.analysis.world import DEMONSTRATION, LENGTH, Draft, Table, contexts, drafts
 from obverse.batch import Micro, pack
 from obverse.critic import Critic, assess
 from obverse.estimator import loss, shaped
@@ -32,8 +32,8 @@ class Moments:
     """A gradient estimator beside the true gradient g, lengths in units of |g|.
 
     bias |E - g|, cosine of E and g, scale <E, g> / <g, g>, variance E|G - E|^2, signal-to-noise |E|^2 / variance (None
-    where the variance is zero); `error` is the least mean squared distance of a multiple of G from g: 0 knows g, 1 knows
-    nothing. `uncertainty` is the standard error of the bias where groups were drawn, 0 where all were enumerated.
+    where the variance is zero); `error` is the least mean squared distance of a multiple of G from g: 0 knows g, 1
+    knows nothing. `uncertainty` is E's standard error where groups were drawn, 0 where all were enumerated.
     """
 
     bias: float
@@ -162,7 +162,7 @@ def gradient(
     behavior = torch.where(micro.tokens.source == int(Source.ROLLOUT), anchor, now) if is_initial else now
     nothing = torch.zeros_like(now)
     columns = {"behavior": behavior, "anchor": anchor, "sampler": behavior, "advantage": nothing, "reward": nothing}
-    tokens, added = replace(micro.tokens, **columns), 0.0
+    tokens = replace(micro.tokens, **columns)
     samples = replace(update.samples, reward=update.samples.reward.double(), memory=update.samples.memory.double())
     if method.shaping:
         tokens, added = shaped(tokens, samples, method.shaping)

@@ -11,7 +11,7 @@ import yaml
 
 from obverse import checkpoint, methods, tasks
 from obverse.config import EMBEDDED_PRESET, TrainConfig
-from obverse.config_analysis import BatchOptions, ShiftConfig
+from obverse.config_analysis import BatchOptions, CoefficientsConfig, SceneOptions
 from obverse.course import as_course
 from obverse.errors import ConfigError
 from obverse.learn import Learner
@@ -26,7 +26,7 @@ from obverse.sampling.hf import HFSampler
 from obverse.sampling.protocol import Law
 from obverse.text import Renderer
 
-AnyConfig = TypeVar("AnyConfig", BatchOptions, ShiftConfig)
+AnyConfig = TypeVar("AnyConfig", bound=SceneOptions)
 TAKEN = ("chat_template", "system_prompt", "max_completion_length", "temperature", "stop_strings")
 
 
@@ -62,10 +62,16 @@ class Scene:
             initial=HFSampler(first.model, decode=self.renderer.decode, mixed=first.mixed),
         )
 
-    def groups(self, method: Method, batch: int, num: int, progress: float, author: Policy | None = None) -> list[Group]:
+    def batch(self, number: int, num: int) -> list[Problem]:
+        """The problems of a batch: the stream that a run with this seed takes from."""
+        return take(self.problems, self.seed, number * num, num)
+
+    def groups(
+        self, method: Method, batch: int, num: int, progress: float, author: Policy | None = None
+    ) -> list[Group]:
         """What the method collects of batch number `batch`, `num` problems; the same problems for every method."""
-        collector, cursor = self.collector(author), batch * num
-        found = collector.collect(take(self.problems, self.seed, cursor, num), method, cursor, progress)
+        collector = self.collector(author)
+        found = collector.collect(self.batch(batch, num), method, batch * num, progress)
         collector.judge(found, own=all(problem.verifier is not None for problem in self.problems))
         return found
 
@@ -107,7 +113,26 @@ def places(model: str) -> list[tuple[str, str]]:
     return [("step 0", run["model"]), *(("step " + path.name.removeprefix("checkpoint-"), str(path)) for path in saved)]
 
 
-def scene(config: BatchOptions, place: str, initial: str) -> Scene:
+def sampled_at(config: CoefficientsConfig) -> tuple[str, str, str]:
+    """The model to look at, the initial model, and a sentence about them.
+
+    For a run it is the newest checkpoint; for the samples of a step, the policy that drew them if it was saved, else
+    the nearest one.
+    """
+    points = places(config.model)
+    initial = config.initial or points[0][1]
+    if config.step is None:
+        name, place = points[-1]
+        return place, initial, f"a fresh batch of {config.num_problems} problems at {name} of {config.model}"
+    numbers = [int(name.removeprefix("step ")) if name.startswith("step ") else 0 for name, _ in points]
+    before = config.step - 1
+    at = min(range(len(points)), key=lambda i: abs(numbers[i] - before))
+    name, place = points[at]
+    gap = "which drew them" if numbers[at] == before else "the nearest policy that was saved; ratios count from it"
+    return place, initial, f"the samples of step {config.step} of {config.model}, under {name}, {gap}"
+
+
+def scene(config: SceneOptions, place: str, initial: str) -> Scene:
     """Everything loaded; ConfigError for data without problems."""
     policy, tokenizer = load(place, config.dtype, config.device, trains=True)
     first = policy if initial == place else load(initial, config.dtype, config.device, trains=True)[0]
@@ -128,11 +153,10 @@ def scene(config: BatchOptions, place: str, initial: str) -> Scene:
     return Scene(policy, first, tokenizer, renderer, law, problems, config.seed, config.micro_batch_tokens)
 
 
-def problems_of(config: BatchOptions | ShiftConfig) -> list[Problem]:
+def problems_of(config: SceneOptions) -> list[Problem]:
     """The problems of an analysis; ConfigError where there are none."""
-    verifier = config.verifier if isinstance(config, BatchOptions) else None
-    dataset = str(config.dataset)
-    found = tasks.load(dataset, split=config.dataset_split, num_problems=None, seed=config.seed, verifier=verifier)
+    dataset, split = str(config.dataset), config.dataset_split
+    found = tasks.load(dataset, split=split, seed=config.seed, verifier=config.verifier)
     if not found:
         raise ConfigError(f"data set {dataset!r} has no problems")
     return found
@@ -182,6 +206,3 @@ def check_data(config: BatchOptions, problems: Sequence[Problem], found: Sequenc
         own = wants(named.method, "rollouts") and named.method.grades
         if own and any(problem.verifier is None for problem in problems):
             raise ConfigError(f"--dataset: {named.name} needs answers that can be checked: add `answer` or --verifier")
-
-
-

@@ -145,11 +145,16 @@ def drafts(wish: Wish, policy: Table, initial: Table) -> list[Draft]:
         kind = "hinted" if start else "rollout"
         found.append(Draft([_sample(kind, each, Source.ROLLOUT, len(start)) for each in ids], chances, wish.rollouts))
     if wish.greedy:
-        ids = ()
-        while ids not in completions():
-            ids = (*ids, int(policy.logp[contexts((*ids, STOP))[-1]].argmax()))
-        found.append(Draft([_sample("greedy", ids, Source.ROLLOUT)], [1.0], 1))
+        found.append(Draft([_sample("greedy", greedy(policy), Source.ROLLOUT)], [1.0], 1))
     return found
+
+
+def greedy(policy: Table) -> Ids:
+    """The completion of likeliest tokens."""
+    ids: Ids = ()
+    while len(ids) < LENGTH and STOP not in ids:
+        ids = (*ids, int(policy.logp[contexts((*ids, STOP))[-1]].argmax()))
+    return ids
 
 
 def _sample(kind: str, ids: Sequence[int], source: Source, num_hint: int = 0) -> Sample:

@@ -10,7 +10,18 @@ from house.source import Import, imports, inside, modules
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     # 0: records, options, the run folder
-    ("records", "seeds", "errors", "watch", "config", "config_file", "layers", "runlog", "step_file"),
+    (
+        "records",
+        "seeds",
+        "errors",
+        "watch",
+        "config",
+        "config_analysis",
+        "config_file",
+        "layers",
+        "runlog",
+        "step_file",
+    ),
     # 1: what a method is; problems, verdicts, text
     (
         "view",
