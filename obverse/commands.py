@@ -25,7 +25,7 @@ from obverse.config import (
     method_schema,
     schema,
 )
-from obverse.config_analysis import QUESTIONS
+from obverse.config_analysis import QUESTIONS, home_of
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.errors import ConfigError
@@ -178,7 +178,8 @@ def analyze(words: Words) -> int:
         )
     made, first = QUESTIONS[question]
     config: Any = options_of(made, words, f"analyze {question}", first)
-    folder = None if config.output is None else RunFolder(config.output)
+    home = config.output or home_of(config)
+    folder = None if home is None else RunFolder(home)
     if folder is not None:
         folder.create()
     with load("obverse.panel:Panel")() as watcher:

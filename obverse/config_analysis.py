@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from obverse.config import Folder, LawOptions, Listed, ModelOptions, Options, Positive, Text, option
 
@@ -16,7 +17,7 @@ def _rising(rates: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def output_option() -> Any:
-    return option("output", "also write the figures as JSON into this folder", None)
+    return option("output", "write the figures as JSON into this folder; none: a run's analysis/, else nowhere", None)
 
 
 class VarianceConfig(Options):
@@ -51,7 +52,9 @@ class BatchOptions(SceneOptions):
     num_generations: Positive | None = option("batch", "own samples per problem; none: each method's own number", None)
     initial: Text | None = option("model", "the initial model; none: the run's, or the model itself", None)
     num_problems: int = option("data", "problems per batch", 8, ge=1)
-    progress: float = option("batch", "share of a run that is done, for methods with schedules", 0.0, ge=0, le=1)
+    progress: Annotated[float, Field(ge=0, le=1)] | None = option(
+        "batch", "share of a run that is done, for schedules; none: the run's, or 0", None
+    )
 
 
 class GradientsConfig(BatchOptions):
@@ -91,6 +94,13 @@ class CoverageConfig(SceneOptions):
     num_problems: int = option("data", "problems to sample models on", 100, ge=1)
     num_generations: int = option("sampling", "completions per problem of a model that is sampled now", 64, ge=1)
     temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
+
+
+def home_of(config: Options) -> Path | None:
+    """Where the figures of a run are kept if nobody says where: the first run that the question is about."""
+    asked = (getattr(config, "model", ""), *getattr(config, "against", ()))
+    runs = (Path(model) for model in asked if model and (Path(model) / "config.yaml").is_file())
+    return next((run / "analysis" for run in runs), None)
 
 
 QUESTIONS: dict[str, tuple[type[Options], str | None]] = {  # the options, and which of them may stand without a name

@@ -16,7 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from obverse.analysis.reading import read
-from obverse.analysis.scene import Scene, check_data, chosen, filled, sampled_at, scene
+from obverse.analysis.scene import Scene, check_data, chosen, filled, initial_of, progress_at, sampled_at, scene
 from obverse.analysis.stored import stored
 from obverse.analysis.variance import written
 from obverse.batch import Update, pack
@@ -139,9 +139,9 @@ def coefficients(config: CoefficientsConfig, watcher: Watcher | None = None) -> 
     """
     watch, config = watcher or Silent(), filled(config)
     found = chosen(config)
-    place, initial, about = sampled_at(config)
-    here = scene(config, place, initial)
-    check_data(config, here.problems, found)
+    point, about = sampled_at(config)
+    here, progress = scene(config, point.place, initial_of(config)), progress_at(config, point)
+    check_data(config, here, found)
     author = None
     if config.sampler is not None:
         author, about = load(config.sampler, config.dtype, config.device)[0], f"{about}, sampled by {config.sampler}"
@@ -151,9 +151,9 @@ def coefficients(config: CoefficientsConfig, watcher: Watcher | None = None) -> 
         if config.step is not None:
             groups = stored(config.model, config.step, here.renderer, here.problems)
         else:
-            groups = here.groups(named.method, 0, config.num_problems, config.progress, author)
+            groups = here.groups(named.method, 0, config.num_problems, progress, author)
         learner = here.learner(named.method, samples_itself=author is None)
-        tables[named.name] = weighed(named.method, groups, learner, config.progress, here.law.temperature)
+        tables[named.name] = weighed(named.method, groups, learner, progress, here.law.temperature)
     watch.phase("train", len(found), len(found))
     return Coefficients(
         about,

@@ -13,7 +13,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from obverse.analysis.scene import filled, places, run_of, scene
+from obverse.analysis.scene import filled, points, run_of, scene
 from obverse.config_analysis import CoverageConfig
 from obverse.errors import ConfigError, DataError
 from obverse.evaluate import measure
@@ -199,12 +199,12 @@ def counts_of(model: str, config: CoverageConfig, watcher: Watcher) -> Counts:
     file = path if path.suffix == ".json" else path / "result.json"
     if file.is_file() or path.suffix == ".json":
         return stored_counts(file)
-    name, place = places(model)[-1]
-    here = scene(config, place, place)
+    point = points(model)[-1]
+    here = scene(config, point.place, point.place)
     chosen = here.batch(0, min(config.num_problems, len(here.problems)))
     sampler = HFSampler(here.policy.model, decode=here.renderer.decode, mixed=here.policy.mixed)
     scores = measure(chosen, sampler, here.renderer, here.law, config.num_generations, config.seed, watcher)
-    label = model if place == model else f"{model} ({name})"
+    label = f"{model} ({point.name})" if point.step else model
     return Counts(label, {score.problem: (score.num_samples, score.num_correct) for score in scores})
 
 

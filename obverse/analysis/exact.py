@@ -18,12 +18,12 @@ from torch import Tensor
 from obverse.analysis.world import DEMONSTRATION, LENGTH, Draft, Table, contexts, drafts
 from obverse.batch import Micro, pack
 from obverse.critic import Critic, assess
-from obverse.estimator import loss, shaped
+from obverse.estimator import loss, shaped, still
 from obverse.method import Method
 from obverse.records import Group, Problem, Sample, Source, Wish
 from obverse.remember import recall
 
-MAX_EXACT = 4_000  # groups to enumerate; beyond, so many are drawn
+MAX_EXACT = 12_000  # groups to enumerate; beyond, so many are drawn
 NUM_ASKED = 512  # problems that are asked for, where what is asked for is drawn: hints
 
 
@@ -149,7 +149,8 @@ def gradient(
     # the same completion twice is two samples
     group = Group(group.problem, [replace(sample, draw=group.problem.draw) for sample in group.samples])
     update = pack([method.select(group)], method.sources, memories=known)
-    if update is None:
+    settles = method.memory is None and not method.shaping  # as in training: then a still sample has no gradient
+    if update is None or (settles and bool(still(update.samples, method.terms).all())):
         return torch.zeros(policy.logits.numel(), dtype=torch.float64)
     (micro,) = update.micros(10**9)
     rows = [contexts(sample.ids) for sample in update.rows]

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from obverse.analysis.reading import read
-from obverse.analysis.scene import Named, Scene, check_data, chosen, filled, places, scene
+from obverse.analysis.scene import Named, Scene, check_data, chosen, filled, initial_of, points, progress_at, scene
 from obverse.analysis.variance import written
 from obverse.batch import Update, pack
 from obverse.config_analysis import GradientsConfig
@@ -156,21 +156,21 @@ def gradients(config: GradientsConfig, watcher: Watcher | None = None) -> Gradie
     Raises ConfigError for a method that needs more than a model and its data.
     """
     watch, config = watcher or Silent(), filled(config)
-    found, points = chosen(config), places(config.model)
-    initial = config.initial or points[0][1]
+    found, on_the_way = chosen(config), points(config.model)
     stages = []
-    for number, (name, place) in enumerate(points):
-        here = scene(config, place, initial)
-        check_data(config, here.problems, found)
-        all_rows = [*found, *([Named(UNBIASED, policy_gradient(config))] if _gradable(here) else [])]
+    total = len(on_the_way) * config.num_batches
+    for number, point in enumerate(on_the_way):
+        here, progress = scene(config, point.place, initial_of(config)), progress_at(config, point)
+        check_data(config, here, found)
+        all_rows = [*found, *([Named(UNBIASED, policy_gradient(config))] if here.grades else [])]
         batches = []
         for batch in range(config.num_batches):
-            watch.phase("train", number * config.num_batches + batch, len(points) * config.num_batches)
-            batches.append(one_batch(here, all_rows, config, batch))
+            watch.phase("train", number * config.num_batches + batch, total)
+            batches.append(one_batch(here, all_rows, config, batch, progress))
         names = [key for key, _ in batches[0]]
         stacked = torch.stack([torch.stack([vector for _, vector in batch]) for batch in batches], dim=1)
-        stages.append(stage_of(name, names, gram(stacked)))
-    watch.phase("train", len(points) * config.num_batches, len(points) * config.num_batches)
+        stages.append(stage_of(point.name, names, gram(stacked)))
+    watch.phase("train", total, total)
     return Gradients(config.num_batches, config.num_problems, stages)
 
 
@@ -182,12 +182,8 @@ def policy_gradient(config: GradientsConfig) -> Method:
     )
 
 
-def _gradable(here: Scene) -> bool:
-    return all(problem.verifier is not None for problem in here.problems)
-
-
 def one_batch(
-    here: Scene, found: Iterable[Named], config: GradientsConfig, batch: int
+    here: Scene, found: Iterable[Named], config: GradientsConfig, batch: int, progress: float
 ) -> list[tuple[tuple[str, str], Tensor]]:
     """(method, part) and gradient of every row; methods that ask for the same see the same samples."""
     collected: dict[tuple[Any, ...], list[Group]] = {}
@@ -195,14 +191,14 @@ def one_batch(
     for named in found:
         method = named.method
         problems = here.batch(batch, config.num_problems)
-        wishes = tuple(wish for problem in problems for wish in [*method.ask(problem, config.progress), None])
+        wishes = tuple(wish for problem in problems for wish in [*method.ask(problem, progress), None])
         if wishes not in collected:
-            collected[wishes] = here.groups(method, batch, config.num_problems, config.progress)
+            collected[wishes] = here.groups(method, batch, config.num_problems, progress)
         groups = collected[wishes]
         kept = [method.select(group) for group in groups]
         update = pack(kept, method.sources, here.law.temperature, recall(method, {}, groups))
         parts = {
-            part: vector(here.learner(method), update, config.progress, terms, config.sketch)
+            part: vector(here.learner(method), update, progress, terms, config.sketch)
             for part, terms in parts_of(method).items()
         }
         whole = torch.stack(list(parts.values())).sum(0)

@@ -17,17 +17,20 @@ from obverse.errors import ConfigError
 from obverse.learn import Learner
 from obverse.method import Method
 from obverse.model import Policy, load, set_threads
+from obverse.networks import load_scorer
 from obverse.optim import Optimizer
 from obverse.problems import take
 from obverse.records import Group, Problem
 from obverse.requirements import samples_initial, wants
 from obverse.rollout import Collector
+from obverse.runlog import RunFolder
+from obverse.sampling import Law
 from obverse.sampling.hf import HFSampler
-from obverse.sampling.protocol import Law
+from obverse.scorer import RewardModel
 from obverse.text import Renderer
 
 AnyConfig = TypeVar("AnyConfig", bound=SceneOptions)
-TAKEN = ("chat_template", "system_prompt", "max_completion_length", "temperature", "stop_strings")
+TAKEN = ("chat_template", "system_prompt", "verifier", "max_completion_length", "temperature")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class Scene:
     problems: Sequence[Problem]
     seed: int
     micro_batch_tokens: int = 16384
+    scorer: RewardModel | None = None  # the run's own, where a reward model graded it
+    format_reward: float = 0.0
+
+    @property
+    def grades(self) -> bool:
+        """Whether every own sample can be given a reward."""
+        return self.scorer is not None or all(problem.verifier is not None for problem in self.problems)
 
     def collector(self, author: Policy | None = None) -> Collector:
         """Who samples and judges; `author` in place of the policy."""
@@ -60,6 +70,8 @@ class Scene:
             self.law,
             self.seed,
             initial=HFSampler(first.model, decode=self.renderer.decode, mixed=first.mixed),
+            scorer=self.scorer,
+            format_reward=self.format_reward,
         )
 
     def batch(self, number: int, num: int) -> list[Problem]:
@@ -72,7 +84,7 @@ class Scene:
         """What the method collects of batch number `batch`, `num` problems; the same problems for every method."""
         collector = self.collector(author)
         found = collector.collect(self.batch(batch, num), method, batch * num, progress)
-        collector.judge(found, own=all(problem.verifier is not None for problem in self.problems))
+        collector.judge(found, own=self.grades)
         return found
 
     def learner(self, method: Method, samples_itself: bool = True) -> Learner:
@@ -102,34 +114,54 @@ def filled(config: AnyConfig) -> AnyConfig:
     return config.model_copy(update={name: value for name, value in missing.items() if name not in given})
 
 
-def places(model: str) -> list[tuple[str, str]]:
-    """A run's initial model and its whole checkpoints with their names, in order; for a model only itself."""
+@dataclass(frozen=True)
+class Point:
+    """A model on the way of a run: its name, its place, and the share of the run's steps that it has behind it."""
+
+    name: str
+    place: str
+    progress: float = 0.0
+    step: int = 0
+
+
+def points(model: str) -> list[Point]:
+    """A run's initial model and its whole checkpoints, in order; for a model only itself."""
     run = run_of(model)
     if run is None:
-        return [(Path(model).name, model)]
+        return [Point(Path(model).name, model)]
     saved = [path for path in checkpoint.folders(Path(model)) if checkpoint.damage(path) is None]
     if not saved:
         raise ConfigError(f"run {model} has no whole checkpoint to look at")
-    return [("step 0", run["model"]), *(("step " + path.name.removeprefix("checkpoint-"), str(path)) for path in saved)]
+    steps = [int(path.name.removeprefix("checkpoint-")) for path in saved]
+    last = max([steps[-1], *(int(row["step"]) for row in RunFolder(model).metrics())])
+    passed = (Point(f"step {step}", str(path), step / last, step) for step, path in zip(steps, saved, strict=True))
+    return [Point("step 0", str(run["model"])), *passed]
 
 
-def sampled_at(config: CoefficientsConfig) -> tuple[str, str, str]:
-    """The model to look at, the initial model, and a sentence about them.
+def initial_of(config: BatchOptions) -> str:
+    """The initial model: the one that is named, a run's own, or the model itself."""
+    run = run_of(config.model) or {}
+    return config.initial or str(run.get("anchor_model") or run.get("model") or config.model)
+
+
+def progress_at(config: BatchOptions, point: Point) -> float:
+    """Where schedules stand: as given, else where the run stood."""
+    return config.progress if config.progress is not None else point.progress
+
+
+def sampled_at(config: CoefficientsConfig) -> tuple[Point, str]:
+    """The model to look at, and a sentence about it.
 
     For a run it is the newest checkpoint; for the samples of a step, the policy that drew them if it was saved, else
     the nearest one.
     """
-    points = places(config.model)
-    initial = config.initial or points[0][1]
+    found = points(config.model)
     if config.step is None:
-        name, place = points[-1]
-        return place, initial, f"a fresh batch of {config.num_problems} problems at {name} of {config.model}"
-    numbers = [int(name.removeprefix("step ")) if name.startswith("step ") else 0 for name, _ in points]
+        return found[-1], f"a fresh batch of {config.num_problems} problems at {found[-1].name} of {config.model}"
     before = config.step - 1
-    at = min(range(len(points)), key=lambda i: abs(numbers[i] - before))
-    name, place = points[at]
-    gap = "which drew them" if numbers[at] == before else "the nearest policy that was saved; ratios count from it"
-    return place, initial, f"the samples of step {config.step} of {config.model}, under {name}, {gap}"
+    point = min(found, key=lambda each: abs(each.step - before))
+    gap = "which drew them" if point.step == before else "the nearest policy that was saved; ratios count from it"
+    return point, f"the samples of step {config.step} of {config.model}, under {point.name}, {gap}"
 
 
 def scene(config: SceneOptions, place: str, initial: str) -> Scene:
@@ -149,8 +181,20 @@ def scene(config: SceneOptions, place: str, initial: str) -> Scene:
         config.min_p,
         config.stop_strings,
     )
-    problems = problems_of(config)
-    return Scene(policy, first, tokenizer, renderer, law, problems, config.seed, config.micro_batch_tokens)
+    run = run_of(config.model) or {}
+    graded = TrainConfig(method="none", reward_model=run.get("reward_model"), dtype=config.dtype, device=config.device)
+    return Scene(
+        policy,
+        first,
+        tokenizer,
+        renderer,
+        law,
+        problems_of(config),
+        config.seed,
+        config.micro_batch_tokens,
+        load_scorer(graded, tokenizer),
+        run.get("format_reward", 0.0),
+    )
 
 
 def problems_of(config: SceneOptions) -> list[Problem]:
@@ -198,11 +242,10 @@ def check(named: Named) -> None:
             raise ConfigError(f"--methods: {named.name} {what}")
 
 
-def check_data(config: BatchOptions, problems: Sequence[Problem], found: Sequence[Named]) -> None:
+def check_data(config: BatchOptions, here: Scene, found: Sequence[Named]) -> None:
     """ConfigError where no problem has what a method learns from."""
     for named in found:
-        if wants(named.method, "demonstrations") and not any(problem.demonstration for problem in problems):
+        if wants(named.method, "demonstrations") and not any(problem.demonstration for problem in here.problems):
             raise ConfigError(f"--dataset: {named.name} needs demonstrations, and {config.dataset!r} has none")
-        own = wants(named.method, "rollouts") and named.method.grades
-        if own and any(problem.verifier is None for problem in problems):
+        if wants(named.method, "rollouts") and named.method.grades and not here.grades:
             raise ConfigError(f"--dataset: {named.name} needs answers that can be checked: add `answer` or --verifier")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from obverse.analysis.scene import Scene, filled, places, scene
+from obverse.analysis.scene import Scene, filled, points, scene
 from obverse.batch import pack
 from obverse.config_analysis import ShiftConfig
 from obverse.errors import ConfigError
@@ -121,12 +121,12 @@ def shift(config: ShiftConfig, watcher: Watcher | None = None) -> Shift:
     Raises ConfigError where there is nothing to compare with, or nothing to read.
     """
     watch, config = watcher or Silent(), filled(config)
-    points = places(config.model)
-    name, place = points[-1]
-    before = config.before or points[0][1]
-    if before == place:
+    on_the_way = points(config.model)
+    first, last = on_the_way[0], on_the_way[-1]
+    before = config.before or first.place
+    if before == last.place:
         raise ConfigError("--before: which model did it come from? only a run knows by itself")
-    here = scene(config, place, before)
+    here = scene(config, last.place, before)
     samples = texts(here, config, watch)
     if not samples:
         raise ConfigError(
@@ -134,9 +134,9 @@ def shift(config: ShiftConfig, watcher: Watcher | None = None) -> Shift:
         )
     kinds = []
     for kind, found in samples.items():
-        first, then = (read_through(policy, found, here.law.temperature) for policy in (here.initial, here.policy))
-        kinds.append(summed(kind, found, first, then, here.tokenizer, config.num_tokens))
-    return Shift(before, f"{name} of {config.model}" if len(points) > 1 else place, kinds)
+        said, says = (read_through(policy, found, here.law.temperature) for policy in (here.initial, here.policy))
+        kinds.append(summed(kind, found, said, says, here.tokenizer, config.num_tokens))
+    return Shift(before, f"{last.name} of {config.model}" if last.step else last.place, kinds)
 
 
 def texts(here: Scene, config: ShiftConfig, watch: Watcher) -> dict[str, list[Sample]]:
