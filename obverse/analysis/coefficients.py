@@ -269,37 +269,32 @@ def term_label(term: Term) -> str:
 
 
 def heaviest(tables: Mapping[str, Weighed], here: Scene, num: int) -> list[Completion]:
-    """The samples of the first method's batch with the largest share of any method's mass, of each problem one kind."""
-    totals = {name: table.total() for name, table in tables.items()}
-    first = next(iter(tables.values()), None)
-    if first is None or not num:
-        return []
-    pushed: dict[tuple[str, str, tuple[int, ...]], float] = {}
-    pieces = {name: dict(_pieces(table, totals[name])) for name, table in tables.items()}
-    for name, found in pieces.items():
-        whole = float(totals[name].abs().sum()) or 1.0
-        for key, values in found.items():
-            pushed[key] = max(pushed.get(key, 0.0), sum(map(abs, values)) / whole)
-    made: list[Completion] = []
-    taken: set[tuple[str, str, bool]] = set()
-    ranked = sorted(first.samples, key=lambda pair: -pushed[_key(*pair)])
-    for problem, sample in ranked:
-        kind = (problem.id, sample.kind, sample.correct)
-        if kind in taken or len(made) == num:
-            continue
-        taken.add(kind)
-        texts = [here.tokenizer.decode([token]) for token in sample.ids]
-        under = {name: pieces[name].get(_key(problem, sample)) for name in tables}
-        labels = [source.label for source in sample.sources]
-        made.append(Completion(problem.id, sample.kind, sample.reward, texts, labels, under))
-    return made
+    """The samples with the largest share of any method's mass; of a problem one of each kind, right and wrong."""
+    pieces = {name: dict(_pieces(table)) for name, table in tables.items()}
+    candidates = {_key(*pair): pair for table in tables.values() for pair in table.samples}
+    pushed = dict.fromkeys(candidates, 0.0)
+    for found in pieces.values():
+        sizes = {key: sum(map(abs, values)) for key, values in found.items()}
+        for key, size in sizes.items():
+            pushed[key] = max(pushed[key], size / (sum(sizes.values()) or 1.0))
+    made: dict[tuple[str, str, bool], Completion] = {}
+    for key in sorted(candidates, key=lambda key: -pushed[key]):
+        problem, sample = candidates[key]
+        if len(made) < num:
+            texts = [here.tokenizer.decode([token]) for token in sample.ids]
+            labels = [source.label for source in sample.sources]
+            under = {name: found.get(key) for name, found in pieces.items()}
+            completion = Completion(problem.id, sample.kind, sample.reward, texts, labels, under)
+            made.setdefault((problem.id, sample.kind, sample.correct), completion)
+    return list(made.values())
 
 
 def _key(problem: Problem, sample: Sample) -> tuple[str, str, tuple[int, ...]]:
     return problem.id, sample.kind, tuple(sample.ids)
 
 
-def _pieces(table: Weighed, total: Tensor) -> Iterable[tuple[tuple[str, str, tuple[int, ...]], list[float]]]:
+def _pieces(table: Weighed) -> Iterable[tuple[tuple[str, str, tuple[int, ...]], list[float]]]:
+    """Each sample's coefficients under its key."""
     lengths = [len(sample.ids) for _, sample in table.samples]
-    for (problem, sample), piece in zip(table.samples, total.split(lengths), strict=True):
+    for (problem, sample), piece in zip(table.samples, table.total().split(lengths), strict=True):
         yield _key(problem, sample), piece.tolist()

@@ -141,7 +141,9 @@ def coverage(config: CoverageConfig, watcher: Watcher | None = None) -> Coverage
     watch, models = watcher or Silent(), (config.model, *config.against)
     run = next((model for model in models if run_of(model) is not None), config.model)
     asked = filled(config.model_copy(update={"model": run}))  # all are asked the same, in the same way
-    return compare([counts_of(model, asked, watch) for model in models])
+    held_out = (run_of(run) or {}).get("eval_dataset")
+    mine = {"dataset": config.dataset or held_out or asked.dataset, "dataset_split": config.dataset_split}
+    return compare([counts_of(model, asked.model_copy(update=mine), watch) for model in models])
 
 
 def compare(found: Sequence[Counts]) -> Coverage:

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import yaml
 
-from obverse import checkpoint, methods, tasks
+from obverse import checkpoint, methods, requirements, tasks
 from obverse.config import EMBEDDED_PRESET, TrainConfig
 from obverse.config_analysis import BatchOptions, CoefficientsConfig, SceneOptions
 from obverse.course import as_course
 from obverse.errors import ConfigError
+from obverse.evaluate import HELD_OUT
 from obverse.learn import Learner
 from obverse.method import Method
 from obverse.model import Policy, load, set_threads
@@ -21,7 +22,7 @@ from obverse.networks import load_scorer
 from obverse.optim import Optimizer
 from obverse.problems import take
 from obverse.records import Group, Problem
-from obverse.requirements import samples_initial, wants
+from obverse.requirements import check_method, samples_initial
 from obverse.rollout import Collector
 from obverse.runlog import RunFolder
 from obverse.sampling import Law
@@ -30,7 +31,17 @@ from obverse.scorer import RewardModel
 from obverse.text import Renderer
 
 AnyConfig = TypeVar("AnyConfig", bound=SceneOptions)
-TAKEN = ("chat_template", "system_prompt", "verifier", "max_completion_length", "temperature")
+# What a run decided; its seed too, which made the problems of an embedded task.
+TAKEN = (
+    "dataset",
+    "dataset_split",
+    "seed",
+    "chat_template",
+    "system_prompt",
+    "verifier",
+    "max_completion_length",
+    "temperature",
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def run_of(model: str) -> dict[str, Any] | None:
 def filled(config: AnyConfig) -> AnyConfig:
     """The configuration with the run's own answers where nothing was given, or those of the embedded model."""
     run = run_of(config.model)
-    missing: dict[str, Any] = {"dataset": "arithmetic:1-6" if run is None else run["dataset"]}
+    missing: dict[str, Any] = {"dataset": HELD_OUT}
     if run is not None:
         missing |= {name: run[name] for name in TAKEN if run.get(name) is not None}
         missing["stop_strings"] = tuple(run.get("stop_strings") or ())
@@ -199,8 +210,9 @@ def scene(config: SceneOptions, place: str, initial: str) -> Scene:
 
 def problems_of(config: SceneOptions) -> list[Problem]:
     """The problems of an analysis; ConfigError where there are none."""
-    dataset, split = str(config.dataset), config.dataset_split
-    found = tasks.load(dataset, split=split, seed=config.seed, verifier=config.verifier)
+    dataset, split, run = str(config.dataset), config.dataset_split, run_of(config.model) or {}
+    num = run.get("num_problems") if (dataset, split) == (run.get("dataset"), run.get("dataset_split")) else None
+    found = tasks.load(dataset, split=split, num_problems=num, seed=config.seed, verifier=config.verifier)
     if not found:
         raise ConfigError(f"data set {dataset!r} has no problems")
     return found
@@ -240,12 +252,12 @@ def check(named: Named) -> None:
     for what, is_so in lacks.items():
         if is_so:
             raise ConfigError(f"--methods: {named.name} {what}")
+    check_method(named.name, method)
 
 
 def check_data(config: BatchOptions, here: Scene, found: Sequence[Named]) -> None:
-    """ConfigError where no problem has what a method learns from."""
+    """ConfigError where no problem has what a method learns from, or samples that it grades cannot be graded."""
     for named in found:
-        if wants(named.method, "demonstrations") and not any(problem.demonstration for problem in here.problems):
-            raise ConfigError(f"--dataset: {named.name} needs demonstrations, and {config.dataset!r} has none")
-        if wants(named.method, "rollouts") and named.method.grades and not here.grades:
-            raise ConfigError(f"--dataset: {named.name} needs answers that can be checked: add `answer` or --verifier")
+        graded_by = "the run's own" if here.scorer is not None else None
+        asked = TrainConfig(method=named.name, dataset=str(config.dataset), reward_model=graded_by)
+        requirements.check_data(asked, named.method, here.problems)

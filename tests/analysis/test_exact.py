@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,11 @@ from obverse.analysis.variance import sized, unfit, variance
 from obverse.analysis.world import NUM_CONTEXTS, NUM_TOKENS, Table, completions, contexts, greedy, is_right, stages
 from obverse.config_analysis import VarianceConfig
 from obverse.errors import ConfigError
+from obverse.estimator import Term
 from obverse.method import Method
+from obverse.parts import PerSample, Request, Reward, SequenceProduct
+from obverse.records import Source
+from recipes import variance_table
 
 UNIFORM = Table(torch.zeros(NUM_CONTEXTS, NUM_TOKENS, dtype=torch.float64))
 EXACT = 1e-10
@@ -74,6 +79,15 @@ def test_unbiased(name: str, num: int) -> None:
     for policy in two_stages():
         found = moments(method(name, num), policy, policy)
         assert found.bias < EXACT and found.variance > 0.1 and found.uncertainty == 0
+
+
+def test_what_the_initial_model_wrote_is_weighed_by_what_it_thought() -> None:
+    """Importance sampling from the initial model is unbiased, so both the chances and the ratios are its own."""
+    initial, policy = two_stages()
+    term = Term(Source.ROLLOUT, Reward(), SequenceProduct(), share=PerSample())
+    found = moments(Method(ask=Request(rollouts=1, author="initial"), terms=(term,)), policy, initial)
+    assert found.bias < EXACT and found.num_groups == 15
+    assert moments(Method(ask=Request(rollouts=1), terms=(term,)), policy, initial).variance < found.variance
 
 
 def test_a_constant_length_only_scales() -> None:
@@ -179,6 +193,14 @@ def test_the_question() -> None:
     assert [stage["is_exact"] for stage in plain["methods"][0]["stages"]] == [True, True]
     assert found.table().row_count == 6
     assert found.markdown().count("\n") == 7
+
+
+def test_the_page_is_of_this_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "analyze.md").read_text(encoding="utf-8")
+    table = page[page.index("<!-- variance -->") : page.index("<!-- end -->")].splitlines()
+    fresh = variance(VarianceConfig(methods="sft,dft")).markdown().splitlines()
+    assert table[1:11] == fresh, "run recipes/variance_table.py"
+    assert {line.split("|")[1].strip() for line in table[3:]} - {""} == set(variance_table.METHODS.split(","))
 
 
 def test_what_has_no_gradient_here_is_said() -> None:

@@ -10,7 +10,8 @@ from runs import config
 
 from obverse.analysis.coefficients import coefficients
 from obverse.analysis.gradients import OWN, SHOWN, WHOLE, gradients
-from obverse.analysis.scene import Point, filled, initial_of, points, sampled_at
+from obverse.analysis.scene import Point, filled, initial_of, points, sampled_at, scene
+from obverse.analysis.stored import stored
 from obverse.cli import main
 from obverse.config_analysis import QUESTIONS, CoefficientsConfig, GradientsConfig
 from obverse.errors import ConfigError, DataError
@@ -24,7 +25,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of a hybrid on the embedded model, every one of them saved."""
     folder = tmp_path_factory.mktemp("analyze") / "run"
     options = {"max_steps": STEPS, "save_steps": 1, "num_generations": 4, "max_completion_length": 32}
-    train(config("hpt", folder, "embedded", "arithmetic:1-4", prompts_per_step=8, learning_rate=1e-2, **options))
+    train(
+        config("hpt", folder, "embedded", "arithmetic:1-4", prompts_per_step=8, learning_rate=1e-2, seed=7, **options)
+    )
     return folder
 
 
@@ -35,7 +38,7 @@ def test_a_run_is_its_initial_model_and_its_checkpoints(run: Path) -> None:
     assert initial_of(GradientsConfig(model=str(run))) == "embedded"
     assert initial_of(GradientsConfig(model=str(run), initial="x")) == "x"
     own = filled(GradientsConfig(model=str(run)))
-    assert (own.dataset, own.max_completion_length) == ("arithmetic:1-4", 32)
+    assert (own.dataset, own.max_completion_length, own.seed) == ("arithmetic:1-4", 32, 7)
     assert filled(GradientsConfig(model=str(run), dataset="countdown")).dataset == "countdown"
     assert filled(GradientsConfig(model="embedded")).max_completion_length == 96
 
@@ -57,13 +60,32 @@ def test_stored_samples_under_the_policy_that_drew_them(run: Path) -> None:
     point, about = sampled_at(asked)
     assert point.place.endswith("checkpoint-1") and "under step 1, which drew them" in about
     found = coefficients(asked)
-    stored = [json.loads(line) for line in (run / "samples" / "step-000002.jsonl").read_text().splitlines()]
-    kept = [row for row in stored if row["kept"]]
+    rows = [json.loads(line) for line in (run / "samples" / "step-000002.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["kept"]]
     for kind in ("rollout", "demonstration"):
         num_tokens = sum(len(row["ids"]) for row in kept if row["kind"] == kind)
         assert sum(m.num_tokens for m in found.masses["hpt"] if (m.by, m.name) == ("source", kind)) == num_tokens
     assert any(each.kind == "demonstration" and each.coefficients["grpo"] is not None for each in found.completions)
     assert json.dumps(found.plain(), allow_nan=False)
+
+
+def test_stored_samples_are_of_the_run_s_problems(run: Path) -> None:
+    """The prompts are made anew: with the run's own seed they are those that the demonstrations answer."""
+    asked = filled(CoefficientsConfig(model=str(run), step=1))
+    here = scene(asked, "embedded", "embedded")
+    shown = [(g.problem, s) for g in stored(str(run), 1, here.renderer, here.problems) for s in g.of("demonstration")]
+    assert len(shown) == 8
+    assert all(here.renderer.demonstration(problem).ids == sample.ids for problem, sample in shown)
+    assert all(sample.prompt_ids == here.renderer.prompt_ids(problem) for problem, sample in shown)
+
+
+def test_another_policy_sampled(run: Path) -> None:
+    """Two large steps behind, ratios are not 1: a clip shuts tokens out."""
+    asked = {"model": str(run), "methods": "dr_grpo", "num_problems": 12, "num_generations": 4, "num_completions": 0}
+    own, old = coefficients(CoefficientsConfig(**asked)), coefficients(CoefficientsConfig(**asked, sampler="embedded"))
+    assert "sampled by embedded" in old.about and own.completions == []
+    clipped = [next(m.clipped for m in found.masses["dr_grpo"] if m.by == "source") for found in (own, old)]
+    assert clipped[0] == 0 < clipped[1]
 
 
 def test_what_a_run_lacks(run: Path) -> None:
