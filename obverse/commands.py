@@ -178,6 +178,8 @@ def analyze(words: Words) -> int:
         )
     made, first = QUESTIONS[question]
     config: Any = options_of(made, words, f"analyze {question}", first)
+    for name in getattr(config, "methods", None) or ():
+        find(name)
     home = config.output or home_of(config)
     folder = None if home is None else RunFolder(home)
     if folder is not None:

@@ -41,6 +41,9 @@ TAKEN = (
     "verifier",
     "max_completion_length",
     "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
 )
 
 

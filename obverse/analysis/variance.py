@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -63,9 +64,11 @@ class Variance:
 
     def rows(self) -> Iterable[list[str]]:
         """A row of text per method and stage."""
+        num_lanes = Counter(each.method for each in self.estimators)
         for each in self.estimators:
+            name = each.method if num_lanes[each.method] == 1 else f"{each.method}, lane {each.lane}"
             for rate, found in zip(self.success, each.stages, strict=True):
-                first = each.method if rate == self.success[0] else ""
+                first = name if rate == self.success[0] else ""
                 groups = f"{'' if not found.uncertainty else '~'}{found.num_groups}"
                 figures = [written(getattr(found, column)) for column in COLUMNS]
                 if found.uncertainty:

@@ -192,6 +192,7 @@ def test_the_question() -> None:
     assert plain["stages"][1]["success"] == pytest.approx(0.5)
     assert [stage["is_exact"] for stage in plain["methods"][0]["stages"]] == [True, True]
     assert found.table().row_count == 6
+    assert [row[0] for row in found.rows()] == ["sft", "", "sft_then_rl, lane 0", "", "sft_then_rl, lane 1", ""]
     assert found.markdown().count("\n") == 7
 
 
