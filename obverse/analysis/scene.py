@@ -15,6 +15,7 @@ from obverse.config_analysis import BatchOptions, CoefficientsConfig, SceneOptio
 from obverse.course import as_course
 from obverse.errors import ConfigError
 from obverse.evaluate import HELD_OUT
+from obverse.graders import Graders
 from obverse.learn import Learner
 from obverse.method import Method
 from obverse.model import Policy, load, set_threads
@@ -29,7 +30,9 @@ from obverse.sampling import Law
 from obverse.sampling.hf import HFSampler
 from obverse.scorer import RewardModel
 from obverse.text import Renderer
+from obverse.verifiers import weighted
 
+MAX_UNGRADED = 0.01  # of a batch's samples
 AnyConfig = TypeVar("AnyConfig", bound=SceneOptions)
 # What a run decided; its seed too, which made the problems of an embedded task.
 TAKEN = (
@@ -38,7 +41,6 @@ TAKEN = (
     "seed",
     "chat_template",
     "system_prompt",
-    "verifier",
     "max_completion_length",
     "temperature",
     "top_p",
@@ -95,11 +97,14 @@ class Scene:
     def groups(
         self, method: Method, batch: int, num: int, progress: float, author: Policy | None = None
     ) -> list[Group]:
-        """What the method collects of batch number `batch`, `num` problems; the same problems for every method."""
+        """What the method collects of batch number `batch`, `num` problems; the same problems for every method.
+
+        Samples that could not be graded are left out; GraderError when they are more than MAX_UNGRADED.
+        """
         collector = self.collector(author)
         found = collector.collect(self.batch(batch, num), method, batch * num, progress)
         collector.judge(found, own=self.grades)
-        return found
+        return Graders(MAX_UNGRADED).sift(found, own=self.grades)
 
     def learner(self, method: Method, samples_itself: bool = True) -> Learner:
         """The policy as the method would train it; nobody takes a step."""
@@ -122,6 +127,7 @@ def filled(config: AnyConfig) -> AnyConfig:
     if run is not None:
         missing |= {name: run[name] for name in TAKEN if run.get(name) is not None}
         missing["stop_strings"] = tuple(run.get("stop_strings") or ())
+        missing["verifier"] = weighted(run.get("verifier"), run.get("verifier_weights") or ())
     elif config.model == "embedded":
         missing["max_completion_length"] = EMBEDDED_PRESET["max_completion_length"]
     given = config.model_fields_set
