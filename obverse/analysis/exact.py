@@ -32,8 +32,8 @@ class Moments:
     """A gradient estimator beside the true gradient g, lengths in units of |g|.
 
     bias |E - g|, cosine of E and g, scale <E, g> / <g, g>, variance E|G - E|^2, signal-to-noise |E|^2 / variance (None
-    where the variance is zero); `error` is the least mean squared distance of a multiple of G from g: 0 knows g, 1
-    knows nothing. `uncertainty` is E's standard error where groups were drawn, 0 where all were enumerated.
+    where the variance is zero); `error` is the least mean squared distance of a G, a >= 0, from g: 0 knows g, 1 knows
+    nothing, or points away. `uncertainty` is E's standard error where groups were drawn, 0 where all were enumerated.
     """
 
     bias: float
@@ -76,7 +76,7 @@ def compare(mean: Tensor, square: float, true: Tensor, num: int, is_drawn: bool)
         scale=along / unit,
         variance=spread / unit,
         snr=length / spread if spread else None,
-        error=1.0 - along**2 / (unit * square) if square else 1.0,
+        error=1.0 - max(along, 0.0) ** 2 / (unit * square) if square else 1.0,
         num_groups=num,
         uncertainty=math.sqrt(spread / num / unit) if is_drawn else 0.0,
     )

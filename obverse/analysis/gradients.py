@@ -40,7 +40,7 @@ class Row:
 
     norm |E|, bias |E - g| / |g|, cosine of E and g with its standard error, scale <E, g> / |g|^2, variance
     E|G - E|^2 / |g|^2, snr |E|^2 / E|G - E|^2 (may be below 0 for a signal that is lost in noise), and the error: the
-    least E|a G - g|^2 / |g|^2. None where noise hides E or g. No square of a noisy mean is in any of them.
+    least E|a G - g|^2 / |g|^2 over a >= 0. None where noise hides E or g. No square of a noisy mean is in any of them.
     """
 
     name: str
@@ -291,7 +291,7 @@ def row_of(name: str, part: str, products: Tensor, number: int, true: int | None
         along / unit,
         noise / unit,
         snr,
-        1 - along**2 / (unit * square) if square else 1.0,
+        1 - max(along, 0.0) ** 2 / (unit * square) if square else 1.0,
     )
 
 

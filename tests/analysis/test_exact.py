@@ -140,8 +140,17 @@ def test_imitation_does_not_scatter() -> None:
     assert found.error == pytest.approx(1 - found.cosine**2, rel=1e-9)
 
 
+def test_what_points_away_knows_nothing() -> None:
+    true = torch.tensor([3.0, 4.0])
+    away, along = (exact.compare(sign * true / 5, 2.0, true, 1, False) for sign in (-1, 1))
+    assert (away.cosine, away.error) == (-1, 1)
+    assert (along.bias, along.scale, along.variance) == pytest.approx((0.8, 0.2, 1 / 25))
+    assert (along.snr, along.error) == pytest.approx((1, 0.5))
+
+
 def test_a_gate_is_both() -> None:
-    """Half of the groups imitate, and half do not: the expectation is between, and it scatters."""
+    """Some groups imitate, and some do not: the expectation is between, in the proportion that a run has."""
+    assert method("hpt", 2).terms[0].weight == 20
     policy = two_stages()[0]
     imitates, reinforces, chooses = (
         moments(method(name, 2), policy, policy).cosine for name in ("sft", "dr_grpo", "hpt")

@@ -44,7 +44,7 @@ def test_a_run_is_its_initial_model_and_its_checkpoints(run: Path) -> None:
 
 
 def test_the_parts_over_training(run: Path) -> None:
-    found = gradients(GradientsConfig(model=str(run), num_batches=2, num_problems=8, num_generations=4))
+    found = gradients(GradientsConfig(model=str(run), num_batches=2, num_problems=6, num_generations=2))
     assert [stage.name for stage in found.stages] == ["step 0", "step 1", "step 2"]
     for stage in found.stages:
         assert [row.part for row in stage.rows] == [WHOLE, SHOWN, OWN, WHOLE]
@@ -104,7 +104,7 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     small = ["--num_problems", "4", "--max_completion_length", "24"]
     words = {
         "variance": ["--methods", "sft", "--rates", "0.5"],
-        "gradients": [str(run), "--num_batches", "2", *small],
+        "gradients": ["embedded", "--methods", "sft", "--num_batches", "2", *small],
         "coefficients": [str(run), *small],
         "shift": [str(run), *small],
         "coverage": ["embedded", "--against", str(run), "--num_generations", "4", *small],
@@ -114,6 +114,8 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(["analyze", question, *given, "--output", out]) == 0
         plain = json.loads((tmp_path / "figures" / f"{question}.json").read_text())
         assert plain["question"] == question and f"{question}.json" in capsys.readouterr().out
+    assert main(["analyze", "shift", str(run), *small]) == 0  # of a run the answer stays with it
+    assert json.loads((run / "analysis" / "shift.json").read_text())["after"].startswith("step 2")
 
 
 def test_the_command_line_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
