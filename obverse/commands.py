@@ -176,8 +176,9 @@ def analyze(words: Words) -> int:
         raise ConfigError(
             f"analyze what? {', '.join(QUESTIONS)}; 'obverse analyze --help' says what each of them tells"
         )
-    made, first = QUESTIONS[question]
-    config: Any = options_of(made, words, f"analyze {question}", first)
+    made = QUESTIONS[question]
+    alone = ("model",) if "model" in made.model_fields else ()
+    config: Any = options_of(made, words, f"analyze {question}", *alone)
     for name in getattr(config, "methods", None) or ():
         find(name)
     home = config.output or home_of(config)
@@ -194,12 +195,10 @@ def analyze(words: Words) -> int:
 
 def analyze_help(words: Words) -> None:
     question = next((word for word in words if word in QUESTIONS), "")
-    made, first = QUESTIONS.get(question, (Options, None))
-    usage = f"obverse analyze {question or 'QUESTION'}{f' {first.upper()}' if first else ''} [options]"
-    summaries = [f"  {name:<15}{(each.__doc__ or '').splitlines()[0]}" for name, (each, _) in QUESTIONS.items()]
-    notes = (
-        [] if question else ["\n".join(["Questions:", *summaries]), "Their options: obverse analyze variance --help"]
-    )
+    made = QUESTIONS.get(question, Options)
+    usage = f"obverse analyze {question or 'QUESTION'}{' MODEL' if 'model' in made.model_fields else ''} [options]"
+    told = "\n".join(f"  {name:<15}{(each.__doc__ or '').splitlines()[0]}" for name, each in QUESTIONS.items())
+    notes = [] if question else [f"Questions:\n{told}", "Their options: obverse analyze variance --help"]
     print_help(usage, (made.__doc__ or "") if question else COMMANDS["analyze"].summary, made, notes)
 
 

@@ -103,10 +103,10 @@ def home_of(config: Options) -> Path | None:
     return next((run / "analysis" for run in runs), None)
 
 
-QUESTIONS: dict[str, tuple[type[Options], str | None]] = {  # the options, and which of them may stand without a name
-    "variance": (VarianceConfig, None),
-    "gradients": (GradientsConfig, "model"),
-    "coefficients": (CoefficientsConfig, "model"),
-    "shift": (ShiftConfig, "model"),
-    "coverage": (CoverageConfig, "model"),
+QUESTIONS: dict[str, type[Options]] = {
+    "variance": VarianceConfig,
+    "gradients": GradientsConfig,
+    "coefficients": CoefficientsConfig,
+    "shift": ShiftConfig,
+    "coverage": CoverageConfig,
 }
