@@ -1,7 +1,7 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-release test-parity bench bench-limit lint docs base clean
+.PHONY: help demo test test-release test-parity bench bench-limit lint science docs base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,9 @@ lint: $(READY)  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+science: $(READY)  ## the committed comparison: docs/results.md (about an hour on two cores; goes on after a stop)
+	OMP_NUM_THREADS=1 $(BIN)/python recipes/science.py
 
 docs: $(READY)  ## write the pages of docs/methods anew
 	$(BIN)/obverse methods --pages docs/methods

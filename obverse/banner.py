@@ -24,8 +24,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
     own_rates = [(f"lane {number}", lane.learning_rate) for number, lane in enumerate(run.course.lanes)]
     own_rates += [("critic", method.critic.learning_rate) for method in run.course.methods if method.critic]
     rates = f"{config.learning_rate:g}" + "".join(f", {who} {rate:g}" for who, rate in own_rates if rate is not None)
-    until = f", until {config.budget:,} tokens are generated plus trained" if config.budget else ""
     at_once = config.tokens_at_once(policy.device.type)
+    spent = {"tokens": "tokens are generated plus trained"}.get(config.budget_in, f"{config.budget_in} are spent")
+    until = f", until {config.budget:,} {spent}" if config.budget else ""
     where = f"{policy.device}, {torch.get_num_threads()} threads"
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),

@@ -6,18 +6,21 @@ import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
 from obverse.arguments import Scanned, default_text, print_help, scan
+from obverse.benchmarks import BENCHMARKS
+from obverse.benchmarks import find as find_benchmark
 from obverse.catalog import entries, entry, markdown_table, to_json
+from obverse.comparison import CompareConfig
 from obverse.config import (
     EMBEDDED_PRESET,
     DataConfig,
     DemoConfig,
-    EvalConfig,
     GradeConfig,
     MethodsConfig,
     Options,
@@ -26,6 +29,7 @@ from obverse.config import (
     schema,
 )
 from obverse.config_analysis import QUESTIONS, home_of
+from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.errors import ConfigError
@@ -33,12 +37,16 @@ from obverse.explain import explanation, methods_table
 from obverse.layers import COMMAND_LINE, Layer
 from obverse.methods import find
 from obverse.pages import write as write_pages
-from obverse.resolve import method_options, read, resolve, with_folder
+from obverse.resolve import method_options, read, resolve, slug, with_folder
 from obverse.runlog import RunFolder
 from obverse.step_file import read_step
 from obverse.watch import flat
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
+COMPARE_NOTES = [
+    "A method may have options of its own behind commas: hpt,gate=1. Options of training hold for every run. "
+    "obverse compare --output_dir FOLDER goes on with a comparison as it began; so does the same call again."
+]
 Words = list[str]
 
 PIPED_WIDTH = 100
@@ -107,12 +115,25 @@ def train_help(words: Words) -> None:
 
 
 def evaluate(words: Words) -> int:
-    config = options_of(EvalConfig, words, "eval", "model")
+    if any(word.partition("=")[0] == "--regrade" for word in words):
+        regraded = options_of(RegradeConfig, words, "eval --regrade")
+        with load("obverse.panel:Panel")() as watcher:
+            show(load("obverse.regrade:regrade")(regraded, watcher))
+        return 0
+    configs = models_of(words)
+    if configs[0].benchmarks is not None:
+        for name in configs[0].benchmarks:
+            find_benchmark(name)
+    each = load("obverse.evaluate:evaluate_each")
     with load("obverse.panel:Panel")() as watcher:
-        report = load("obverse.evaluate:evaluate")(config, watcher)
-    out = console()
-    out.print(report.table())
-    out.print(Text(flat(report.path)), soft_wrap=True)
+        found = [each(config, watcher) for config in configs]
+    for reports in found:
+        show(reports)
+    if configs[0].paired:
+        compare, store = load("obverse.pairing:compare"), load("obverse.pairing:store")
+        show([store(compare(*pair), *pair) for pair in zip(*found, strict=True)])
+    if configs[0].over_seeds:
+        show([load("obverse.pairing:over_seeds")(reports) for reports in zip(*found, strict=True)])
     return 0
 
 
@@ -123,6 +144,50 @@ def grade(words: Words) -> int:
 
 def print_row(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
+
+
+def models_of(words: Words) -> list[EvalConfig]:
+    """The options of `eval`, once for each model that is named; ConfigError where they do not fit that number."""
+    scanned = scan(words, EvalConfig)
+    named = [scanned.given["model"]] if "model" in scanned.given else []
+    models = scanned.take(len(scanned.positional)) or named
+    if scanned.positional and named:
+        scanned.problems.append(f"--model: given twice, once as {models[0]}")
+    given = {**scanned.given, **({"model": models[0]} if models else {})}
+    config = scanned.check(lambda: read(EvalConfig, [Layer(COMMAND_LINE, given)], "see 'obverse eval --help'"))
+    if config.paired and len(models) != 2:
+        raise ConfigError(f"--paired compares two models, named are {len(models)}: obverse eval FIRST SECOND --paired")
+    if config.over_seeds and len(models) < 2:
+        raise ConfigError("--over_seeds needs the models of several seeds: obverse eval RUN1 RUN2 RUN3 --over_seeds")
+    if len(models) == 1:
+        return [config]
+    outs = [config.output and config.output / f"{n}-{slug(model)}" for n, model in enumerate(models, start=1)]
+    return [
+        config.model_copy(update={"model": model, **({"output": out} if out else {})})
+        for model, out in zip(models, outs, strict=True)
+    ]
+
+
+def show(reports: Sequence[Any]) -> None:
+    """Tables of results, and where they are stored."""
+    out = console()
+    for report in reports:
+        out.print(report.table())
+        if report.path is not None:
+            out.print(Text(flat(report.path)), soft_wrap=True)
+
+
+def compare(words: Words) -> int:
+    scanned = scan(words, CompareConfig, others=("config",))
+    file = scanned.given.pop("config", None)
+    kept = Path(scanned.given.get("output_dir", ""), "comparison.yaml")
+    if file is None and not scanned.positional and kept.is_file():
+        file = kept  # it goes on as it began
+    written = {"methods": tuple(scanned.positional)} if scanned.positional else {}
+    layers = [Layer(COMMAND_LINE, {**written, **scanned.given}), *([read_config(file)] if file else [])]
+    config = scanned.check(lambda: read(CompareConfig, layers, "see 'obverse compare --help'"))
+    plan = load("obverse.analysis.plan:make_plan")(config)  # what is wrong is said before torch is loaded
+    return int(load("obverse.analysis.contest:compare")(plan, console()))
 
 
 def methods(words: Words) -> int:
@@ -273,16 +338,29 @@ class Command:
 COMMANDS = {
     "train": Command("train METHOD", "Train a model by a method; writes a run folder.", train, train_help),
     "eval": Command(
-        "eval MODEL_OR_RUN [options]",
-        "Measure a run, a model folder or a hub model: accuracy, pass@k.",
+        "eval MODEL_OR_RUN... [options]",
+        "Measure runs, folders, adapters or hub models: accuracy, pass@k.",
         evaluate,
-        plain_help("eval", EvalConfig),
+        plain_help(
+            "eval",
+            EvalConfig,
+            [
+                f"Benchmarks: {', '.join(BENCHMARKS)}.",
+                "obverse eval --regrade DIR [--verifier NAME] [--k 1,8] grades stored samples again, without a model.",
+            ],
+        ),
     ),
     "grade": Command(
         "grade VERIFIER FILE [options]",
         "Grade predictions against answers; one line of JSON each.",
         grade,
         plain_help("grade", GradeConfig, ["A row: prediction, answer. A line: verdict, reason, seconds."]),
+    ),
+    "compare": Command(
+        "compare METHOD METHOD ... [options]",
+        "Train by several methods at one budget and put them into one table.",
+        compare,
+        plain_help("compare", CompareConfig, COMPARE_NOTES),
     ),
     "methods": Command(
         "methods [--json] [--markdown] [--pages FOLDER]",

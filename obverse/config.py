@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+AMOUNTS = {"K": 10**3, "M": 10**6, "G": 10**9}
 GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "logging and saving", "output")
 # How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
@@ -36,7 +37,7 @@ EMBEDDED_PRESET: dict[str, Any] = {
 }
 
 
-CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 8192  # padded tokens of a micro batch, where nobody says
+CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # padded tokens of a micro batch, where nobody says
 
 
 def option(group: str, text: str, default: Any = ..., **bounds: Any) -> Any:
@@ -68,7 +69,7 @@ def _texts(value: Any) -> Any:
     return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
 
 
-def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+def distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(value))
 
 
@@ -76,6 +77,18 @@ def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError(f"expects auto, cpu, mps, cuda or cuda:N, not {value!r:.60}")
     return value
+
+
+def _amount(value: Any) -> Any:
+    """`20M` is 20,000,000; a plain number stays as it is."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG])", value.strip()) if isinstance(value, str) else None
+    return round(float(found[1]) * AMOUNTS[found[2].upper()]) if found else value
+
+
+def _every(value: float) -> float:
+    if value > 1 and value != int(value):
+        raise ValueError(f"must be a whole number of steps, or a share of the run below 1, not {value:g}")
+    return int(value) if value == int(value) else value
 
 
 def _folder(value: Any) -> Any:
@@ -89,11 +102,13 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 Device = Annotated[str, AfterValidator(_device)]
 Dtype = Literal["auto", "float32", "bfloat16", "mixed"]
 Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[int, BeforeValidator(_amount), Field(ge=1)]
+Every = Annotated[int | float, Field(ge=0), AfterValidator(_every)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Item = TypeVar("Item")
-Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(_distinct), Field(min_length=1)]
+Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(distinct), Field(min_length=1)]
 Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_parts)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), AfterValidator(_distinct)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), AfterValidator(distinct)]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -199,7 +214,9 @@ class TrainConfig(ModelOptions, LawOptions):
         "data", "leave out problems with longer prompts, in tokens; none: no limit", None
     )
     eval_dataset: Text | None = option("data", "problems to evaluate on while training", None)
-    eval_steps: int = option("data", "evaluate every so many steps; 0: only at the end", 0, ge=0)
+    eval_steps: Every = option(
+        "data", "evaluate every so many steps, or, below 1, every such share of the run; 0: only at the end", 0
+    )
     num_eval_problems: int = option("data", "problems of eval_dataset to evaluate on", 100, ge=1)
     num_generations_eval: int = option("data", "completions per problem in these evaluations", 4, ge=1)
 
@@ -213,14 +230,20 @@ class TrainConfig(ModelOptions, LawOptions):
     )
     micro_batch_tokens: Positive | None = option(
         "batch",
-        "tokens per forward pass, padding included; never changes a gradient; none: 2,048 on a CPU, else 8,192",
+        "tokens per forward pass, padding included; never changes a gradient; none: 1,024 on a CPU, else 8,192",
         None,
     )
     max_steps: Annotated[int, AfterValidator(_steps), Field(ge=-1)] = option(
         "batch", "updates to take; -1: by num_train_epochs", -1
     )
-    budget: Positive | None = option(
-        "batch", "stop once so many tokens were generated plus trained; none: by steps alone", None
+    budget: Amount | None = option(
+        "batch", "stop once so much is spent (20M is 20,000,000), in units of budget_in; none: by steps alone", None
+    )
+    budget_in: Literal["tokens", "flops", "seconds", "steps"] = option(
+        "batch",
+        "what budget counts: tokens generated plus trained; flops, 2 per parameter and generated token, 6 per trained "
+        "one; seconds of the steps; steps",
+        "tokens",
     )
     rollout_batch_size: int = option("batch", "completions decoded side by side", 256, ge=1)
     num_train_epochs: float = option("batch", "passes over the problems, if max_steps is -1", 3.0, gt=0)
@@ -255,8 +278,10 @@ class TrainConfig(ModelOptions, LawOptions):
     logging_steps: int = option("logging and saving", "write a row of metrics every so many steps", 1, ge=1)
     log_completions: bool = option("logging and saving", "write every completion to samples/", True)
     num_completions_to_print: int = option("logging and saving", "completions to print at a logged step", 0, ge=0)
-    save_steps: int = option(
-        "logging and saving", "checkpoint every so many steps; 0: at the end and when stopped", 0, ge=0
+    save_steps: Every = option(
+        "logging and saving",
+        "checkpoint every so many steps, or, below 1, every such share of the run; 0: at the end and when stopped",
+        0,
     )
     save_total_limit: int = option("logging and saving", "checkpoints to keep", 2, ge=1)
     resume_from_checkpoint: Annotated[Text, BeforeValidator(_resume)] = option(
@@ -283,37 +308,6 @@ class TrainConfig(ModelOptions, LawOptions):
     def model_post_init(self, context: Any) -> None:
         """What the method's function is called with, run options that it shares included."""
         self.method_options.update({name: getattr(self, name) for name in self.of_method})
-
-
-class EvalConfig(ModelOptions, LawOptions):
-    """How a model is evaluated. An option that is not given (`model_fields_set`) may be taken from the run."""
-
-    model: Text = option("model", "a run folder, a transformers directory, a hub name or embedded")
-    dataset: Text | None = option(
-        "data", "what to evaluate on; none: the run's eval_dataset or held-out problems", None
-    )
-    dataset_split: Text | None = option("data", "split of the dataset; none: held-out or test", None)
-    num_problems: int = option("data", "problems to evaluate on", 100, ge=1)
-    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
-    k: Listed[Positive] = option("sampling", "the k of pass@k and maj@k, separated by commas", (1, 8))
-    num_generations: Positive | None = option("sampling", "completions per problem; none: the largest k", None)
-    temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
-    seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
-    batch_size: int = option("batch", "completions sampled side by side", 256, ge=1)
-    output: Folder | None = option(
-        "logging and saving", "where results go; none: the run folder's eval/, else ./evals", None
-    )
-
-    @model_validator(mode="after")
-    def _enough(self) -> EvalConfig:
-        if self.num_generations is not None and self.num_generations < max(self.k):
-            raise ValueError(f"num_generations {self.num_generations} is too few for k = {max(self.k)}")
-        return self
-
-    @property
-    def num_samples(self) -> int:
-        """Completions per problem."""
-        return self.num_generations or max(self.k)
 
 
 class GradeConfig(Options):

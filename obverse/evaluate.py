@@ -1,214 +1,136 @@
-"""Evaluation: samples per problem, graded and stored; accuracy and unbiased pass@k by difficulty, with intervals."""
+"""Evaluation: a model, loaded once, faces benchmarks or a data set; what it wrote is kept, and the figures are made."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import yaml
-from rich.table import Table
-
-from obverse import checkpoint, tasks
-from obverse.config import EvalConfig
-from obverse.errors import ConfigError
-from obverse.model import load, set_threads
-from obverse.passk import interval, pass_at_k
-from obverse.records import Problem, to_json
+from obverse.adapters import base_of, load_any
+from obverse.config_eval import EvalConfig
+from obverse.measure import Asked, collect, measure
+from obverse.model import EMBEDDED, Policy, set_threads
 from obverse.resolve import slug
-from obverse.runlog import RunFolder, environment
-from obverse.sampling import Law, Order, Sampler, law_of
+from obverse.results import grader, write
+from obverse.samples import Store, identity
+from obverse.sampling import law_of
 from obverse.sampling.hf import HFSampler
-from obverse.seeds import seed_for
+from obverse.scores import Report, Score
 from obverse.text import Renderer
-from obverse.verifiers import judge
+from obverse.trials import HELD_OUT, Target, Trial, layout_of, target_of, trials_of
 from obverse.watch import Silent, Watcher
 
-HELD_OUT = "arithmetic:1-6"  # what is evaluated on if nobody says: the embedded task
+__all__ = ["HELD_OUT", "Report", "Score", "evaluate", "evaluate_each", "measure"]
+
+MAX_UNGRADED = 0.01  # more than this is said beside the figures
 
 
 @dataclass(frozen=True)
-class Score:
-    """One problem's samples: how many there are and how many were correct, cut off, readable, without a verdict."""
+class Speaker:
+    """A model that is loaded once for all that it is asked."""
 
-    problem: str
-    difficulty: str
-    num_samples: int
-    num_correct: int
-    num_truncated: int
-    num_formatted: int
-    num_ungraded: int
-    texts: list[str]
-    correct: list[bool]
+    target: Target
+    policy: Policy
+    tokenizer: Any
+    threads: int
+    about: Mapping[str, Any]  # names its weights
 
-
-@dataclass(frozen=True)
-class Report:
-    """The result of one evaluation; `path` is its JSON file."""
-
-    name: str
-    scores: list[Score]
-    k: tuple[int, ...]
-    path: Path | None = None
-
-    def groups(self) -> dict[str, list[Score]]:
-        """Scores by difficulty, then all of them."""
-        levels = sorted({score.difficulty for score in self.scores}, key=lambda level: (len(level), level))
-        found = {level: [score for score in self.scores if score.difficulty == level] for level in levels if level}
-        return found | {"all": self.scores} if len(found) != 1 else {"all": self.scores}
-
-    def pass_at(self, k: int, scores: Sequence[Score] | None = None) -> float:
-        """Mean unbiased pass@k over problems."""
-        chosen = self.scores if scores is None else scores
-        return fmean(pass_at_k(score.num_samples, score.num_correct, k) for score in chosen)
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """By difficulty: problems, avg@n with its 95 % interval, pass@k, shares truncated, formatted, ungraded."""
-        return {level: self._row(scores) for level, scores in self.groups().items()}
-
-    def _row(self, scores: list[Score]) -> dict[str, Any]:
-        num = sum(score.num_samples for score in scores)
-        means = [score.num_correct / score.num_samples for score in scores]
-        return {
-            "problems": len(scores),
-            f"avg@{scores[0].num_samples}": fmean(means),
-            "interval": list(interval(means)),
-            **{f"pass@{k}": self.pass_at(k, scores) for k in self.k},
-            "truncated": sum(score.num_truncated for score in scores) / num,
-            "formatted": sum(score.num_formatted for score in scores) / num,
-            "ungraded": sum(score.num_ungraded for score in scores) / num,
-        }
-
-    def table(self) -> Table:
-        """The summary for a console."""
-        summary = self.summary()
-        table = Table(title=self.name, title_justify="left")
-        for column in ("difficulty", *next(iter(summary.values()))):
-            table.add_column(column, justify="left" if column == "difficulty" else "right")
-        for level, row in summary.items():
-            low, high = row["interval"]
-            cells = [
-                str(value) if name == "problems" else f"{low:.1%}..{high:.1%}" if name == "interval" else f"{value:.1%}"
-                for name, value in row.items()
-            ]
-            table.add_row(level, *cells)
-        return table
-
-
-def measure(
-    problems: Sequence[Problem],
-    sampler: Sampler,
-    renderer: Renderer,
-    law: Law,
-    num_samples: int,
-    seed: int,
-    watcher: Watcher | None = None,
-) -> list[Score]:
-    """Sample every problem `num_samples` times and grade; a completion's seed names the problem and its number only.
-
-    Raises ConfigError for a problem that names no verifier.
-    """
-    watch = watcher or Silent()
-    total = len(problems) * num_samples
-    orders = [
-        Order(renderer.prompt_ids(problem), [seed_for(seed, "eval", problem.id, i) for i in range(num_samples)])
-        for problem in problems
-    ]
-    watch.phase("eval", 0, total)
-    found = sampler.sample(orders, law, lambda done: watch.phase("eval", done, total))
-    scores = []
-    for problem, completions in zip(problems, found, strict=True):
-        texts = [renderer.decode(completion.ids) for completion in completions]
-        verdicts = [verdict for text in texts if (verdict := judge(problem, text))]
-        if len(verdicts) < num_samples:
-            raise ConfigError(f"problem {problem.id!r} has no answer to check: add `answer` or give --verifier")
-        scores.append(
-            Score(
-                problem=problem.id,
-                difficulty=str(problem.meta.get("difficulty", problem.meta.get("level", ""))),
-                num_samples=num_samples,
-                num_correct=sum(bool(verdict.correct) for verdict in verdicts),
-                num_truncated=sum(completion.finish == "length" for completion in completions),
-                num_formatted=sum(verdict.formatted for verdict in verdicts),
-                num_ungraded=sum(verdict.correct is None for verdict in verdicts),
-                texts=texts,
-                correct=[bool(verdict.correct) for verdict in verdicts],
-            )
-        )
-    return scores
+    def renderer(self, trial: Trial) -> Renderer:
+        """How the model is spoken to in a trial."""
+        eos_ids = self.policy.model.generation_config.eos_token_id
+        return Renderer(self.tokenizer, layout_of(trial.config, self.target), trial.config.system_prompt, eos_ids)
 
 
 def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
-    """Evaluate a model folder, a hub name, `embedded` or a run (its newest checkpoint); writes a JSON and the samples.
+    """`evaluate_each` of one data set or benchmark. Raises ValueError when `config` names several."""
+    (report,) = evaluate_each(config, watcher)
+    return report
 
-    Raises ConfigError when there is no such model, DataError for bad data.
+
+def evaluate_each(config: EvalConfig, watcher: Watcher | None = None) -> list[Report]:
+    """Evaluate a model folder, an adapter, a hub name, `embedded` or a run (its newest checkpoint), and report.
+
+    Each data set has a folder (obverse.samples) with its samples and `result.json`; what is stored is not drawn again.
+    Raises ConfigError when there is no such model or the folder holds other samples, DataError for bad data.
     """
     watch = watcher or Silent()
-    config, place, out = of_run(config, watch)
-    dataset = config.dataset or HELD_OUT
-    problems = tasks.load(
-        dataset,
-        split=config.dataset_split or "heldout",
-        num_problems=config.num_problems,
-        seed=config.seed,
-        verifier=config.verifier,
-    )
-    policy, tokenizer = load(place, config.dtype, config.device)
+    target = target_of(config)
+    trials = trials_of(config, target, watch)
+    speaker = load_speaker(config, target)
+    return [run_trial(each, speaker, watch) for each in trials]
+
+
+def load_speaker(config: EvalConfig, target: Target) -> Speaker:
+    """The model and its tokenizer, and what names them."""
+    policy, tokenizer = load_any(target.place, config.dtype, config.device)
     threads = set_threads(config.threads, policy)
-    eos_ids = policy.model.generation_config.eos_token_id
-    renderer = Renderer(tokenizer, config.chat_template, config.system_prompt, eos_ids)
+    base = base_of(target.place)
+    where = str(EMBEDDED) if target.place == "embedded" else target.place
+    about = {
+        "name": target.name,
+        "identity": identity(where, getattr(policy.model.config, "_commit_hash", None)),
+        "adapter_of": base,
+        "base_identity": identity(base) if base else None,
+        "dtype": f"{policy.model.dtype}{' mixed' if policy.mixed else ''}".removeprefix("torch."),
+    }
+    return Speaker(target, policy, tokenizer, threads, about)
+
+
+def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
+    """Sample what is not stored yet, grade it, write it; then the figures of all of it."""
+    renderer, config = speaker.renderer(trial), trial.config
     law = law_of(config, renderer.stop_ids)
-    num = config.num_samples
+    store = Store(speaker.target.out / slug(trial.name))
+    told = [*trial.about(), *mismatch(speaker.target, renderer)]
     watch.banner(
         [
-            ("model", place),
+            ("model", speaker.target.place + (f", adapter of {base}" if (base := speaker.about["adapter_of"]) else "")),
             ("template", renderer.describe()),
-            ("data", f"{dataset}: {len(problems)} problems x {num} samples"),
+            ("data", f"{trial.source}: {len(trial.problems)} problems x {config.num_samples} samples"),
             ("sampling", f"temperature {law.temperature:g}, top_p {law.top_p:g}, at most {law.max_tokens} tokens"),
+            ("grader", graders(grader(config.verifier, trial.problems))),
+            ("folder", str(store.folder)),
         ]
     )
-    sampler = HFSampler(policy.model, config.batch_size, renderer.decode, policy.mixed)
-    scores = measure(problems, sampler, renderer, law, num, config.seed, watch)
-    report = Report(f"{place} on {dataset}", scores, config.k)
-    return store(report, config, dataset, out, threads)
+    for line in told:
+        watch.note(line)
+    if config.show_tokens:
+        ids = renderer.prompt_ids(trial.problems[0])
+        watch.note(f"problem {trial.problems[0].id} is sent as {len(ids)} tokens: {ids}")
+        watch.note(f"which read: {literal(renderer.tokenizer.decode(ids, skip_special_tokens=False))}")
+    weights = {name: speaker.about[name] for name in ("identity", "base_identity", "dtype")}
+    store.begin({"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier})
+    sampler = HFSampler(speaker.policy.model, config.batch_size, renderer.decode, speaker.policy.mixed)
+    rounds = range(config.seed, config.seed + config.num_seeds)
+    asked = [Asked.of(problem, renderer, config.num_samples, rounds) for problem in trial.problems]
+    store.write_problems({each.digest: each.problem for each in asked})
+    scores = list(collect(asked, config, sampler, renderer, law, store, watch))
+    share = sum(score.num_ungraded for score in scores) / sum(score.num_samples for score in scores)
+    if share > MAX_UNGRADED:
+        told.append(f"no verdict on {share:.1%} of the samples: they count as wrong, and their reasons are listed")
+        watch.note(told[-1])
+    report = Report(f"{speaker.target.name} on {trial.name}", scores, config.reached_k, notes=tuple(told))
+    row, name = report.summary()["all"], next(iter(report.figures()))
+    watch.note(f"{report.name}: {name} {row[name]:.1%} ({row['interval'][0]:.1%} .. {row['interval'][1]:.1%})")
+    return write(report, trial, speaker.target, speaker.about, speaker.threads, store, renderer, law)
 
 
-def store(report: Report, config: EvalConfig, dataset: str, out: Path, threads: int) -> Report:
-    """Write `<dataset>.json` (what was asked, the summary) and `<dataset>.samples.jsonl` (every text and verdict)."""
-    folder = RunFolder(out)
-    folder.create()
-    stem = slug(dataset)
-    rows = "".join(to_json(asdict(score)) + "\n" for score in report.scores)
-    folder.write_text(f"{stem}.samples.jsonl", rows)
-    about = {"config": json.loads(config.model_dump_json()), "environment": environment(threads)}
-    path = folder.write_json(f"{stem}.json", {"summary": report.summary(), **about})
-    return Report(report.name, report.scores, report.k, path)
+def literal(text: str) -> str:
+    """The text in quotes with every character told, on one line and without double spaces, which it would lose."""
+    return ascii(text).replace("  ", " \\x20")
 
 
-def of_run(config: EvalConfig, watcher: Watcher) -> tuple[EvalConfig, str, Path]:
-    """The configuration with a run's own answers filled in, the model's folder, and where results go.
+def graders(found: Mapping[str, Any]) -> str:
+    """Which verifiers judge and their versions, in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
+    return f"{', '.join(found['verifiers'])} ({versions})"
 
-    A run is evaluated on its eval_dataset, else on the other side of its data set; where there is no other side, that
-    is said: figures on training problems are no figures.
-    """
-    folder = Path(config.model)
-    if not (folder / "config.yaml").is_file():
-        return config, config.model, Path(config.output or "evals")
-    newest = checkpoint.newest(folder)
-    if newest is None:
-        raise ConfigError(f"run {folder} has no whole checkpoint to evaluate")
-    run = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    filled: dict[str, Any] = {"dataset": run["eval_dataset"] or run["dataset"]}
-    if config.dataset is None and run["eval_dataset"] is None and Path(run["dataset"]).is_file():
-        watcher.note(
-            f"{run['dataset']} has no held-out side: these are the run's own training problems (give --dataset)"
-        )
-    for name in ("chat_template", "system_prompt", "verifier", "max_completion_length", "temperature"):
-        filled[name] = run.get(name)
-    filled["stop_strings"] = tuple(run.get("stop_strings") or ())
-    given = config.model_fields_set
-    missing = {name: value for name, value in filled.items() if name not in given and value is not None}
-    return config.model_copy(update=missing), str(newest), Path(config.output or folder / "eval" / newest.name)
+
+def mismatch(target: Target, renderer: Renderer) -> list[str]:
+    """One line if the model was trained with another template or system prompt than it is spoken to in now."""
+    trained, now = target.trained, renderer.record()
+    if trained is None or all(trained[name] == now[name] for name in ("jinja", "form", "system_prompt")):
+        return []
+    parts = [f"template {trained['name']}, system prompt {trained['system_prompt']!r}"]
+    parts.append(f"template {now['name']}, system prompt {now['system_prompt']!r}")
+    return [f"this model was trained with {parts[0]}; it is evaluated with {parts[1]}"]

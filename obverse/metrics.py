@@ -69,6 +69,14 @@ def num_trained(update: Update | None) -> int:
     return update.num_tokens if update else 0
 
 
+def num_flops(num_parameters: int, num_generated: int, num_trained: int) -> float:
+    """Floating-point operations: 2 per parameter and generated token, 6 per trained one (2001.08361, sec. 2.1).
+
+    Prompts, attention, an anchor, a critic and evaluations are left out: the same rule for every method.
+    """
+    return float(num_parameters) * (2 * num_generated + 6 * num_trained)
+
+
 def mean(rows: Sequence[Row]) -> Row:
     """The mean of each figure over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)

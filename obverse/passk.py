@@ -1,10 +1,10 @@
-"""Scores from n samples of which c are correct, and intervals over problems. Exact where a closed form exists."""
+"""Scores from n samples of which c are correct. Exact where a closed form exists."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from statistics import fmean
+from obverse.intervals import interval
+
+__all__ = ["interval", "pass_at_k"]
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -19,13 +19,3 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     for i in range(num_samples - num_correct + 1, num_samples + 1):
         missed *= max(0.0, 1.0 - k / i)
     return 1.0 - missed
-
-
-def interval(
-    values: Sequence[float], seed: int = 0, num_resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean over problems (percentile method); the same for the same values and seed."""
-    rng = random.Random(seed)
-    means = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(num_resamples))
-    cut = round((1 - level) / 2 * num_resamples)
-    return means[cut], means[-1 - cut]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class State:
     step: int = 0
     cursor: int = 0  # problems taken so far
     num_tokens: int = 0  # generated plus trained
+    flops: float = 0.0  # that these took, by the rule of `metrics.num_flops`
+    before: float = 0.0  # the run's progress before its last step
     lane: int = 0  # the last lane of the course that has begun
     memory: dict[str, float] = field(default_factory=dict)  # what the method remembers
     waiting: list[str] = field(default_factory=list)  # problems put aside for another lane, the newest last
@@ -62,23 +65,36 @@ class Run:
     watcher: Attentive
     graders: Graders
     state: State = field(default_factory=State)
+    seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs
+
+    @property
+    def spent(self) -> float:
+        """What is gone of the budget, in its unit."""
+        state = self.state
+        amounts = {"tokens": state.num_tokens, "flops": state.flops, "seconds": self.seconds, "steps": state.step}
+        return amounts[self.config.budget_in]
 
     @property
     def finished(self) -> bool:
-        """All steps are done, or the budget of tokens is spent."""
+        """All steps are done, or the budget is spent."""
         budget = self.config.budget
-        return self.state.step >= self.total_steps or (budget is not None and self.state.num_tokens >= budget)
+        return self.state.step >= self.total_steps or (budget is not None and self.spent >= budget)
 
     @property
     def expected_steps(self) -> int:
-        """How many steps the run will take by what it has spent so far; a budget of tokens may end it early."""
+        """How many steps the run will take by what it has spent so far; a budget may end it early."""
         return min(self.total_steps, math.ceil(self.state.step / self.progress)) if self.progress else self.total_steps
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done, 0 to 1: by steps or by tokens, whichever is nearer to its end."""
-        spent = self.state.num_tokens / self.config.budget if self.config.budget else 0.0
+        """The share of the run that is done, 0 to 1: by steps or by budget, whichever is nearer to its end."""
+        spent = self.spent / self.config.budget if self.config.budget else 0.0
         return min(max(self.state.step / self.total_steps, spent), 1.0)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """The policy's, for what a token costs."""
+        return sum(parameter.numel() for parameter in self.learners[0].policy.model.parameters())
 
     @property
     def lane(self) -> int:
@@ -279,6 +295,7 @@ def restore(run: Run, path: Path) -> None:
             if not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
                 checkpoint.save_model(run.folder.path / folder.name, anchor.model, run.collector.renderer.tokenizer)
     run.folder.rewind_metrics(saved.state["metrics_offset"])
+    run.seconds = sum(row["step_time"] for row in run.folder.metrics())
 
 
 def find_start(config: TrainConfig, folder: RunFolder) -> Path | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
@@ -54,8 +54,8 @@ class Renderer:
     """Prompts, demonstrations and sampled ids of one tokenizer under one chat template.
 
     `chat_template` is "auto" (the tokenizer's own template if it has one), "none", a text such as
-    "Question: {prompt}\\nAnswer:", or a path to a .jinja file. `eos_ids` are those of the model's generation config.
-    With a chat template nothing is added to what it writes: BOS stands there if and only if the template says so, as in
+    "Question: {prompt}\\nAnswer:", a path to a .jinja file, or a Layout. `eos_ids` are those of the model's generation
+    config. With a chat template nothing is added to what it writes: BOS stands there if and only if it says so, as in
     every serving engine. Without one, BOS comes first if and only if the tokenizer puts it there by itself.
 
     Errors: ConfigError for a template that cannot be read, does not fit the messages, or leaves no stop token.
@@ -68,13 +68,13 @@ class Renderer:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        chat_template: str = "auto",
+        chat_template: str | Layout = "auto",
         system_prompt: str | None = None,
         eos_ids: int | Iterable[int] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
-        self.layout = choose_layout(tokenizer, chat_template)
+        self.layout = choose_layout(tokenizer, chat_template) if isinstance(chat_template, str) else chat_template
         self._opening = opening_ids(tokenizer)
         self._anchor = "\n" if writes_leading_space(tokenizer) else ""
         self._anchor_ids = self._encode(self._anchor)
@@ -95,6 +95,10 @@ class Renderer:
     @property
     def template_name(self) -> str:
         return self.layout.name
+
+    def record(self) -> dict[str, Any]:
+        """The template and system prompt in full, for whoever asks later how the model was spoken to."""
+        return {**asdict(self.layout), "system_prompt": self.system_prompt}
 
     @property
     def pad_id(self) -> int:

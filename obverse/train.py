@@ -20,6 +20,8 @@ from obverse.records import Group, Sample
 from obverse.remember import RUN, recall, revise
 from obverse.watch import Silent, Watcher
 
+ROUNDING = 1e-9  # so that a third of the run three times is the run
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -44,7 +46,7 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
             while not run.finished:
                 evaluate_if_due(run)
                 step(run)
-                if config.save_steps and run.state.step % config.save_steps == 0 and not run.finished:
+                if due(config.save_steps, run) and not run.finished:
                     save(run)
             save(run)
             evaluate_if_due(run)
@@ -66,15 +68,19 @@ def step(run: Run) -> None:
     groups, kept = gathered.groups, gathered.kept
     with clock("train"):
         learned, num_trained = study(run, lane, gathered, progress)
-    num_tokens = metrics.num_generated(groups) + num_trained
+    num_generated, state.before = metrics.num_generated(groups), run.progress
+    num_tokens = num_generated + num_trained
     state.step, state.cursor = state.step + 1, state.cursor + gathered.num_taken
     state.num_tokens += num_tokens
+    state.flops += metrics.num_flops(run.num_parameters, num_generated, num_trained)
     state.waiting = [name for name in state.waiting if name not in gathered.waited]
     if lane == 0:
         put_aside(run, groups)
     pass_by(run, lane)
-    row = {"step": state.step, "num_tokens": state.num_tokens, **metrics.collection(groups, kept), **learned}
-    row |= total(gathered.reasons) | clock.row(num_tokens) | ({"lane": lane} if len(run.course.lanes) > 1 else {})
+    row = {"step": state.step, "num_tokens": state.num_tokens, "flops": state.flops}
+    row |= {**metrics.collection(groups, kept), **learned, **total(gathered.reasons), **clock.row(num_tokens)}
+    row |= {"lane": lane} if len(run.course.lanes) > 1 else {}
+    run.seconds += row["step_time"]
     if method.memory is not None and RUN in state.memory:
         row["memory"] = state.memory[RUN]
     run.folder.append_metrics(row)
@@ -177,15 +183,22 @@ def put_aside(run: Run, groups: list[Group]) -> None:
         run.state.waiting = [name for name in run.state.waiting if name not in names] + names
 
 
+def due(every: float, run: Run) -> bool:
+    """Whether the run stands at a mark: a multiple of `every` steps or, below 1, the first step behind such a share."""
+    if every >= 1 or run.state.step == 0:
+        return every > 0 and run.state.step % max(every, 1) == 0
+    return every > 0 and int(run.progress / every + ROUNDING) > int(run.state.before / every + ROUNDING)
+
+
 def evaluate_if_due(run: Run) -> None:
-    """Measure the policy on the held-out problems at every eval_steps-th step, the base and the end included.
+    """Measure the policy on the held-out problems at every mark of eval_steps, the base and the end included.
 
     The result is a file of its own, so that a stop in the middle loses nothing but the measurement.
     """
     config, number = run.config, run.state.step
-    due = run.finished or (config.eval_steps > 0 and number % config.eval_steps == 0)
     name = f"eval/step-{number:06d}.json"
-    if not run.eval_problems or not due or (run.folder.path / name).exists():
+    is_due = run.finished or due(config.eval_steps, run)
+    if not run.eval_problems or not is_due or (run.folder.path / name).exists():
         return
     collector, num = run.collector, config.num_generations_eval
     scores = measure(
@@ -203,6 +216,7 @@ def save(run: Run) -> Path:
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
     state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
     state["metrics_offset"] = run.folder.metrics_offset()
+    state["template"] = run.collector.renderer.record()
     path = checkpoint.save(
         run.folder.path,
         run.state.step,

@@ -8,6 +8,7 @@ before the forward pass, both happen over the same logits. The matrices' gradien
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-# Logits held at once: 2**25 float32 numbers are 128 MB, and there are two such buffers. Each chunk adds to the matrix's
-# whole gradient, so that a small one is slow: 220 tokens at a vocabulary of 150,000.
-CHUNK_ELEMENTS = 2**25
+# Logits held at once: 2**24 float32 numbers are 64 MB. Each chunk adds to the matrix's whole gradient, so that a small
+# one is slow: 110 tokens at a vocabulary of 150,000.
+CHUNK_ELEMENTS = 2**24
+CACHED_ELEMENTS = 2**17  # half a megabyte: of a CPU core's own cache
 
 
 class Scores(torch.autograd.Function):
@@ -43,11 +45,13 @@ class Scores(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             work = Workspace(states, matrix)
             for part in chunks(states, matrix):
-                chunk = work.distribution(states[part], matrix, temperature[part])
-                logp[part] = chunk.log_probs_of(target[part])
-                entropy[part] = chunk.entropy()
-                if gradients is not None and foreseen is not None:
-                    gradients.add(part, chunk.slope(target[part], foreseen[part]), temperature[part])
+                for rows, each in work.distributions(states, matrix, temperature, part):
+                    logp[rows] = each.log_probs_of(target[rows])
+                    entropy[rows] = each.entropy()
+                    if foreseen is not None:
+                        each.become_slope(target[rows], foreseen[rows])
+                if gradients is not None:
+                    gradients.add(part, work.logits, temperature[part])
         ctx.save_for_backward(states, matrix, target, temperature)
         ctx.foreseen, ctx.gradients = foreseen, gradients
         return logp, entropy
@@ -65,9 +69,9 @@ class Scores(torch.autograd.Function):
         if spread or bool(by_logp.any()):
             work = Workspace(states, matrix)
             for part in chunks(states, matrix):
-                chunk = work.distribution(states[part], matrix, temperature[part])
-                slope = chunk.slope(target[part], by_logp[part], by_entropy[part] if spread else None)
-                gradients.add(part, slope, temperature[part])
+                for rows, each in work.distributions(states, matrix, temperature, part):
+                    each.become_slope(target[rows], by_logp[rows], by_entropy[rows] if spread else None)
+                gradients.add(part, work.logits, temperature[part])
         return gradients.states, gradients.matrix if ctx.home is None else None, None, None, None
 
 
@@ -95,7 +99,7 @@ class Lookup(torch.autograd.Function):
 
 
 def reads(ids: Tensor, table: torch.nn.Embedding | None) -> dict[str, Tensor]:
-    """What a decoder is called with to read `ids`: themselves, or their embeddings where `table` has its own gradient."""
+    """What a decoder is called with to read `ids`: themselves, or embeddings where `table` keeps its own gradient."""
     if table is None or not torch.is_grad_enabled() or not keeps_own_gradient(table.weight):
         return {"input_ids": ids}
     return {"inputs_embeds": Lookup.apply(ids, table.weight, table.padding_idx)}  # type: ignore[no-untyped-call]
@@ -115,7 +119,7 @@ def own_gradient(matrix: Tensor) -> Tensor:
 
 
 class Gradients:
-    """The gradients by the states [T, H] and by the matrix [V, H], added up chunk by chunk; the latter in `home.grad`."""
+    """The gradients by the states [T, H] and by the matrix [V, H], added up by chunks; the latter in `home.grad`."""
 
     def __init__(self, states: Tensor, matrix: Tensor, dtype: torch.dtype, home: Tensor | None) -> None:
         self.of, self.head = states, matrix
@@ -123,10 +127,11 @@ class Gradients:
         self.matrix = torch.zeros_like(matrix, dtype=dtype) if home is None else own_gradient(home)
 
     def add(self, part: slice, by_logits: Tensor, temperature: Tensor) -> None:
-        """`by_logits` [n, V], before the temperature, of the tokens `part`; it is overwritten."""
-        slope = (by_logits if bool((temperature == 1).all()) else by_logits.div_(temperature[:, None])).to(
-            self.of.dtype
-        )
+        """The first rows of `by_logits` [.., V] are those of the tokens `part`, before the temperature; overwritten."""
+        slope = by_logits[: part.stop - part.start]
+        if not bool((temperature == 1).all()):
+            slope.div_(temperature[:, None])
+        slope = slope.to(self.of.dtype)
         self.states[part].addmm_(slope, self.head)
         if self.matrix.dtype == slope.dtype:
             self.matrix.addmm_(slope.T, self.of[part])
@@ -135,30 +140,42 @@ class Gradients:
 
 
 class Workspace:
-    """Two buffers of a chunk's size, used again for every chunk: fresh memory of that size costs as much as a pass."""
+    """A buffer for a chunk's logits, and one for the exponentials of some of its rows.
+
+    Both are used again for every chunk: fresh memory of that size costs as much as a pass over it. On a CPU the second
+    holds what stays in a core's cache, so that all that is done with a row costs one walk through memory.
+    """
 
     def __init__(self, states: Tensor, matrix: Tensor) -> None:
-        shape = (min(chunk_size(len(matrix)), len(states)), len(matrix))
-        self.logits, self.weights = (states.new_empty(shape, dtype=torch.float32) for _ in range(2))
+        rows = min(chunk_size(len(matrix)), len(states))
+        self.logits, is_cpu = states.new_empty((rows, len(matrix)), dtype=torch.float32), states.device.type == "cpu"
+        self.num_rows = min(rows, max(1, CACHED_ELEMENTS // len(matrix))) if is_cpu else rows
+        self.weights = torch.empty_like(self.logits[: self.num_rows])
 
-    def distribution(self, states: Tensor, matrix: Tensor, temperature: Tensor) -> Distribution:
-        """Of every token [n]; what was made before is overwritten."""
-        logits, weights = self.logits[: len(states)], self.weights[: len(states)]
+    def distributions(
+        self, states: Tensor, matrix: Tensor, temperature: Tensor, part: slice
+    ) -> Iterator[tuple[slice, Distribution]]:
+        """Those of the tokens `part`, some at a time with their place among all; each is overwritten by the next."""
+        chunk, warm = states[part], temperature[part]
+        logits = self.logits[: len(chunk)]
         if states.dtype == logits.dtype:
-            torch.mm(states, matrix.T, out=logits)
+            torch.mm(chunk, matrix.T, out=logits)
         else:
-            logits.copy_(torch.mm(states, matrix.T))
-        if not bool((temperature == 1).all()):
-            logits.div_(temperature[:, None])
-        logits.sub_(logits.amax(-1, keepdim=True))
-        return Distribution(logits, torch.exp(logits, out=weights))
+            logits.copy_(torch.mm(chunk, matrix.T))
+        if not bool((warm == 1).all()):
+            logits.div_(warm[:, None])
+        for first in range(0, len(logits), self.num_rows):
+            rows = logits[first : first + self.num_rows]
+            start = part.start + first
+            yield slice(start, start + len(rows)), Distribution(rows, self.weights[: len(rows)])
 
 
 class Distribution:
     """Logits below their largest [n, V], their exponentials, and the sums of these; p = weights / total."""
 
     def __init__(self, logits: Tensor, weights: Tensor) -> None:
-        self.logits, self.weights = logits, weights
+        self.logits = logits.sub_(logits.amax(-1, keepdim=True))
+        self.weights = torch.exp(logits, out=weights)
         self.total = weights.sum(-1)
 
     def log_probs_of(self, target: Tensor) -> Tensor:
@@ -173,16 +190,16 @@ class Distribution:
             mean = self._mean_logit()
         return self.total.log() - mean
 
-    def slope(self, target: Tensor, by_logp: Tensor, by_entropy: Tensor | None = None) -> Tensor:
-        """by_logp (1[v = target] - p_v) - by_entropy p_v (log p_v + H); [n, V], in place of the weights."""
+    def become_slope(self, target: Tensor, by_logp: Tensor, by_entropy: Tensor | None = None) -> None:
+        """Overwrite the logits with by_logp (1[v = target] - p_v) - by_entropy p_v (log p_v + H); [n, V]."""
         if by_entropy is None:
-            slope = self.weights.mul_((-by_logp / self.total)[:, None])
+            torch.mul(self.weights, (-by_logp / self.total)[:, None], out=self.logits)
         else:
             # log p_v + H = logit_v - log total + H, which is the logit above the mean one
             self.entropy()
             spread = self.logits.sub_(self._mean_logit()[:, None]).mul_(by_entropy[:, None])
-            slope = spread.add_(by_logp[:, None]).mul_(self.weights).mul_((-1 / self.total)[:, None])
-        return slope.scatter_add_(-1, target[:, None], by_logp[:, None])
+            spread.add_(by_logp[:, None]).mul_(self.weights).mul_((-1 / self.total)[:, None])
+        self.logits.scatter_add_(-1, target[:, None], by_logp[:, None])
 
     def _mean_logit(self) -> Tensor:
         """sum_v p_v logit_v; [n]."""

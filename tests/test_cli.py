@@ -18,7 +18,8 @@ from obverse import cli
 from obverse.arguments import scan
 from obverse.cli import main
 from obverse.commands import COMMANDS
-from obverse.config import EvalConfig, TrainConfig, schema
+from obverse.config import TrainConfig, schema
+from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.config_file import read
 from obverse.errors import CheckpointError, DataError
 from obverse.methods import find, names
@@ -225,13 +226,46 @@ def test_eval_prints_the_table_and_the_path(
         def table(self) -> str:
             return "the table"
 
-    def evaluate(config: EvalConfig, watcher: Watcher) -> Report:
+    def evaluate_each(config: EvalConfig, watcher: Watcher) -> list[Report]:
         assert config.model == "runs/x" and config.k == (1, 8) and config.model_fields_set == {"model", "k"}
-        return Report()
+        return [Report()]
 
-    stub(monkeypatch, "obverse.evaluate", evaluate=evaluate)
+    stub(monkeypatch, "obverse.evaluate", evaluate_each=evaluate_each)
     assert main(["eval", "runs/x", "--k", "1,8"]) == 0
     assert capsys.readouterr().out == "the table\nevals/a.json\n"
+
+
+def test_eval_of_several_models_has_a_folder_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[str, Path | None]] = []
+
+    def evaluate_each(config: EvalConfig, watcher: Watcher) -> list[object]:
+        seen.append((config.model, config.output))
+        return []
+
+    stub(monkeypatch, "obverse.evaluate", evaluate_each=evaluate_each)
+    assert main(["eval", "runs/x", "b", "--output", "out"]) == 0
+    assert seen == [("runs/x", Path("out/1-x")), ("b", Path("out/2-b"))]
+    for words, said in (
+        (["eval", "a", "--paired"], "--paired compares two models, named are 1"),
+        (["eval", "a", "--over_seeds"], "needs the models of several seeds"),
+        (["eval", "a", "--model", "b"], "--model: given twice, once as a"),
+        (["eval", "a", "--benchmarks", "aime2"], "unknown benchmark 'aime2': did you mean 'aime2"),
+        (["eval", "a", "--benchmarks", "aime24", "--dataset", "d"], "give one of them"),
+        (["eval", "a", "--benchmark_dir", "d"], "name them with --benchmarks"),
+    ):
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_eval_regrades_without_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def regrade(config: RegradeConfig, watcher: Watcher) -> list[object]:
+        assert (config.regrade, config.verifier, config.k) == (Path("evals/x"), "exact", None)
+        return []
+
+    stub(monkeypatch, "obverse.regrade", regrade=regrade)
+    assert main(["eval", "--regrade", "evals/x", "--verifier", "exact"]) == 0
 
 
 def test_demo_hands_over_its_options(monkeypatch: pytest.MonkeyPatch) -> None:

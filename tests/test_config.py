@@ -9,16 +9,8 @@ import pytest
 from annotated_types import Ge, Gt
 
 from obverse import methods
-from obverse.config import (
-    EMBEDDED_PRESET,
-    DataConfig,
-    DemoConfig,
-    EvalConfig,
-    GradeConfig,
-    Options,
-    TrainConfig,
-    schema,
-)
+from obverse.config import EMBEDDED_PRESET, DataConfig, DemoConfig, GradeConfig, Options, TrainConfig, schema
+from obverse.config_eval import EvalConfig
 from obverse.config_file import read as read_file
 from obverse.config_file import write
 from obverse.errors import ConfigError

@@ -6,11 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from exam.batches import sample
 from tiny_models import save_tiny
 
+import runs
 from obverse.batch import Micro, pack
 from obverse.critic import Critic, assess
 from obverse.model import load, load_scalar

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import runs
 
+import runs
 from obverse.errors import GraderError
 from obverse.graders import NUM_RECENT, Graders, by_reason, total
 from obverse.records import Group, Problem, Sample, Verdict

@@ -7,11 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from pydantic import ValidationError
 from tiny_models import save_tiny
 
+import runs
 from obverse import learn as module
 from obverse.config import TrainConfig
 from obverse.interrupt import Attentive

@@ -1,4 +1,4 @@
-"""pass@k against its definition, and intervals against simulation."""
+"""pass@k against its definition, and the interval of greedy accuracy against simulation."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ def test_golden_number_and_large_n() -> None:
     exact = 1 - Fraction(comb(2048 - 2, 1024), comb(2048, 1024))
     assert pass_at_k(2048, 2, 1024) == pytest.approx(float(exact), rel=1e-12)
     assert pass_at_k(2048, 1500, 1024) == 1.0
+
+
+def exact(n: int, c: int, k: int) -> Fraction:
+    return 1 - Fraction(comb(n - c, k), comb(n, k))
+
+
+def test_it_equals_the_definition_by_exact_rationals() -> None:
+    for n in range(1, 33):
+        for c in range(n + 1):
+            for k in range(1, n + 1):
+                assert pass_at_k(n, c, k) == pytest.approx(float(exact(n, c, k)), rel=1e-12, abs=1e-14), (n, c, k)
+
+
+@pytest.mark.parametrize("k", [1, 8, 64, 1000, 1024, 2047, 2048])
+def test_it_is_stable_for_two_thousand_samples(k: int) -> None:
+    for c in (0, 1, 2, 3, 10, 100, 1023, 1024, 1025, 2047, 2048):
+        assert pass_at_k(2048, c, k) == pytest.approx(float(exact(2048, c, k)), rel=1e-12, abs=1e-14), c
 
 
 def test_more_k_than_samples_is_refused() -> None:

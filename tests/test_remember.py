@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import runs
 from tiny_models import save_tiny
 
+import runs
 from obverse import estimator, learn, methods
 from obverse.checkpoint import load
 from obverse.method import Method

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import runs
 from tiny_models import save_tiny
 
+import runs
 from obverse import methods, prepare
 from obverse.cli import main
 from obverse.course import Course, Lane, as_course

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from exam.batches import sample
 from tiny_models import save_tiny
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import runs
 from obverse.checkpoint import newest
 from obverse.errors import GraderError
 from obverse.model import load_scalar

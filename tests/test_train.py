@@ -9,10 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from tiny_models import save_tiny
 
+import runs
 from obverse import checkpoint
 from obverse.errors import CheckpointError, ConfigError, DataError, DivergedError, GraderError
 from obverse.model import load
@@ -116,6 +116,44 @@ def test_the_budget_of_tokens_ends_a_run(tiny: Path, chains: Path, tmp_path: Pat
     train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=50, budget=600))
     tokens = [row["num_tokens"] for row in RunFolder(tmp_path / "run").metrics()]
     assert tokens[-2] < 600 <= tokens[-1]
+
+
+@pytest.mark.parametrize("unit", ["flops", "seconds", "steps"])
+def test_a_budget_has_a_unit(tiny: Path, chains: Path, tmp_path: Path, unit: str) -> None:
+    budget = {"flops": "0.0001G", "seconds": 1, "steps": 3}[unit]
+    train(runs.config("sft", tmp_path / "run", tiny, chains, max_steps=500, budget=budget, budget_in=unit))
+    rows = RunFolder(tmp_path / "run").metrics()
+    policy, _ = load(str(tmp_path / "run" / f"checkpoint-{len(rows)}"))
+    size = sum(parameter.numel() for parameter in policy.model.parameters())
+    assert rows[-1]["flops"] == 6.0 * size * rows[-1]["num_tokens"]  # nothing was generated
+    seconds = [sum(row["step_time"] for row in rows[:end]) for end in range(len(rows) + 1)]
+    spent = {"flops": [0.0, *(row["flops"] for row in rows)], "seconds": seconds, "steps": range(len(rows) + 1)}[unit]
+    limit = 100_000 if unit == "flops" else budget
+    assert spent[-2] < limit <= spent[-1] and len(rows) < 500
+
+
+def test_a_share_of_the_run_is_a_mark(tiny: Path, chains: Path, tmp_path: Path) -> None:
+    """Marks lie at the first step behind each share, also for a run that was resumed between two of them."""
+    held_out = {"eval_dataset": "arithmetic:1", "num_eval_problems": 2, "num_generations_eval": 1}
+    options = {
+        "max_steps": 500,
+        "budget": 1_000,
+        "eval_steps": 0.25,
+        "save_steps": 0.25,
+        "save_total_limit": 9,
+        **held_out,
+    }
+    folders = [tmp_path / "whole", tmp_path / "halves"]
+    train(runs.config("sft", folders[0], tiny, chains, **options))
+    train(runs.config("sft", folders[1], tiny, chains, **options), Watch(after=4, signal_number=signal.SIGTERM))
+    train(runs.config("sft", folders[1], tiny, chains, **options, resume_from_checkpoint="auto"))
+    tokens = [0.0, *(row["num_tokens"] for row in RunFolder(folders[0]).metrics())]
+    passed = [int(min(each, 1_000) / 250) for each in tokens]
+    marks = [step for step in range(1, len(tokens)) if passed[step] > passed[step - 1]]
+    assert len(marks) == 4
+    for folder in folders:
+        assert [int(path.stem[-6:]) for path in sorted((folder / "eval").glob("*.json"))] == [0, *marks]
+    assert [int(path.name[11:]) for path in checkpoint.folders(folders[0])] == marks
 
 
 def test_old_checkpoints_leave_and_damaged_ones_are_refused_by_name(tiny: Path, chains: Path, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_logit_of_minus_infinity_is_no_nan(foreseen: Tensor | None) -> None:
     states, matrix = torch.tensor([[1.0]]), torch.tensor([[1.0], [-torch.inf], [1.0]], requires_grad=True)
     logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), foreseen)
-    assert float(entropy.detach()) == pytest.approx(0.693147, rel=1e-5) and float(logp.detach()) == pytest.approx(-0.693147, rel=1e-5)
+    assert float(entropy.detach()) == pytest.approx(0.693147, rel=1e-5)
+    assert float(logp.detach()) == pytest.approx(-0.693147, rel=1e-5)
     (gradient,) = torch.autograd.grad(logp.sum() + entropy.sum(), matrix)
     torch.testing.assert_close(gradient, torch.tensor([[0.5], [0.0], [-0.5]]))

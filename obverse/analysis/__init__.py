@@ -1,1 +1,1 @@
-"""What runs teach: bias and variance of gradients, who pushed which token, what moved, what is covered."""
+"""What runs teach: comparisons at one budget, what gradients did and who pushed, what moved, what is covered."""

@@ -48,9 +48,9 @@ def compose(
         kl_in_reward it is taken off the reward instead, and k1 is the default: its gradient is the sequence's KL. A
         method that divides advantages by a std divides this KL too.
     entropy_coef  an entropy bonus, a mean over all own tokens (over all trained tokens without own ones).
-    overlong_factor  adds factor min(0, (L - C - n) / C) to the reward of an own sample of n tokens: 0 up to C tokens before
-        the longest completion L, then falling to -factor at it (DAPO's soft overlong punishment, 2503.14476 eq. 13).
-        overlong_cache_length is C; none is a fifth of L. L is the run's max_completion_length.
+    overlong_factor  adds factor min(0, (L - C - n) / C) to the reward of an own sample of n tokens: 0 up to C tokens
+        before the longest completion L, then falling to -factor at it (DAPO's soft overlong punishment, 2503.14476
+        eq. 13). overlong_cache_length is C; none is a fifth of L. L is the run's max_completion_length.
     importance_sampling  weighs own tokens by pi_trainer / pi_sampler when the two are different programs: token_ or
         sequence_, _truncate or _mask at importance_sampling_cap (TRL's names; 2.0 is verl's token cap).
 

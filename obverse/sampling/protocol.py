@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from obverse.config import EvalConfig, TrainConfig
+from obverse.config import TrainConfig
+from obverse.config_eval import EvalConfig
 from obverse.records import Finish
 
 

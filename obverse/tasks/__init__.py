@@ -12,7 +12,7 @@ from obverse.errors import ConfigError
 from obverse.records import Problem
 from obverse.tasks import arithmetic, countdown, knights
 from obverse.tasks.files import READERS, read_hub, read_path
-from obverse.tasks.splits import Range
+from obverse.tasks.splits import Range, resolve
 
 Generate = Callable[[str, int, int, Range | None], list[Problem]]
 
@@ -21,6 +21,7 @@ EMBEDDED: dict[str, Generate] = {
     "countdown": countdown.generate,
     "knights": knights.generate,
 }
+ALLOWED = {"arithmetic": arithmetic.ALLOWED, "countdown": countdown.ALLOWED, "knights": knights.ALLOWED}
 NUM_PROBLEMS = 1_000  # of an embedded task, if nobody says how many
 
 _DIFFICULTY = re.compile("([0-9]{1,4})(?:-([0-9]{1,4}))?")
@@ -64,6 +65,15 @@ def load(
         f"unknown data set {dataset!r}: {hint} a file looks like path/to/rows.jsonl (or .json, .parquet), "
         "a hub data set like owner/name"
     )
+
+
+def difficulties(dataset: str, split: str) -> Range:
+    """The lowest and the highest difficulty of an embedded task, of those that its name asks for, in a split.
+
+    Errors: ConfigError if the split does not have them.
+    """
+    name, _, difficulty = dataset.partition(":")
+    return resolve(name, split, _range(dataset, difficulty), ALLOWED[name])
 
 
 def _is_path(dataset: str) -> bool:

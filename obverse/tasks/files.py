@@ -85,7 +85,7 @@ def read_hub(name: str, split: str, num_problems: int | None = None, verifier: s
 
     Errors: DataError if it cannot be had, or with the report of all bad rows.
     """
-    return read_rows(_hub(name, _common_name(split)), name, num_problems, verifier)
+    return read_rows(hub_rows(name, _common_name(split)), name, num_problems, verifier)
 
 
 def read_rows(rows: Rows, source: str, num_problems: int | None = None, verifier: str | None = None) -> list[Problem]:
@@ -169,7 +169,8 @@ def _parquet(file: str) -> Rows:
         raise DataError(f"{file}: not a readable parquet file ({_first_line(error)})") from error
 
 
-def _hub(name: str, split: str) -> Rows:
+def hub_rows(name: str, split: str) -> Rows:
+    """The rows of a split of a hub data set, with their places. Errors: DataError if it cannot be had."""
     try:
         import datasets  # seconds that only the hub should cost
     except ImportError as error:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import config
 
 from obverse.analysis.coefficients import coefficients
 from obverse.analysis.gradients import OWN, SHOWN, WHOLE, gradients
@@ -16,6 +15,7 @@ from obverse.cli import main
 from obverse.config_analysis import QUESTIONS, CoefficientsConfig, GradientsConfig
 from obverse.errors import ConfigError, DataError
 from obverse.train import train
+from runs import config
 
 STEPS = 2
 

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 
 import pytest
-import runs
 
+import runs
 from obverse import methods
 from obverse.course import as_course
 from obverse.runlog import RunFolder

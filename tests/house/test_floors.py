@@ -17,10 +17,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "watch",
         "config",
         "config_analysis",
+        "config_eval",
         "config_file",
         "layers",
         "runlog",
         "step_file",
+        "intervals",
+        "comparison",
     ),
     # 1: what a method is; problems, verdicts, text
     (
@@ -33,12 +36,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "requirements",
         "resolve",
         "tasks",
+        "benchmarks",
         "problems",
         "verifiers",
         "text",
     ),
     # 2: the model, samples and tables
-    ("model", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
+    ("model", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
     # 3: what one step is made of
     (
         "rollout",
@@ -54,7 +58,22 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "graders",
     ),
     # 4: runs
-    ("train", "prepare", "networks", "banner", "evaluate", "passk"),
+    (
+        "train",
+        "prepare",
+        "networks",
+        "banner",
+        "evaluate",
+        "measure",
+        "trials",
+        "results",
+        "samples",
+        "scores",
+        "majority",
+        "passk",
+        "regrade",
+        "pairing",
+    ),
     # 5: what runs teach
     ("analysis",),
     # 6: what a reader sees
@@ -88,6 +107,7 @@ HIDDEN = {
     ("tasks.files", "pyarrow"): "a third of a second that only parquet files should cost",
     ("tasks.files", "pyarrow.parquet"): "the same",
     ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
+    ("adapters", "peft"): "a second that only adapters should cost, and an extra of the installation",
     ("commands", "import_module"): "torch waits until the options are known to be right",
     ("doctor", "import_module"): "whether torch can be imported is what it tells",
     ("methods", "import_module"): "the folder is the registry",

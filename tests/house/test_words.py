@@ -21,6 +21,7 @@ TOP_OF_BLINDNESS = 5  # above it the words are shown to users
 MAY_NAME = {
     ("config", "hpt"): "what `obverse demo` shows if nothing is asked for",
     ("tasks.rows", "uft"): "a published row layout of that name",
+    ("benchmarks", "uft"): "published files of that name",
     ("tasks.rows", "reward_model"): "a published column of that name",
     ("verifiers.user", "reward_model"): "the same",
     **{

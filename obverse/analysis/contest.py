@@ -1,0 +1,163 @@
+"""`obverse compare`: does what is left of a comparison, alone or with others, and shows the table.
+
+All state is files. A worker takes the first trial that is not over, can begin and that nobody else has claimed; any
+number of workers, also of several calls, may work in one folder, and whatever is killed is done again by the next one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from obverse.analysis import exports
+from obverse.analysis.board import Board
+from obverse.analysis.plan import Plan, write_problems
+from obverse.analysis.standings import INSIDE, standings
+from obverse.analysis.trial import chosen_rate, claim, measure_base, result, run_trial
+from obverse.errors import ConfigError, UserError
+from obverse.interrupt import Attentive, Interrupted
+from obverse.runlog import RunFolder
+from obverse.watch import Metrics, Phase, Silent, Watcher, flat
+
+CONFIG = "comparison.yaml"
+FREE = {"jobs", "output_dir"}  # may differ from call to call
+PAUSE = 0.5  # seconds between two looks at what others do
+
+
+def compare(plan: Plan, console: Console) -> int:
+    """Run what is left of a comparison and write its table; returns the exit code (130 or 143 when stopped).
+
+    Raises ConfigError or DataError before anything runs. A comparison that was stopped or killed, by any means, goes on
+    with the same call and comes to the same table.
+    """
+    begin(plan)
+    write_problems(plan)
+    board = Board(plan, console)
+    try:
+        code = work(plan, after=board.update) if plan.config.jobs == 1 else lead(plan, board)
+    finally:
+        board.close()
+    if code:
+        console.print(f"stopped; go on with: obverse compare --output_dir {plan.root}", soft_wrap=True)
+        return code
+    found = standings(plan)
+    exports.write(found, plan.root)
+    console.print(exports.table(found))
+    main = INSIDE if INSIDE in found.columns else found.columns[0]
+    for line in exports.notes(found, columns=lambda name: name == main):
+        console.print(Text(line), soft_wrap=True)
+    console.print(f"{plan.root}: standings.md, .csv, .tex and .json; the samples of every figure", soft_wrap=True)
+    return 0
+
+
+def begin(plan: Plan) -> None:
+    """Write the comparison's configuration into its folder; ConfigError where that holds another one."""
+    config, path = plan.config, plan.root / CONFIG
+    given = config.model_dump(mode="json", include=config.model_fields_set - FREE)
+    if path.exists():
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        differing = sorted(name for name in kept.keys() | given.keys() if kept.get(name) != given.get(name))
+        if differing:
+            raise ConfigError(
+                f"--output_dir: {plan.root} holds a comparison with another {differing[0]}: continue it by "
+                "--output_dir alone, or choose another folder"
+            )
+        return
+    if any(plan.root.glob("*")):
+        raise ConfigError(f"--output_dir: {plan.root} is not empty and holds no comparison")
+    folder = RunFolder(plan.root)
+    folder.create()
+    folder.write_text(CONFIG, yaml.safe_dump(given, allow_unicode=True, sort_keys=False))
+
+
+def work(plan: Plan, after: Callable[[], None] | None = None, watcher: Watcher | None = None) -> int:
+    """Do trials until none is left; 0, or the exit code of a run that a signal stopped."""
+    with claim(plan.root / "figures" / "base", blocking=True):
+        measure_base(plan, watcher)
+    while True:
+        code, did, left = turn(plan, watcher)
+        if after is not None:
+            after()
+        if code or not left:
+            return code
+        if not did:
+            time.sleep(PAUSE)
+
+
+def turn(plan: Plan, watcher: Watcher | None) -> tuple[int, bool, bool]:
+    """Do one trial that is free: its exit code, whether there was one, whether any was left before."""
+    left = False
+    for trial in plan.trials():
+        if result(plan, trial) is not None:
+            continue
+        left = True
+        is_ready, rate = chosen_rate(plan, trial)
+        if not is_ready:
+            continue
+        with claim(plan.root / trial.folder) as mine:
+            if mine and result(plan, trial) is None:
+                return run_trial(plan, trial, rate, watcher), True, True
+    return 0, False, left
+
+
+class Tethered(Silent):
+    """The watcher of a worker process: it ends when the process that started it is gone."""
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+
+    def phase(self, phase: Phase, done: int, total: int) -> None:
+        if os.getppid() != self.parent:
+            os._exit(1)  # the claim falls with the process; files are whole at any moment
+
+    def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
+        self.phase("train", 0, 0)
+
+
+def serve(plan: Plan, parent: int) -> None:
+    """What a worker process does. A Ctrl-C of the terminal reaches its parent alone, which passes it on."""
+    os.setsid()
+    try:
+        raise SystemExit(work(plan, watcher=Tethered(parent)))
+    except UserError as error:
+        print(f"error: {flat(error)}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def lead(plan: Plan, board: Board) -> int:
+    """Start the workers, show what they do, and pass a stop on to them; the exit code."""
+    context = multiprocessing.get_context("spawn")
+    workers: list[BaseProcess] = [
+        context.Process(target=serve, args=(plan, os.getpid())) for _ in range(plan.config.jobs)
+    ]
+    with Attentive(Silent()).listening() as attentive:
+        for worker in workers:
+            worker.start()
+        try:
+            while any(worker.is_alive() for worker in workers):
+                time.sleep(PAUSE)
+                board.update()
+                attentive.check()
+        except Interrupted as stop:
+            end(workers)
+            return stop.exit_code
+    board.update()
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    return next((128 - code if code < 0 else code for code in codes), 0)  # a worker that a signal ended has -signal
+
+
+def end(workers: list[BaseProcess]) -> None:
+    """Ask every worker to stop, and wait until its run is saved."""
+    for worker in workers:
+        if worker.is_alive():
+            worker.terminate()
+    for worker in workers:
+        worker.join()

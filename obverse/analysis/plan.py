@@ -1,0 +1,309 @@
+"""What a comparison consists of: entries, test sets, and one trial per entry, rate and seed. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from obverse import methods, tasks
+from obverse.comparison import CompareConfig
+from obverse.config import TrainConfig
+from obverse.course import as_course
+from obverse.errors import ConfigError
+from obverse.records import Problem, to_json
+from obverse.requirements import check, check_data, load_problems, wants
+from obverse.resolve import free_folder, resolve, slug
+from obverse.runlog import RunFolder
+from obverse.tasks.rows import ANSWERS, DEMONSTRATIONS, LAYOUTS
+
+NEVER = 10**7  # steps: the budget ends a run
+GRID_SEED = 1_000  # rates are tried with a seed that no run has
+BASE = "base"
+# what no entry may have for itself
+ALIKE = frozenset(
+    {"budget", "budget_in", "seed", "model", "dataset", "dataset_split", "num_problems", "verifier", "output_dir"}
+)
+# columns that would turn a row into one of another layout
+LAYOUT_KEYS = frozenset(DEMONSTRATIONS).union(ANSWERS, *(keys for keys, _ in LAYOUTS.values()))
+LEVELS = ("easy", "medium", "hard")
+Role = Literal["in", "ood", "seen"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: a method with options of its own, `hpt,gate=1` as it was written."""
+
+    written: str
+
+    @property
+    def method(self) -> str:
+        return self.written.split(",")[0]
+
+    @property
+    def options(self) -> dict[str, str]:
+        pairs = [part.partition("=") for part in self.written.split(",")[1:]]
+        return {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}
+
+    @property
+    def label(self) -> str:
+        """`hpt gate=1`; of a user's own file.py:mine it is `mine`."""
+        return " ".join([self.method.rpartition(":")[2], *(f"{name}={value}" for name, value in self.options.items())])
+
+    @property
+    def name(self) -> str:
+        """The label as a folder's name."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.label).strip("-.")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: a name, and where its problems come from."""
+
+    name: str
+    dataset: str
+    split: str
+
+    @property
+    def role(self) -> Role:
+        return "ood" if self.name.startswith("ood") else "seen" if self.name.startswith("seen") else "in"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: an entry with a seed; in the grid with a rate that is tried, else with the one that was chosen."""
+
+    entry: Entry
+    seed: int
+    rate: float | None = None
+    is_grid: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Relative to the comparison's."""
+        if self.is_grid:
+            return Path("grid", self.entry.name, f"rate-{self.rate:g}")
+        return Path("runs", self.entry.name, f"seed-{self.seed}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison, settled: `root` is its folder."""
+
+    config: CompareConfig
+    root: Path
+    entries: tuple[Entry, ...]
+    tests: tuple[Column, ...]
+    baselines: frozenset[str] = field(default_factory=frozenset)  # names of entries
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        return list(range(self.config.seed, self.config.seed + self.config.seeds))
+
+    def rates(self, entry: Entry) -> tuple[float, ...]:
+        """The rates that are tried for an entry; one that names its own has no choice."""
+        return () if "learning_rate" in entry.options else self.config.learning_rates or ()
+
+    def grid(self, entry: Entry) -> list[Trial]:
+        """The trials that choose the entry's rate; none where there is nothing to choose."""
+        rates = self.rates(entry)
+        return [Trial(entry, GRID_SEED + self.config.seed, rate, True) for rate in rates if len(rates) > 1]
+
+    def trials(self) -> list[Trial]:
+        """All of them, in the order in which they are begun: the grid, then the first seed of each entry, and so on."""
+        grid = [trial for entry in self.entries for trial in self.grid(entry)]
+        return grid + [Trial(entry, seed) for seed in self.seeds for entry in self.entries]
+
+    def run_options(self, trial: Trial, rate: float | None) -> dict[str, Any]:
+        """What the trial's run is started with, beside its own options; `rate` None leaves it to the method."""
+        config, every = self.config, 0 if trial.is_grid else 1 / self.config.num_marks
+        in_steps = config.budget_in == "steps"
+        return {
+            "lr_scheduler_type": "constant",  # of a schedule that must know how many steps there are, none can tell
+            **shared(config),
+            **({} if rate is None else {"learning_rate": rate}),
+            **trial.entry.options,
+            "max_steps": config.budget if in_steps else NEVER,
+            **({} if in_steps else {"budget": config.budget, "budget_in": config.budget_in}),
+            "seed": trial.seed,
+            "output_dir": str(self.root / trial.folder),
+            "eval_dataset": str(self.problems_path("validation")),
+            "num_eval_problems": 10**9,
+            "eval_steps": every,
+            "save_steps": every,
+            "save_total_limit": config.num_marks + 1,
+            "log_completions": config.log_completions and not trial.is_grid,
+            "resume_from_checkpoint": "auto",
+        }
+
+    def resolved(self, trial: Trial, rate: float | None) -> TrainConfig:
+        """The trial's configuration; ConfigError names the entry whose options are wrong."""
+        entry = trial.entry
+        try:
+            return resolve(entry.method, methods.find(entry.method), self.run_options(trial, rate))
+        except ConfigError as error:
+            raise ConfigError("\n".join(f"{entry.label}: {line}" for line in str(error).splitlines())) from error
+
+    def problems_path(self, name: str) -> Path:
+        return self.root / "problems" / f"{name}.jsonl"
+
+    def figures_path(self, name: str, step: str, test: str, seed: int) -> Path:
+        """The samples of an entry's last or best step on a test: one file per seed."""
+        return self.root / "figures" / name / step / test / f"seed-{seed}.jsonl"
+
+
+def shared(config: CompareConfig) -> dict[str, Any]:
+    """The options that were given for every run: those of training that the comparison does not settle itself."""
+    names = config.model_fields_set & {*TrainConfig.model_fields} - {"budget", "budget_in", "seed", "output_dir"}
+    return {name: getattr(config, name) for name in sorted(names)}
+
+
+def make_plan(config: CompareConfig) -> Plan:
+    """Check everything that can be known before a model is loaded; ConfigError or DataError says what is wrong."""
+    for name in sorted(CompareConfig.settled & config.model_fields_set):
+        raise ConfigError(f"--{name}: {SETTLED.get(name, 'the comparison settles it for every run alike')}")
+    root = config.output_dir or free_folder(Path("runs"), f"compare-{slug(config.dataset)}", create=False)
+    entries = read_entries(config.methods)
+    tests = read_tests(config)
+    plan = Plan(config, root, entries, tests)
+    sources: dict[str, int] = {}
+    problems: list[Problem] = []
+    for entry in entries:
+        rates = plan.rates(entry)
+        found = plan.resolved(Trial(entry, config.seed), rates[0] if rates else None)
+        course = as_course(methods.build(found.method, found.method_options))
+        if not all(method.trains_policy for method in course.methods):
+            raise ConfigError(f"{entry.label}: trains no policy, so there is nothing to compare")
+        check(course, found)
+        problems = problems or load_problems(found, course)
+        for method in course.methods:
+            check_data(found, method, problems)
+        sources[entry.name] = sum(
+            any(wants(method, kind) for method in course.methods) for kind in ("rollouts", "demonstrations", "pairs")
+        )
+    return Plan(config, root, entries, tests, choose_baselines(config, entries, sources))
+
+
+SETTLED = {
+    "learning_rate": "give --learning_rates: one value for every method, or several to choose from",
+    "max_steps": "every run ends with its budget: --budget 100 --budget_in steps",
+    "num_train_epochs": "every run ends with its budget: --budget 100 --budget_in steps",
+    "eval_dataset": "give --validation and --tests",
+    "eval_steps": "give --num_marks, how often a run is validated",
+    "save_steps": "give --num_marks, how often a run is validated and saved",
+}
+
+
+def read_entries(written: Sequence[str]) -> tuple[Entry, ...]:
+    """The rows of the table; ConfigError for unknown methods, options without a value and rows of one name."""
+    entries = tuple(Entry(text) for text in written)
+    seen: dict[str, Entry] = {BASE: Entry(BASE)}
+    for entry in entries:
+        methods.find(entry.method)
+        for part in entry.written.split(",")[1:]:
+            if not re.fullmatch(r"\s*[A-Za-z_][\w-]*=.+", part):
+                raise ConfigError(f"{entry.written}: {part!r} is no option; write METHOD,name=value,name=value")
+        refused = sorted((CompareConfig.settled - {"learning_rate"} | ALIKE) & entry.options.keys())
+        if refused:
+            raise ConfigError(f"{entry.written}: {refused[0]} is the same for all methods of a comparison")
+        if entry.name in seen:
+            raise ConfigError(f"{entry.written} and {seen[entry.name].written} would be one row of the table")
+        seen[entry.name] = entry
+    return entries
+
+
+def read_tests(config: CompareConfig) -> tuple[Column, ...]:
+    """The columns of the table; without --tests the levels of the embedded task that is trained on."""
+    found = []
+    for text in config.tests or default_tests(config.dataset):
+        name, equals, place = text.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not place or name == "validation":
+            raise ConfigError(f"--tests: expects name=dataset or name=dataset@split, not {text!r}")
+        dataset, at, split = place.rpartition("@") if "@" in place else (place, "", "")
+        found.append(Column(name, dataset, split if at else "heldout"))
+    names = [test.name for test in found]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--tests: a name stands there twice: {', '.join(names)}")
+    if config.validation is None and not any(test.role == "in" for test in found):
+        raise ConfigError("--tests: none is in distribution, so give --validation too")
+    return tuple(found)
+
+
+def default_tests(dataset: str) -> list[str]:
+    """The difficulties of an embedded task in three levels, and its ood split; ConfigError for other data."""
+    task = dataset.partition(":")[0]
+    if task not in tasks.EMBEDDED:
+        raise ConfigError(f"--tests: say what to test on, for {dataset} has no held-out problems of its own")
+    low, high = tasks.difficulties(dataset, "heldout")
+    levels = list(range(low, high + 1))
+    cuts = [round(i * len(levels) / len(LEVELS)) for i in range(len(LEVELS) + 1)]
+    parts = [levels[a:b] for a, b in pairwise(cuts)]
+    named = [(name, part) for name, part in zip(LEVELS, parts, strict=True) if part]
+    return [f"{name}={task}:{part[0]}-{part[-1]}" for name, part in named] + [f"ood={task}@ood"]
+
+
+def choose_baselines(config: CompareConfig, entries: Sequence[Entry], sources: Mapping[str, int]) -> frozenset[str]:
+    """Those that were named, else all entries that learn from one source alone, else the first."""
+    if config.baselines is None:
+        return frozenset(name for name, num in sources.items() if num == 1) or frozenset({entries[0].name})
+    labels = {text: entry.name for entry in entries for text in (entry.written, entry.label, entry.name)}
+    for text in config.baselines:
+        if text not in labels:
+            raise ConfigError(f"--baselines: {text!r} is not compared; there are {', '.join(e.label for e in entries)}")
+    return frozenset(labels[text] for text in config.baselines)
+
+
+def write_problems(plan: Plan) -> None:
+    """Write the problems that every method is validated and tested on, once; DataError or ConfigError for bad data.
+
+    Validation and tests share no problem: without data of its own, validation takes the first problems of each test
+    that is in distribution, and that test goes on behind them.
+    """
+    config, folder = plan.config, RunFolder(plan.root)
+    if plan.problems_path("validation").exists():  # written last
+        return
+    inside = [test for test in plan.tests if test.role == "in"]
+    taken = {test.name: 0 for test in plan.tests}
+    if config.validation is None:
+        for index in range(config.num_validation_problems):
+            taken[inside[index % len(inside)].name] += 1
+    validation: list[Problem] = []
+    for test in plan.tests:
+        num = taken[test.name]
+        found = tasks.load(
+            test.dataset,
+            split=test.split,
+            num_problems=num + config.num_test_problems,
+            seed=config.seed,
+            verifier=config.verifier,
+        )
+        if len(found) <= num:
+            raise ConfigError(f"--tests: {test.dataset} has {len(found)} problems, of which validation takes {num}")
+        found = [replace(problem, id=f"{test.name}-{problem.id}") for problem in found]
+        validation += found[:num]
+        folder.write_text(f"problems/{test.name}.jsonl", rows(found[num:]))
+    if config.validation is not None:
+        validation = tasks.load(
+            config.validation,
+            split="heldout",
+            num_problems=config.num_validation_problems,
+            seed=config.seed,
+            verifier=config.verifier,
+        )
+    folder.write_text("problems/validation.jsonl", rows(validation))
+
+
+def rows(problems: Sequence[Problem]) -> str:
+    """Problems in the library's own row layout; a user's verifier is no part of data, and is given again when read."""
+    lines = []
+    for problem in problems:
+        meta = {name: value for name, value in problem.meta.items() if name not in LAYOUT_KEYS}
+        row = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
+        if problem.verifier is not None and ".py" not in problem.verifier:
+            row["verifier"] = problem.verifier
+        lines.append(to_json({**meta, **row}) + "\n")
+    return "".join(lines)

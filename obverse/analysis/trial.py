@@ -1,0 +1,179 @@
+"""One trial: train (or go on), measure its last and its best step on every test, note what it came to."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from obverse import checkpoint, tasks
+from obverse.analysis.plan import BASE, Plan, Trial
+from obverse.config import TrainConfig
+from obverse.errors import DivergedError
+from obverse.evaluate import measure
+from obverse.model import load, set_threads
+from obverse.records import to_json
+from obverse.runlog import RunFolder
+from obverse.sampling import law_of
+from obverse.sampling.hf import HFSampler
+from obverse.text import Renderer
+from obverse.train import train
+from obverse.watch import Silent, Watcher
+
+STEPS = ("last", "best")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial came to, `trial.json` in its run folder: written when all of it is measured, and only then."""
+
+    entry: str
+    seed: int
+    rate: float
+    is_grid: bool
+    steps: int = 0
+    num_tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0  # of the steps
+    validation: dict[str, float] = field(default_factory=dict)  # pass@1 by step, 0 is the model before
+    last: int = 0
+    best: int = 0  # the step whose validation is best, the first of several; never the model before
+    failed: str | None = None  # why there is nothing to measure
+
+    @property
+    def score(self) -> float:
+        """By which a rate is chosen: validation after the last step."""
+        return -1.0 if self.failed else self.validation[str(self.last)]
+
+
+def result(plan: Plan, trial: Trial) -> Result | None:
+    """The result of a trial that is over; None of any other."""
+    path = plan.root / trial.folder / "trial.json"
+    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def chosen_rate(plan: Plan, trial: Trial) -> tuple[bool, float | None]:
+    """Whether the trial can begin, and with which rate; None leaves it to the method.
+
+    Of the entry's rates the one that is best on validation after the last step, the smallest of several.
+    """
+    if trial.rate is not None:
+        return True, trial.rate
+    rates, grid = plan.rates(trial.entry), [result(plan, each) for each in plan.grid(trial.entry)]
+    if not grid:
+        return True, rates[0] if rates else None
+    done = [each for each in grid if each is not None]
+    if len(done) < len(grid):
+        return False, None
+    return True, max(done, key=lambda each: (each.score, -each.rate)).rate
+
+
+def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | None = None) -> int:
+    """Do what is left of a trial; 0, or the exit code of a run that a signal stopped."""
+    config = plan.resolved(trial, rate)
+    folder = RunFolder(plan.root / trial.folder)
+    if folder.metrics_path.exists() and checkpoint.newest(folder.path) is None:
+        shutil.rmtree(folder.path / "eval", ignore_errors=True)  # killed before its first checkpoint: from the start
+        folder.metrics_path.unlink()
+    try:
+        outcome = train(config, watcher)
+        if outcome.stopped:
+            return outcome.exit_code
+        found = summary(trial, config, folder)
+    except DivergedError as error:
+        found = Result(trial.entry.name, trial.seed, config.learning_rate or 0.0, trial.is_grid, failed=str(error))
+    if not trial.is_grid and not found.failed:
+        for step in STEPS:
+            number = found.last if step == "last" else found.best
+            measure_step(plan, trial, step, number, found, config, watcher)
+    keep = set() if trial.is_grid else {found.last, found.best}
+    for path in folder.path.glob("checkpoint-*"):
+        if int(path.name.rpartition("-")[2]) not in keep:
+            shutil.rmtree(path)
+    folder.write_json("trial.json", asdict(found))
+    return 0
+
+
+def summary(trial: Trial, config: TrainConfig, folder: RunFolder) -> Result:
+    """What the run folder says of a run that is over."""
+    rows = folder.metrics()
+    evaluations = {
+        int(path.stem.removeprefix("step-")): json.loads(path.read_text(encoding="utf-8"))["all"]["pass@1"]
+        for path in sorted((folder.path / "eval").glob("step-*.json"))
+    }
+    last = int(rows[-1]["step"])
+    candidates = {step: score for step, score in evaluations.items() if 0 < step <= last}
+    return Result(
+        entry=trial.entry.name,
+        seed=trial.seed,
+        rate=config.learning_rate or 0.0,
+        is_grid=trial.is_grid,
+        steps=last,
+        num_tokens=int(rows[-1]["num_tokens"]),
+        flops=rows[-1]["flops"],
+        seconds=sum(row["step_time"] for row in rows),
+        validation={str(step): score for step, score in sorted(evaluations.items())},
+        last=last,
+        best=max(candidates, key=lambda step: (candidates[step], -step)),
+    )
+
+
+def measure_step(
+    plan: Plan, trial: Trial, step: str, number: int, found: Result, config: TrainConfig, watcher: Watcher | None
+) -> None:
+    """Measure a step on every test; a best step that is the last one is not sampled twice."""
+    name = trial.entry.name
+    if step == "best" and found.best == found.last:
+        for test in plan.tests:
+            source = plan.figures_path(name, "last", test.name, trial.seed)
+            target = plan.figures_path(name, step, test.name, trial.seed)
+            RunFolder(target.parent).write_text(target.name, source.read_text(encoding="utf-8"))
+        return
+    place = plan.root / trial.folder / f"checkpoint-{number}"
+    measure_tests(plan, str(place), config, name, step, trial.seed, watcher)
+
+
+def measure_base(plan: Plan, watcher: Watcher | None = None) -> None:
+    """Measure the model before training with the sampling seeds of every run; last and best are the same for it."""
+    for seed in plan.seeds:
+        config = plan.resolved(Trial(plan.entries[0], seed), 1.0)
+        for step in STEPS:
+            measure_tests(plan, plan.config.model, config, BASE, step, seed, watcher)
+
+
+def measure_tests(
+    plan: Plan, place: str, config: TrainConfig, name: str, step: str, seed: int, watcher: Watcher | None
+) -> None:
+    """Sample every test that has no file yet with the model in `place`, and write what came of it."""
+    paths = {test: plan.figures_path(name, step, test.name, seed) for test in plan.tests}
+    missing = {test: path for test, path in paths.items() if not path.exists()}
+    if not missing:
+        return
+    policy, tokenizer = load(place, config.dtype, config.device)
+    set_threads(config.threads, policy)
+    renderer = Renderer(
+        tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id
+    )
+    sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
+    law = law_of(config, renderer.stop_ids)
+    for test, path in missing.items():
+        problems = tasks.load(str(plan.problems_path(test.name)), verifier=config.verifier)
+        scores = measure(problems, sampler, renderer, law, plan.config.num_generations_test, seed, watcher or Silent())
+        RunFolder(path.parent).write_text(path.name, "".join(to_json(asdict(score)) + "\n" for score in scores))
+
+
+@contextmanager
+def claim(folder: Path, blocking: bool = False) -> Iterator[bool]:
+    """Whether nobody else works in the folder; the claim ends with the block, or with the process however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".claim").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

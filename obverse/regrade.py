@@ -1,0 +1,106 @@
+"""Stored samples graded again, by another verifier or by a newer version of theirs. No model is needed."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from obverse.config_eval import RegradeConfig
+from obverse.errors import ConfigError, DataError
+from obverse.measure import score_of
+from obverse.records import Problem, to_json
+from obverse.resolve import slug
+from obverse.results import RESULT, figures, grader
+from obverse.runlog import RunFolder
+from obverse.samples import ASKED, Graded, Store, read_json
+from obverse.scores import Report
+from obverse.verifiers import answer_of, judge_all, verifier
+from obverse.watch import Silent, Watcher
+
+BATCH = 4096  # samples graded at a time
+SAID = {True: "right", False: "wrong", None: "no verdict"}
+
+
+def regrade(config: RegradeConfig, watcher: Watcher | None = None) -> list[Report]:
+    """Grade every result in a folder, or in the folders inside it, again; what was there stays.
+
+    Writes `regraded[-VERIFIER].json`, as result.json, and the samples with their new verdicts beside it. Raises
+    DataError where there is no whole result, ConfigError for an unknown verifier.
+    """
+    root = config.regrade
+    folders = [root] if (root / ASKED).is_file() else sorted(path.parent for path in root.glob(f"*/{ASKED}"))
+    if not folders:
+        raise DataError(
+            f"{root}: no samples of obverse eval here (a folder with {ASKED}, or one that holds such folders)"
+        )
+    if config.verifier is not None:
+        verifier(config.verifier)  # an unknown one is told before anything is read
+    return [regrade_one(folder, config, watcher or Silent()) for folder in folders]
+
+
+def regrade_one(folder: Path, config: RegradeConfig, watch: Watcher) -> Report:
+    """The same for one folder of samples."""
+    if not (folder / RESULT).is_file():
+        raise DataError(f"{folder}: this evaluation has not ended; the command that began it goes on where it was")
+    store, result = Store(folder), read_json(folder / RESULT)
+    problems = store.problems()
+    if config.verifier is not None:
+        problems = {name: replace(problem, verifier=config.verifier) for name, problem in problems.items()}
+    ks = tuple(config.k or result["k"])
+    if max(ks) > result["num_samples"]:
+        raise ConfigError(f"{folder}: {result['num_samples']} samples are too few for k = {max(ks)}")
+    stem = "regraded" + (f"-{slug(config.verifier)}" if config.verifier else "")
+    graded: dict[tuple[str, int], list[Graded]] = {}
+    changed: Counter[str] = Counter()
+    part = folder / f".{stem}.samples.part"
+    total, done = len(problems) * result["num_samples"] * len(result["seeds"]), 0
+    with gzip.open(part, "wt", encoding="utf-8", errors="surrogatepass") as file:
+        stream = wanted(store, result, problems)
+        while rows := list(islice(stream, BATCH)):
+            verdicts = judge_all([(problems[row["digest"]], row["text"]) for row in rows])
+            for row, verdict in zip(rows, verdicts, strict=True):
+                if verdict is None:
+                    raise ConfigError(f"problem {row['problem']!r} has no answer to check: give --verifier")
+                found = {"correct": verdict.correct, "reward": verdict.reward, "reason": verdict.reason}
+                found |= {"formatted": verdict.formatted, "answer": answer_of(problems[row["digest"]], row["text"])}
+                if row["correct"] is not verdict.correct:
+                    changed[f"{SAID[row['correct']]} -> {SAID[verdict.correct]}"] += 1
+                new = {**row, **found}
+                file.write(to_json(new) + "\n")
+                graded.setdefault((row["digest"], row["round"]), []).append(Graded.read(new))
+            done += len(rows)
+            watch.phase("grade", done, total)
+    part.replace(folder / f"{stem}.samples.jsonl.gz")
+    scores = [
+        score_of(problem, graded[name, number], ks, number)
+        for name, problem in problems.items()
+        for number in result["seeds"]
+    ]
+    notes = (f"of {done:,} verdicts {changed.total():,} changed" + listed(changed),)
+    name = f"{result['name']} graded again" + (f" by {config.verifier}" if config.verifier else "")
+    report = Report(name, scores, ks, notes=notes)
+    update = {"k": list(ks), "grader": grader(config.verifier, list(problems.values())), "changed": dict(changed)}
+    path = RunFolder(folder).write_json(f"{stem}.json", {**result, **update, "notes": list(notes), **figures(report)})
+    return replace(report, path=path)
+
+
+def wanted(store: Store, result: dict[str, Any], problems: dict[str, Problem]) -> Iterator[dict[str, Any]]:
+    """The stored samples that the result is made of; others may be left of an evaluation of more, or of other rows."""
+    seen: set[tuple[str, int]] = set()
+    for row in store.rows():
+        key = (row["digest"], row["seed"])
+        is_asked = (
+            row["digest"] in problems and row["round"] in result["seeds"] and row["number"] < result["num_samples"]
+        )
+        if is_asked and key not in seen:
+            seen.add(key)
+            yield row
+
+
+def listed(changed: Counter[str]) -> str:
+    return f" ({', '.join(f'{count:,} {what}' for what, count in changed.most_common())})" if changed else ""

@@ -1,0 +1,72 @@
+"""The file that an evaluation leaves: what was asked in full, the figures, and every problem's counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from obverse import __version__
+from obverse.records import Problem
+from obverse.runlog import RunFolder, environment, installed
+from obverse.samples import SCHEMA, Store
+from obverse.sampling import Law
+from obverse.scores import Report
+from obverse.text import Renderer
+from obverse.trials import Target, Trial
+
+RESULT = "result.json"
+
+
+def write(
+    report: Report,
+    trial: Trial,
+    target: Target,
+    model: Mapping[str, Any],
+    threads: int,
+    store: Store,
+    renderer: Renderer,
+    law: Law,
+) -> Report:
+    """Write `result.json`: what was asked in full, the summary, and every problem's counts."""
+    config, protocol = trial.config, trial.protocol
+    result = {
+        "schema": SCHEMA,
+        "name": trial.name,
+        "dataset": trial.source,
+        "num_samples": config.num_samples,
+        "seeds": list(range(config.seed, config.seed + config.num_seeds)),
+        "k": list(report.k),
+        "protocol": protocol
+        and {
+            "name": protocol.name,
+            "source": protocol.source,
+            "options": protocol.options(),
+            "overridden": trial.overridden,
+        },
+        "model": {**model, "place": target.place},
+        "template": {**renderer.record(), "trained": target.trained},
+        "law": asdict(law),
+        "grader": grader(config.verifier, trial.problems),
+        "notes": list(report.notes),
+        **figures(report),
+        "config": json.loads(config.model_dump_json()),
+        "environment": environment(threads),
+    }
+    return replace(report, path=RunFolder(store.folder).write_json(RESULT, result))
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """The summary and the problems of a result."""
+    kept = [
+        {name: value for name, value in asdict(score).items() if name not in ("texts", "correct")}
+        for score in report.scores
+    ]
+    return {"summary": report.summary(), "problems": kept}
+
+
+def grader(verifier: str | None, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Which verifiers judged, and the versions that decide what they say."""
+    names = [verifier] if verifier else sorted({problem.verifier or "none" for problem in problems})
+    return {"verifiers": names, "versions": {"obverse": __version__, "math-verify": installed("math-verify")}}

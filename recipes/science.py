@@ -1,0 +1,129 @@
+"""The committed comparison: every kind of method on the embedded task, with a real gap between its levels.
+
+    make science                  # data, comparison, docs/results.md; about an hour on two cores, goes on after a stop
+    python recipes/science.py --budget 20K --seeds 1 --output_dir runs/small --page none     # the same, small
+
+Training has problems of 1 to 6 operations; a part of them has a demonstration, the rest an answer only. The base
+solves chains of up to 3 and none of 4 to 6. Out of distribution are longer chains, and countdown, which it knows too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from obverse import tasks
+from obverse.analysis.contest import compare
+from obverse.analysis.exports import markdown
+from obverse.analysis.plan import make_plan
+from obverse.analysis.standings import standings
+from obverse.comparison import CompareConfig
+from obverse.layers import Layer
+from obverse.records import Problem
+from obverse.resolve import read
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- standings -->", "<!-- /standings -->"
+
+NUM_PROBLEMS = 320
+NUM_SHOWN = 120  # of them have a demonstration: so few that imitating alone must memorize
+NUM_SEEN = 90  # of those are tested on too: what was memorized
+DATA_SEED = 11
+
+METHODS = (
+    "sft",
+    "dft",
+    "grpo",
+    "dr_grpo",
+    "sft_then_rl",
+    "luffy",
+    "srft",
+    "uft",
+    "prefix_rft",
+    "relift,num_waiting=16",  # as many as a step has problems: the proportion of its paper
+    "hpt",
+    "hpt,gate=1",
+    "hpt,gate=2",
+    "hpt,failed=off_policy",
+    "hpt,failed=mixed",
+)
+BASELINES = ("sft", "dft", "grpo", "dr_grpo", "sft_then_rl")
+OPTIONS: dict[str, Any] = {
+    "methods": METHODS,
+    "baselines": BASELINES,
+    "budget": "400K",
+    "seeds": 3,
+    "learning_rates": (1e-4, 3e-4, 1e-3, 3e-3),
+    "prompts_per_step": 16,
+    "num_generations_test": 16,
+    "k": (1, 16),
+    "num_test_problems": 90,
+    "num_marks": 8,
+    "jobs": 2,
+}
+
+
+def main() -> int:
+    given = arguments()
+    page = Path(given.pop("page"))
+    config = read(CompareConfig, [Layer("command line", given), Layer("science", OPTIONS)], "see recipes/science.py")
+    data = config.output_dir.with_name(f"{config.output_dir.name}-data")
+    write_data(data)
+    tests = {
+        "easy": "arithmetic:1-3",
+        "medium": "arithmetic:4",
+        "hard": "arithmetic:5-6",
+        "ood-longer": "arithmetic:7-8@ood",
+        "ood-countdown": "countdown:2-3",
+        "seen": str(data / "seen.jsonl"),
+    }
+    more = {"dataset": str(data / "train.jsonl"), "tests": tuple(f"{name}={place}" for name, place in tests.items())}
+    plan = make_plan(CompareConfig(**{name: getattr(config, name) for name in config.model_fields_set}, **more))
+    code = compare(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    if code == 0 and page.is_file():
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        page.write_text(f"{before}{BEGIN}\n\n{markdown(standings(plan), links=False)}\n{END}{after}", encoding="utf-8")
+        print(f"{page}: the table")
+    return code
+
+
+def arguments() -> dict[str, Any]:
+    """Options of the comparison that are changed for this time, as `--name value`."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--output_dir", default="runs/science")
+    parser.add_argument("--page", default=str(PAGE), help="where the table goes, between two marks; none: nowhere")
+    parser.add_argument("--methods")
+    for name in ("budget", "seeds", "jobs", "num_test_problems", "num_generations_test", "k", "learning_rates"):
+        parser.add_argument(f"--{name}")
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    return given | ({"baselines": None} if "methods" in given else {})
+
+
+def write_data(folder: Path) -> None:
+    """Training problems, and those of them with a demonstration that are tested on."""
+    problems = tasks.load("arithmetic:1-6", num_problems=NUM_PROBLEMS, seed=DATA_SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = sorted(problems, key=lambda problem: problem.draw)[:NUM_SHOWN]
+    write(folder / "train.jsonl", [as_row(problem, problem in shown) for problem in problems])
+    write(folder / "seen.jsonl", [as_row(problem, False) for problem in shown[:NUM_SEEN]])
+
+
+def as_row(problem: Problem, is_shown: bool) -> dict[str, Any]:
+    row = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "verifier": problem.verifier}
+    row |= {"difficulty": problem.meta["difficulty"]}
+    return row | ({"demonstration": list(problem.demonstration)} if is_shown else {})
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

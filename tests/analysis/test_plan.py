@@ -1,0 +1,156 @@
+"""What a comparison is made of, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from obverse import tasks
+from obverse.analysis.plan import Entry, Plan, Trial, make_plan, write_problems
+from obverse.cli import main
+from obverse.comparison import CompareConfig
+from obverse.errors import ConfigError
+from obverse.layers import Layer
+from obverse.resolve import read
+
+
+def plan(root: Path | None = None, **options: Any) -> Plan:
+    given = {"methods": "sft grpo", "budget": "20K", **options}
+    if root is not None:
+        given["output_dir"] = str(root)
+    return make_plan(read(CompareConfig, [Layer("command line", given)], "see"))
+
+
+def test_an_entry_is_a_method_with_options() -> None:
+    entry = Entry("hpt,gate=1,failed=off_policy")
+    assert (entry.method, entry.options) == ("hpt", {"gate": "1", "failed": "off_policy"})
+    assert (entry.label, entry.name) == ("hpt gate=1 failed=off_policy", "hpt-gate-1-failed-off_policy")
+    assert Entry("path/to/mine.py:mine").label == "mine"
+
+
+def test_one_call_is_one_run_per_method_rate_and_seed() -> None:
+    made = plan(seeds=2, learning_rates="1e-4,1e-3", methods="sft hpt,gate=1,learning_rate=0.01")
+    names = [str(trial.folder) for trial in made.trials()]
+    assert names == [
+        "grid/sft/rate-0.0001",
+        "grid/sft/rate-0.001",
+        *(f"runs/{name}/seed-{seed}" for seed in (42, 43) for name in ("sft", "hpt-gate-1-learning_rate-0.01")),
+    ]
+    assert {trial.seed for trial in made.trials() if trial.is_grid}.isdisjoint(made.seeds)
+
+
+@pytest.mark.parametrize(
+    ("unit", "limits"),
+    [
+        ("tokens", {"budget": 20_000, "budget_in": "tokens"}),
+        ("flops", {"budget": 20_000, "budget_in": "flops"}),
+        ("seconds", {"budget": 20_000, "budget_in": "seconds"}),
+        ("steps", {"budget": None, "max_steps": 20_000}),
+    ],
+)
+def test_the_budget_ends_every_run(unit: str, limits: dict[str, Any], tmp_path: Path) -> None:
+    made = plan(tmp_path, budget_in=unit, prompts_per_step=7)
+    for entry in made.entries:
+        config = made.resolved(Trial(entry, 42), 1e-4)
+        assert {name: getattr(config, name) for name in limits} == limits
+        assert (config.prompts_per_step, config.learning_rate, config.seed) == (7, 1e-4, 42)
+        assert config.lr_scheduler_type == "constant" and config.adam_beta2 == 0.95  # the embedded preset stands
+
+
+def test_own_options_of_an_entry_reach_its_run(tmp_path: Path) -> None:
+    made = plan(tmp_path, methods="hpt hpt,gate=2,weight_decay=0.5")
+    first, second = (made.resolved(Trial(entry, 42), None) for entry in made.entries)
+    assert (first.method_options["gate"], second.method_options["gate"]) == (0, 2)
+    assert (first.weight_decay, second.weight_decay) == (0.01, 0.5)
+
+
+def test_baselines_learn_from_one_source() -> None:
+    assert plan(methods="sft grpo hpt sft_then_rl").baselines == {"sft", "grpo"}
+    assert plan(methods="hpt luffy").baselines == {"hpt"}
+    assert plan(methods="sft hpt,gate=1", baselines="hpt gate=1").baselines == {"hpt-gate-1"}
+
+
+def test_the_levels_of_an_embedded_task() -> None:
+    found = [(test.name, test.dataset, test.split, test.role) for test in plan().tests]
+    assert found == [
+        ("easy", "arithmetic:1-2", "heldout", "in"),
+        ("medium", "arithmetic:3-4", "heldout", "in"),
+        ("hard", "arithmetic:5-6", "heldout", "in"),
+        ("ood", "arithmetic", "ood", "ood"),
+    ]
+    assert [test.dataset for test in plan(dataset="countdown:3").tests] == ["countdown:3-3", "countdown"]
+
+
+def test_validation_and_tests_share_no_problem(tmp_path: Path) -> None:
+    made = plan(tmp_path, num_validation_problems=10, num_test_problems=12)
+    write_problems(made)
+
+    def prompts(name: str) -> set[str]:
+        return {json.loads(line)["prompt"] for line in made.problems_path(name).read_text().splitlines()}
+
+    validation, found = prompts("validation"), [prompts(test.name) for test in made.tests]
+    assert len(validation) == 10 and [len(each) for each in found] == [12] * 4
+    assert not any(validation & each for each in found)
+    again = tasks.load(str(made.problems_path("ood")))
+    assert again[0].verifier == "exact" and again[0].meta["difficulty"] == 7
+
+
+def test_validation_of_its_own_takes_nothing_from_the_tests(tmp_path: Path) -> None:
+    options = {"num_validation_problems": 5, "num_test_problems": 8}
+    write_problems(plan(tmp_path / "own", validation="knights:2", **options))
+    assert len((tmp_path / "own/problems/validation.jsonl").read_text().splitlines()) == 5
+    first = json.loads((tmp_path / "own/problems/easy.jsonl").read_text().splitlines()[0])
+    assert first["id"] == "easy-arithmetic-heldout-0"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"methods": "sft grpp"}, "unknown method 'grpp': did you mean 'grpo'?"),
+        ({"methods": "sft sft"}, None),  # the same word twice is one row
+        ({"methods": "sft hpt,gate=0 hpt,gate=0"}, None),
+        ({"methods": "hpt,gate hpt"}, "'gate' is no option"),
+        ({"methods": "hpt,gaet=1"}, "did you mean --gate?"),
+        ({"methods": "hpt,gate=x"}, "hpt gate=x: --gate: expects a whole number"),
+        ({"methods": "hpt,seed=1"}, "seed is the same for all methods"),
+        ({"methods": "hpt,a=1 base"}, "unknown method 'base'"),
+        ({"methods": "reward_model"}, "trains no policy"),
+        ({"seeds": 0}, "--seeds: must be at least 1, not 0"),
+        ({"budget": "20X"}, "--budget: expects a whole number"),
+        ({"budget": "0"}, "--budget: must be at least 1"),
+        ({"learning_rate": 1e-3}, "--learning_rate: give --learning_rates"),
+        ({"max_steps": 5}, "--budget_in steps"),
+        ({"baselines": "dft"}, "'dft' is not compared"),
+        ({"tests": "arithmetic"}, "expects name=dataset"),
+        ({"tests": "a=arithmetic:1,a=arithmetic:2"}, "stands there twice"),
+        ({"tests": "ood=arithmetic@ood"}, "give --validation too"),
+        ({"k": "1,64"}, "num_generations_test 8 is too few for k = 64"),
+        ({"dataset": "arithmetic:9"}, "difficulties 1 to 6"),
+    ],
+)
+def test_a_mistake_is_one_sentence(options: dict[str, Any], sentence: str | None) -> None:
+    if sentence is None:
+        assert len(plan(**options).entries) == len(dict.fromkeys(options["methods"].split()))
+        return
+    with pytest.raises(ConfigError) as error:
+        plan(**options)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_data_without_tests_of_its_own_needs_them(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1=", "answer": "2", "demonstration": "2"}\n')
+    with pytest.raises(ConfigError, match="--tests: say what to test on"):
+        plan(dataset=str(tmp_path / "rows.jsonl"))
+
+
+def test_the_command_line_says_it_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["compare", "sft", "hpt,gate=1", "--seeds", "0", "--output_dir", str(tmp_path / "none")]) == 2
+    error = capsys.readouterr().err
+    assert "--seeds: must be at least 1" in error and "--budget: is required" in error
+    assert not (tmp_path / "none").exists()
+    assert main(["compare", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--learning_rates" in out and "--max_steps" not in out

@@ -1,0 +1,52 @@
+"""The experiment on a tree: an exact policy, obverse's own coefficients, and what each method cannot do there."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from obverse.records import Wish
+from recipes import tree as module
+from recipes.tree import Tree, Way, asked, explore
+
+
+def test_a_policy_that_saw_nothing_is_uniform() -> None:
+    tree = Tree(3, 4, seed=0)
+    assert tree.success() == pytest.approx(3**-4)
+    assert [len(tree.walk(num_hint).turns) for num_hint in range(5)] == [4] * 5
+    assert tree.walk(4).turns == tree.target and tree.walk(2).turns[:2] == tree.target[:2]
+
+
+def test_a_step_follows_the_gradient() -> None:
+    """d log pi / d logit is 1 - p for the turn taken and -p for the others, at every node of the way."""
+    tree, small = Tree(3, 2, seed=1), 1e-6
+    before = math.log(tree.success())
+    tree.climb([(Way(tree.target), [1.0, 2.0])], small)
+    squared = (2 / 3) ** 2 + 2 * (1 / 3) ** 2
+    assert (math.log(tree.success()) - before) / small == pytest.approx(squared * (1.0 + 2.0), rel=1e-4)
+
+
+def test_hints_count_steps_or_tokens() -> None:
+    tree = Tree(2, 5, seed=0)
+    assert [way.num_hint for way, _ in asked(tree, [Wish(rollouts=2, hint=0.5), Wish(rollouts=1)])] == [2, 2, 0]
+    assert [way.num_hint for way, _ in asked(tree, [Wish(rollouts=1, hint=0.99, hint_in="tokens")])] == [4]
+    kinds = [kind for _, kind in asked(tree, [Wish(rollouts=1, demonstrations=1)])]
+    assert kinds == ["demonstration", "rollout"]
+
+
+def test_rewards_alone_need_luck_and_a_demonstration_does_not() -> None:
+    assert explore("grpo", 3, 7, 30.0, seed=0, length=64) is None
+    for name in ("hpt", "sft"):
+        found = explore(name, 3, 7, 30.0, seed=0, length=64)
+        assert found is not None and found <= 64
+    assert explore("grpo", 3, 2, 30.0, seed=0, length=1_000) is not None
+
+
+def test_the_picture_and_the_table_show_what_was_found(tmp_path: Path) -> None:
+    cells = {"1": {"explorations": 8, "rate": 3.0}, "2": None}
+    found = {"branching": 3, "success": 0.5, "explorations": dict.fromkeys(module.METHODS, cells)}
+    module.draw(found, tmp_path / "tree.png")
+    assert (tmp_path / "tree.png").stat().st_size > 5_000
+    assert "| grpo | 8 (3) | not reached |" in module.as_table(found)
