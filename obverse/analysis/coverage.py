@@ -203,7 +203,7 @@ def counts_of(model: str, config: CoverageConfig, watcher: Watcher) -> Counts:
         return stored_counts(file)
     point = points(model)[-1]
     here = scene(config, point.place, point.place)
-    chosen = here.batch(0, min(config.num_problems, len(here.problems)))
+    chosen = here.problems[: config.num_problems]  # the first ones, as obverse eval takes them
     sampler = HFSampler(here.policy.model, decode=here.renderer.decode, mixed=here.policy.mixed)
     scores = measure(chosen, sampler, here.renderer, here.law, config.num_generations, config.seed, watcher)
     label = f"{model} ({point.name})" if point.step else model
