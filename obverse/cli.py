@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from obverse import __version__
-from obverse.commands import COMMANDS, take_flag
+from obverse.command import take_flag
+from obverse.commands import COMMANDS
 from obverse.errors import ConfigError, UserError
 from obverse.watch import flat
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.text import Text
+from typing import Any
 
 from obverse.arguments import Scanned, default_text, print_help, scan
 from obverse.benchmarks import BENCHMARKS
-from obverse.benchmarks import find as find_benchmark
 from obverse.catalog import entries, entry, markdown_table, to_json
+from obverse.command import Words, console, load, options_of, take_flag
 from obverse.comparison import CompareConfig
 from obverse.config import (
     EMBEDDED_PRESET,
@@ -28,40 +23,21 @@ from obverse.config import (
     method_schema,
     schema,
 )
-from obverse.config_eval import EvalConfig, RegradeConfig
+from obverse.config_eval import EvalConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.config_report import ReportConfig
 from obverse.errors import ConfigError
 from obverse.explain import explanation, methods_table
-from obverse.layers import COMMAND_LINE, Layer
+from obverse.layers import Layer
+from obverse.measuring import ANALYZE, COMPARE_NOTES, analyze, analyze_help, compare, evaluate, grade, report
 from obverse.methods import find
 from obverse.pages import write as write_pages
-from obverse.resolve import method_options, read, resolve, slug, with_folder
+from obverse.resolve import method_options, resolve, with_folder
 from obverse.step_file import read_step
 from obverse.watch import flat
 
-AnyOptions = TypeVar("AnyOptions", bound=Options)
-COMPARE_NOTES = [
-    "A method may have options of its own behind commas: hpt,gate=1. Options of training hold for every run. "
-    "obverse compare --output_dir FOLDER goes on with a comparison as it began; so does the same call again."
-]
-Words = list[str]
-
-PIPED_WIDTH = 100
 NAMED = ("method", "config")  # options of `train` that are no part of its schema
-
-
-def console() -> Console:
-    """Where results go: the terminal as wide as it is, a file or pipe PIPED_WIDTH columns wide."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
-
-
-def load(target: str) -> Any:
-    """The object `module:name`, imported now: torch behind it costs seconds that only some commands should pay."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def train(words: Words) -> int:
@@ -113,82 +89,6 @@ def train_help(words: Words) -> None:
     defaults = {name: f"{default_text(value)} (paper)" for name, value in paper.items()}
     usage = f"obverse train {method or 'METHOD'} [--config FILE.yaml] [options] [--dry-run]"
     print_help(usage, COMMANDS["train"].summary, schema(make) if make else TrainConfig, notes, defaults)
-
-
-def evaluate(words: Words) -> int:
-    if any(word.partition("=")[0] == "--regrade" for word in words):
-        regraded = options_of(RegradeConfig, words, "eval --regrade")
-        with load("obverse.panel:Panel")() as watcher:
-            show(load("obverse.regrade:regrade")(regraded, watcher))
-        return 0
-    configs = models_of(words)
-    if configs[0].benchmarks is not None:
-        for name in configs[0].benchmarks:
-            find_benchmark(name)
-    each = load("obverse.evaluate:evaluate_each")
-    with load("obverse.panel:Panel")() as watcher:
-        found = [each(config, watcher) for config in configs]
-    for reports in found:
-        show(reports)
-    if configs[0].paired:
-        compare, store = load("obverse.pairing:compare"), load("obverse.pairing:store")
-        show([store(compare(*pair), *pair) for pair in zip(*found, strict=True)])
-    if configs[0].over_seeds:
-        show([load("obverse.pairing:over_seeds")(reports) for reports in zip(*found, strict=True)])
-    return 0
-
-
-def grade(words: Words) -> int:
-    load("obverse.grade:grade")(options_of(GradeConfig, words, "grade", "verifier", "file"), print_row)
-    return 0
-
-
-def print_row(row: dict[str, Any]) -> None:
-    print(json.dumps(row), flush=True)
-
-
-def models_of(words: Words) -> list[EvalConfig]:
-    """The options of `eval`, once for each model that is named; ConfigError where they do not fit that number."""
-    scanned = scan(words, EvalConfig)
-    named = [scanned.given["model"]] if "model" in scanned.given else []
-    models = scanned.take(len(scanned.positional)) or named
-    if scanned.positional and named:
-        scanned.problems.append(f"--model: given twice, once as {models[0]}")
-    given = {**scanned.given, **({"model": models[0]} if models else {})}
-    config = scanned.check(lambda: read(EvalConfig, [Layer(COMMAND_LINE, given)], "see 'obverse eval --help'"))
-    if config.paired and len(models) != 2:
-        raise ConfigError(f"--paired compares two models, named are {len(models)}: obverse eval FIRST SECOND --paired")
-    if config.over_seeds and len(models) < 2:
-        raise ConfigError("--over_seeds needs the models of several seeds: obverse eval RUN1 RUN2 RUN3 --over_seeds")
-    if len(models) == 1:
-        return [config]
-    outs = [config.output and config.output / f"{n}-{slug(model)}" for n, model in enumerate(models, start=1)]
-    return [
-        config.model_copy(update={"model": model, **({"output": out} if out else {})})
-        for model, out in zip(models, outs, strict=True)
-    ]
-
-
-def show(reports: Sequence[Any]) -> None:
-    """Tables of results, and where they are stored."""
-    out = console()
-    for report in reports:
-        out.print(report.table())
-        if report.path is not None:
-            out.print(Text(flat(report.path)), soft_wrap=True)
-
-
-def compare(words: Words) -> int:
-    scanned = scan(words, CompareConfig, others=("config",))
-    file = scanned.given.pop("config", None)
-    kept = Path(scanned.given.get("output_dir", ""), "comparison.yaml")
-    if file is None and not scanned.positional and kept.is_file():
-        file = kept  # it goes on as it began
-    written = {"methods": tuple(scanned.positional)} if scanned.positional else {}
-    layers = [Layer(COMMAND_LINE, {**written, **scanned.given}), *([read_config(file)] if file else [])]
-    config = scanned.check(lambda: read(CompareConfig, layers, "see 'obverse compare --help'"))
-    plan = load("obverse.analysis.plan:make_plan")(config)  # what is wrong is said before torch is loaded
-    return int(load("obverse.analysis.contest:compare")(plan, console()))
 
 
 def methods(words: Words) -> int:
@@ -243,26 +143,9 @@ def demo(words: Words) -> int:
     return int(load("obverse.demo:demo")(config))
 
 
-def report(words: Words) -> int:
-    config = options_of(ReportConfig, words, "report", "run")
-    for path in load("obverse.report:report")(config):
-        print(flat(path))
-    return 0
-
-
 def doctor(words: Words) -> int:
     options_of(Options, words, "doctor")
     return int(load("obverse.doctor:doctor")(console()))
-
-
-def options_of(made: type[AnyOptions], words: Words, command: str, *alone: str) -> AnyOptions:
-    """The options of a command without a method; words that stand alone are the options `alone`, in their order."""
-    scanned = scan(words, made)
-    for name, word in zip(alone, scanned.take(len(alone)), strict=False):
-        if name in scanned.given:
-            scanned.problems.append(f"--{name}: given twice, once as {word}")
-        scanned.given[name] = word
-    return scanned.check(lambda: read(made, [Layer(COMMAND_LINE, scanned.given)], f"see 'obverse {command} --help'"))
 
 
 def method_words(words: Words, command: str, number: int) -> tuple[str, dict[str, Any], list[str]]:
@@ -274,14 +157,6 @@ def method_words(words: Words, command: str, number: int) -> tuple[str, dict[str
     scanned = scan(words, method_schema(make))
     scanned.take(number)
     return alone[0], scanned.check(lambda: method_options(alone[0], make, scanned.given)), scanned.positional[1:number]
-
-
-def take_flag(words: Words, name: str) -> bool:
-    """Whether a flag stands among the words, which lose it."""
-    found = [word for word in words if word.replace("-", "_") == f"__{name}"]
-    for word in found:
-        words.remove(word)
-    return bool(found)
 
 
 def plain_help(name: str, made: type[Options], notes: Sequence[str] = ()) -> Callable[[Words], None]:
@@ -367,6 +242,12 @@ COMMANDS = {
         "Write a page that shows and explains a run or several.",
         report,
         plain_help("report", ReportConfig),
+    ),
+    "analyze": Command(
+        "analyze QUESTION [options]",
+        ANALYZE,
+        analyze,
+        analyze_help,
     ),
     "demo": Command(
         "demo [options]",

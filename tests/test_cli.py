@@ -73,6 +73,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, module: str, **members: Any) -> None:
         ["methods"],
         ["explain", "grpo"],
         ["weigh", "grpo", "nothing.json"],
+        ["analyze", "gradients", "embedded", "--methods", "nothing"],
     ],
 )
 def test_nothing_slow_is_imported(words: list[str]) -> None:

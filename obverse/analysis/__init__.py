@@ -1,1 +1,1 @@
-"""What runs teach: comparisons at one budget, and what the gradients did."""
+"""What runs teach: comparisons at one budget, what gradients did and who pushed, what moved, what is covered."""

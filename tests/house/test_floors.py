@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "errors",
         "watch",
         "config",
+        "config_analysis",
         "config_eval",
         "config_file",
         "config_report",
@@ -82,6 +83,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "cli",
         "commands",
+        "command",
+        "measuring",
         "arguments",
         "catalog",
         "data",
@@ -99,7 +102,18 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Seconds that a command which only reads or explains must not cost.
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "matplotlib", "peft", "accelerate", "math_verify", "sympy"}
-LIGHT_ROOMS = {*FLOORS[0], *FLOORS[1], "cli", "commands", "arguments", "catalog", "explain", "pages"}
+LIGHT_ROOMS = {
+    *FLOORS[0],
+    *FLOORS[1],
+    "cli",
+    "commands",
+    "command",
+    "measuring",
+    "arguments",
+    "catalog",
+    "explain",
+    "pages",
+}
 ONLY_IN_WORKERS = {"verifiers.algebra"}  # imported by name, in a process of its own
 
 # (module, what it imports in a function or by a call): the reason.

@@ -1,0 +1,332 @@
+"""`obverse analyze gradients`: signal and noise of gradients on real batches, the angles between them, part by part.
+
+A row is a method's gradient, or the part of it that demonstrations or own samples make. Beside them stands the plain
+policy gradient (each own sample against the mean of the others, summed over its tokens), which is unbiased.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Group as Stack
+from rich.table import Table
+from torch import Tensor
+
+from obverse.analysis.reading import read
+from obverse.analysis.scene import Named, Scene, check_data, chosen, filled, initial_of, points, progress_at, scene
+from obverse.analysis.variance import written
+from obverse.batch import Update, pack
+from obverse.config_analysis import GradientsConfig
+from obverse.estimator import Term, loss
+from obverse.learn import Learner
+from obverse.method import Method
+from obverse.parts import LeaveOneOut, PerSample, Request
+from obverse.records import Group, Source
+from obverse.remember import recall
+from obverse.watch import Silent, Watcher
+
+UNBIASED = "policy gradient"
+NUM_SAMPLES = 8  # per problem, of the policy gradient beside methods that do not say how many
+WHOLE, SHOWN, OWN = "whole", "demonstrations", "own samples"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A gradient G over batches beside the policy gradient, whose expectation is g, as in the exact table.
+
+    norm |E|, bias |E - g| / |g|, cosine of E and g with its standard error, scale <E, g> / |g|^2, variance
+    E|G - E|^2 / |g|^2, snr |E|^2 / E|G - E|^2 (may be below 0 for a signal that is lost in noise), and the error: the
+    least E|a G - g|^2 / |g|^2 over a >= 0. None where noise hides E or g. No square of a noisy mean is in any of them.
+    """
+
+    name: str
+    part: str
+    norm: float | None
+    bias: float | None
+    cosine: float | None
+    cosine_error: float | None
+    scale: float | None
+    variance: float | None
+    snr: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What demonstrations and own samples of a method do to each other: |E| of each and the cosine of the two."""
+
+    name: str
+    shown: float | None
+    own: float | None
+    cosine: float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One model: its rows, the mean cosine of every two gradients of the same batch [rows, rows], and parts."""
+
+    name: str
+    rows: list[Row]
+    cosines: list[list[float | None]]
+    parts: list[Parts]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Every row at every model that was looked at, in the order of training."""
+
+    num_batches: int
+    num_problems: int
+    stages: list[Stage]
+
+    def plain(self) -> dict[str, Any]:
+        """The figures for programs."""
+        return {
+            "question": "gradients",
+            "num_batches": self.num_batches,
+            "num_problems": self.num_problems,
+            "stages": [
+                {
+                    "name": stage.name,
+                    "rows": [vars(row) for row in stage.rows],
+                    "cosines": {"names": [label(row) for row in stage.rows], "values": stage.cosines},
+                    "parts": [vars(each) for each in stage.parts],
+                }
+                for stage in self.stages
+            ],
+        }
+
+    def table(self) -> Stack:
+        """The figures for a console."""
+        tables = [table for stage in self.stages for table in (_rows(stage), _cosines(stage))]
+        return Stack(*tables, *([_parts(self.stages)] if any(stage.parts for stage in self.stages) else []))
+
+
+def label(row: Row) -> str:
+    return row.name if row.part == WHOLE else f"{row.name}: {row.part}"
+
+
+COLUMNS = ("norm", "bias", "cosine", "scale", "variance", "snr", "error")
+
+
+def _rows(stage: Stage) -> Table:
+    table = Table(title=f"{stage.name}: gradients beside the policy gradient", title_justify="left")
+    for column in ("gradient", *COLUMNS):
+        table.add_column(column, justify="left" if column == "gradient" else "right")
+    for row in stage.rows:
+        cells = {column: _cell(getattr(row, column)) for column in COLUMNS}
+        if row.cosine_error is not None:
+            cells["cosine"] += f" +-{row.cosine_error:.1g}"
+        table.add_row(label(row), *cells.values())
+    table.caption, table.caption_justify = "-: lost in the noise of so few batches", "left"
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else written(value)
+
+
+def _parts(stages: Sequence[Stage]) -> Table:
+    table = Table(title="demonstrations against own samples", title_justify="left")
+    for column in ("model", "method", SHOWN, OWN, "cosine"):
+        table.add_column(column, justify="left" if column in ("model", "method") else "right")
+    for stage in stages:
+        for each in stage.parts:
+            table.add_row(stage.name, each.name, *map(_cell, (each.shown, each.own, each.cosine)))
+    return table
+
+
+def _cosines(stage: Stage) -> Table:
+    table = Table(title=f"{stage.name}: cosines on the same batch", title_justify="left")
+    table.add_column("")
+    for number in range(1, len(stage.rows) + 1):
+        table.add_column(str(number), justify="right")
+    for number, (row, cells) in enumerate(zip(stage.rows, stage.cosines, strict=True), 1):
+        table.add_row(f"{number} {label(row)}", *("-" if cell is None else f"{cell:.2f}" for cell in cells))
+    return table
+
+
+def gradients(config: GradientsConfig, watcher: Watcher | None = None) -> Gradients:
+    """Gradients of a model by several methods, or of a run's checkpoints by its own; nothing is trained.
+
+    Raises ConfigError for a method that needs more than a model and its data.
+    """
+    watch, config = watcher or Silent(), filled(config)
+    found, on_the_way = chosen(config), points(config.model)
+    stages = []
+    total = len(on_the_way) * config.num_batches
+    for number, point in enumerate(on_the_way):
+        here, progress = scene(config, point.place, initial_of(config)), progress_at(config, point)
+        check_data(config, here, found)
+        all_rows = [*found, *([Named(UNBIASED, policy_gradient(config))] if here.grades else [])]
+        batches = []
+        for batch in range(config.num_batches):
+            watch.phase("train", number * config.num_batches + batch, total)
+            batches.append(one_batch(here, all_rows, config, batch, progress))
+        names = [key for key, _ in batches[0]]
+        stacked = torch.stack([torch.stack([vector for _, vector in batch]) for batch in batches], dim=1)
+        stages.append(stage_of(point.name, names, gram(stacked)))
+    watch.phase("train", total, total)
+    return Gradients(config.num_batches, config.num_problems, stages)
+
+
+def policy_gradient(config: GradientsConfig) -> Method:
+    """The unbiased gradient of the expected reward."""
+    return Method(
+        ask=Request(rollouts=max(2, config.num_generations or NUM_SAMPLES)),
+        terms=(Term(Source.ROLLOUT, LeaveOneOut(), share=PerSample()),),
+    )
+
+
+def one_batch(
+    here: Scene, found: Iterable[Named], config: GradientsConfig, batch: int, progress: float
+) -> list[tuple[tuple[str, str], Tensor]]:
+    """(method, part) and gradient of every row; methods that ask for the same see the same samples."""
+    collected: dict[tuple[Any, ...], list[Group]] = {}
+    rows = []
+    for named in found:
+        method = named.method
+        problems = here.batch(batch, config.num_problems)
+        wishes = tuple(wish for problem in problems for wish in [*method.ask(problem, progress), None])
+        if wishes not in collected:
+            collected[wishes] = here.groups(method, batch, config.num_problems, progress)
+        groups = collected[wishes]
+        kept = [method.select(group) for group in groups]
+        update = pack(kept, method.sources, here.law.temperature, recall(method, {}, groups))
+        parts = {
+            part: vector(here.learner(method), update, progress, terms, config.sketch)
+            for part, terms in parts_of(method).items()
+        }
+        whole = torch.stack(list(parts.values())).sum(0)
+        rows.append(((named.name, WHOLE), whole))
+        rows += [((named.name, part), each) for part, each in parts.items() if part != WHOLE]
+    return rows
+
+
+def parts_of(method: Method) -> dict[str, tuple[Term, ...]]:
+    """The terms on demonstrations (or hints of them) and those on own samples, where a method has both."""
+    own = tuple(term for term in method.terms if term.source is Source.ROLLOUT)
+    shown = tuple(term for term in method.terms if term.source is not Source.ROLLOUT)
+    return {SHOWN: shown, OWN: own} if own and shown else {WHOLE: method.terms}
+
+
+def vector(learner: Learner, update: Update | None, progress: float, terms: Sequence[Term], sketch: int) -> Tensor:
+    """The ascent direction of some of the method's terms in an update; float32 [sketch], or [parameters] for 0.
+
+    Denominators are those of the whole update. The policy's gradients are zero before and after.
+    """
+    model = learner.policy.model
+    named = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if update is not None:
+        model.zero_grad()
+        for view, live in read(learner, update, progress):
+            loss(view.tokens, view.samples, live.logp, live.entropy, terms, progress, live.value).backward()
+    total = sum(parameter.numel() for parameter in named)
+    size = min(sketch, total) if sketch else total
+    found = torch.zeros(size)
+    start = 0
+    for number, parameter in enumerate(named):
+        if parameter.grad is not None:
+            flat = -parameter.grad.detach().flatten().float().cpu()
+            if size == total:
+                found[start : start + len(flat)] = flat
+            else:
+                found += sketched(flat, size, number)
+        start += parameter.numel()
+    model.zero_grad()
+    return found
+
+
+def sketched(flat: Tensor, size: int, seed: int) -> Tensor:
+    """A random projection [n] -> [size] that keeps inner products on average: each number goes, with a random sign, to
+    a random place. Their relative error is about sqrt(2 / size). Source: count sketch, Charikar et al. 2002.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    place = torch.randint(size, flat.shape, generator=rng)
+    sign = torch.randint(2, flat.shape, generator=rng) * 2 - 1
+    return torch.zeros(size).index_add_(0, place, flat * sign)
+
+
+def gram(vectors: Tensor) -> Tensor:
+    """Inner products of all gradients [M, B, K] with each other; float64 [M, B, M, B]."""
+    num, batches = vectors.shape[:2]
+    flat = vectors.reshape(num * batches, -1).double()
+    return (flat @ flat.T).reshape(num, batches, num, batches)
+
+
+def stage_of(name: str, names: Sequence[tuple[str, str]], products: Tensor) -> Stage:
+    """Everything that follows from the inner products of the gradients called `names` (method, part); [M, B, M, B]."""
+    true = len(names) - 1 if names[-1][0] == UNBIASED else None
+    rows = [row_of(*each, products, number, true) for number, each in enumerate(names)]
+    cosines = [[_on_one_batch(products, one, other) for other in range(len(names))] for one in range(len(names))]
+    shown = {method: number for number, (method, part) in enumerate(names) if part == SHOWN}
+    own = {method: number for number, (method, part) in enumerate(names) if part == OWN}
+    parts = [
+        Parts(method, rows[one].norm, rows[own[method]].norm, cosine(products, one, own[method]))
+        for method, one in shown.items()
+    ]
+    return Stage(name, rows, cosines, parts)
+
+
+def row_of(name: str, part: str, products: Tensor, number: int, true: int | None) -> Row:
+    """One gradient's figures; those that compare with the policy gradient are None without one."""
+    signal, square = between(products, number, number), float(products[number, :, number].diagonal().mean())
+    noise = square - signal
+    norm, snr = math.sqrt(signal) if signal > 0 else None, signal / noise if noise > 1e-12 * square else None
+    unit = 0.0 if true is None else between(products, true, true)
+    if true is None or unit <= 0:
+        return Row(name, part, norm, None, None, None, None, None, snr, None)
+    along = between(products, number, true)
+    return Row(
+        name,
+        part,
+        norm,
+        math.sqrt(max(signal - 2 * along + unit, 0.0) / unit),
+        cosine(products, number, true),
+        deviation(products, number, true),
+        along / unit,
+        noise / unit,
+        snr,
+        1 - max(along, 0.0) ** 2 / (unit * square) if square else 1.0,
+    )
+
+
+def between(products: Tensor, one: int, other: int) -> float:
+    """<E G_one, E G_other>, unbiased: the mean inner product over all pairs of different batches."""
+    block = products[one, :, other]
+    num = len(block)
+    return float((block.sum() - block.diagonal().sum()) / (num * (num - 1)))
+
+
+def cosine(products: Tensor, one: int, other: int) -> float | None:
+    """The cosine of two expectations; None where either drowns in noise."""
+    lengths = between(products, one, one) * between(products, other, other)
+    if between(products, one, one) <= 0 or lengths <= 0:
+        return None
+    return max(-1.0, min(1.0, between(products, one, other) / math.sqrt(lengths)))
+
+
+def deviation(products: Tensor, one: int, other: int) -> float | None:
+    """The cosine's standard error: a jackknife over batches; None where leaving one out hides it."""
+    num = products.shape[1]
+    if num < 3:
+        return None
+    found = []
+    for left in range(num):
+        kept = [batch for batch in range(num) if batch != left]
+        found.append(cosine(products[:, kept][:, :, :, kept], one, other))
+    values = torch.tensor([each for each in found if each is not None], dtype=torch.float64)
+    if len(values) < num:
+        return None
+    return float(((values - values.mean()) ** 2).sum().mul((num - 1) / num).sqrt())
+
+
+def _on_one_batch(products: Tensor, one: int, other: int) -> float | None:
+    """The mean cosine of two gradients of one batch, over the batches where neither is zero."""
+    norms = products[one, :, one].diagonal() * products[other, :, other].diagonal()
+    inner = products[one, :, other].diagonal()[norms > 0]
+    return float((inner / norms[norms > 0].sqrt()).mean()) if len(inner) else None
