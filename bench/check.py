@@ -25,9 +25,10 @@ from obverse.batch import pack
 from obverse.config import CPU_TOKENS
 from obverse.course import only
 from obverse.learn import Learner, learn, lesson
+from obverse.loading import load
 from obverse.method import Method
 from obverse.methods import build
-from obverse.model import as_policy, load
+from obverse.model import as_policy
 from obverse.optim import StepResult
 from obverse.records import Group, Verdict
 from obverse.rollout import Collector

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from bench.cases import Case, Shape
-from obverse.model import locate
+from obverse.loading import locate
 from obverse.tasks import load
 
 HOME = Path("runs/bench")

@@ -18,8 +18,8 @@ from bench.channel import Channel
 from bench.material import model_folder, problem_file
 from obverse import __version__, methods
 from obverse.interrupt import Attentive
+from obverse.loading import load
 from obverse.metrics import Clock
-from obverse.model import load
 from obverse.prepare import prepare
 from obverse.resolve import resolve
 from obverse.sampling import Law, Order

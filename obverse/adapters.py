@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from obverse.errors import ConfigError
-from obverse.model import Policy, as_policy, load
+from obverse.loading import load
+from obverse.model import Policy, as_policy
 
 CONFIG = "adapter_config.json"
 
@@ -34,7 +35,7 @@ def base_of(place: str) -> str | None:
 
 
 def load_any(place: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, Any]:
-    """The policy and its tokenizer: of a model as `obverse.model.load`, of an adapter merged into its base model.
+    """The policy and its tokenizer: of a model as `obverse.loading.load`, of an adapter merged into its base model.
 
     The tokenizer (and with it the chat template) is the adapter's own where its folder has one. Raises ConfigError when
     there is no such model, when peft is not installed, or when the adapter does not fit its base.

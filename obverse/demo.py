@@ -14,7 +14,8 @@ from rich.text import Text
 from obverse import checkpoint, methods, tasks
 from obverse.config import DemoConfig
 from obverse.evaluate import Report, measure
-from obverse.model import load, set_threads
+from obverse.loading import load
+from obverse.model import set_threads
 from obverse.panel import Panel
 from obverse.records import Problem
 from obverse.report import afterwards

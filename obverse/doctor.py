@@ -170,9 +170,9 @@ def base() -> Finding:
 
 def sampling() -> Finding:
     """How fast the embedded base writes, which also shows that everything fits together."""
-    model = importlib.import_module("obverse.model")
+    loading, model = (importlib.import_module(f"obverse.{name}") for name in ("loading", "model"))
     engine = importlib.import_module("obverse.sampling.hf")
-    policy, tokenizer = model.load("embedded", device="cpu")
+    policy, tokenizer = loading.load("embedded", device="cpu")
     model.set_threads(0, policy)
     order = Order(tokenizer("Q:7+5A:")["input_ids"], range(NUM_SAMPLES))
     law = Law(stop_ids=(tokenizer.eos_token_id,), max_tokens=MAX_TOKENS)

@@ -8,8 +8,9 @@ from typing import Any
 
 from obverse.adapters import base_of, load_any
 from obverse.config_eval import EvalConfig
+from obverse.loading import EMBEDDED
 from obverse.measure import Asked, collect, measure
-from obverse.model import EMBEDDED, Policy, set_threads
+from obverse.model import Policy, set_threads
 from obverse.resolve import slug
 from obverse.results import grader, write
 from obverse.samples import Store, identity

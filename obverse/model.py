@@ -1,37 +1,21 @@
-"""Models: load one, and the log-probs and entropies of trained tokens, a chunk of the vocabulary's work at a time."""
+"""A policy: the log-probs and entropies of trained tokens, a chunk of the vocabulary's work at a time."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils.logging import disable_progress_bar
 
 from obverse.batch import Micro
-from obverse.errors import ConfigError
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
 from obverse.vocabulary import Scores, chunk_size, reads
-
-# Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
-disable_progress_bar()
-for _talker in ("huggingface_hub", "transformers.distributed.tensor_parallel"):
-    logging.getLogger(_talker).setLevel(logging.ERROR)
-
-EMBEDDED = Path(__file__).parent / "assets" / "base"
-
-SMALL_MODEL = 20_000_000  # parameters
-NO_HEAD = "it has no trained head: train it with 'obverse train reward_model'"
 
 
 @dataclass(frozen=True)
@@ -72,103 +56,6 @@ class Policy:
         finally:
             for layer in layers:
                 layer.training = False
-
-
-def locate(name: str) -> str:
-    """The folder or hub name behind a model's name; `embedded` is the one that ships with obverse.
-
-    Raises ConfigError for a path that holds no model; whether a hub has a name is only known to the hub.
-    """
-    if name == "embedded":
-        return str(EMBEDDED)
-    path = Path(name).expanduser()
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ConfigError(f"model {name!r}: this folder has no config.json, so it holds no model (nor a whole run)")
-    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ConfigError(f"model {name!r}: there is no such folder; hub names look like owner/name")
-    return str(path) if path.is_dir() else name
-
-
-def load(name: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
-    """The policy and its tokenizer from a folder or a hub name; ConfigError when there is none.
-
-    `dtype` auto is float32 on a CPU; on an accelerator bfloat16, and for a policy that `trains` mixed: float32 weights,
-    bfloat16 products, because a small step is lost on a bfloat16 weight. Code that a model brings along is never run.
-    """
-    check_kind(name, scores=False)
-    if dtype == "auto" and trains and pick_device(device) != "cpu":
-        dtype = "mixed"
-    model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device)
-    return as_policy(model, mixed=dtype == "mixed"), tokenizer
-
-
-def load_scalar(name: str, dtype: str = "auto", device: str = "auto", trained: bool = False) -> tuple[Any, Any]:
-    """A model with one number in place of the vocabulary, and its tokenizer: a critic or a reward model.
-
-    The layout is transformers' sequence classification with one label. A model without such a head gets one of zeros,
-    or with `trained` a ConfigError: what it said would mean nothing. Its weights are float32 unless bfloat16 is asked
-    for: it learns, or what it says is the reward.
-    """
-    dtype = "float32" if dtype in ("auto", "mixed") else dtype
-    if trained:
-        check_kind(name, scores=True)
-    report = logging.getLogger("transformers.modeling_utils")
-    level = report.level
-    report.setLevel(logging.ERROR)  # a missing head is looked after here
-    try:
-        model, tokenizer, missing = _load(AutoModelForSequenceClassification, name, dtype, device, num_labels=1)
-    finally:
-        report.setLevel(level)
-    head = getattr(model, "score", None)
-    if head is None or head.out_features != 1:
-        raise ConfigError(f"model {name!r}: its sequence classification has no scalar head `score`")
-    if any(key.startswith("score.") for key in missing):
-        if trained:
-            raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
-        torch.nn.init.zeros_(head.weight)
-    # a vector read from a file may begin anywhere in memory, and a CPU's sums then round in another order
-    head.weight.data = head.weight.detach().clone()
-    # transformers wants a padding token named to use the model later; naming one must not freeze its embedding
-    model.config.pad_token_id = model.config.pad_token_id or 0
-    model.get_input_embeddings().padding_idx = None
-    model.eval()
-    return model, tokenizer
-
-
-def check_kind(name: str, scores: bool) -> None:
-    """ConfigError for a reward model where a model that writes is wanted, or, with `scores`, the other way round.
-
-    Only its configuration is read: where weights are shared a reward model would load as a language model and babble.
-    """
-    config = _readable(name, AutoConfig.from_pretrained)
-    is_scorer = any(each.endswith("ForSequenceClassification") for each in config.architectures or ())
-    if not scores and is_scorer:
-        raise ConfigError(f"model {name!r}: it scores texts and cannot write one: give it as --reward_model")
-    if scores and not is_scorer:
-        raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
-    if scores and config.num_labels != 1:
-        raise ConfigError(f"reward model {name!r}: its head gives {config.num_labels} numbers, a reward is one")
-
-
-def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
-    """What transformers reads at a model's place; ConfigError when it cannot."""
-    try:
-        return read(locate(name), **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)"
-        ) from None
-
-
-def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any) -> tuple[Any, Any, list[str]]:
-    """A model on its device, its tokenizer, and the weights that its files did not have."""
-    where = torch.device(pick_device(device))
-    plain = torch.float32 if where.type == "cpu" else torch.bfloat16
-    kind = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
-    tokenizer = _readable(name, AutoTokenizer.from_pretrained)
-    model, info = _readable(name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, **options)
-    return model.to(where), tokenizer, sorted(info["missing_keys"])
 
 
 def as_policy(model: Any, mixed: bool = False) -> Policy:
@@ -214,13 +101,6 @@ def _probe(model: Any) -> Tensor:
     return torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
 
 
-def pick_device(device: str = "auto") -> str:
-    """`auto` is the first CUDA device where there is one, else the CPU."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def set_threads(wanted: int, policy: Policy) -> int:
     """Set torch's threads and return their number: `wanted`, or for 0 as many as this machine is faster with.
 
@@ -230,13 +110,6 @@ def set_threads(wanted: int, policy: Policy) -> int:
     threads = wanted or best_threads(policy.model)
     torch.set_num_threads(threads)
     return threads
-
-
-def num_parameters(name: str) -> int:
-    """Parameters of a model before loading its weights, from its configuration alone."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(name)))
-    return int(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def logprobs(

@@ -12,7 +12,8 @@ import torch
 from obverse.config import TrainConfig
 from obverse.course import Course
 from obverse.errors import ConfigError
-from obverse.model import Policy, as_policy, load, load_scalar, with_checkpoints
+from obverse.loading import load, load_scalar
+from obverse.model import Policy, as_policy, with_checkpoints
 from obverse.requirements import samples_initial
 from obverse.scorer import RewardModel
 from obverse.text import Renderer

@@ -19,8 +19,9 @@ from obverse.errors import CheckpointError, ConfigError
 from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
+from obverse.loading import check_kind, load, locate
 from obverse.method import Method
-from obverse.model import as_policy, check_kind, load, locate, set_threads
+from obverse.model import as_policy, set_threads
 from obverse.networks import Networks, load_networks, load_scorer
 from obverse.optim import Optimizer
 from obverse.records import Problem

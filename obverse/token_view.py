@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from obverse.config import DataConfig
 from obverse.errors import ConfigError
-from obverse.model import locate
+from obverse.loading import locate
 from obverse.records import Problem
 from obverse.text import Renderer
 from obverse.watch import flat

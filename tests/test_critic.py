@@ -13,7 +13,7 @@ from tiny_models import save_tiny
 import runs
 from obverse.batch import Micro, pack
 from obverse.critic import Critic, assess
-from obverse.model import load, load_scalar
+from obverse.loading import load, load_scalar
 from obverse.optim import Optimizer
 from obverse.parts import GAE
 from obverse.records import Source

@@ -15,7 +15,7 @@ import runs
 from obverse import checkpoint
 from obverse.errors import CheckpointError
 from obverse.interrupt import Attentive
-from obverse.model import load
+from obverse.loading import load
 from obverse.prepare import Run, enter, prepare
 from obverse.runlog import RunFolder
 from obverse.train import step, train

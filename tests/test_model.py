@@ -11,7 +11,8 @@ from exam.batches import groups, whole
 
 from obverse.batch import pack
 from obverse.errors import ConfigError
-from obverse.model import Policy, load, logprobs, set_threads
+from obverse.loading import load
+from obverse.model import Policy, logprobs, set_threads
 from obverse.records import Source
 
 SOURCES = frozenset({Source.ROLLOUT, Source.DEMONSTRATION})

@@ -18,7 +18,8 @@ from obverse.batch import pack
 from obverse.course import as_course
 from obverse.errors import ConfigError
 from obverse.interrupt import Attentive
-from obverse.model import check_kind, load, load_scalar, logprobs, mixed, scalars
+from obverse.loading import check_kind, load, load_scalar
+from obverse.model import logprobs, mixed, scalars
 from obverse.networks import Networks, load_networks
 from obverse.parts import GreedyMix
 from obverse.prepare import prepare

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from obverse import pace
-from obverse.model import load
+from obverse.loading import load
 from obverse.pace import Pace, best, best_threads, candidates, measure, shapes
 
 

@@ -11,7 +11,8 @@ from tiny_models import save_tiny
 
 import runs
 from obverse.batch import pack
-from obverse.model import Policy, load, logprobs, with_checkpoints
+from obverse.loading import load
+from obverse.model import Policy, logprobs, with_checkpoints
 from obverse.records import Source
 from obverse.runlog import RunFolder
 from obverse.train import train

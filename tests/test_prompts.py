@@ -11,7 +11,8 @@ from exam.batches import sample
 from tiny_models import save_tiny
 
 from obverse.batch import Update, blocks, pack
-from obverse.model import Policy, load, logprobs
+from obverse.loading import load
+from obverse.model import Policy, logprobs
 from obverse.prompts import Prompts, Reader
 from obverse.records import Sample, Source
 

@@ -14,10 +14,10 @@ from obverse import methods, prepare
 from obverse.cli import main
 from obverse.course import Course, Lane, as_course
 from obverse.errors import ConfigError
+from obverse.loading import load, load_scalar
 from obverse.method import Method
 from obverse.methods.grpo import grpo
 from obverse.methods.reward_model import reward_model
-from obverse.model import load, load_scalar
 from obverse.requirements import check, samples_initial, wants
 
 METHODS = """

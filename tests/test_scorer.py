@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import runs
 from obverse.checkpoint import newest
 from obverse.errors import GraderError
-from obverse.model import load_scalar
+from obverse.loading import load_scalar
 from obverse.networks import load_scorer
 from obverse.records import Group, Problem, Sample
 from obverse.rollout import Collector

@@ -15,7 +15,7 @@ from tiny_models import save_tiny
 import runs
 from obverse import checkpoint
 from obverse.errors import CheckpointError, ConfigError, DataError, DivergedError, GraderError
-from obverse.model import load
+from obverse.loading import load
 from obverse.runlog import RunFolder
 from obverse.train import train
 from obverse.watch import Silent

@@ -23,8 +23,8 @@ from obverse.batch import Update, pack
 from obverse.config_analysis import CoefficientsConfig
 from obverse.estimator import Term, coefficient
 from obverse.learn import Learner
+from obverse.loading import load
 from obverse.method import Method
-from obverse.model import load
 from obverse.records import Group, Problem, Sample, Source
 from obverse.remember import recall
 from obverse.view import View

@@ -17,8 +17,9 @@ from obverse.errors import ConfigError
 from obverse.evaluate import HELD_OUT
 from obverse.graders import Graders
 from obverse.learn import Learner
+from obverse.loading import load
 from obverse.method import Method
-from obverse.model import Policy, load, set_threads
+from obverse.model import Policy, set_threads
 from obverse.networks import load_scorer
 from obverse.optim import Optimizer
 from obverse.problems import take

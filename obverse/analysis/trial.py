@@ -15,7 +15,8 @@ from obverse.analysis.plan import BASE, Plan, Trial
 from obverse.config import TrainConfig
 from obverse.errors import DivergedError
 from obverse.evaluate import measure
-from obverse.model import load, set_threads
+from obverse.loading import load
+from obverse.model import set_threads
 from obverse.records import to_json
 from obverse.runlog import RunFolder
 from obverse.sampling import law_of

@@ -18,7 +18,8 @@ from obverse.course import as_course
 from obverse.estimator import loss
 from obverse.interrupt import Attentive
 from obverse.learn import forward, prepare_lessons
-from obverse.model import Policy, load, load_scalar
+from obverse.loading import load, load_scalar
+from obverse.model import Policy
 from obverse.prepare import prepare
 from obverse.prompts import Reader
 from obverse.records import Source

@@ -43,7 +43,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "text",
     ),
     # 2: the model, samples and tables
-    ("model", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
+    ("model", "loading", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
     # 3: what one step is made of
     (
         "rollout",
@@ -122,7 +122,7 @@ HIDDEN = {
     ("tasks.files", "pyarrow.parquet"): "the same",
     ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
     ("adapters", "peft"): "a second that only adapters should cost, and an extra of the installation",
-    ("commands", "import_module"): "torch waits until the options are known to be right",
+    ("command", "import_module"): "torch waits until the options are known to be right",
     ("report.pictures", "matplotlib.rc_context"): "seconds that only PNG files should cost, and an extra",
     ("report.pictures", "matplotlib.figure.Figure"): "the same",
     ("doctor", "import_module"): "whether torch can be imported is what it tells",

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from obverse.errors import ConfigError
-from obverse.model import load
+from obverse.loading import load
 from obverse.sampling import Completion, Law, Order
 from obverse.sampling.hf import HFSampler
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from obverse.model import load
+from obverse.loading import load
 from obverse.sampling import Completion, Law, Order
 from obverse.sampling.hf import HFSampler
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from obverse.model import load
+from obverse.loading import load
 from obverse.sampling import Law, Order
 from obverse.sampling.hf import HFSampler
 from obverse.sampling.stops import Stops
