@@ -27,7 +27,7 @@ from obverse.records import Group, Problem
 from obverse.requirements import check_method, samples_initial
 from obverse.rollout import Collector
 from obverse.runlog import RunFolder
-from obverse.sampling import Law
+from obverse.sampling import Law, law_of
 from obverse.sampling.hf import HFSampler
 from obverse.scorer import RewardModel
 from obverse.text import Renderer
@@ -193,15 +193,7 @@ def scene(config: SceneOptions, place: str, initial: str) -> Scene:
     renderer = Renderer(
         tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id
     )
-    law = Law(
-        renderer.stop_ids,
-        config.max_completion_length,
-        config.temperature,
-        config.top_p,
-        config.top_k,
-        config.min_p,
-        config.stop_strings,
-    )
+    law = law_of(config, renderer.stop_ids)
     run = run_of(config.model) or {}
     graded = TrainConfig(method="none", reward_model=run.get("reward_model"), dtype=config.dtype, device=config.device)
     return Scene(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from obverse.config import TrainConfig
+from obverse.config_analysis import SceneOptions
 from obverse.config_eval import EvalConfig
 from obverse.records import Finish
 
@@ -36,8 +37,8 @@ class Law:
         return self.temperature > 0 and self.top_p >= 1 and self.top_k == 0 and self.min_p == 0
 
 
-def law_of(config: TrainConfig | EvalConfig, stop_ids: tuple[int, ...]) -> Law:
-    """The law that a run's or an evaluation's options describe."""
+def law_of(config: TrainConfig | EvalConfig | SceneOptions, stop_ids: tuple[int, ...]) -> Law:
+    """The law that the options of a run, an evaluation or an analysis describe."""
     return Law(
         stop_ids,
         config.max_completion_length,

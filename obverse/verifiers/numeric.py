@@ -10,7 +10,7 @@ from fractions import Fraction
 from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import math
-from obverse.verifiers.extract import UNANSWERED, final_answer
+from obverse.verifiers.extract import UNANSWERED
 from obverse.verifiers.numbers import Number, bare, number, same_number
 
 TOLERANCE = 1e-3  # of the expected value's size; an expected 0 allows no other number
@@ -27,14 +27,7 @@ def gold(problem: Problem) -> Number:
     return expected
 
 
-def answer(problem: Problem, text: str) -> str | None:
-    """Return the final answer of a text as this verifier reads it; "the answer is X" and "answer: X" count."""
-    return final_answer(text, phrases=True)
-
-
-def stated(problem: Problem) -> str:
-    """Return a text that gives the expected answer."""
-    return f"<answer>{math.gold(problem)}</answer>"
+answer, stated = math.answer, math.stated  # read and said alike
 
 
 def verify(problem: Problem, text: str) -> Verdict:
