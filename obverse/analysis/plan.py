@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from obverse import methods, tasks
+from obverse import benchmarks, methods, tasks
 from obverse.comparison import CompareConfig
 from obverse.config import TrainConfig
 from obverse.course import as_course
@@ -31,7 +31,8 @@ ALIKE = frozenset(
 # columns that would turn a row into one of another layout
 LAYOUT_KEYS = frozenset(DEMONSTRATIONS).union(ANSWERS, *(keys for keys, _ in LAYOUTS.values()))
 LEVELS = ("easy", "medium", "hard")
-Role = Literal["in", "ood", "seen"]
+Role = Literal["in", "ood", "seen", "benchmark"]
+BENCHMARK = "benchmark"  # in place of a column's split
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Column:
 
     @property
     def role(self) -> Role:
+        if self.split == BENCHMARK:
+            return "benchmark"
         return "ood" if self.name.startswith("ood") else "seen" if self.name.startswith("seen") else "in"
 
 
@@ -221,15 +224,20 @@ def read_tests(config: CompareConfig) -> tuple[Column, ...]:
     found = []
     for text in config.tests or default_tests(config.dataset):
         name, equals, place = text.partition("=")
+        if not equals and benchmarks.find(text).protocol is None:
+            found.append(Column(text, text, BENCHMARK))
+            continue
         if not equals or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not place or name == "validation":
-            raise ConfigError(f"--tests: expects name=dataset or name=dataset@split, not {text!r}")
+            raise ConfigError(
+                f"--tests: expects name=dataset, name=dataset@split or a benchmark without a protocol, not {text!r}"
+            )
         dataset, at, split = place.rpartition("@") if "@" in place else (place, "", "")
         found.append(Column(name, dataset, split if at else "heldout"))
     names = [test.name for test in found]
     if len(set(names)) < len(names):
         raise ConfigError(f"--tests: a name stands there twice: {', '.join(names)}")
     if config.validation is None and not any(test.role == "in" for test in found):
-        raise ConfigError("--tests: none is in distribution, so give --validation too")
+        raise ConfigError("--tests: none is in distribution, of which validation could take some: give --validation")
     return tuple(found)
 
 
@@ -274,13 +282,7 @@ def write_problems(plan: Plan) -> None:
     validation: list[Problem] = []
     for test in plan.tests:
         num = taken[test.name]
-        found = tasks.load(
-            test.dataset,
-            split=test.split,
-            num_problems=num + config.num_test_problems,
-            seed=config.seed,
-            verifier=config.verifier,
-        )
+        found = load_column(config, test, num + config.num_test_problems)
         if len(found) <= num:
             raise ConfigError(f"--tests: {test.dataset} has {len(found)} problems, of which validation takes {num}")
         found = [replace(problem, id=f"{test.name}-{problem.id}") for problem in found]
@@ -295,6 +297,17 @@ def write_problems(plan: Plan) -> None:
             verifier=config.verifier,
         )
     folder.write_text("problems/validation.jsonl", rows(validation))
+
+
+def load_column(config: CompareConfig, test: Column, num_problems: int) -> list[Problem]:
+    """The problems of a test: so many, but all of a benchmark unless --num_test_problems is given."""
+    if test.split != BENCHMARK:
+        return tasks.load(
+            test.dataset, split=test.split, num_problems=num_problems, seed=config.seed, verifier=config.verifier
+        )
+    num = num_problems if "num_test_problems" in config.model_fields_set else None
+    named = benchmarks.find(test.dataset).benchmark
+    return benchmarks.read(named, config.benchmark_dir, num, config.seed, config.verifier).problems
 
 
 def rows(problems: Sequence[Problem]) -> str:
