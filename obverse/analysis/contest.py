@@ -28,7 +28,7 @@ from obverse.runlog import RunFolder
 from obverse.watch import Metrics, Phase, Silent, Watcher, flat
 
 CONFIG = "comparison.yaml"
-FREE = {"jobs", "output_dir"}  # may differ from call to call
+FREE = {"jobs", "output_dir", "report"}  # may differ from call to call
 PAUSE = 0.5  # seconds between two looks at what others do
 
 

@@ -161,7 +161,13 @@ class Plan:
 
 def shared(config: CompareConfig) -> dict[str, Any]:
     """The options that were given for every run: those of training that the comparison does not settle itself."""
-    names = config.model_fields_set & {*TrainConfig.model_fields} - {"budget", "budget_in", "seed", "output_dir"}
+    names = config.model_fields_set & {*TrainConfig.model_fields} - {
+        "budget",
+        "budget_in",
+        "seed",
+        "output_dir",
+        "report",
+    }
     return {name: getattr(config, name) for name in sorted(names)}
 
 
