@@ -35,7 +35,7 @@ from obverse.step_file import COLUMNS, Row
 from obverse.weigh import coefficients, keep
 
 BRANCHING = 3
-HORIZONS = (1, 2, 3, 4, 5, 6, 7, 8)
+HORIZONS = (1, 2, 3, 4, 5, 6, 7)
 MOST = 4  # a method that is not there after so many times B^H explorations is given up
 SUCCESS = 0.5  # of the policy alone, without a hint: an exact product of probabilities
 RATES = (3.0, 10.0, 30.0)
