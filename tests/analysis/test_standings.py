@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +78,9 @@ def test_the_smallest_of_the_best_rates_is_taken_and_its_price_told(plan: Plan) 
     (plan.root / plan.grid(trial.entry)[1].folder / "trial.json").unlink()
     assert chosen_rate(plan, trial) == (False, None)  # it waits
     row = standings(plan).entries[1]
-    assert cost(row) == "2 runs, 18,200 tokens, 4 s (0.0001: 25.0, 0.001: 50.0)"
+    assert cost(row) == "2 runs, 18,200 tokens, 4 s (0.0001: 25.0, 0.001: 50.0; the best is at the edge)"
+    wider = replace(row, grid=[*row.grid, {**row.grid[0], "rate": 1e-2}])
+    assert cost(wider) == "3 runs, 27,300 tokens, 6 s (0.0001: 25.0, 0.001: 50.0, 0.01: 25.0)"
 
 
 def test_a_run_that_failed_leaves_no_figure_and_is_told(plan: Plan) -> None:
