@@ -118,7 +118,7 @@ def _runs(found: Standings, links: bool) -> Iterator[str]:
 
 
 def cost(row: Row) -> str:
-    """`3 runs, 1,203,400 tokens, 120 s (0.0001: 40.1, 0.001: 3.2)`, and whether a rate beyond might have been better."""
+    """`3 runs, 1,203,400 tokens, 120 s (0.0001: 40.1, 0.001: 3.2)`, and whether the best of them is the outermost."""
     if not row.grid:
         return "none"
     tried = ", ".join(f"{each['rate']:g}: {100 * each['score']:.1f}" for each in row.grid)
