@@ -44,7 +44,7 @@ lint: $(READY)  ## style, format and types
 	$(BIN)/mypy
 
 science: $(READY)  ## the committed comparison: docs/results.md (about an hour on two cores; goes on after a stop)
-	OMP_NUM_THREADS=1 $(BIN)/python recipes/science.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m recipes.science
 
 docs: $(READY)  ## write the pages of docs/methods anew
 	$(BIN)/obverse methods --pages docs/methods

@@ -35,9 +35,12 @@ class CompareConfig(TrainConfig):
     seeds: int = option("optimization", "runs of each method, with seeds from --seed on", 3, ge=1, le=1000)
     tests: Texts = option(
         "data",
-        "what to test on, name=dataset or name=dataset@split behind commas; ood... is out of distribution, seen... is "
-        "from training; none: three levels of the embedded task and its ood split",
+        "what to test on, separated by commas: name=dataset, name=dataset@split or a benchmark's name; ood... is out "
+        "of distribution, seen... is from training; none: three levels of the embedded task and its ood split",
         (),
+    )
+    benchmark_dir: Folder | None = option(
+        "data", "take the benchmarks from files in this folder; none: from the hub", None
     )
     validation: Text | None = option(
         "data", "problems that choose rates and steps; none: the first of each test in distribution", None

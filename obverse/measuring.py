@@ -105,7 +105,11 @@ def compare(words: Words) -> int:
     layers = [Layer(COMMAND_LINE, {**written, **scanned.given}), *([read_config(file)] if file else [])]
     config = scanned.check(lambda: read(CompareConfig, layers, "see 'obverse compare --help'"))
     plan = load("obverse.analysis.plan:make_plan")(config)  # what is wrong is said before torch is loaded
-    return int(load("obverse.analysis.contest:compare")(plan, console()))
+    code = int(load("obverse.analysis.contest:compare")(plan, console()))
+    if config.report and code == 0:
+        with load("obverse.panel:Panel")() as watcher:
+            load("obverse.report:afterwards")(plan.root, watcher)
+    return code
 
 
 def analyze(words: Words) -> int:

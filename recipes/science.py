@@ -1,7 +1,7 @@
 """The committed comparison: every kind of method on the embedded task, with a real gap between its levels.
 
     make science                  # data, comparison, docs/results.md; about an hour on two cores, goes on after a stop
-    python recipes/science.py --budget 20K --seeds 1 --output_dir runs/small --page none     # the same, small
+    python -m recipes.science --budget 20K --seeds 1 --output_dir runs/small --page none     # the same, small
 
 Training has problems of 1 to 6 operations; a part of them has a demonstration, the rest an answer only. The base
 solves chains of up to 3 and none of 4 to 6. Out of distribution are longer chains, and countdown, which it knows too.
@@ -26,10 +26,10 @@ from obverse.comparison import CompareConfig
 from obverse.layers import Layer
 from obverse.records import Problem
 from obverse.resolve import read
+from recipes import published
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- standings -->", "<!-- /standings -->"
 
 NUM_PROBLEMS = 320
 NUM_SHOWN = 120  # of them have a demonstration: so few that imitating alone must memorize
@@ -87,11 +87,18 @@ def main() -> int:
     plan = make_plan(CompareConfig(**{name: getattr(config, name) for name in config.model_fields_set}, **more))
     code = compare(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
     if code == 0 and page.is_file():
-        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        page.write_text(f"{before}{BEGIN}\n\n{markdown(standings(plan), links=False)}\n{END}{after}", encoding="utf-8")
-        print(f"{page}: the table")
+        text = page.read_text(encoding="utf-8")
+        text = between(text, "standings", markdown(standings(plan), links=False))
+        page.write_text(between(text, "published", published.table(plan)), encoding="utf-8")
+        print(f"{page}: the tables")
     return code
+
+
+def between(page: str, name: str, text: str) -> str:
+    """The page with `text` between the marks of a name."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 def arguments() -> dict[str, Any]:

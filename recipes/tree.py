@@ -35,20 +35,20 @@ from obverse.step_file import COLUMNS, Row
 from obverse.weigh import coefficients, keep
 
 BRANCHING = 3
-HORIZONS = (1, 2, 3, 4, 5, 6, 7, 8)
+HORIZONS = (1, 2, 3, 4, 5, 6, 7)
 MOST = 4  # a method that is not there after so many times B^H explorations is given up
 SUCCESS = 0.5  # of the policy alone, without a hint: an exact product of probabilities
 RATES = (3.0, 10.0, 30.0)
 SEEDS = tuple(range(15))  # when luck is found is geometric: few seeds tell little
 SHORTEST = 2**4  # of the runs that are tried, each twice as long as the one before
 METHODS: dict[str, dict[str, Any]] = {
-    "grpo": {"num_generations": 8, "beta": 0.0},
     "hpt": {"num_generations": 8, "entropy_coef": 0.0, "rl_coef": 20.0},
     "uft": {"num_generations": 8, "entropy_coef": 0.0},
     "prefix_rft": {"num_generations": 8, "entropy_coef": 0.0},
     "sft": {},
+    "grpo": {"num_generations": 8, "beta": 0.0},
 }
-COLORS = ("#e8710a", "#1a73e8", "#9334e6", "#12858d", "#188038")
+COLORS = ("#1a73e8", "#9334e6", "#12858d", "#188038", "#e8710a")
 OF_LENGTH = ("hpt", "prefix_rft")  # divide by the longest completion, which is H here
 OF_SEED = ("uft", "prefix_rft")  # draw their hints by the run's seed
 
@@ -217,16 +217,20 @@ def main() -> int:
     parser.add_argument("--output", default=str(Path(__file__).parents[1] / "docs" / "tree"))
     parser.add_argument("--horizons", default=",".join(map(str, HORIZONS)))
     parsed = parser.parse_args()
-    horizons = [int(text) for text in parsed.horizons.split(",")]
+    horizons = parsed.horizons.split(",")
+    about = {"branching": BRANCHING, "success": SUCCESS, "rates": list(RATES), "num_seeds": len(SEEDS), "most": MOST}
+    target = Path(f"{parsed.output}.json")
+    kept = json.loads(target.read_text()) if target.exists() else {}
+    known = kept.pop("explorations", {}) if {name: kept.get(name) for name in about} == about else {}
     table: dict[str, dict[str, dict[str, float] | None]] = {}
     for name in METHODS:
         table[name] = {}
         for horizon in horizons:
-            table[name][str(horizon)] = best(name, BRANCHING, horizon)
-            print(name, horizon, table[name][str(horizon)], flush=True)
-    about = {"branching": BRANCHING, "success": SUCCESS, "rates": RATES, "num_seeds": len(SEEDS), "most": MOST}
-    text = json.dumps({**about, "explorations": table}, indent=1)
-    Path(f"{parsed.output}.json").write_text(text + "\n")
+            found = known.get(name, {}).get(horizon, "unknown")  # what a run before this one has found stands
+            table[name][horizon] = best(name, BRANCHING, int(horizon)) if found == "unknown" else found
+            print(name, horizon, table[name][horizon], flush=True)
+            text = json.dumps({**about, "explorations": known | table}, indent=1)
+            target.write_text(text + "\n")
     draw(json.loads(text), Path(f"{parsed.output}.png"))
     print(as_table(json.loads(text)))
     return 0

@@ -28,7 +28,7 @@ from obverse.runlog import RunFolder
 from obverse.watch import Metrics, Phase, Silent, Watcher, flat
 
 CONFIG = "comparison.yaml"
-FREE = {"jobs", "output_dir"}  # may differ from call to call
+FREE = {"jobs", "output_dir", "report"}  # may differ from call to call
 PAUSE = 0.5  # seconds between two looks at what others do
 
 
@@ -46,7 +46,7 @@ def compare(plan: Plan, console: Console) -> int:
     finally:
         board.close()
     if code:
-        console.print(f"stopped; go on with: obverse compare --output_dir {plan.root}", soft_wrap=True)
+        console.print(Text(f"stopped; go on with: obverse compare --output_dir {plan.root}"), soft_wrap=True)
         return code
     found = standings(plan)
     exports.write(found, plan.root)
@@ -54,7 +54,7 @@ def compare(plan: Plan, console: Console) -> int:
     main = INSIDE if INSIDE in found.columns else found.columns[0]
     for line in exports.notes(found, columns=lambda name: name == main):
         console.print(Text(line), soft_wrap=True)
-    console.print(f"{plan.root}: standings.md, .csv, .tex and .json; the samples of every figure", soft_wrap=True)
+    console.print(Text(f"{plan.root}: standings.md, .csv, .tex and .json; the samples of every figure"), soft_wrap=True)
     return 0
 
 

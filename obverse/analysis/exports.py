@@ -118,12 +118,14 @@ def _runs(found: Standings, links: bool) -> Iterator[str]:
 
 
 def cost(row: Row) -> str:
-    """`3 runs, 1,203,400 tokens, 120 s (0.0001: 40.1, 0.001: 3.2)`."""
+    """`3 runs, 1,203,400 tokens, 120 s (0.0001: 40.1, 0.001: 3.2)`, and whether the best of them is the outermost."""
     if not row.grid:
         return "none"
     tried = ", ".join(f"{each['rate']:g}: {100 * each['score']:.1f}" for each in row.grid)
     tokens, seconds = sum(each["num_tokens"] for each in row.grid), sum(each["seconds"] for each in row.grid)
-    return f"{len(row.grid)} runs, {tokens:,.0f} tokens, {seconds:.0f} s ({tried})"
+    edges = {min(each["rate"] for each in row.grid), max(each["rate"] for each in row.grid)}
+    beyond = "; the best is at the edge" if row.rate in edges else ""
+    return f"{len(row.grid)} runs, {tokens:,.0f} tokens, {seconds:.0f} s ({tried}{beyond})"
 
 
 def _range(values: list[int]) -> str:

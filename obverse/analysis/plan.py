@@ -6,20 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from obverse import methods, tasks
+from obverse.analysis.columns import Column, load_column, read_tests, rows
 from obverse.comparison import CompareConfig
 from obverse.config import TrainConfig
 from obverse.course import as_course
 from obverse.errors import ConfigError
-from obverse.records import Problem, to_json
+from obverse.records import Problem
 from obverse.requirements import check, check_data, load_problems, wants
 from obverse.resolve import free_folder, resolve, slug
 from obverse.runlog import RunFolder
-from obverse.tasks.rows import ANSWERS, DEMONSTRATIONS, LAYOUTS
 
 NEVER = 10**7  # steps: the budget ends a run
 GRID_SEED = 1_000  # rates are tried with a seed that no run has
@@ -28,10 +27,6 @@ BASE = "base"
 ALIKE = frozenset(
     {"budget", "budget_in", "seed", "model", "dataset", "dataset_split", "num_problems", "verifier", "output_dir"}
 )
-# columns that would turn a row into one of another layout
-LAYOUT_KEYS = frozenset(DEMONSTRATIONS).union(ANSWERS, *(keys for keys, _ in LAYOUTS.values()))
-LEVELS = ("easy", "medium", "hard")
-Role = Literal["in", "ood", "seen"]
 
 
 @dataclass(frozen=True)
@@ -58,19 +53,6 @@ class Entry:
     def name(self) -> str:
         """The label as a folder's name."""
         return re.sub(r"[^A-Za-z0-9._]+", "-", self.label).strip("-.")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: a name, and where its problems come from."""
-
-    name: str
-    dataset: str
-    split: str
-
-    @property
-    def role(self) -> Role:
-        return "ood" if self.name.startswith("ood") else "seen" if self.name.startswith("seen") else "in"
 
 
 @dataclass(frozen=True)
@@ -158,7 +140,13 @@ class Plan:
 
 def shared(config: CompareConfig) -> dict[str, Any]:
     """The options that were given for every run: those of training that the comparison does not settle itself."""
-    names = config.model_fields_set & {*TrainConfig.model_fields} - {"budget", "budget_in", "seed", "output_dir"}
+    names = config.model_fields_set & {*TrainConfig.model_fields} - {
+        "budget",
+        "budget_in",
+        "seed",
+        "output_dir",
+        "report",
+    }
     return {name: getattr(config, name) for name in sorted(names)}
 
 
@@ -216,36 +204,6 @@ def read_entries(written: Sequence[str]) -> tuple[Entry, ...]:
     return entries
 
 
-def read_tests(config: CompareConfig) -> tuple[Column, ...]:
-    """The columns of the table; without --tests the levels of the embedded task that is trained on."""
-    found = []
-    for text in config.tests or default_tests(config.dataset):
-        name, equals, place = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not place or name == "validation":
-            raise ConfigError(f"--tests: expects name=dataset or name=dataset@split, not {text!r}")
-        dataset, at, split = place.rpartition("@") if "@" in place else (place, "", "")
-        found.append(Column(name, dataset, split if at else "heldout"))
-    names = [test.name for test in found]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"--tests: a name stands there twice: {', '.join(names)}")
-    if config.validation is None and not any(test.role == "in" for test in found):
-        raise ConfigError("--tests: none is in distribution, so give --validation too")
-    return tuple(found)
-
-
-def default_tests(dataset: str) -> list[str]:
-    """The difficulties of an embedded task in three levels, and its ood split; ConfigError for other data."""
-    task = dataset.partition(":")[0]
-    if task not in tasks.EMBEDDED:
-        raise ConfigError(f"--tests: say what to test on, for {dataset} has no held-out problems of its own")
-    low, high = tasks.difficulties(dataset, "heldout")
-    levels = list(range(low, high + 1))
-    cuts = [round(i * len(levels) / len(LEVELS)) for i in range(len(LEVELS) + 1)]
-    parts = [levels[a:b] for a, b in pairwise(cuts)]
-    named = [(name, part) for name, part in zip(LEVELS, parts, strict=True) if part]
-    return [f"{name}={task}:{part[0]}-{part[-1]}" for name, part in named] + [f"ood={task}@ood"]
-
-
 def choose_baselines(config: CompareConfig, entries: Sequence[Entry], sources: Mapping[str, int]) -> frozenset[str]:
     """Those that were named, else all entries that learn from one source alone, else the first."""
     if config.baselines is None:
@@ -274,13 +232,7 @@ def write_problems(plan: Plan) -> None:
     validation: list[Problem] = []
     for test in plan.tests:
         num = taken[test.name]
-        found = tasks.load(
-            test.dataset,
-            split=test.split,
-            num_problems=num + config.num_test_problems,
-            seed=config.seed,
-            verifier=config.verifier,
-        )
+        found = load_column(config, test, num + config.num_test_problems)
         if len(found) <= num:
             raise ConfigError(f"--tests: {test.dataset} has {len(found)} problems, of which validation takes {num}")
         found = [replace(problem, id=f"{test.name}-{problem.id}") for problem in found]
@@ -295,15 +247,3 @@ def write_problems(plan: Plan) -> None:
             verifier=config.verifier,
         )
     folder.write_text("problems/validation.jsonl", rows(validation))
-
-
-def rows(problems: Sequence[Problem]) -> str:
-    """Problems in the library's own row layout; a user's verifier is no part of data, and is given again when read."""
-    lines = []
-    for problem in problems:
-        meta = {name: value for name, value in problem.meta.items() if name not in LAYOUT_KEYS}
-        row = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
-        if problem.verifier is not None and ".py" not in problem.verifier:
-            row["verifier"] = problem.verifier
-        lines.append(to_json({**meta, **row}) + "\n")
-    return "".join(lines)

@@ -191,5 +191,12 @@ def read(plan: Plan, name: str, step: str, test: str) -> Counts:
     return tuple(found)
 
 
+def difference(plan: Plan, first: str, second: str, step: str, test: str, k: int) -> Difference:
+    """How far one entry is above another on a test, or on INSIDE, problem by problem and seed by seed."""
+    parts = [each.name for each in plan.tests if each.name == test or (test == INSIDE and each.role == "in")]
+    one, other = (join([at(k, read(plan, name, step, part)) for part in parts]) for name in (first, second))
+    return paired(one, other)
+
+
 def num_rows(plan: Plan, test: str) -> int:
     return len(plan.problems_path(test).read_text(encoding="utf-8").splitlines())

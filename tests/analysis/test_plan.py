@@ -106,6 +106,16 @@ def test_validation_of_its_own_takes_nothing_from_the_tests(tmp_path: Path) -> N
     assert first["id"] == "easy-arithmetic-heldout-0"
 
 
+def test_a_benchmark_is_a_column_of_its_own(tmp_path: Path) -> None:
+    row = {"question": "1+1?", "answer": "It is two.\n#### 2"}
+    (tmp_path / "gsm8k_test.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    made = plan(tmp_path / "own", tests="easy=arithmetic:1-2,gsm8k", benchmark_dir=tmp_path, num_validation_problems=2)
+    assert [test.role for test in made.tests] == ["in", "benchmark"]
+    write_problems(made)
+    found = tasks.load(str(made.problems_path("gsm8k")))
+    assert [problem.answer for problem in found] == ["2"] * 3 and found[0].verifier == "math"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -124,9 +134,12 @@ def test_validation_of_its_own_takes_nothing_from_the_tests(tmp_path: Path) -> N
         ({"learning_rate": 1e-3}, "--learning_rate: give --learning_rates"),
         ({"max_steps": 5}, "--budget_in steps"),
         ({"baselines": "dft"}, "'dft' is not compared"),
-        ({"tests": "arithmetic"}, "expects name=dataset"),
+        ({"tests": "arithmetic=,knights"}, "expects name=dataset"),
+        ({"tests": "aime"}, "unknown benchmark 'aime': did you mean"),
+        ({"tests": "easy=arithmetic:1,gsm8k@greedy"}, "a benchmark without a protocol, not 'gsm8k@greedy'"),
+        ({"tests": "gsm8k"}, "give --validation"),
         ({"tests": "a=arithmetic:1,a=arithmetic:2"}, "stands there twice"),
-        ({"tests": "ood=arithmetic@ood"}, "give --validation too"),
+        ({"tests": "ood=arithmetic@ood"}, "give --validation"),
         ({"k": "1,64"}, "num_generations_test 8 is too few for k = 64"),
         ({"dataset": "arithmetic:9"}, "difficulties 1 to 6"),
     ],

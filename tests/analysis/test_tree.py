@@ -22,10 +22,14 @@ def test_a_policy_that_saw_nothing_is_uniform() -> None:
 def test_a_step_follows_the_gradient() -> None:
     """d log pi / d logit is 1 - p for the turn taken and -p for the others, at every node of the way."""
     tree, small = Tree(3, 2, seed=1), 1e-6
+    tree.logits[()], tree.logits[tree.target[:1]] = [1.0, 0.0, -2.0], [0.5, 3.0, 0.0]
     before = math.log(tree.success())
+    squares = []
+    for depth, turn in enumerate(tree.target):
+        chances = tree.probabilities(tree.target[:depth])
+        squares.append(sum(((other == turn) - chance) ** 2 for other, chance in enumerate(chances)))
     tree.climb([(Way(tree.target), [1.0, 2.0])], small)
-    squared = (2 / 3) ** 2 + 2 * (1 / 3) ** 2
-    assert (math.log(tree.success()) - before) / small == pytest.approx(squared * (1.0 + 2.0), rel=1e-4)
+    assert (math.log(tree.success()) - before) / small == pytest.approx(squares[0] + 2 * squares[1], rel=1e-4)
 
 
 def test_hints_count_steps_or_tokens() -> None:
