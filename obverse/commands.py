@@ -208,13 +208,13 @@ COMMANDS = {
         plain_help("grade", GradeConfig, ["A row: prediction, answer. A line: verdict, reason, seconds."]),
     ),
     "compare": Command(
-        "compare METHOD METHOD ... [options]",
+        "compare METHOD... [options]",
         "Train by several methods at one budget and put them into one table.",
         compare,
         plain_help("compare", CompareConfig, COMPARE_NOTES),
     ),
     "methods": Command(
-        "methods [--json] [--markdown] [--pages FOLDER]",
+        "methods [options]",
         "List every method: what it needs, how its tokens count.",
         methods,
         plain_help("methods", MethodsConfig, ["--json: the same for programs; --markdown: for a page."]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,9 +116,9 @@ def compare(words: Words) -> int:
 def analyze(words: Words) -> int:
     question = words.pop(0) if words and words[0] in QUESTIONS else ""
     if not question:
-        raise ConfigError(
-            f"analyze what? {', '.join(QUESTIONS)}; 'obverse analyze --help' says what each of them tells"
-        )
+        near = difflib.get_close_matches(words[0].lower() if words else "", QUESTIONS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "'obverse analyze --help' says what each of them tells"
+        raise ConfigError(f"analyze what? {', '.join(QUESTIONS)}; {hint}")
     made = QUESTIONS[question]
     alone = ("model",) if "model" in made.model_fields else ()
     config: Any = options_of(made, words, f"analyze {question}", *alone)
