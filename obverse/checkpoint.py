@@ -1,7 +1,8 @@
 """Checkpoints: a plain transformers folder, the optimizer's state, and a manifest that proves the rest is whole.
 
-Order of a save: everything into a temporary folder, the manifest with the sha256 of every file last, one rename, and
-only then the rotation of older ones. Whatever is interrupted leaves the previous checkpoint as it was.
+Order of a save: every file into a temporary folder and onto the disk, the manifest with their sha256, one rename, the
+folder above onto the disk, a look at what now stands there, and only then the rotation of older ones. Whatever breaks
+that off, at whatever place, leaves a whole checkpoint; `tidy` clears away what it left half done.
 """
 
 from __future__ import annotations
@@ -9,19 +10,36 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from obverse.errors import CheckpointError, StorageError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
+STATE, MOMENTS = "state.json", "optimizer.safetensors"
+Manifest = dict[str, Any]
+
+_LEFTOVER = re.compile(r"\.((?:checkpoint|initial)-\d+)\.(part|old|gone)")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a manifest says of its run beside its files; what a run that is resumed is held against."""
+
+    run: str = ""  # the run's own number; "" in manifests that are older than it
+    config: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""  # the fingerprint of the problems
+    packages: Mapping[str, Any] = field(default_factory=dict)  # versions, for who reads it
 
 
 @dataclass(frozen=True)
@@ -41,45 +59,103 @@ def save(
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
+    about: About = About(),
 ) -> Path:
-    """Write `root/checkpoint-<step>` and remove all but the newest `keep`; returns its path.
+    """Write `root/checkpoint-<step>` and remove all but the newest `keep` of the run's; returns its path.
 
     `models` by their folder inside; "" is the checkpoint itself, which transformers loads as it is.
     Raises StorageError, with the previous checkpoints untouched, when the disk refuses.
     """
     target, part = root / f"checkpoint-{step}", root / f".checkpoint-{step}.part"
-    try:
+    with _storing(target, root):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for name, model in models.items():
             model.save_pretrained(part / name)
             tokenizer.save_pretrained(part / name)  # a folder of a model is whole: some families load no other
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / "optimizer.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": step, **state}, indent=2))
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / MOMENTS)
+        (part / STATE).write_text(json.dumps({"step": step, **state}, indent=2))
         files = {str(path.relative_to(part)): fingerprint(path) for path in sorted(part.rglob("*")) if path.is_file()}
-        (part / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "step": step, "files": files}, indent=2))
+        for name in files:
+            sync(part / name)
+        (part / MANIFEST).write_text(_sealed({"schema": SCHEMA, "step": step, **vars(about), "files": files}))
         _put(part, target)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        last = newest(root)
-        rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
-        raise StorageError(f"checkpoint {target} could not be written: {error.strerror or error}; {rest}") from None
-    for old in folders(root)[:-keep] if keep > 0 else []:
-        shutil.rmtree(old)
+        if problem := damage(target):
+            raise OSError(f"what was read back is not what was written: {problem}")
+    _rotate(root, step, keep, about.run)
     return target
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write a model that is in no checkpoint, as a plain transformers folder; StorageError when the disk refuses."""
     part = folder.with_name(f".{folder.name}.part")
-    try:
+    with _storing(folder, folder.parent):
         shutil.rmtree(part, ignore_errors=True)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
+        for path in part.rglob("*"):
+            sync(path)
         _put(part, folder)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise StorageError(f"{folder} could not be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def _storing(target: Path, root: Path) -> Iterator[None]:
+    """Clear away what a broken save leaves; a disk that refuses is a StorageError which says what is still there."""
+    try:
+        yield
+    except BaseException as error:
+        free = shutil.disk_usage(root).free if root.exists() else 0  # before what was written goes
+        if root.exists():
+            tidy(root)
+        if not _is_of_the_disk(error):
+            raise
+        last = newest(root)
+        rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
+        raise StorageError(
+            f"checkpoint {target} could not be written: {reason} ({free / 1e6:,.1f} MB were free); {rest}: make room "
+            "and resume"
+        ) from None
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    # the writers of safetensors and tokenizers are not Python's: theirs are exceptions of their own, or of no class
+    return isinstance(error, OSError | SafetensorError) or (type(error) is Exception and "os error" in str(error))
+
+
+def tidy(root: Path) -> None:
+    """Remove what saves and rotations that were broken off left behind; one moved aside gets its place back."""
+    for path in sorted(root.glob(".*-*.*")):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found and found[2] == "old" and not (root / found[1]).exists():
+            os.replace(path, root / found[1])
+        elif found:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _put(part: Path, target: Path) -> None:
+    """Give a folder whose files are on the disk its name; one that has the name already is aside until then."""
+    for path in [*(each for each in part.rglob("*") if each.is_dir() or each.name == MANIFEST), part]:
+        sync(path)
+    aside = target.with_name(f".{target.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        os.replace(target, aside)
+    os.replace(part, target)
+    sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rotate(root: Path, step: int, keep: int, run: str) -> None:
+    """Remove the run's older checkpoints; one that cannot go stays, for that is no reason to end a run."""
+    mine = [path for path in folders(root) if number(path) <= step and _is_of(path, run)]
+    for old in mine[:-keep] if keep > 0 else []:
+        gone = root / f".{old.name}.gone"  # in one step: half a folder must not look like a damaged checkpoint
+        try:
+            os.replace(old, gone)
+        except OSError:
+            continue
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def check(path: Path) -> None:
@@ -92,55 +168,129 @@ def check(path: Path) -> None:
 def load(path: Path) -> Saved:
     """Read a checkpoint after checking every file against the manifest; CheckpointError names what is wrong."""
     check(path)
-    state = json.loads((path / "state.json").read_text())
-    return Saved(path, load_file(path / "optimizer.safetensors"), state)
+    return Saved(path, load_file(path / MOMENTS), json.loads((path / STATE).read_text()))
 
 
-def newest(root: Path) -> Path | None:
-    """The newest checkpoint under `root` whose manifest holds, or None."""
-    return next((path for path in reversed(folders(root)) if damage(path) is None), None)
+def about(path: Path) -> About:
+    """What the manifest of a checkpoint says of its run; CheckpointError where there is none."""
+    manifest = _manifest(path)
+    return About(**{name: manifest[name] for name in vars(About())})
+
+
+def newest(root: Path, run: str = "") -> Path | None:
+    """The newest checkpoint under `root` whose manifest holds, or None; of `run`, where both have a number."""
+    return search(root, run)[0]
+
+
+def search(root: Path, run: str = "") -> tuple[Path | None, list[str]]:
+    """As `newest`, and why each newer folder is none: a sentence for every one that was passed by."""
+    passed = []
+    for path in reversed(folders(root)):
+        problem = damage(path) or ("" if _is_of(path, run) else "it is of another run")
+        if not problem:
+            return path, passed
+        passed.append(f"{path} is passed by: {problem}")
+    return None, passed
 
 
 def folders(root: Path) -> list[Path]:
     """`checkpoint-N` folders by rising step."""
-    found = [path for path in root.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    found = [path for path in root.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name, re.ASCII)]
+    return sorted(found, key=number)
+
+
+def number(path: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(path.name.removeprefix("checkpoint-"))
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except FileNotFoundError:
-        return f"it has no {MANIFEST}: the save did not finish, or this is no checkpoint of obverse"
-    except json.JSONDecodeError:
-        return f"{MANIFEST} is not JSON"
-    if manifest.get("schema") != SCHEMA:
-        return f"it has schema {manifest.get('schema')}, this version reads {SCHEMA}"
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            return f"file {name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"file {name} is truncated or grown (has {file.stat().st_size}, manifest {expected['bytes']} bytes)"
-        if fingerprint(file)["sha256"] != expected["sha256"]:
-            return f"file {name} was changed (its sha256 is not the manifest's)"
+        files = _manifest(path)["files"]
+        for name, expected in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"file {name} is missing"
+            num_bytes = file.stat().st_size
+            if num_bytes != expected["bytes"]:
+                return f"file {name} is truncated or grown (has {num_bytes}, manifest {expected['bytes']} bytes)"
+            if fingerprint(file)["sha256"] != expected["sha256"]:
+                return f"file {name} was changed (its sha256 is not the manifest's)"
+    except CheckpointError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or path} cannot be read: {error.strerror}"
     return None
+
+
+def _is_of(path: Path, run: str) -> bool:
+    """Whether a checkpoint's manifest can be read and is of that run, or one of them has no number."""
+    try:
+        return not run or _manifest(path)["run"] in ("", run)
+    except (CheckpointError, OSError):
+        return False
+
+
+def _manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint in today's layout; CheckpointError where it is none."""
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"it has no {MANIFEST}: the save did not finish, or this is no checkpoint of obverse"
+        ) from None
+    except (ValueError, RecursionError):  # no JSON, no UTF-8
+        raise CheckpointError(f"{MANIFEST} is not JSON") from None
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{MANIFEST} is not an object")
+    schema = manifest.get("schema")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        raise CheckpointError(f"it has schema {schema!r:.40}, this version reads 1 to {SCHEMA}")
+    if schema > 1 and text != _sealed({name: value for name, value in manifest.items() if name != "seal"}):
+        raise CheckpointError(f"{MANIFEST} was changed (its seal is not that of its text)")
+    while manifest["schema"] < SCHEMA:
+        manifest = MIGRATIONS[manifest["schema"]](manifest)
+    if reason := _misfit(manifest):
+        raise CheckpointError(f"{MANIFEST} {reason}")
+    return manifest
+
+
+def _sealed(manifest: Manifest) -> str:
+    """A manifest as text, which ends in the sha256 of the rest."""
+    seal = hashlib.sha256(json.dumps(manifest, indent=2).encode()).hexdigest()
+    return json.dumps({**manifest, "seal": seal}, indent=2)
+
+
+def _misfit(manifest: Manifest) -> str | None:
+    """Why this cannot be a manifest, whoever wrote it."""
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not {STATE, MOMENTS} <= files.keys():
+        return f"does not list {STATE} and {MOMENTS}"
+    for name, expected in files.items():
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts or "\0" in name:
+            return f"lists {name!a:.80}, which is not inside"
+        if not isinstance(expected, dict) or not {"bytes", "sha256"} <= expected.keys():
+            return f"has no size and sha256 of {name!a:.80}"
+    kinds = {"run": str, "config": dict, "data": str, "packages": dict}
+    return next((f"has no {name}" for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)), None)
+
+
+def _from_1(manifest: Manifest) -> Manifest:
+    """Schema 1 had no run number, no configuration and no seal: what it does not say is not compared."""
+    return {**manifest, "schema": 2, "run": "", "config": {}, "data": "", "packages": {}}
+
+
+# From each older schema to the next one. Checkpoints of every schema stand in tests/data/checkpoints.
+MIGRATIONS: dict[int, Callable[[Manifest], Manifest]] = {1: _from_1}
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
     """Size and sha256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _put(part: Path, target: Path) -> None:
-    """Give a whole folder its name, once it is safe on the disk."""
-    for path in [*part.rglob("*"), part]:
-        sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
-    sync(target.parent)
 
 
 def sync(path: Path) -> None:

@@ -286,7 +286,14 @@ class TrainConfig(ModelOptions, LawOptions):
     )
     save_total_limit: int = option("logging and saving", "checkpoints to keep", 2, ge=1)
     resume_from_checkpoint: Annotated[Text, BeforeValidator(_resume)] = option(
-        "logging and saving", "never, auto (the newest in output_dir) or a checkpoint's path", "never"
+        "logging and saving",
+        "never, auto (the newest in output_dir; a folder without a run begins one) or a checkpoint's path",
+        "never",
+    )
+    allow_config_change: Texts = option(
+        "logging and saving",
+        "options that may differ from those that the resumed checkpoint was made with, separated by commas",
+        (),
     )
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from obverse.config import DataConfig
+from obverse.problems import wording
 from obverse.records import Problem
 from obverse.seeds import seed_for
 from obverse.tasks import EMBEDDED, load
@@ -98,13 +99,6 @@ def splits(dataset: str) -> list[str]:
     folder = Path(dataset).expanduser()
     names = [path.stem.lower() for path in folder.iterdir()] if folder.is_dir() else []
     return [split for split in ("train", "test") if any(split in name for name in names)]
-
-
-def wording(problem: Problem) -> str:
-    """A prompt as one text, without differences in white space."""
-    prompt = problem.prompt
-    text = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
-    return " ".join(text.split())
 
 
 def some(config: DataConfig) -> list[Problem]:

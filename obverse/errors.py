@@ -37,6 +37,12 @@ class StorageError(UserError):
     exit_code = 6
 
 
+class InUseError(UserError):
+    """Another run writes to the folder (exit 7)."""
+
+    exit_code = 7
+
+
 class GraderError(UserError):
     """Verifiers fail or return something that is no reward (exit 9)."""
 

@@ -9,6 +9,8 @@ from types import FrameType
 
 from obverse.watch import Metrics, Phase, Watcher
 
+NOT_SAVED = 75  # the exit code of a run that a second signal ended before its state was saved
+
 
 class Interrupted(Exception):
     """A signal asked to stop; raised between two pieces of work, never inside an optimizer step."""
@@ -21,7 +23,7 @@ class Interrupted(Exception):
 class Attentive:
     """A watcher that passes everything on and raises Interrupted at the next phase call after a signal.
 
-    The second signal acts as if nobody listened: the process ends, the last checkpoint stays.
+    A second signal does not wait: it raises KeyboardInterrupt where the program stands, also in the midst of a save.
     """
 
     def __init__(self, watcher: Watcher) -> None:
@@ -46,8 +48,9 @@ class Attentive:
             raise Interrupted(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
         self.received = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     def banner(self, facts: Sequence[tuple[str, str]]) -> None:
         self.watcher.banner(facts)

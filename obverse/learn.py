@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -139,13 +140,14 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
     readers.policy.finish()
     if not current.micros:  # everything was still: the step is one with a gradient of zero
         optimizer.rest()
-    result = optimizer.step()
+    is_finite = math.isfinite(tally.loss)
+    result = optimizer.step(is_finite)
     row = tally.row()
     if not method.trains_policy:  # nobody was asked for log-probs: these figures would be zeros that look like news
         row = {name: value for name, value in row.items() if name not in ("entropy", "clip_ratio")}
     figures = {"grad_norm": result.grad_norm, "learning_rate": learning_rate, "step_taken": float(result.taken)}
     if learner.critic is not None and method.critic is not None:
-        figures["critic/grad_norm"] = learner.critic.optimizer.step().grad_norm
+        figures["critic/grad_norm"] = learner.critic.optimizer.step(is_finite).grad_norm
     return Learned(row | figures, None if observed is None else observed.tolist())
 
 

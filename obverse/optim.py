@@ -53,14 +53,15 @@ class Optimizer:
         """The rate of the next step."""
         return float(self.peak * self.factor(self.num_steps))
 
-    def step(self) -> StepResult:
+    def step(self, is_finite: bool = True) -> StepResult:
         """Clip to `max_grad_norm` and step, unless the norm is not finite or above `skip_grad_norm`; clear gradients.
 
-        Raises DivergedError after MAX_BAD_STEPS steps in a row with a gradient that is not finite.
+        `is_finite` is what is known of the loss: its gradient may be finite where it is not. Raises DivergedError
+        after MAX_BAD_STEPS steps in a row that were not finite.
         """
         parameters = [parameter for _, parameter in self.named]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm or torch.inf)
-        finite = bool(torch.isfinite(norm))
+        finite = is_finite and bool(torch.isfinite(norm))
         taken = finite and (self.skip_norm is None or float(norm) <= self.skip_norm)
         if taken:
             for group in self.adamw.param_groups:
@@ -71,7 +72,7 @@ class Optimizer:
         self.num_steps += 1
         if self.num_bad == MAX_BAD_STEPS:
             raise DivergedError(
-                f"the gradient was not finite in {MAX_BAD_STEPS} steps in a row; the weights are those before: "
+                f"the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row; the weights are those before: "
                 "lower --learning_rate or --max_grad_norm and resume from the last checkpoint"
             )
         return StepResult(float(norm), taken)

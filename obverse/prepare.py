@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from obverse import checkpoint, methods, tasks
@@ -15,18 +15,20 @@ from obverse.config import TrainConfig
 from obverse.config_file import write
 from obverse.course import Clock, Course, as_course
 from obverse.critic import Critic
-from obverse.errors import CheckpointError, ConfigError
+from obverse.errors import ConfigError, StorageError
 from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
-from obverse.loading import check_kind, load, locate
+from obverse.loading import check_kind, locate
 from obverse.method import Method
 from obverse.model import as_policy, set_threads
 from obverse.networks import Networks, load_networks, load_scorer
 from obverse.optim import Optimizer
+from obverse.problems import wording
 from obverse.records import Problem
 from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import with_folder
+from obverse.resume import find_start, fingerprint, restore
 from obverse.rollout import Collector
 from obverse.runlog import RunFolder, environment
 from obverse.sampling import law_of
@@ -65,6 +67,7 @@ class Run:
     total_steps: int
     watcher: Attentive
     graders: Graders
+    data: str = ""  # the fingerprint of its problems
     state: State = field(default_factory=State)
     seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs
 
@@ -152,7 +155,23 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
     config = with_folder(config)
     folder = RunFolder(config.output_dir or ".")
     folder.create()
-    start = find_start(config, folder)
+    left = folder.lock()
+    try:
+        if left:
+            watcher.note(left)
+        checkpoint.tidy(folder.path)
+        return assemble(config, course, problems, folder, watcher)
+    except BaseException:
+        folder.release()
+        raise
+
+
+def assemble(
+    config: TrainConfig, course: Course, problems: list[Problem], folder: RunFolder, watcher: Attentive
+) -> Run:
+    """The parts of a run whose folder is its own, restored if it is to be resumed."""
+    data = fingerprint(problems)
+    start = find_start(config, folder, data, watcher)
     watcher.watcher.phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     networks = load_networks(config, course, start)
     # a run goes on with the threads that it began with: others would round its sums in another order
@@ -171,25 +190,53 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
             f"{len(as_text)} expected answers can only be compared as text, such as that of {as_text[0].id}: "
             "computer algebra cannot read them (obverse data check lists them)"
         )
-    total_steps = num_steps(config, len(problems))
+    total_steps, held_out = num_steps(config, len(problems)), load_held_out(config)
+    tell_overlap(problems, held_out, watcher)
     run = Run(
         config,
         course,
         problems,
-        load_held_out(config),
+        held_out,
         make_collector(config, course, networks, renderer, watcher),
         make_learners(config, course, networks, total_steps),
         folder,
         total_steps,
         watcher,
         Graders(config.max_grader_errors),
+        data=data,
     )
+    refuse_small_disk(run)
+    number = checkpoint.about(start).run if start else ""
+    if start is None or not (folder.path / "config.yaml").exists():  # a run may go on in another folder
+        folder.write_text("config.yaml", write(config))
+        folder.write_json("environment.json", environment(threads, number))
     if start:
         restore(run, start)
-    else:
-        folder.write_text("config.yaml", write(config))
-        folder.write_json("environment.json", environment(threads))
     return run
+
+
+def refuse_small_disk(run: Run) -> None:
+    """Raise StorageError where the disk has no room for one checkpoint: weights, and two moments of what learns."""
+    parameters = [each for model in run.models().values() for each in model.parameters()]
+    learning = sum(each.numel() for each in parameters if each.requires_grad) * len(run.optimizers())
+    needed = sum(each.numel() * each.element_size() for each in parameters) + 2 * 4 * learning
+    free = shutil.disk_usage(run.folder.path).free
+    if free < needed:
+        raise StorageError(
+            f"run folder {run.folder.path}: a checkpoint takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free: "
+            "make room, or choose --output_dir on another disk"
+        )
+
+
+def tell_overlap(problems: Sequence[Problem], held_out: Sequence[Problem], watcher: Attentive) -> None:
+    """Note how many of the problems to evaluate on are trained on."""
+    known = {wording(problem) for problem in problems}
+    number = sum(wording(problem) in known for problem in held_out)
+    if number:
+        watcher.note(
+            f"LEAK: {number} of the {len(held_out)} problems of eval_dataset are trained on too: what is measured on "
+            "them is no generalization"
+        )
 
 
 def make_collector(
@@ -271,46 +318,6 @@ def enter(run: Run) -> int:
                 learner.critic.model.base_model.load_state_dict(learner.policy.model.base_model.state_dict())
         run.state.lane = lane
     return lane
-
-
-def restore(run: Run, path: Path) -> None:
-    """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there."""
-    saved = checkpoint.load(path)
-    missing = {each.name for each in fields(State)} - saved.state.keys()
-    if missing or saved.state["optimizers"].keys() != run.optimizers().keys():
-        raise CheckpointError(f"checkpoint {path} is of another method's run, or of another version of obverse")
-    run.state = State(**{each.name: saved.state[each.name] for each in fields(State)})
-    for name, optimizer in run.optimizers().items():
-        own = {
-            key.removeprefix(f"{name}/"): value for key, value in saved.tensors.items() if key.startswith(f"{name}/")
-        }
-        optimizer.restore(own, saved.state["optimizers"][name])
-    for lane in range(1, run.state.lane + 1):
-        learner = run.learners[lane]
-        if run.course.turn.fresh_anchor and learner.anchor is not None:
-            folder = path.parent / f"initial-{lane}"
-            if not folder.is_dir():
-                raise CheckpointError(f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing")
-            anchor, _ = load(str(folder), run.config.dtype, run.config.device, trains=True)
-            run.learners[lane] = replace(learner, anchor=anchor)
-            if not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
-                checkpoint.save_model(run.folder.path / folder.name, anchor.model, run.collector.renderer.tokenizer)
-    run.folder.rewind_metrics(saved.state["metrics_offset"])
-    run.seconds = sum(row["step_time"] for row in run.folder.metrics())
-
-
-def find_start(config: TrainConfig, folder: RunFolder) -> Path | None:
-    """The checkpoint to resume from, None for a fresh run; CheckpointError when the one asked for is not there."""
-    wanted = config.resume_from_checkpoint
-    if wanted == "never":
-        return None
-    if wanted != "auto":
-        checkpoint.check(Path(wanted))  # before anything is loaded from it
-        return Path(wanted)
-    found = checkpoint.newest(folder.path)
-    if found is None and folder.metrics_path.exists():
-        raise CheckpointError(f"{folder.path} holds a run but no whole checkpoint: start anew in another --output_dir")
-    return found
 
 
 def load_held_out(config: TrainConfig) -> list[Problem]:

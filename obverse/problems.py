@@ -22,3 +22,10 @@ def order(num_problems: int, seed: int, epoch: int) -> list[int]:
     indices = list(range(num_problems))
     random.Random(seed_for(seed, "epoch", epoch)).shuffle(indices)
     return indices
+
+
+def wording(problem: Problem) -> str:
+    """A prompt as one text, without differences in white space."""
+    prompt = problem.prompt
+    text = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    return " ".join(text.split())

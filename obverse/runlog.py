@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import platform
+import socket
+import uuid
 from collections.abc import Container, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from obverse.errors import StorageError
+from obverse.errors import CheckpointError, InUseError, StorageError
 from obverse.records import Group, sample_rows, to_json
+
+LOCK = "run.lock"
 
 
 class RunFolder:
@@ -21,18 +26,50 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metrics_path = self.path / "metrics.jsonl"
+        self._lock: BinaryIO | None = None
 
     def create(self) -> None:
         """Make the folder and prove that it can be written; StorageError says why not."""
-        probe = self.path / ".probe"
+        probe, moved = self.path / ".probe", self.path / ".probe.moved"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe.write_text("probe")
-            probe.unlink()
+            with probe.open("w") as file:
+                file.write("probe")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(probe, moved)
+            moved.unlink()
         except OSError as error:
             raise StorageError(
                 f"run folder {self.path} cannot be written: {error.strerror}; choose --output_dir"
             ) from None
+
+    def lock(self) -> str:
+        """Keep other runs out until `release` or the end of the process; a note of a run that died here, or "".
+
+        The system frees what a dead process held, so a lock is never stale. Raises InUseError, which names the holder.
+        """
+        file = (self.path / LOCK).open("a+b", buffering=0)
+        written = os.pread(file.fileno(), 200, 0).decode("ascii", "replace").strip()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise InUseError(
+                f"run folder {self.path} is in use by {written or 'another run'}; that run goes on, untouched: wait "
+                "for its end, or choose another --output_dir"
+            ) from None
+        self._lock = file
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+        return f"{self.path}: {written} ended here without a word" if written else ""
+
+    def release(self) -> None:
+        """Let other runs in; nothing where there is no lock."""
+        if self._lock is not None:
+            self._lock.truncate(0)
+            self._lock.close()  # and with it the lock
+            self._lock = None
 
     def write_text(self, name: str, text: str) -> Path:
         """A whole file at once: a reader sees the old one or the new one."""
@@ -57,9 +94,24 @@ class RunFolder:
         return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
 
     def rewind_metrics(self, offset: int) -> None:
-        """Drop the rows after a checkpoint, so that each step stands in the file once."""
+        """Drop the rows after a checkpoint, so that each step stands in the file once.
+
+        Raises CheckpointError where rows before it are gone.
+        """
+        if not self.metrics_path.exists():
+            return
+        if self.metrics_offset() < offset:
+            raise CheckpointError(
+                f"{self.metrics_path} has {self.metrics_offset()} bytes and had {offset} at the checkpoint: put the "
+                "whole file back, or remove it to go on without the earlier rows"
+            )
+        os.truncate(self.metrics_path, offset)
+
+    def sync_metrics(self) -> None:
+        """Force the rows to the disk: a checkpoint that comes after them must not outlive them."""
         if self.metrics_path.exists():
-            os.truncate(self.metrics_path, offset)
+            with self.metrics_path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def write_samples(self, step: int, groups: Iterable[Group], kept: Container[int]) -> None:
         """Every completion of a step with its reward and reason; `kept` holds the object ids of what is trained on."""
@@ -70,10 +122,22 @@ class RunFolder:
         )
         self.write_text(f"samples/step-{step:06d}.jsonl", "".join(f"{row}\n" for row in rows))
 
+    def environment(self) -> dict[str, Any]:
+        """What `environment.json` says; empty where there is none or it was left half written."""
+        path = self.path / "environment.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def threads(self) -> int:
         """The threads that the run began with; 0 where nobody wrote them down."""
-        path = self.path / "environment.json"
-        return int(json.loads(path.read_text(encoding="utf-8")).get("threads", 0)) if path.exists() else 0
+        return int(self.environment().get("threads", 0))
+
+    def run(self) -> str:
+        """The run's own number, which its checkpoints carry; "" where nobody wrote one down."""
+        return str(self.environment().get("run", ""))
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl."""
@@ -82,11 +146,19 @@ class RunFolder:
         return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
 
 
-def environment(threads: int) -> dict[str, Any]:
-    """Versions and machine, for `environment.json`; no environment variables, which may hold secrets."""
-    packages = {name: installed(name) for name in ("obverse", "torch", "transformers", "tokenizers", "numpy")}
+def environment(threads: int, run: str = "") -> dict[str, Any]:
+    """Versions and machine, for `environment.json`; no environment variables, which may hold secrets.
+
+    `run` is the number of a run that goes on here; without it the run gets a new one.
+    """
     machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
-    return {"python": platform.python_version(), "packages": packages, "threads": threads, **machine}
+    made = {"run": run or uuid.uuid4().hex, "python": platform.python_version(), "packages": packages()}
+    return {**made, "threads": threads, **machine}
+
+
+def packages() -> dict[str, str | None]:
+    """The versions that decide a run's numbers."""
+    return {name: installed(name) for name in ("obverse", "torch", "transformers", "tokenizers", "numpy")}
 
 
 def installed(name: str) -> str | None:

@@ -10,14 +10,16 @@ from obverse import checkpoint, metrics
 from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
+from obverse.errors import DivergedError, GraderError
 from obverse.evaluate import Report, measure
 from obverse.graders import by_reason, total
-from obverse.interrupt import Attentive, Interrupted
+from obverse.interrupt import NOT_SAVED, Attentive, Interrupted
 from obverse.learn import idle, learn, prepare_lessons
 from obverse.prepare import Run, enter, prepare
 from obverse.problems import take
 from obverse.records import Group, Sample
 from obverse.remember import RUN, recall, revise
+from obverse.resume import about
 from obverse.watch import Silent, Watcher
 
 ROUNDING = 1e-9  # so that a third of the run three times is the run
@@ -41,22 +43,49 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
     """
     with Attentive(watcher or Silent()).listening() as attentive:
         run = prepare(config, attentive)
-        attentive.banner(facts(run))
         try:
-            while not run.finished:
-                evaluate_if_due(run)
-                step(run)
-                if due(config.save_steps, run) and not run.finished:
-                    save(run)
-            save(run)
+            attentive.banner(facts(run))
+            return walk(run)
+        except KeyboardInterrupt:
+            if attentive.received is None:
+                raise
+            attentive.note(f"stopped by a second signal before step {run.state.step} was saved; {kept(run)}")
+            return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=NOT_SAVED)
+        finally:
+            run.folder.release()
+
+
+def walk(run: Run) -> Outcome:
+    """All steps that are left, with their evaluations and checkpoints."""
+    try:
+        while not run.finished:
             evaluate_if_due(run)
-        except Interrupted as stop:
-            path = save(run)
-            attentive.note(f"stopped by {stop} after step {run.state.step}; saved {path}")
-            file = quote(str(run.folder.path / "config.yaml"))
-            attentive.note(f"go on with: obverse train --config {file} --resume_from_checkpoint auto")
-            return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
-        return Outcome(run.folder.path, run.state.step)
+            step(run)
+            if due(run.config.save_steps, run) and not run.finished:
+                save(run)
+        save(run)
+        evaluate_if_due(run)
+    except Interrupted as stop:
+        path = save(run)
+        run.watcher.note(f"stopped by {stop} after step {run.state.step}; saved {path}")
+        run.watcher.note(f"go on with: {command(run)}")
+        return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
+    except FloatingPointError as error:
+        raise DivergedError(f"step {run.state.step + 1}: {error}; {kept(run)}") from None
+    except (DivergedError, GraderError) as error:
+        raise type(error)(f"step {run.state.step + 1}: {error}; {kept(run)}") from error
+    return Outcome(run.folder.path, run.state.step)
+
+
+def kept(run: Run) -> str:
+    """What is left of a run that ends before its time, and how it goes on."""
+    last = checkpoint.newest(run.folder.path, run.folder.run())
+    return f"{last} is kept, go on with: {command(run)}" if last else "no checkpoint was saved yet"
+
+
+def command(run: Run) -> str:
+    """The words that go on with a run."""
+    return f"obverse train --config {quote(str(run.folder.path / 'config.yaml'))} --resume_from_checkpoint auto"
 
 
 def step(run: Run) -> None:
@@ -210,9 +239,22 @@ def evaluate_if_due(run: Run) -> None:
     run.watcher.note(f"step {number}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
 
 
+def refuse_broken(run: Run) -> None:
+    """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
+    for folder, model in run.models().items():
+        for name, weight in model.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise DivergedError(
+                    f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
+                    "lower --learning_rate"
+                )
+
+
 def save(run: Run) -> Path:
-    """A checkpoint of the run as it stands after its last whole step."""
+    """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
+    refuse_broken(run)
     run.watcher.watcher.phase("save", 0, 1)
+    run.folder.sync_metrics()
     optimizers = run.optimizers()
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
     state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
@@ -226,6 +268,7 @@ def save(run: Run) -> Path:
         tensors,
         state,
         keep=run.config.save_total_limit,
+        about=about(run),
     )
     run.watcher.watcher.phase("save", 1, 1)
     return path

@@ -80,9 +80,8 @@ def test_a_run_folder_holds_what_is_promised(tiny: Path, chains: Path, tmp_path:
     watch = Watch()
     train(runs.config("hpt", tmp_path / "run", tiny, chains, max_steps=2), watch)
     folder = tmp_path / "run"
-    assert {"config.yaml", "environment.json", "metrics.jsonl", "samples", "checkpoint-2"} == {
-        p.name for p in folder.iterdir()
-    }
+    promised = {"config.yaml", "environment.json", "metrics.jsonl", "run.lock", "samples", "checkpoint-2"}
+    assert {path.name for path in folder.iterdir()} == promised
     rows = [json.loads(line) for line in (folder / "samples" / "step-000001.jsonl").read_text().splitlines()]
     assert len(rows) == 4 * (1 + 3)
     assert {row["kept"] for row in rows if row["kind"] == "demonstration"} == {True}  # a random model solves nothing

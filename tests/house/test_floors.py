@@ -62,6 +62,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "train",
         "prepare",
+        "resume",
         "networks",
         "banner",
         "evaluate",

@@ -1,0 +1,158 @@
+"""Going on with a run: from which checkpoint, whether it is of the same run, and everything put back as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from obverse import checkpoint
+from obverse.checkpoint import About, Saved
+from obverse.config import TrainConfig
+from obverse.errors import CheckpointError
+from obverse.loading import load
+from obverse.records import Problem
+from obverse.runlog import RunFolder, packages
+from obverse.watch import Watcher
+
+if TYPE_CHECKING:
+    from obverse.prepare import Run
+
+# A run may go on with other values of these: how long it is, what is written and measured, and what only rounds.
+FREE = frozenset(
+    {"max_steps", "num_train_epochs", "budget", "output_dir", "resume_from_checkpoint", "allow_config_change"}
+    | {"save_steps", "save_total_limit", "logging_steps", "log_completions", "num_completions_to_print", "report"}
+    | {"eval_dataset", "eval_steps", "num_eval_problems", "num_generations_eval"}
+    | {"device", "threads", "micro_batch_tokens", "rollout_batch_size", "gradient_checkpointing"}
+    | {"max_grader_errors", "verifier_seconds", "max_sampling_seconds"}
+)
+# With another value of one of these, or of any option of the method, it would be another run.
+BINDING = frozenset(
+    {"method", "model", "anchor_model", "dtype", "chat_template", "system_prompt"}
+    | {"dataset", "dataset_split", "num_problems", "max_prompt_length", "seed"}
+    | {"verifier", "verifier_weights", "reward_model", "format_reward"}
+    | {"prompts_per_step", "num_iterations", "num_mini_batches", "budget_in"}
+    | {"learning_rate", "imitation_learning_rate", "critic_learning_rate", "lr_scheduler_type", "warmup_steps"}
+    | {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "skip_grad_norm"}
+    | {"temperature", "top_p", "top_k", "min_p", "max_completion_length", "stop_strings"}
+)
+
+
+def about(run: Run) -> About:
+    """What a checkpoint of the run says of it."""
+    return About(run.folder.run(), run.config.model_dump(mode="json"), run.data, packages())
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """sha256 of all that a run reads of its problems, in their order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(repr(asdict(problem)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def find_start(config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher) -> Path | None:
+    """The checkpoint to resume from, None for a fresh run.
+
+    Raises CheckpointError when the one asked for is not there or damaged, when a folder that holds a run has no whole
+    checkpoint, and when one was made with other options or data. What is passed by is noted.
+    """
+    wanted = config.resume_from_checkpoint
+    if wanted == "never":
+        return None
+    if wanted == "auto":
+        path, passed = checkpoint.search(folder.path, folder.run())
+        for sentence in passed:
+            watcher.note(sentence)
+        if path is None and (passed or folder.metrics_path.exists()):
+            raise CheckpointError(
+                f"{folder.path} holds a run but no whole checkpoint{': ' + passed[0] if passed else ''}; start anew in "
+                "another --output_dir"
+            )
+        if path is None:
+            watcher.note(f"nothing to resume in {folder.path}: the run begins")
+            return None
+    else:
+        path = Path(wanted)
+        checkpoint.check(path)  # before anything is loaded from it
+    refuse_changes(config, data, path, checkpoint.about(path))
+    return path
+
+
+def refuse_changes(config: TrainConfig, data: str, path: Path, then: About) -> None:
+    """Raise CheckpointError, with both values of each, for options that would make the run another one."""
+    found = changes(then.config, config.model_dump(mode="json"))
+    allowed = {*config.allow_config_change}
+    if then.data and then.data != data and not {"dataset", "dataset_split", "num_problems", "verifier"} & found.keys():
+        found["dataset"] = (f"rows with sha256 {then.data[:12]}", f"rows with sha256 {data[:12]}")
+    refused = {name: values for name, values in found.items() if name not in allowed}
+    if not refused:
+        return
+    told = "; ".join(f"{name}: {before!r} then, {now!r} now" for name, (before, now) in sorted(refused.items()))
+    kind = "is of another method's run" if "method" in refused else "was made with other options"
+    raise CheckpointError(
+        f"checkpoint {path} {kind}: {told}: give them as they were, start anew in another --output_dir, or go on with "
+        f"the change by --allow_config_change {','.join(sorted(refused))}"
+    )
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The options that decide a run and differ, with both values; what one of both does not know is not compared."""
+    before, after = _flat(then), _flat(now)
+    return {
+        name: (value, after[name])
+        for name, value in before.items()
+        if name not in FREE and name in after and not _same(value, after[name])
+    }
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options and the method's own beside each other; of other methods there are none to compare."""
+    return {**config.get("method_options", {}), **{name: config[name] for name in config if name != "method_options"}}
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Equal as JSON has them: a tuple is a list, and a whole number may be written as a float."""
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, float) and isinstance(second, float):
+        return first == second or (math.isnan(first) and math.isnan(second))
+    return bool(first == second)
+
+
+def restore(run: Run, path: Path) -> None:
+    """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there."""
+    saved = checkpoint.load(path)
+    kind = type(run.state)
+    missing = {each.name for each in fields(kind)} - saved.state.keys()
+    if missing or saved.state["optimizers"].keys() != run.optimizers().keys():
+        raise CheckpointError(f"checkpoint {path} is of another method's run, or of another version of obverse")
+    run.state = kind(**{each.name: saved.state[each.name] for each in fields(kind)})
+    restore_optimizers(run, saved)
+    for lane in range(1, run.state.lane + 1):
+        learner = run.learners[lane]
+        if run.course.turn.fresh_anchor and learner.anchor is not None:
+            folder = path.parent / f"initial-{lane}"
+            if not folder.is_dir():
+                raise CheckpointError(f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing")
+            anchor, _ = load(str(folder), run.config.dtype, run.config.device, trains=True)
+            run.learners[lane] = replace(learner, anchor=anchor)
+            if not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
+                checkpoint.save_model(run.folder.path / folder.name, anchor.model, run.collector.renderer.tokenizer)
+    run.folder.rewind_metrics(saved.state["metrics_offset"])
+    run.seconds = sum(row["step_time"] for row in run.folder.metrics())
+
+
+def restore_optimizers(run: Run, saved: Saved) -> None:
+    """Moments and counters, by the optimizer's name; CheckpointError where they are of other weights."""
+    for name, optimizer in run.optimizers().items():
+        own = {
+            key.removeprefix(f"{name}/"): value for key, value in saved.tensors.items() if key.startswith(f"{name}/")
+        }
+        unknown = {key.rpartition("/")[0] for key in own} - {parameter for parameter, _ in optimizer.named}
+        if unknown:
+            raise CheckpointError(f"checkpoint {saved.path}: moments of {min(unknown)}, which this model does not have")
+        optimizer.restore(own, saved.state["optimizers"][name])

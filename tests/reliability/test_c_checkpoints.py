@@ -1,0 +1,267 @@
+"""C3 to C6: what a save leaves whatever happens. C1, C2, C7: test_c_kills.py; C8 to C10: test_c_resume.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from reliability import faults
+from tiny_models import save_tiny
+
+import runs
+from obverse import checkpoint, prepare
+from obverse.errors import CheckpointError, StorageError
+from obverse.runlog import RunFolder
+from obverse.train import train
+from obverse.watch import Silent
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "config.json", "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("qwen2", tmp_path_factory.mktemp("reliability") / "qwen2")
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.write_problems(tmp_path_factory.mktemp("reliability") / "chains.jsonl")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with two checkpoints of one run."""
+    faults.save(tmp_path, 1)
+    faults.save(tmp_path, 2)
+    return tmp_path
+
+
+# C3: the order of a save, and a cut after every call
+
+
+def test_c3_every_file_is_on_the_disk_before_the_name_and_the_old_one_goes_last(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    sync, rename, write = checkpoint.sync, os.replace, Path.write_text
+
+    def traced_sync(path: Path) -> None:
+        told.append(("sync", path.name))
+        sync(path)
+
+    def traced_rename(first: Path, second: Path) -> None:
+        told.append(("rename", Path(second).name))
+        rename(first, second)
+
+    def traced_write(path: Path, text: str, *args: object, **options: object) -> int:
+        told.append(("write", path.name))
+        return write(path, text, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "sync", traced_sync)
+    monkeypatch.setattr(checkpoint.os, "replace", traced_rename)
+    monkeypatch.setattr(Path, "write_text", traced_write)
+    path = faults.save(saved, 3, keep=1)
+    manifest = told.index(("write", "manifest.json"))
+    files = json.loads((path / "manifest.json").read_text())["files"]
+    assert sorted(name for kind, name in told[:manifest] if kind == "sync") == sorted(Path(name).name for name in files)
+    assert len(files) == 7 and {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()} == {
+        *files,
+        "manifest.json",
+    }
+    named = told.index(("rename", "checkpoint-3"))
+    assert told.index(("sync", "manifest.json")) < told.index(("sync", ".checkpoint-3.part")) < named
+    assert told[named + 1] == ("sync", saved.name)
+    assert told[named + 2 :] == [("rename", ".checkpoint-1.gone"), ("rename", ".checkpoint-2.gone")]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the next step", "the same step again"])
+def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path: Path) -> None:
+    step = 2 if again else 3
+
+    def fresh(name: str) -> Path:
+        root = tmp_path / name
+        faults.save(root, 1)
+        faults.save(root, 2)
+        return root
+
+    counted = fresh("counted")
+    number = faults.num_calls(lambda: faults.save(counted, step, keep=1))
+    assert number > 40
+    for at in range(1, number + 1):
+        root = fresh(str(at))
+        assert faults.in_child(lambda root=root: faults.save(root, step, keep=1), "kill", at) == -signal.SIGKILL
+        checkpoint.tidy(root)
+        found = checkpoint.newest(root, "mine")
+        assert found is not None and faults.number_in(found) in (2, step), f"call {at}"
+        assert all(checkpoint.damage(path) is None for path in checkpoint.folders(root)), f"call {at}"
+        assert [path.name for path in root.iterdir() if path.name.startswith(".")] == [], f"call {at}"
+        faults.save(root, step + 1, keep=1)
+        assert [path.name for path in checkpoint.folders(root)] == [f"checkpoint-{step + 1}"]
+        shutil.rmtree(root)
+
+
+# C4: corruption
+
+
+def corrupt(root: Path, name: str, how: str) -> None:
+    """Change one file of checkpoint-2; a swap takes that of checkpoint-1."""
+    file = root / "checkpoint-2" / name
+    content = file.read_bytes()
+    changed = {
+        "truncate": content[: len(content) // 2],
+        "flip": content[:-2] + bytes([content[-2] ^ 1]) + content[-1:],
+        "empty": b"",
+        "grow": content + b"\0",
+        "swap": (root / "checkpoint-1" / name).read_bytes(),
+    }
+    if how == "delete":
+        file.unlink()
+    elif changed[how] == content:  # the two checkpoints share it: let it come from elsewhere
+        file.write_bytes(content[::-1])
+    else:
+        file.write_bytes(changed[how])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["truncate", "flip", "empty", "grow", "swap", "delete"])
+def test_c4_a_changed_file_is_named_and_the_checkpoint_before_it_is_taken(name: str, how: str, saved: Path) -> None:
+    corrupt(saved, name, how)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as refusal:
+        checkpoint.load(saved / "checkpoint-2")
+    assert refusal.value.exit_code == 4 and "\n" not in str(refusal.value)
+    found, passed = checkpoint.search(saved, "mine")
+    assert found == saved / "checkpoint-1" and len(passed) == 1 and name in passed[0]
+
+
+def edits(root: Path, num: int) -> int:
+    """How many of `num` random edits of a checkpoint's files are not noticed."""
+    draw, path, missed = random.Random(7), root / "checkpoint-2", 0
+    names = [str(each.relative_to(path)) for each in sorted(path.rglob("*")) if each.is_file()]
+    for _ in range(num):
+        file = path / draw.choice(names)
+        content = file.read_bytes()
+        place, length = draw.randrange(len(content)), draw.choice((0, 1, 1, 8))
+        filling = draw.randbytes(draw.choice((0, 1, 1, 8)))
+        changed = content[:place] + filling + content[place + length :]
+        if changed == content:
+            changed = content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
+        file.write_bytes(changed)
+        missed += checkpoint.damage(path) is None
+        file.write_bytes(content)
+    assert checkpoint.damage(path) is None
+    return missed
+
+
+def test_c4_random_edits_are_caught(saved: Path) -> None:
+    assert edits(saved, 300) == 0
+
+
+@pytest.mark.release
+def test_c4_thousands_of_random_edits_are_caught(saved: Path) -> None:
+    assert edits(saved, 5_000) == 0
+
+
+def test_c4_a_run_that_passes_a_damaged_checkpoint_by_says_so(tiny: Path, problems: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    options = {"max_steps": 2, "save_steps": 1}
+    train(runs.config("sft", tmp_path, tiny, problems, **options))
+    (tmp_path / "checkpoint-2" / "state.json").unlink()
+    train(runs.config("sft", tmp_path, tiny, problems, resume_from_checkpoint="auto", **options), Notes())
+    assert any("checkpoint-2 is passed by: file state.json is missing" in note for note in told)
+    assert [row["step"] for row in RunFolder(tmp_path).metrics()] == [1, 2]
+    for path in checkpoint.folders(tmp_path):
+        (path / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"holds a run but no whole checkpoint: .*state\.json is missing"):
+        train(runs.config("sft", tmp_path, tiny, problems, resume_from_checkpoint="auto", **options))
+
+
+# C5: the disk refuses
+
+
+def test_c5_a_full_disk_at_every_call_leaves_what_was_there(tmp_path: Path) -> None:
+    def fresh(name: str) -> Path:
+        root = tmp_path / name
+        faults.save(root, 2)
+        return root
+
+    counted = fresh("counted")
+    number = faults.num_calls(lambda: faults.save(counted, 3))
+    codes = []
+    for at in range(1, number + 1):
+        root = fresh(str(at))
+        codes.append(faults.in_child(lambda root=root: faults.save(root, 3), "full", at))
+        found = checkpoint.newest(root, "mine")
+        assert found is not None and faults.number_in(found) == (2 if codes[-1] else 3), f"call {at}"
+        assert not list(root.glob(".*")), f"call {at}"
+        shutil.rmtree(root)
+    assert set(codes) == {6} and len(codes) > 20
+
+
+@pytest.mark.parametrize("limit", [3, 100, 300, 700])
+def test_c5_a_file_that_may_not_grow_is_one_sentence(limit: int, saved: Path) -> None:
+    """RLIMIT_FSIZE is kept by the system, below whatever writes: json, safetensors or tokenizers."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        faults.save(saved, 3)
+
+    assert faults.in_child(limited) == 6
+    assert faults.number_in(checkpoint.newest(saved) or saved) == 2
+
+
+def test_c5_the_sentence_says_what_is_kept(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise checkpoint.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    with pytest.raises(StorageError, match=r"No space left .*MB were free.*the last good checkpoint is .*checkpoint-2"):
+        faults.save(saved, 3)
+
+
+def test_c5_a_real_tokenizer_on_a_full_disk(tiny: Path, problems: Path, tmp_path: Path) -> None:
+    """Every writer of a real checkpoint, each in its turn the first that finds no room."""
+    options = {"max_steps": 1, "log_completions": False}
+    train(runs.config("sft", tmp_path / "first", tiny, problems, **options))
+    sizes = sorted({path.stat().st_size for path in (tmp_path / "first" / "checkpoint-1").iterdir()})
+    for number, limit in enumerate(sizes[-3:]):  # weights, moments, the tokenizer
+
+        def limited(folder: Path = tmp_path / str(number), limit: int = limit - 1) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            train(runs.config("sft", folder, tiny, problems, **options))
+
+        assert faults.in_child(limited) == 6
+        assert not list((tmp_path / str(number)).glob("*checkpoint*"))
+
+
+def test_c5_a_disk_without_room_for_one_checkpoint_is_told_before_the_first_step(
+    tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(StorageError, match=r"a checkpoint takes [0-9.]+ MB, 0\.0 MB are free"):
+        train(runs.config("sft", tmp_path / "run", tiny, problems, max_steps=1))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+# C6: a folder that cannot be written is refused before a model is loaded
+
+
+def test_c6_an_unwritable_folder_is_refused_before_the_model_is_read(
+    tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "load_networks", lambda *args: pytest.fail("a model was loaded"))
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError, match="cannot be written: .*choose --output_dir") as refusal:
+        train(runs.config("sft", tmp_path / "file" / "run", tiny, problems))
+    assert refusal.value.exit_code == 6

@@ -1,0 +1,214 @@
+"""C1, C2, C7: a run that is killed or stopped anywhere and goes on is the run that nobody touched, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reliability.forks import KILLED, Forks, digest, steps
+from tiny_models import save_tiny
+
+import runs
+from obverse import checkpoint, methods
+from obverse.errors import CheckpointError
+from obverse.train import train
+from obverse.watch import Phase, Silent
+
+NUM_STEPS = 4
+SEVERAL = {"num_iterations": 2, "num_mini_batches": 2}
+# Each with what it alone keeps: a critic, a schedule of hints, a buffer of problems, moving averages.
+RUNS: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "grpo": SEVERAL,
+    "hpt": {},
+    "ppo": SEVERAL,
+    "uft": {"lr_scheduler_type": "linear"},
+    "relift": {"num_waiting": 7},
+    "discriminative": {"num_mini_batches": 2},
+}
+OPTIONS = {"max_steps": NUM_STEPS, "save_steps": 1, "prompts_per_step": 7}  # 4 x 7 of 24 problems cross an epoch
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("qwen2", tmp_path_factory.mktemp("kills") / "qwen2")
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.write_problems(tmp_path_factory.mktemp("kills") / "chains.jsonl")
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    made = Forks()
+    yield made
+    made.close()
+
+
+class Field:
+    """Where runs of one method are killed: the whole run, and its points behind the first checkpoint."""
+
+    def __init__(self, forks: Forks, root: Path, tiny: Path, problems: Path, method: str, num_steps: int) -> None:
+        self.forks, self.root, self.tiny, self.problems, self.method = forks, root, tiny, problems, method
+        self.options = {**OPTIONS, **RUNS.get(method, {}), "max_steps": num_steps}
+        self.num_steps = num_steps
+        points = self.run("whole")["points"]
+        self.first = points.index("save") + next(
+            number for number, kind in enumerate(points[points.index("save") :]) if kind != "save"
+        )
+        self.points = points
+        self.expected = digest(root / "whole", num_steps)
+
+    def run(self, name: str, at: int = 0, **options: Any) -> dict[str, Any]:
+        return self.forks.run(self.root / name, self.tiny, self.problems, self.method, at, **(self.options | options))
+
+    def spots(self, num: int, seed: int) -> list[int]:
+        """Points to be killed at, a third of them inside a save."""
+        draw = random.Random(seed)
+        later = range(self.first, len(self.points))
+        saves = [place for place in later if self.points[place] == "save"]
+        return [1 + draw.choice(saves if number % 3 == 0 else later) for number in range(num)]
+
+    def survives(self, at: int, name: str) -> None:
+        """Kill a run, go on, and compare all that it leaves."""
+        assert self.run(name, at)["code"] == KILLED
+        assert self.run(name, resume_from_checkpoint="auto")["code"] == 0
+        assert digest(self.root / name, self.num_steps) == self.expected, f"killed at {at}: {self.points[at - 1]}"
+        assert steps(self.root / name) == list(range(1, self.num_steps + 1))
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_c1_a_run_that_is_killed_and_goes_on_is_the_whole_run(
+    method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS)
+    for number, at in enumerate(field.spots(3, seed=len(method))):
+        field.survives(at, str(number))
+
+
+def test_c2_a_run_that_is_killed_ten_times_is_the_whole_run(
+    forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    chain(Field(forks, tmp_path, tiny, problems, "hpt", 8), seed=2)
+
+
+def chain(field: Field, seed: int) -> None:
+    """One run that dies ten times, each time somewhere in what is left of it, and then goes on to its end."""
+    draw, num_kills = random.Random(seed), 0
+    name = f"chain-{seed}"
+    assert field.run(name, field.first + draw.randrange(9))["code"] == KILLED
+    while num_kills < 9:
+        # within about a step, so that it does not come to its end before
+        assert field.run(name, draw.randrange(2, 12), resume_from_checkpoint="auto")["code"] == KILLED
+        num_kills += 1
+    assert field.run(name, resume_from_checkpoint="auto")["code"] == 0
+    assert digest(field.root / name, field.num_steps) == field.expected
+    assert steps(field.root / name) == list(range(1, field.num_steps + 1))
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("method", methods.names())
+def test_c1_every_method_survives_many_kills(
+    method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS)
+    for number, at in enumerate(field.spots(int(os.environ.get("OBVERSE_KILLS", "14")), seed=1)):
+        field.survives(at, str(number))
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("method", ["sft", "grpo", "ppo", "relift"])
+def test_c2_twenty_chains(method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path) -> None:
+    field = Field(forks, tmp_path, tiny, problems, method, 8)
+    for seed in range(5):
+        chain(field, seed)
+
+
+def test_c1_a_run_that_died_before_its_first_checkpoint_says_so(
+    forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    field = Field(forks, tmp_path, tiny, problems, "sft", 2)
+    assert field.run("early", field.points.index("step 1") + 1)["code"] == KILLED
+    with pytest.raises(CheckpointError, match="no whole checkpoint; start anew in another --output_dir"):
+        train(runs.config("sft", tmp_path / "early", tiny, problems, resume_from_checkpoint="auto", **field.options))
+
+
+# C7: signals
+
+
+class At(Silent):
+    """Sends a signal at the first report of a phase in the second step, or of loading."""
+
+    def __init__(self, wanted: Phase, number: int, times: int = 1) -> None:
+        self.wanted, self.number, self.times, self.num_steps = wanted, number, times, 0
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self, step: int, total_steps: int, metrics: object) -> None:
+        self.num_steps = step
+
+    def phase(self, phase: Phase, done: int, total: int) -> None:
+        if phase == self.wanted and self.times and (self.num_steps == 1 or phase == "load"):
+            for _ in range(self.times):
+                self.times -= 1
+                os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("phase", ["load", "sample", "grade", "train", "eval", "save"])
+def test_c7_a_signal_in_any_phase_leaves_a_checkpoint_that_goes_on(
+    phase: Phase, number: int, whole: Path, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    watch = At(phase, number)
+    outcome = train(runs.config("grpo", tmp_path, tiny, problems, **SIGNALED), watch)
+    assert (outcome.stopped, outcome.exit_code) == (True, 128 + number)
+    assert outcome.step == (0 if phase == "load" else 1)
+    assert checkpoint.newest(tmp_path) == tmp_path / f"checkpoint-{outcome.step}"
+    train(runs.config("grpo", tmp_path, tiny, problems, resume_from_checkpoint="auto", **SIGNALED))
+    assert digest(tmp_path, 3) == digest(whole, 3)
+
+
+SIGNALED: dict[str, Any] = {
+    "max_steps": 3,
+    "save_steps": 1,
+    "save_total_limit": 9,
+    "eval_dataset": "arithmetic:1",
+    "eval_steps": 1,
+    "num_eval_problems": 2,
+    "num_generations_eval": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    train(runs.config("grpo", folder, tiny, problems, **SIGNALED))
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_c7_a_second_signal_breaks_the_save_off_and_the_checkpoint_before_stays(
+    number: int, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    watch = At("save", number, times=2)
+    options = {"max_steps": 3, "save_steps": 1}
+    outcome = train(runs.config("sft", tmp_path, tiny, problems, **(options | {"save_steps": 2})), watch)
+    assert outcome.exit_code == 0  # in this run nothing is saved in the second step: no signal
+    for path in checkpoint.folders(tmp_path)[1:]:
+        path.rename(tmp_path / "elsewhere")
+    watch = At("save", number, times=2)
+    watch.num_steps = 1
+    given = {**options, "resume_from_checkpoint": "auto"}
+    outcome = train(runs.config("sft", tmp_path, tiny, problems, **given), watch)
+    assert (outcome.stopped, outcome.exit_code) == (True, 75)
+    assert any("checkpoint-2 is kept, go on with: obverse train" in note for note in watch.notes)
+    assert [path.name for path in checkpoint.folders(tmp_path)] == ["checkpoint-2"]
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
