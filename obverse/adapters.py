@@ -56,5 +56,5 @@ def load_any(place: str, dtype: str = "auto", device: str = "auto") -> tuple[Pol
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"adapter {place} cannot be put on {base}: {reason}") from None
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return as_policy(merged, mixed=policy.mixed), tokenizer

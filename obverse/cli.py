@@ -14,7 +14,7 @@ from obverse import __version__
 from obverse.command import take_flag
 from obverse.commands import COMMANDS
 from obverse.errors import ConfigError, UserError
-from obverse.watch import flat
+from obverse.watch import flat, masked
 
 INTRODUCTION = """\
 obverse: post-training of language models; SFT and RL as one estimator.
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except UserError as error:
         if debug:
-            traceback.print_exc()
+            print(masked(traceback.format_exc()), file=sys.stderr, end="")
         print(complaint(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -93,7 +93,8 @@ def overview() -> str:
             *lines,
             "",
             "Options of a command: obverse COMMAND --help. Of all: --version, and --debug for tracebacks.",
-            "Exit codes: 0 done, 1 our mistake, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 9 verifier.",
+            "Exit codes: 0 done, 1 our mistake, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 folder in "
+            "use, 9 verifier, 75 stopped before its state was saved, 130 and 143 stopped with a checkpoint.",
         ]
     )
 
@@ -108,5 +109,5 @@ def complaint(error: UserError) -> str:
 
 def report_mistake(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Python's last word on an exception that nobody expected, with a line that says what to do."""
-    traceback.print_exception(kind, error, trace)
+    print(masked("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
     print(f"internal error: {kind.__name__}: {flat(error)}; run again with --debug and report it", file=sys.stderr)

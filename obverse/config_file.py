@@ -12,9 +12,17 @@ from obverse.config import Options, TrainConfig
 from obverse.errors import ConfigError
 from obverse.layers import Layer, is_option
 
+MAX_BYTES = 2**20  # of a file: options are a few lines
+
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and no key twice."""
+    """Plain values only, no key twice, and no aliases, by which a small file can become a large one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise ConfigError(f"{mark.name}:{mark.line + 1}: an alias (*name) is not read: write the value out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -34,11 +42,14 @@ def read(path: str | Path) -> Layer:
         gate: 1
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"--config: {path} is not a text in UTF-8") from None
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"--config: {path} is longer than {MAX_BYTES // 2**20} MB, which no list of options is")
     try:
         loader = _Loader(text)
         loader.name = str(path)
@@ -48,6 +59,8 @@ def read(path: str | Path) -> Layer:
         raise ConfigError(f"{path}{line}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply for a list of options") from None
     if values is None:
         return Layer(str(path), {})
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

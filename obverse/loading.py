@@ -103,7 +103,7 @@ def check_kind(name: str, scores: bool) -> None:
 def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
     """What transformers reads at a model's place; ConfigError when it cannot."""
     try:
-        return read(locate(name), **options)
+        return read(locate(name), trust_remote_code=False, **options)  # unsaid, transformers asks on the terminal
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
@@ -117,7 +117,9 @@ def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any
     plain = torch.float32 if where.type == "cpu" else torch.bfloat16
     kind = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
-    model, info = _readable(name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, **options)
+    model, info = _readable(
+        name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, use_safetensors=True, **options
+    )
     return model.to(where), tokenizer, sorted(info["missing_keys"])
 
 

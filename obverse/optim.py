@@ -72,8 +72,8 @@ class Optimizer:
         self.num_steps += 1
         if self.num_bad == MAX_BAD_STEPS:
             raise DivergedError(
-                f"the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row; the weights are those before: "
-                "lower --learning_rate or --max_grad_norm and resume from the last checkpoint"
+                f"the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row; the weights are those "
+                "before: lower --learning_rate or --max_grad_norm and resume from the last checkpoint"
             )
         return StepResult(float(norm), taken)
 

@@ -35,6 +35,7 @@ from obverse.sampling import law_of
 from obverse.sampling.hf import HFSampler
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
+from obverse.watch import masked
 
 MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it starts; obverse data check reads all
 
@@ -208,7 +209,7 @@ def assemble(
     refuse_small_disk(run)
     number = checkpoint.about(start).run if start else ""
     if start is None or not (folder.path / "config.yaml").exists():  # a run may go on in another folder
-        folder.write_text("config.yaml", write(config))
+        folder.write_text("config.yaml", masked(write(config)))
         folder.write_json("environment.json", environment(threads, number))
     if start:
         restore(run, start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -16,7 +17,7 @@ from obverse.errors import CheckpointError
 from obverse.loading import load
 from obverse.records import Problem
 from obverse.runlog import RunFolder, packages
-from obverse.watch import Watcher
+from obverse.watch import Watcher, masked
 
 if TYPE_CHECKING:
     from obverse.prepare import Run
@@ -43,7 +44,12 @@ BINDING = frozenset(
 
 def about(run: Run) -> About:
     """What a checkpoint of the run says of it."""
-    return About(run.folder.run(), run.config.model_dump(mode="json"), run.data, packages())
+    return About(run.folder.run(), as_kept(run.config), run.data, packages())
+
+
+def as_kept(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as a manifest has it: no secret in it."""
+    return dict(json.loads(masked(json.dumps(config.model_dump(mode="json")))))
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
@@ -84,7 +90,7 @@ def find_start(config: TrainConfig, folder: RunFolder, data: str, watcher: Watch
 
 def refuse_changes(config: TrainConfig, data: str, path: Path, then: About) -> None:
     """Raise CheckpointError, with both values of each, for options that would make the run another one."""
-    found = changes(then.config, config.model_dump(mode="json"))
+    found = changes(then.config, as_kept(config))
     allowed = {*config.allow_config_change}
     if then.data and then.data != data and not {"dataset", "dataset_split", "num_problems", "verifier"} & found.keys():
         found["dataset"] = (f"rows with sha256 {then.data[:12]}", f"rows with sha256 {data[:12]}")

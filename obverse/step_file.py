@@ -54,6 +54,10 @@ def read_step(path: str | Path) -> Any:
         raise DataError(f"{path} is not a text in UTF-8") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply for a step file") from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise DataError(f"{path}: {error}") from None
 
 
 def _refuse_constant(name: str) -> float:

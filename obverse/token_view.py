@@ -24,7 +24,7 @@ def renderer_of(config: DataConfig) -> Renderer:
     """The renderer that a run with this model and template would use."""
     place = locate(str(config.model))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model: {config.model} has no tokenizer: {str(error).splitlines()[0]}") from None
     try:

@@ -70,7 +70,7 @@ def test_c3_every_file_is_on_the_disk_before_the_name_and_the_old_one_goes_last(
     manifest = told.index(("write", "manifest.json"))
     files = json.loads((path / "manifest.json").read_text())["files"]
     assert sorted(name for kind, name in told[:manifest] if kind == "sync") == sorted(Path(name).name for name in files)
-    assert len(files) == 7 and {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()} == {
+    assert len(files) == 8 and {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()} == {
         *files,
         "manifest.json",
     }
