@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 STATE, MOMENTS = "state.json", "optimizer.safetensors"
 Manifest = dict[str, Any]
 
+_NAME = re.compile(r"checkpoint-\d+", re.ASCII)
 _LEFTOVER = re.compile(r"\.((?:checkpoint|initial)-\d+)\.(part|old|gone)")
 
 
@@ -195,7 +196,7 @@ def search(root: Path, run: str = "") -> tuple[Path | None, list[str]]:
 
 def folders(root: Path) -> list[Path]:
     """`checkpoint-N` folders by rising step."""
-    found = [path for path in root.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name, re.ASCII)]
+    found = [path for path in root.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=number)
 
 
@@ -207,7 +208,10 @@ def number(path: Path) -> int:
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
-        files = _manifest(path)["files"]
+        manifest = _manifest(path)
+        if _NAME.fullmatch(path.name) and manifest["step"] != number(path):
+            return f"{MANIFEST} is of step {manifest['step']}: it belongs to another folder"
+        files = manifest["files"]
         for name, expected in files.items():
             file = path / name
             if not file.is_file():
@@ -274,7 +278,7 @@ def _misfit(manifest: Manifest) -> str | None:
             return f"lists {name!a:.80}, which is not inside"
         if not isinstance(expected, dict) or not {"bytes", "sha256"} <= expected.keys():
             return f"has no size and sha256 of {name!a:.80}"
-    kinds = {"run": str, "config": dict, "data": str, "packages": dict}
+    kinds = {"step": int, "run": str, "config": dict, "data": str, "packages": dict}
     return next((f"has no {name}" for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)), None)
 
 

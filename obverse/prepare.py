@@ -208,11 +208,11 @@ def assemble(
     )
     refuse_small_disk(run)
     number = checkpoint.about(start).run if start else ""
+    if start:
+        restore(run, start)
     if start is None or not (folder.path / "config.yaml").exists():  # a run may go on in another folder
         folder.write_text("config.yaml", masked(write(config)))
         folder.write_json("environment.json", environment(threads, number))
-    if start:
-        restore(run, start)
     return run
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -58,7 +59,9 @@ def do(job: dict[str, Any]) -> dict[str, Any]:
         os.close(read)
         code = 70
         try:
-            points = Points(job.get("at", 0))
+            if job["limit"]:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+            points = Points(job["at"])
             points.install()
             train(
                 runs.config(job["method"], Path(job["folder"]), job["model"], job["dataset"], **job["options"]), points
@@ -94,9 +97,11 @@ class Forks:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(self, folder: Path, model: Path, dataset: Path, method: str, at: int = 0, **options: Any) -> dict[str, Any]:
-        """One run; with `at` it is killed at that point, if it has so many."""
-        job = {"folder": str(folder), "model": str(model), "dataset": str(dataset), "method": method}
+    def run(
+        self, folder: Path, model: Path, dataset: Path, method: str, at: int = 0, limit: int = 0, **options: Any
+    ) -> dict[str, Any]:
+        """One run; with `at` it is killed at that point, if it has so many; no file grows over `limit` bytes."""
+        job = {"folder": str(folder), "model": str(model), "dataset": str(dataset), "method": method, "limit": limit}
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps(job | {"at": at, "options": options}), file=self.process.stdin, flush=True)
         return dict(json.loads(self.process.stdout.readline()))

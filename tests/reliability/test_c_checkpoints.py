@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from reliability import faults
-from tiny_models import save_tiny
+from reliability.forks import Forks
 
 import runs
 from obverse import checkpoint, prepare
@@ -22,16 +22,6 @@ from obverse.train import train
 from obverse.watch import Silent
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "config.json", "tokenizer.json")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("reliability") / "qwen2")
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.write_problems(tmp_path_factory.mktemp("reliability") / "chains.jsonl")
 
 
 @pytest.fixture
@@ -92,7 +82,7 @@ def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path
 
     counted = fresh("counted")
     number = faults.num_calls(lambda: faults.save(counted, step, keep=1))
-    assert number > 40
+    assert number > 30
     for at in range(1, number + 1):
         root = fresh(str(at))
         assert faults.in_child(lambda root=root: faults.save(root, step, keep=1), "kill", at) == -signal.SIGKILL
@@ -202,7 +192,8 @@ def test_c5_a_full_disk_at_every_call_leaves_what_was_there(tmp_path: Path) -> N
         root = fresh(str(at))
         codes.append(faults.in_child(lambda root=root: faults.save(root, 3), "full", at))
         found = checkpoint.newest(root, "mine")
-        assert found is not None and faults.number_in(found) == (2 if codes[-1] else 3), f"call {at}"
+        # the last call that can fail is the one after the new folder has its name
+        assert found is not None and faults.number_in(found) == (3 if at == number else 2), f"call {at}"
         assert not list(root.glob(".*")), f"call {at}"
         shutil.rmtree(root)
     assert set(codes) == {6} and len(codes) > 20
@@ -229,19 +220,16 @@ def test_c5_the_sentence_says_what_is_kept(saved: Path, monkeypatch: pytest.Monk
         faults.save(saved, 3)
 
 
-def test_c5_a_real_tokenizer_on_a_full_disk(tiny: Path, problems: Path, tmp_path: Path) -> None:
-    """Every writer of a real checkpoint, each in its turn the first that finds no room."""
+def test_c5_every_writer_of_a_real_checkpoint_may_be_the_one_that_finds_no_room(
+    forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
     options = {"max_steps": 1, "log_completions": False}
-    train(runs.config("sft", tmp_path / "first", tiny, problems, **options))
-    sizes = sorted({path.stat().st_size for path in (tmp_path / "first" / "checkpoint-1").iterdir()})
-    for number, limit in enumerate(sizes[-3:]):  # weights, moments, the tokenizer
-
-        def limited(folder: Path = tmp_path / str(number), limit: int = limit - 1) -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            train(runs.config("sft", folder, tiny, problems, **options))
-
-        assert faults.in_child(limited) == 6
-        assert not list((tmp_path / str(number)).glob("*checkpoint*"))
+    assert forks.run(tmp_path / "whole", tiny, problems, "sft", **options)["code"] == 0
+    sizes = sorted({path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-1").iterdir()})
+    for number, size in enumerate(sizes[-3:]):  # weights, moments, the tokenizer
+        folder = tmp_path / str(number)
+        assert forks.run(folder, tiny, problems, "sft", limit=size - 1, **options)["code"] == 6
+        assert not list(folder.glob("*checkpoint*"))
 
 
 def test_c5_a_disk_without_room_for_one_checkpoint_is_told_before_the_first_step(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from reliability.forks import KILLED, Forks, digest, steps
-from tiny_models import save_tiny
 
 import runs
 from obverse import checkpoint, methods
@@ -20,6 +18,7 @@ from obverse.train import train
 from obverse.watch import Phase, Silent
 
 NUM_STEPS = 4
+NUM_CHAINED = 12  # more than ten deaths can get through, at about a step each
 SEVERAL = {"num_iterations": 2, "num_mini_batches": 2}
 # Each with what it alone keeps: a critic, a schedule of hints, a buffer of problems, moving averages.
 RUNS: dict[str, dict[str, Any]] = {
@@ -32,23 +31,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "discriminative": {"num_mini_batches": 2},
 }
 OPTIONS = {"max_steps": NUM_STEPS, "save_steps": 1, "prompts_per_step": 7}  # 4 x 7 of 24 problems cross an epoch
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("kills") / "qwen2")
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.write_problems(tmp_path_factory.mktemp("kills") / "chains.jsonl")
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    made = Forks()
-    yield made
-    made.close()
 
 
 class Field:
@@ -95,18 +77,16 @@ def test_c1_a_run_that_is_killed_and_goes_on_is_the_whole_run(
 def test_c2_a_run_that_is_killed_ten_times_is_the_whole_run(
     forks: Forks, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
-    chain(Field(forks, tmp_path, tiny, problems, "hpt", 8), seed=2)
+    chain(Field(forks, tmp_path, tiny, problems, "hpt", NUM_CHAINED), seed=2)
 
 
 def chain(field: Field, seed: int) -> None:
     """One run that dies ten times, each time somewhere in what is left of it, and then goes on to its end."""
-    draw, num_kills = random.Random(seed), 0
-    name = f"chain-{seed}"
-    assert field.run(name, field.first + draw.randrange(9))["code"] == KILLED
-    while num_kills < 9:
-        # within about a step, so that it does not come to its end before
-        assert field.run(name, draw.randrange(2, 12), resume_from_checkpoint="auto")["code"] == KILLED
-        num_kills += 1
+    draw, name = random.Random(seed), f"chain-{seed}"
+    a_step = (len(field.points) - field.first) // (field.num_steps - 1)
+    assert field.run(name, field.first + draw.randrange(a_step))["code"] == KILLED
+    for _ in range(9):
+        assert field.run(name, draw.randrange(2, a_step * 5 // 4), resume_from_checkpoint="auto")["code"] == KILLED
     assert field.run(name, resume_from_checkpoint="auto")["code"] == 0
     assert digest(field.root / name, field.num_steps) == field.expected
     assert steps(field.root / name) == list(range(1, field.num_steps + 1))
@@ -125,7 +105,7 @@ def test_c1_every_method_survives_many_kills(
 @pytest.mark.release
 @pytest.mark.parametrize("method", ["sft", "grpo", "ppo", "relift"])
 def test_c2_twenty_chains(method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path) -> None:
-    field = Field(forks, tmp_path, tiny, problems, method, 8)
+    field = Field(forks, tmp_path, tiny, problems, method, NUM_CHAINED)
     for seed in range(5):
         chain(field, seed)
 
@@ -143,10 +123,11 @@ def test_c1_a_run_that_died_before_its_first_checkpoint_says_so(
 
 
 class At(Silent):
-    """Sends a signal at the first report of a phase in the second step, or of loading."""
+    """Sends a signal at the first report of a phase after a step, or of loading."""
 
-    def __init__(self, wanted: Phase, number: int, times: int = 1) -> None:
-        self.wanted, self.number, self.times, self.num_steps = wanted, number, times, 0
+    def __init__(self, wanted: Phase, number: int, times: int = 1, after: int = 1) -> None:
+        self.wanted, self.number, self.times, self.after = wanted, number, times, after
+        self.num_steps = 0
         self.notes: list[str] = []
 
     def note(self, text: str) -> None:
@@ -156,8 +137,8 @@ class At(Silent):
         self.num_steps = step
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        if phase == self.wanted and self.times and (self.num_steps == 1 or phase == "load"):
-            for _ in range(self.times):
+        if phase == self.wanted and (self.num_steps == self.after or phase == "load"):
+            while self.times:
                 self.times -= 1
                 os.kill(os.getpid(), self.number)
 
@@ -198,17 +179,11 @@ def whole(tiny: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_c7_a_second_signal_breaks_the_save_off_and_the_checkpoint_before_stays(
     number: int, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
-    watch = At("save", number, times=2)
-    options = {"max_steps": 3, "save_steps": 1}
-    outcome = train(runs.config("sft", tmp_path, tiny, problems, **(options | {"save_steps": 2})), watch)
-    assert outcome.exit_code == 0  # in this run nothing is saved in the second step: no signal
-    for path in checkpoint.folders(tmp_path)[1:]:
-        path.rename(tmp_path / "elsewhere")
-    watch = At("save", number, times=2)
-    watch.num_steps = 1
-    given = {**options, "resume_from_checkpoint": "auto"}
+    train(runs.config("sft", tmp_path, tiny, problems, max_steps=1))
+    watch = At("save", number, times=2, after=2)
+    given = {"max_steps": 3, "save_steps": 1, "resume_from_checkpoint": "auto"}
     outcome = train(runs.config("sft", tmp_path, tiny, problems, **given), watch)
     assert (outcome.stopped, outcome.exit_code) == (True, 75)
-    assert any("checkpoint-2 is kept, go on with: obverse train" in note for note in watch.notes)
-    assert [path.name for path in checkpoint.folders(tmp_path)] == ["checkpoint-2"]
+    assert any("checkpoint-1 is kept, go on with: obverse train" in note for note in watch.notes)
+    assert [path.name for path in checkpoint.folders(tmp_path)] == ["checkpoint-1"]
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from reliability import faults
 from safetensors.torch import load_file
-from tiny_models import save_tiny
 
 import runs
 from obverse import checkpoint
@@ -22,16 +22,6 @@ from obverse.train import train
 from obverse.watch import Silent
 
 FIXTURES = Path(__file__).parents[1] / "data" / "checkpoints"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("reliability") / "qwen2")
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.write_problems(tmp_path_factory.mktemp("reliability") / "chains.jsonl")
 
 
 @pytest.fixture
@@ -155,11 +145,13 @@ def test_c10_every_option_is_classified() -> None:
     ],
 )
 def test_c10_a_change_that_makes_another_run_is_refused_with_both_values(
-    name: str, now: object, first: Path, tiny: Path, problems: Path
+    name: str, now: object, first: Path, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
+    folder = Path(shutil.copytree(first, tmp_path / "run"))
+
     def again(**options: object) -> None:
         given = {"max_steps": 1, "resume_from_checkpoint": "auto", name: now}
-        train(runs.config("grpo", first, tiny, problems, **given, **options))
+        train(runs.config("grpo", folder, tiny, problems, **given, **options))
 
     with pytest.raises(CheckpointError, match=rf"{name}: .* then, {now!r} now.*--allow_config_change {name}$"):
         again()

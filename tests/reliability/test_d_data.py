@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tiny
 
 import runs
 from obverse.errors import ConfigError, DataError
@@ -165,11 +164,6 @@ class Notes(Silent):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("data") / "qwen2")
 
 
 def test_problems_that_are_trained_and_evaluated_on_are_told(tiny: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ import torch
 from exam.batches import groups, lane, lanes, numbers
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
-from torch import Tensor
 
 import obverse.learn as learn
 import obverse.train as loop
@@ -26,6 +25,7 @@ import runs
 from obverse.errors import ConfigError, DivergedError, GraderError
 from obverse.estimator import coefficient
 from obverse.interrupt import Attentive
+from obverse.optim import Optimizer, StepResult
 from obverse.prepare import prepare
 from obverse.runlog import RunFolder
 from obverse.sampling import law_of
@@ -34,16 +34,6 @@ from obverse.view import Live, View
 from obverse.watch import Silent
 
 GOLDEN = Path(__file__).with_name("golden.json")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("numbers") / "qwen2")
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.write_problems(tmp_path_factory.mktemp("numbers") / "chains.jsonl")
 
 
 def rewards(tmp_path: Path, body: str) -> str:
@@ -76,7 +66,7 @@ class PoisonedSecond(Silent):
 def test_n5_a_poisoned_update_is_not_taken_and_three_in_a_row_end_the_run(
     method: str, place: str, bad: float, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_loss, real_forward = learn.loss, learn.forward
+    real_loss, real_forward, real_step = learn.loss, learn.forward, Optimizer.step
 
     def poison() -> None:
         if place == "loss":
@@ -92,12 +82,13 @@ def test_n5_a_poisoned_update_is_not_taken_and_three_in_a_row_end_the_run(
             monkeypatch.setattr(learn, "forward", forward)
         else:
 
-            def hooked(*args: Any) -> Tensor:
-                value = real_loss(*args)
-                value.register_hook(lambda gradient: gradient * bad)
-                return value
+            def step(optimizer: Optimizer, *args: Any) -> StepResult:
+                gradient = optimizer.named[0][1].grad
+                assert gradient is not None
+                gradient.view(-1)[0] = bad
+                return real_step(optimizer, *args)
 
-            monkeypatch.setattr(learn, "loss", hooked)
+            monkeypatch.setattr(Optimizer, "step", step)
 
     options = {"max_steps": 9, "save_steps": 1, "verifier": rewards(tmp_path, LUCKY)}
     with pytest.raises(DivergedError, match=r"step 4: .*not finite in 3 steps in a row.*checkpoint-3 is kept") as end:

@@ -1,6 +1,6 @@
 """S1 to S6: no text becomes code, no name leaves its folder, no escape reaches a terminal, no secret reaches a file.
 
-S2, what a report makes of model text, is tests/report/test_page.py.
+S2, what a report makes of model text, is test_s_reports.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 import torch
 from house.source import ROOT
 from house.test_words import FILES, doors
+from reliability import faults
 from rich.console import Console
 from tiny_models import save_tiny
 
@@ -104,8 +105,6 @@ GOOD = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
     ["../../secret", "/etc/passwd", "a/../../b", "..", "x\0y", "critic/../../../x", "/", "../checkpoint-1/state.json"],
 )
 def test_s3_a_manifest_cannot_point_outside_its_folder(name: str, tmp_path: Path) -> None:
-    from reliability import faults
-
     path = faults.save(tmp_path, 1)
     file = path / "manifest.json"
     manifest = json.loads(file.read_text())
@@ -117,8 +116,6 @@ def test_s3_a_manifest_cannot_point_outside_its_folder(name: str, tmp_path: Path
 
 
 def test_s3_a_link_in_the_place_of_an_old_checkpoint_is_not_followed(tmp_path: Path) -> None:
-    from reliability import faults
-
     precious = tmp_path / "precious"
     faults.save(precious, 1)
     root = tmp_path / "run"
@@ -142,30 +139,34 @@ class Plant:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    return save_tiny("qwen2", tmp_path / "qwen2")
+def own(tmp_path: Path) -> Path:
+    """A model's folder to plant something in."""
+    return save_tiny("qwen2", tmp_path / "own")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt"])
-def test_s4_weights_that_are_pickled_are_refused_unread(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_s4_weights_that_are_pickled_are_refused_unread(name: str, own: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    (tiny / "model.safetensors").unlink()
-    torch.save({"weight": Plant(mark)}, tiny / name)
+    (own / "model.safetensors").unlink()
+    torch.save({"weight": Plant(mark)}, own / name)
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        load(str(tiny))
+        load(str(own))
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_s4_a_model_that_brings_its_own_code_is_refused(file: str, tiny: Path, tmp_path: Path) -> None:
+def test_s4_a_model_that_brings_its_own_code_is_refused(file: str, own: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    (tiny / "code.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n\nclass Own:\n    pass\n")
-    settings = json.loads((tiny / file).read_text())
-    own = {"AutoConfig": "code.Own", "AutoModelForCausalLM": "code.Own", "AutoTokenizer": ["code.Own", "code.Own"]}
-    settings |= {"auto_map": own, **({"model_type": "own"} if file == "config.json" else {"tokenizer_class": "Own"})}
-    (tiny / file).write_text(json.dumps(settings))
+    (own / "code.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n\nclass Own:\n    pass\n")
+    settings = json.loads((own / file).read_text())
+    brought = {"AutoConfig": "code.Own", "AutoModelForCausalLM": "code.Own", "AutoTokenizer": ["code.Own", "code.Own"]}
+    settings |= {
+        "auto_map": brought,
+        **({"model_type": "own"} if file == "config.json" else {"tokenizer_class": "Own"}),
+    }
+    (own / file).write_text(json.dumps(settings))
     try:
-        load(str(tiny))
+        load(str(own))
     except ConfigError as error:
         assert "cannot be loaded" in str(error)
     assert not mark.exists()
@@ -275,9 +276,8 @@ def test_no_secret_is_in_a_run_folder_or_in_what_is_printed(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("WANDB_API_KEY", PLAIN)
     rows = runs.write_problems(tmp_path / "chains.jsonl")
-    options = {"max_steps": 1, "system_prompt": f"{PLAIN} {TOKEN}"}
+    options = {"max_steps": 1, "stop_strings": f"{PLAIN},{TOKEN}"}
     train(runs.config("sft", tmp_path / "run", tiny, rows, **options))
-    # what the model is told is the user's own text, and stands in the ids that it was told as; no file says it
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or not {PLAIN, TOKEN} & {
             text for text in (PLAIN, TOKEN) if text.encode() in path.read_bytes()
