@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from obverse.method import Method
-from obverse.prepare import Run
+from obverse.run import Run
 
 
 def facts(run: Run) -> list[tuple[str, str]]:

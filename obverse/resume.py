@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from obverse import checkpoint
 from obverse.checkpoint import About, Saved
@@ -16,11 +16,9 @@ from obverse.config import TrainConfig
 from obverse.errors import CheckpointError
 from obverse.loading import load
 from obverse.records import Problem
+from obverse.run import Run
 from obverse.runlog import RunFolder, packages
 from obverse.watch import Watcher, masked
-
-if TYPE_CHECKING:
-    from obverse.prepare import Run
 
 # A run may go on with other values of these: how long it is, what is written and measured, and what only rounds.
 FREE = frozenset(

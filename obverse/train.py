@@ -15,11 +15,12 @@ from obverse.evaluate import Report, measure
 from obverse.graders import by_reason, total
 from obverse.interrupt import NOT_SAVED, Attentive, Interrupted
 from obverse.learn import idle, learn, prepare_lessons
-from obverse.prepare import Run, enter, prepare
+from obverse.prepare import enter, prepare
 from obverse.problems import take
 from obverse.records import Group, Sample
 from obverse.remember import RUN, recall, revise
 from obverse.resume import about
+from obverse.run import Run
 from obverse.watch import Silent, Watcher
 
 ROUNDING = 1e-9  # so that a third of the run three times is the run

@@ -16,7 +16,8 @@ from obverse import checkpoint
 from obverse.errors import CheckpointError
 from obverse.interrupt import Attentive
 from obverse.loading import load
-from obverse.prepare import Run, enter, prepare
+from obverse.prepare import enter, prepare
+from obverse.run import Run
 from obverse.runlog import RunFolder
 from obverse.train import step, train
 from obverse.watch import Phase, Silent

@@ -16,7 +16,8 @@ from obverse import learn as module
 from obverse.config import TrainConfig
 from obverse.interrupt import Attentive
 from obverse.metrics import Clock
-from obverse.prepare import Run, prepare
+from obverse.prepare import prepare
+from obverse.run import Run
 from obverse.runlog import RunFolder
 from obverse.train import Gathered, gather, step, train
 from obverse.view import Samples, Tokens

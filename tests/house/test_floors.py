@@ -61,6 +61,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # 4: runs
     (
         "train",
+        "run",
         "prepare",
         "resume",
         "networks",

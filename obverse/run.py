@@ -1,0 +1,119 @@
+"""A run: its parts, where it stands, and what follows from both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from obverse.config import TrainConfig
+from obverse.course import Clock, Course
+from obverse.graders import Graders
+from obverse.interrupt import Attentive
+from obverse.learn import Learner
+from obverse.method import Method
+from obverse.optim import Optimizer
+from obverse.records import Problem
+from obverse.rollout import Collector
+from obverse.runlog import RunFolder
+
+
+@dataclass
+class State:
+    """Where a run stands; all that a checkpoint holds beside weights and moments."""
+
+    step: int = 0
+    cursor: int = 0  # problems taken so far
+    num_tokens: int = 0  # generated plus trained
+    flops: float = 0.0  # that these took, by the rule of `metrics.num_flops`
+    before: float = 0.0  # the run's progress before its last step
+    lane: int = 0  # the last lane of the course that has begun
+    memory: dict[str, float] = field(default_factory=dict)  # what the method remembers
+    waiting: list[str] = field(default_factory=list)  # problems put aside for another lane, the newest last
+
+
+@dataclass
+class Run:
+    """The parts of one run, ready to step."""
+
+    config: TrainConfig
+    course: Course
+    problems: Sequence[Problem]
+    eval_problems: Sequence[Problem]
+    collector: Collector
+    learners: list[Learner]  # one per lane of the course; they share the networks
+    folder: RunFolder
+    total_steps: int
+    watcher: Attentive
+    graders: Graders
+    data: str = ""  # the fingerprint of its problems
+    state: State = field(default_factory=State)
+    seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs
+
+    @property
+    def spent(self) -> float:
+        """What is gone of the budget, in its unit."""
+        state = self.state
+        amounts = {"tokens": state.num_tokens, "flops": state.flops, "seconds": self.seconds, "steps": state.step}
+        return amounts[self.config.budget_in]
+
+    @property
+    def finished(self) -> bool:
+        """All steps are done, or the budget is spent."""
+        budget = self.config.budget
+        return self.state.step >= self.total_steps or (budget is not None and self.spent >= budget)
+
+    @property
+    def expected_steps(self) -> int:
+        """How many steps the run will take by what it has spent so far; a budget may end it early."""
+        return min(self.total_steps, math.ceil(self.state.step / self.progress)) if self.progress else self.total_steps
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, 0 to 1: by steps or by budget, whichever is nearer to its end."""
+        spent = self.spent / self.config.budget if self.config.budget else 0.0
+        return min(max(self.state.step / self.total_steps, spent), 1.0)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """The policy's, for what a token costs."""
+        return sum(parameter.numel() for parameter in self.learners[0].policy.model.parameters())
+
+    @property
+    def lane(self) -> int:
+        """Whose turn the next step is."""
+        return self.course.turn.lane(Clock(self.state.step, self.progress, len(self.state.waiting)))
+
+    @property
+    def learner(self) -> Learner:
+        return self.learners[self.lane]
+
+    @property
+    def method(self) -> Method:
+        return self.course.methods[self.lane]
+
+    def next_waiting(self) -> list[Problem]:
+        """The problems that the second lane takes, the newest first; none where it takes from the stream.
+
+        They go on waiting until its step is over: one that is broken off must not lose them.
+        """
+        num = self.course.num_taken
+        if num is None:
+            return []
+        by_name = {problem.id: problem for problem in self.problems}
+        return [by_name[name] for name in reversed(self.state.waiting[-num:])]
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Every optimizer under a name that a checkpoint keeps."""
+        found = {f"lane-{lane}": learner.optimizer for lane, learner in enumerate(self.learners)}
+        if len({id(each) for each in found.values()}) < len(found):
+            found = {"lane-0": found["lane-0"]}
+        critic = next((learner.critic for learner in self.learners if learner.critic), None)
+        return found | ({"critic": critic.optimizer} if critic else {})
+
+    def models(self) -> dict[str, Any]:
+        """The networks that learn, by their folder in a checkpoint."""
+        critic = next((learner.critic for learner in self.learners if learner.critic), None)
+        return {"": self.learners[0].policy.model} | ({"critic": critic.model} if critic else {})
