@@ -192,8 +192,8 @@ def test_c5_a_full_disk_at_every_call_leaves_what_was_there(tmp_path: Path) -> N
         root = fresh(str(at))
         codes.append(faults.in_child(lambda root=root: faults.save(root, 3), "full", at))
         found = checkpoint.newest(root, "mine")
-        # the last call that can fail is the one after the new folder has its name
-        assert found is not None and faults.number_in(found) == (3 if at == number else 2), f"call {at}"
+        # the last two calls are the new name, which needs no room, and forcing it to the disk
+        assert found is not None and faults.number_in(found) == (3 if at >= number - 1 else 2), f"call {at}"
         assert not list(root.glob(".*")), f"call {at}"
         shutil.rmtree(root)
     assert set(codes) == {6} and len(codes) > 20

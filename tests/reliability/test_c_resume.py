@@ -48,7 +48,8 @@ def test_c8_of_many_that_begin_at_once_one_gets_the_folder(tmp_path: Path) -> No
                 os.close(gate[1])
                 code = 70
                 try:
-                    RunFolder(folder).lock()
+                    mine = RunFolder(folder)  # the lock lives as long as this
+                    mine.lock()
                     os.write(held[1], b"1")
                     os.read(gate[0], 1)  # until the parent is done with the others
                     code = 0
@@ -85,7 +86,8 @@ def test_c8_a_second_run_is_refused_by_name_and_the_first_goes_on(tiny: Path, pr
 
 def test_c8_the_lock_of_a_process_that_was_killed_is_taken_over_with_a_word(tmp_path: Path) -> None:
     def killed() -> None:
-        RunFolder(tmp_path).lock()
+        mine = RunFolder(tmp_path)
+        mine.lock()
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert faults.in_child(killed) == -signal.SIGKILL
