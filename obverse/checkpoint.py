@@ -185,7 +185,7 @@ def newest(root: Path, run: str = "") -> Path | None:
 
 def search(root: Path, run: str = "") -> tuple[Path | None, list[str]]:
     """As `newest`, and why each newer folder is none: a sentence for every one that was passed by."""
-    passed = []
+    passed: list[str] = []
     for path in reversed(folders(root)):
         problem = damage(path) or ("" if _is_of(path, run) else "it is of another run")
         if not problem:

@@ -129,6 +129,21 @@ def test_c4_a_changed_file_is_named_and_the_checkpoint_before_it_is_taken(name: 
     assert found == saved / "checkpoint-1" and len(passed) == 1 and name in passed[0]
 
 
+@pytest.mark.parametrize(("name", "reason"), [("manifest.json", "cannot be read"), ("state.json", "is missing")])
+def test_c4_what_cannot_be_read_is_passed_by(name: str, reason: str, saved: Path) -> None:
+    file = saved / "checkpoint-2" / name
+    file.unlink()
+    file.mkdir()
+    found, passed = checkpoint.search(saved)
+    assert found == saved / "checkpoint-1" and reason in passed[0] and name in passed[0]
+
+
+def test_c4_a_whole_folder_under_another_ones_name_is_noticed(saved: Path) -> None:
+    shutil.rmtree(saved / "checkpoint-2")
+    shutil.copytree(saved / "checkpoint-1", saved / "checkpoint-2")
+    assert checkpoint.damage(saved / "checkpoint-2") == "manifest.json is of step 1: it belongs to another folder"
+
+
 def edits(root: Path, num: int) -> int:
     """How many of `num` random edits of a checkpoint's files are not noticed."""
     draw, path, missed = random.Random(7), root / "checkpoint-2", 0
