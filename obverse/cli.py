@@ -93,8 +93,8 @@ def overview() -> str:
             *lines,
             "",
             "Options of a command: obverse COMMAND --help. Of all: --version, and --debug for tracebacks.",
-            "Exit codes: 0 done, 1 our mistake, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 folder in "
-            "use, 9 verifier, 75 stopped before its state was saved, 130 and 143 stopped with a checkpoint.",
+            "Exit codes: 0 done, 1 our mistake, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 in use,",
+            "9 verifier, 75 stopped before its state was saved, 130 and 143 stopped with a checkpoint.",
         ]
     )
 
