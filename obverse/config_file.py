@@ -16,17 +16,21 @@ MAX_BYTES = 2**20  # of a file: options are a few lines
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, no key twice, and no aliases, by which a small file can become a large one."""
+    """Plain values only: no key twice, no tags, and no aliases, by which a small file can become a large one."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise ConfigError(f"{mark.name}:{mark.line + 1}: an alias (*name) is not read: write the value out")
+        event = self.peek_event()
+        kind = "an alias (*name)" if isinstance(event, yaml.AliasEvent) else ""
+        if kind or getattr(event, "tag", None) is not None:
+            place = f"{event.start_mark.name}:{event.start_mark.line + 1}"
+            raise ConfigError(f"{place}: {kind or 'a tag (!name)'} is not read: write the value out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{key.start_mark.name}:{key.start_mark.line + 1}: an option's name is a word")
             if key.value in seen:
                 raise ConfigError(f"{key.start_mark.name}:{key.start_mark.line + 1}: {key.value} is given twice")
             seen.add(key.value)
@@ -59,6 +63,8 @@ def read(path: str | Path) -> Layer:
         raise ConfigError(f"{path}{line}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise ConfigError(f"{path}: not YAML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply for a list of options") from None
     if values is None:

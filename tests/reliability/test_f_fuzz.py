@@ -82,6 +82,9 @@ def test_a_file_of_anything_is_read_or_refused_with_its_lines(lines: list[bytes]
 @example("{[1]: 2}")
 @example("x: 2001-99-99")
 @example("!!binary x")
+@example("x: !!int ''")
+@example("x: !!bool y")
+@example("x: !!timestamp y")
 @example("--- a\n--- b")
 def test_a_configuration_file_is_options_or_one_sentence(text: str) -> None:
     file = FOLDER / "train.yaml"
