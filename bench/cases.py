@@ -67,6 +67,7 @@ LARGE = Shape(width=1536, layers=28, heads=12, kv_heads=2, inner=8960, num_token
 # The embedded base's size, nearly even over 100 tokens, one of which is eos: lengths are geometric with mean 100.
 GEOMETRIC = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens=100, tied=False, spread=0.01)
 
+RATE = 1e-6  # learning rate: the weights move, and the lengths do not
 NO_KL: dict[str, Any] = {"beta": 0.0}
 CASES = {
     case.name: case

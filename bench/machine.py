@@ -34,3 +34,13 @@ def commit() -> str:
     """The commit that is measured, with a plus where files differ from it."""
     says = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
     return says("rev-parse", "--short", "HEAD") + ("+" if says("status", "--porcelain", "obverse") else "")
+
+
+def facts(model: Any, versions: dict[str, str]) -> dict[str, Any]:
+    """What a worker is: versions, threads, size."""
+    return {
+        "versions": versions | {"torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }

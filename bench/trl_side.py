@@ -12,11 +12,11 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from bench.cases import Case, trl_options
+from bench.cases import RATE, Case, trl_options
 from bench.channel import Channel
+from bench.machine import facts
 from bench.material import model_folder, problem_file
 from bench.rewards import uneven
-from bench.worker import RATE, facts
 from obverse.metrics import Clock
 from obverse.problems import take
 from obverse.records import Problem

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from bench.cases import Case
+from bench.cases import RATE, Case
 from bench.channel import Channel
+from bench.machine import facts
 from bench.material import model_folder, problem_file
 from obverse import __version__, methods
 from obverse.interrupt import Attentive
@@ -29,7 +30,6 @@ from obverse.train import step
 from obverse.watch import Silent
 
 UNEVEN = str(Path(__file__).with_name("rewards.py")) + ":uneven"
-RATE = 1e-6  # learning rate: the weights move, and the lengths do not
 
 
 def obverse_options(case: Case, device: str, dtype: str, threads: int) -> dict[str, Any]:
@@ -117,16 +117,6 @@ def by_generate(model: Any, prompts: torch.Tensor, max_new: int, eos: int, pad: 
     )[:, prompts.shape[1] :]
     ended = (out == eos).int()
     return int(((ended.cumsum(-1) - ended) == 0).sum())
-
-
-def facts(model: Any, versions: dict[str, str]) -> dict[str, Any]:
-    """What a worker is: versions, threads, size."""
-    return {
-        "versions": versions | {"torch": torch.__version__},
-        "threads": torch.get_num_threads(),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
 
 
 def main() -> None:
