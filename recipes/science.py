@@ -88,7 +88,7 @@ def main() -> int:
     code = compare(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
     if code == 0 and page.is_file():
         text = page.read_text(encoding="utf-8")
-        text = between(text, "standings", markdown(standings(plan), links=False))
+        text = between(text, "standings", markdown(standings(plan), links=False, sentences=False))
         page.write_text(between(text, "published", published.table(plan)), encoding="utf-8")
         print(f"{page}: the tables")
     return code

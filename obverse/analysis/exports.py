@@ -38,13 +38,14 @@ def write(found: Standings, root: Path) -> None:
     folder.write_text("standings.tex", latex(found))
 
 
-def markdown(found: Standings, links: bool = True) -> str:
-    """Both tables, what they say against the best baselines, and the runs behind them; `links` lead to the samples."""
+def markdown(found: Standings, links: bool = True, sentences: bool = True) -> str:
+    """Both tables, `sentences` on each method against the best baseline, the runs; `links` lead to the samples."""
     lines = [f"{about(found)}", "", LEGEND, ""]
     for step in STEPS:
         for k in found.k:
             lines += [f"**pass@{k}, {TITLES[step]}**", "", *_markdown_table(found, step, k, links), ""]
-    lines += ["**Against the best baseline**", "", *(f"- {line}" for line in notes(found)), ""]
+    if sentences:
+        lines += ["**Against the best baseline**", "", *(f"- {line}" for line in notes(found)), ""]
     lines += ["**Runs**", "", *_runs(found, links)]
     return "\n".join(lines) + "\n"
 
@@ -57,7 +58,8 @@ def about(found: Standings) -> str:
         for test in found.tests
     )
     return (
-        f"Budget of each run: {found.budget:,} {found.budget_in}. {len(found.seeds)} seeds, "
+        f"Budget of each run: {found.budget:,} {found.budget_in}. {len(found.seeds)} "
+        f"{'seed' if len(found.seeds) == 1 else 'seeds'}, "
         f"{found.num_samples} samples per test problem. Tests: {tests}."
     )
 
