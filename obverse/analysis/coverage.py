@@ -158,7 +158,8 @@ def compare(found: Sequence[Counts]) -> Coverage:
     curves = []
     for each in found:
         values = {k: each.pass_at(k, names) for k in ks}
-        means, bounds = {k: fmean(own) for k, own in values.items()}, {k: interval(own) for k, own in values.items()}
+        means = {k: fmean(own) for k, own in values.items()}
+        bounds = {k: interval(own, bounds=(0.0, 1.0)) for k, own in values.items()}
         curves.append(Curve(each.name, each.num_samples, means, bounds))
     return Coverage(len(names), curves, [beside(base, other, names, ks) for other in others])
 
