@@ -15,9 +15,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from obverse.config import Options
 from obverse.errors import ConfigError
 from obverse.layers import ALIASES, is_option, kinds
+from obverse.options import Options
 
 TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 HELP_WIDTH = 100

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from obverse.arguments import scan
-from obverse.config import Options
 from obverse.layers import COMMAND_LINE, Layer
+from obverse.options import Options
 from obverse.resolve import read
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)

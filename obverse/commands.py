@@ -18,7 +18,6 @@ from obverse.config import (
     DemoConfig,
     GradeConfig,
     MethodsConfig,
-    Options,
     TrainConfig,
     method_schema,
     schema,
@@ -32,6 +31,7 @@ from obverse.explain import explanation, methods_table
 from obverse.layers import Layer
 from obverse.measuring import ANALYZE, COMPARE_NOTES, analyze, analyze_help, compare, evaluate, grade, report
 from obverse.methods import find
+from obverse.options import Options
 from obverse.pages import write as write_pages
 from obverse.resolve import method_options, resolve, with_folder
 from obverse.step_file import read_step

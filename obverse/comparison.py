@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from obverse.config import Amount, Folder, Listed, Positive, Text, Texts, TrainConfig, distinct, option
+from obverse.config import TrainConfig
+from obverse.options import Amount, Folder, Listed, Positive, Text, Texts, distinct, option
 
 
 def _words(value: Any) -> Any:

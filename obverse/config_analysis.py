@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from obverse.config import Folder, LawOptions, Listed, ModelOptions, Options, Positive, Text, option
+from obverse.options import Folder, LawOptions, Listed, ModelOptions, Options, Positive, Text, option
 
 
 def _rising(rates: tuple[float, ...]) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from obverse.config import Folder, LawOptions, Listed, ModelOptions, Options, Positive, Text, option
+from obverse.options import Folder, LawOptions, Listed, ModelOptions, Options, Positive, Text, option
 
 
 class EvalConfig(ModelOptions, LawOptions):

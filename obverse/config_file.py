@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
-from obverse.config import Options, TrainConfig
+from obverse.config import TrainConfig
 from obverse.errors import ConfigError
 from obverse.layers import Layer, is_option
+from obverse.options import Options
 
 MAX_BYTES = 2**20  # of a file: options are a few lines
 

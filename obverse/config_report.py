@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from obverse.config import Folder, Listed, Options, option
+from obverse.options import Folder, Listed, Options, option
 
 
 class ReportConfig(Options):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
-from obverse.config import Options
+from obverse.options import Options
 
 COMMAND_LINE = "command line"
 

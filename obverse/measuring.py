@@ -14,7 +14,7 @@ from obverse.arguments import print_help, scan
 from obverse.benchmarks import find as find_benchmark
 from obverse.command import Words, console, load, options_of
 from obverse.comparison import CompareConfig
-from obverse.config import GradeConfig, Options
+from obverse.config import GradeConfig
 from obverse.config_analysis import QUESTIONS, home_of
 from obverse.config_eval import EvalConfig, RegradeConfig
 from obverse.config_file import read as read_config
@@ -22,6 +22,7 @@ from obverse.config_report import ReportConfig
 from obverse.errors import ConfigError
 from obverse.layers import COMMAND_LINE, Layer
 from obverse.methods import find
+from obverse.options import Options
 from obverse.resolve import read, slug
 from obverse.runlog import RunFolder
 from obverse.watch import flat

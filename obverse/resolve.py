@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from obverse.config import EMBEDDED_PRESET, Options, TrainConfig, method_schema, schema
+from obverse.config import EMBEDDED_PRESET, TrainConfig, method_schema, schema
 from obverse.errors import ConfigError
 from obverse.layers import COMMAND_LINE, Layer, sentences
 from obverse.methods import call
+from obverse.options import Options
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 

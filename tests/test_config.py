@@ -9,7 +9,7 @@ import pytest
 from annotated_types import Ge, Gt
 
 from obverse import methods
-from obverse.config import EMBEDDED_PRESET, DataConfig, DemoConfig, GradeConfig, Options, TrainConfig, schema
+from obverse.config import EMBEDDED_PRESET, DataConfig, DemoConfig, GradeConfig, TrainConfig, schema
 from obverse.config_eval import EvalConfig
 from obverse.config_file import read as read_file
 from obverse.config_file import write
@@ -17,6 +17,7 @@ from obverse.errors import ConfigError
 from obverse.layers import COMMAND_LINE, Layer, is_option, kinds
 from obverse.method import Method
 from obverse.methods import find, names
+from obverse.options import Options
 from obverse.resolve import method_options, read, resolve, slug, with_folder
 
 ALL = (TrainConfig, EvalConfig, GradeConfig, DemoConfig, DataConfig)

@@ -20,6 +20,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "config_eval",
         "config_file",
         "config_report",
+        "config_scale",
+        "options",
         "layers",
         "runlog",
         "step_file",

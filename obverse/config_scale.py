@@ -1,0 +1,53 @@
+"""Options for what outgrows one process: several ranks, a server that samples, adapters in place of weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from obverse.options import Options, Text, Texts, option
+
+
+class DistributedOptions(Options):
+    """How the ranks that torchrun or accelerate launch started share a run; without effect on a single process."""
+
+    fsdp: bool = option(
+        "distributed", "share weights, gradients and moments out over the ranks (FSDP2); false: each has all", False
+    )
+    fsdp_reshard_after_forward: bool = option(
+        "distributed", "give a layer's weights back between forward and backward: less memory, more traffic", True
+    )
+    fsdp_offload_params: bool = option("distributed", "keep the shares in the CPU's memory while not used", False)
+    fsdp_state_dict_type: Literal["full", "sharded"] = option(
+        "distributed", "checkpoints as one model, or as each rank's share, which obverse export puts together", "full"
+    )
+    ddp_timeout: Annotated[float, Field(gt=0)] = option(
+        "distributed", "seconds without a sign of life after which a rank counts as lost and the others stop", 600.0
+    )
+
+
+class EngineOptions(Options):
+    """Who draws the completions."""
+
+    sampler: Literal["hf", "vllm"] = option("sampling", "hf: the policy itself; vllm: a vLLM server", "hf")
+    vllm_url: Text = option("sampling", "the server's address, for sampler vllm", "http://127.0.0.1:8000")
+    vllm_timeout: Annotated[float, Field(gt=0)] = option(
+        "sampling", "seconds to wait for a server that does not answer, over all retries", 300.0
+    )
+    async_sampling: bool = option(
+        "sampling", "draw the next step's completions while this one trains, from weights one update older", False
+    )
+
+
+class AdapterOptions(Options):
+    """Low-rank adapters in place of the whole policy (LoRA, 2106.09685; QLoRA, 2305.14314), by TRL's names."""
+
+    use_peft: bool = option("model", "train low-rank adapters; the initial model is the policy without them", False)
+    lora_r: int = option("model", "rank of the adapters", 16, ge=1)
+    lora_alpha: int = option("model", "scale of the adapters, times the rank", 32, ge=1)
+    lora_target_modules: Texts = option(
+        "model", "layers that get adapters, separated by commas; none: every linear layer but the head", ()
+    )
+    use_rslora: bool = option("model", "divide the scale by the rank's root instead of the rank (2312.03732)", False)
+    load_in_4bit: bool = option("model", "hold the frozen weights in 4 bits, NF4 (QLoRA; CUDA only)", False)
