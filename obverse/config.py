@@ -78,6 +78,11 @@ class TrainConfig(ModelOptions, LawOptions, DistributedOptions, EngineOptions, A
     reward_model: Text | None = option(
         "data", "score own samples with this reward model (a folder or hub name) instead of a verifier", None
     )
+    max_mismatch_kl: Annotated[float, Field(gt=0)] | None = option(
+        "sampling",
+        "stop once sampler and trainer differ by more than this on samples just drawn, KL in nats a token; none: never",
+        0.01,
+    )
     format_reward: float = option("data", "reward of a wrong answer that has the form the verifier reads", 0.0, ge=0)
     anchor_model: Text | None = option(
         "model", "initial model that the policy is compared with; none: the model as the run begins", None

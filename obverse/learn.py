@@ -15,10 +15,12 @@ from obverse.critic import Critic, assess
 from obverse.estimator import foreseen, loss, masked, shaped, still
 from obverse.method import Method
 from obverse.metrics import Row
+from obverse.mismatch import under_law
 from obverse.model import Policy, logprobs, mixed, scalars
 from obverse.optim import Optimizer
 from obverse.prompts import Reader
 from obverse.records import Source
+from obverse.sampling import Law
 from obverse.tally import Tally
 from obverse.view import Live, Samples, Tokens, View
 from obverse.watch import Watcher
@@ -39,6 +41,7 @@ class Learner:
     critic: Critic | None = None
     samples_itself: bool = False  # the sampler draws from the policy as it is: nothing cut away
     table: torch.nn.Module | None = None  # the initial model's embeddings, for a method that mixes its inputs
+    law: Law | None = None  # that the policy's own samples are drawn by, just before; None: they come from elsewhere
 
 
 @dataclass(frozen=True)
@@ -115,14 +118,14 @@ class Readers:
         self.anchor = Reader(learner.anchor.model) if learner.anchor else None
 
 
-def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) -> Learned:
-    """One optimizer step on a lesson."""
+def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, is_first: bool = False) -> Learned:
+    """One optimizer step on a lesson; on the first one of a collection sampler and trainer must agree."""
     method, optimizer = learner.method, learner.optimizer
     learning_rate = optimizer.learning_rate
     tally, num_done = Tally(), 0
     observed: Tensor | None = None
     readers = Readers(learner)
-    for micro in current.micros:
+    for number, micro in enumerate(current.micros):
         slope = foreseen(micro.tokens, current.samples, method.terms, progress) if current.is_unmoved else None
         live = forward(learner, micro, readers.policy, slope)
         seen = Live(*(stream.detach() for stream in live))
@@ -131,6 +134,11 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher) 
         value.backward()
         view = View(tokens, current.samples, seen, progress)
         tally.add(value, view, masked(view, method.terms))
+        if is_first and learner.law is not None:
+            if learner.law.is_whole:
+                tally.agree(view, seen.logp)
+            elif number == len(current.micros) // 2:  # it takes a forward pass of its own: one micro batch tells
+                tally.agree(view, under_law(learner.policy, micro, learner.law))
         tally.compare(view, method.terms)
         if method.memory is not None and (shown := method.memory.observe(view)) is not None:
             observed = torch.zeros_like(current.samples.reward) if observed is None else observed

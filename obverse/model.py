@@ -183,7 +183,7 @@ def mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor],
     is not read, the last of the longest row, is left out.
     """
     with policy.computing():
-        guesses = [logits.argmax(-1) for logits in _logits(policy, micro)]
+        guesses = [part.argmax(-1) for part in logits(policy, micro)]
     guess, place = torch.cat(guesses), micro.position + 1
     read = place < micro.input_ids.shape[1]
     row, place = micro.row[read], place[read]
@@ -192,13 +192,17 @@ def mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor],
     return embeddings
 
 
-def _logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
-    """The logits of the trained tokens, some at a time; [n, V] each."""
+def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
+    """The logits of the trained tokens, at temperature 1, some at a time; [n, V] each."""
     if policy.head is None:
         yield policy.model(input_ids=micro.input_ids, use_cache=False).logits[micro.row, micro.position]
         return
-    hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
-    yield from map(policy.head, hidden[micro.row, micro.position].split(policy.tokens_at_once))
+    if micro.prompts is not None:
+        states = Reader(policy.model, policy.table).states(micro)
+    else:
+        hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
+        states = hidden[micro.row, micro.position]
+    yield from map(policy.head, states.split(policy.tokens_at_once))
 
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:

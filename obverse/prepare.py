@@ -18,6 +18,7 @@ from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.loading import check_kind, locate
+from obverse.mismatch import Mismatch
 from obverse.model import as_policy, set_threads
 from obverse.networks import Networks, load_networks, load_scorer
 from obverse.optim import Optimizer
@@ -103,6 +104,7 @@ def assemble(
         total_steps,
         watcher,
         Graders(config.max_grader_errors),
+        Mismatch(config.max_mismatch_kl),
         data=data,
     )
     refuse_small_disk(run)
@@ -179,6 +181,9 @@ def make_learners(config: TrainConfig, course: Course, networks: Networks, total
             )
         own = critic if lane.method.critic is not None else None
         anchor = networks.anchor if lane.method.needs("anchor") else None
+        law = law_of(config, ())
+        draws = not samples_initial(lane.method)  # the policy as it is writes what it learns from
+        compares = draws and lane.method.trains_policy and lane.method.inputs is None
         learners.append(
             Learner(
                 policy,
@@ -187,8 +192,9 @@ def make_learners(config: TrainConfig, course: Course, networks: Networks, total
                 optimizer,
                 config.tokens_at_once(policy.device.type),
                 own,
-                samples_itself=law_of(config, ()).is_whole and not samples_initial(lane.method),
+                samples_itself=law.is_whole and draws,
                 table=networks.table,
+                law=law if compares else None,
             )
         )
     return learners

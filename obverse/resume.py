@@ -28,7 +28,7 @@ FREE = frozenset(
     | {"device", "threads", "micro_batch_tokens", "rollout_batch_size", "gradient_checkpointing"}
     | {"fsdp", "fsdp_reshard_after_forward", "fsdp_offload_params", "fsdp_state_dict_type", "ddp_timeout"}
     | {"sampler", "vllm_url", "vllm_timeout"}
-    | {"max_grader_errors", "verifier_seconds", "max_sampling_seconds"}
+    | {"max_grader_errors", "max_mismatch_kl", "verifier_seconds", "max_sampling_seconds"}
 )
 # With another value of one of these, or of any option of the method, it would be another run.
 BINDING = frozenset(

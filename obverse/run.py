@@ -14,6 +14,7 @@ from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.method import Method
+from obverse.mismatch import Mismatch
 from obverse.optim import Optimizer
 from obverse.records import Problem
 from obverse.rollout import Collector
@@ -48,6 +49,7 @@ class Run:
     total_steps: int
     watcher: Attentive
     graders: Graders
+    mismatch: Mismatch
     data: str = ""  # the fingerprint of its problems
     state: State = field(default_factory=State)
     seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from obverse.estimator import Term
 from obverse.metrics import Row
+from obverse.mismatch import divergence
 from obverse.records import Source
 from obverse.view import View
 
@@ -21,6 +22,8 @@ class Tally:
     entropy: float = 0.0
     demonstration_logp: float = 0.0
     log_ratio: float = 0.0  # |log pi_theta - log pi_sampler| of own tokens
+    mismatch: float = 0.0  # KL(sampler || trainer) of own tokens, where nothing has moved since they were drawn
+    num_compared: int = 0  # tokens that it was taken over
     num_masked: float = 0.0
     num_tokens: int = 0
     num_demonstration: int = 0
@@ -44,6 +47,12 @@ class Tally:
         self.num_demonstration += int(shown.sum())
         self.num_rollout += int(own.sum())
 
+    def agree(self, view: View, trained: Tensor) -> None:
+        """Add what a micro batch says of sampler and trainer: `trained` [T] has the trainer's log-probs of the law."""
+        own = view.tokens.source == int(Source.ROLLOUT)
+        self.mismatch += float(divergence(trained, view.tokens.sampler)[own].sum())
+        self.num_compared += int(own.sum())
+
     def compare(self, view: View, terms: Iterable[Term]) -> None:
         """Add what a scalar head or a comparison of pairs says of a micro batch."""
         terms = tuple(terms)
@@ -65,6 +74,8 @@ class Tally:
             row["nll"] = -self.demonstration_logp / self.num_demonstration
         if self.num_rollout:
             row["sampler_gap"] = self.log_ratio / self.num_rollout
+        if self.num_compared:
+            row["mismatch_kl"] = self.mismatch / self.num_compared
         if self.num_pairs:
             row["rewards/margins"] = self.margin / self.num_pairs
             row["rewards/accuracies"] = self.num_preferred / self.num_pairs

@@ -181,13 +181,16 @@ def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[met
     ]
     lessons = prepare_lessons(learner, updates, is_repeated=config.updates_per_step > 1)
     rows: list[metrics.Row] = []
+    has_moved = False
     for number, each in enumerate(lessons * config.num_iterations):
         # once the weights have moved a signal waits for the whole step: a checkpoint is never of half a step
         watcher = run.watcher.watcher if rows else run.watcher
         if each is None:
             rows.append(idle(learner))
             continue
-        learned = learn(learner, each, progress, watcher)
+        learned = learn(learner, each, progress, watcher, is_first=not has_moved)
+        has_moved = True
+        run.mismatch.check(learned.figures, run.watcher)
         rows.append(learned.figures)
         if learned.observed is not None and number < len(lessons):
             groups, kept = parts[number]

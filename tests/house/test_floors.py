@@ -53,6 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "remember",
         "learn",
         "tally",
+        "mismatch",
         "optim",
         "critic",
         "checkpoint",
