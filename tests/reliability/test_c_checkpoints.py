@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from conftest import Count
 from reliability import faults
 from reliability.forks import Forks
 
@@ -71,7 +72,7 @@ def test_c3_every_file_is_on_the_disk_before_the_name_and_the_old_one_goes_last(
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["the next step", "the same step again"])
-def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path: Path) -> None:
+def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path: Path, count: Count) -> None:
     step = 2 if again else 3
 
     def fresh(name: str) -> Path:
@@ -93,6 +94,7 @@ def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path
         assert [path.name for path in root.iterdir() if path.name.startswith(".")] == [], f"call {at}"
         faults.save(root, step + 1, keep=1)
         assert [path.name for path in checkpoint.folders(root)] == [f"checkpoint-{step + 1}"]
+        count("C3 saves killed at a call")
         shutil.rmtree(root)
 
 
@@ -120,13 +122,16 @@ def corrupt(root: Path, name: str, how: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["truncate", "flip", "empty", "grow", "swap", "delete"])
-def test_c4_a_changed_file_is_named_and_the_checkpoint_before_it_is_taken(name: str, how: str, saved: Path) -> None:
+def test_c4_a_changed_file_is_named_and_the_checkpoint_before_it_is_taken(
+    name: str, how: str, saved: Path, count: Count
+) -> None:
     corrupt(saved, name, how)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as refusal:
         checkpoint.load(saved / "checkpoint-2")
     assert refusal.value.exit_code == 4 and "\n" not in str(refusal.value)
     found, passed = checkpoint.search(saved, "mine")
     assert found == saved / "checkpoint-1" and len(passed) == 1 and name in passed[0]
+    count("C4 damaged files named")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("manifest.json", "cannot be read"), ("state.json", "is missing")])
@@ -144,9 +149,9 @@ def test_c4_a_whole_folder_under_another_ones_name_is_noticed(saved: Path) -> No
     assert checkpoint.damage(saved / "checkpoint-2") == "manifest.json is of step 1: it belongs to another folder"
 
 
-def edits(root: Path, num: int) -> int:
+def edits(root: Path, num: int, count: Count) -> int:
     """How many of `num` random edits of a checkpoint's files are not noticed."""
-    draw, path, missed = random.Random(7), root / "checkpoint-2", 0
+    draw, path, missed, num_tried = random.Random(7), root / "checkpoint-2", 0, 0
     names = [str(each.relative_to(path)) for each in sorted(path.rglob("*")) if each.is_file()]
     for _ in range(num):
         file = path / draw.choice(names)
@@ -158,18 +163,20 @@ def edits(root: Path, num: int) -> int:
             changed = content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
         file.write_bytes(changed)
         missed += checkpoint.damage(path) is None
+        num_tried += 1
         file.write_bytes(content)
     assert checkpoint.damage(path) is None
+    count("C4 random edits caught", num_tried - missed)
     return missed
 
 
-def test_c4_random_edits_are_caught(saved: Path) -> None:
-    assert edits(saved, 300) == 0
+def test_c4_random_edits_are_caught(saved: Path, count: Count) -> None:
+    assert edits(saved, 300, count) == 0
 
 
 @pytest.mark.release
-def test_c4_thousands_of_random_edits_are_caught(saved: Path) -> None:
-    assert edits(saved, 5_000) == 0
+def test_c4_thousands_of_random_edits_are_caught(saved: Path, count: Count) -> None:
+    assert edits(saved, 5_000, count) == 0
 
 
 def test_c4_a_run_that_passes_a_damaged_checkpoint_by_says_so(tiny: Path, problems: Path, tmp_path: Path) -> None:
@@ -194,7 +201,7 @@ def test_c4_a_run_that_passes_a_damaged_checkpoint_by_says_so(tiny: Path, proble
 # C5: the disk refuses
 
 
-def test_c5_a_full_disk_at_every_call_leaves_what_was_there(tmp_path: Path) -> None:
+def test_c5_a_full_disk_at_every_call_leaves_what_was_there(tmp_path: Path, count: Count) -> None:
     def fresh(name: str) -> Path:
         root = tmp_path / name
         faults.save(root, 2)
@@ -212,6 +219,7 @@ def test_c5_a_full_disk_at_every_call_leaves_what_was_there(tmp_path: Path) -> N
         assert not list(root.glob(".*")), f"call {at}"
         shutil.rmtree(root)
     assert set(codes) == {6} and len(codes) > 20
+    count("C5 writes refused", len(codes))
 
 
 @pytest.mark.parametrize("limit", [3, 100, 300, 700])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Count
 from reliability.forks import KILLED, Forks, digest, steps
 
 import runs
@@ -36,7 +37,10 @@ OPTIONS = {"max_steps": NUM_STEPS, "save_steps": 1, "prompts_per_step": 7}  # 4 
 class Field:
     """Where runs of one method are killed: the whole run, and its points behind the first checkpoint."""
 
-    def __init__(self, forks: Forks, root: Path, tiny: Path, problems: Path, method: str, num_steps: int) -> None:
+    def __init__(
+        self, forks: Forks, root: Path, tiny: Path, problems: Path, method: str, num_steps: int, count: Count
+    ) -> None:
+        self.count = count
         self.forks, self.root, self.tiny, self.problems, self.method = forks, root, tiny, problems, method
         self.options = {**OPTIONS, **RUNS.get(method, {}), "max_steps": num_steps}
         self.num_steps = num_steps
@@ -63,21 +67,24 @@ class Field:
         assert self.run(name, resume_from_checkpoint="auto")["code"] == 0
         assert digest(self.root / name, self.num_steps) == self.expected, f"killed at {at}: {self.points[at - 1]}"
         assert steps(self.root / name) == list(range(1, self.num_steps + 1))
+        self.count("C1 kills survived")
+        if self.points[at - 1] == "save":
+            self.count("C1 kills inside a save")
 
 
 @pytest.mark.parametrize("method", RUNS)
 def test_c1_a_run_that_is_killed_and_goes_on_is_the_whole_run(
-    method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+    method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
-    field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS)
+    field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS, count)
     for number, at in enumerate(field.spots(3, seed=len(method))):
         field.survives(at, str(number))
 
 
 def test_c2_a_run_that_is_killed_ten_times_is_the_whole_run(
-    forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+    forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
-    chain(Field(forks, tmp_path, tiny, problems, "hpt", NUM_CHAINED), seed=2)
+    chain(Field(forks, tmp_path, tiny, problems, "hpt", NUM_CHAINED, count), seed=2)
 
 
 def chain(field: Field, seed: int) -> None:
@@ -90,30 +97,31 @@ def chain(field: Field, seed: int) -> None:
     assert field.run(name, resume_from_checkpoint="auto")["code"] == 0
     assert digest(field.root / name, field.num_steps) == field.expected
     assert steps(field.root / name) == list(range(1, field.num_steps + 1))
+    field.count("C2 chains of ten kills")
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("method", methods.names())
 def test_c1_every_method_survives_many_kills(
-    method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+    method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
-    field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS)
+    field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS, count)
     for number, at in enumerate(field.spots(int(os.environ.get("OBVERSE_KILLS", "14")), seed=1)):
         field.survives(at, str(number))
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("method", ["sft", "grpo", "ppo", "relift"])
-def test_c2_twenty_chains(method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path) -> None:
-    field = Field(forks, tmp_path, tiny, problems, method, NUM_CHAINED)
+def test_c2_twenty_chains(method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count) -> None:
+    field = Field(forks, tmp_path, tiny, problems, method, NUM_CHAINED, count)
     for seed in range(5):
         chain(field, seed)
 
 
 def test_c1_a_run_that_died_before_its_first_checkpoint_says_so(
-    forks: Forks, tiny: Path, problems: Path, tmp_path: Path
+    forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
-    field = Field(forks, tmp_path, tiny, problems, "sft", 2)
+    field = Field(forks, tmp_path, tiny, problems, "sft", 2, count)
     assert field.run("early", field.points.index("step 1") + 1)["code"] == KILLED
     with pytest.raises(CheckpointError, match="no whole checkpoint; start anew in another --output_dir"):
         train(runs.config("sft", tmp_path / "early", tiny, problems, resume_from_checkpoint="auto", **field.options))
@@ -146,7 +154,7 @@ class At(Silent):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("phase", ["load", "sample", "grade", "train", "eval", "save"])
 def test_c7_a_signal_in_any_phase_leaves_a_checkpoint_that_goes_on(
-    phase: Phase, number: int, whole: Path, tiny: Path, problems: Path, tmp_path: Path
+    phase: Phase, number: int, whole: Path, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
     watch = At(phase, number)
     outcome = train(runs.config("grpo", tmp_path, tiny, problems, **SIGNALED), watch)
@@ -155,6 +163,7 @@ def test_c7_a_signal_in_any_phase_leaves_a_checkpoint_that_goes_on(
     assert checkpoint.newest(tmp_path) == tmp_path / f"checkpoint-{outcome.step}"
     train(runs.config("grpo", tmp_path, tiny, problems, resume_from_checkpoint="auto", **SIGNALED))
     assert digest(tmp_path, 3) == digest(whole, 3)
+    count("C7 runs stopped by a signal")
 
 
 SIGNALED: dict[str, Any] = {

@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+from conftest import Count
 from verifiers.mutations import mutant
 
 from obverse.records import Problem
@@ -32,15 +33,17 @@ def survey(seed: int, number: int) -> tuple[list[str], float, int]:
     return wrong, longest, num_errors
 
 
-def test_a_few_mutants() -> None:
+def test_a_few_mutants(count: Count) -> None:
     wrong, longest, num_errors = survey(seed=1, number=NUM_ALWAYS)
     assert not wrong, "\n".join(wrong)
     assert longest < 1.5 and num_errors <= 2
+    count("G1 mutated answers judged", NUM_ALWAYS - num_errors)
 
 
 @pytest.mark.release
-def test_thousands_of_mutants() -> None:
+def test_thousands_of_mutants(count: Count) -> None:
     wrong, longest, num_errors = survey(seed=2, number=NUM_BEFORE_A_RELEASE)
     print(f"{NUM_BEFORE_A_RELEASE} mutants: longest {longest:.3f} s, {num_errors} without a verdict")
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong[:20])
+    count("G1 mutated answers judged", NUM_BEFORE_A_RELEASE - num_errors)
     assert longest < 1.0
