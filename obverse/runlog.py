@@ -10,6 +10,7 @@ import platform
 import socket
 import uuid
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,8 +41,11 @@ class RunFolder:
             os.replace(probe, moved)
             moved.unlink()
         except OSError as error:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
             raise StorageError(
-                f"run folder {self.path} cannot be written: {error.strerror}; choose --output_dir"
+                f"run folder {self.path} cannot be written: {error.strerror}; nothing in it was changed: make room, or "
+                "choose another --output_dir"
             ) from None
 
     def lock(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -10,7 +11,7 @@ from obverse import checkpoint, metrics
 from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
-from obverse.errors import DivergedError, GraderError
+from obverse.errors import DivergedError, GraderError, StorageError
 from obverse.evaluate import Report, measure
 from obverse.graders import by_reason, total
 from obverse.interrupt import NOT_SAVED, Attentive, Interrupted
@@ -23,6 +24,8 @@ from obverse.resume import about
 from obverse.run import Run
 from obverse.watch import Silent, Watcher
 
+# What a disk answers that has no room, is read-only or broken, or may not be written any more.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES}
 ROUNDING = 1e-9  # so that a third of the run three times is the run
 
 
@@ -73,6 +76,13 @@ def walk(run: Run) -> Outcome:
         return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
     except FloatingPointError as error:
         raise DivergedError(f"step {run.state.step + 1}: {error}; {kept(run)}") from None
+    except OSError as error:  # rows and completions; a checkpoint's errors are sentences already
+        if error.errno not in DISK:
+            raise
+        what = error.filename or f"a file of {run.folder.path}"
+        raise StorageError(
+            f"step {run.state.step}: {what} cannot be written: {error.strerror}: make room; {kept(run)}"
+        ) from error
     except (DivergedError, GraderError) as error:
         raise type(error)(f"step {run.state.step + 1}: {error}; {kept(run)}") from error
     return Outcome(run.folder.path, run.state.step)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Count
@@ -255,6 +260,25 @@ def test_c5_every_writer_of_a_real_checkpoint_may_be_the_one_that_finds_no_room(
         assert not list(folder.glob("*checkpoint*"))
 
 
+@pytest.mark.parametrize("name", ["append_metrics", "write_samples", "write_json"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+def test_c5_a_row_that_finds_no_room_is_a_sentence_too(
+    number: int, name: str, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    class Later(Silent):
+        def step(self, step: int, total_steps: int, metrics: object) -> None:
+            monkeypatch.setattr(RunFolder, name, refuse)
+
+    options = {"max_steps": 3, "save_steps": 1, "eval_dataset": "arithmetic:1", "eval_steps": 2, "num_eval_problems": 1}
+    told = rf"step 2: a file of .* cannot be written: {os.strerror(number)}: make room; .*checkpoint-[12] is kept"
+    with pytest.raises(StorageError, match=told) as refusal:
+        train(runs.config("sft", tmp_path, tiny, problems, **options), Later())
+    assert refusal.value.exit_code == 6
+
+
 def test_c5_a_disk_without_room_for_one_checkpoint_is_told_before_the_first_step(
     tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +289,37 @@ def test_c5_a_disk_without_room_for_one_checkpoint_is_told_before_the_first_step
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def on_a_small_disk(tmp_path: Path, what: str, *words: Path) -> list[dict[str, Any]]:
+    """What small_disk.py found, size by size; skipped where nobody may mount a file system."""
+    disk, tests = tmp_path / "disk", Path(__file__).parents[1]
+    disk.mkdir()
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    probe = "command -v unshare && " + " ".join([*alone, "mount", "-t", "tmpfs", "tmpfs", shlex.quote(str(disk))])
+    allowed = subprocess.run(["sh", "-c", probe], capture_output=True, text=True)
+    if allowed.returncode:
+        pytest.skip(f"no file system can be mounted here: {allowed.stderr.strip()[:200] or 'there is no unshare'}")
+    environment = os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}"}
+    command = [*alone, sys.executable, "-W", "ignore", str(tests / "reliability" / "small_disk.py"), what, str(disk)]
+    done = subprocess.run([*command, *map(str, words)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("what", ["toy", "run"])
+def test_c5_a_disk_of_any_size_leaves_the_checkpoint_before(
+    what: str, tiny: Path, problems: Path, tmp_path: Path, count: Count
+) -> None:
+    """Every size from what two checkpoints take to what three do: page by page and name by name, or in a real run."""
+    tried = on_a_small_disk(tmp_path, what, *([tiny, problems] if what == "run" else []))
+    refused = [each for each in tried if each["code"]]
+    assert all(each["code"] == 6 for each in refused), refused
+    assert all(each["newest"] == "checkpoint-2" and not each["left"] for each in refused), refused
+    assert [each["newest"] for each in tried if each["code"] == 0] == ["checkpoint-3"] * (2 if what == "toy" else 1)
+    assert len(refused) > 15
+    count("C5 disks too small by a page or a name", len(refused))
+
+
 # C6: a folder that cannot be written is refused before a model is loaded
 
 
@@ -273,6 +328,6 @@ def test_c6_an_unwritable_folder_is_refused_before_the_model_is_read(
 ) -> None:
     monkeypatch.setattr(prepare, "load_networks", lambda *args: pytest.fail("a model was loaded"))
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StorageError, match="cannot be written: .*choose --output_dir") as refusal:
+    with pytest.raises(StorageError, match="cannot be written: .*choose another --output_dir") as refusal:
         train(runs.config("sft", tmp_path / "file" / "run", tiny, problems))
     assert refusal.value.exit_code == 6
