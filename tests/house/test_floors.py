@@ -64,6 +64,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "train",
         "run",
+        "agreement",
         "prepare",
         "resume",
         "networks",
