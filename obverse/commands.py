@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ def train(words: Words) -> int:
     if dry:
         print(flat(write_config(placed, origins=True)), end="")
         return 0
+    if place.size > 1:  # before torch is there: it would print its own stack wherever a connection ends
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with load("obverse.panel:Panel")() if place.is_first else nullcontext() as watcher:
         outcome = load("obverse.train:train")(config, watcher)
         if config.report and not outcome.stopped and place.is_first:

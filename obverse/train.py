@@ -14,7 +14,7 @@ from obverse.config import TrainConfig
 from obverse.dist.deal import deal
 from obverse.dist.groups import gather_groups
 from obverse.dist.join import joined
-from obverse.errors import DivergedError, GraderError
+from obverse.errors import DivergedError, GraderError, PeerError
 from obverse.evaluate import Report
 from obverse.graders import by_reason, total
 from obverse.interrupt import NOT_SAVED, Attentive, Interrupted, together
@@ -53,12 +53,14 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
         Attentive(watcher or Silent(), team).listening() as attentive,
     ):
         run = prepare(config, attentive, team)
+        team.when_lost(lambda: newest(run))
         try:
             attentive.banner(facts(run))
             return walk(run)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if attentive.received is None:
                 raise
+            team.give_up(error, NOT_SAVED)
             attentive.note(f"stopped by a second signal before step {run.state.step} was saved; {kept(run)}")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=NOT_SAVED)
         finally:
@@ -82,7 +84,7 @@ def walk(run: Run) -> Outcome:
         return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
     except FloatingPointError as error:
         raise DivergedError(f"step {run.state.step + 1}: {error}; {kept(run)}") from None
-    except (DivergedError, GraderError) as error:
+    except (DivergedError, GraderError, PeerError) as error:
         raise type(error)(f"step {run.state.step + 1}: {error}; {kept(run)}") from error
     return Outcome(run.folder.path, run.state.step)
 
@@ -91,6 +93,12 @@ def kept(run: Run) -> str:
     """What is left of a run that ends before its time, and how it goes on."""
     last = checkpoint.newest(run.folder.path, run.folder.run())
     return f"{last} is kept, go on with: {command(run)}" if last else "no checkpoint was saved yet"
+
+
+def newest(run: Run) -> str:
+    """As `kept`, of whatever stands there: what has no time to be read back is read when the run goes on."""
+    folders = checkpoint.folders(run.folder.path)
+    return f"the last checkpoint is {folders[-1]}, go on with: {command(run)}" if folders else ""
 
 
 def command(run: Run) -> str:
@@ -122,6 +130,7 @@ def step(run: Run) -> None:
     row |= {"tokens/generated": num_generated, "tokens/trained": num_trained}
     row |= {"lane": lane} if len(run.course.lanes) > 1 else {}
     run.seconds += row["step_time"]
+    run.team.beat(step=state.step)
     if method.memory is not None and RUN in state.memory:
         row["memory"] = state.memory[RUN]
     run.folder.append_metrics(row)

@@ -15,19 +15,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from obverse.dist.failure import Watchdog
 from obverse.dist.place import Place, find_place
 from obverse.dist.team import ALONE, Team
-from obverse.errors import PeerError
+from obverse.errors import PeerError, UserError
 
 START_SECONDS = 300.0  # that ranks may come later than the first one
 LEAVE_SECONDS = 10.0  # that the rank which serves the store waits for the others to be gone
+# A collective may wait long for a rank that has more to do: the watchdog knows a busy rank from a lost one.
+COLLECTIVE = timedelta(hours=24)
 
 
 @contextmanager
 def joined(timeout: float, device: str = "auto") -> Iterator[Team]:
     """The team that the environment names, a team of one without it; inside, torch.distributed works.
 
-    Raises PeerError when the others do not come.
+    Raises PeerError when the others do not come. What is raised inside is told to the others before it goes on. After
+    `timeout` seconds in which a rank does not get on, all end.
     """
     place = find_place()
     if place.size == 1:
@@ -36,21 +40,37 @@ def joined(timeout: float, device: str = "auto") -> Iterator[Team]:
     if is_loopback(place.address):  # nobody outside is asked, so nobody outside is let in
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     where = own_device(place, device)
-    store = open_store(place, timeout)
-    team = Team(place.rank, place.size, where)
+    store = open_store(place, serves=place.hosts_store and place.is_first)
+    meet(place, store)
+    watchdog = Watchdog(place, lambda seconds: open_store(place, seconds=seconds), timeout)
     try:
         dist.init_process_group(
             "gloo" if where.type == "cpu" else "cpu:gloo,cuda:nccl",
             store=dist.PrefixStore("ranks", store),  # type: ignore[attr-defined]
             rank=place.rank,
             world_size=place.size,
-            timeout=timedelta(seconds=timeout),
+            timeout=COLLECTIVE,
         )
+        team = Team(place.rank, place.size, where, watchdog)
         yield team
-        leave(team, place, store)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        if not watchdog.has_failed:
+            leave(team, place, store, watchdog)
+    except BaseException as error:
+        watchdog.fail(error, error.exit_code if isinstance(error, UserError) else 1)
+        raise
+
+
+def meet(place: Place, store: Any) -> None:
+    """Wait until every rank has come to the store; PeerError if they do not within START_SECONDS."""
+    number, deadline = store.add("here", 1), time.monotonic() + START_SECONDS
+    while number < place.size:
+        if time.monotonic() > deadline:
+            raise PeerError(
+                f"rank {place.rank}: {number} of {place.size} ranks have come to {place.address}:{place.port} within "
+                f"{START_SECONDS:.0f} s: look for the errors of those that have not, and start all of them anew"
+            )
+        time.sleep(0.05)
+        number = store.add("here", 0)
 
 
 def own_device(place: Place, device: str) -> torch.device:
@@ -62,19 +82,20 @@ def own_device(place: Place, device: str) -> torch.device:
     return own
 
 
-def open_store(place: Place, timeout: float) -> Any:
-    """A connection to the ranks' common store; the first rank serves it, unless torchrun's agent does."""
-    serves = place.hosts_store and place.is_first
+def open_store(place: Place, serves: bool = False, seconds: float = START_SECONDS) -> Any:
+    """A connection to the ranks' common store, which answers within so many seconds; with `serves` the store itself.
+
+    The first rank serves it, unless torchrun's agent does.
+    """
     try:
-        listener = listening(place) if serves else None
         store = dist.TCPStore(  # type: ignore[attr-defined]
             place.address,
             place.port,
             place.size,
             is_master=serves,
-            timeout=timedelta(seconds=max(timeout, START_SECONDS)),
+            timeout=timedelta(seconds=seconds),
             wait_for_workers=False,
-            master_listen_fd=listener,
+            master_listen_fd=listening(place) if serves else None,
         )
     except (RuntimeError, OSError) as error:
         raise PeerError(
@@ -94,17 +115,19 @@ def listening(place: Place) -> int:
         return opened.detach()
 
 
-def leave(team: Team, place: Place, store: Any) -> None:
-    """The order of a good end: all ranks are done, each closes its connections, who serves the store is the last."""
+def leave(team: Team, place: Place, store: Any, watchdog: Watchdog) -> None:
+    """The order of a good end: all ranks are done, nobody is watched any more, each closes its connections.
+
+    Who serves the store is the last to go.
+    """
+    watchdog.leave()
     team.barrier()
+    watchdog.stop()
     dist.destroy_process_group()
-    number = store.add("left", 1)
-    if place.hosts_store and place.is_first:
-        waited = 0.0
-        while number < place.size and waited < LEAVE_SECONDS:
-            waited += 0.02
-            time.sleep(0.02)
-            number = store.add("left", 0)
+    number, deadline = store.add("left", 1), time.monotonic() + LEAVE_SECONDS
+    while place.hosts_store and place.is_first and number < place.size and time.monotonic() < deadline:
+        time.sleep(0.02)
+        number = store.add("left", 0)
 
 
 def is_loopback(address: str) -> bool:

@@ -7,7 +7,7 @@ torch.distributed is never touched.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,6 +29,10 @@ class Lookout(Protocol):
     def exit(self) -> None: ...
 
     def beat(self, phase: str = "", step: int = -1) -> None: ...
+
+    kept: Callable[[], str]
+
+    def fail(self, error: BaseException, code: int) -> None: ...
 
     def lost(self, reason: str) -> str:
         """The sentence about the rank whose loss broke a collective off; waits until it is known."""
@@ -118,6 +122,16 @@ class Team:
             nothing = torch.zeros(1)
             with self.speaking("barrier"):
                 dist.all_reduce(nothing)
+
+    def give_up(self, error: BaseException, code: int) -> None:
+        """This rank ends with `code` and the others must not wait for it, though `error` goes no further."""
+        if self.lookout is not None:
+            self.lookout.fail(error, code)
+
+    def when_lost(self, kept: Callable[[], str]) -> None:
+        """What the last sentence of this rank says of the run, if others are lost: what is left, how it goes on."""
+        if self.lookout is not None:
+            self.lookout.kept = kept
 
     def beat(self, phase: str = "", step: int = -1) -> None:
         """The main thread is alive, and where it is; peers that wait need to know."""
