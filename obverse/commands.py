@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ from obverse.config_eval import EvalConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.config_report import ReportConfig
+from obverse.dist.place import find_place
 from obverse.errors import ConfigError
 from obverse.explain import explanation, methods_table
 from obverse.layers import Layer
@@ -50,13 +53,17 @@ def train(words: Words) -> int:
     scanned.take(1)
     given = {name: value for name, value in scanned.given.items() if name not in NAMED}
     config = scanned.check(lambda: resolve(method, make, given, file))
-    placed = with_folder(config, create=False)  # a folder that cannot be used is refused now, a new one made later
+    place = find_place()
+    # a folder that cannot be used is refused now, a new one made later; other ranks may see what the first has made
+    placed = with_folder(config, create=False) if place.is_first else config
     if dry:
         print(flat(write_config(placed, origins=True)), end="")
         return 0
-    with load("obverse.panel:Panel")() as watcher:
+    if place.size > 1:  # before torch is there: it would print its own stack wherever a connection ends
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with load("obverse.panel:Panel")() if place.is_first else nullcontext() as watcher:
         outcome = load("obverse.train:train")(config, watcher)
-        if config.report and not outcome.stopped:
+        if config.report and not outcome.stopped and place.is_first:
             load("obverse.report:afterwards")(outcome.folder, watcher)
     return int(outcome.exit_code)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from obverse.batch import Micro
+from obverse.dist.team import ALONE, Team
 from obverse.model import scalars
 from obverse.optim import Optimizer
 from obverse.parts.values import GAE
@@ -32,10 +33,12 @@ class Critic:
 
 
 @torch.no_grad()
-def assess(critic: Critic, gae: GAE, batches: Sequence[tuple[Samples, Sequence[Micro]]]) -> list[list[Micro]]:
+def assess(
+    critic: Critic, gae: GAE, batches: Sequence[tuple[Samples, Sequence[Micro]]], team: Team = ALONE
+) -> list[list[Micro]]:
     """The micro batches of a collection's updates with the columns value, returns and advantage written.
 
-    Advantages are whitened over all own tokens of the collection, whatever updates and micro batches they are in.
+    Advantages are whitened over all own tokens of the collection, in whatever update, micro batch or rank.
     """
     written: list[list[Micro]] = []
     for samples, micros in batches:
@@ -46,7 +49,9 @@ def assess(critic: Critic, gae: GAE, batches: Sequence[tuple[Samples, Sequence[M
             written[-1].append(replace(micro, tokens=replace(tokens, advantage=advantage, returns=returns)))
     if not gae.whitens:
         return written
-    everything = torch.cat([micro.tokens.advantage for micros in written for micro in micros])
+    mine = [micro.tokens.advantage for micros in written for micro in micros]
+    own = torch.cat(mine) if mine else torch.zeros(0, device=next(critic.model.parameters()).device)
+    everything = torch.cat(team.gather_tensors(own.double())).to(own.dtype)
     mean, scale = everything.mean(), (everything.var(unbiased=False) + SMALLEST_VARIANCE).rsqrt()
     return [[_whitened(micro, mean, scale) for micro in micros] for micros in written]
 

@@ -43,6 +43,12 @@ class InUseError(UserError):
     exit_code = 7
 
 
+class PeerError(UserError):
+    """Another process of the run failed, hangs or is gone (exit 8)."""
+
+    exit_code = 8
+
+
 class GraderError(UserError):
     """Verifiers fail or return something that is no reward (exit 9)."""
 

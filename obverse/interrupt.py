@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
 
+from obverse.dist.team import ALONE, Team
 from obverse.watch import Metrics, Phase, Watcher
 
+Result = TypeVar("Result")
 NOT_SAVED = 75  # the exit code of a run that a second signal ended before its state was saved
 
 
@@ -17,6 +21,7 @@ class Interrupted(Exception):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.exit_code = 128 + number
 
 
@@ -26,8 +31,8 @@ class Attentive:
     A second signal does not wait: it raises KeyboardInterrupt where the program stands, also in the midst of a save.
     """
 
-    def __init__(self, watcher: Watcher) -> None:
-        self.watcher = watcher
+    def __init__(self, watcher: Watcher, team: Team = ALONE) -> None:
+        self.watcher, self.team = watcher, team
         self.received: int | None = None
 
     @contextmanager
@@ -56,11 +61,65 @@ class Attentive:
         self.watcher.banner(facts)
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        self.watcher.phase(phase, done, total)
+        self.tell(phase, done, total)
         self.check()
+
+    def tell(self, phase: Phase, done: int, total: int) -> None:
+        """Pass a phase on without a look at signals: what goes on cannot be broken off here."""
+        self.team.beat(phase)
+        self.watcher.phase(phase, done, total)
+
+    @property
+    def deaf(self) -> Watcher:
+        """The same watcher, which signals do not interrupt."""
+        return Deaf(self)
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
         self.watcher.step(step, total_steps, metrics)
 
     def note(self, text: str) -> None:
         self.watcher.note(text)
+
+
+@dataclass(frozen=True)
+class Deaf:
+    """An attentive watcher that does not look at signals."""
+
+    attentive: Attentive
+
+    def banner(self, facts: Sequence[tuple[str, str]]) -> None:
+        self.attentive.banner(facts)
+
+    def phase(self, phase: Phase, done: int, total: int) -> None:
+        self.attentive.tell(phase, done, total)
+
+    def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
+        self.attentive.step(step, total_steps, metrics)
+
+    def note(self, text: str) -> None:
+        self.attentive.note(text)
+
+
+def together(team: Team, work: Callable[[], Result]) -> Result:
+    """Do what is this rank's own; then all ranks go on, or all stop for what one of them met.
+
+    Raises Interrupted on all ranks if a signal broke one off, FloatingPointError if numbers of one were not finite.
+    Other errors stay with their rank: the others hear of its end.
+    """
+    if team.is_alone:
+        return work()
+    met: tuple[str, int | str] | None = None
+    result: list[Result] = []
+    try:
+        result.append(work())
+    except Interrupted as stop:
+        met = ("signal", stop.number)
+    except FloatingPointError as error:
+        met = ("numbers", f"rank {team.rank}: {error}")
+    told = [each for each in team.gather(met) if each is not None]
+    for kind, what in told:
+        if kind == "numbers":
+            raise FloatingPointError(what)
+    for _, number in told:
+        raise Interrupted(int(number))
+    return result[0]

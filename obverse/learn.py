@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from obverse.batch import Micro, Update
 from obverse.critic import Critic, assess
+from obverse.dist.deal import deal
+from obverse.dist.team import ALONE, Team
 from obverse.estimator import foreseen, loss, masked, shaped, still
 from obverse.method import Method
 from obverse.metrics import Row
@@ -42,11 +44,12 @@ class Learner:
     samples_itself: bool = False  # the sampler draws from the policy as it is: nothing cut away
     table: torch.nn.Module | None = None  # the initial model's embeddings, for a method that mixes its inputs
     law: Law | None = None  # that the policy's own samples are drawn by, just before; None: they come from elsewhere
+    team: Team = ALONE  # the ranks that share each update
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """An update ready to be learned from: its micro batches on the policy's device.
+    """An update ready to be learned from: this rank's micro batches of it, on the policy's device.
 
     `is_frozen` says that the token columns hold the numbers of the policy that sampled, because it will have moved
     before the lesson is over, or because the reward was shaped by them.
@@ -73,7 +76,7 @@ def prepare_lessons(learner: Learner, updates: Sequence[Update | None], is_repea
     if gae is None or critic is None:
         return lessons
     present = [each for each in lessons if each is not None]
-    written = iter(assess(critic, gae, [(each.samples, each.micros) for each in present]))
+    written = iter(assess(critic, gae, [(each.samples, each.micros) for each in present], learner.team))
     return [None if each is None else replace(each, micros=next(written)) for each in lessons]
 
 
@@ -85,7 +88,10 @@ def lesson(learner: Learner, update: Update, is_repeated: bool) -> Lesson:
     needed = None
     if method.memory is None and not method.shaping:  # a memory looks at every sample, and shaping moves all rewards
         needed = set((~still(samples, method.terms)).nonzero()[:, 0].tolist())
-    made = update.micros(learner.micro_batch_tokens, method.together, pays_to_share(learner, update), needed)
+    is_shared = pays_to_share(learner, update)
+    if not learner.team.is_alone:
+        needed = own_rows(learner.team, update, needed, is_shared)
+    made = update.micros(learner.micro_batch_tokens, method.together, is_shared, needed)
     micros = [micro.to(policy.device) for micro in made]
     if is_frozen:
         readers = Readers(learner)
@@ -93,9 +99,26 @@ def lesson(learner: Learner, update: Update, is_repeated: bool) -> Lesson:
     if method.shaping:
         found = [shaped(micro.tokens, samples, method.shaping) for micro in micros]
         micros = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, found, strict=True)]
-        samples = replace(samples, reward=samples.reward + sum(added for _, added in found))
+        added = sum((added for _, added in found), start=torch.zeros_like(samples.reward))
+        samples = replace(samples, reward=samples.reward + learner.team.sum(added.double()).to(added.dtype))
     is_unmoved = learner.samples_itself and not is_frozen and not method.needs("sampler")
     return Lesson(samples, micros, sum(len(micro.input_ids) for micro in micros), is_frozen, is_unmoved)
+
+
+def own_rows(team: Team, update: Update, needed: Collection[int] | None, is_shared: bool) -> set[int]:
+    """The samples that this rank computes: whole problems, dealt by the tokens that go through the model.
+
+    Only those `needed` (None: all) cost something, and prompts that are shared are read once a problem.
+    """
+    group, rows = update.samples.group.tolist(), update.rows
+    costs = [0] * (max(group) + 1)
+    read: set[int] = set()
+    for index in range(len(rows)) if needed is None else sorted(needed):
+        is_read = is_shared and group[index] in read
+        read.add(group[index])
+        costs[group[index]] += len(rows[index].ids) + (0 if is_read else len(rows[index].prompt_ids))
+    mine = set(deal(costs, team.size)[team.rank])
+    return {index for index in range(len(rows)) if group[index] in mine and (needed is None or index in needed)}
 
 
 # Below so many samples a prompt, reading it apart costs more than it saves.
@@ -146,7 +169,8 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
         num_done += int(micro.input_ids.shape[0])
         watcher.phase("train", num_done, current.num_rows)
     readers.policy.finish()
-    if not current.micros:  # everything was still: the step is one with a gradient of zero
+    tally, observed, is_still = pooled(learner, current, tally, observed)
+    if is_still:  # the step is one with a gradient of zero
         optimizer.rest()
     is_finite = math.isfinite(tally.loss)
     result = optimizer.step(is_finite)
@@ -157,6 +181,38 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
     if learner.critic is not None and method.critic is not None:
         figures["critic/grad_norm"] = learner.critic.optimizer.step(is_finite).grad_norm
     return Learned(row | figures, None if observed is None else observed.tolist())
+
+
+def pooled(
+    learner: Learner, current: Lesson, tally: Tally, observed: Tensor | None
+) -> tuple[Tally, Tensor | None, bool]:
+    """Sums over the ranks: gradients, where they stand, the tally, what memory saw; and whether nobody had to compute.
+
+    Gradients are summed and never averaged: all denominators are those of the whole update.
+    """
+    team = learner.team
+    if team.is_alone:
+        return tally, observed, not current.micros
+    flags = torch.tensor([len(current.micros), observed is not None])
+    num_micros, has_observed = team.sum(flags).tolist()
+    if has_observed:
+        observed = team.sum((torch.zeros_like(current.samples.reward) if observed is None else observed).double())
+    if num_micros:
+        sum_gradients(team, learner.optimizer)
+        if learner.critic is not None and learner.method.critic is not None:
+            sum_gradients(team, learner.critic.optimizer)
+    return tally.pooled(team), observed, not num_micros
+
+
+def sum_gradients(team: Team, optimizer: Optimizer) -> None:
+    """Sum each parameter's gradient over the ranks; it is None where it is so on all of them."""
+    parameters = [parameter for _, parameter in optimizer.named]
+    has_one = team.sum(torch.tensor([parameter.grad is not None for parameter in parameters]).int()).tolist()
+    learning = [parameter for parameter, number in zip(parameters, has_one, strict=True) if number]
+    for parameter in learning:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    team.sum_(parameter.grad for parameter in learning if parameter.grad is not None)
 
 
 def forward(learner: Learner, micro: Micro, reader: Reader | None = None, slope: Tensor | None = None) -> Live:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from obverse.config_eval import EvalConfig
+from obverse.dist.deal import deal
+from obverse.dist.team import Team
 from obverse.errors import ConfigError
+from obverse.interrupt import together
 from obverse.majority import majority
 from obverse.records import Problem
 from obverse.samples import Graded, Store, digest, sample_row
@@ -185,3 +188,25 @@ def measure(
         replace(score_of(problem, [graded for graded, _ in mine]), texts=[text for _, text in mine])
         for problem, mine in zip(problems, found, strict=True)
     ]
+
+
+def measure_shared(
+    team: Team,
+    problems: Sequence[Problem],
+    sampler: Sampler,
+    renderer: Renderer,
+    law: Law,
+    num_samples: int,
+    seed: int,
+    watcher: Watcher,
+) -> list[Score]:
+    """As `measure`, with the problems dealt out to the ranks; all of them get all scores, in the problems' order."""
+    shares = deal([1] * len(problems), team.size)
+    own = [problems[index] for index in shares[team.rank]]
+    scores = together(team, lambda: measure(own, sampler, renderer, law, num_samples, seed, watcher))
+    if team.is_alone:
+        return scores
+    told = team.gather([asdict(score) for score in scores])
+    places = [place for share in shares for place in share]
+    found = dict(zip(places, [Score(**row) for rows in told for row in rows], strict=True))
+    return [found[place] for place in range(len(problems))]

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from obverse.batch import Micro
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
-from obverse.vocabulary import Scores, chunk_size, reads
+from obverse.vocabulary import Scores, chunk_size, reads, wide
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def logprobs(
     reader: Reader | None = None,
     foreseen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob of each trained token and entropy of its distribution, at the token's temperature; float32 [T] each.
+    """Log-prob of each trained token and entropy of its distribution, at the token's temperature; [T] each,
+    float32, or float64 of a float64 policy.
 
     The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them). `embeddings`
     [B, L, H] are read in place of the tokens. A micro batch with shared prompts is read by `reader`, whose `finish`
@@ -206,15 +207,15 @@ def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
 
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:
-    """The scalar head's number at each trained token, float32 [T]: of the state before it, or `after` it."""
+    """The scalar head's number at each trained token, float32 (or float64) [T]: of the state before, or `after` it."""
     hidden = model.base_model(input_ids=micro.input_ids, use_cache=False).last_hidden_state
-    numbers: Tensor = model.score(hidden[micro.row, micro.position + int(after)]).float()[:, 0]
+    numbers: Tensor = wide(model.score(hidden[micro.row, micro.position + int(after)]))[:, 0]
     return numbers
 
 
 def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies from logits [T, V]; float32 [T]."""
-    logp = (logits.float() / temperature[:, None]).log_softmax(-1)
+    """Log-probs and entropies from logits [T, V]; float32 (or float64) [T]."""
+    logp = (wide(logits) / temperature[:, None]).log_softmax(-1)
     spread = logp if entropy_graph else logp.detach()
     # a token with probability 0 has p log p = 0, not NaN
     entropy = -(spread.exp() * spread.clamp(min=torch.finfo(spread.dtype).min)).sum(-1)

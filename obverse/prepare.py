@@ -7,29 +7,32 @@ import shutil
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 from obverse import checkpoint, methods, tasks
+from obverse.agreement import agree_on_threads, compare, find_shared_start, options, versions, weights, words
 from obverse.config import TrainConfig
 from obverse.config_file import write
 from obverse.course import Course, as_course
 from obverse.critic import Critic
+from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError, StorageError
 from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.loading import check_kind, locate
 from obverse.mismatch import Mismatch
-from obverse.model import as_policy, set_threads
+from obverse.model import as_policy
 from obverse.networks import Networks, load_networks, load_scorer
 from obverse.optim import Optimizer
 from obverse.problems import wording
 from obverse.records import Problem
 from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import with_folder
-from obverse.resume import find_start, fingerprint, restore
+from obverse.resume import fingerprint, restore
 from obverse.rollout import Collector
 from obverse.run import Run
-from obverse.runlog import RunFolder, environment
+from obverse.runlog import ReadOnly, RunFolder, environment
 from obverse.sampling import law_of
 from obverse.sampling.hf import HFSampler
 from obverse.text import Renderer
@@ -39,11 +42,12 @@ from obverse.watch import masked
 MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it starts; obverse data check reads all
 
 
-def prepare(config: TrainConfig, watcher: Attentive) -> Run:
+def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     """Load and check everything a run needs, and restore it if it is to be resumed.
 
     Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
     """
+    watcher.tell("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     course = as_course(methods.build(config.method, config.method_options))
     check(course, config)
     problems = load_problems(config, course)  # before there is a folder: mistakes leave nothing behind
@@ -53,30 +57,38 @@ def prepare(config: TrainConfig, watcher: Attentive) -> Run:
         check_kind(config.reward_model, scores=True)
     if all(method.trains_policy for method in course.methods):
         check_kind(config.model, scores=False)
-    config = with_folder(config)
-    folder = RunFolder(config.output_dir or ".")
+    data = fingerprint(problems)
+    compare(team, {**options(config), "rows of the data": data[:12], **versions()})
+    if team.is_first:  # it alone knows whether a folder is free: the others would find what it made
+        config = with_folder(config)
+    config = config.model_copy(update={"output_dir": Path(team.share(str(config.output_dir)))})
+    folder = (RunFolder if team.is_first else ReadOnly)(config.output_dir or ".")
     folder.create()
     left = folder.lock()
     try:
         if left:
             watcher.note(left)
-        checkpoint.tidy(folder.path)
-        return assemble(config, course, problems, folder, watcher)
+        if team.is_first:
+            checkpoint.tidy(folder.path)
+        return assemble(config, course, problems, data, folder, watcher, team)
     except BaseException:
         folder.release()
         raise
 
 
 def assemble(
-    config: TrainConfig, course: Course, problems: list[Problem], folder: RunFolder, watcher: Attentive
+    config: TrainConfig,
+    course: Course,
+    problems: list[Problem],
+    data: str,
+    folder: RunFolder,
+    watcher: Attentive,
+    team: Team,
 ) -> Run:
     """The parts of a run whose folder is its own, restored if it is to be resumed."""
-    data = fingerprint(problems)
-    start = find_start(config, folder, data, watcher)
-    watcher.watcher.phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
+    start = find_shared_start(config, folder, data, watcher, team)
     networks = load_networks(config, course, start)
-    # a run goes on with the threads that it began with: others would round its sums in another order
-    threads = set_threads(config.threads or (folder.threads() if start else 0), networks.policy)
+    threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     shares = networks.policy.shares or config.gradient_checkpointing
     if not shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
@@ -92,6 +104,7 @@ def assemble(
             "computer algebra cannot read them (obverse data check lists them)"
         )
     total_steps, held_out = num_steps(config, len(problems)), load_held_out(config)
+    compare(team, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
     tell_overlap(problems, held_out, watcher)
     run = Run(
         config,
@@ -99,18 +112,21 @@ def assemble(
         problems,
         held_out,
         make_collector(config, course, networks, renderer, watcher),
-        make_learners(config, course, networks, total_steps),
+        make_learners(config, course, networks, total_steps, team),
         folder,
         total_steps,
         watcher,
         Graders(config.max_grader_errors),
         Mismatch(config.max_mismatch_kl),
         data=data,
+        team=team,
     )
-    refuse_small_disk(run)
+    if team.is_first:
+        refuse_small_disk(run)
     number = checkpoint.about(start).run if start else ""
     if start:
         restore(run, start)
+    run.seconds = team.share(run.seconds)  # only the first rank has the rows that say it
     if start is None or not (folder.path / "config.yaml").exists():  # a run may go on in another folder
         folder.write_text("config.yaml", masked(write(config)))
         folder.write_json("environment.json", environment(threads, number))
@@ -162,7 +178,9 @@ def make_collector(
     )
 
 
-def make_learners(config: TrainConfig, course: Course, networks: Networks, total_steps: int) -> list[Learner]:
+def make_learners(
+    config: TrainConfig, course: Course, networks: Networks, total_steps: int, team: Team = ALONE
+) -> list[Learner]:
     """A learner per lane, with an optimizer of its own unless it shares the first one's."""
     policy = networks.policy
     learners: list[Learner] = []
@@ -195,6 +213,7 @@ def make_learners(config: TrainConfig, course: Course, networks: Networks, total
                 samples_itself=law.is_whole and draws,
                 table=networks.table,
                 law=law if compares else None,
+                team=team,
             )
         )
     return learners
@@ -216,7 +235,8 @@ def enter(run: Run) -> int:
             learner = run.learners[lane]
             if learner.anchor is not None:
                 folder = run.folder.path / f"initial-{lane}"
-                checkpoint.save_model(folder, learner.policy.model, run.collector.renderer.tokenizer)
+                if run.team.is_first:
+                    checkpoint.save_model(folder, learner.policy.model, run.collector.renderer.tokenizer)
                 run.learners[lane] = replace(
                     learner, anchor=as_policy(deepcopy(learner.policy.model), learner.policy.mixed)
                 )

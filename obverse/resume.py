@@ -148,7 +148,7 @@ def restore(run: Run, path: Path) -> None:
                 raise CheckpointError(f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing")
             anchor, _ = load(str(folder), run.config.dtype, run.config.device, trains=True)
             run.learners[lane] = replace(learner, anchor=anchor)
-            if not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
+            if run.team.is_first and not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
                 checkpoint.save_model(run.folder.path / folder.name, anchor.model, run.collector.renderer.tokenizer)
     run.folder.rewind_metrics(saved.state["metrics_offset"])
     run.seconds = sum(row["step_time"] for row in run.folder.metrics())

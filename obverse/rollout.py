@@ -53,10 +53,28 @@ class Collector:
     format_reward: float = 0.0  # of a wrong answer that was found where the verifier looks for one
     verifier_seconds: float = SECONDS  # for a user's function and one completion
 
-    def collect(self, problems: Sequence[Problem], method: Method, cursor: int, progress: float) -> list[Group]:
+    def costs(self, problems: Sequence[Problem], method: Method, progress: float) -> list[int]:
+        """About how many tokens it takes to sample each problem: its prompt once, every completion at full length."""
+        costs = []
+        for problem in problems:
+            wishes = method.ask(problem, progress)
+            lengths = [min(wish.max_tokens or self.law.max_tokens, self.law.max_tokens) for wish in wishes]
+            sampled = sum((w.rollouts + w.greedy) * most for w, most in zip(wishes, lengths, strict=True))
+            costs.append(len(self.renderer.prompt_ids(problem)) + sampled)
+        return costs
+
+    def collect(
+        self,
+        problems: Sequence[Problem],
+        method: Method,
+        cursor: int,
+        progress: float,
+        places: Sequence[int] | None = None,
+    ) -> list[Group]:
         """One group per problem, in order: demonstrations, then pairs, then own samples; nothing is judged yet.
 
         `cursor` is the place of the first problem in the run's stream of problems: it names the completions' seeds.
+        `places` are those of all of them behind the first one, where they do not follow each other.
         """
         groups, drafts = [Group(problem, []) for problem in problems], []
         for index, problem in enumerate(problems):
@@ -68,7 +86,8 @@ class Collector:
                     drafts.append(Draft(index, prompt_ids, hint_ids, wish.rollouts, wish))
                 if wish.greedy:
                     drafts.append(Draft(index, prompt_ids, [], 1, wish, greedy=True))
-        self._roll_out(groups, drafts, cursor)
+        places = range(len(problems)) if places is None else places
+        self._roll_out(groups, drafts, [cursor + place for place in places])
         return groups
 
     def _written(self, problem: Problem, rendered: Rendered | None, wish: Wish) -> list[Sample]:
@@ -92,7 +111,7 @@ class Collector:
             for kind, text in found
         ]
 
-    def _roll_out(self, groups: list[Group], drafts: list[Draft], cursor: int) -> None:
+    def _roll_out(self, groups: list[Group], drafts: list[Draft], places: Sequence[int]) -> None:
         """Sample every draft; a completion's seed names its run, place in the stream and number.
 
         Drafts that are sampled alike, mostly all of them, go into one call.
@@ -102,7 +121,7 @@ class Collector:
         for draft in drafts:
             first = numbers[draft.problem]
             numbers[draft.problem] += draft.num_rollouts
-            place = cursor + draft.problem
+            place = places[draft.problem]
             seeds = [seed_for(self.seed, "rollout", place, first + i) for i in range(draft.num_rollouts)]
             most = min(draft.wish.max_tokens or self.law.max_tokens, self.law.max_tokens)
             order = Order(draft.prompt_ids + draft.hint_ids, seeds)

@@ -10,6 +10,7 @@ from typing import Any
 
 from obverse.config import TrainConfig
 from obverse.course import Clock, Course
+from obverse.dist.team import ALONE, Team
 from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
@@ -51,6 +52,7 @@ class Run:
     graders: Graders
     mismatch: Mismatch
     data: str = ""  # the fingerprint of its problems
+    team: Team = ALONE  # the ranks that share the run
     state: State = field(default_factory=State)
     seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs
 

@@ -150,6 +150,24 @@ class RunFolder:
         return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
 
 
+class ReadOnly(RunFolder):
+    """The folder as ranks other than the first have it: they read what they find, and write nothing."""
+
+    def create(self) -> None: ...
+
+    def lock(self) -> str:
+        return ""
+
+    def write_text(self, name: str, text: str) -> Path:
+        return self.path / name
+
+    def append_metrics(self, row: Mapping[str, float]) -> None: ...
+
+    def rewind_metrics(self, offset: int) -> None: ...
+
+    def write_samples(self, step: int, groups: Iterable[Group], kept: Container[int]) -> None: ...
+
+
 def environment(threads: int, run: str = "") -> dict[str, Any]:
     """Versions and machine, for `environment.json`; no environment variables, which may hold secrets.
 

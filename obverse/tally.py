@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
+import torch
 from torch import Tensor
 
+from obverse.dist.team import Team
 from obverse.estimator import Term
 from obverse.metrics import Row
 from obverse.mismatch import divergence
@@ -65,6 +67,11 @@ class Tally:
             self.margin += float(margins.sum())
             self.num_preferred += int((margins > 0).sum())
             self.num_pairs += len(margins)
+
+    def pooled(self, team: Team) -> Tally:
+        """The sums over all ranks."""
+        total = team.sum(torch.tensor(astuple(self), dtype=torch.float64)).tolist()
+        return Tally(*(type(own)(value) for own, value in zip(astuple(self), total, strict=True)))
 
     def row(self) -> Row:
         """`loss` is the surrogate; `nll` is the plain negative log-likelihood of demonstrations, for all methods."""

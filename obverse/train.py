@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -11,14 +12,19 @@ from obverse import checkpoint, metrics
 from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
-from obverse.errors import DivergedError, GraderError, StorageError
-from obverse.evaluate import Report, measure
+from obverse.dist.deal import deal
+from obverse.dist.groups import gather_groups
+from obverse.dist.join import joined
+from obverse.errors import DivergedError, GraderError, PeerError, StorageError
+from obverse.evaluate import Report
 from obverse.graders import by_reason, total
-from obverse.interrupt import NOT_SAVED, Attentive, Interrupted
+from obverse.interrupt import NOT_SAVED, Attentive, Interrupted, together
 from obverse.learn import idle, learn, prepare_lessons
+from obverse.measure import measure_shared
+from obverse.method import Method
 from obverse.prepare import enter, prepare
 from obverse.problems import take
-from obverse.records import Group, Sample
+from obverse.records import Group, Problem, Sample
 from obverse.remember import RUN, recall, revise
 from obverse.resume import about
 from obverse.run import Run
@@ -40,19 +46,24 @@ class Outcome:
 
 
 def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
-    """Train as `config` says; returns where the run is.
+    """Train as `config` says; returns where the run is. Every rank of a team calls it, with the same `config`.
 
     SIGINT and SIGTERM save a checkpoint of the last whole step and end the run with exit code 130 or 143. Raises the
     errors of obverse.errors; whatever was saved before stays.
     """
-    with Attentive(watcher or Silent()).listening() as attentive:
-        run = prepare(config, attentive)
+    with (
+        joined(config.ddp_timeout, config.device) as team,
+        Attentive(watcher or Silent(), team).listening() as attentive,
+    ):
+        run = prepare(config, attentive, team)
+        team.when_lost(lambda: newest(run))
         try:
             attentive.banner(facts(run))
             return walk(run)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if attentive.received is None:
                 raise
+            team.give_up(error, NOT_SAVED)
             attentive.note(f"stopped by a second signal before step {run.state.step} was saved; {kept(run)}")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=NOT_SAVED)
         finally:
@@ -83,7 +94,7 @@ def walk(run: Run) -> Outcome:
         raise StorageError(
             f"step {run.state.step}: {what} cannot be written: {error.strerror}: make room; {kept(run)}"
         ) from error
-    except (DivergedError, GraderError) as error:
+    except (DivergedError, GraderError, PeerError) as error:
         raise type(error)(f"step {run.state.step + 1}: {error}; {kept(run)}") from error
     return Outcome(run.folder.path, run.state.step)
 
@@ -92,6 +103,12 @@ def kept(run: Run) -> str:
     """What is left of a run that ends before its time, and how it goes on."""
     last = checkpoint.newest(run.folder.path, run.folder.run())
     return f"{last} is kept, go on with: {command(run)}" if last else "no checkpoint was saved yet"
+
+
+def newest(run: Run) -> str:
+    """As `kept`, of whatever stands there: what has no time to be read back is read when the run goes on."""
+    folders = checkpoint.folders(run.folder.path)
+    return f"the last checkpoint is {folders[-1]}, go on with: {command(run)}" if folders else ""
 
 
 def command(run: Run) -> str:
@@ -117,11 +134,13 @@ def step(run: Run) -> None:
     if lane == 0:
         put_aside(run, groups)
     pass_by(run, lane)
+    clock.seconds = run.team.share(clock.seconds)  # a budget in seconds is over for all ranks at once
     row = {"step": state.step, "num_tokens": state.num_tokens, "flops": state.flops}
     row |= {**metrics.collection(groups, kept), **learned, **total(gathered.reasons), **clock.row(num_tokens)}
     row |= {"tokens/generated": num_generated, "tokens/trained": num_trained}
     row |= {"lane": lane} if len(run.course.lanes) > 1 else {}
     run.seconds += row["step_time"]
+    run.team.beat(step=state.step)
     if method.memory is not None and RUN in state.memory:
         row["memory"] = state.memory[RUN]
     run.folder.append_metrics(row)
@@ -150,16 +169,14 @@ class Gathered:
 
 def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gathered:
     """Sample and judge; again, for a method that wants so, until enough problems have something to train on."""
-    config, collector, method = run.config, run.collector, run.course.methods[lane]
+    config, method = run.config, run.course.methods[lane]
     waiting = run.next_waiting() if lane > 0 else []
     found = Gathered([], [], waited=frozenset(problem.id for problem in waiting))
     for _ in range(1 if waiting else method.max_rounds):
         cursor = run.state.cursor + found.num_taken
         problems = waiting or take(run.problems, config.seed, cursor, config.prompts_per_step)
-        with clock("sample"):
-            groups = collector.collect(problems, method, cursor, progress)
+        groups = collect(run, method, problems, cursor, progress, clock)
         with clock("grade"):
-            collector.judge(groups, own=method.grades)
             found.reasons.append(by_reason(groups))
             groups = run.graders.sift(groups, own=method.grades)
         found.groups += groups
@@ -172,6 +189,29 @@ def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gather
         for index in full[config.prompts_per_step :]:
             found.kept[index] = []
     return found
+
+
+def collect(
+    run: Run, method: Method, problems: Sequence[Problem], cursor: int, progress: float, clock: metrics.Clock
+) -> list[Group]:
+    """Groups of the problems, sampled and judged: each rank makes those that are dealt to it, then all have all."""
+    collector, team = run.collector, run.team
+    costs = [0] * len(problems) if team.is_alone else collector.costs(problems, method, progress)
+    shares = deal(costs, team.size)
+    places = shares[team.rank]
+
+    def work() -> list[Group]:
+        with clock("sample"):
+            groups = collector.collect([problems[place] for place in places], method, cursor, progress, places)
+        with clock("grade"):
+            collector.judge(groups, own=method.grades)
+        return groups
+
+    groups = together(team, work)
+    if team.is_alone:
+        return groups
+    with clock("gather"):  # what the slower ranks are waited for is in it
+        return gather_groups(team, problems, shares, groups)
 
 
 def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[metrics.Row, int]:
@@ -193,8 +233,9 @@ def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[met
     rows: list[metrics.Row] = []
     has_moved = False
     for number, each in enumerate(lessons * config.num_iterations):
-        # once the weights have moved a signal waits for the whole step: a checkpoint is never of half a step
-        watcher = run.watcher.watcher if rows else run.watcher
+        # once the weights have moved a signal waits for the whole step: a checkpoint is never of half a step;
+        # among several ranks it waits from the start, for the others would go on without this one's gradient
+        watcher = run.watcher if not rows and run.team.is_alone else run.watcher.deaf
         if each is None:
             rows.append(idle(learner))
             continue
@@ -242,11 +283,11 @@ def evaluate_if_due(run: Run) -> None:
     config, number = run.config, run.state.step
     name = f"eval/step-{number:06d}.json"
     is_due = run.finished or due(config.eval_steps, run)
-    if not run.eval_problems or not is_due or (run.folder.path / name).exists():
+    if not run.eval_problems or not is_due or run.team.share((run.folder.path / name).exists()):
         return
-    collector, num = run.collector, config.num_generations_eval
-    scores = measure(
-        run.eval_problems, collector.sampler, collector.renderer, collector.law, num, config.seed, run.watcher
+    made, num = run.collector, config.num_generations_eval
+    scores = measure_shared(
+        run.team, run.eval_problems, made.sampler, made.renderer, made.law, num, config.seed, run.watcher
     )
     report = Report(f"step {number}", scores, k=(1, num) if num > 1 else (1,))
     run.folder.write_json(name, report.summary())
@@ -267,7 +308,9 @@ def refuse_broken(run: Run) -> None:
 def save(run: Run) -> Path:
     """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
     refuse_broken(run)
-    run.watcher.watcher.phase("save", 0, 1)
+    run.watcher.tell("save", 0, 1)
+    if not run.team.is_first:
+        return run.folder.path / f"checkpoint-{run.state.step}"
     run.folder.sync_metrics()
     optimizers = run.optimizers()
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
@@ -284,5 +327,5 @@ def save(run: Run) -> Path:
         keep=run.config.save_total_limit,
         about=about(run),
     )
-    run.watcher.watcher.phase("save", 1, 1)
+    run.watcher.tell("save", 1, 1)
     return path

@@ -43,7 +43,7 @@ class Scores(torch.autograd.Function):
         home = matrix if keeps_own_gradient(matrix) else None
         ctx.matrix_dtype, ctx.home = matrix.dtype, home
         matrix = matrix.to(states.dtype)  # under autocast states are bfloat16 and the weights are not
-        logp, entropy = (torch.empty(len(states), device=states.device) for _ in range(2))
+        logp, entropy = (states.new_empty(len(states), dtype=wide_type(states.dtype)) for _ in range(2))
         gradients = None if foreseen is None else Gradients(states, matrix, ctx.matrix_dtype, home)
         with torch.autocast(states.device.type, enabled=False):
             work = Workspace(states, matrix, size)
@@ -121,6 +121,16 @@ def own_gradient(matrix: Tensor) -> Tensor:
     return matrix.grad
 
 
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """What sums over a vocabulary are made in: float32, or float64 for a model that is float64 itself."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in that type."""
+    return tensor.to(wide_type(tensor.dtype))
+
+
 class Gradients:
     """The gradients by the states [T, H] and by the matrix [V, H], added up by chunks; the latter in `home.grad`."""
 
@@ -151,7 +161,8 @@ class Workspace:
 
     def __init__(self, states: Tensor, matrix: Tensor, size: int) -> None:
         rows = min(size, len(states))
-        self.logits, is_cpu = states.new_empty((rows, len(matrix)), dtype=torch.float32), states.device.type == "cpu"
+        kind, is_cpu = wide_type(states.dtype), states.device.type == "cpu"
+        self.logits = states.new_empty((rows, len(matrix)), dtype=kind)
         self.num_rows = min(rows, max(1, CACHED_ELEMENTS // len(matrix))) if is_cpu else rows
         self.weights = torch.empty_like(self.logits[: self.num_rows])
 
@@ -202,7 +213,7 @@ class Distribution:
             self.entropy()
             spread = self.logits.sub_(self._mean_logit()[:, None]).mul_(by_entropy[:, None])
             spread.add_(by_logp[:, None]).mul_(self.weights).mul_((-1 / self.total)[:, None])
-        self.logits.scatter_add_(-1, target[:, None], by_logp[:, None])
+        self.logits.scatter_add_(-1, target[:, None], by_logp[:, None].to(self.logits.dtype))
 
     def _mean_logit(self) -> Tensor:
         """sum_v p_v logit_v; [n]."""

@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 
 from obverse.sampling.protocol import Law
+from obverse.vocabulary import wide
 
 # Tokens whose probabilities are added in float32, which is right to a millionth; the blocks' sums add up in float64.
 BLOCK = 128
 
 
 def cut(logits: Tensor, law: Law) -> Tensor:
-    """Scores of the law for `logits` [N, V], not normalized; -inf for tokens that it cuts away; float32 [N, V].
+    """Scores of the law for `logits` [N, V], not normalized; -inf for tokens that it cuts away; [N, V].
 
-    top_k first, then min_p and top_p on what is left, in the order of transformers' warpers.
+    top_k first, then min_p and top_p on what is left, in the order of transformers' warpers. float32, or float64 of a
+    float64 model.
     """
-    scores = logits.float()
+    scores = wide(logits)
     if law.temperature != 1:
         scores = scores / law.temperature
     if 0 < law.top_k < scores.shape[-1]:
@@ -39,7 +41,7 @@ def cut(logits: Tensor, law: Law) -> Tensor:
 
 
 def log_law(logits: Tensor, law: Law) -> Tensor:
-    """Log-probs of the law for `logits` [N, V]; -inf for tokens that it cuts away; float32 [N, V]."""
+    """Log-probs of the law for `logits` [N, V]; -inf for tokens that it cuts away; [N, V]."""
     return cut(logits, law).log_softmax(-1)
 
 
@@ -69,7 +71,7 @@ def draw(logits: Tensor, law: Law, uniform: Tensor, row: Tensor | None = None) -
     below = (ladder[row].gather(-1, block[:, None] - 1 + (block[:, None] == 0))) * (block[:, None] > 0)
     chosen = block * BLOCK + invert(within, level - below)
     logp = scores[row, chosen] - highest[row, 0] - ladder[row, -1].log()
-    return chosen, logp.float()
+    return chosen, logp.to(scores.dtype)
 
 
 def invert(ladder: Tensor, level: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "train",
         "run",
+        "agreement",
         "prepare",
         "resume",
         "networks",

@@ -1,0 +1,82 @@
+"""What all ranks of a run must have in common before its first step; a difference is told with both values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from obverse.config import TrainConfig
+from obverse.dist.team import Team
+from obverse.errors import ConfigError
+from obverse.model import Policy, set_threads
+from obverse.resume import find_start
+from obverse.runlog import RunFolder, packages
+from obverse.text import Renderer
+from obverse.watch import Watcher, masked
+
+
+def compare(team: Team, facts: Mapping[str, Any]) -> None:
+    """Raise ConfigError, on every rank, where a rank has another fact than the first one has."""
+    if team.is_alone:
+        return
+    first, *others = team.gather(json.loads(masked(json.dumps(facts, default=str))))
+    for rank, theirs in enumerate(others, start=1):
+        for name in first:
+            if theirs.get(name) != first[name]:
+                raise ConfigError(
+                    f"rank {rank} has {name} {theirs.get(name)!r:.200}, rank 0 has {first[name]!r:.200}: start all "
+                    "ranks with the same command, on the same version, data and model"
+                )
+
+
+def options(config: TrainConfig) -> dict[str, Any]:
+    """Every option with its value, the method's own among them."""
+    return {**config.model_dump(mode="json"), **config.method_options}
+
+
+def versions() -> dict[str, Any]:
+    """The versions that decide a run's numbers, as facts."""
+    return {f"version of {name}": version for name, version in packages().items()}
+
+
+def words(renderer: Renderer) -> dict[str, str]:
+    """The vocabulary and the template, as facts."""
+    vocabulary = json.dumps(renderer.tokenizer.get_vocab(), sort_keys=True)
+    return {
+        "a vocabulary with sha256": hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()[:12],
+        "the template": json.dumps(renderer.record(), default=str),
+    }
+
+
+def weights(model: torch.nn.Module) -> int:
+    """A sum over the bits of all weights, the same in whatever order it is made."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    parts = [each.detach().reshape(-1).view(whole[each.element_size()]) for each in model.parameters()]
+    return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63
+
+
+def find_shared_start(config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher, team: Team) -> Path | None:
+    """The checkpoint that the run goes on from, as the first rank finds it; None for a fresh run."""
+    found = find_start(config, folder, data, watcher) if team.is_first else None
+    path = team.share(None if found is None else str(found))
+    return None if path is None else Path(path)
+
+
+def agree_on_threads(config: TrainConfig, resumed: RunFolder | None, policy: Policy, team: Team) -> int:
+    """Set the threads of this rank, as many as every other has, and return their number.
+
+    A run goes on with the threads that it began with: others would round its sums in another order. Several ranks share
+    a machine: without --threads each has what torch began with, OMP_NUM_THREADS or all cores (torchrun sets one).
+    """
+    wanted = config.threads or (resumed.threads() if resumed else 0)
+    if team.is_alone:
+        return set_threads(wanted, policy)
+    if not wanted:
+        wanted = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
+    return set_threads(team.share(wanted), policy)
