@@ -26,7 +26,7 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """Training produced numbers that are not finite (exit 5)."""
+    """Training produced numbers that are not finite, or sampler and trainer mean different policies (exit 5)."""
 
     exit_code = 5
 

@@ -33,7 +33,9 @@ def write(folder: Path, found: Iterable[Entry]) -> int:
         for name, text in made.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"--pages: the folder {folder} cannot be written: {error.strerror}") from None
+        raise StorageError(
+            f"--pages: the folder {folder} cannot be written: {error.strerror}; choose another"
+        ) from None
     return len(made)
 
 

@@ -137,7 +137,10 @@ def restore(run: Run, path: Path) -> None:
     kind = type(run.state)
     missing = {each.name for each in fields(kind)} - saved.state.keys()
     if missing or saved.state["optimizers"].keys() != run.optimizers().keys():
-        raise CheckpointError(f"checkpoint {path} is of another method's run, or of another version of obverse")
+        raise CheckpointError(
+            f"checkpoint {path} is of another method's run, or of another version of obverse: resume it with those, or "
+            "start anew in another --output_dir"
+        )
     run.state = kind(**{each.name: saved.state[each.name] for each in fields(kind)})
     restore_optimizers(run, saved)
     for lane in range(1, run.state.lane + 1):
@@ -145,7 +148,10 @@ def restore(run: Run, path: Path) -> None:
         if run.course.turn.fresh_anchor and learner.anchor is not None:
             folder = path.parent / f"initial-{lane}"
             if not folder.is_dir():
-                raise CheckpointError(f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing")
+                raise CheckpointError(
+                    f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing: put the folder "
+                    "back, or start anew in another --output_dir"
+                )
             anchor, _ = load(str(folder), run.config.dtype, run.config.device, trains=True)
             run.learners[lane] = replace(learner, anchor=anchor)
             if run.team.is_first and not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
@@ -162,5 +168,8 @@ def restore_optimizers(run: Run, saved: Saved) -> None:
         }
         unknown = {key.rpartition("/")[0] for key in own} - {parameter for parameter, _ in optimizer.named}
         if unknown:
-            raise CheckpointError(f"checkpoint {saved.path}: moments of {min(unknown)}, which this model does not have")
+            raise CheckpointError(
+                f"checkpoint {saved.path}: moments of {min(unknown)}, which this model does not have: resume with the "
+                "--model that it was made with"
+            )
         optimizer.restore(own, saved.state["optimizers"][name])

@@ -141,8 +141,13 @@ def as_csv(found: Standings) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["label", *names])
     for figure in found.figures:
-        writer.writerow([found.label(figure.entry), *(getattr(figure, name) for name in names)])
+        writer.writerow(map(plain, [found.label(figure.entry), *(getattr(figure, name) for name in names)]))
     return text.getvalue()
+
+
+def plain(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets a quotation mark before it."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def latex(found: Standings) -> str:

@@ -20,6 +20,7 @@ from tiny_models import save_tiny
 
 import runs
 from obverse import checkpoint, cli, data, methods
+from obverse.analysis.exports import plain
 from obverse.arguments import scan
 from obverse.config import DataConfig, schema
 from obverse.config_file import MAX_BYTES, read
@@ -222,6 +223,12 @@ def test_s5_what_a_terminal_would_obey_is_shown(text: str, tmp_path: Path) -> No
         data.show(DataConfig(dataset=str(rows)), Console(file=out, force_terminal=False))
         out.seek(0)
         assert not {"\x1b", "\x9b", "\x07", "\x08", "\r", "\x7f", "\u202e", "\u2066"} & set(out.read())
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-2+cmd", "@SUM(A1)", "\t=1", "\r=1"])
+def test_s5_a_cell_of_a_table_is_no_formula(cell: str) -> None:
+    assert plain(cell) == f"'{cell}"
+    assert plain(-1.5) == -1.5 and plain("grpo = x") == "grpo = x"
 
 
 # S6: typing errors

@@ -64,9 +64,10 @@ def test_u1_memory_files_and_children_stay_as_they_are(tmp_path: Path) -> None:
     sizes = " ".join(f"{resident:.0f}" for _, resident in middle)
     minutes = (settled[-1][0] - settled[0][0]) / 60
     counts = f"{settled[0][2]} files, {settled[0][3]} children"
-    print(
-        f"{len(watch.rows)} steps, {watch.rows[-1][0]:.0f} s, {rise:+.2f} MB a minute over the last {minutes:.1f} min: {sizes} MB; {counts}"
+    told = (
+        f"{len(watch.rows)} steps, {watch.rows[-1][0]:.0f} s, {rise:+.2f} MB a minute over the last {minutes:.1f} min"
     )
+    print(f"{told}: {sizes} MB; {counts}")
     assert rise < MAX_SLOPE
     assert {files for _, _, files, _ in settled} == {settled[0][2]}
     assert {children for _, _, _, children in settled} == {settled[0][3]}
