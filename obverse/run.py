@@ -120,4 +120,4 @@ class Run:
     def models(self) -> dict[str, Any]:
         """The networks that learn, by their folder in a checkpoint."""
         critic = next((learner.critic for learner in self.learners if learner.critic), None)
-        return {"": self.learners[0].policy.model} | ({"critic": critic.model} if critic else {})
+        return {"": self.learners[0].policy.kept} | ({"critic": critic.model} if critic else {})
