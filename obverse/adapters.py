@@ -46,8 +46,8 @@ class Origin:
         then = origin(folder)
         if then.get("sha256", self.sha256) != self.sha256:
             raise CheckpointError(
-                f"adapter {folder}: it was trained on {then.get('name')!r:.200} with weights of sha256 "
-                f"{then['sha256']!s:.12}, and {self.name!r:.200} has {self.sha256:.12}: put it on the base it belongs to"
+                f"adapter {folder}: it was trained on {then.get('name')!r:.200}, whose weights have the sha256 "
+                f"{then['sha256']!s:.12}, and those of {self.name!r:.200} have {self.sha256:.12}: give it its own base"
             )
 
 
@@ -106,7 +106,7 @@ def peft_library() -> Any:
     return peft
 
 
-def load_any(place: str, dtype: str = "auto", device: str = "auto") -> tuple[Policy, Any]:
+def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
     """The policy and its tokenizer: of a model as `obverse.loading.load`, of an adapter merged into its base model.
 
     The tokenizer (and with it the chat template) is the adapter's own where its folder has one. Raises ConfigError when
@@ -115,11 +115,11 @@ def load_any(place: str, dtype: str = "auto", device: str = "auto") -> tuple[Pol
     """
     base = base_of(place)
     if base is None:
-        return load(place, dtype, device)
+        return load(place, dtype, device, trains)
     peft, folder = peft_library(), Path(place).expanduser()
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"adapter {place}: it has no {WEIGHTS}, and weights in another format are not read")
-    policy, tokenizer = load(base, dtype, device)
+    policy, tokenizer = load(base, dtype, device, trains)
     if origin(folder):
         Origin.of(base).refuse_other(folder)
     try:

@@ -62,7 +62,7 @@ REPLACED = {
     "batch_size": "use prompts_per_step, a number of problems",
     "epochs": "use num_train_epochs",
     "steps": "use max_steps",
-    "lora_dropout": "the policy is in evaluation mode, so that a ratio compares one function of the weights; leave it out",
+    "lora_dropout": "there is none: a ratio has to compare one and the same function of the weights; leave it out",
     "lora_task_type": "it follows from the method; leave it out",
     "lora_modules_to_save": "every trained weight is in an adapter; leave it out, or train without use_peft",
     "lora_target_parameters": "adapters go on linear layers, named by lora_target_modules",

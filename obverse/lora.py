@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA, 2106.09685) on a frozen base: what learns, what is off, what a checkpoint keeps.
 
 PEFT puts them into the model's layers in place. The policy has them on; the initial model is the same layers with them
-off, which is the base bit for bit; what a later stage of a course begins from is a frozen second set. One base in memory.
+off, which is the base bit for bit; what a later stage of a course begins from is a frozen second set. There is one base
+in memory.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Adapter:
         try:
             for layer in self.layers:
                 switch(layer)
-            self.freeze_others()  # PEFT freezes what it switches off: a graph that is waiting for its gradient would lose it
+            self.freeze_others()  # PEFT freezes what it switches off, and a graph may be waiting for its gradient
             yield
         finally:
             for layer in self.layers:
@@ -187,7 +188,7 @@ def inject(model: Any, config: TrainConfig) -> Any:
 
 
 def targets(model: Any, config: TrainConfig) -> list[str]:
-    """The layers that get adapters, by the ends of their names; ConfigError for one that no layer below the head has."""
+    """The layers that get adapters, by the ends of their names; ConfigError for one that is not below the head."""
     head = model.get_output_embeddings()
     linear = [
         name

@@ -40,6 +40,12 @@ class Policy:
         return device
 
     @property
+    def num_parameters(self) -> int:
+        """Of the whole model; weights in 4 bits lie two in a byte."""
+        packed = {"Params4bit": 2}
+        return sum(each.numel() * packed.get(type(each).__name__, 1) for each in self.model.parameters())
+
+    @property
     def kept(self) -> Any:
         """What a checkpoint holds of the policy, which can `save_pretrained`: its adapter, or the whole model."""
         return self.model if self.adapter is None else self.adapter

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from obverse.adapters import is_adapter
 from obverse.config import TrainConfig
 from obverse.course import Course
 from obverse.errors import CheckpointError, ConfigError
-from obverse.adapters import is_adapter
 from obverse.loading import load, load_scalar
 from obverse.lora import frozen, load_adapted, without
 from obverse.model import Policy, as_policy, with_checkpoints

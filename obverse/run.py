@@ -83,7 +83,7 @@ class Run:
     @cached_property
     def num_parameters(self) -> int:
         """The policy's, for what a token costs."""
-        return sum(parameter.numel() for parameter in self.learners[0].policy.model.parameters())
+        return self.learners[0].policy.num_parameters
 
     @property
     def lane(self) -> int:
