@@ -17,9 +17,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     size = policy.num_parameters
     dtype = str(policy.model.dtype).removeprefix("torch.")
     own = sum(each.numel() for each in policy.adapter.parameters()) if policy.adapter else size
-    learning = (
-        [("adapters", f"rank {config.lora_r}, {own / 1e6:,.2f}M of these parameters learn")] if policy.adapter else []
-    )
+    learns = f"rank {config.lora_r}, {own / 1e6:,.2f}M of these parameters learn"
     most = num * config.max_completion_length * max(asked(run, method)["completions"] for method in run.course.methods)
     lanes = range(len(run.course.lanes))
     batches = [(f"batch of lane {lane}" if len(lanes) > 1 else "batch", batch(run, lane)) for lane in lanes]
@@ -35,7 +33,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
-        *learning,
+        *([("adapters", learns)] if policy.adapter else []),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
         *turn,
