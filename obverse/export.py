@@ -53,7 +53,7 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
 
 
 def source(name: str) -> Path:
-    """The folder to export; of a run its newest checkpoint. ConfigError: there is none; CheckpointError: it is broken."""
+    """The folder to export, of a run its newest checkpoint. Raises ConfigError or CheckpointError: see `export`."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"{name}: there is no such folder")
@@ -88,9 +88,7 @@ def making(out: Path) -> Iterator[Path]:
         checkpoint.sync(out.parent)
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
-        raise StorageError(
-            f"{out} could not be written: {reason}; the model that it was made from is as it was"
-        ) from None
+        raise StorageError(f"{out} could not be written: {reason}; what it was made from is as it was") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -32,7 +32,7 @@ class Policy:
     mixed: bool = False  # matrix products in bfloat16, everything else in float32
     checkpointed: bool = False  # a layer's inner states are computed again for its gradient
     scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the model has this policy's adapter
-    adapter: Any = None  # obverse.lora.Adapter, where that alone learns
+    adapter: Any = None  # obverse.adapters.lora.Adapter, where that alone learns
 
     @property
     def device(self) -> torch.device:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from obverse.adapters import is_adapter
+from obverse.adapters.lora import frozen, load_adapted, without
 from obverse.config import TrainConfig
 from obverse.course import Course
 from obverse.errors import CheckpointError, ConfigError
 from obverse.loading import load, load_scalar
-from obverse.lora import frozen, load_adapted, without
 from obverse.model import Policy, as_policy, with_checkpoints
 from obverse.requirements import samples_initial
 from obverse.scorer import RewardModel

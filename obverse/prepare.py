@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from obverse import checkpoint, methods, tasks
+from obverse.adapters.lora import merged, refuse_unready
 from obverse.agreement import agree_on_threads, compare, find_shared_start, options, versions, weights, words
 from obverse.config import TrainConfig
 from obverse.config_file import write
@@ -20,7 +21,6 @@ from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.loading import check_kind, locate
-from obverse.lora import merged, refuse_unready
 from obverse.mismatch import Mismatch
 from obverse.networks import Networks, load_networks, load_scorer, stage_anchor
 from obverse.optim import Optimizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool
     if origin(folder):
         Origin.of(base).refuse_other(folder)
     try:
-        merged = peft.PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what PEFT asks of transformers, which is no news for a reader
+            merged = peft.PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"adapter {place} cannot be put on {base}: {reason}") from None
