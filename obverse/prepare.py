@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from obverse import checkpoint, methods, tasks
-from obverse.adapters.lora import merged, refuse_unready
+from obverse.adapters.lora import merged, refuse_unready, remarks
 from obverse.agreement import agree_on_threads, compare, find_shared_start, options, versions, weights, words
 from obverse.config import TrainConfig
 from obverse.config_file import write
@@ -89,6 +89,8 @@ def assemble(
     start = find_shared_start(config, folder, data, watcher, team)
     networks = load_networks(config, course, start)
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
+    for remark in remarks(config, networks.critic is not None):
+        watcher.note(remark)
     shares = networks.policy.shares or config.gradient_checkpointing
     if not shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")

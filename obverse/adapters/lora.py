@@ -123,10 +123,27 @@ def refuse_unready(config: TrainConfig) -> None:
     if not config.use_peft:
         return
     peft_library()
-    if config.load_in_4bit and not pick_device(config.device).startswith("cuda"):
-        raise ConfigError("--load_in_4bit: 4 bits need a CUDA device, and this run is on the CPU: leave it out")
+    device = pick_device(config.device)
+    if config.load_in_4bit and not device.startswith("cuda"):
+        raise ConfigError(f"--load_in_4bit: 4 bits need a CUDA device, and this run is on {device}: leave it out")
     if config.load_in_4bit and installed("bitsandbytes") is None:
         raise ConfigError("--load_in_4bit: install the library bitsandbytes, pip install 'obverse[gpu]'")
+
+
+def remarks(config: TrainConfig, has_critic: bool) -> list[str]:
+    """What must be said of a run with adapters before it starts; nothing of one without."""
+    if not config.use_peft:
+        return []
+    found, origin = [], config.origin("learning_rate")
+    if origin in ("paper", "embedded preset"):
+        whose = "the paper's" if origin == "paper" else "the embedded preset's"
+        found.append(
+            f"learning_rate {config.learning_rate:g} is {whose}, for whole weights; adapters often want about ten "
+            "times as much: --learning_rate"
+        )
+    if has_critic:
+        found.append("the critic trains whole, in float32: adapters are the policy's alone")
+    return found
 
 
 def load_adapted(config: TrainConfig, start: Path | None) -> tuple[Policy, Any]:
