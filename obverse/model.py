@@ -41,9 +41,11 @@ class Policy:
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model; weights in 4 bits lie two in a byte."""
+        """Of the whole model; weights in 4 bits lie two in a byte, and adapters that a stage began with are no part."""
         packed = {"Params4bit": 2}
-        return sum(each.numel() * packed.get(type(each).__name__, 1) for each in self.model.parameters())
+        whole = [each for name, each in self.model.named_parameters() if self.adapter is None or ".lora_" not in name]
+        own = self.adapter.parameters() if self.adapter is not None else []
+        return sum(each.numel() * packed.get(type(each).__name__, 1) for each in (*whole, *own))
 
     @property
     def kept(self) -> Any:

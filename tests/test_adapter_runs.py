@@ -65,7 +65,7 @@ class Notes(Silent):
         ("ppo", {"lora_target_modules": "q_proj,v_proj"}),
         ("rft", {}),
         ("sft_then_rl", {"kl_coef": 0.1, "max_steps": 4, "save_total_limit": 9}),
-        ("sft_then_rl", {"rl": "ppo", "max_steps": 4, "save_total_limit": 9}),
+        ("reft", {"max_steps": 4, "save_total_limit": 9}),
     ],
 )
 def test_every_family_takes_adapters_and_resumes_to_the_bit(
