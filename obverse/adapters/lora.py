@@ -138,8 +138,8 @@ def remarks(config: TrainConfig, has_critic: bool) -> list[str]:
     if origin in ("paper", "embedded preset"):
         whose = "the paper's" if origin == "paper" else "the embedded preset's"
         found.append(
-            f"learning_rate {config.learning_rate:g} is {whose}, for whole weights; adapters often want about ten "
-            "times as much: --learning_rate"
+            f"learning_rate {config.learning_rate:g} is {whose}, for whole weights; adapters want one of their own: "
+            "--learning_rate"
         )
     if has_critic:
         found.append("the critic trains whole, in float32: adapters are the policy's alone")
