@@ -56,6 +56,10 @@ def moved(model: Path | str, folder: Path, **options: Any) -> Policy:
     return policy
 
 
+def learning(policy: Policy) -> set[str]:
+    return {name for name, each in policy.model.named_parameters() if each.requires_grad}
+
+
 def batch(num_problems: int = 3) -> Any:
     """Problems with three samples each; a prompt is all its samples'."""
     rng = random.Random(5)
@@ -158,12 +162,12 @@ def test_a_look_at_the_initial_model_takes_no_gradient_away(tiny: Path, tmp_path
         with torch.no_grad():
             logprobs(anchor, micro)
         with pytest.raises(KeyError), anchor.scope():
+            assert learning(policy) == expected.keys()
             raise KeyError  # what breaks off inside leaves the policy as it was
     (logp * torch.cos(micro.tokens.sample * 7.0 + micro.tokens.position)).sum().backward()
     for name, weight in policy.adapter.named_parameters():
         assert torch.equal(weight.grad, expected[name]), name
-    learning = {name for name, each in policy.model.named_parameters() if each.requires_grad}
-    assert learning == expected.keys()
+    assert learning(policy) == expected.keys()
 
 
 def test_a_later_stage_keeps_the_adapters_it_began_with(tiny: Path, tmp_path: Path) -> None:
@@ -179,9 +183,7 @@ def test_a_later_stage_keeps_the_adapters_it_began_with(tiny: Path, tmp_path: Pa
     with torch.no_grad():
         again = frozen(policy, tmp_path / "initial-1")
         assert torch.equal(logprobs(again, micro)[0], then)
-    assert {name for name, each in policy.model.named_parameters() if each.requires_grad} == {
-        name for name, _ in policy.adapter.named_parameters()
-    }
+    assert learning(policy) == {name for name, _ in policy.adapter.named_parameters()}
 
 
 def test_merged_weights_compute_what_the_adapters_do(tiny: Path, tmp_path: Path) -> None:
@@ -194,6 +196,17 @@ def test_merged_weights_compute_what_the_adapters_do(tiny: Path, tmp_path: Path)
         found = policy.model(ids).logits
         torch.testing.assert_close(plain(ids).logits, found, rtol=1e-4, atol=1e-5)
         assert torch.equal(critic(ids).logits, plain(ids).logits)
+
+
+def test_the_seed_decides_where_adapters_begin_and_moves_no_other_stream(tiny: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, same, other = (load_adapted(configured(tiny, tmp_path, seed=seed), None)[0] for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    first, second, third = (each.adapter.tensors() for each in (one, same, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
 def test_a_bfloat16_base_has_float32_adapters(tiny: Path, tmp_path: Path) -> None:
