@@ -56,7 +56,7 @@ def words(renderer: Renderer) -> dict[str, str]:
 
 def weights(model: torch.nn.Module) -> int:
     """A sum over the bits of all weights, the same in whatever order it is made."""
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     parts = [each.detach().reshape(-1).view(whole[each.element_size()]) for each in model.parameters()]
     return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63
 

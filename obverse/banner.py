@@ -14,8 +14,10 @@ def facts(run: Run) -> list[tuple[str, str]]:
     Example: ("batch", "32 problems x (8 completions + 1 demonstrations) = 256 sampled, 32 shown a step")
     """
     config, policy, num = run.config, run.learner.policy, run.config.prompts_per_step
-    size = sum(parameter.numel() for parameter in policy.model.parameters())
+    size = policy.num_parameters
     dtype = str(policy.model.dtype).removeprefix("torch.")
+    own = sum(each.numel() for each in policy.adapter.parameters()) if policy.adapter else size
+    learns = f"rank {config.lora_r}, {own / 1e6:,.2f}M of these parameters learn"
     most = num * config.max_completion_length * max(asked(run, method)["completions"] for method in run.course.methods)
     lanes = range(len(run.course.lanes))
     batches = [(f"batch of lane {lane}" if len(lanes) > 1 else "batch", batch(run, lane)) for lane in lanes]
@@ -31,6 +33,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
+        *([("adapters", learns)] if policy.adapter else []),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
         *turn,

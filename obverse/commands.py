@@ -25,6 +25,7 @@ from obverse.config import (
     schema,
 )
 from obverse.config_eval import EvalConfig
+from obverse.config_export import ExportConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.config_report import ReportConfig
@@ -155,6 +156,13 @@ def doctor(words: Words) -> int:
     return int(load("obverse.doctor:doctor")(console()))
 
 
+def export(words: Words) -> int:
+    config = options_of(ExportConfig, words, "export", "model")
+    with load("obverse.panel:Panel")() as watcher:
+        load("obverse.export:export")(config, watcher)
+    return 0
+
+
 def method_words(words: Words, command: str, number: int) -> tuple[str, dict[str, Any], list[str]]:
     """A method, what its function is called with, and the command's other words, `number` words in all."""
     alone = scan(words, Options).positional
@@ -207,6 +215,12 @@ COMMANDS = {
                 "obverse eval --regrade DIR [--verifier NAME] [--k 1,8] grades stored samples again, without a model.",
             ],
         ),
+    ),
+    "export": Command(
+        "export CHECKPOINT_OR_RUN --output DIR",
+        "Write a plain transformers folder, adapters merged in.",
+        export,
+        plain_help("export", ExportConfig),
     ),
     "grade": Command(
         "grade VERIFIER FILE [options]",

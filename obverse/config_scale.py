@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from obverse.options import Options, Text, Texts, option
 
@@ -41,13 +41,24 @@ class EngineOptions(Options):
 
 
 class AdapterOptions(Options):
-    """Low-rank adapters in place of the whole policy (LoRA, 2106.09685; QLoRA, 2305.14314), by TRL's names."""
+    """Low-rank adapters in place of the whole policy (LoRA, 2106.09685; QLoRA, 2305.14314), by TRL's names.
+
+    There is no dropout: the policy is in evaluation mode, so that a ratio compares one function of the weights.
+    """
 
     use_peft: bool = option("model", "train low-rank adapters; the initial model is the policy without them", False)
     lora_r: int = option("model", "rank of the adapters", 16, ge=1)
-    lora_alpha: int = option("model", "scale of the adapters, times the rank", 32, ge=1)
+    lora_alpha: int = option("model", "scale of the adapters, before it is divided by the rank", 32, ge=1)
     lora_target_modules: Texts = option(
-        "model", "layers that get adapters, separated by commas; none: every linear layer but the head", ()
+        "model", "layers that get adapters, separated by commas; none: every linear layer below the head", ()
     )
     use_rslora: bool = option("model", "divide the scale by the rank's root instead of the rank (2312.03732)", False)
     load_in_4bit: bool = option("model", "hold the frozen weights in 4 bits, NF4 (QLoRA; CUDA only)", False)
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> AdapterOptions:
+        fields = AdapterOptions.__annotations__
+        idle = [name for name in fields if getattr(self, name) != AdapterOptions.model_fields[name].default]
+        if idle and not self.use_peft:
+            raise ValueError(f"{idle[0]} is an option of adapters: add use_peft")
+        return self

@@ -31,6 +31,7 @@ NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "pya
 OPTIONAL = {
     "datasets": "data sets from the hub",
     "peft": "adapters",
+    "bitsandbytes": "adapters on weights in 4 bits, on CUDA",
     "trackio": "a local dashboard",
     "tensorboard": "curves in TensorBoard",
     "wandb": "curves in Weights & Biases",

@@ -62,6 +62,17 @@ REPLACED = {
     "batch_size": "use prompts_per_step, a number of problems",
     "epochs": "use num_train_epochs",
     "steps": "use max_steps",
+    "lora_dropout": "there is none: a ratio has to compare one and the same function of the weights; leave it out",
+    "lora_task_type": "it follows from the method; leave it out",
+    "lora_modules_to_save": "every trained weight is in an adapter; leave it out, or train without use_peft",
+    "lora_target_parameters": "adapters go on linear layers, named by lora_target_modules",
+    "use_dora": "adapters are LoRA's, with use_rslora if wanted; leave it out",
+    "peft_config": "use use_peft, lora_r, lora_alpha and lora_target_modules",
+    "load_in_8bit": "use load_in_4bit, or dtype bfloat16",
+    "bnb_4bit_quant_type": "load_in_4bit is NF4; leave it out",
+    "use_bnb_nested_quant": "load_in_4bit quantizes its constants too; leave it out",
+    "bnb_4bit_quant_storage": "load_in_4bit stores bytes; leave it out",
+    "bnb_4bit_compute_dtype": "load_in_4bit multiplies in bfloat16; leave it out",
 }
 
 

@@ -32,6 +32,8 @@ def locate(name: str) -> str:
     if name == "embedded":
         return str(EMBEDDED)
     path = Path(name).expanduser()
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise ConfigError(f"model {name!r}: this is an adapter: 'obverse export' puts it and its base together")
     if path.is_dir() and not (path / "config.json").is_file():
         raise ConfigError(f"model {name!r}: this folder has no config.json, so it holds no model (nor a whole run)")
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
@@ -39,16 +41,19 @@ def locate(name: str) -> str:
     return str(path) if path.is_dir() else name
 
 
-def load(name: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
+def load(
+    name: str, dtype: str = "auto", device: str = "auto", trains: bool = False, **options: Any
+) -> tuple[Policy, Any]:
     """The policy and its tokenizer from a folder or a hub name; ConfigError when there is none.
 
     `dtype` auto is float32 on a CPU; on an accelerator bfloat16, and for a policy that `trains` mixed: float32 weights,
     bfloat16 products, because a small step is lost on a bfloat16 weight. Code that a model brings along is never run.
+    `options` are transformers' own, such as a quantization.
     """
     check_kind(name, scores=False)
     if dtype == "auto" and trains and pick_device(device) != "cpu":
         dtype = "mixed"
-    model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device)
+    model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device, **options)
     return as_policy(model, mixed=dtype == "mixed"), tokenizer
 
 
@@ -120,7 +125,8 @@ def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any
     model, info = _readable(
         name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, use_safetensors=True, **options
     )
-    return model.to(where), tokenizer, sorted(info["missing_keys"])
+    placed = model if "device_map" in options else model.to(where)  # a quantized one is made where it stays
+    return placed, tokenizer, sorted(info["missing_keys"])
 
 
 def num_parameters(name: str) -> int:

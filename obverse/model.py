@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,11 +31,26 @@ class Policy:
     shares: bool = False  # prompts may be computed once for all their samples
     mixed: bool = False  # matrix products in bfloat16, everything else in float32
     checkpointed: bool = False  # a layer's inner states are computed again for its gradient
+    scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the model has this policy's adapter
+    adapter: Any = None  # obverse.adapters.lora.Adapter, where that alone learns
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole model; weights in 4 bits lie two in a byte, and adapters that a stage began with are no part."""
+        packed = {"Params4bit": 2}
+        whole = [each for name, each in self.model.named_parameters() if self.adapter is None or ".lora_" not in name]
+        own = self.adapter.parameters() if self.adapter is not None else []
+        return sum(each.numel() * packed.get(type(each).__name__, 1) for each in (*whole, *own))
+
+    @property
+    def kept(self) -> Any:
+        """What a checkpoint holds of the policy, which can `save_pretrained`: its adapter, or the whole model."""
+        return self.model if self.adapter is None else self.adapter
 
     @property
     def tokens_at_once(self) -> int:
@@ -51,7 +66,7 @@ class Policy:
         for layer in layers:
             layer.training = True  # the switch that transformers looks at; dropout, in modules below, stays off
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            with self.scope(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
                 yield
         finally:
             for layer in layers:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 from obverse import checkpoint, methods, tasks
+from obverse.adapters.lora import merged, refuse_unready, remarks
 from obverse.agreement import agree_on_threads, compare, find_shared_start, options, versions, weights, words
 from obverse.config import TrainConfig
 from obverse.config_file import write
@@ -22,8 +22,7 @@ from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.loading import check_kind, locate
 from obverse.mismatch import Mismatch
-from obverse.model import as_policy
-from obverse.networks import Networks, load_networks, load_scorer
+from obverse.networks import Networks, load_networks, load_scorer, stage_anchor
 from obverse.optim import Optimizer
 from obverse.problems import wording
 from obverse.records import Problem
@@ -50,6 +49,7 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     watcher.tell("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     course = as_course(methods.build(config.method, config.method_options))
     check(course, config)
+    refuse_unready(config)
     problems = load_problems(config, course)  # before there is a folder: mistakes leave nothing behind
     for model in (config.model, config.anchor_model, config.reward_model):
         locate(model or "embedded")
@@ -89,6 +89,8 @@ def assemble(
     start = find_shared_start(config, folder, data, watcher, team)
     networks = load_networks(config, course, start)
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
+    for remark in remarks(config, networks.critic is not None):
+        watcher.note(remark)
     shares = networks.policy.shares or config.gradient_checkpointing
     if not shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
@@ -164,7 +166,8 @@ def make_collector(
     law = law_of(config, renderer.stop_ids)
     initial = None
     if networks.anchor is not None and any(samples_initial(method) for method in course.methods):
-        initial = HFSampler(networks.anchor.model, config.rollout_batch_size, renderer.decode, networks.anchor.mixed)
+        anchor = networks.anchor
+        initial = HFSampler(anchor.model, config.rollout_batch_size, renderer.decode, anchor.mixed, anchor.scope)
     return Collector(
         HFSampler(networks.policy.model, config.rollout_batch_size, renderer.decode, networks.policy.mixed),
         renderer,
@@ -236,12 +239,12 @@ def enter(run: Run) -> int:
             if learner.anchor is not None:
                 folder = run.folder.path / f"initial-{lane}"
                 if run.team.is_first:
-                    checkpoint.save_model(folder, learner.policy.model, run.collector.renderer.tokenizer)
-                run.learners[lane] = replace(
-                    learner, anchor=as_policy(deepcopy(learner.policy.model), learner.policy.mixed)
-                )
+                    checkpoint.save_model(folder, learner.policy.kept, run.collector.renderer.tokenizer)
+                run.learners[lane] = replace(learner, anchor=stage_anchor(run.config, learner.policy))
             if learner.critic is not None:  # it begins as the policy does, and with it
-                learner.critic.model.base_model.load_state_dict(learner.policy.model.base_model.state_dict())
+                decoder = learner.policy.model.base_model
+                own = merged(learner.policy, decoder) if learner.policy.adapter else decoder.state_dict()
+                learner.critic.model.base_model.load_state_dict(own)
         run.state.lane = lane
     return lane
 

@@ -44,6 +44,8 @@ def check(course: Course, config: TrainConfig) -> None:
     scored = any(method.grades and wants(method, "rollouts") for method in course.methods)
     if config.reward_model is not None and not scored:
         raise ConfigError(f"--reward_model: {config.method} samples nothing that it could score")
+    if config.use_peft and not all(method.trains_policy for method in course.methods):
+        raise ConfigError(f"--use_peft: {config.method} trains a whole model with a head of its own: leave it out")
     for method in course.methods:
         check_method(config.method, method)
         if not method.trains_policy and config.eval_dataset is not None:

@@ -14,7 +14,7 @@ from obverse import checkpoint
 from obverse.checkpoint import About, Saved
 from obverse.config import TrainConfig
 from obverse.errors import CheckpointError
-from obverse.loading import load
+from obverse.networks import stage_anchor
 from obverse.records import Problem
 from obverse.run import Run
 from obverse.runlog import RunFolder, packages
@@ -152,10 +152,10 @@ def restore(run: Run, path: Path) -> None:
                     f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing: put the folder "
                     "back, or start anew in another --output_dir"
                 )
-            anchor, _ = load(str(folder), run.config.dtype, run.config.device, trains=True)
+            anchor = stage_anchor(run.config, learner.policy, folder)
             run.learners[lane] = replace(learner, anchor=anchor)
             if run.team.is_first and not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
-                checkpoint.save_model(run.folder.path / folder.name, anchor.model, run.collector.renderer.tokenizer)
+                checkpoint.save_model(run.folder.path / folder.name, anchor.kept, run.collector.renderer.tokenizer)
     run.folder.rewind_metrics(saved.state["metrics_offset"])
     run.seconds = sum(row["step_time"] for row in run.folder.metrics())
 

@@ -83,7 +83,7 @@ class Run:
     @cached_property
     def num_parameters(self) -> int:
         """The policy's, for what a token costs."""
-        return sum(parameter.numel() for parameter in self.learners[0].policy.model.parameters())
+        return self.learners[0].policy.num_parameters
 
     @property
     def lane(self) -> int:
@@ -120,4 +120,4 @@ class Run:
     def models(self) -> dict[str, Any]:
         """The networks that learn, by their folder in a checkpoint."""
         critic = next((learner.critic for learner in self.learners if learner.critic), None)
-        return {"": self.learners[0].policy.model} | ({"critic": critic.model} if critic else {})
+        return {"": self.learners[0].policy.kept} | ({"critic": critic.model} if critic else {})

@@ -41,10 +41,11 @@ class Scores(torch.autograd.Function):
         size: int,
     ) -> tuple[Tensor, Tensor]:
         home = matrix if keeps_own_gradient(matrix) else None
+        ctx.learns = matrix.requires_grad  # a frozen head, under adapters, has no gradient to add up
         ctx.matrix_dtype, ctx.home = matrix.dtype, home
         matrix = matrix.to(states.dtype)  # under autocast states are bfloat16 and the weights are not
         logp, entropy = (states.new_empty(len(states), dtype=wide_type(states.dtype)) for _ in range(2))
-        gradients = None if foreseen is None else Gradients(states, matrix, ctx.matrix_dtype, home)
+        gradients = None if foreseen is None else Gradients(states, matrix, ctx.matrix_dtype, home, ctx.learns)
         with torch.autocast(states.device.type, enabled=False):
             work = Workspace(states, matrix, size)
             for part in chunks(len(states), size):
@@ -65,7 +66,7 @@ class Scores(torch.autograd.Function):
         by_logp, by_entropy = (torch.zeros_like(temperature) if slope is None else slope for slope in slopes)
         gradients, ctx.gradients = ctx.gradients, None  # its memory is the matrix's once more
         if gradients is None:
-            gradients = Gradients(states, matrix, ctx.matrix_dtype, ctx.home)
+            gradients = Gradients(states, matrix, ctx.matrix_dtype, ctx.home, ctx.learns)
         else:
             by_logp = by_logp - ctx.foreseen  # what is still to be added
         spread = bool(by_entropy.any())
@@ -132,12 +133,17 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 class Gradients:
-    """The gradients by the states [T, H] and by the matrix [V, H], added up by chunks; the latter in `home.grad`."""
+    """The gradients by the states [T, H] and by the matrix [V, H], added up by chunks; the latter in `home.grad`.
 
-    def __init__(self, states: Tensor, matrix: Tensor, dtype: torch.dtype, home: Tensor | None) -> None:
+    A matrix that does not learn has none.
+    """
+
+    def __init__(self, states: Tensor, matrix: Tensor, dtype: torch.dtype, home: Tensor | None, learns: bool) -> None:
         self.of, self.head = states, matrix
         self.states = torch.zeros_like(states)
-        self.matrix = torch.zeros_like(matrix, dtype=dtype) if home is None else own_gradient(home)
+        self.matrix = None
+        if learns:
+            self.matrix = torch.zeros_like(matrix, dtype=dtype) if home is None else own_gradient(home)
 
     def add(self, part: slice, by_logits: Tensor, temperature: Tensor) -> None:
         """The first rows of `by_logits` [.., V] are those of the tokens `part`, before the temperature; overwritten."""
@@ -146,6 +152,8 @@ class Gradients:
             slope.div_(temperature[:, None])
         slope = slope.to(self.of.dtype)
         self.states[part].addmm_(slope, self.head)
+        if self.matrix is None:
+            return
         if self.matrix.dtype == slope.dtype:
             self.matrix.addmm_(slope.T, self.of[part])
         else:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from obverse import checkpoint, methods, requirements, tasks
+from obverse.adapters import load_any
 from obverse.config import EMBEDDED_PRESET, TrainConfig
 from obverse.config_analysis import BatchOptions, CoefficientsConfig, SceneOptions
 from obverse.course import as_course
@@ -17,7 +18,6 @@ from obverse.errors import ConfigError
 from obverse.evaluate import HELD_OUT
 from obverse.graders import Graders
 from obverse.learn import Learner
-from obverse.loading import load
 from obverse.method import Method
 from obverse.model import Policy, set_threads
 from obverse.networks import load_scorer
@@ -187,8 +187,8 @@ def sampled_at(config: CoefficientsConfig) -> tuple[Point, str]:
 
 def scene(config: SceneOptions, place: str, initial: str) -> Scene:
     """Everything loaded; ConfigError for data without problems."""
-    policy, tokenizer = load(place, config.dtype, config.device, trains=True)
-    first = policy if initial == place else load(initial, config.dtype, config.device, trains=True)[0]
+    policy, tokenizer = load_any(place, config.dtype, config.device, trains=True)
+    first = policy if initial == place else load_any(initial, config.dtype, config.device, trains=True)[0]
     set_threads(config.threads, policy)
     renderer = Renderer(
         tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id

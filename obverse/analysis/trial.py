@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from obverse import checkpoint, tasks
+from obverse.adapters import load_any
 from obverse.analysis.plan import BASE, Plan, Trial
 from obverse.config import TrainConfig
 from obverse.errors import DivergedError
 from obverse.evaluate import measure
-from obverse.loading import load
 from obverse.model import set_threads
 from obverse.records import to_json
 from obverse.runlog import RunFolder
@@ -154,7 +154,7 @@ def measure_tests(
     missing = {test: path for test, path in paths.items() if not path.exists()}
     if not missing:
         return
-    policy, tokenizer = load(place, config.dtype, config.device)
+    policy, tokenizer = load_any(place, config.dtype, config.device)
     set_threads(config.threads, policy)
     renderer = Renderer(
         tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,8 @@ class HFSampler:
     """Samples from a transformers causal LM in this process.
 
     `max_rows` bounds the completions decoded at once; memory grows with rows x length. `decode` makes text of ids, for
-    stop strings; `mixed` computes products in bfloat16. Raises ConfigError for a model whose cache is not made of keys
-    and values alone.
+    stop strings; `mixed` computes products in bfloat16; `scope` gives the model its adapter (`Policy.scope`). Raises
+    ConfigError for a model whose cache is not made of keys and values alone.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class HFSampler:
         max_rows: int = 256,
         decode: Callable[[Sequence[int]], str] | None = None,
         mixed: bool = False,
+        scope: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.model = model
         self.mixed = mixed
+        self.scope = scope
         self.max_rows = max_rows
         self.decode = decode
         self.num_layers = num_layers(model)
@@ -62,7 +65,7 @@ class HFSampler:
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
         """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite."""
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
+        with self.scope(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
             return self._sample(orders, law, progress)
 
     def _sample(

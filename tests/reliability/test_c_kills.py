@@ -38,11 +38,19 @@ class Field:
     """Where runs of one method are killed: the whole run, and its points behind the first checkpoint."""
 
     def __init__(
-        self, forks: Forks, root: Path, tiny: Path, problems: Path, method: str, num_steps: int, count: Count
+        self,
+        forks: Forks,
+        root: Path,
+        tiny: Path,
+        problems: Path,
+        method: str,
+        num_steps: int,
+        count: Count,
+        **options: Any,
     ) -> None:
         self.count = count
         self.forks, self.root, self.tiny, self.problems, self.method = forks, root, tiny, problems, method
-        self.options = {**OPTIONS, **RUNS.get(method, {}), "max_steps": num_steps}
+        self.options = {**OPTIONS, **RUNS.get(method, {}), "max_steps": num_steps, **options}
         self.num_steps = num_steps
         points = self.run("whole")["points"]
         self.first = points.index("save") + next(
@@ -78,6 +86,19 @@ def test_c1_a_run_that_is_killed_and_goes_on_is_the_whole_run(
 ) -> None:
     field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS, count)
     for number, at in enumerate(field.spots(3, seed=len(method))):
+        field.survives(at, str(number))
+
+
+def test_c1_a_run_with_adapters_that_is_killed_and_goes_on_is_the_whole_run(
+    forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
+) -> None:
+    pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
+    (tmp_path / "lucky.py").write_text("def lucky(problem, text):\n    return float(len(text) % 2)\n")
+    lucky = {"verifier": f"{tmp_path / 'lucky.py'}:lucky"}  # a random model finds no right answer to learn from
+    adapters = {"use_peft": True, "lora_r": 4, "kl_coef": 0.1, "sft_share": 0.5}  # the second stage keeps two sets
+    field = Field(forks, tmp_path, tiny, problems, "sft_then_rl", NUM_STEPS, count, **adapters, **lucky)
+    assert "checkpoint-4/adapter_model.safetensors" in field.expected
+    for number, at in enumerate(field.spots(3, seed=1)):
         field.survives(at, str(number))
 
 

@@ -1,0 +1,105 @@
+"""From what a run keeps to what every program loads: one transformers folder, without optimizer, adapters merged in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from obverse import checkpoint
+from obverse.adapters import base_of, load_any
+from obverse.config_export import ExportConfig
+from obverse.errors import ConfigError, StorageError
+from obverse.loading import load_scalar, locate
+from obverse.watch import Silent, Watcher
+
+OURS = {checkpoint.STATE, checkpoint.MOMENTS, checkpoint.MANIFEST}  # what a checkpoint has beside its model
+
+
+def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
+    """Write the model of a run, checkpoint or adapter as one plain folder; returns it.
+
+    A checkpoint that is whole already is copied byte for byte unless another dtype is asked for. An adapter is added to
+    its base in float32 on the CPU, which takes 4 bytes of memory per parameter, and rounded once, to `dtype`.
+    Raises ConfigError when there is no such model or the folder is taken, CheckpointError for a damaged checkpoint or
+    another base than the adapter's, StorageError when the disk refuses.
+    """
+    watch, place = watcher or Silent(), source(config.model)
+    out = Path(config.output).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--output: {out} is there already and not empty: give another folder")
+    # A checkpoint that ranks wrote in shares would be put together here, before it is looked at as one model.
+    base = base_of(str(place))
+    if base is None and config.dtype == "auto":
+        with making(out) as part:
+            for path in files(place):
+                shutil.copyfile(path, part / path.name)
+        watch.note(f"{out} holds the model of {place}, byte for byte")
+        return out
+    model, tokenizer = whole(place, config.dtype, base)
+    with making(out) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+    told = f"with its adapter merged into {base}" if base else "without its optimizer"
+    watch.note(f"{out} holds the model of {place} in {str(model.dtype).removeprefix('torch.')}, {told}")
+    return out
+
+
+def source(name: str) -> Path:
+    """The folder to export, of a run its newest checkpoint. Raises ConfigError or CheckpointError: see `export`."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{name}: there is no such folder")
+    if (folder / "config.yaml").is_file() and not (folder / checkpoint.MANIFEST).is_file():
+        newest = checkpoint.newest(folder)
+        if newest is None:
+            raise ConfigError(f"run {folder} has no whole checkpoint to export")
+        return newest
+    if (folder / checkpoint.MANIFEST).is_file():
+        checkpoint.check(folder)
+    if base_of(str(folder)) is None:
+        locate(str(folder))
+    return folder
+
+
+def files(place: Path) -> list[Path]:
+    """The files of a whole model's folder; a critic's folder inside is none of them."""
+    return [path for path in sorted(place.iterdir()) if path.is_file() and path.name not in OURS]
+
+
+@contextmanager
+def making(out: Path) -> Iterator[Path]:
+    """A folder to write into, which is `out` in one step once all of it is on the disk, and gone if anything fails."""
+    part = out.with_name(f".{out.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        for path in [*part.iterdir(), part]:
+            checkpoint.sync(path)
+        os.replace(part, out)
+        checkpoint.sync(out.parent)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
+        raise StorageError(f"{out} could not be written: {reason}; what it was made from is as it was") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def whole(place: Path, dtype: str, base: str | None) -> tuple[Any, Any]:
+    """The model in one piece, and its tokenizer."""
+    config = AutoConfig.from_pretrained(locate(base) if base else str(place), trust_remote_code=False)
+    kind = getattr(torch, dtype) if dtype != "auto" else config.dtype or torch.float32
+    if base is None and any(each.endswith("ForSequenceClassification") for each in config.architectures or ()):
+        model, tokenizer = load_scalar(str(place), "float32", "cpu", trained=True)
+    else:
+        policy, tokenizer = load_any(str(place), "float32", "cpu")
+        model = policy.model
+    return model.to(kind), tokenizer
