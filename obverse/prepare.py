@@ -58,7 +58,7 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     if all(method.trains_policy for method in course.methods):
         check_kind(config.model, scores=False)
     data = fingerprint(problems)
-    compare(team, {**options(config), "rows of the data": data[:12], **versions()})
+    compare(team, {**options(config), "rows of the data with sha256": data[:12], **versions()})
     if team.is_first:  # it alone knows whether a folder is free: the others would find what it made
         config = with_folder(config)
     config = config.model_copy(update={"output_dir": Path(team.share(str(config.output_dir)))})

@@ -28,6 +28,7 @@ from obverse.records import Group, Problem, Sample
 from obverse.remember import RUN, recall, revise
 from obverse.resume import about
 from obverse.run import Run
+from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
 # What a disk answers that has no room, is read-only or broken, or may not be written any more.
@@ -224,9 +225,9 @@ def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[met
     method, store = learner.method, run.state.memory
     dealt = sorted(zip(gathered.groups, gathered.kept, strict=True), key=lambda pair: not pair[1])
     parts = [([group for group, _ in dealt[i::num]], [kept for _, kept in dealt[i::num]]) for i in range(num)]
-    reads_last = "score" in method.streams
+    reads_last, dtype = "score" in method.streams, wide_type(learner.policy.model.dtype)
     updates = [
-        pack(kept, method.sources, config.temperature, recall(method, store, groups), reads_last)
+        pack(kept, method.sources, config.temperature, recall(method, store, groups), reads_last, dtype)
         for groups, kept in parts
     ]
     lessons = prepare_lessons(learner, updates, is_repeated=config.updates_per_step > 1)

@@ -31,7 +31,8 @@ from obverse.errors import UserError
 from obverse.records import Verdict
 from obverse.watch import Phase, Silent
 
-SECONDS = 120.0
+SECONDS = 900.0
+MARK = "OBVERSE_TEST_RUN"
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ class Job:
     fault: dict[str, Any] = field(default_factory=dict)
     poison: dict[str, Any] = field(default_factory=dict)
     own: dict[str, dict[str, Any]] = field(default_factory=dict)  # options of one rank alone
+    homes: list[str] = field(default_factory=list)  # the folder that each rank runs in
+    mark: str = ""  # a value of OBVERSE_TEST_RUN by which all processes of the run are found
     seconds: float = SECONDS
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rank ended: its exit code (negative for a signal; None: it was still there), what it said, when it ended
-    and when its fault began, in seconds since the start."""
+    """How a rank ended: its exit code (negative for a signal; None: it was still there), what it said, when it ended,
+    and when the fault began, in seconds since the start."""
 
     code: int | None
     err: str
@@ -82,6 +85,8 @@ class Faulty(Silent):
         if self.fault and phase == self.fault["phase"] and self.num_steps == self.fault.get("after", 0):
             kind, self.fault = self.fault["kind"], {}
             self.mark.write_text(str(time.monotonic()))
+            if kind == "numbers":
+                raise FloatingPointError("the model's logits are not finite")
             if kind == "raise":
                 raise RuntimeError("planted in this rank")
             if kind == "hang":
@@ -145,6 +150,9 @@ def rank_process(job: Job, rank: int, port: int) -> int:
         os.dup2(error, 2)
         os.dup2(error, 1)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        os.environ[MARK] = job.mark
+        if job.homes:
+            os.chdir(job.homes[rank])
         if job.size > 1:
             os.environ.update(variables(rank, job.size, port))
         code = work(job, rank)
@@ -190,7 +198,8 @@ class Teams:
 
     def __init__(self) -> None:
         tests = Path(__file__).parents[1]
-        environment = os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        environment = os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1"}
+        environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as the command line sets it before it imports torch
         command = [sys.executable, "-W", "ignore", __file__]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
