@@ -220,3 +220,4 @@ class Teams:
 if __name__ == "__main__":
     for line in sys.stdin:
         print(json.dumps(do(Job(**json.loads(line)))), flush=True)
+    os._exit(0)  # there is nothing to tidy up, and it would take a while

@@ -70,7 +70,9 @@ def difference(first: Path, second: Path) -> float:
     return max(float((mine[name].double() - theirs[name].double()).abs().max()) for name in mine)
 
 
-@pytest.mark.parametrize(("method", "split", "num_steps"), [("hpt", [3, 5], NUM_STEPS), ("ppo", [4, 4], 8)])
+@pytest.mark.parametrize(
+    ("method", "split", "num_steps"), [("sft", [3, 5], NUM_STEPS), ("hpt", [4, 4], 10), ("ppo", [3, 5], 6)]
+)
 def test_n2_float64_parameters(
     method: str, split: list[int], num_steps: int, teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
