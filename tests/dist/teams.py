@@ -40,7 +40,7 @@ class Job:
     """A run of `size` ranks; `split` says how many of every `sum(split)` pieces of work each gets.
 
     `fault`: {"rank": 1, "phase": "train", "after": 1, "kind": "raise"}, at the first report of the phase after so many
-    steps. `poison`: {"rank": 1, "step": 2}: its gradient is not finite there.
+    steps. `poison`: {"rank": 1, "step": 2}: from there on its gradient is not finite, or with "bit" a bit of a weight turns.
     """
 
     method: str
@@ -116,7 +116,10 @@ def poisoned(job: Job, rank: int) -> Any:
         number[0] += 1
         if job.poison.get("rank") == rank and number[0] >= job.poison["step"]:
             parameter = learner.optimizer.named[0][1]
-            parameter.grad = torch.full_like(parameter, torch.nan)
+            if job.poison.get("bit"):
+                parameter.data.view(torch.int32)[0, 0] ^= 1
+            else:
+                parameter.grad = torch.full_like(parameter, torch.nan)
         return real(learner, *rest)
 
     return pooled
@@ -167,6 +170,7 @@ def rank_process(job: Job, rank: int, port: int) -> int:
 def do(job: Job) -> list[dict[str, Any]]:
     """Run a job; how each rank ended."""
     port, start, mark = free_port(), time.monotonic(), Path(job.folder + ".fault")
+    mark.parent.mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     pids = [rank_process(job, rank, port) for rank in range(job.size)]
     ended: dict[int, tuple[int | None, float]] = {}

@@ -8,14 +8,17 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dist.ranks import variables
 from dist.teams import MARK, Ended, Job, Teams
 from safetensors.torch import load_file
 from tiny_models import save_tiny
 
 import runs
 from obverse import checkpoint
+from obverse.cli import main
 from obverse.dist.failure import is_alive
 
 TIMEOUT = 3.0
@@ -115,6 +118,13 @@ def test_n5_logits_of_one_rank_that_are_not_finite_end_all_with_5(teams: Teams, 
     assert all("rank 1: the model's logits are not finite" in each.err for each in ended)
 
 
+def test_n5_a_weight_of_one_rank_that_differs_by_a_bit_is_not_saved(teams: Teams, job: Job) -> None:
+    ended = teams.run(replace(job, poison={"rank": 1, "step": 2, "bit": True}))
+    assert [each.code for each in ended] == [5, 5], ended
+    assert all("the weights of rank 1 are no longer those of rank 0" in each.err for each in ended)
+    assert [path.name for path in checkpoint.folders(Path(job.folder))] == ["checkpoint-1"]
+
+
 def stops(teams: Teams, job: Job, phase: str, kind: str, whole: dict[str, str]) -> None:
     """One rank gets a signal: all save, end with its code, and go on as if nothing had been."""
     job = replace(job, mark=uuid.uuid4().hex)
@@ -166,6 +176,14 @@ def test_ranks_with_other_rows_or_weights_under_one_name_are_refused(teams: Team
     named = replace(job, homes=[str(home) for home in homes])
     refused(teams, replace(named, dataset="./chains.jsonl"), "rank 1 has rows of the data with sha256")
     refused(teams, replace(named, model="./model"), "rank 1 has weights")
+
+
+def test_commands_that_share_nothing_are_refused_among_several(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for name, value in variables(1, 2, 29500).items():
+        monkeypatch.setenv(name, value)
+    assert main(["compare", "sft", "grpo"]) == 2
+    assert "compare runs in one process, and WORLD_SIZE names several" in capsys.readouterr().err
+    assert main(["methods"]) == 0
 
 
 def test_a_process_that_is_dead_is_known_to_be(tmp_path: Path) -> None:
