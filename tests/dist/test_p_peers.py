@@ -21,7 +21,7 @@ from obverse import checkpoint
 from obverse.cli import main
 from obverse.dist.failure import is_alive
 
-TIMEOUT = 3.0
+TIMEOUT = 8.0  # above what loading takes on a busy machine
 PHASES = ("load", "sample", "grade", "train", "eval", "save")
 
 
