@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Job:
     """A run of `size` ranks; `split` says how many of every `sum(split)` pieces of work each gets.
 
     `fault`: {"rank": 1, "phase": "train", "after": 1, "kind": "raise"}, at the first report of the phase after so many
-    steps. `poison`: {"rank": 1, "step": 2}: from there on its gradient is not finite, or with "bit" a bit of a weight turns.
+    steps. `poison`: {"rank": 1, "step": 2}: from there on its gradient is not finite, or with "bit" a weight's bit turns.
     """
 
     method: str
@@ -103,7 +103,7 @@ def dealing(split: Sequence[int]) -> Any:
 
     def deal(costs: Sequence[float], size: int) -> list[list[int]]:
         edges = [round(len(costs) * edge / sum(split)) for edge in accumulate(split, initial=0)]
-        return [list(range(*edge)) for edge in zip(edges, edges[1:], strict=False)]
+        return [list(range(*edge)) for edge in pairwise(edges)]
 
     return deal
 

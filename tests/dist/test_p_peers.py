@@ -1,4 +1,4 @@
-"""P1, N5, C7 and the start with several ranks: whatever befalls one, all end, say why, and the last checkpoint holds."""
+"""P1, N5 and C7 with several ranks: whatever befalls one, all end, say why, and the last checkpoint holds."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def _content(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("rank", "phase", "kind"), [(1, "sample", "raise"), (0, "train", "kill"), (1, "train", "hang"), (0, "load", "raise")]
+    ("rank", "phase", "kind"),
+    [(1, "sample", "raise"), (0, "train", "kill"), (1, "train", "hang"), (0, "load", "raise")],
 )
 def test_p1_peers_of_a_lost_rank_end_and_say_why(teams: Teams, job: Job, rank: int, phase: str, kind: str) -> None:
     ends(teams, job, rank, phase, kind)
@@ -135,7 +136,8 @@ def stops(teams: Teams, job: Job, phase: str, kind: str, whole: dict[str, str]) 
     assert not left_running(job)
     again = teams.run(replace(job, options={**job.options, "resume_from_checkpoint": "auto"}))
     assert [each.code for each in again] == [0, 0], again
-    assert runs.fingerprint(Path(job.folder), job.options["max_steps"])["model.safetensors"] == whole["model.safetensors"]
+    found = runs.fingerprint(Path(job.folder), job.options["max_steps"])
+    assert found["model.safetensors"] == whole["model.safetensors"]
 
 
 @pytest.mark.parametrize(("phase", "kind"), [("sample", "term"), ("train", "int")])
