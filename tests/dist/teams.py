@@ -40,7 +40,7 @@ class Job:
     """A run of `size` ranks; `split` says how many of every `sum(split)` pieces of work each gets.
 
     `fault`: {"rank": 1, "phase": "train", "after": 1, "kind": "raise"}, at the first report of the phase after so many
-    steps. `poison`: {"rank": 1, "step": 2}: from there on its gradient is not finite, or with "bit" a weight's bit turns.
+    steps. `poison`: {"rank": 1, "step": 2}: from there on its gradient is not finite; with "bit" a weight's bit turns.
     """
 
     method: str
