@@ -17,27 +17,31 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from obverse.dist import pieces
 from obverse.dist.pieces import Pieces
-from obverse.dist.shards import gathered, root_of, state_of
+from obverse.dist.saving import (
+    MOMENTS,
+    MOMENTS_IN_PIECES,
+    agreed,
+    by_first,
+    is_of_the_disk,
+    reason_of,
+    write_model,
+    write_moments,
+)
 from obverse.dist.team import ALONE, Team
 from obverse.errors import CheckpointError, StorageError
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
-STATE, MOMENTS = "state.json", "optimizer.safetensors"
-MOMENTS_IN_PIECES = "optimizer"  # a folder
+STATE = "state.json"
 Manifest = dict[str, Any]
-Result = TypeVar("Result")
 
 _NAME = re.compile(r"checkpoint-\d+", re.ASCII)
 _LEFTOVER = re.compile(r"\.((?:checkpoint|initial)-\d+)\.(part|old|gone)")
@@ -82,13 +86,13 @@ def save(
     """
     target, part = root / f"checkpoint-{step}", root / f".checkpoint-{step}.part"
     with _storing(target, root, team):
-        _by_first(team, lambda: _begin(part))
+        by_first(team, lambda: _begin(part))
         mine: list[Path] = []  # what ranks other than the first have written
         for name, model in models.items():
-            mine += _write_model(part / name, model, tokenizer, team, in_pieces)
-        mine += _write_moments(part, tensors, team, in_pieces)
-        theirs = team.gather(_agreed(team, lambda: [] if team.is_first else _on_disk(part, mine)))
-        _by_first(team, lambda: _finish(part, target, step, state, about, [pair for each in theirs for pair in each]))
+            mine += write_model(part / name, model, tokenizer, team, in_pieces)
+        mine += write_moments(part, tensors, team, in_pieces)
+        theirs = team.gather(agreed(team, lambda: [] if team.is_first else _on_disk(part, mine)))
+        by_first(team, lambda: _finish(part, target, step, state, about, [pair for each in theirs for pair in each]))
     if team.is_first:
         _rotate(root, step, keep, about.run)
     return target
@@ -114,76 +118,12 @@ def _finish(
         raise OSError(f"what was read back is not what was written: {problem}")
 
 
-def _write_model(folder: Path, model: Any, tokenizer: Any, team: Team, in_pieces: bool = False) -> list[Path]:
-    """Write a model's folder; returns the files that this rank has written if it is not the first."""
-    is_shared_out = root_of(model) is not None
-    options: dict[str, Any] = {}
-    mine: list[Path] = []
-    if is_shared_out and in_pieces:
-        mine = _agreed(team, lambda: pieces.write(folder, state_of(model), team))
-    elif is_shared_out:
-        options["state_dict"] = gathered(state_of(model), team)
-
-    def describe() -> None:
-        if is_shared_out and in_pieces:
-            _save_config(model, folder)
-        else:
-            model.save_pretrained(folder, **options)
-        tokenizer.save_pretrained(folder)  # a folder of a model is whole: some families load no other
-
-    _by_first(team, describe)
-    return mine
-
-
-def _save_config(model: Any, folder: Path) -> None:
-    """What transformers writes of a model beside its weights."""
-    config = copy(model.config)
-    config.architectures, config.dtype = [type(model).__name__], model.dtype
-    config.save_pretrained(folder)
-    if model.can_generate():
-        model.generation_config.save_pretrained(folder)
-
-
-def _write_moments(part: Path, tensors: Mapping[str, Tensor], team: Team, in_pieces: bool) -> list[Path]:
-    """Write the optimizers' tensors; returns the files that this rank has written if it is not the first."""
-    if in_pieces and not team.is_alone:
-        return _agreed(team, lambda: pieces.write(part / MOMENTS_IN_PIECES, tensors, team))
-    found = tensors if team.is_alone else gathered(tensors, team)
-    _by_first(team, lambda: save_file({name: each.contiguous() for name, each in found.items()}, part / MOMENTS))
-    return []
-
-
 def _on_disk(part: Path, paths: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
     """The names and fingerprints of files, which are on the disk then."""
     found = [(str(path.relative_to(part)), fingerprint(path)) for path in paths]
     for path in paths:
         sync(path)
     return found
-
-
-def _by_first(team: Team, work: Callable[[], None]) -> None:
-    _agreed(team, lambda: work() if team.is_first else None)
-
-
-def _agreed(team: Team, work: Callable[[], Result]) -> Result:
-    """What this rank has to write; a disk that refuses one rank has refused all."""
-    if team.is_alone:
-        return work()
-    met: Exception | None = None
-    result: list[Result] = []
-    try:
-        result.append(work())
-    except Exception as error:
-        if not _is_of_the_disk(error):
-            raise
-        met = error
-    told = team.gather(None if met is None else _reason(met))
-    if met is not None:
-        raise met
-    for rank, reason in enumerate(told):
-        if reason is not None:
-            raise OSError(f"rank {rank}: {reason}")
-    return result[0]
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, team: Team = ALONE) -> None:
@@ -199,9 +139,9 @@ def save_model(folder: Path, model: Any, tokenizer: Any, team: Team = ALONE) -> 
         _put(part, folder)
 
     with _storing(folder, folder.parent, team):
-        _by_first(team, lambda: _begin(part))
-        _write_model(part, model, tokenizer, team)
-        _by_first(team, finish)
+        by_first(team, lambda: _begin(part))
+        write_model(part, model, tokenizer, team)
+        by_first(team, finish)
 
 
 @contextmanager
@@ -213,23 +153,14 @@ def _storing(target: Path, root: Path, team: Team) -> Iterator[None]:
         free = shutil.disk_usage(root).free if root.exists() else 0  # before what was written goes
         if root.exists() and team.is_first:
             tidy(root)
-        if not _is_of_the_disk(error):
+        if not is_of_the_disk(error):
             raise
         last = newest(root)
         rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise StorageError(
-            f"checkpoint {target} could not be written: {_reason(error)} ({free / 1e6:,.1f} MB were free); {rest}: "
+            f"checkpoint {target} could not be written: {reason_of(error)} ({free / 1e6:,.1f} MB were free); {rest}: "
             "make room and resume"
         ) from None
-
-
-def _reason(error: BaseException) -> str:
-    return (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
-
-
-def _is_of_the_disk(error: BaseException) -> bool:
-    # the writers of safetensors and tokenizers are not Python's: theirs are exceptions of their own, or of no class
-    return isinstance(error, OSError | SafetensorError) or (type(error) is Exception and "os error" in str(error))
 
 
 def tidy(root: Path) -> None:

@@ -14,13 +14,16 @@ import pytest
 import torch
 from dist.teams import Job, Teams
 from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+from transformers import AutoModelForCausalLM
 
 import runs
 from obverse import checkpoint
+from obverse.config_export import ExportConfig
 from obverse.dist.pieces import Pieces, files_of, write
 from obverse.dist.shards import Sharing
 from obverse.dist.team import ALONE, Team
 from obverse.errors import CheckpointError, ConfigError
+from obverse.export import export
 from obverse.networks import refuse_unfit
 
 SMALL: dict[str, Any] = {"prompts_per_step": 8, "max_completion_length": 6, "dtype": "float64", "max_steps": 3}
@@ -109,6 +112,7 @@ def test_a_sharded_run_that_was_killed_goes_on_by_one_process(
     assert not (place / "model.safetensors").exists()
     read_by_torch(place)
     damaged(place, tmp_path)
+    exported(place, tmp_path / "out")
     found.start("two", 1, resume_from_checkpoint="auto", gradient_checkpointing=True)
     assert found.differ(one, two) < 1e-9
 
@@ -119,6 +123,16 @@ def read_by_torch(place: Path) -> None:
     state = {name: torch.full_like(tensor, torch.nan) for name, tensor in ours.items()}
     load(state, storage_reader=HuggingFaceStorageReader(str(place)), no_dist=True)
     assert all(torch.equal(state[name], ours[name]) for name in ours)
+
+
+def exported(place: Path, out: Path) -> None:
+    """One folder that transformers loads, of the same weights."""
+    export(ExportConfig(model=str(place), output=str(out)))
+    model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    ours = Pieces.of(files_of(place))
+    for name, weight in model.named_parameters():
+        assert torch.equal(ours[name], weight.detach())
+    assert model.lm_head.weight is model.model.embed_tokens.weight and not files_of(out)
 
 
 def damaged(place: Path, root: Path) -> None:
