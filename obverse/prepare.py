@@ -15,7 +15,7 @@ from obverse.config import TrainConfig
 from obverse.config_file import write
 from obverse.course import Course, as_course
 from obverse.critic import Critic
-from obverse.dist.shards import settle
+from obverse.dist.shards import root_of, settle
 from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError, StorageError
 from obverse.graders import Graders
@@ -93,8 +93,9 @@ def assemble(
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
+    is_shared_out = root_of(networks.policy.model) is not None
     shares = networks.policy.shares or config.gradient_checkpointing
-    if not shares and any(method.trains_policy for method in course.methods):
+    if not shares and not is_shared_out and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
     stops = getattr(networks.policy.model, "generation_config", None)
     renderer = Renderer(

@@ -110,6 +110,8 @@ def shard(model: Any, sharing: Sharing) -> None:
     layers = layers_of(model)
     if not layers:
         raise ConfigError(f"--fsdp: {type(model).__name__} has no layers that could be shared out: leave --fsdp out")
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise ConfigError(f"--fsdp needs torch 2.13, this is {torch.__version__}: install that, or leave --fsdp out")
     team = sharing.team
     how: dict[str, Any] = {
         "mesh": init_device_mesh(team.device.type, (team.size,)),
