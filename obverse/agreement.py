@@ -38,7 +38,8 @@ def compare(team: Team, facts: Mapping[str, Any]) -> None:
 
 def options(config: TrainConfig) -> dict[str, Any]:
     """Every option with its value, the method's own among them."""
-    return {**config.model_dump(mode="json"), **config.method_options}
+    options = config.model_dump(mode="json")
+    return {**options.pop("method_options"), **options}
 
 
 def versions() -> dict[str, Any]:

@@ -29,7 +29,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
     at_once = config.tokens_at_once(policy.device.type)
     spent = {"tokens": "tokens are generated plus trained"}.get(config.budget_in, f"{config.budget_in} are spent")
     until = f", until {config.budget:,} {spent}" if config.budget else ""
-    where = f"{policy.device}, {torch.get_num_threads()} threads"
+    ranks = f" on each of {run.team.size} ranks" if run.team.size > 1 else ""
+    where = f"{policy.device}, {torch.get_num_threads()} threads{ranks}"
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),

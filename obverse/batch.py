@@ -124,7 +124,7 @@ class Update:
             ]
         width = max(1, *map(len, texts)) if prompts is None else max(map(len, texts))
         row_of, owner, index, position, source, target, behavior = zip(*columns, strict=True)
-        sources, drawn = torch.tensor(source), torch.tensor(behavior)
+        sources, drawn = torch.tensor(source), torch.tensor(behavior, dtype=self.samples.reward.dtype)
         nothing = torch.zeros_like(drawn)
         read = [places[tuple(self.rows[member].prompt_ids)] for member in members] if prompts else None
         return Micro(
@@ -165,11 +165,13 @@ def pack(
     temperature: float = 1.0,
     memories: Sequence[float] | None = None,
     reads_last: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Update | None:
     """The update made of each problem's kept samples, or None when nothing is left to train on.
 
     `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained.
     `memories` is what the method knows of each problem; `reads_last`: a scalar head reads the last token too.
+    `dtype` is that of the columns which are no counts.
     """
     rows = [sample for group in groups for sample in group]
     if not rows:
@@ -178,12 +180,12 @@ def pack(
     group_of = [index for index, group in enumerate(group for group in groups if group) for _ in group]
     counts = [[sample.sources.count(each) if each in sources else 0 for each in Source] for sample in rows]
     samples = Samples(
-        reward=torch.tensor([sample.reward for sample in rows], dtype=torch.float32),
+        reward=torch.tensor([sample.reward for sample in rows], dtype=dtype),
         correct=torch.tensor([sample.correct for sample in rows]),
         group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
         counts=torch.tensor(counts, dtype=torch.long),
-        memory=torch.tensor(known, dtype=torch.float32),
-        draw=torch.tensor([sample.draw for sample in rows], dtype=torch.float32),
+        memory=torch.tensor(known, dtype=dtype),
+        draw=torch.tensor([sample.draw for sample in rows], dtype=dtype),
     )
     return Update(samples, rows, sources, temperature or 1.0, reads_last)

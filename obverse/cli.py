@@ -13,6 +13,7 @@ from types import TracebackType
 from obverse import __version__
 from obverse.command import take_flag
 from obverse.commands import COMMANDS
+from obverse.dist.place import find_place
 from obverse.errors import ConfigError, UserError
 from obverse.watch import flat, masked
 
@@ -28,6 +29,7 @@ obverse: post-training of language models; SFT and RL as one estimator.
 All commands: obverse --help. All options: obverse train hpt --help."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+ALONE = ("eval", "compare", "analyze", "demo", "report")  # commands of which several at once would write the same files
 NO_READER = 141  # 128 + SIGPIPE
 
 
@@ -80,6 +82,8 @@ def dispatch(words: list[str]) -> int:
     if wanted := [word for word in rest if word in ("--help", "-h")]:
         COMMANDS[name].help([word for word in rest if word not in wanted])
         return 0
+    if name in ALONE and find_place().size > 1:
+        raise ConfigError(f"{name} runs in one process, and WORLD_SIZE names several: only train shares out its work")
     return COMMANDS[name].run(rest)
 
 

@@ -58,7 +58,7 @@ def train(words: Words) -> int:
     # a folder that cannot be used is refused now, a new one made later; other ranks may see what the first has made
     placed = with_folder(config, create=False) if place.is_first else config
     if dry:
-        print(flat(write_config(placed, origins=True)), end="")
+        print(flat(write_config(placed, origins=True)) if place.is_first else "", end="")
         return 0
     if place.size > 1:  # before torch is there: it would print its own stack wherever a connection ends
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

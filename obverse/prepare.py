@@ -60,7 +60,8 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     if all(method.trains_policy for method in course.methods):
         check_kind(config.model, scores=False)
     data = fingerprint(problems)
-    compare(team, {**options(config), "rows of the data": data[:12], **versions()})
+    team.beat()
+    compare(team, {**options(config), "rows of the data with sha256": data[:12], **versions()})
     if team.is_first:  # it alone knows whether a folder is free: the others would find what it made
         config = with_folder(config)
     config = config.model_copy(update={"output_dir": Path(team.share(str(config.output_dir)))})
@@ -90,6 +91,7 @@ def assemble(
     """The parts of a run whose folder is its own, restored if it is to be resumed."""
     start = find_shared_start(config, folder, data, watcher, team)
     networks = load_networks(config, course, start, team)
+    team.beat()
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
@@ -129,6 +131,7 @@ def assemble(
     if team.is_first:
         refuse_small_disk(run)
     number = checkpoint.about(start).run if start else ""
+    team.beat()
     if start:
         restore(run, start)
     run.seconds = team.share(run.seconds)  # only the first rank has the rows that say it

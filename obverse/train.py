@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 from obverse import checkpoint, metrics
+from obverse.agreement import weights
 from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
@@ -30,6 +31,7 @@ from obverse.records import Group, Problem, Sample
 from obverse.remember import RUN, recall, revise
 from obverse.resume import about
 from obverse.run import Run
+from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
 # What a disk answers that has no room, is read-only or broken, or may not be written any more.
@@ -96,7 +98,9 @@ def walk(run: Run) -> Outcome:
         raise StorageError(
             f"step {run.state.step}: {what} cannot be written: {error.strerror}: make room; {kept(run)}"
         ) from error
-    except (DivergedError, GraderError, PeerError) as error:
+    except PeerError as error:
+        raise PeerError(f"step {run.state.step + 1}: {error}; {newest(run)}") from None
+    except (DivergedError, GraderError) as error:
         raise type(error)(f"step {run.state.step + 1}: {error}; {kept(run)}") from error
     return Outcome(run.folder.path, run.state.step)
 
@@ -110,7 +114,8 @@ def kept(run: Run) -> str:
 def newest(run: Run) -> str:
     """As `kept`, of whatever stands there: what has no time to be read back is read when the run goes on."""
     folders = checkpoint.folders(run.folder.path)
-    return f"the last checkpoint is {folders[-1]}, go on with: {command(run)}" if folders else ""
+    last = folders[-1] if folders else None
+    return f"the last checkpoint is {last}, go on with: {command(run)}" if last else "no checkpoint was saved yet"
 
 
 def command(run: Run) -> str:
@@ -227,9 +232,9 @@ def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[met
     method, store = learner.method, run.state.memory
     dealt = sorted(zip(gathered.groups, gathered.kept, strict=True), key=lambda pair: not pair[1])
     parts = [([group for group, _ in dealt[i::num]], [kept for _, kept in dealt[i::num]]) for i in range(num)]
-    reads_last = "score" in method.streams
+    reads_last, dtype = "score" in method.streams, wide_type(learner.policy.model.dtype)
     updates = [
-        pack(kept, method.sources, config.temperature, recall(method, store, groups), reads_last)
+        pack(kept, method.sources, config.temperature, recall(method, store, groups), reads_last, dtype)
         for groups, kept in parts
     ]
     lessons = prepare_lessons(learner, updates, is_repeated=config.updates_per_step > 1)
@@ -311,9 +316,23 @@ def refuse_broken(run: Run) -> None:
             )
 
 
+def refuse_drift(run: Run) -> None:
+    """Raise DivergedError, on all ranks, where one of them has other weights than the first: no bit may differ."""
+    if run.team.is_alone:
+        return
+    first, *others = run.team.gather([weights(model) for model in run.models().values()])
+    for rank, theirs in enumerate(others, start=1):
+        if theirs != first:
+            raise DivergedError(
+                f"the weights of rank {rank} are no longer those of rank 0, so nothing was saved: its machine, its "
+                "libraries or its number of threads compute otherwise: start all ranks on equal machines, and resume"
+            )
+
+
 def save(run: Run) -> Path:
     """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
     refuse_broken(run)
+    refuse_drift(run)
     run.watcher.tell("save", 0, 1)
     is_shared_out = root_of(run.learners[0].policy.model) is not None
     if not run.team.is_first and not is_shared_out:

@@ -27,8 +27,8 @@ from obverse.watch import flat
 BEAT_SECONDS = 0.5
 GRACE_SECONDS = 2.0  # for the main thread to meet the same error by itself
 LOST_SECONDS = 5.0  # without a sign of life, once a connection has broken
-SILENT_SECONDS = 30.0  # without one while nothing has broken: a machine may be that busy
-STORE_SECONDS = 10.0  # that the store may take to answer
+SILENT_SECONDS = 60.0  # of another machine while nothing has broken: it may be that busy
+STORE_SECONDS = 30.0  # that the store may take to answer
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,10 @@ class Watchdog:
 
     def __init__(self, place: Place, open_store: Callable[[float], Any], timeout: float) -> None:
         self.place, self.timeout = place, timeout
-        self.mine, self.store = open_store(STORE_SECONDS), open_store(STORE_SECONDS)  # one a thread: it is held long
-        self.me = own_beat()
+        seconds = min(STORE_SECONDS, max(timeout, LOST_SECONDS))
+        self.mine, self.store = open_store(seconds), open_store(seconds)  # one a thread: each may hold it long
+        self.me = own_beat()  # the main thread alone writes it; what the other one counts stands beside it
+        self.number = 0
         self.since = time.monotonic()
         self.failure: Failure | None = None
         self.has_failed = False  # this rank itself
@@ -140,7 +142,7 @@ class Watchdog:
         self.has_failed = True
         if not isinstance(error, PeerError):
             self._tell_why(error)
-        self.stop()
+        self.stop(BEAT_SECONDS)
         atexit.register(os._exit, code)
 
     def _tell_why(self, error: BaseException) -> None:
@@ -162,9 +164,9 @@ class Watchdog:
         self.me = replace(self.me, is_leaving=True)
         self._write(self.mine)
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = STORE_SECONDS) -> None:
         self.stopped.set()
-        self.thread.join(STORE_SECONDS)
+        self.thread.join(seconds)
 
     # What its own thread does.
 
@@ -183,11 +185,11 @@ class Watchdog:
                 return
 
     def _tell(self) -> None:
-        self.me = replace(self.me, number=self.me.number + 1)
+        self.number += 1
         self._write(self.store)
 
     def _write(self, store: Any) -> None:
-        beat = replace(self.me, idle=time.monotonic() - self.since)
+        beat = replace(self.me, number=self.number, idle=time.monotonic() - self.since)
         store.set(f"beat/{self.place.rank}", json.dumps(asdict(beat)))
 
     def _read_failure(self) -> Failure | None:
@@ -200,13 +202,15 @@ class Watchdog:
         for rank in watched:
             if self.store.check([f"beat/{rank}"]):
                 beats[rank] = Beat(**json.loads(self.store.get(f"beat/{rank}")))
+        is_broken = self.me.is_broken or any(beat.is_broken for beat in beats.values())
         found = None
         for rank, beat in beats.items():
             if rank not in self.last or self.last[rank][0].number != beat.number:
                 self.last[rank] = (beat, now)
-            silent = now - self.last[rank][1]
-            limit = LOST_SECONDS if self.me.is_broken or any(b.is_broken for b in beats.values()) else SILENT_SECONDS
-            gone = beat.home == self.me.home and not is_alive(beat.pid)
+            silent, is_near = now - self.last[rank][1], beat.home == self.me.home
+            gone = is_near and not is_alive(beat.pid)
+            # a process that is there may be unable to speak for long, while it writes a large file
+            limit = LOST_SECONDS if is_broken else self.timeout if is_near else SILENT_SECONDS
             if (gone or silent > min(limit, max(self.timeout, LOST_SECONDS))) and not beat.is_leaving:
                 told = "its process has ended without a word" if gone else f"not heard of for {silent:.0f} s"
                 found = self._about(rank, beat, "lost", f"is gone: {told}; it was killed, or its machine is lost")
@@ -216,15 +220,13 @@ class Watchdog:
         return found and self._publish(found, self.store)
 
     def _stuck(self, beats: dict[int, Beat]) -> Failure | None:
-        """Who has not got on for `timeout` seconds while it does not wait for others; or that all wait."""
-        if len(beats) < self.place.size:
-            return None
+        """Who has not got on for longest, and for `timeout` seconds, and waits for nobody; or that all wait."""
         late = {rank: beat for rank, beat in beats.items() if beat.idle > self.timeout}
-        for rank, beat in late.items():
-            if not beat.waits:
-                return self._about(
-                    rank, beat, "hung", f"hangs: no progress for {beat.idle:.0f} s, more than --ddp_timeout {self.timeout:g}"
-                )
+        busy = [rank for rank, beat in late.items() if not beat.waits]
+        if busy:
+            rank = max(busy, key=lambda rank: late[rank].idle)
+            told = f"no progress for {late[rank].idle:.0f} s, more than --ddp_timeout {self.timeout:g}"
+            return self._about(rank, late[rank], "hung", f"hangs: {told}")
         if len(late) == self.place.size:
             cause = f"waits in {late[0].waits} for {late[0].idle:.0f} s, and so do all others, more than --ddp_timeout"
             return self._about(0, late[0], "hung", cause)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from obverse.dist.failure import Watchdog
 from obverse.dist.place import Place, find_place
-from obverse.dist.team import ALONE, Team
+from obverse.dist.team import ALONE, Team, is_broken_connection, reason
 from obverse.errors import PeerError, UserError
 
 START_SECONDS = 300.0  # that ranks may come later than the first one
@@ -56,6 +56,10 @@ def joined(timeout: float, device: str = "auto") -> Iterator[Team]:
         if not watchdog.has_failed:
             leave(team, place, store, watchdog)
     except BaseException as error:
+        if isinstance(error, RuntimeError) and is_broken_connection(error):
+            lost = PeerError(watchdog.lost(reason(error)))
+            watchdog.fail(lost, lost.exit_code)
+            raise lost from None
         watchdog.fail(error, error.exit_code if isinstance(error, UserError) else 1)
         raise
 

@@ -148,13 +148,22 @@ class Team:
         try:
             yield
         except RuntimeError as error:
-            lines = str(error).splitlines()
-            raise PeerError(self.lookout.lost(lines[0] if lines else type(error).__name__)) from None
+            raise PeerError(self.lookout.lost(reason(error))) from None
         finally:
             self.lookout.exit()
 
 
 ALONE = Team()  # a process by itself
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def is_broken_connection(error: RuntimeError) -> bool:
+    """Whether a collective that others than the team call, such as FSDP's, broke off; gloo has no class for it."""
+    return isinstance(error, dist.DistError) or "gloo" in reason(error)
 
 
 def buckets(tensors: Sequence[Tensor], size: int = BUCKET_BYTES) -> Iterator[list[Tensor]]:

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from obverse.errors import UserError
 from obverse.records import Verdict
 from obverse.watch import Phase, Silent
 
-SECONDS = 120.0
+SECONDS = 900.0
+MARK = "OBVERSE_TEST_RUN"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Job:
     """A run of `size` ranks; `split` says how many of every `sum(split)` pieces of work each gets.
 
     `fault`: {"rank": 1, "phase": "train", "after": 1, "kind": "raise"}, at the first report of the phase after so many
-    steps. `poison`: {"rank": 1, "step": 2}: its gradient is not finite there.
+    steps. `poison`: {"rank": 1, "step": 2}: from there on its gradient is not finite, or with "bit" a weight's bit turns.
     """
 
     method: str
@@ -53,13 +54,15 @@ class Job:
     fault: dict[str, Any] = field(default_factory=dict)
     poison: dict[str, Any] = field(default_factory=dict)
     own: dict[str, dict[str, Any]] = field(default_factory=dict)  # options of one rank alone
+    homes: list[str] = field(default_factory=list)  # the folder that each rank runs in
+    mark: str = ""  # a value of OBVERSE_TEST_RUN by which all processes of the run are found
     seconds: float = SECONDS
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rank ended: its exit code (negative for a signal; None: it was still there), what it said, when it ended
-    and when its fault began, in seconds since the start."""
+    """How a rank ended: its exit code (negative for a signal; None: it was still there), what it said, when it ended,
+    and when the fault began, in seconds since the start."""
 
     code: int | None
     err: str
@@ -82,6 +85,8 @@ class Faulty(Silent):
         if self.fault and phase == self.fault["phase"] and self.num_steps == self.fault.get("after", 0):
             kind, self.fault = self.fault["kind"], {}
             self.mark.write_text(str(time.monotonic()))
+            if kind == "numbers":
+                raise FloatingPointError("the model's logits are not finite")
             if kind == "raise":
                 raise RuntimeError("planted in this rank")
             if kind == "hang":
@@ -98,7 +103,7 @@ def dealing(split: Sequence[int]) -> Any:
 
     def deal(costs: Sequence[float], size: int) -> list[list[int]]:
         edges = [round(len(costs) * edge / sum(split)) for edge in accumulate(split, initial=0)]
-        return [list(range(*edge)) for edge in zip(edges, edges[1:], strict=False)]
+        return [list(range(*edge)) for edge in pairwise(edges)]
 
     return deal
 
@@ -111,7 +116,10 @@ def poisoned(job: Job, rank: int) -> Any:
         number[0] += 1
         if job.poison.get("rank") == rank and number[0] >= job.poison["step"]:
             parameter = learner.optimizer.named[0][1]
-            parameter.grad = torch.full_like(parameter, torch.nan)
+            if job.poison.get("bit"):
+                parameter.data.view(torch.int32)[0, 0] ^= 1
+            else:
+                parameter.grad = torch.full_like(parameter, torch.nan)
         return real(learner, *rest)
 
     return pooled
@@ -145,6 +153,9 @@ def rank_process(job: Job, rank: int, port: int) -> int:
         os.dup2(error, 2)
         os.dup2(error, 1)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        os.environ[MARK] = job.mark
+        if job.homes:
+            os.chdir(job.homes[rank])
         if job.size > 1:
             os.environ.update(variables(rank, job.size, port))
         code = work(job, rank)
@@ -159,6 +170,7 @@ def rank_process(job: Job, rank: int, port: int) -> int:
 def do(job: Job) -> list[dict[str, Any]]:
     """Run a job; how each rank ended."""
     port, start, mark = free_port(), time.monotonic(), Path(job.folder + ".fault")
+    mark.parent.mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     pids = [rank_process(job, rank, port) for rank in range(job.size)]
     ended: dict[int, tuple[int | None, float]] = {}
@@ -190,7 +202,8 @@ class Teams:
 
     def __init__(self) -> None:
         tests = Path(__file__).parents[1]
-        environment = os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        environment = os.environ | {"PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1"}
+        environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as the command line sets it before it imports torch
         command = [sys.executable, "-W", "ignore", __file__]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -211,3 +224,4 @@ class Teams:
 if __name__ == "__main__":
     for line in sys.stdin:
         print(json.dumps(do(Job(**json.loads(line)))), flush=True)
+    os._exit(0)  # there is nothing to tidy up, and it would take a while

@@ -25,7 +25,7 @@ with joined(30.0) as team:
                torch.tensor(rank), torch.full((3, 2), 1.0).T[:, 1]]
     tensors.append(torch.nn.Parameter(torch.ones(2) * rank))
     team.sum_(tensors)
-    strange = {"name": "r\\u00e9\\ud83d\\ude00", "number": 0.1 + rank * 1e-17 + 1e300, "none": None, "nan": float("nan")}
+    strange = {"name": "r\\u00e9\\ud83d\\ude00", "number": 0.1 + rank * 1e-17 + 1e300, "nan": float("nan")}
     texts = team.gather([strange, "x" * 1000 * rank])
     rows = team.gather_tensors(torch.arange(3 * rank, dtype=torch.float64) / 7)
     empty = team.gather_tensors(torch.zeros(0))
