@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from obverse.config import TrainConfig
+from obverse.dist.shards import root_of
 from obverse.dist.team import Team
 from obverse.errors import ConfigError
 from obverse.model import Policy, set_threads
@@ -56,7 +57,9 @@ def words(renderer: Renderer) -> dict[str, str]:
 
 
 def weights(model: torch.nn.Module) -> int:
-    """A sum over the bits of all weights, the same in whatever order it is made."""
+    """A sum over the bits of all weights, the same in whatever order it is made; 0 where each rank has its share."""
+    if root_of(model) is not None:
+        return 0
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     parts = [each.detach().reshape(-1).view(whole[each.element_size()]) for each in model.parameters()]
     return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +30,13 @@ class Micro:
     tokens: Tokens  # [T] columns
     prompts: Prompts | None = None  # then input_ids hold responses, and position -1 stands behind the prompt
     reads: Tensor | None = None  # [B] the row of each response's prompt
+    is_ghost: bool = False  # computed only to keep step with ranks that have more to do; teaches nothing
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device; without a copy where it is there already."""
         tokens = Tokens(**{name: column.to(device) for name, column in vars(self.tokens).items()})
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        columns = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
+        moved: dict[str, Any] = {name: value.to(device) for name, value in columns}
         return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **moved)
 
 
@@ -79,6 +82,13 @@ class Update:
             inside = [index for prompt in block for index in problems[prompt]]
             for piece in self._filled(inside, budget, together):
                 yield self._micro(piece, prompts, places)
+
+    def ghost(self) -> Micro:
+        """The least work that a micro batch of this update can be: its shortest sample."""
+        trained = self.samples.counts.sum(-1).tolist()
+        members = [index for index, number in enumerate(trained) if number > 0]
+        shortest = min(members, key=lambda i: len(self.rows[i].prompt_ids) + len(self.rows[i].ids))
+        return replace(self._micro([shortest], None, {}), is_ghost=True)
 
     def _filled(self, members: Sequence[int], budget: int, together: bool) -> Iterator[list[int]]:
         """The samples `members` dealt to batches that fit `budget`, like lengths together."""

@@ -3,6 +3,9 @@
 Order of a save: every file into a temporary folder and onto the disk, the manifest with their sha256, one rename, the
 folder above onto the disk, a look at what now stands there, and only then the rotation of older ones. Whatever breaks
 that off, at whatever place, leaves a whole checkpoint; `tidy` clears away what it left half done.
+
+Weights that are shared out over ranks are saved by all ranks together: gathered to the first one, in the same layout,
+or in pieces, a file of each rank beside those of the others (see `dist/pieces.py`).
 """
 
 from __future__ import annotations
@@ -12,21 +15,32 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from obverse.dist import pieces
+from obverse.dist.pieces import Pieces
+from obverse.dist.saving import (
+    MOMENTS,
+    MOMENTS_IN_PIECES,
+    agreed,
+    by_first,
+    is_of_the_disk,
+    reason_of,
+    write_model,
+    write_moments,
+)
+from obverse.dist.team import ALONE, Team
 from obverse.errors import CheckpointError, StorageError
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
-STATE, MOMENTS = "state.json", "optimizer.safetensors"
+STATE = "state.json"
 Manifest = dict[str, Any]
 
 _NAME = re.compile(r"checkpoint-\d+", re.ASCII)
@@ -48,7 +62,7 @@ class Saved:
     """A checkpoint that was read: its folder, the optimizer's tensors and the run's state."""
 
     path: Path
-    tensors: dict[str, Tensor]
+    tensors: Pieces  # read when they are asked for
     state: dict[str, Any]
 
 
@@ -61,67 +75,92 @@ def save(
     state: Mapping[str, Any],
     keep: int,
     about: About = About(),
+    team: Team = ALONE,
+    in_pieces: bool = False,
 ) -> Path:
     """Write `root/checkpoint-<step>` and remove all but the newest `keep` of the run's; returns its path.
 
-    `models` by their folder inside; "" is the checkpoint itself, which transformers loads as it is.
+    `models` by their folder inside; "" is the checkpoint itself, which transformers loads as it is. A `team` whose
+    ranks have shares of them calls this in step, and with `in_pieces` each rank writes its own.
     Raises StorageError, with the previous checkpoints untouched, when the disk refuses.
     """
     target, part = root / f"checkpoint-{step}", root / f".checkpoint-{step}.part"
-    with _storing(target, root):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    with _storing(target, root, team):
+        by_first(team, lambda: _begin(part))
+        mine: list[Path] = []  # what ranks other than the first have written
         for name, model in models.items():
-            model.save_pretrained(part / name)
-            tokenizer.save_pretrained(part / name)  # a folder of a model is whole: some families load no other
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / MOMENTS)
-        (part / STATE).write_text(json.dumps({"step": step, **state}, indent=2))
-        files = {str(path.relative_to(part)): fingerprint(path) for path in sorted(part.rglob("*")) if path.is_file()}
-        for name in files:
-            sync(part / name)
-        (part / MANIFEST).write_text(_sealed({"schema": SCHEMA, "step": step, **vars(about), "files": files}))
-        _put(part, target)
-        if problem := damage(target):
-            raise OSError(f"what was read back is not what was written: {problem}")
-    _rotate(root, step, keep, about.run)
+            mine += write_model(part / name, model, tokenizer, team, in_pieces)
+        mine += write_moments(part, tensors, team, in_pieces)
+        theirs = team.gather(agreed(team, lambda: [] if team.is_first else _on_disk(part, mine)))
+        by_first(team, lambda: _finish(part, target, step, state, about, [pair for each in theirs for pair in each]))
+    if team.is_first:
+        _rotate(root, step, keep, about.run)
     return target
 
 
-def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Write a model that is in no checkpoint, as a plain transformers folder; StorageError when the disk refuses."""
+def _begin(part: Path) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+
+
+def _finish(
+    part: Path, target: Path, step: int, state: Mapping[str, Any], about: About, theirs: Sequence[Sequence[Any]]
+) -> None:
+    """Seal what was written; `theirs` has the names and fingerprints of what other ranks have put onto the disk."""
+    (part / STATE).write_text(json.dumps({"step": step, **state}, indent=2))
+    known = {part / name: each for name, each in theirs}
+    paths = [path for path in sorted(part.rglob("*")) if path.is_file()]
+    own = dict(_on_disk(part, [path for path in paths if path not in known]))
+    files = {str(path.relative_to(part)): own.get(str(path.relative_to(part))) or known[path] for path in paths}
+    (part / MANIFEST).write_text(_sealed({"schema": SCHEMA, "step": step, **vars(about), "files": files}))
+    _put(part, target)
+    if problem := damage(target):
+        raise OSError(f"what was read back is not what was written: {problem}")
+
+
+def _on_disk(part: Path, paths: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
+    """The names and fingerprints of files, which are on the disk then."""
+    found = [(str(path.relative_to(part)), fingerprint(path)) for path in paths]
+    for path in paths:
+        sync(path)
+    return found
+
+
+def save_model(folder: Path, model: Any, tokenizer: Any, team: Team = ALONE) -> None:
+    """Write a model that is in no checkpoint, as a plain transformers folder; StorageError when the disk refuses.
+
+    All ranks of a `team` call this in step.
+    """
     part = folder.with_name(f".{folder.name}.part")
-    with _storing(folder, folder.parent):
-        shutil.rmtree(part, ignore_errors=True)
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+
+    def finish() -> None:
         for path in part.rglob("*"):
             sync(path)
         _put(part, folder)
 
+    with _storing(folder, folder.parent, team):
+        by_first(team, lambda: _begin(part))
+        write_model(part, model, tokenizer, team)
+        by_first(team, finish)
+
 
 @contextmanager
-def _storing(target: Path, root: Path) -> Iterator[None]:
+def _storing(target: Path, root: Path, team: Team) -> Iterator[None]:
     """Clear away what a broken save leaves; a disk that refuses is a StorageError which says what is still there."""
     try:
         yield
     except BaseException as error:
         free = shutil.disk_usage(root).free if root.exists() else 0  # before what was written goes
-        if root.exists():
+        if root.exists() and team.is_first:
             tidy(root)
-        if not _is_of_the_disk(error):
+        if not is_of_the_disk(error):
             raise
         last = newest(root)
         rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
-        reason = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
         raise StorageError(
-            f"checkpoint {target} could not be written: {reason} ({free / 1e6:,.1f} MB were free); {rest}: make room "
-            "and resume"
+            f"checkpoint {target} could not be written: {reason_of(error)} ({free / 1e6:,.1f} MB were free); {rest}: "
+            "make room and resume"
         ) from None
-
-
-def _is_of_the_disk(error: BaseException) -> bool:
-    # the writers of safetensors and tokenizers are not Python's: theirs are exceptions of their own, or of no class
-    return isinstance(error, OSError | SafetensorError) or (type(error) is Exception and "os error" in str(error))
 
 
 def tidy(root: Path) -> None:
@@ -163,13 +202,23 @@ def check(path: Path) -> None:
     """Raise CheckpointError, which names what is wrong, unless every file is as the manifest says."""
     problem = damage(path)
     if problem:
-        raise CheckpointError(f"checkpoint {path}: {problem}; resume from another one or start anew")
+        raise _unusable(path, problem)
 
 
-def load(path: Path) -> Saved:
-    """Read a checkpoint after checking every file against the manifest; CheckpointError names what is wrong."""
-    check(path)
-    return Saved(path, load_file(path / MOMENTS), json.loads((path / STATE).read_text()))
+def load(path: Path, team: Team = ALONE) -> Saved:
+    """Open a checkpoint after checking every file against the manifest; CheckpointError names what is wrong.
+
+    All ranks of a `team` call this in step: the first one checks.
+    """
+    problem = team.share(damage(path) if team.is_first else None)
+    if problem:
+        raise _unusable(path, problem)
+    moments = [path / MOMENTS] if (path / MOMENTS).exists() else pieces.files_of(path / MOMENTS_IN_PIECES)
+    return Saved(path, Pieces.of(moments), json.loads((path / STATE).read_text()))
+
+
+def _unusable(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint {path}: {problem}; resume from another one or start anew")
 
 
 def about(path: Path) -> About:
@@ -270,7 +319,7 @@ def _sealed(manifest: Manifest) -> str:
 def _misfit(manifest: Manifest) -> str | None:
     """Why this cannot be a manifest, whoever wrote it."""
     files = manifest.get("files")
-    if not isinstance(files, dict) or not {STATE, MOMENTS} <= files.keys():
+    if not isinstance(files, dict) or STATE not in files or not any(map(_has_moments, files)):
         return f"does not list {STATE} and {MOMENTS}"
     for name, expected in files.items():
         place = PurePosixPath(name)
@@ -280,6 +329,10 @@ def _misfit(manifest: Manifest) -> str | None:
             return f"has no size and sha256 of {name!a:.80}"
     kinds = {"step": int, "run": str, "config": dict, "data": str, "packages": dict}
     return next((f"has no {name}" for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)), None)
+
+
+def _has_moments(name: str) -> bool:
+    return name == MOMENTS or name.startswith(f"{MOMENTS_IN_PIECES}/")
 
 
 def _from_1(manifest: Manifest) -> Manifest:

@@ -49,8 +49,8 @@ def assess(
             written[-1].append(replace(micro, tokens=replace(tokens, advantage=advantage, returns=returns)))
     if not gae.whitens:
         return written
-    mine = [micro.tokens.advantage for micros in written for micro in micros]
-    own = torch.cat(mine) if mine else torch.zeros(0, device=next(critic.model.parameters()).device)
+    mine = [micro.tokens.advantage for micros in written for micro in micros if not micro.is_ghost]
+    own = torch.cat(mine) if mine else batches[0][0].reward.new_zeros(0)
     everything = torch.cat(team.gather_tensors(own.double())).to(own.dtype)
     mean, scale = everything.mean(), (everything.var(unbiased=False) + SMALLEST_VARIANCE).rsqrt()
     return [[_whitened(micro, mean, scale) for micro in micros] for micros in written]

@@ -16,18 +16,21 @@ from transformers import AutoConfig
 from obverse import checkpoint
 from obverse.adapters import base_of, load_any
 from obverse.config_export import ExportConfig
+from obverse.dist.pieces import files_of
+from obverse.dist.saving import MOMENTS
 from obverse.errors import ConfigError, StorageError
 from obverse.loading import load_scalar, locate
 from obverse.watch import Silent, Watcher
 
-OURS = {checkpoint.STATE, checkpoint.MOMENTS, checkpoint.MANIFEST}  # what a checkpoint has beside its model
+OURS = {checkpoint.STATE, MOMENTS, checkpoint.MANIFEST}  # what a checkpoint has beside its model
 
 
 def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
     """Write the model of a run, checkpoint or adapter as one plain folder; returns it.
 
     A checkpoint that is whole already is copied byte for byte unless another dtype is asked for. An adapter is added to
-    its base in float32 on the CPU, which takes 4 bytes of memory per parameter, and rounded once, to `dtype`.
+    its base in float32 on the CPU, which takes 4 bytes of memory per parameter, and rounded once, to `dtype`. Shares
+    that ranks have written are put together, in memory too.
     Raises ConfigError when there is no such model or the folder is taken, CheckpointError for a damaged checkpoint or
     another base than the adapter's, StorageError when the disk refuses.
     """
@@ -35,9 +38,8 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
     out = Path(config.output).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--output: {out} is there already and not empty: give another folder")
-    # A checkpoint that ranks wrote in shares would be put together here, before it is looked at as one model.
-    base = base_of(str(place))
-    if base is None and config.dtype == "auto":
+    base, num_shares = base_of(str(place)), len(files_of(place))
+    if base is None and config.dtype == "auto" and not num_shares:
         with making(out) as part:
             for path in files(place):
                 shutil.copyfile(path, part / path.name)
@@ -48,6 +50,7 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
     told = f"with its adapter merged into {base}" if base else "without its optimizer"
+    told = f"put together from the shares of {num_shares} ranks" if num_shares else told
     watch.note(f"{out} holds the model of {place} in {str(model.dtype).removeprefix('torch.')}, {told}")
     return out
 
@@ -97,9 +100,10 @@ def whole(place: Path, dtype: str, base: str | None) -> tuple[Any, Any]:
     """The model in one piece, and its tokenizer."""
     config = AutoConfig.from_pretrained(locate(base) if base else str(place), trust_remote_code=False)
     kind = getattr(torch, dtype) if dtype != "auto" else config.dtype or torch.float32
+    read = "float32" if base else str(kind).removeprefix("torch.")
     if base is None and any(each.endswith("ForSequenceClassification") for each in config.architectures or ()):
-        model, tokenizer = load_scalar(str(place), "float32", "cpu", trained=True)
+        model, tokenizer = load_scalar(str(place), read, "cpu", trained=True)
     else:
-        policy, tokenizer = load_any(str(place), "float32", "cpu")
+        policy, tokenizer = load_any(str(place), read, "cpu")
         model = policy.model
     return model.to(kind), tokenizer

@@ -13,6 +13,7 @@ from torch import Tensor
 from obverse.batch import Micro, Update
 from obverse.critic import Critic, assess
 from obverse.dist.deal import deal
+from obverse.dist.shards import root_of
 from obverse.dist.team import ALONE, Team
 from obverse.estimator import foreseen, loss, masked, shaped, still
 from obverse.method import Method
@@ -91,18 +92,30 @@ def lesson(learner: Learner, update: Update, is_repeated: bool) -> Lesson:
     is_shared = pays_to_share(learner, update)
     if not learner.team.is_alone:
         needed = own_rows(learner.team, update, needed, is_shared)
-    made = update.micros(learner.micro_batch_tokens, method.together, is_shared, needed)
-    micros = [micro.to(policy.device) for micro in made]
+    made = [*update.micros(learner.micro_batch_tokens, method.together, is_shared, needed)]
+    micros = [micro.to(policy.device) for micro in made + ghosts(learner, update, len(made))]
     if is_frozen:
         readers = Readers(learner)
         micros = [replace(micro, tokens=annotate(micro, None, learner, readers)) for micro in micros]
     if method.shaping:
-        found = [shaped(micro.tokens, samples, method.shaping) for micro in micros]
-        micros = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, found, strict=True)]
+        found = [shaped(micro.tokens, samples, method.shaping) for micro in micros[: len(made)]]
+        shapes = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, found, strict=False)]
+        micros = shapes + micros[len(made) :]
         added = sum((added for _, added in found), start=torch.zeros_like(samples.reward))
         samples = replace(samples, reward=samples.reward + learner.team.sum(added.double()).to(added.dtype))
     is_unmoved = learner.samples_itself and not is_frozen and not method.needs("sampler")
-    return Lesson(samples, micros, sum(len(micro.input_ids) for micro in micros), is_frozen, is_unmoved)
+    return Lesson(samples, micros, sum(len(micro.input_ids) for micro in made), is_frozen, is_unmoved)
+
+
+def ghosts(learner: Learner, update: Update, num: int) -> list[Micro]:
+    """Micro batches that teach nothing, for a rank with `num` of them: so many that all ranks have the same number.
+
+    A policy that is shared out computes in step: whoever has nothing left to compute would miss in the others' layers.
+    """
+    if root_of(learner.policy.model) is None:
+        return []
+    missing = max(learner.team.gather(num)) - num
+    return [update.ghost()] * missing if missing else []
 
 
 def own_rows(team: Team, update: Update, needed: Collection[int] | None, is_shared: bool) -> set[int]:
@@ -147,20 +160,29 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
     learning_rate = optimizer.learning_rate
     tally, num_done = Tally(), 0
     observed: Tensor | None = None
-    readers = Readers(learner)
+    readers, is_in_step = Readers(learner), root_of(learner.policy.model) is not None
     for number, micro in enumerate(current.micros):
-        slope = foreseen(micro.tokens, current.samples, method.terms, progress) if current.is_unmoved else None
+        slope = None
+        if current.is_unmoved and not micro.is_ghost:
+            slope = foreseen(micro.tokens, current.samples, method.terms, progress)
         live = forward(learner, micro, readers.policy, slope)
         seen = Live(*(stream.detach() for stream in live))
         tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner, readers, current.is_unmoved)
+        # under a law that cuts it takes a forward pass of its own: one micro batch tells
+        tells = is_first and learner.law is not None and number == len(current.micros) // 2
+        if micro.is_ghost:
+            reach(live).backward()
+            if tells and learner.law is not None and not learner.law.is_whole:
+                under_law(learner.policy, micro, learner.law)
+            continue
         value = loss(tokens, current.samples, live.logp, live.entropy, method.terms, progress, live.value)
-        value.backward()
+        (value + reach(live) if is_in_step else value).backward()
         view = View(tokens, current.samples, seen, progress)
         tally.add(value, view, masked(view, method.terms))
         if is_first and learner.law is not None:
             if learner.law.is_whole:
                 tally.agree(view, seen.logp)
-            elif number == len(current.micros) // 2:  # it takes a forward pass of its own: one micro batch tells
+            elif tells:
                 tally.agree(view, under_law(learner.policy, micro, learner.law))
         tally.compare(view, method.terms)
         if method.memory is not None and (shown := method.memory.observe(view)) is not None:
@@ -183,6 +205,11 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
     return Learned(row | figures, None if observed is None else observed.tolist())
 
 
+def reach(live: Live) -> Tensor:
+    """Exactly 0, with a graph to every network that was asked: a backward pass that all ranks go through alike."""
+    return torch.stack([stream[:0].sum() for stream in live if stream.requires_grad]).sum()
+
+
 def pooled(
     learner: Learner, current: Lesson, tally: Tally, observed: Tensor | None
 ) -> tuple[Tally, Tensor | None, bool]:
@@ -193,7 +220,7 @@ def pooled(
     team = learner.team
     if team.is_alone:
         return tally, observed, not current.micros
-    flags = torch.tensor([len(current.micros), observed is not None])
+    flags = torch.tensor([sum(not micro.is_ghost for micro in current.micros), observed is not None])
     num_micros, has_observed = team.sum(flags).tolist()
     if has_observed:
         observed = team.sum((torch.zeros_like(current.samples.reward) if observed is None else observed).double())
@@ -206,6 +233,8 @@ def pooled(
 
 def sum_gradients(team: Team, optimizer: Optimizer) -> None:
     """Sum each parameter's gradient over the ranks; it is None where it is so on all of them."""
+    if root_of(optimizer.model) is not None:  # its layers have summed them on the way
+        return
     parameters = [parameter for _, parameter in optimizer.named]
     has_one = team.sum(torch.tensor([parameter.grad is not None for parameter in parameters]).int()).tolist()
     learning = [parameter for parameter, number in zip(parameters, has_one, strict=True) if number]

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.utils.logging import disable_progress_bar
 
+from obverse.dist.pieces import Pieces, files_of
+from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError
-from obverse.model import Policy, as_policy
+from obverse.model import Policy, Traits, as_policy, traits_of
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
@@ -42,27 +52,31 @@ def locate(name: str) -> str:
 
 
 def load(
-    name: str, dtype: str = "auto", device: str = "auto", trains: bool = False, **options: Any
+    name: str, dtype: str = "auto", device: str = "auto", trains: bool = False, team: Team = ALONE, **options: Any
 ) -> tuple[Policy, Any]:
     """The policy and its tokenizer from a folder or a hub name; ConfigError when there is none.
 
     `dtype` auto is float32 on a CPU; on an accelerator bfloat16, and for a policy that `trains` mixed: float32 weights,
     bfloat16 products, because a small step is lost on a bfloat16 weight. Code that a model brings along is never run.
     `options` are transformers' own, such as a quantization.
+    Of a `team` that is to share it out rank 0 alone reads the weights, on the CPU; elsewhere they are meta tensors.
     """
     check_kind(name, scores=False)
     if dtype == "auto" and trains and pick_device(device) != "cpu":
         dtype = "mixed"
-    model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device, **options)
-    return as_policy(model, mixed=dtype == "mixed"), tokenizer
+    model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device, team, **options)
+    found = asdict(traits_of(model.eval())) if team.is_first else None
+    return as_policy(model, mixed=dtype == "mixed", traits=Traits(**team.share(found))), tokenizer
 
 
-def load_scalar(name: str, dtype: str = "auto", device: str = "auto", trained: bool = False) -> tuple[Any, Any]:
+def load_scalar(
+    name: str, dtype: str = "auto", device: str = "auto", trained: bool = False, team: Team = ALONE
+) -> tuple[Any, Any]:
     """A model with one number in place of the vocabulary, and its tokenizer: a critic or a reward model.
 
     The layout is transformers' sequence classification with one label. A model without such a head gets one of zeros,
     or with `trained` a ConfigError: what it said would mean nothing. Its weights are float32 unless bfloat16 is asked
-    for: it learns, or what it says is the reward.
+    for: it learns, or what it says is the reward. `team` is as in `load`.
     """
     dtype = "float32" if dtype in ("auto", "mixed") else dtype
     if trained:
@@ -71,7 +85,7 @@ def load_scalar(name: str, dtype: str = "auto", device: str = "auto", trained: b
     level = report.level
     report.setLevel(logging.ERROR)  # a missing head is looked after here
     try:
-        model, tokenizer, missing = _load(AutoModelForSequenceClassification, name, dtype, device, num_labels=1)
+        model, tokenizer, missing = _load(AutoModelForSequenceClassification, name, dtype, device, team, num_labels=1)
     finally:
         report.setLevel(level)
     head = getattr(model, "score", None)
@@ -116,17 +130,49 @@ def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
         ) from None
 
 
-def _load(kind_of_model: Any, name: str, dtype: str, device: str, **options: Any) -> tuple[Any, Any, list[str]]:
+def _load(
+    kind_of_model: Any, name: str, dtype: str, device: str, team: Team, **options: Any
+) -> tuple[Any, Any, list[str]]:
     """A model on its device, its tokenizer, and the weights that its files did not have."""
     where = torch.device(pick_device(device))
     plain = torch.float32 if where.type == "cpu" else torch.bfloat16
     kind = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
-    model, info = _readable(
-        name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, use_safetensors=True, **options
-    )
-    placed = model if "device_map" in options else model.to(where)  # a quantized one is made where it stays
-    return placed, tokenizer, sorted(info["missing_keys"])
+    if not team.is_first:
+        return _outline(kind_of_model, name, kind, **options), tokenizer, []
+    shards = files_of(Path(locate(name)))
+    if shards:
+        model, info = _put_together(kind_of_model, name, kind, shards, **options)
+    else:
+        model, info = _readable(
+            name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, use_safetensors=True, **options
+        )
+    stays = "device_map" in options or not team.is_alone  # a quantized one is made where it stays
+    return model if stays else model.to(where), tokenizer, sorted(info["missing_keys"])
+
+
+def _outline(kind_of_model: Any, name: str, dtype: torch.dtype, **options: Any) -> Any:
+    """The model without its weights: meta tensors in their places."""
+    config = _readable(name, AutoConfig.from_pretrained, **options)
+    with torch.device("meta"):
+        return with_defaults(kind_of_model.from_config(config, dtype=dtype), name)
+
+
+def _put_together(kind_of_model: Any, name: str, dtype: torch.dtype, shards: list[Path], **options: Any) -> Any:
+    """A model from the shares that the ranks of a run have written, and what transformers says of its loading."""
+    kind = type(_outline(kind_of_model, name, dtype, **options))
+    config = _readable(name, AutoConfig.from_pretrained, **options)
+    weights = dict(Pieces.of(shards))
+    model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True)
+    return with_defaults(model, name), info
+
+
+def with_defaults(model: Any, name: str) -> Any:
+    """The model with the generation defaults that stand beside its configuration, where there are any."""
+    if model.can_generate():
+        with suppress(OSError):  # then they follow from its configuration
+            model.generation_config = GenerationConfig.from_pretrained(locate(name))
+    return model
 
 
 def num_parameters(name: str) -> int:

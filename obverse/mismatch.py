@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from obverse.batch import Micro
+from obverse.dist.shards import inside
 from obverse.errors import DivergedError
 from obverse.metrics import Row
 from obverse.model import Policy, logits
@@ -67,5 +68,5 @@ def divergence(trained: Tensor, sampled: Tensor) -> Tensor:
 def under_law(policy: Policy, micro: Micro, law: Law) -> Tensor:
     """Log-probs of a micro batch's tokens under a law that cuts some away; -inf for those; float32 [T]."""
     with policy.computing():
-        rows = torch.cat([log_law(part, law) for part in logits(policy, micro)])
+        rows = inside(policy.model, lambda: torch.cat([log_law(part, law) for part in logits(policy, micro)]))
     return rows.gather(-1, micro.target[:, None])[:, 0]

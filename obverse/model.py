@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse.batch import Micro
+from obverse.dist.shards import inside, root_of
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
 from obverse.vocabulary import Scores, chunk_size, reads, wide
@@ -26,7 +27,7 @@ class Policy:
     head: (
         Callable[[Tensor], Tensor] | None
     )  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
-    matrix: Tensor | None = None  # the whole head, where it is one matrix [V, H] and nothing more
+    layer: torch.nn.Linear | None = None  # the whole head, where it is one matrix [V, H] and nothing more
     table: torch.nn.Embedding | None = None  # the whole embedding, where it is a table [V, H] and nothing more
     shares: bool = False  # prompts may be computed once for all their samples
     mixed: bool = False  # matrix products in bfloat16, everything else in float32
@@ -36,8 +37,15 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.device
+        """Where it computes; shares of its weights may wait elsewhere."""
+        root = root_of(self.model)
+        device: torch.device = self.model.device if root is None else root.sharing.team.device
         return device
+
+    @property
+    def matrix(self) -> Tensor | None:
+        """The head's matrix as it is now: of a model that is shared out it is whole `inside` only."""
+        return None if self.layer is None else self.layer.weight
 
     @property
     def num_parameters(self) -> int:
@@ -73,13 +81,33 @@ class Policy:
                 layer.training = False
 
 
-def as_policy(model: Any, mixed: bool = False) -> Policy:
-    """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights."""
+@dataclass(frozen=True)
+class Traits:
+    """What is found out about a model by trying it."""
+
+    has_head: bool = False  # its logits are its head's of its decoder's states
+    has_table: bool = False  # its decoder takes the embedding's rows in place of the ids
+    shares: bool = False  # prompts may be computed once for all their samples
+
+
+def traits_of(model: Any) -> Traits:
+    """Try a model that has its weights."""
+    if _split_head(model) is None:
+        return Traits()
+    return Traits(True, _plain_table(model) is not None, can_share(model))
+
+
+def as_policy(model: Any, mixed: bool = False, traits: Traits | None = None) -> Policy:
+    """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights.
+
+    `traits` are those of a model that has no weights here to try it with.
+    """
     model.eval()
-    head = _split_head(model)
-    if head is None:
-        return Policy(model, head, mixed=mixed)
-    return Policy(model, head, _plain_matrix(model), _plain_table(model), can_share(model), mixed)
+    traits = traits or traits_of(model)
+    if not traits.has_head:
+        return Policy(model, None, mixed=mixed)
+    table = model.get_input_embeddings() if traits.has_table else None
+    return Policy(model, _head(model), _plain_layer(model), table, traits.shares, mixed)
 
 
 def with_checkpoints(policy: Policy) -> Policy:
@@ -90,12 +118,12 @@ def with_checkpoints(policy: Policy) -> Policy:
     return replace(policy, checkpointed=True, shares=False)
 
 
-def _plain_matrix(model: Any) -> Tensor | None:
-    """The head's matrix, where logits are its product with a state and nothing else."""
+def _plain_layer(model: Any) -> torch.nn.Linear | None:
+    """The head, where logits are its matrix's product with a state and nothing else."""
     layer = model.get_output_embeddings()
     is_plain = type(layer) is torch.nn.Linear and layer.bias is None
     capped = getattr(model.config, "final_logit_softcapping", None)
-    return layer.weight if is_plain and not capped else None
+    return layer if is_plain and not capped else None
 
 
 def _plain_table(model: Any) -> torch.nn.Embedding | None:
@@ -144,7 +172,10 @@ def logprobs(
     gradient by the log-probs where it is known before they are.
     """
     with policy.computing():
-        return _logprobs(policy, micro, entropy_graph, embeddings, reader, foreseen)
+        found: tuple[Tensor, Tensor] = inside(
+            policy.model, lambda: _logprobs(policy, micro, entropy_graph, embeddings, reader, foreseen)
+        )
+        return found
 
 
 def _logprobs(
@@ -164,11 +195,12 @@ def _logprobs(
     else:
         hidden = policy.model.get_decoder()(**read, use_cache=False).last_hidden_state
         states = hidden[micro.row, micro.position]
-    if policy.matrix is not None:
-        graph = torch.is_grad_enabled() and (states.requires_grad or policy.matrix.requires_grad)
+    matrix = policy.matrix
+    if matrix is not None:
+        graph = torch.is_grad_enabled() and (states.requires_grad or matrix.requires_grad)
         logp, entropy = Scores.apply(  # type: ignore[no-untyped-call]
             states,
-            policy.matrix,
+            matrix,
             micro.target,
             micro.temperature,
             foreseen if graph else None,
@@ -198,6 +230,11 @@ def mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor],
     `mix` gets the embeddings of a token and of the policy's greedy guess at its place, both from `table`. A token that
     is not read, the last of the longest row, is left out.
     """
+    found: Tensor = inside(policy.model, lambda: _mixed(policy, micro, mix, table))
+    return found
+
+
+def _mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor], table: torch.nn.Module) -> Tensor:
     with policy.computing():
         guesses = [part.argmax(-1) for part in logits(policy, micro)]
     guess, place = torch.cat(guesses), micro.position + 1
@@ -223,9 +260,13 @@ def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:
     """The scalar head's number at each trained token, float32 (or float64) [T]: of the state before, or `after` it."""
-    hidden = model.base_model(input_ids=micro.input_ids, use_cache=False).last_hidden_state
-    numbers: Tensor = wide(model.score(hidden[micro.row, micro.position + int(after)]))[:, 0]
+    numbers: Tensor = inside(model, lambda: _scalars(model, micro, after))
     return numbers
+
+
+def _scalars(model: Any, micro: Micro, after: bool) -> Any:
+    hidden = model.base_model(input_ids=micro.input_ids, use_cache=False).last_hidden_state
+    return wide(model.score(hidden[micro.row, micro.position + int(after)]))[:, 0]
 
 
 def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:
@@ -237,21 +278,26 @@ def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: b
     return logp.gather(-1, target[:, None])[:, 0], entropy
 
 
+def _head(model: Any) -> Callable[[Tensor], Tensor]:
+    """The map from hidden states to logits that the known families have: a matrix, and perhaps a cap."""
+    matrix, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+
+    def head(states: Tensor) -> Tensor:
+        logits: Tensor = matrix(states)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    return head
+
+
 def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     """The model's map from hidden states to logits, checked against the model itself; None where they differ.
 
     Some families cap or scale their logits after the last matrix: the known cap is applied, anything else is found out
     by comparing, and such a model takes the plain way over its own logits.
     """
-    matrix, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
-    if matrix is None:
+    if model.get_output_embeddings() is None:
         return None
-
-    def head(states: Tensor) -> Tensor:
-        logits: Tensor = matrix(states)
-        return torch.tanh(logits / cap) * cap if cap else logits
-
-    probe = _probe(model)
+    head, probe = _head(model), _probe(model)
     with torch.no_grad():
         ours = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
         same = torch.allclose(ours, model(input_ids=probe, use_cache=False).logits, rtol=1e-4, atol=1e-4)

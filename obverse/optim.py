@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from obverse.config import TrainConfig
+from obverse.dist.pieces import Pieces
+from obverse.dist.shards import is_share, like, own, root_of, rows, settle
 from obverse.errors import DivergedError
 
 # A step whose gradient is not finite is not taken; so many in a row mean that the run is broken.
@@ -24,12 +26,17 @@ class StepResult:
 
 
 class Optimizer:
-    """AdamW over the trainable parameters with the run's schedule; one `step` per update, taken or not."""
+    """AdamW over the trainable parameters with the run's schedule; one `step` per update, taken or not.
+
+    Of a model that is shared out over ranks each rank moves its rows: all call the same methods in step.
+    """
 
     def __init__(
         self, model: torch.nn.Module, config: TrainConfig, total_steps: int, learning_rate: float | None = None
     ) -> None:
         peak = config.learning_rate or 0.0 if learning_rate is None else learning_rate
+        settle(model)
+        self.model = model
         self.named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.adamw = torch.optim.AdamW(
             decay_groups(self.named, config.weight_decay),
@@ -59,8 +66,9 @@ class Optimizer:
         `is_finite` is what is known of the loss: its gradient may be finite where it is not. Raises DivergedError
         after MAX_BAD_STEPS steps in a row that were not finite.
         """
+        settle(self.model)  # what is whole now would be read again as it was before the step
         parameters = [parameter for _, parameter in self.named]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm or torch.inf)
+        norm = self._clip(parameters)
         finite = is_finite and bool(torch.isfinite(norm))
         taken = finite and (self.skip_norm is None or float(norm) <= self.skip_norm)
         if taken:
@@ -77,6 +85,17 @@ class Optimizer:
             )
         return StepResult(float(norm), taken)
 
+    def _clip(self, parameters: list[torch.nn.Parameter]) -> Tensor:
+        """Scale the gradients to a norm of at most `max_norm`; returns the norm before."""
+        root, largest = root_of(self.model), self.max_norm or torch.inf
+        if root is None:
+            return torch.nn.utils.clip_grad_norm_(parameters, largest)
+        gradients = [own(each.grad) for each in parameters if each.grad is not None]
+        square = torch.nn.utils.get_total_norm(gradients).double() ** 2  # of this rank's rows
+        norm = root.sharing.team.sum(square).sqrt()
+        torch._foreach_mul_(gradients, float((largest / (norm + 1e-6)).clamp(max=1.0)))
+        return norm
+
     def rest(self) -> None:
         """A gradient of zero: the moments fade, the weights follow them."""
         for _, parameter in self.named:
@@ -91,7 +110,7 @@ class Optimizer:
         self.adamw.state.clear()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state by parameter name, for safetensors."""
+        """The optimizer's state by parameter name, for safetensors; shares, where the model is shared out."""
         return {
             f"{name}/{key}": value
             for name, parameter in self.named
@@ -102,12 +121,17 @@ class Optimizer:
         """What is not a tensor: the schedule's place and the steps not taken in a row."""
         return {"num_steps": self.num_steps, "num_bad": self.num_bad}
 
-    def restore(self, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
-        """Continue exactly where `tensors` and `counters` were taken."""
+    def restore(self, tensors: Mapping[str, Tensor], counters: dict[str, int]) -> None:
+        """Continue exactly where `tensors` and `counters` were taken; of Pieces only this rank's rows are read."""
         by_name = dict(self.named)
-        for key, value in tensors.items():
+        for key in tensors:
             name, _, field = key.rpartition("/")
-            self.adamw.state[by_name[name]][field] = value
+            parameter = by_name[name]
+            if field != "step" and is_share(parameter):
+                mine = tensors.rows(key, *rows(parameter)) if isinstance(tensors, Pieces) else own(tensors[key])
+                self.adamw.state[parameter][field] = like(parameter, mine)
+            else:
+                self.adamw.state[parameter][field] = tensors[key].to(parameter.device)
         self.num_steps, self.num_bad = counters["num_steps"], counters["num_bad"]
 
 

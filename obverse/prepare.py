@@ -15,6 +15,7 @@ from obverse.config import TrainConfig
 from obverse.config_file import write
 from obverse.course import Course, as_course
 from obverse.critic import Critic
+from obverse.dist.shards import root_of, settle
 from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError, StorageError
 from obverse.graders import Graders
@@ -22,7 +23,7 @@ from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.loading import check_kind, locate
 from obverse.mismatch import Mismatch
-from obverse.networks import Networks, load_networks, load_scorer, stage_anchor
+from obverse.networks import Networks, load_networks, load_scorer, refuse_unfit, stage_anchor
 from obverse.optim import Optimizer
 from obverse.problems import wording
 from obverse.records import Problem
@@ -50,6 +51,7 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     course = as_course(methods.build(config.method, config.method_options))
     check(course, config)
     refuse_unready(config)
+    refuse_unfit(config, team)
     problems = load_problems(config, course)  # before there is a folder: mistakes leave nothing behind
     for model in (config.model, config.anchor_model, config.reward_model):
         locate(model or "embedded")
@@ -88,13 +90,14 @@ def assemble(
 ) -> Run:
     """The parts of a run whose folder is its own, restored if it is to be resumed."""
     start = find_shared_start(config, folder, data, watcher, team)
-    networks = load_networks(config, course, start)
+    networks = load_networks(config, course, start, team)
     team.beat()
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
+    is_shared_out = root_of(networks.policy.model) is not None
     shares = networks.policy.shares or config.gradient_checkpointing
-    if not shares and any(method.trains_policy for method in course.methods):
+    if not shares and not is_shared_out and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
     stops = getattr(networks.policy.model, "generation_config", None)
     renderer = Renderer(
@@ -115,7 +118,7 @@ def assemble(
         course,
         problems,
         held_out,
-        make_collector(config, course, networks, renderer, watcher),
+        make_collector(config, course, networks, renderer, watcher, team),
         make_learners(config, course, networks, total_steps, team),
         folder,
         total_steps,
@@ -163,7 +166,12 @@ def tell_overlap(problems: Sequence[Problem], held_out: Sequence[Problem], watch
 
 
 def make_collector(
-    config: TrainConfig, course: Course, networks: Networks, renderer: Renderer, watcher: Attentive
+    config: TrainConfig,
+    course: Course,
+    networks: Networks,
+    renderer: Renderer,
+    watcher: Attentive,
+    team: Team = ALONE,
 ) -> Collector:
     """Who samples and who judges."""
     law = law_of(config, renderer.stop_ids)
@@ -178,7 +186,7 @@ def make_collector(
         config.seed,
         watcher,
         initial,
-        load_scorer(config, networks.tokenizer),
+        load_scorer(config, networks.tokenizer, team),
         config.format_reward,
         config.verifier_seconds,
     )
@@ -241,10 +249,12 @@ def enter(run: Run) -> int:
             learner = run.learners[lane]
             if learner.anchor is not None:
                 folder = run.folder.path / f"initial-{lane}"
-                if run.team.is_first:
-                    checkpoint.save_model(folder, learner.policy.kept, run.collector.renderer.tokenizer)
-                run.learners[lane] = replace(learner, anchor=stage_anchor(run.config, learner.policy))
+                checkpoint.save_model(folder, learner.policy.kept, run.collector.renderer.tokenizer, run.team)
+                anchor = stage_anchor(run.config, learner.policy, run.team, folder)
+                run.learners[lane] = replace(learner, anchor=anchor)
             if learner.critic is not None:  # it begins as the policy does, and with it
+                settle(learner.policy.model)
+                settle(learner.critic.model)
                 decoder = learner.policy.model.base_model
                 own = merged(learner.policy, decoder) if learner.policy.adapter else decoder.state_dict()
                 learner.critic.model.base_model.load_state_dict(own)

@@ -133,7 +133,7 @@ def _same(first: Any, second: Any) -> bool:
 
 def restore(run: Run, path: Path) -> None:
     """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there."""
-    saved = checkpoint.load(path)
+    saved = checkpoint.load(path, run.team)
     kind = type(run.state)
     missing = {each.name for each in fields(kind)} - saved.state.keys()
     if missing or saved.state["optimizers"].keys() != run.optimizers().keys():
@@ -152,10 +152,11 @@ def restore(run: Run, path: Path) -> None:
                     f"checkpoint {path}: {folder}, the initial model of its stage {lane}, is missing: put the folder "
                     "back, or start anew in another --output_dir"
                 )
-            anchor = stage_anchor(run.config, learner.policy, folder)
+            anchor = stage_anchor(run.config, learner.policy, run.team, folder, is_resumed=True)
             run.learners[lane] = replace(learner, anchor=anchor)
-            if run.team.is_first and not (run.folder.path / folder.name).is_dir():  # it goes on in another folder
-                checkpoint.save_model(run.folder.path / folder.name, anchor.kept, run.collector.renderer.tokenizer)
+            home = run.folder.path / folder.name
+            if not run.team.share(home.is_dir()):  # it goes on in another folder
+                checkpoint.save_model(home, anchor.kept, run.collector.renderer.tokenizer, run.team)
     run.folder.rewind_metrics(saved.state["metrics_offset"])
     run.seconds = sum(row["step_time"] for row in run.folder.metrics())
 
@@ -163,9 +164,7 @@ def restore(run: Run, path: Path) -> None:
 def restore_optimizers(run: Run, saved: Saved) -> None:
     """Moments and counters, by the optimizer's name; CheckpointError where they are of other weights."""
     for name, optimizer in run.optimizers().items():
-        own = {
-            key.removeprefix(f"{name}/"): value for key, value in saved.tensors.items() if key.startswith(f"{name}/")
-        }
+        own = saved.tensors.under(f"{name}/")
         unknown = {key.rpartition("/")[0] for key in own} - {parameter for parameter, _ in optimizer.named}
         if unknown:
             raise CheckpointError(

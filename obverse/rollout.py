@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from obverse.method import Method
 from obverse.records import OWN, Group, Kind, Problem, Sample, Source, Verdict, Wish
@@ -62,6 +62,12 @@ class Collector:
             sampled = sum((w.rollouts + w.greedy) * most for w, most in zip(wishes, lengths, strict=True))
             costs.append(len(self.renderer.prompt_ids(problem)) + sampled)
         return costs
+
+    @property
+    def models(self) -> list[Any]:
+        """The models of this process that sample or score."""
+        makers = (self.sampler, self.initial, self.scorer)
+        return [model for maker in makers if (model := getattr(maker, "model", None)) is not None]
 
     def collect(
         self,

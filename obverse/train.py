@@ -16,6 +16,8 @@ from obverse.config import TrainConfig
 from obverse.dist.deal import deal
 from obverse.dist.groups import gather_groups
 from obverse.dist.join import joined
+from obverse.dist.shards import own, root_of, settle, whole
+from obverse.dist.team import ALONE
 from obverse.errors import DivergedError, GraderError, PeerError, StorageError
 from obverse.evaluate import Report
 from obverse.graders import by_reason, total
@@ -212,7 +214,8 @@ def collect(
             collector.judge(groups, own=method.grades)
         return groups
 
-    groups = together(team, work)
+    with whole(*collector.models):  # what ranks sample and score differs: none waits for another in there
+        groups = together(team, work)
     if team.is_alone:
         return groups
     with clock("gather"):  # what the slower ranks are waited for is in it
@@ -291,9 +294,10 @@ def evaluate_if_due(run: Run) -> None:
     if not run.eval_problems or not is_due or run.team.share((run.folder.path / name).exists()):
         return
     made, num = run.collector, config.num_generations_eval
-    scores = measure_shared(
-        run.team, run.eval_problems, made.sampler, made.renderer, made.law, num, config.seed, run.watcher
-    )
+    with whole(*made.models):
+        scores = measure_shared(
+            run.team, run.eval_problems, made.sampler, made.renderer, made.law, num, config.seed, run.watcher
+        )
     report = Report(f"step {number}", scores, k=(1, num) if num > 1 else (1,))
     run.folder.write_json(name, report.summary())
     run.watcher.note(f"step {number}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
@@ -302,12 +306,14 @@ def evaluate_if_due(run: Run) -> None:
 def refuse_broken(run: Run) -> None:
     """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
     for folder, model in run.models().items():
-        for name, weight in model.named_parameters():
-            if not bool(weight.isfinite().all()):
-                raise DivergedError(
-                    f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
-                    "lower --learning_rate"
-                )
+        settle(model)
+        weights = model.named_parameters()
+        broken = next((name for name, weight in weights if not bool(own(weight).isfinite().all())), None)
+        for name in filter(None, run.team.gather(broken)):
+            raise DivergedError(
+                f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
+                "lower --learning_rate"
+            )
 
 
 def refuse_drift(run: Run) -> None:
@@ -328,9 +334,11 @@ def save(run: Run) -> Path:
     refuse_broken(run)
     refuse_drift(run)
     run.watcher.tell("save", 0, 1)
-    if not run.team.is_first:
+    is_shared_out = root_of(run.learners[0].policy.model) is not None
+    if not run.team.is_first and not is_shared_out:
         return run.folder.path / f"checkpoint-{run.state.step}"
-    run.folder.sync_metrics()
+    if run.team.is_first:
+        run.folder.sync_metrics()
     optimizers = run.optimizers()
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
     state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
@@ -345,6 +353,8 @@ def save(run: Run) -> Path:
         state,
         keep=run.config.save_total_limit,
         about=about(run),
+        team=run.team if is_shared_out else ALONE,
+        in_pieces=run.config.fsdp_state_dict_type == "sharded",
     )
     run.watcher.tell("save", 1, 1)
     return path

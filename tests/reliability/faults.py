@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from obverse import checkpoint
 from obverse.checkpoint import About
+from obverse.dist import saving
 
 Fault = Literal["kill", "full", "none"]
 WRITES = os.O_WRONLY | os.O_RDWR
@@ -31,7 +32,7 @@ class Toy:
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_file({"weight": torch.full((4, 4), self.value)}, folder / "model.safetensors")
+        saving.save_file({"weight": torch.full((4, 4), self.value)}, folder / "model.safetensors")
         (folder / "config.json").write_text('{"model_type": "toy"}')
 
 
@@ -86,7 +87,7 @@ class Breaker:
             return noted_call
 
         os.fsync = noted(sync)
-        checkpoint.save_file = noted(write)
+        saving.save_file = noted(write)
         sys.addaudithook(self.hear)
 
 

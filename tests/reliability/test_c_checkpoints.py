@@ -22,6 +22,7 @@ from reliability.forks import Forks
 
 import runs
 from obverse import checkpoint, prepare
+from obverse.dist import saving
 from obverse.errors import CheckpointError, StorageError
 from obverse.runlog import RunFolder
 from obverse.train import train
@@ -241,9 +242,9 @@ def test_c5_a_file_that_may_not_grow_is_one_sentence(limit: int, saved: Path) ->
 
 def test_c5_the_sentence_says_what_is_kept(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
-        raise checkpoint.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise saving.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    monkeypatch.setattr(saving, "save_file", refuse)
     with pytest.raises(StorageError, match=r"No space left .*MB were free.*the last good checkpoint is .*checkpoint-2"):
         faults.save(saved, 3)
 
