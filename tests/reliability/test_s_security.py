@@ -182,6 +182,9 @@ def test_s4_a_model_that_brings_its_own_code_is_refused(file: str, own: Path, tm
         "seed: !!python/module:os",
         "!!python/object/apply:subprocess.run\nargs: [['touch', '{mark}']]",
         "seed: !include /etc/passwd",
+        "seed: !!int '7'",  # these three a safe loader reads
+        "method: !!binary c2Z0",
+        "stop_strings: !!set {a, b}",
         "a: &a [1]\nb: [*a, *a]",
         "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]",
         "seed: 1\nseed: 2",
@@ -196,6 +199,7 @@ def test_s4_a_configuration_holds_plain_values_only(text: str, tmp_path: Path) -
     with pytest.raises(ConfigError) as refusal:
         read(file)
     assert str(file) in str(refusal.value) and len(str(refusal.value)) < 500
+    assert ("a tag (!name) is not read" in str(refusal.value)) == ("!" in text)
     assert not mark.exists()
 
 
