@@ -6,6 +6,7 @@ order then, where a tiny model's float32 norms would round differently otherwise
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 from dist.teams import Job, Teams
+from safetensors.torch import save_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 from transformers import AutoModelForCausalLM
 
 import runs
 from obverse import checkpoint
 from obverse.config_export import ExportConfig
-from obverse.dist.pieces import Pieces, files_of, write
+from obverse.dist.pieces import OFFSETS, Pieces, files_of, write
 from obverse.dist.shards import Sharing
 from obverse.dist.team import ALONE, Team
 from obverse.errors import CheckpointError, ConfigError
@@ -71,7 +73,9 @@ class Runs:
         """By how much two runs' weights and moments differ at most; their completions must be the same."""
         for name in sorted(path.name for path in (first / "samples").iterdir()):
             assert (first / "samples" / name).read_text() == (second / "samples" / name).read_text()
-        assert [row["step"] for row in runs.figures(first)] == [row["step"] for row in runs.figures(second)]
+        for mine, theirs in zip(runs.figures(first), runs.figures(second), strict=True):
+            assert mine["step"] == theirs["step"]
+            assert mine.get("grad_norm", 0.0) == pytest.approx(theirs.get("grad_norm", 0.0), rel=1e-6)
         return max(
             apart(mine, theirs)
             for mine, theirs in zip(stored(self.last(first)), stored(self.last(second)), strict=True)
@@ -92,7 +96,9 @@ def apart(mine: Pieces, theirs: Pieces) -> float:
 
 
 def test_shares_learn_what_one_process_learns(teams: Teams, tiny: Path, problems: Path, tmp_path: Path) -> None:
-    found = Runs(teams, tiny, problems, tmp_path, "hpt", eval_dataset=str(problems), num_eval_problems=4)
+    """With one micro batch whose last pass has no gradient (a law that cuts): the step must not leave it whole."""
+    law = {"top_k": 50, "micro_batch_tokens": 4096}
+    found = Runs(teams, tiny, problems, tmp_path, "hpt", eval_dataset=str(problems), num_eval_problems=4, **law)
     one, two = found.alone(), found.start("two", [3, 5], fsdp=True)
     assert found.differ(one, two) < 1e-9
     for name in ("config.json", "generation_config.json", "tokenizer.json"):  # a folder like any other
@@ -154,6 +160,12 @@ def test_pieces_are_read_by_rows(tmp_path: Path) -> None:
     assert set(found) == {"a/table", "b/number"} and torch.equal(found["b/number"], number)
     assert torch.equal(found.rows("a/table", 2, 5), table[2:5]) and found.rows("a/table", 6, 6).shape == (0, 2)
     assert set(found.under("a/")) == {"table"} and len(found) == 2
+    parts = {"shard-2": (4, table[4:]), "shard-1": (0, table[:4])}  # in whatever order the files come
+    for name, (start, part) in parts.items():
+        save_file({"table": part}, tmp_path / name, {OFFSETS: json.dumps({"table": {"saved_offsets": [start, 0]}})})
+    two = Pieces.of([tmp_path / name for name in parts])
+    assert torch.equal(two["table"], table) and torch.equal(two.rows("table", 3, 5), table[3:5])
+    assert torch.equal(two.rows("table", 4, 6), table[4:]) and two.rows("table", 6, 6).shape == (0, 2)
     assert write(tmp_path, tied, Team(rank=1, size=2)) == []  # rank 0 writes what nobody has a share of
 
 
