@@ -157,6 +157,11 @@ def served(
     return sampler
 
 
+def clear(folder: Path) -> None:
+    """Remove the weights that a server read: their run is over."""
+    shutil.rmtree(folder / WEIGHTS, ignore_errors=True)
+
+
 def versions_of(sampler: Sampler) -> Mapping[str, str]:
     """The engine's name and version, for environment.json."""
     inner = sampler.sampler if isinstance(sampler, Ahead) else sampler

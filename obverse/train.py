@@ -18,6 +18,7 @@ from obverse.dist.groups import gather_groups
 from obverse.dist.join import joined
 from obverse.dist.shards import own, root_of, settle, whole
 from obverse.dist.team import ALONE
+from obverse.engine import clear
 from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError
 from obverse.evaluate import Report
 from obverse.graders import by_reason, total
@@ -72,6 +73,8 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
             attentive.note(f"stopped by a second signal before step {run.state.step} was saved; {kept(run)}")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=NOT_SAVED)
         finally:
+            if team.is_first:
+                clear(run.folder.path)
             run.folder.release()
 
 
