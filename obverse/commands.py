@@ -154,7 +154,7 @@ def demo(words: Words) -> int:
 
 def serve(words: Words) -> int:
     dry = take_flag(words, "dry_run")
-    return int(load("obverse.serving:serve")(options_of(ServeConfig, words, "serve-vllm", "model"), dry))
+    return int(load("obverse.sampling.serving:serve")(options_of(ServeConfig, words, "serve-vllm", "model"), dry))
 
 
 def doctor(words: Words) -> int:

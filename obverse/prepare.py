@@ -17,7 +17,6 @@ from obverse.course import Course, as_course
 from obverse.critic import Critic
 from obverse.dist.shards import root_of, settle
 from obverse.dist.team import ALONE, Team
-from obverse.engine import check_engine, make_sampler, versions_of
 from obverse.errors import ConfigError, StorageError
 from obverse.graders import Graders
 from obverse.interrupt import Attentive
@@ -35,6 +34,7 @@ from obverse.rollout import Collector
 from obverse.run import Run
 from obverse.runlog import ReadOnly, RunFolder, environment
 from obverse.sampling import Sampler, law_of
+from obverse.sampling.engine import check_engine, make_sampler, versions_of
 from obverse.sampling.hf import HFSampler
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
@@ -115,7 +115,8 @@ def assemble(
     total_steps, held_out = num_steps(config, len(problems)), load_held_out(config)
     compare(team, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
     tell_overlap(problems, held_out, watcher)
-    sampler = make_sampler(config, networks.policy, [*problems, *held_out], renderer, folder.path, watcher, team)
+    asked, check = [*problems, *held_out], watcher.check if team.is_alone else (lambda: None)  # a rank's signal waits
+    sampler = make_sampler(config, networks.policy, asked, renderer, folder.path, team, watcher.note, check)
     run = Run(
         config,
         course,

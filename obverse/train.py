@@ -18,7 +18,6 @@ from obverse.dist.groups import gather_groups
 from obverse.dist.join import joined
 from obverse.dist.shards import own, root_of, settle, whole
 from obverse.dist.team import ALONE
-from obverse.engine import clear
 from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError
 from obverse.evaluate import Report
 from obverse.graders import by_reason, total
@@ -33,6 +32,7 @@ from obverse.remember import RUN, recall, revise
 from obverse.resume import about
 from obverse.run import Run
 from obverse.sampling.ahead import Ahead
+from obverse.sampling.engine import clear
 from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 

@@ -48,8 +48,7 @@ class Delivery:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.voice, self.folder, self.name, self.known = client, voice, folder.resolve(), name, list(known)
-        self.team = team
-        self.check: Callable[[], None] = check if team.is_alone else (lambda: None)  # a signal that one rank gets waits
+        self.team, self.check = team, check
         self.step: int | None = None  # after which the weights stand
         self.gap = 0.0  # of the last push, see MAX_GAP
         self._expected: list[float] = []

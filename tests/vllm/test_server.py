@@ -24,7 +24,6 @@ from house.source import ROOT
 
 import runs
 from obverse.dist.team import ALONE
-from obverse.engine import NUM_KNOWN, TEXT, PolicyVoice
 from obverse.loading import load
 from obverse.mismatch import divergence
 from obverse.model import Policy
@@ -32,6 +31,7 @@ from obverse.runlog import RunFolder
 from obverse.sampling import Completion, Law, Order
 from obverse.sampling.client import Client
 from obverse.sampling.deliver import Delivery
+from obverse.sampling.engine import NUM_KNOWN, TEXT, PolicyVoice
 from obverse.sampling.hf import HFSampler
 from obverse.sampling.law import log_law
 from obverse.sampling.vllm import Needs, VLLMSampler

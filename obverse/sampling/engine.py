@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from obverse.config import TrainConfig
 from obverse.course import Course
 from obverse.dist.team import Team
 from obverse.errors import ConfigError
-from obverse.interrupt import Attentive
 from obverse.model import Policy
 from obverse.records import Problem
 from obverse.requirements import wants
@@ -30,7 +29,10 @@ from obverse.sampling.vllm import Needs, VLLMSampler, parameters
 from obverse.text import Renderer
 
 WEIGHTS = "vllm-weights"  # in the run folder: what the server reads
-TEXT = "Let x = 17 + 25; then x² is “1,764”.\n\n  Answer: \\boxed{42} größer 東京 #### 7"  # every tokenizer its own way
+# Every tokenizer cuts it its own way: digits, signs, spaces, letters beyond ASCII.
+TEXT = (
+    "Let x = 17 + 25; then x\u00b2 is \u201c1,764\u201d.\n\n  Answer: \\boxed{42} gr\u00f6\u00dfer \u6771\u4eac #### 7"
+)
 HEAD = "head.safetensors"
 NUM_KNOWN = 64  # tokens by which policy and server are compared
 
@@ -105,18 +107,19 @@ def make_sampler(
     problems: Sequence[Problem],
     renderer: Renderer,
     folder: Path,
-    watcher: Attentive,
     team: Team,
+    note: Callable[[str], None],
+    check: Callable[[], None],
 ) -> Sampler:
     """The sampler that the options name; a server has been asked what it is.
 
+    `note` takes a line for the user; `check` is called while somebody waits, and may raise.
     Raises ConfigError for a server that does not fit the run, EngineError for none.
     """
     sampler: Sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
     if config.sampler == "vllm":
-        sampler = served(config, policy, problems, renderer, folder, watcher, team)
+        sampler = served(config, policy, problems, renderer, folder, team, note, check)
     if config.async_sampling:
-        check = watcher.check if team.is_alone else (lambda: None)
         return Ahead(sampler, threaded=config.sampler == "vllm", check=check)
     return sampler
 
@@ -127,8 +130,9 @@ def served(
     problems: Sequence[Problem],
     renderer: Renderer,
     folder: Path,
-    watcher: Attentive,
     team: Team,
+    note: Callable[[str], None],
+    check: Callable[[], None],
 ) -> VLLMSampler:
     """A sampler of the server at `vllm_url`, which fits the run."""
     client = Client(config.vllm_url, config.vllm_timeout)
@@ -138,7 +142,6 @@ def served(
     if team.is_first:
         shutil.rmtree(place, ignore_errors=True)  # what a run that was killed left
     name = str(team.share(uuid.uuid4().hex[:12]))
-    check = watcher.check if team.is_alone else (lambda: None)
     needs = Needs(
         policy.model.config.get_text_config().vocab_size,
         TEXT,
@@ -151,7 +154,7 @@ def served(
         needs,
         renderer.decode,
         config.rollout_batch_size,
-        watcher.note,
+        note,
     )
     sampler.meet()
     return sampler
