@@ -44,6 +44,11 @@ class Ahead:
         self.batches: dict[int, Batch] = {}  # by the step after which they are to be used
         self.step = 0
 
+    @property
+    def model(self) -> Any:
+        """The model of this process that samples, None where a server does."""
+        return getattr(self.sampler, "model", None)
+
     def follow(self, step: int) -> None:
         """See Sampler.follow. Waits for what is being drawn: it is drawn from the weights before."""
         self.settle(self.check)

@@ -65,14 +65,17 @@ class Client:
         """
         kept = getattr(self._own, "connection", None)
         connection = kept or self._connect()
+        data = None if body is None else json.dumps(body)
         try:
             connection.sock.settimeout(seconds)
-            data = None if body is None else json.dumps(body)
             connection.request("GET" if body is None else "POST", self.prefix + path, data, self.headers)
             response = connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException, AttributeError) as error:  # AttributeError: closed by hang_up
+            was_hung_up = connection not in self._open
             self._drop(connection)
+            if kept and not was_hung_up and not isinstance(error, TimeoutError):
+                return self.ask(path, body, seconds)  # servers close a connection that was idle: a new one tells
             raise Gone(str(error) or type(error).__name__) from None
         if response.will_close:
             self._drop(connection)

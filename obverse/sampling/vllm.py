@@ -210,16 +210,15 @@ class VLLMSampler:
     def _recover(self, reason: str) -> None:
         """Wait for the server, see that it is the same, and that it has the weights."""
         self.note(f"the vLLM server at {self.client.url} is gone ({reason}): waiting for it")
-        if self.delivery.team.is_first:
-            self.client.patiently(self._again, self.delivery.check)
-        else:
-            self.client.patiently(self.delivery.wait, self.delivery.check)
+        self.client.patiently(self._again, self.delivery.check)
         self.note("the vLLM server is back, and has the weights")
 
     def _again(self) -> None:
+        """Greet the server as at first; one that was started again gets the weights, by whichever rank comes first."""
         self._meet()
-        self.delivery.forget()
-        self.delivery.push()
+        if not self.delivery.is_there():
+            self.delivery.forget()
+            self.delivery.push()
 
     def _refuse_long(self, orders: Sequence[Order], law: Law) -> None:
         longest = max((len(order.prompt_ids) for order in orders), default=0) + law.max_tokens

@@ -368,3 +368,15 @@ def test_a_server_that_needs_its_time_is_waited_for(server: FakeVLLM, tmp_path: 
     threading.Timer(0.3, server.start).start()
     found.sampler.meet()
     assert found.sampler.version == "0.32.0"
+
+
+def test_a_connection_that_the_server_closed_when_it_was_idle_is_no_loss(server: FakeVLLM, made: Made) -> None:
+    server.faults.append(once(on("/weight_info", 0)))
+    made.sampler.follow(1)  # the connection is the one of the push before
+    assert server.version == "mine-1" and server.paths().count("/collective_rpc") == 2 and not made.notes
+
+
+def test_a_server_that_still_has_the_weights_is_not_given_them_again(server: FakeVLLM, made: Made) -> None:
+    server.faults.append(once(on(GENERATE, 0)))
+    made.sampler.sample([Order([5], [3])], LAW)
+    assert server.paths().count("/collective_rpc") == 1
