@@ -250,7 +250,9 @@ def draw_ahead(run: Run, method: Method, num_taken: int) -> None:
         problems = take(run.problems, run.config.seed, cursor, run.config.prompts_per_step)
         places = shared(run, method, problems, progress)[run.team.rank]
         mine = [problems[place] for place in places]
-        ahead.draw(run.collector.wanted(mine, method, cursor, progress, places), state.step + 1)
+        wanted = run.collector.wanted(mine, method, cursor, progress, places)
+        with whole(*run.collector.models):
+            ahead.draw(wanted, state.step + 1)
 
 
 def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[metrics.Row, int]:

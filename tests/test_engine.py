@@ -163,10 +163,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_head_that_is_the_embedding_is_written_too(tiny: Path, tmp_path: Path) -> None:
     model = load(str(tiny), dtype="float32")[0].model
     model.save_pretrained(tmp_path)
-    write_head(model, tmp_path)
+    write_head(model, model.state_dict(), tmp_path)
     found = load_file(tmp_path / HEAD)
     assert set(found) == {"lm_head.weight"} and found["lm_head.weight"].equal(model.get_input_embeddings().weight)
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+
+
+def test_a_server_gets_adapters_added_to_their_base(server: FakeVLLM, chains: Path, tmp_path: Path) -> None:
+    given = options(server, use_peft=True, lora_r=4, learning_rate=3e-3)
+    train(embedded("grpo", tmp_path / "run", chains, max_steps=3, **given))
+    rows = RunFolder(tmp_path / "run").metrics()
+    assert all(row["sampler_gap"] < ROUNDING for row in rows) and rows[-1]["grad_norm"] > 0
 
 
 # one update ahead

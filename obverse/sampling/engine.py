@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from obverse.adapters.lora import merged
 from obverse.config import TrainConfig
 from obverse.course import Course
+from obverse.dist.shards import gathered, root_of, state_of, whole
 from obverse.dist.team import Team
 from obverse.errors import ConfigError
 from obverse.model import Policy
@@ -45,19 +47,33 @@ class PolicyVoice:
     team: Team
 
     def save(self, folder: Path) -> None:
-        if self.team.is_first:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.policy.model.save_pretrained(folder)
-            write_head(self.policy.model, folder)
+        model, state = self.policy.model, self.state()
+        if not self.team.is_first:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.policy.adapter is None:
+            model.save_pretrained(folder, **({"state_dict": state} if root_of(model) else {}))
+            write_head(model, state, folder)
+        else:  # the head is among them
+            folder.mkdir(parents=True)
+            save_file({name: weight.clone().cpu() for name, weight in state.items()}, folder / "model.safetensors")
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """The policy's weights, adapters added, shares put together on the first rank; every rank calls this."""
+        if self.policy.adapter is not None:
+            return merged(self.policy)
+        found = state_of(self.policy.model)
+        return gathered(found, self.team) if root_of(self.policy.model) else found
 
     def scores(self, ids: Sequence[int]) -> list[float]:
-        with torch.no_grad(), self.policy.computing():
-            logits = self.policy.model(input_ids=torch.tensor([list(ids)], device=self.policy.device)).logits[0, :-1]
+        model = self.policy.model
+        with torch.no_grad(), whole(model), self.policy.computing():
+            logits = model(input_ids=torch.tensor([list(ids)], device=self.policy.device)).logits[0, :-1]
         logp = logits.float().log_softmax(-1).cpu()
         return [float(row[number]) for row, number in zip(logp, ids[1:], strict=True)]
 
 
-def write_head(model: Any, folder: Path) -> None:
+def write_head(model: Any, state: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Add the head's weights to a folder of weights that leaves them out because they are the embedding's.
 
     A server that keeps a packed copy of such a head (vLLM on a CPU does) makes a new one only if it is given new ones.
@@ -65,12 +81,9 @@ def write_head(model: Any, folder: Path) -> None:
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is not table.weight:
         return
-    names = [name for name, each in model.named_parameters(remove_duplicate=False) if each is head.weight]
-    inside = {id(module): name for name, module in model.named_modules()}
-    name = f"{inside[id(head)]}.weight"
-    if name not in names:
-        return
-    save_file({name: head.weight.detach().cpu().contiguous()}, folder / HEAD)
+    (inside,) = [name for name, module in model.named_modules() if module is head]
+    name = f"{inside}.weight"
+    save_file({name: state[name].detach().cpu().contiguous()}, folder / HEAD)
     index = folder / "model.safetensors.index.json"
     if index.exists():
         found = json.loads(index.read_text())
@@ -96,6 +109,8 @@ def check_engine(config: TrainConfig, course: Course) -> None:
         raise ConfigError(f"--sampler vllm: {config.method} samples nothing")
     if not all(method.trains_policy for method in course.methods):
         raise ConfigError(f"--sampler vllm: {config.method} trains no policy that a server could be given")
+    if config.load_in_4bit:
+        raise ConfigError("--sampler vllm: a base in 4 bits has no weights that a server could be given: --sampler hf")
     if config.max_sampling_seconds is not None:
         raise ConfigError("--max_sampling_seconds: a vLLM server cannot cut a call off: leave it out, or --sampler hf")
     parameters(law_of(config, ()), 0)
@@ -116,7 +131,7 @@ def make_sampler(
     `note` takes a line for the user; `check` is called while somebody waits, and may raise.
     Raises ConfigError for a server that does not fit the run, EngineError for none.
     """
-    sampler: Sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
+    sampler: Sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed, policy.scope)
     if config.sampler == "vllm":
         sampler = served(config, policy, problems, renderer, folder, team, note, check)
     if config.async_sampling:
