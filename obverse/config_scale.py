@@ -30,14 +30,32 @@ class DistributedOptions(Options):
 class EngineOptions(Options):
     """Who draws the completions."""
 
-    sampler: Literal["hf", "vllm"] = option("sampling", "hf: the policy itself; vllm: a vLLM server", "hf")
-    vllm_url: Text = option("sampling", "the server's address, for sampler vllm", "http://127.0.0.1:8000")
+    sampler: Literal["hf", "vllm"] = option(
+        "sampling", "hf: the policy itself; vllm: a vLLM server that gets its weights (obverse serve-vllm)", "hf"
+    )
+    vllm_url: Text = option("sampling", "address of that server", "http://127.0.0.1:8000")
     vllm_timeout: Annotated[float, Field(gt=0)] = option(
         "sampling", "seconds to wait for a server that does not answer, over all retries", 300.0
     )
     async_sampling: bool = option(
-        "sampling", "draw the next step's completions while this one trains, from weights one update older", False
+        "sampling", "draw the next step's completions while this one trains, from weights one step older", False
     )
+
+
+class ServeConfig(Options):
+    """How `obverse serve-vllm` starts a server."""
+
+    model: Text = option("model", "embedded, a transformers directory or a hub name")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "model", "of the server's weights; auto: vLLM's choice, mostly bfloat16", "auto"
+    )
+    max_model_len: Annotated[int, Field(ge=2)] | None = option(
+        "model", "longest prompt plus completion, in tokens; none: the model's", None
+    )
+    host: Text = option("output", "address to listen at; whoever reaches it can change the weights", "127.0.0.1")
+    port: Annotated[int, Field(ge=1, le=65535)] = option("output", "port to listen at", 8000)
+    program: Text = option("output", "the vllm program, by name or path; it has an environment of its own", "vllm")
+    vllm_args: str = option("output", "more options of vllm serve, as one text", "")
 
 
 class AdapterOptions(Options):

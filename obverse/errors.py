@@ -53,3 +53,9 @@ class GraderError(UserError):
     """Verifiers fail or return something that is no reward (exit 9)."""
 
     exit_code = 9
+
+
+class EngineError(UserError):
+    """The server that samples does not answer, or answers what cannot be (exit 10)."""
+
+    exit_code = 10

@@ -59,6 +59,12 @@ def share(flags: Iterable[bool]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
+def staleness(groups: Sequence[Group], step: int) -> Row:
+    """Mean over own samples of how many steps the policy, now after `step`, has gone on since it wrote them."""
+    ages = [step - sample.weights for group in groups for sample in group.samples if sample.weights is not None]
+    return {"staleness": fmean(ages)} if ages else {}
+
+
 def num_generated(groups: Sequence[Group]) -> int:
     """Tokens that the policy wrote in this step."""
     return sum(source is Source.ROLLOUT for group in groups for sample in group.samples for source in sample.sources)

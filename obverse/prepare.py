@@ -33,7 +33,8 @@ from obverse.resume import fingerprint, restore
 from obverse.rollout import Collector
 from obverse.run import Run
 from obverse.runlog import ReadOnly, RunFolder, environment
-from obverse.sampling import law_of
+from obverse.sampling import Sampler, law_of
+from obverse.sampling.engine import check_engine, make_sampler, versions_of
 from obverse.sampling.hf import HFSampler
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
@@ -52,6 +53,7 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     check(course, config)
     refuse_unready(config)
     refuse_unfit(config, team)
+    check_engine(config, course)
     problems = load_problems(config, course)  # before there is a folder: mistakes leave nothing behind
     for model in (config.model, config.anchor_model, config.reward_model):
         locate(model or "embedded")
@@ -113,12 +115,14 @@ def assemble(
     total_steps, held_out = num_steps(config, len(problems)), load_held_out(config)
     compare(team, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
     tell_overlap(problems, held_out, watcher)
+    asked, check = [*problems, *held_out], watcher.check if team.is_alone else (lambda: None)  # a rank's signal waits
+    sampler = make_sampler(config, networks.policy, asked, renderer, folder.path, team, watcher.note, check)
     run = Run(
         config,
         course,
         problems,
         held_out,
-        make_collector(config, course, networks, renderer, watcher, team),
+        make_collector(config, course, networks, renderer, sampler, watcher, team),
         make_learners(config, course, networks, total_steps, team),
         folder,
         total_steps,
@@ -137,7 +141,7 @@ def assemble(
     run.seconds = team.share(run.seconds)  # only the first rank has the rows that say it
     if start is None or not (folder.path / "config.yaml").exists():  # a run may go on in another folder
         folder.write_text("config.yaml", masked(write(config)))
-        folder.write_json("environment.json", environment(threads, number))
+        folder.write_json("environment.json", {**environment(threads, number), **versions_of(sampler)})
     return run
 
 
@@ -170,6 +174,7 @@ def make_collector(
     course: Course,
     networks: Networks,
     renderer: Renderer,
+    sampler: Sampler,
     watcher: Attentive,
     team: Team = ALONE,
 ) -> Collector:
@@ -180,7 +185,7 @@ def make_collector(
         anchor = networks.anchor
         initial = HFSampler(anchor.model, config.rollout_batch_size, renderer.decode, anchor.mixed, anchor.scope)
     return Collector(
-        HFSampler(networks.policy.model, config.rollout_batch_size, renderer.decode, networks.policy.mixed),
+        sampler,
         renderer,
         law,
         config.seed,
@@ -197,6 +202,7 @@ def make_learners(
 ) -> list[Learner]:
     """A learner per lane, with an optimizer of its own unless it shares the first one's."""
     policy = networks.policy
+    here = config.sampler == "hf" and not config.async_sampling  # no other program samples, and no older policy
     learners: list[Learner] = []
     gae = next((method.critic for method in course.methods if method.critic is not None), None)
     critic = None
@@ -224,7 +230,7 @@ def make_learners(
                 optimizer,
                 config.tokens_at_once(policy.device.type),
                 own,
-                samples_itself=law.is_whole and draws,
+                samples_itself=law.is_whole and draws and here,
                 table=networks.table,
                 law=law if compares else None,
                 team=team,

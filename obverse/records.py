@@ -117,6 +117,7 @@ class Sample:
     finish: Finish = "stop"
     verdict: Verdict = Verdict(None, 0.0, "not graded")
     draw: float = 1.0  # the problem's own number in [0, 1), the same in every run; 1 where nobody drew one
+    weights: int | None = None  # own samples: the step after which the policy stood that wrote it
 
     @property
     def reward(self) -> float:
@@ -152,7 +153,7 @@ def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
     """The group's samples as plain rows for `samples/step-*.jsonl`, in the group's order.
 
     Example: {"problem": "arithmetic-train-3", "prompt": "Q:7+5A:", "answer": "12", "kind": "rollout", "reward": 1.0,
-    "correct": true, "reason": "", "finish": "stop", "num_hint": 0, "text": "7+5=12#12", "ids": [58, ...]}
+    "correct": true, "reason": "", "finish": "stop", "weights": 4, "num_hint": 0, "text": "7+5=12#12", "ids": [58, ...]}
     """
     problem = group.problem
     answer = None if problem.answer is None else str(problem.answer)
@@ -166,6 +167,7 @@ def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
             "correct": sample.verdict.correct,
             "reason": sample.verdict.reason,
             "finish": sample.finish,
+            "weights": sample.weights,
             "num_hint": sample.sources.count(Source.HINT),
             "text": sample.text,
             "ids": sample.ids,

@@ -1,6 +1,6 @@
 """From what was written to what will run: which value wins, where it came from, and where the run goes.
 
-command line > --config file > preset of the embedded base > the paper's run options > default
+command line > --config file > preset of the embedded base > the paper's run options > the sampler's > default
 """
 
 from __future__ import annotations
@@ -36,12 +36,28 @@ def resolve(
     written = read(made, layers, see, {"method": method})
     chosen = {name for layer in layers for name in layer.values if name in written.method_options}
     preset = EMBEDDED_PRESET if written.model == "embedded" else {}
-    paper = call(method, make, {name: written.method_options[name] for name in chosen}).run
+    options = {name: written.method_options[name] for name in chosen}
+    paper = call(method, make, options).run
     layers += [Layer("embedded preset", preset), Layer("paper", paper)]
+    layers.append(Layer("sampler", correction(method, make, written, options)))
     config = read(made, layers, see, {"method": method})
     if config.learning_rate is None:
         raise ConfigError(f"method {method} names no learning rate: give --learning_rate")
     return config
+
+
+def correction(
+    method: str, make: Callable[..., Any], written: TrainConfig, options: Mapping[str, Any]
+) -> dict[str, str]:
+    """Truncated importance sampling where another program samples, or an older policy, if the method can have it."""
+    if (written.sampler == "hf" and not written.async_sampling) or "importance_sampling" not in written.of_method:
+        return {}
+    found = {"importance_sampling": "token_truncate"}
+    try:
+        call(method, make, {**options, **found})
+    except ConfigError:  # it has no policy gradient on own samples
+        return {}
+    return found
 
 
 def method_options(method: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

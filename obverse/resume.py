@@ -18,6 +18,7 @@ from obverse.networks import stage_anchor
 from obverse.records import Problem
 from obverse.run import Run
 from obverse.runlog import RunFolder, packages
+from obverse.sampling.ahead import Ahead
 from obverse.watch import Watcher, masked
 
 # A run may go on with other values of these: how long it is, what is written and measured, and what only rounds.
@@ -143,6 +144,8 @@ def restore(run: Run, path: Path) -> None:
         )
     run.state = kind(**{each.name: saved.state[each.name] for each in fields(kind)})
     restore_optimizers(run, saved)
+    if isinstance(run.collector.sampler, Ahead):
+        run.collector.sampler.restore(run.state.step, saved.state.get("ahead", []))
     for lane in range(1, run.state.lane + 1):
         learner = run.learners[lane]
         if run.course.turn.fresh_anchor and learner.anchor is not None:

@@ -82,6 +82,27 @@ class Collector:
         `cursor` is the place of the first problem in the run's stream of problems: it names the completions' seeds.
         `places` are those of all of them behind the first one, where they do not follow each other.
         """
+        groups, drafts = self._drafts(problems, method, progress)
+        places = range(len(problems)) if places is None else places
+        self._roll_out(groups, drafts, [cursor + place for place in places])
+        return groups
+
+    def wanted(
+        self,
+        problems: Sequence[Problem],
+        method: Method,
+        cursor: int,
+        progress: float,
+        places: Sequence[int] | None = None,
+    ) -> list[tuple[list[Order], Law]]:
+        """What `collect` would ask of the policy's sampler, call by call."""
+        _, drafts = self._drafts(problems, method, progress)
+        places = range(len(problems)) if places is None else places
+        calls = self._calls(drafts, [cursor + place for place in places])
+        return [([order for _, order in members], law) for author, law, members in calls if author == "policy"]
+
+    def _drafts(self, problems: Sequence[Problem], method: Method, progress: float) -> tuple[list[Group], list[Draft]]:
+        """Groups with what others wrote, and what is to be sampled for them."""
         groups, drafts = [Group(problem, []) for problem in problems], []
         for index, problem in enumerate(problems):
             for wish in method.ask(problem, progress):
@@ -92,9 +113,7 @@ class Collector:
                     drafts.append(Draft(index, prompt_ids, hint_ids, wish.rollouts, wish))
                 if wish.greedy:
                     drafts.append(Draft(index, prompt_ids, [], 1, wish, greedy=True))
-        places = range(len(problems)) if places is None else places
-        self._roll_out(groups, drafts, [cursor + place for place in places])
-        return groups
+        return groups, drafts
 
     def _written(self, problem: Problem, rendered: Rendered | None, wish: Wish) -> list[Sample]:
         """What others wrote for a problem: its demonstration, its chosen and its rejected response."""
@@ -117,12 +136,12 @@ class Collector:
             for kind, text in found
         ]
 
-    def _roll_out(self, groups: list[Group], drafts: list[Draft], places: Sequence[int]) -> None:
-        """Sample every draft; a completion's seed names its run, place in the stream and number.
+    def _calls(self, drafts: list[Draft], places: Sequence[int]) -> list[tuple[str, Law, list[tuple[Draft, Order]]]]:
+        """The drafts that are sampled alike, mostly all of them, in one call: by whom, under which law.
 
-        Drafts that are sampled alike, mostly all of them, go into one call.
+        A completion's seed names its run, place in the stream and number.
         """
-        numbers = [0] * len(groups)
+        numbers = [0] * len(places)
         alike: dict[tuple[str, bool, int], list[tuple[Draft, Order]]] = {}
         for draft in drafts:
             first = numbers[draft.problem]
@@ -132,14 +151,20 @@ class Collector:
             most = min(draft.wish.max_tokens or self.law.max_tokens, self.law.max_tokens)
             order = Order(draft.prompt_ids + draft.hint_ids, seeds)
             alike.setdefault((draft.wish.author, draft.greedy, most), []).append((draft, order))
+        return [
+            (author, replace(self.law, max_tokens=most, temperature=0.0 if greedy else self.law.temperature), members)
+            for (author, greedy, most), members in alike.items()
+        ]
+
+    def _roll_out(self, groups: list[Group], drafts: list[Draft], places: Sequence[int]) -> None:
+        """Sample every draft."""
         total, done = sum(draft.num_rollouts for draft in drafts), 0
         self.watcher.phase("sample", 0, total)
-        for (author, greedy, most), members in alike.items():
+        for author, law, members in self._calls(drafts, places):
 
             def report(num: int, before: int = done) -> None:
                 self.watcher.phase("sample", before + num, total)
 
-            law = replace(self.law, max_tokens=most, temperature=0.0 if greedy else self.law.temperature)
             found = self._author(author).sample([order for _, order in members], law, report)
             for (draft, _), completions in zip(members, found, strict=True):
                 groups[draft.problem].samples += [self._own(draft, each, groups) for each in completions]
@@ -164,6 +189,7 @@ class Collector:
             behavior=[0.0] * num_hint + completion.behavior,
             text=self.renderer.decode(ids),
             finish=completion.finish,
+            weights=completion.weights,
             draw=groups[draft.problem].problem.draw,
         )
 

@@ -80,6 +80,11 @@ class Run:
         spent = self.spent / self.config.budget if self.config.budget else 0.0
         return min(max(self.state.step / self.total_steps, spent), 1.0)
 
+    @property
+    def foreseen(self) -> float:
+        """The progress that the run will have made after the step it is in, as far as that is known: by steps."""
+        return min(max((self.state.step + 1) / self.total_steps, self.progress), 1.0)
+
     @cached_property
     def num_parameters(self) -> int:
         """The policy's, for what a token costs."""

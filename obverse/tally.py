@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from obverse.estimator import Term
 from obverse.metrics import Row
 from obverse.mismatch import divergence
 from obverse.records import Source
-from obverse.view import View
+from obverse.view import LOG_RATIO_LIMIT, View
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Tally:
     num_pairs: int = 0
     error: float = 0.0  # squared, of a critic
     num_valued: int = 0
+    farthest: float = 0.0  # the largest log-ratio of trainer to sampler, where `mismatch` is measured
 
     def add(self, value: Tensor, view: View, out: Tensor) -> None:
         """Add a micro batch: its loss, what the policy says of it, and which tokens the stability mask shut out [T]."""
@@ -54,6 +56,8 @@ class Tally:
         own = view.tokens.source == int(Source.ROLLOUT)
         self.mismatch += float(divergence(trained, view.tokens.sampler)[own].sum())
         self.num_compared += int(own.sum())
+        if bool(own.any()):
+            self.farthest = max(self.farthest, float((trained - view.tokens.sampler)[own].max()))
 
     def compare(self, view: View, terms: Iterable[Term]) -> None:
         """Add what a scalar head or a comparison of pairs says of a micro batch."""
@@ -69,9 +73,10 @@ class Tally:
             self.num_pairs += len(margins)
 
     def pooled(self, team: Team) -> Tally:
-        """The sums over all ranks."""
+        """The sums over all ranks, and the largest of what is a maximum."""
         total = team.sum(torch.tensor(astuple(self), dtype=torch.float64)).tolist()
-        return Tally(*(type(own)(value) for own, value in zip(astuple(self), total, strict=True)))
+        made = Tally(*(type(own)(value) for own, value in zip(astuple(self), total, strict=True)))
+        return replace(made, farthest=max(team.gather(self.farthest)))
 
     def row(self) -> Row:
         """`loss` is the surrogate; `nll` is the plain negative log-likelihood of demonstrations, for all methods."""
@@ -83,6 +88,7 @@ class Tally:
             row["sampler_gap"] = self.log_ratio / self.num_rollout
         if self.num_compared:
             row["mismatch_kl"] = self.mismatch / self.num_compared
+            row["mismatch_ratio"] = math.exp(min(self.farthest, LOG_RATIO_LIMIT))
         if self.num_pairs:
             row["rewards/margins"] = self.margin / self.num_pairs
             row["rewards/accuracies"] = self.num_preferred / self.num_pairs

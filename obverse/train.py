@@ -18,7 +18,7 @@ from obverse.dist.groups import gather_groups
 from obverse.dist.join import joined
 from obverse.dist.shards import own, root_of, settle, whole
 from obverse.dist.team import ALONE
-from obverse.errors import DivergedError, GraderError, PeerError, StorageError
+from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError
 from obverse.evaluate import Report
 from obverse.graders import by_reason, total
 from obverse.interrupt import NOT_SAVED, Attentive, Interrupted, together
@@ -31,6 +31,8 @@ from obverse.records import Group, Problem, Sample
 from obverse.remember import RUN, recall, revise
 from obverse.resume import about
 from obverse.run import Run
+from obverse.sampling.ahead import Ahead
+from obverse.sampling.engine import clear
 from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
@@ -71,6 +73,8 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
             attentive.note(f"stopped by a second signal before step {run.state.step} was saved; {kept(run)}")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=NOT_SAVED)
         finally:
+            if team.is_first:
+                clear(run.folder.path)
             run.folder.release()
 
 
@@ -102,6 +106,10 @@ def walk(run: Run) -> Outcome:
         raise PeerError(f"step {run.state.step + 1}: {error}; {newest(run)}") from None
     except (DivergedError, GraderError) as error:
         raise type(error)(f"step {run.state.step + 1}: {error}; {kept(run)}") from error
+    except EngineError as error:
+        if run.team.is_alone and not run.config.async_sampling:  # ahead, what was lost cannot be drawn again later
+            save(run)
+        raise EngineError(f"step {run.state.step + 1}: {error}; {kept(run)}") from error
     return Outcome(run.folder.path, run.state.step)
 
 
@@ -146,6 +154,7 @@ def step(run: Run) -> None:
     row |= {**metrics.collection(groups, kept), **learned, **total(gathered.reasons), **clock.row(num_tokens)}
     row |= {"tokens/generated": num_generated, "tokens/trained": num_trained}
     row |= {"lane": lane} if len(run.course.lanes) > 1 else {}
+    row |= metrics.staleness(groups, state.step - 1) if config.async_sampling else {}
     run.seconds += row["step_time"]
     run.team.beat(step=state.step)
     if method.memory is not None and RUN in state.memory:
@@ -178,6 +187,8 @@ def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gather
     """Sample and judge; again, for a method that wants so, until enough problems have something to train on."""
     config, method = run.config, run.course.methods[lane]
     waiting = run.next_waiting() if lane > 0 else []
+    with clock("sample"):
+        run.collector.sampler.follow(run.state.step)
     found = Gathered([], [], waited=frozenset(problem.id for problem in waiting))
     for _ in range(1 if waiting else method.max_rounds):
         cursor = run.state.cursor + found.num_taken
@@ -195,6 +206,7 @@ def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gather
         full = [index for index, samples in enumerate(found.kept) if samples]
         for index in full[config.prompts_per_step :]:
             found.kept[index] = []
+    draw_ahead(run, method, found.num_taken)
     return found
 
 
@@ -203,8 +215,7 @@ def collect(
 ) -> list[Group]:
     """Groups of the problems, sampled and judged: each rank makes those that are dealt to it, then all have all."""
     collector, team = run.collector, run.team
-    costs = [0] * len(problems) if team.is_alone else collector.costs(problems, method, progress)
-    shares = deal(costs, team.size)
+    shares = shared(run, method, problems, progress)
     places = shares[team.rank]
 
     def work() -> list[Group]:
@@ -220,6 +231,28 @@ def collect(
         return groups
     with clock("gather"):  # what the slower ranks are waited for is in it
         return gather_groups(team, problems, shares, groups)
+
+
+def shared(run: Run, method: Method, problems: Sequence[Problem], progress: float) -> list[list[int]]:
+    """Which of the problems each rank samples."""
+    alone = run.team.is_alone
+    return deal([0] * len(problems) if alone else run.collector.costs(problems, method, progress), run.team.size)
+
+
+def draw_ahead(run: Run, method: Method, num_taken: int) -> None:
+    """Begin to sample for the next step from the policy as it stands before this one trains, where a run does so.
+
+    Also in the last step: the run may be made longer.
+    """
+    ahead, state = run.collector.sampler, run.state
+    if isinstance(ahead, Ahead):
+        cursor, progress = state.cursor + num_taken, run.foreseen
+        problems = take(run.problems, run.config.seed, cursor, run.config.prompts_per_step)
+        places = shared(run, method, problems, progress)[run.team.rank]
+        mine = [problems[place] for place in places]
+        wanted = run.collector.wanted(mine, method, cursor, progress, places)
+        with whole(*run.collector.models):
+            ahead.draw(wanted, state.step + 1)
 
 
 def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[metrics.Row, int]:
@@ -249,7 +282,8 @@ def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[met
             continue
         learned = learn(learner, each, progress, watcher, is_first=not has_moved)
         has_moved = True
-        run.mismatch.check(learned.figures, run.watcher)
+        if not config.async_sampling or run.state.step == 0:  # ahead, they differ by an update
+            run.mismatch.check(learned.figures, run.watcher)
         rows.append(learned.figures)
         if learned.observed is not None and number < len(lessons):
             groups, kept = parts[number]
@@ -294,6 +328,7 @@ def evaluate_if_due(run: Run) -> None:
     if not run.eval_problems or not is_due or run.team.share((run.folder.path / name).exists()):
         return
     made, num = run.collector, config.num_generations_eval
+    made.sampler.follow(number)
     with whole(*made.models):
         scores = measure_shared(
             run.team, run.eval_problems, made.sampler, made.renderer, made.law, num, config.seed, run.watcher
@@ -334,6 +369,8 @@ def save(run: Run) -> Path:
     refuse_broken(run)
     refuse_drift(run)
     run.watcher.tell("save", 0, 1)
+    ahead = run.collector.sampler
+    drawn = run.team.gather(ahead.record(run.state.step)) if isinstance(ahead, Ahead) else []
     is_shared_out = root_of(run.learners[0].policy.model) is not None
     if not run.team.is_first and not is_shared_out:
         return run.folder.path / f"checkpoint-{run.state.step}"
@@ -344,6 +381,7 @@ def save(run: Run) -> Path:
     state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
     state["metrics_offset"] = run.folder.metrics_offset()
     state["template"] = run.collector.renderer.record()
+    state |= {"ahead": [row for rows in drawn for row in rows]} if drawn else {}
     path = checkpoint.save(
         run.folder.path,
         run.state.step,

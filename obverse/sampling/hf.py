@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from obverse.records import Finish
 from obverse.sampling.cache import Slots, blank, num_layers
 from obverse.sampling.law import draw, uniforms
 from obverse.sampling.protocol import Completion, Law, Order
@@ -59,6 +60,11 @@ class HFSampler:
         self.max_rows = max_rows
         self.decode = decode
         self.num_layers = num_layers(model)
+        self.step = 0
+
+    def follow(self, step: int) -> None:
+        """See Sampler.follow. The policy is read where it stands: only the completions' label changes."""
+        self.step = step
 
     @torch.inference_mode()
     def sample(
@@ -91,7 +97,8 @@ class HFSampler:
                 table.advance()
         results: list[list[Completion]] = [[] for _ in orders]
         for each in members:
-            results[each.order].append(Completion(each.ids, each.behavior, "stop" if each.stopped else "length"))
+            finish: Finish = "stop" if each.stopped else "length"
+            results[each.order].append(Completion(each.ids, each.behavior, finish, self.step))
         if progress:
             progress(len(members))
         return results

@@ -72,10 +72,14 @@ class Completion:
     ids: list[int]
     behavior: list[float]  # log-prob of each id under the law (not under the bare model)
     finish: Finish
+    weights: int = 0  # the step after which the policy stood that wrote it
 
 
 class Sampler(Protocol):
     """Draws completions; one list per order, in the order's seeds' order."""
+
+    def follow(self, step: int) -> None:
+        """The policy stands as it is after `step`: from here on it is drawn from as it stands."""
 
     def sample(
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None

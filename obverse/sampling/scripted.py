@@ -13,6 +13,10 @@ class ScriptedSampler:
     def __init__(self, say: Callable[[Sequence[int], int], list[int]]) -> None:
         self.say = say
         self.orders: list[Order] = []
+        self.step = 0
+
+    def follow(self, step: int) -> None:
+        self.step = step
 
     def sample(
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
@@ -22,4 +26,4 @@ class ScriptedSampler:
 
     def _one(self, prompt_ids: Sequence[int], seed: int, law: Law) -> Completion:
         ids = self.say(prompt_ids, seed)[: law.max_tokens]
-        return Completion(ids, [-0.5] * len(ids), "stop" if ids and ids[-1] in law.stop_ids else "length")
+        return Completion(ids, [-0.5] * len(ids), "stop" if ids and ids[-1] in law.stop_ids else "length", self.step)

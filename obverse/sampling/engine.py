@@ -1,0 +1,186 @@
+"""Who samples for a run: the policy itself or a vLLM server that is given its weights, at once or one update ahead."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from obverse.adapters.lora import merged
+from obverse.config import TrainConfig
+from obverse.course import Course
+from obverse.dist.shards import gathered, root_of, state_of, whole
+from obverse.dist.team import Team
+from obverse.errors import ConfigError
+from obverse.model import Policy
+from obverse.records import Problem
+from obverse.requirements import wants
+from obverse.sampling import Sampler, law_of
+from obverse.sampling.ahead import Ahead
+from obverse.sampling.client import Client
+from obverse.sampling.deliver import Delivery
+from obverse.sampling.hf import HFSampler
+from obverse.sampling.vllm import Needs, VLLMSampler, parameters
+from obverse.text import Renderer
+
+WEIGHTS = "vllm-weights"  # in the run folder: what the server reads
+# Every tokenizer cuts it its own way: digits, signs, spaces, letters beyond ASCII.
+TEXT = (
+    "Let x = 17 + 25; then x\u00b2 is \u201c1,764\u201d.\n\n  Answer: \\boxed{42} gr\u00f6\u00dfer \u6771\u4eac #### 7"
+)
+HEAD = "head.safetensors"
+NUM_KNOWN = 64  # tokens by which policy and server are compared
+
+
+@dataclass(frozen=True)
+class PolicyVoice:
+    """The policy as a server gets to know it (sampling.deliver.Voice)."""
+
+    policy: Policy
+    team: Team
+
+    def save(self, folder: Path) -> None:
+        model, state = self.policy.model, self.state()
+        if not self.team.is_first:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.policy.adapter is None:
+            model.save_pretrained(folder, **({"state_dict": state} if root_of(model) else {}))
+            write_head(model, state, folder)
+        else:  # the head is among them
+            folder.mkdir(parents=True)
+            save_file({name: weight.clone().cpu() for name, weight in state.items()}, folder / "model.safetensors")
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """The policy's weights, adapters added, shares put together on the first rank; every rank calls this."""
+        if self.policy.adapter is not None:
+            return merged(self.policy)
+        found = state_of(self.policy.model)
+        return gathered(found, self.team) if root_of(self.policy.model) else found
+
+    def scores(self, ids: Sequence[int]) -> list[float]:
+        model = self.policy.model
+        with torch.no_grad(), whole(model), self.policy.computing():
+            logits = model(input_ids=torch.tensor([list(ids)], device=self.policy.device)).logits[0, :-1]
+        logp = logits.float().log_softmax(-1).cpu()
+        return [float(row[number]) for row, number in zip(logp, ids[1:], strict=True)]
+
+
+def write_head(model: Any, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Add the head's weights to a folder of weights that leaves them out because they are the embedding's.
+
+    A server that keeps a packed copy of such a head (vLLM on a CPU does) makes a new one only if it is given new ones.
+    """
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not table.weight:
+        return
+    (inside,) = [name for name, module in model.named_modules() if module is head]
+    name = f"{inside}.weight"
+    save_file({name: state[name].detach().cpu().contiguous()}, folder / HEAD)
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        found = json.loads(index.read_text())
+        found["weight_map"][name] = HEAD
+        index.write_text(json.dumps(found))
+
+
+def check_engine(config: TrainConfig, course: Course) -> None:
+    """Raise ConfigError for a sampler that the other options or the method do not go with."""
+    own = any(wants(method, kind) for method in course.methods for kind in ("rollouts", "greedy"))
+    if config.async_sampling and len(course.methods) > 1:
+        raise ConfigError("--async_sampling: what the next step samples is not known in a course of several methods")
+    if config.async_sampling and any(method.max_rounds > 1 for method in course.methods):
+        raise ConfigError(
+            f"--async_sampling: {config.method} samples again until its batch is full, and how much that takes is not "
+            "known one update ahead"
+        )
+    if config.async_sampling and not own:
+        raise ConfigError(f"--async_sampling: {config.method} samples nothing")
+    if config.sampler != "vllm":
+        return
+    if not own and config.eval_dataset is None:
+        raise ConfigError(f"--sampler vllm: {config.method} samples nothing")
+    if not all(method.trains_policy for method in course.methods):
+        raise ConfigError(f"--sampler vllm: {config.method} trains no policy that a server could be given")
+    if config.load_in_4bit:
+        raise ConfigError("--sampler vllm: a base in 4 bits has no weights that a server could be given: --sampler hf")
+    if config.max_sampling_seconds is not None:
+        raise ConfigError("--max_sampling_seconds: a vLLM server cannot cut a call off: leave it out, or --sampler hf")
+    parameters(law_of(config, ()), 0)
+
+
+def make_sampler(
+    config: TrainConfig,
+    policy: Policy,
+    problems: Sequence[Problem],
+    renderer: Renderer,
+    folder: Path,
+    team: Team,
+    note: Callable[[str], None],
+    check: Callable[[], None],
+) -> Sampler:
+    """The sampler that the options name; a server has been asked what it is.
+
+    `note` takes a line for the user; `check` is called while somebody waits, and may raise.
+    Raises ConfigError for a server that does not fit the run, EngineError for none.
+    """
+    sampler: Sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed, policy.scope)
+    if config.sampler == "vllm":
+        sampler = served(config, policy, problems, renderer, folder, team, note, check)
+    if config.async_sampling:
+        return Ahead(sampler, threaded=config.sampler == "vllm", check=check)
+    return sampler
+
+
+def served(
+    config: TrainConfig,
+    policy: Policy,
+    problems: Sequence[Problem],
+    renderer: Renderer,
+    folder: Path,
+    team: Team,
+    note: Callable[[str], None],
+    check: Callable[[], None],
+) -> VLLMSampler:
+    """A sampler of the server at `vllm_url`, which fits the run."""
+    client = Client(config.vllm_url, config.vllm_timeout)
+    prompts = [renderer.prompt_ids(problem) for problem in problems]
+    known = next((ids for ids in sorted(prompts, key=len, reverse=True)), [])[:NUM_KNOWN]
+    place = folder / WEIGHTS
+    if team.is_first:
+        shutil.rmtree(place, ignore_errors=True)  # what a run that was killed left
+    name = str(team.share(uuid.uuid4().hex[:12]))
+    needs = Needs(
+        policy.model.config.get_text_config().vocab_size,
+        TEXT,
+        renderer.tokenizer(TEXT, add_special_tokens=False)["input_ids"],
+        max(map(len, prompts), default=0) + config.max_completion_length,
+    )
+    sampler = VLLMSampler(
+        client,
+        Delivery(client, PolicyVoice(policy, team), place, name, known if len(known) > 1 else [0, 0], team, check),
+        needs,
+        renderer.decode,
+        config.rollout_batch_size,
+        note,
+    )
+    sampler.meet()
+    return sampler
+
+
+def clear(folder: Path) -> None:
+    """Remove the weights that a server read: their run is over."""
+    shutil.rmtree(folder / WEIGHTS, ignore_errors=True)
+
+
+def versions_of(sampler: Sampler) -> Mapping[str, str]:
+    """The engine's name and version, for environment.json."""
+    inner = sampler.sampler if isinstance(sampler, Ahead) else sampler
+    return {"sampler": f"vllm {inner.version}" if isinstance(inner, VLLMSampler) else "hf"}

@@ -1,0 +1,341 @@
+"""Whole runs by another sampler: a server that has the policy's weights, and completions drawn one update ahead."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from sampling.fake_vllm import FakeVLLM, ModelEngine, on
+
+import runs
+from obverse import cli, methods
+from obverse.course import as_course
+from obverse.errors import CheckpointError, ConfigError, EngineError
+from obverse.interrupt import Attentive
+from obverse.loading import load
+from obverse.prepare import prepare
+from obverse.runlog import RunFolder
+from obverse.sampling.engine import HEAD, WEIGHTS, check_engine, write_head
+from obverse.train import train
+from obverse.watch import Silent
+
+ROUNDING = 1e-5  # log-probs of one and the same completion, sampled in another batch
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.write_problems(tmp_path_factory.mktemp("rows") / "chains.jsonl", difficulty=(2, 4))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeVLLM]:
+    with FakeVLLM(ModelEngine("embedded"), max_model_len=256) as made:
+        yield made
+
+
+def written(folder: Path, step: int) -> list[dict[str, Any]]:
+    lines = (folder / "samples" / f"step-{step:06d}.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == "rollout"]
+
+
+def options(server: FakeVLLM, **more: Any) -> dict[str, Any]:
+    return {"sampler": "vllm", "vllm_url": server.url, "vllm_timeout": 60, "report": False, **more}
+
+
+def embedded(method: str, folder: Path, chains: Path, **more: Any) -> Any:
+    return runs.config(
+        method, folder, "embedded", chains, **{"max_completion_length": 24, "prompts_per_step": 3, **more}
+    )
+
+
+def kept(folder: Path, step: int) -> dict[str, Any]:
+    """What a checkpoint holds: sha256 of weights and moments, and the state but for the size of a file with clocks."""
+    hashes = runs.fingerprint(folder, step)
+    state = json.loads((folder / f"checkpoint-{step}" / "state.json").read_text())
+    return {**hashes, "state.json": {name: value for name, value in state.items() if name != "metrics_offset"}}
+
+
+# a server
+
+
+@pytest.mark.parametrize("method", ["grpo", "hpt"])
+def test_a_run_by_a_server_writes_what_a_run_by_itself_would(
+    method: str, server: FakeVLLM, chains: Path, tmp_path: Path
+) -> None:
+    """No correction is given, so that both runs are one and the same; the server gets each step's weights."""
+    for name, more in (("own", {}), ("served", options(server))):
+        train(embedded(method, tmp_path / name, chains, max_steps=3, importance_sampling="none", **more))
+    for step in (1, 2, 3):
+        own, served = written(tmp_path / "own", step), written(tmp_path / "served", step)
+        assert [row["ids"] for row in own] == [row["ids"] for row in served]
+        assert {row["weights"] for row in served} == {row["weights"] for row in own} == {step - 1}
+    rows = RunFolder(tmp_path / "served").metrics()
+    assert all(row["sampler_gap"] < ROUNDING for row in rows if "sampler_gap" in row)
+    assert json.loads((tmp_path / "served" / "environment.json").read_text())["sampler"] == "vllm 0.32.0"
+    assert json.loads((tmp_path / "own" / "environment.json").read_text())["sampler"] == "hf"
+    assert not (tmp_path / "served" / WEIGHTS).exists()
+
+
+def test_a_server_with_coarser_numbers_is_measured_and_corrected(chains: Path, tmp_path: Path) -> None:
+    with FakeVLLM(ModelEngine("embedded", "bfloat16"), 256) as server:
+        config = embedded("grpo", tmp_path / "run", chains, max_steps=2, beta=0.0, **options(server))
+        assert config.method_options["importance_sampling"] == "token_truncate"
+        train(config)
+    rows = RunFolder(tmp_path / "run").metrics()
+    assert all(1e-4 < row["sampler_gap"] < 0.1 for row in rows)
+
+
+def test_a_server_that_keeps_old_weights_shows_in_the_gap(server: FakeVLLM, chains: Path, tmp_path: Path) -> None:
+    train(embedded("grpo", tmp_path / "good", chains, max_steps=3, learning_rate=3e-4, **options(server)))
+    server.faults.append(on("/collective_rpc", 200, {"results": [None]}))
+    server.engine.model = load("embedded", dtype="float32", device="cpu")[0].model
+    train(embedded("grpo", tmp_path / "bad", chains, max_steps=3, learning_rate=3e-4, **options(server)))
+    good, bad = (RunFolder(tmp_path / name).metrics()[-1]["sampler_gap"] for name in ("good", "bad"))
+    assert good < ROUNDING < 1e-4 < bad
+
+
+def test_a_server_that_is_started_again_in_mid_run_changes_nothing(
+    server: FakeVLLM, chains: Path, tmp_path: Path
+) -> None:
+    train(embedded("grpo", tmp_path / "whole", chains, max_steps=3, **options(server)))
+    num_asked = len(server.asked())
+
+    class Watch(Silent):
+        def step(self, step: int, total_steps: int, metrics: Any) -> None:
+            if step == 1:
+                server.kill()
+                server.engine = ModelEngine("embedded")  # it knows nothing of what it was given
+                threading.Timer(0.3, server.start).start()
+
+    train(embedded("grpo", tmp_path / "broken", chains, max_steps=3, **options(server)), Watch())
+    assert len(server.asked()) >= 2 * num_asked
+    for step in (1, 2, 3):
+        ids = [[row["ids"] for row in written(tmp_path / name, step)] for name in ("whole", "broken")]
+        assert ids[0] == ids[1]
+    assert RunFolder(tmp_path / "broken").metrics()[-1]["sampler_gap"] < ROUNDING
+
+
+def test_a_server_that_stays_away_leaves_a_checkpoint_and_says_how_to_go_on(
+    server: FakeVLLM, chains: Path, tmp_path: Path
+) -> None:
+    class Watch(Silent):
+        def step(self, step: int, total_steps: int, metrics: Any) -> None:
+            if step == 2:
+                server.kill()
+
+    given = options(server, vllm_timeout=0.3)
+    with pytest.raises(EngineError, match=r"step 3: no vLLM server .*checkpoint-2 is kept, go on with: obverse train"):
+        train(embedded("grpo", tmp_path / "run", chains, max_steps=4, **given), Watch())
+    server.start()
+    outcome = train(
+        embedded("grpo", tmp_path / "run", chains, max_steps=4, resume_from_checkpoint="auto", **options(server))
+    )
+    assert outcome.step == 4 and len(RunFolder(tmp_path / "run").metrics()) == 4
+
+
+def test_evaluations_are_the_servers_too(server: FakeVLLM, chains: Path, tmp_path: Path) -> None:
+    more = {"eval_dataset": str(chains), "num_eval_problems": 3, "num_generations_eval": 2, "eval_steps": 1}
+    train(embedded("grpo", tmp_path / "run", chains, max_steps=1, **options(server), **more))
+    assert len(server.asked()) == 3 * 3 + 2 * 3 * 2
+    assert server.version.endswith("-1")  # the last evaluation is of the weights after the last step
+
+
+def test_a_server_of_another_model_is_refused_before_the_first_step(chains: Path, tmp_path: Path, tiny: Path) -> None:
+    with FakeVLLM(ModelEngine(tiny), 256) as server, pytest.raises(ConfigError, match="another tokenizer"):
+        train(embedded("grpo", tmp_path / "run", chains, max_steps=1, **options(server)))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_models import save_tiny
+
+    return save_tiny("qwen2", tmp_path_factory.mktemp("tiny") / "qwen2")
+
+
+def test_a_head_that_is_the_embedding_is_written_too(tiny: Path, tmp_path: Path) -> None:
+    model = load(str(tiny), dtype="float32")[0].model
+    model.save_pretrained(tmp_path)
+    write_head(model, model.state_dict(), tmp_path)
+    found = load_file(tmp_path / HEAD)
+    assert set(found) == {"lm_head.weight"} and found["lm_head.weight"].equal(model.get_input_embeddings().weight)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+
+
+def test_a_server_gets_adapters_added_to_their_base(server: FakeVLLM, chains: Path, tmp_path: Path) -> None:
+    given = options(server, use_peft=True, lora_r=4, learning_rate=3e-3)
+    train(embedded("grpo", tmp_path / "run", chains, max_steps=3, **given))
+    rows = RunFolder(tmp_path / "run").metrics()
+    assert all(row["sampler_gap"] < ROUNDING for row in rows) and rows[-1]["grad_norm"] > 0
+
+
+# one update ahead
+
+
+@pytest.mark.parametrize("method", ["grpo", "hpt"])
+def test_a_run_ahead_that_is_resumed_equals_one_that_was_not(method: str, chains: Path, tmp_path: Path) -> None:
+    given = {"async_sampling": True, "report": False}
+    train(embedded(method, tmp_path / "whole", chains, max_steps=4, **given))
+    train(embedded(method, tmp_path / "parts", chains, max_steps=2, **given))
+    train(embedded(method, tmp_path / "parts", chains, max_steps=4, resume_from_checkpoint="auto", **given))
+    assert kept(tmp_path / "whole", 4) == kept(tmp_path / "parts", 4)
+    assert runs.figures(tmp_path / "whole") == runs.figures(tmp_path / "parts")
+    rows = RunFolder(tmp_path / "whole").metrics()
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 1]
+    assert [{row["weights"] for row in written(tmp_path / "whole", step)} for step in (1, 2, 3, 4)] == [
+        {0},
+        {0},
+        {1},
+        {2},
+    ]
+
+
+def test_a_run_ahead_that_a_signal_ends_goes_on_as_if_nothing_was(chains: Path, tmp_path: Path) -> None:
+    given = {"async_sampling": True, "report": False}
+    train(embedded("grpo", tmp_path / "whole", chains, max_steps=4, **given))
+
+    class Watch(Silent):
+        step_now = 0
+
+        def step(self, step: int, total_steps: int, metrics: Any) -> None:
+            self.step_now = step
+
+        def phase(self, phase: Any, done: int, total: int) -> None:
+            if phase == "train" and self.step_now == 2:
+                signal.raise_signal(signal.SIGTERM)
+                self.step_now = 0
+
+    outcome = train(embedded("grpo", tmp_path / "parts", chains, max_steps=4, **given), Watch())
+    assert outcome.exit_code == 143 and outcome.step == 2
+    train(embedded("grpo", tmp_path / "parts", chains, max_steps=4, resume_from_checkpoint="auto", **given))
+    assert kept(tmp_path / "whole", 4) == kept(tmp_path / "parts", 4)
+
+
+def test_a_server_draws_ahead_what_the_policy_would(server: FakeVLLM, chains: Path, tmp_path: Path) -> None:
+    for name, more in (("own", {"report": False}), ("served", options(server))):
+        train(embedded("grpo", tmp_path / name, chains, max_steps=3, async_sampling=True, **more))
+    for step in (1, 2, 3):
+        rows = [written(tmp_path / name, step) for name in ("own", "served")]
+        assert [row["ids"] for row in rows[0]] == [row["ids"] for row in rows[1]]
+        assert {row["weights"] for row in rows[1]} == {max(step - 2, 0)}
+
+
+def test_the_policy_that_trains_is_the_old_one_of_the_ratio(chains: Path, tmp_path: Path) -> None:
+    """Behavior is recomputed, so that the first update of a step has ratio 1, and the staleness is in the weight."""
+    train(embedded("grpo", tmp_path / "run", chains, max_steps=3, async_sampling=True, learning_rate=3e-3))
+    rows = RunFolder(tmp_path / "run").metrics()
+    assert rows[0]["sampler_gap"] < ROUNDING < 1e-3 < rows[2]["sampler_gap"]
+    assert all(row["clip_ratio"] == 0.0 for row in rows)
+
+
+def test_older_tokens_are_not_taken_for_the_policys_own(chains: Path, tmp_path: Path) -> None:
+    for name, more in (("now", {}), ("ahead", {"async_sampling": True})):
+        config = embedded("grpo", tmp_path / name, chains, importance_sampling="none", **more)
+        assert prepare(config, Attentive(Silent())).learner.samples_itself is (name == "now")
+
+
+# what goes with what
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "sentence"),
+    [
+        ("sft", {"sampler": "vllm"}, "sft samples nothing"),
+        ("sft", {"async_sampling": True}, "sft samples nothing"),
+        ("dapo", {"async_sampling": True}, "samples again until its batch is full"),
+        ("sft_then_rl", {"async_sampling": True}, "a course of several methods"),
+        ("reward_model", {"sampler": "vllm"}, "samples nothing"),
+        ("grpo", {"sampler": "vllm", "max_sampling_seconds": 3.0}, "cannot cut a call off"),
+        ("grpo", {"sampler": "vllm", "top_p": 0.9, "min_p": 0.1}, "min_p and top_p"),
+        ("grpo", {"sampler": "vllm", "temperature": 0.001}, "vLLM draws at 0 or from 0.01 on"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    method: str, given: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    config = runs.config(method, tmp_path, "embedded", **given)
+    with pytest.raises(ConfigError, match=sentence):
+        check_engine(config, as_course(methods.build(method, config.method_options)))
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "wanted"),
+    [
+        ("grpo", {}, "none"),
+        ("grpo", {"sampler": "vllm"}, "token_truncate"),
+        ("grpo", {"async_sampling": True}, "token_truncate"),
+        ("hpt", {"sampler": "vllm"}, "token_truncate"),
+        ("grpo", {"sampler": "vllm", "importance_sampling": "none"}, "none"),
+        ("grpo", {"sampler": "vllm", "importance_sampling": "sequence_mask"}, "sequence_mask"),
+        ("sft", {"sampler": "vllm", "eval_dataset": "arithmetic"}, "none"),
+    ],
+)
+def test_the_correction_is_on_where_it_is_needed(
+    method: str, given: dict[str, Any], wanted: str, tmp_path: Path
+) -> None:
+    config = runs.config(method, tmp_path, "embedded", **given)
+    assert config.method_options.get("importance_sampling", "none") == wanted
+    if wanted == "token_truncate":
+        assert config.origin("importance_sampling") == "sampler"
+
+
+def test_ahead_is_no_option_to_change_on_the_way(chains: Path, tmp_path: Path) -> None:
+    train(embedded("grpo", tmp_path / "run", chains, max_steps=1, report=False))
+    with pytest.raises(CheckpointError, match="async_sampling: False then, True now"):
+        train(
+            embedded("grpo", tmp_path / "run", chains, max_steps=2, resume_from_checkpoint="auto", async_sampling=True)
+        )
+
+
+# obverse serve-vllm
+
+
+def test_the_command_has_what_a_run_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["serve-vllm", "embedded", "--port", "8123", "--dtype", "float32", "--vllm_args=--enforce-eager -x 'a b'"]
+    assert cli.main([*words, "--max_model_len", "512", "--dry-run"]) == 0
+    found = shlex.split(capsys.readouterr().out)
+    assert found[0] == "VLLM_SERVER_DEV_MODE=1" and found[2:4] == ["vllm", "serve"]
+    for name, value in {
+        "--port": "8123",
+        "--host": "127.0.0.1",
+        "--dtype": "float32",
+        "--max-model-len": "512",
+        "--logprobs-mode": "processed_logprobs",
+        "--generation-config": "vllm",
+    }.items():
+        assert found[found.index(name) + 1] == value
+    assert "--enable-scale-out" in found and found[-3:] == ["--enforce-eager", "-x", "a b"]
+
+
+def test_it_becomes_that_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "vllm"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    made: list[Any] = []
+    monkeypatch.setattr("obverse.sampling.serving.os.execvpe", lambda *words: made.append(words))
+    assert cli.main(["serve-vllm", "some/model", "--program", str(program)]) == 0
+    ((called, words, environment),) = made
+    assert called == str(program) and words[1:3] == ["serve", "some/model"]
+    assert environment["VLLM_SERVER_DEV_MODE"] == "1" and environment["PATH"].startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["embedded", "--program", "no-such-vllm"], "no-such-vllm is not found or cannot be run: install vLLM"),
+        (["embedded", "--vllm_args='"], "--vllm_args"),
+        ([], "model"),
+    ],
+)
+def test_a_server_that_cannot_be_started_is_a_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve-vllm", *words]) == 2
+    assert sentence in capsys.readouterr().err
