@@ -1,4 +1,4 @@
-"""What the renderer promises, on templates in the style of four families and on some that misbehave."""
+"""What the renderer promises, on templates in the style of eight families and on some that misbehave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny_models import EXCERPT, tiny_tokenizer
-from tiny_templates import FAMILIES, QWEN2
+from tiny_templates import QWEN2, TEMPLATES
 from transformers import PreTrainedTokenizerFast
 
 from obverse.errors import ConfigError, DataError
@@ -20,13 +20,16 @@ TURN_ENDS = {
     "llama": "<|eot_id|>",
     "gemma": "<end_of_turn>",
     "gemma2": "<end_of_turn>",
+    "mistral": "</s>",
+    "phi": "<|end|>",
+    "deepseek": "<|end|>",
 }
 STEPS = ("48/2 = 24 clips in May.\n", "48+24 = 72 altogether.\n", "#### 72")
 CLIPS = Problem("clips", "How many clips did Natalia sell?", "72", STEPS)
 THOUGHT = "<think>\n48/2 = 24\n</think>\n\n"
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TEMPLATES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 

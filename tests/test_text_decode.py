@@ -6,7 +6,7 @@ import json
 
 import pytest
 from tiny_models import gsm8k_texts, tiny_tokenizer
-from tiny_templates import FAMILIES
+from tiny_templates import TEMPLATES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -17,7 +17,7 @@ STEPS = ("48/2 = 24 clips in May.\n", "48+24 = 72 altogether.\n", "#### 72")
 CLIPS = Problem("clips", "How many clips did Natalia sell?", "72", STEPS)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TEMPLATES)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     return tiny_tokenizer(request.param)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_templates import FAMILIES, Family
+from tiny_templates import FAMILIES, TEMPLATES, Family
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma2Config,
@@ -78,7 +78,7 @@ def byte_level_bpe(num_tokens: int = NUM_MERGED) -> Tokenizer:
 
 def tiny_tokenizer(family: str, template: str | dict[str, str] | None = None) -> PreTrainedTokenizerFast:
     """The family's special tokens and template (or another) on the common BPE; BOS comes where the family adds it."""
-    kind: Family = FAMILIES[family]
+    kind: Family = TEMPLATES[family]
     backend = byte_level_bpe()
     backend.add_special_tokens(list(kind.specials))
     backend.add_tokens(list(kind.words))

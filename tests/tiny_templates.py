@@ -1,4 +1,4 @@
-"""Chat templates in the style of four model families, written for the tests; no torch here."""
+"""Chat templates in the style of model families, written for the tests; no torch here."""
 
 from __future__ import annotations
 
@@ -67,6 +67,47 @@ GEMMA = """\
 {%- endif %}
 """
 
+# Brackets around what the user says, no role of its own for the system, no sign before the answer but white space.
+MISTRAL = """\
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message.role == 'assistant' %}
+{{- ' ' + message.content | trim + eos_token }}
+{%- elif message.role == 'system' %}
+{{- raise_exception('Only user and assistant roles are supported') }}
+{%- else %}
+{{- '[INST] ' + message.content + ' [/INST]' }}
+{%- endif %}
+{%- endfor %}
+"""
+
+# A role's name is a token; its turn ends in another one and a line break.
+PHI = """\
+{%- for message in messages %}
+{{- '<|' + message.role + '|>\\n' + message.content + '<|end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|assistant|>\\n' }}
+{%- endif %}
+"""
+
+# No line breaks, the system's words bare in front; only answers end in a token.
+DEEPSEEK = """\
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message.role == 'system' %}
+{{- message.content }}
+{%- elif message.role == 'user' %}
+{{- '<|User|>' + message.content }}
+{%- else %}
+{{- '<|Assistant|>' + message.content + eos_token }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|Assistant|>' }}
+{%- endif %}
+"""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -120,5 +161,25 @@ FAMILIES: dict[str, Family] = {
         pad="<pad>",
         bos="<bos>",
         stops=("<eos>", "<end_of_turn>"),
+    ),
+}
+
+# Families that need no model of their own: what a template does to text is not a matter of weights.
+TEMPLATES: dict[str, Family] = {
+    **FAMILIES,
+    "mistral": Family(MISTRAL, ("<unk>", "<s>", "</s>"), eos="</s>", pad=None, bos="<s>", words=("[INST]", "[/INST]")),
+    "phi": Family(
+        PHI,
+        ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+        eos="<|end|>",
+        pad="<|endoftext|>",
+        stops=("<|endoftext|>", "<|end|>"),
+    ),
+    "deepseek": Family(
+        DEEPSEEK,
+        ("<|begin|>", "<|end|>", "<|User|>", "<|Assistant|>"),
+        eos="<|end|>",
+        pad="<|end|>",
+        bos="<|begin|>",
     ),
 }
