@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Count
 from dist.ranks import variables
 from dist.teams import MARK, Ended, Job, Teams
 from safetensors.torch import load_file
@@ -22,6 +23,7 @@ from obverse.cli import main
 from obverse.dist.failure import is_alive
 
 TIMEOUT = 8.0  # above what loading takes on a busy machine
+LOST = "ranks lost whose peers ended in time"
 PHASES = ("load", "sample", "grade", "train", "eval", "save")
 
 
@@ -82,24 +84,27 @@ def _content(path: Path) -> bytes:
     ("rank", "phase", "kind"),
     [(1, "sample", "raise"), (0, "train", "kill"), (1, "train", "hang"), (0, "load", "raise")],
 )
-def test_p1_peers_of_a_lost_rank_end_and_say_why(teams: Teams, job: Job, rank: int, phase: str, kind: str) -> None:
+def test_p1_peers_of_a_lost_rank_end_and_say_why(
+    teams: Teams, job: Job, rank: int, phase: str, kind: str, count: Count
+) -> None:
     ends(teams, job, rank, phase, kind)
+    count(LOST)
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("kind", ["raise", "hang", "kill"])
-def test_p1_in_every_phase(
-    teams: Teams, job: Job, tmp_path: Path, phase: str, kind: str
-) -> None:
+def test_p1_in_every_phase(teams: Teams, job: Job, tmp_path: Path, phase: str, kind: str, count: Count) -> None:
     for rank in (0, 1):  # with graders in processes of their own
         ends(teams, replace(job, folder=str(tmp_path / f"rank-{rank}"), lucky=False), rank, phase, kind)
+        count(LOST)
 
 
 @pytest.mark.release
-def test_p1_among_four(teams: Teams, job: Job, tmp_path: Path) -> None:
+def test_p1_among_four(teams: Teams, job: Job, tmp_path: Path, count: Count) -> None:
     for number, kind in enumerate(["raise", "hang", "kill"]):
         ends(teams, replace(job, folder=str(tmp_path / kind), size=4), 3 - number, "train", kind)
+        count(LOST)
 
 
 def test_n5_numbers_of_one_rank_that_are_not_finite_end_all_with_5(teams: Teams, job: Job) -> None:

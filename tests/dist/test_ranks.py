@@ -125,7 +125,7 @@ def test_n2_every_method_with_a_split_of_its_own(
     assert pair.parameters(several) < 1e-9 and all(pair.samples(several))
 
 
-@pytest.mark.parametrize("method", ["reinforce", "dapo", "relift"])
+@pytest.mark.parametrize("method", ["discriminative", "dapo", "relift"])
 def test_memories_rounds_and_courses_are_those_of_one_process(
     method: str, teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
