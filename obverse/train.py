@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
 from obverse import checkpoint, metrics
-from obverse.agreement import weights
 from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
-from obverse.dist.deal import deal
-from obverse.dist.groups import gather_groups
 from obverse.dist.join import joined
-from obverse.dist.shards import own, root_of, settle, whole
-from obverse.dist.team import ALONE
+from obverse.dist.shards import whole
 from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError
 from obverse.evaluate import Report
-from obverse.graders import by_reason, total
-from obverse.interrupt import NOT_SAVED, Attentive, Interrupted, together
+from obverse.gather import Gathered, gather
+from obverse.graders import total
+from obverse.interrupt import NOT_SAVED, Attentive, Interrupted
 from obverse.learn import idle, learn, prepare_lessons
 from obverse.measure import measure_shared
-from obverse.method import Method
 from obverse.prepare import enter, prepare
-from obverse.problems import take
-from obverse.records import Group, Problem, Sample
+from obverse.records import Group
 from obverse.remember import RUN, recall, revise
-from obverse.resume import about
 from obverse.run import Run
-from obverse.sampling.ahead import Ahead
 from obverse.sampling.engine import clear
+from obverse.saving import save
 from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
@@ -168,93 +161,6 @@ def step(run: Run) -> None:
             run.watcher.note(f"{sample.kind}, reward {sample.reward:g}: {sample.text}")
 
 
-@dataclass
-class Gathered:
-    """What a step collected: every group, what of each group trains, how many problems of the stream that took.
-
-    `waited` has the names of the problems that were put aside before and are taken now, `reasons` what graders
-    failed on, by round.
-    """
-
-    groups: list[Group]
-    kept: list[list[Sample]]
-    num_taken: int = 0
-    waited: frozenset[str] = frozenset()
-    reasons: list[metrics.Row] = field(default_factory=list)
-
-
-def gather(run: Run, lane: int, progress: float, clock: metrics.Clock) -> Gathered:
-    """Sample and judge; again, for a method that wants so, until enough problems have something to train on."""
-    config, method = run.config, run.course.methods[lane]
-    waiting = run.next_waiting() if lane > 0 else []
-    with clock("sample"):
-        run.collector.sampler.follow(run.state.step)
-    found = Gathered([], [], waited=frozenset(problem.id for problem in waiting))
-    for _ in range(1 if waiting else method.max_rounds):
-        cursor = run.state.cursor + found.num_taken
-        problems = waiting or take(run.problems, config.seed, cursor, config.prompts_per_step)
-        groups = collect(run, method, problems, cursor, progress, clock)
-        with clock("grade"):
-            found.reasons.append(by_reason(groups))
-            groups = run.graders.sift(groups, own=method.grades)
-        found.groups += groups
-        found.kept += [method.select(group) for group in groups]
-        found.num_taken += 0 if waiting else len(problems)
-        if sum(map(bool, found.kept)) >= config.prompts_per_step:
-            break
-    if method.max_rounds > 1:  # the last round may have brought more than were asked for
-        full = [index for index, samples in enumerate(found.kept) if samples]
-        for index in full[config.prompts_per_step :]:
-            found.kept[index] = []
-    draw_ahead(run, method, found.num_taken)
-    return found
-
-
-def collect(
-    run: Run, method: Method, problems: Sequence[Problem], cursor: int, progress: float, clock: metrics.Clock
-) -> list[Group]:
-    """Groups of the problems, sampled and judged: each rank makes those that are dealt to it, then all have all."""
-    collector, team = run.collector, run.team
-    shares = shared(run, method, problems, progress)
-    places = shares[team.rank]
-
-    def work() -> list[Group]:
-        with clock("sample"):
-            groups = collector.collect([problems[place] for place in places], method, cursor, progress, places)
-        with clock("grade"):
-            collector.judge(groups, own=method.grades)
-        return groups
-
-    with whole(*collector.models):  # what ranks sample and score differs: none waits for another in there
-        groups = together(team, work)
-    if team.is_alone:
-        return groups
-    with clock("gather"):  # what the slower ranks are waited for is in it
-        return gather_groups(team, problems, shares, groups)
-
-
-def shared(run: Run, method: Method, problems: Sequence[Problem], progress: float) -> list[list[int]]:
-    """Which of the problems each rank samples."""
-    alone = run.team.is_alone
-    return deal([0] * len(problems) if alone else run.collector.costs(problems, method, progress), run.team.size)
-
-
-def draw_ahead(run: Run, method: Method, num_taken: int) -> None:
-    """Begin to sample for the next step from the policy as it stands before this one trains, where a run does so.
-
-    Also in the last step: the run may be made longer.
-    """
-    ahead, state = run.collector.sampler, run.state
-    if isinstance(ahead, Ahead):
-        cursor, progress = state.cursor + num_taken, run.foreseen
-        problems = take(run.problems, run.config.seed, cursor, run.config.prompts_per_step)
-        places = shared(run, method, problems, progress)[run.team.rank]
-        mine = [problems[place] for place in places]
-        wanted = run.collector.wanted(mine, method, cursor, progress, places)
-        with whole(*run.collector.models):
-            ahead.draw(wanted, state.step + 1)
-
-
 def study(run: Run, lane: int, gathered: Gathered, progress: float) -> tuple[metrics.Row, int]:
     """Learn from what was kept: `num_iterations` passes over `num_mini_batches` updates; mean figures, trained tokens.
 
@@ -336,63 +242,3 @@ def evaluate_if_due(run: Run) -> None:
     report = Report(f"step {number}", scores, k=(1, num) if num > 1 else (1,))
     run.folder.write_json(name, report.summary())
     run.watcher.note(f"step {number}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
-
-
-def refuse_broken(run: Run) -> None:
-    """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
-    for folder, model in run.models().items():
-        settle(model)
-        weights = model.named_parameters()
-        broken = next((name for name, weight in weights if not bool(own(weight).isfinite().all())), None)
-        for name in filter(None, run.team.gather(broken)):
-            raise DivergedError(
-                f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
-                "lower --learning_rate"
-            )
-
-
-def refuse_drift(run: Run) -> None:
-    """Raise DivergedError, on all ranks, where one of them has other weights than the first: no bit may differ."""
-    if run.team.is_alone:
-        return
-    first, *others = run.team.gather([weights(model) for model in run.models().values()])
-    for rank, theirs in enumerate(others, start=1):
-        if theirs != first:
-            raise DivergedError(
-                f"the weights of rank {rank} are no longer those of rank 0, so nothing was saved: its machine, its "
-                "libraries or its number of threads compute otherwise: start all ranks on equal machines, and resume"
-            )
-
-
-def save(run: Run) -> Path:
-    """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
-    refuse_broken(run)
-    refuse_drift(run)
-    run.watcher.tell("save", 0, 1)
-    ahead = run.collector.sampler
-    drawn = run.team.gather(ahead.record(run.state.step)) if isinstance(ahead, Ahead) else []
-    is_shared_out = root_of(run.learners[0].policy.model) is not None
-    if not run.team.is_first and not is_shared_out:
-        return run.folder.path / f"checkpoint-{run.state.step}"
-    if run.team.is_first:
-        run.folder.sync_metrics()
-    optimizers = run.optimizers()
-    tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
-    state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
-    state["metrics_offset"] = run.folder.metrics_offset()
-    state["template"] = run.collector.renderer.record()
-    state |= {"ahead": [row for rows in drawn for row in rows]} if drawn else {}
-    path = checkpoint.save(
-        run.folder.path,
-        run.state.step,
-        run.models(),
-        run.collector.renderer.tokenizer,
-        tensors,
-        state,
-        keep=run.config.save_total_limit,
-        about=about(run),
-        team=run.team if is_shared_out else ALONE,
-        in_pieces=run.config.fsdp_state_dict_type == "sharded",
-    )
-    run.watcher.tell("save", 1, 1)
-    return path

@@ -14,12 +14,13 @@ from tiny_models import save_tiny
 import runs
 from obverse import learn as module
 from obverse.config import TrainConfig
+from obverse.gather import Gathered, gather
 from obverse.interrupt import Attentive
 from obverse.metrics import Clock
 from obverse.prepare import prepare
 from obverse.run import Run
 from obverse.runlog import RunFolder
-from obverse.train import Gathered, gather, step, train
+from obverse.train import step, train
 from obverse.view import Samples, Tokens
 from obverse.watch import Phase, Silent
 

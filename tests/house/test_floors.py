@@ -65,6 +65,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # 4: runs
     (
         "train",
+        "gather",
+        "saving",
         "run",
         "agreement",
         "prepare",

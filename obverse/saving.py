@@ -1,0 +1,75 @@
+"""A run's state as a checkpoint, and what must hold before one is written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from obverse import checkpoint
+from obverse.agreement import weights
+from obverse.dist.shards import own, root_of, settle
+from obverse.dist.team import ALONE
+from obverse.errors import DivergedError
+from obverse.resume import about
+from obverse.run import Run
+from obverse.sampling.ahead import Ahead
+
+
+def refuse_broken(run: Run) -> None:
+    """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
+    for folder, model in run.models().items():
+        settle(model)
+        weights = model.named_parameters()
+        broken = next((name for name, weight in weights if not bool(own(weight).isfinite().all())), None)
+        for name in filter(None, run.team.gather(broken)):
+            raise DivergedError(
+                f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
+                "lower --learning_rate"
+            )
+
+
+def refuse_drift(run: Run) -> None:
+    """Raise DivergedError, on all ranks, where one of them has other weights than the first: no bit may differ."""
+    if run.team.is_alone:
+        return
+    first, *others = run.team.gather([weights(model) for model in run.models().values()])
+    for rank, theirs in enumerate(others, start=1):
+        if theirs != first:
+            raise DivergedError(
+                f"the weights of rank {rank} are no longer those of rank 0, so nothing was saved: its machine, its "
+                "libraries or its number of threads compute otherwise: start all ranks on equal machines, and resume"
+            )
+
+
+def save(run: Run) -> Path:
+    """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
+    refuse_broken(run)
+    refuse_drift(run)
+    run.watcher.tell("save", 0, 1)
+    ahead = run.collector.sampler
+    drawn = run.team.gather(ahead.record(run.state.step)) if isinstance(ahead, Ahead) else []
+    is_shared_out = root_of(run.learners[0].policy.model) is not None
+    if not run.team.is_first and not is_shared_out:
+        return run.folder.path / f"checkpoint-{run.state.step}"
+    if run.team.is_first:
+        run.folder.sync_metrics()
+    optimizers = run.optimizers()
+    tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
+    state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
+    state["metrics_offset"] = run.folder.metrics_offset()
+    state["template"] = run.collector.renderer.record()
+    state |= {"ahead": [row for rows in drawn for row in rows]} if drawn else {}
+    path = checkpoint.save(
+        run.folder.path,
+        run.state.step,
+        run.models(),
+        run.collector.renderer.tokenizer,
+        tensors,
+        state,
+        keep=run.config.save_total_limit,
+        about=about(run),
+        team=run.team if is_shared_out else ALONE,
+        in_pieces=run.config.fsdp_state_dict_type == "sharded",
+    )
+    run.watcher.tell("save", 1, 1)
+    return path
