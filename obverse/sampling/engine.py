@@ -81,9 +81,9 @@ def write_head(model: Any, state: Mapping[str, torch.Tensor], folder: Path) -> N
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is not table.weight:
         return
-    (inside,) = [name for name, module in model.named_modules() if module is head]
-    name = f"{inside}.weight"
-    save_file({name: state[name].detach().cpu().contiguous()}, folder / HEAD)
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    name = names[id(head)]
+    save_file({name: state[names[id(table)]].detach().cpu().contiguous()}, folder / HEAD)
     index = folder / "model.safetensors.index.json"
     if index.exists():
         found = json.loads(index.read_text())
