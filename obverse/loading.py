@@ -135,8 +135,7 @@ def _load(
 ) -> tuple[Any, Any, list[str]]:
     """A model on its device, its tokenizer, and the weights that its files did not have."""
     where = torch.device(pick_device(device))
-    plain = torch.float32 if where.type == "cpu" else torch.bfloat16
-    kind = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
+    kind = weights_dtype(dtype, where.type)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     if not team.is_first:
         return _outline(kind_of_model, name, kind, **options), tokenizer, []
@@ -173,6 +172,29 @@ def with_defaults(model: Any, name: str) -> Any:
         with suppress(OSError):  # then they follow from its configuration
             model.generation_config = GenerationConfig.from_pretrained(locate(name))
     return model
+
+
+def weights_dtype(dtype: str, device: str, trains: bool = False) -> torch.dtype:
+    """The type that weights have in memory on a device of that type, by the option's word; see `load`."""
+    if dtype == "auto" and trains:
+        return torch.float32
+    plain = torch.float32 if device == "cpu" else torch.bfloat16
+    kind: torch.dtype = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
+    return kind
+
+
+def local_config(name: str) -> Any:
+    """A model's configuration, from a folder or from what the hub's cache holds; nothing is asked of a network.
+
+    Raises ConfigError where it is not at hand.
+    """
+    try:
+        return AutoConfig.from_pretrained(locate(name), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"model {name!r}: its config.json is not on this machine, and no network is asked for it: "
+            f"'hf download {name} config.json' puts it into the cache, or give a folder that has one"
+        ) from None
 
 
 def num_parameters(name: str) -> int:
