@@ -96,10 +96,10 @@ def problem_file(case: Case, folder: Path) -> str:
         | {"demonstration": say(case.text - 1), "chosen": say(case.text - 1), "rejected": say(case.text - 1)}
         for number in range(2 * case.problems)
     ]
-    kept = {"dpo": ("id", "prompt", "chosen", "rejected")}.get(case.method)
+    unread = ("answer", "verifier", "demonstration") if case.method == "dpo" else ("chosen", "rejected")
     path = folder / "rows.jsonl"
-    text = "".join(json.dumps({key: row[key] for key in kept or row if kept or key not in ("chosen", "rejected")}) + "\n"
-                   for row in rows)  # fmt: skip
+    kept = [{key: value for key, value in row.items() if key not in unread} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
     path.write_text(text, encoding="utf-8")
     return str(path)
 

@@ -33,6 +33,7 @@ from obverse.resume import about
 from obverse.run import Run
 from obverse.sampling.ahead import Ahead
 from obverse.sampling.engine import clear
+from obverse.snapshot import recorded
 from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
@@ -83,7 +84,8 @@ def walk(run: Run) -> Outcome:
     try:
         while not run.finished:
             evaluate_if_due(run)
-            step(run)
+            with recorded(run.folder.path, run.state.step + 1 == run.config.memory_snapshot):
+                step(run)
             if due(run.config.save_steps, run) and not run.finished:
                 save(run)
         save(run)

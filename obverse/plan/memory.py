@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse import methods
 from obverse.config import TrainConfig
@@ -21,6 +22,7 @@ from obverse.sampling import law_of
 from obverse.vocabulary import chunk_size
 
 FP32 = 4  # bytes
+FOUR_BITS = 0.52  # bytes a weight, constants included (QLoRA, 2305.14314, section 3)
 PREFETCHED = 2  # layers whose weights are whole at a time, where layers are shared out
 
 
@@ -30,7 +32,6 @@ class Plan:
 
     device: str
     ranks: int
-    lengths: Lengths
     lasting: dict[str, int]
     gradients: int
     activations: int
@@ -60,32 +61,29 @@ def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
     course = as_course(methods.build(config.method, config.method_options))
     device = pick_device(config.device)
     kind = torch.device(device).type
+    share = ranks if config.fsdp else 1
     ledger = Ledger()
     with ledger.open():
-        nets = shadows(config, course, kind)
-        law = law_of(config, ())
-        micros = [
-            sizes.training(config, each, lengths, kind, nets.policy.shares, ranks) for each in course.methods
-        ]
+        nets = shadows(config, course, kind, shared_out=share > 1)
+        micros = [sizes.training(config, each, lengths, kind, nets.policy.shares, ranks) for each in course.methods]
         needs = [training(ledger, nets, *pair) for pair in zip(course.methods, micros, strict=True)]
-        rows = sizes.writing(config, course.methods, lengths, ranks)
-        cache, written = sampling(ledger, nets.policy, rows, law) if rows else (0, 0)
-        gradients = num_bytes(nets.policy.model, learning) + num_bytes(nets.critic, learning)
         most = max(range(len(needs)), key=needs.__getitem__)
+        rows = sizes.writing(config, course.methods, lengths, ranks)
+        cache, written = sampling(ledger, nets.policy, rows, law_of(config, ())) if rows else (0, 0)
+        computed = num_bytes(nets.policy.model, learning) + num_bytes(nets.critic, learning)
+        gradients = _kept(nets, nets.policy.model, learning) + num_bytes(nets.critic, learning)
         logits = _logits(nets, micros[most], kind)
-        share = ranks if config.fsdp else 1
         return Plan(
             device,
             ranks,
-            lengths,
             {name: -(-size // share) for name, size in _lasting(nets, course, config).items()},
             gradients=-(-gradients // share),
-            activations=max(0, needs[most] - gradients - logits),
+            activations=max(0, needs[most] - computed - logits),
             logits=logits,
             cache=cache,
             decoding=max(0, written - cache),
-            gathered=_gathered(nets, config, whole=not config.fsdp_reshard_after_forward) if share > 1 else 0,
-            gathered_to_sample=_gathered(nets, config, whole=True) if share > 1 else 0,
+            gathered=_gathered(nets, whole=not config.fsdp_reshard_after_forward) if share > 1 else 0,
+            gathered_to_sample=_gathered(nets, whole=True) if share > 1 else 0,
             micro=micros[most],
             rows=rows,
         )
@@ -97,26 +95,39 @@ def learning(parameter: torch.nn.Parameter) -> bool:
 
 def num_bytes(model: Any, which: Callable[[torch.nn.Parameter], bool] = lambda _: True) -> int:
     """Bytes of a model's parameters; 0 for none."""
-    return _sum(model.parameters(), which) if model is not None else 0
+    if model is None:
+        return 0
+    return sum(each.numel() * each.element_size() for each in model.parameters() if which(each))
 
 
-def _sum(parameters: Iterable[torch.nn.Parameter], which: Callable[[torch.nn.Parameter], bool]) -> int:
-    return sum(each.numel() * each.element_size() for each in parameters if which(each))
+def _kept(nets: Shadows, model: Any, which: Callable[[torch.nn.Parameter], bool] = lambda _: True) -> int:
+    """The same, in the type that weights are kept in."""
+    return num_bytes(model, which) * (2 if nets.kept_wide else 1)
 
 
 def _lasting(nets: Shadows, course: Course, config: TrainConfig) -> dict[str, int]:
     """Weights of all networks, and the moments of what learns: two numbers a weight, for every optimizer."""
     own = [lane for number, lane in enumerate(course.lanes) if number == 0 or not lane.shares_optimizer]
     optimizers = 1 if course.turn.fresh_anchor else len(own)  # a stage that is over gives its moments back
-    moments = 2 * optimizers * num_bytes(nets.policy.model, learning) + 2 * num_bytes(nets.critic, learning)
+    moments = 2 * optimizers * _kept(nets, nets.policy.model, learning) + 2 * num_bytes(nets.critic, learning)
+    weights = _kept(nets, nets.policy.model)
+    if config.load_in_4bit:
+        weights -= round((1 - FOUR_BITS / nets.policy.model.dtype.itemsize) * _linear(nets.policy.model))
     found = {
-        "weights": num_bytes(nets.policy.model),
-        "initial model": num_bytes(nets.anchor and nets.anchor.model),
+        "weights": weights,
+        "initial model": _kept(nets, nets.anchor and nets.anchor.model),
         "critic": num_bytes(nets.critic),
         "reward model": num_bytes(nets.scorer),
         "moments of AdamW": moments,
     }
     return {name: size for name, size in found.items() if size}
+
+
+def _linear(model: Any) -> int:
+    """Bytes of the frozen matrices of linear layers, the head apart: what 4 bits make smaller."""
+    head = model.get_output_embeddings()
+    layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear) and each is not head]
+    return sum(num_bytes(each, lambda weight: weight.ndim == 2 and not weight.requires_grad) for each in layers)
 
 
 def _logits(nets: Shadows, micro: Training, device: str) -> int:
@@ -129,14 +140,12 @@ def _logits(nets: Shadows, micro: Training, device: str) -> int:
     return rows * vocabulary * FP32 * (1 if device == "cpu" else 2)
 
 
-def _gathered(nets: Shadows, config: TrainConfig, whole: bool) -> int:
-    """Weights that a rank holds in full beside its share, with their gradients: all, or the root's and two layers'."""
+def _gathered(nets: Shadows, whole: bool) -> int:
+    """Weights that a rank holds in full beside its share: all, or the root's and two layers' with their gradients."""
     model = nets.policy.model
-    width = 2 if nets.policy.mixed or model.dtype == torch.bfloat16 else model.dtype.itemsize
-    number = sum(each.numel() for each in model.parameters())
+    layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+    largest, total = max(map(num_bytes, layers), default=0), num_bytes(model)
+    root = total - sum(map(num_bytes, layers))
     if whole:
-        return number * width
-    layers = [module for module in model.modules() if type(module).__name__.endswith("DecoderLayer")]
-    each = max((sum(parameter.numel() for parameter in layer.parameters()) for layer in layers), default=number)
-    root = number - each * len(layers)
-    return 2 * width * (root + PREFETCHED * each)  # weights and their gradients
+        return total + root
+    return 2 * (root + PREFETCHED * largest)

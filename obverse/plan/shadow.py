@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,45 +20,52 @@ from obverse.vocabulary import Gradients, Workspace
 
 @dataclass(frozen=True)
 class Shadows:
-    """What `networks.load_networks` would load; None where nobody reads it."""
+    """What `networks.load_networks` would load; None where nobody reads it.
+
+    With `kept_wide` a rank keeps its share in float32 and computes with the bfloat16 copies that these are.
+    """
 
     policy: Policy
-    anchor: Policy | None
-    critic: Any
-    scorer: Any
-
-    def frozen(self) -> list[Any]:
-        return [each for each in (self.anchor and self.anchor.model, self.scorer) if each is not None]
+    anchor: Policy | None = None
+    critic: Any = None
+    scorer: Any = None
+    kept_wide: bool = False
 
 
-def shadows(config: TrainConfig, course: Course, device: str) -> Shadows:
+def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool) -> Shadows:
     """The networks of a run, inside an open ledger. ConfigError where a model's configuration is not at hand."""
-    compute = weights_dtype(config.dtype, device, trains=True)
-    is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu")
     if not all(method.trains_policy for method in course.methods):
-        model = _scalar(config.model, weights_dtype(config.dtype, device, trains=False))
-        return Shadows(Policy(model, head=None), None, None, None)
-    policy = as_policy(_writer(config.model, compute), is_mixed)
+        return Shadows(Policy(_scalar(config.model, weights_dtype(config.dtype, device), config.positions), head=None))
+    dtype = weights_dtype(config.dtype, device, trains=not config.use_peft)
+    is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu" and not config.use_peft)
+    is_cast = is_mixed and shared_out  # layers are gathered in bfloat16, in place of a cast for every product
+    policy = as_policy(
+        _writer(config.model, torch.bfloat16 if is_cast else dtype, config.positions), is_mixed and not is_cast
+    )
     anchor = critic = scorer = None
-    if any(method.needs("anchor") or samples_initial(method) for method in course.methods) and not config.use_peft:
-        anchor = as_policy(_writer(config.anchor_model or config.model, compute), is_mixed)
+    reads_initial = any(method.needs("anchor") or samples_initial(method) for method in course.methods)
+    if reads_initial and (config.anchor_model is not None or not config.use_peft):
+        anchor = as_policy(_writer(config.anchor_model or config.model, policy.model.dtype), policy.mixed)
+        anchor.model.requires_grad_(False)
     if any(method.critic is not None for method in course.methods):
-        critic = _scalar(config.model, _scalar_dtype(config.dtype))
+        critic = _scalar(config.model, _scalar_dtype(config.dtype), config.positions)
     if config.reward_model is not None:
         scorer = _scalar(config.reward_model, _scalar_dtype(config.dtype)).requires_grad_(False)
     if config.use_peft:
         policy = _adapted(policy, config)
     if config.gradient_checkpointing:
         policy = with_checkpoints(policy)
-    return Shadows(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer)
+    if shared_out:
+        policy = replace(policy, shares=False)
+    return Shadows(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
 
 
-def _writer(name: str, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_config(local_config(name), dtype=dtype).eval()
+def _writer(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
+    return AutoModelForCausalLM.from_config(local_config(name, positions), dtype=dtype).eval()
 
 
-def _scalar(name: str, dtype: torch.dtype) -> Any:
-    config = local_config(name)
+def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
+    config = local_config(name, positions)
     config.num_labels = 1
     return AutoModelForSequenceClassification.from_config(config, dtype=dtype).eval()
 
@@ -83,7 +91,7 @@ def _adapted(policy: Policy, config: TrainConfig) -> Policy:
 
 
 class QuickHead(torch.autograd.Function):
-    """The buffers of `vocabulary.Scores`, and none of its walk over tokens and vocabulary: [T, 1] from states [T, H]."""
+    """The buffers of `vocabulary.Scores` without its walk over the vocabulary: [T, 1] from states [T, H]."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, matrix: Tensor, size: int) -> Tensor:
@@ -106,4 +114,4 @@ def _with_quick_head(policy: Policy) -> Policy:
     matrix, size = policy.matrix, policy.tokens_at_once
     if matrix is None:
         return policy
-    return replace(policy, matrix=None, head=lambda states: QuickHead.apply(states, matrix, size))
+    return replace(policy, matrix=None, head=lambda states: QuickHead.apply(states, matrix, size))  # type: ignore[no-untyped-call]

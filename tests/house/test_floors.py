@@ -46,7 +46,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "text",
     ),
     # 2: the model, samples and tables
-    ("model", "loading", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
+    ("model", "compiling", "loading", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
     # 3: what one step is made of
     (
         "rollout",
@@ -80,6 +80,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "scores",
         "majority",
         "passk",
+        "plan",
+        "snapshot",
         "regrade",
         "pairing",
     ),
@@ -131,6 +133,7 @@ HIDDEN = {
     ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
     ("adapters", "peft"): "a second that only adapters should cost, and an extra of the installation",
     ("command", "import_module"): "torch waits until the options are known to be right",
+    ("plan.shadow", "peft"): "a second that only adapters should cost, and an extra of the installation",
     ("report.pictures", "matplotlib.rc_context"): "seconds that only PNG files should cost, and an extra",
     ("report.pictures", "matplotlib.figure.Figure"): "the same",
     ("doctor", "import_module"): "whether torch can be imported is what it tells",
