@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from obverse.loading import load
 from obverse.sampling import Completion, Law, Order
+from obverse.sampling.cache import Slots
 from obverse.sampling.hf import HFSampler
 
 LAW = Law(stop_ids=(), max_tokens=9, temperature=0.7)
@@ -86,6 +90,7 @@ def test_finished_rows_leave_the_batch(tiny_dir: Path) -> None:
     assert sum(widths[1:]) < 64 * 4
 
 
+@pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
 def test_the_cache_goes_with_the_call_that_made_it(tiny_dir: Path) -> None:
     """In a circle of references it would stay, beside gradients and activations, until the garbage collector came."""
     sampler, held = HFSampler(load(str(tiny_dir))[0].model), []
