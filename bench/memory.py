@@ -54,6 +54,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+QUICK = Shape(width=256, layers=3, heads=8, kv_heads=4, inner=1024, num_tokens=4_096)
 OWN: dict[str, Any] = {"num_generations": 8}
 CASES = {
     "sft-small": Case("sft", SMALL, 64, 192, 16),
@@ -74,6 +75,12 @@ CASES = {
     "dpo-middle": Case("dpo", MIDDLE, 128, 128, 4),
     "ppo-small": Case("ppo", SMALL, 64, 64, 16),
     "hpt-middle": Case("hpt", MIDDLE, 64, 128, 4, OWN),
+}
+
+
+SUITE = {  # what the tests run
+    "suite-sft": Case("sft", QUICK, 128, 384, 8, {"micro_batch_tokens": 2048}),
+    "suite-grpo": Case("grpo", QUICK, 64, 128, 8, OWN | {"beta": 0.0}),
 }
 
 
@@ -164,7 +171,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.alone:
         work = {"predicted": predicted, "measured": measured}[chosen.alone]
-        print(json.dumps(work(CASES[chosen.cases[0]])))
+        print(json.dumps(work((CASES | SUITE)[chosen.cases[0]])))
         return
     found = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else {}
     print("| case | training MB | sampling MB | predicted peak MB | measured MB | off by | as it comes MB | off by |")

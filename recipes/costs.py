@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM
 
 from obverse.config import TrainConfig
 from obverse.config_file import read
-from obverse.layers import COMMAND_LINE, Layer
 from obverse.loading import local_config
 from obverse.methods import find
 from obverse.plan.lengths import lengths
@@ -58,7 +57,7 @@ def configuration(name: str, model: str) -> TrainConfig:
     """A recipe with the model's folder in place of its hub name."""
     file = read(HERE / f"{name}.yaml")
     method = str(file.values["method"])
-    return resolve(method, find(method), Layer(COMMAND_LINE, {"model": model}).values, file)
+    return resolve(method, find(method), {"model": model}, file)
 
 
 def expected(config: TrainConfig, gpus: int) -> Plan:

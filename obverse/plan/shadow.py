@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from obverse.config import TrainConfig
@@ -39,13 +41,13 @@ def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool) 
     dtype = weights_dtype(config.dtype, device, trains=not config.use_peft)
     is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu" and not config.use_peft)
     is_cast = is_mixed and shared_out  # layers are gathered in bfloat16, in place of a cast for every product
-    policy = as_policy(
-        _writer(config.model, torch.bfloat16 if is_cast else dtype, config.positions), is_mixed and not is_cast
-    )
+    dtype, is_mixed = (torch.bfloat16, False) if is_cast else (dtype, is_mixed)
+    policy = _policy(local_config(config.model, config.positions), dtype, is_mixed)
     anchor = critic = scorer = None
     reads_initial = any(method.needs("anchor") or samples_initial(method) for method in course.methods)
     if reads_initial and (config.anchor_model is not None or not config.use_peft):
-        anchor = as_policy(_writer(config.anchor_model or config.model, policy.model.dtype), policy.mixed)
+        initial = local_config(config.anchor_model or config.model, config.positions)
+        anchor = _policy(initial, dtype, is_mixed)
         anchor.model.requires_grad_(False)
     if any(method.critic is not None for method in course.methods):
         critic = _scalar(config.model, _scalar_dtype(config.dtype), config.positions)
@@ -60,8 +62,22 @@ def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool) 
     return Shadows(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
 
 
-def _writer(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
-    return AutoModelForCausalLM.from_config(local_config(name, positions), dtype=dtype).eval()
+def _policy(config: Any, dtype: torch.dtype, mixed: bool) -> Policy:
+    """What `as_policy` makes of a model; tried on one with a layer of each kind, which behaves as the whole."""
+    short, kinds = deepcopy(config), list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
+    short.num_hidden_layers = len(kinds) or 1
+    if kinds:
+        short.layer_types = kinds
+    tried = as_policy(AutoModelForCausalLM.from_config(short, dtype=dtype), mixed)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    head = model.get_output_embeddings()
+    return replace(
+        tried,
+        model=model,
+        head=head if tried.head is not None else None,
+        matrix=head.weight if tried.matrix is not None else None,
+        table=model.get_input_embeddings() if tried.table is not None else None,
+    )
 
 
 def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
@@ -75,19 +91,30 @@ def _scalar_dtype(dtype: str) -> torch.dtype:
     return kind
 
 
-def _adapted(policy: Policy, config: TrainConfig) -> Policy:
-    """The policy with low-rank adapters beside frozen weights."""
-    import peft  # a second that only adapters should cost, and an extra of the installation
+class Adapted(torch.nn.Module):
+    """A frozen linear layer with a low-rank adapter beside it, computed as PEFT computes it."""
 
-    made = peft.LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        target_modules=list(config.lora_target_modules) or "all-linear",
-        use_rslora=config.use_rslora,
-        task_type="CAUSAL_LM",
-    )
-    model = peft.get_peft_model(policy.model, made).base_model.model
-    return replace(policy, model=model, table=None)
+    def __init__(self, base: torch.nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.down = torch.nn.Parameter(torch.zeros(rank, base.in_features))
+        self.up = torch.nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, states: Tensor) -> Tensor:
+        out: Tensor = self.base(states)
+        added = linear(linear(states.to(self.down.dtype), self.down), self.up) * 2.0
+        return (out + added).to(out.dtype)
+
+
+def _adapted(policy: Policy, config: TrainConfig) -> Policy:
+    """The policy with adapters on its linear layers, or on those that are named; nothing else learns."""
+    model, targets = policy.model.requires_grad_(False), config.lora_target_modules
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            is_linear = isinstance(layer, torch.nn.Linear) and layer is not model.get_output_embeddings()
+            if is_linear and (not targets or name in targets):
+                setattr(parent, name, Adapted(layer, config.lora_r))
+    return policy
 
 
 class QuickHead(torch.autograd.Function):

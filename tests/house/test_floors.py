@@ -133,7 +133,6 @@ HIDDEN = {
     ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
     ("adapters", "peft"): "a second that only adapters should cost, and an extra of the installation",
     ("command", "import_module"): "torch waits until the options are known to be right",
-    ("plan.shadow", "peft"): "a second that only adapters should cost, and an extra of the installation",
     ("report.pictures", "matplotlib.rc_context"): "seconds that only PNG files should cost, and an extra",
     ("report.pictures", "matplotlib.figure.Figure"): "the same",
     ("doctor", "import_module"): "whether torch can be imported is what it tells",
