@@ -10,6 +10,7 @@ import torch
 
 from obverse.config import TrainConfig
 from obverse.errors import ConfigError
+from obverse.loading import local_config
 from obverse.plan import machine
 from obverse.plan.lengths import lengths
 from obverse.plan.memory import Plan, plan
@@ -21,8 +22,12 @@ def memory(config: TrainConfig) -> Iterator[str]:
 
     The ranks are those of torchrun, or of WORLD_SIZE as a user sets it. What is not known is said in a line.
     """
-    ranks, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     try:
+        ranks, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    except ValueError:
+        raise ConfigError("WORLD_SIZE and LOCAL_WORLD_SIZE must be numbers of processes") from None
+    try:
+        local_config(config.model)
         long, known = lengths(config)
         made = plan(config, long, ranks)
     except ConfigError as error:
