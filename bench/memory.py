@@ -52,6 +52,7 @@ class Case:
     text: int
     problems: int
     options: dict[str, Any] = field(default_factory=dict)
+    even: bool = False  # all rewards are the same, so that own samples train nothing and sampling is the peak
 
 
 QUICK = Shape(width=256, layers=3, heads=8, kv_heads=4, inner=1024, num_tokens=4_096)
@@ -62,22 +63,18 @@ CASES = {
     "sft-small-4096-checkpointing": Case(
         "sft", SMALL, 64, 192, 32, {"micro_batch_tokens": 4096, "gradient_checkpointing": True}
     ),
-    "sft-middle": Case("sft", MIDDLE, 128, 384, 4),
-    "sft-middle-mixed": Case("sft", MIDDLE, 128, 384, 4, {"dtype": "mixed"}),
-    "sft-middle-bfloat16": Case("sft", MIDDLE, 128, 384, 4, {"dtype": "bfloat16"}),
-    "sft-middle-lora": Case("sft", MIDDLE, 128, 384, 4, {"use_peft": True}),
-    "sft-large": Case("sft", LARGE, 128, 384, 4),
-    "sft-half": Case("sft", HALF, 1, 511, 2, {"gradient_checkpointing": True, "micro_batch_tokens": 512}),
     "grpo-small": Case("grpo", SMALL, 64, 128, 8, OWN | {"beta": 0.0}),
-    "grpo-small-kl": Case("grpo", SMALL, 64, 128, 8, OWN | {"beta": 0.05}),
-    "grpo-middle-256": Case("grpo", MIDDLE, 32, 96, 32, OWN | {"beta": 0.0}),
-    "grpo-middle-64": Case("grpo", MIDDLE, 32, 96, 32, OWN | {"beta": 0.0, "rollout_batch_size": 64}),
-    "dpo-middle": Case("dpo", MIDDLE, 128, 128, 4),
-    "ppo-small": Case("ppo", SMALL, 64, 64, 16),
-    "hpt-middle": Case("hpt", MIDDLE, 64, 128, 4, OWN),
+    "grpo-small-sampling": Case("grpo", SMALL, 32, 224, 16, OWN | {"beta": 0.0, "micro_batch_tokens": 128}, even=True),
+    "dpo-small": Case("dpo", SMALL, 128, 128, 4),
+    "ppo-small": Case("ppo", SMALL, 64, 64, 8),
+    "hpt-small": Case("hpt", SMALL, 64, 192, 4, OWN),
+    "sft-middle": Case("sft", MIDDLE, 128, 384, 2),
+    "sft-middle-mixed": Case("sft", MIDDLE, 128, 384, 2, {"dtype": "mixed"}),
+    "sft-middle-bfloat16": Case("sft", MIDDLE, 128, 384, 2, {"dtype": "bfloat16"}),
+    "sft-middle-lora": Case("sft", MIDDLE, 128, 384, 2, {"use_peft": True}),
+    "sft-large": Case("sft", LARGE, 64, 192, 2, {"micro_batch_tokens": 256}),
+    "sft-half": Case("sft", HALF, 1, 255, 2, {"gradient_checkpointing": True, "micro_batch_tokens": 256}),
 }
-
-
 SUITE = {  # what the tests run
     "suite-sft": Case("sft", QUICK, 128, 384, 8, {"micro_batch_tokens": 2048}),
     "suite-grpo": Case("grpo", QUICK, 64, 128, 8, OWN | {"beta": 0.0}),
@@ -139,7 +136,8 @@ def predicted(case: Case) -> dict[str, int]:
 
 def measured(case: Case) -> int:
     """Bytes that were resident at the most while the case ran, beyond what was resident before."""
-    uneven()
+    if not case.even:
+        uneven()
     small = Case(case.method, TINY, 8, 8, 2, {**case.options, "micro_batch_tokens": 64})
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         train(configuration(small, Path(first)))

@@ -81,6 +81,7 @@ class AdapterOptions(Options):
             raise ValueError(f"{idle[0]} is an option of adapters: add use_peft")
         return self
 
+
 class PositionOptions(Options):
     """How far and how finely the policy counts positions, where that is not as the model was made."""
 

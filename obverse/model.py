@@ -76,7 +76,11 @@ class Policy:
         for layer in layers:
             layer.training = True  # the switch that transformers looks at; dropout, in modules below, stays off
         try:
-            with self.scope(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed), self.compiled.taken():
+            with (
+                self.scope(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed),
+                self.compiled.taken(),
+            ):
                 yield
         finally:
             for layer in layers:

@@ -109,8 +109,8 @@ def refuse_unfit(config: TrainConfig, team: Team) -> None:
         raise ConfigError("--fsdp shares whole policies out: leave it out with --use_peft, whose base all ranks have")
     if config.use_peft and config.positions:
         raise ConfigError(
-            f"--{min(config.positions)} changes the base, which an adapter's folder only names: change config.json in a "
-            "folder of the model's own, or train without --use_peft"
+            f"--{min(config.positions)} changes the base, which an adapter's folder only names: change its config.json "
+            "in a folder of your own, or train without --use_peft"
         )
     if shares_out(config, team) and config.fsdp_offload_params and team.device.type == "cpu":
         raise ConfigError("--fsdp_offload_params: on a CPU the shares are in its memory already: leave it out")

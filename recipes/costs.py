@@ -83,11 +83,11 @@ def comment(name: str, models: Path) -> list[str]:
     made, (sampling, training) = expected(config, about.gpus), operations(config, about)
     again = RECOMPUTED if config.gradient_checkpointing else 1.0
     hours = (sampling / SAMPLING + again * training / TRAINING) / 3600
-    cards = f"{about.gpus} GPUs" if about.gpus > 1 else "one GPU"
+    cards = f"on each of {about.gpus} GPUs" if about.gpus > 1 else "on one GPU"
     texts = [f"completions of {about.completion:,}"] if about.own else []
     texts += [f"demonstrations of {about.demonstration:,}"] if about.shown else []
     return [
-        f"# Memory by the plan, on each of {cards}: {made.peak / 1e9:.0f} GB at the peak "
+        f"# Memory by the plan, {cards}: {made.peak / 1e9:.0f} GB at the peak "
         f"({made.training / 1e9:.0f} training, {made.sampling / 1e9:.0f} sampling).",
         f"# Cost with {' and '.join(texts)} tokens on average (assumed): {sampling + training:.1e} operations "
         f"({sampling:.1e} sampling),",

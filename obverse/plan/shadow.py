@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from obverse.config import TrainConfig
 from obverse.course import Course
 from obverse.loading import local_config, weights_dtype
-from obverse.model import Policy, as_policy, with_checkpoints
+from obverse.model import Policy, as_policy, traits_of, with_checkpoints
 from obverse.requirements import samples_initial
-from obverse.vocabulary import Gradients, Workspace
+from obverse.vocabulary import Gradients, Workspace, keeps_own_gradient
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,8 @@ def _policy(config: Any, dtype: torch.dtype, mixed: bool) -> Policy:
     short.num_hidden_layers = len(kinds) or 1
     if kinds:
         short.layer_types = kinds
-    tried = as_policy(AutoModelForCausalLM.from_config(short, dtype=dtype), mixed)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    head = model.get_output_embeddings()
-    return replace(
-        tried,
-        model=model,
-        head=head if tried.head is not None else None,
-        matrix=head.weight if tried.matrix is not None else None,
-        table=model.get_input_embeddings() if tried.table is not None else None,
-    )
+    traits = traits_of(AutoModelForCausalLM.from_config(short, dtype=dtype).eval())
+    return as_policy(AutoModelForCausalLM.from_config(config, dtype=dtype), mixed, traits)
 
 
 def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
@@ -130,15 +122,15 @@ class QuickHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         states, matrix = ctx.saved_tensors
-        head, home = matrix.to(states.dtype), matrix if matrix.requires_grad else None
-        gradients = Gradients(states, head, matrix.dtype, home)
+        head, home = matrix.to(states.dtype), matrix if keeps_own_gradient(matrix) else None
+        gradients = Gradients(states, head, matrix.dtype, home, matrix.requires_grad)
         work = Workspace(states, head, ctx.size)
         gradients.add(slice(0, len(work.logits)), work.logits, states.new_ones(len(work.logits)))
-        return gradients.states, None, None
+        return gradients.states, gradients.matrix if home is None else None, None
 
 
 def _with_quick_head(policy: Policy) -> Policy:
     matrix, size = policy.matrix, policy.tokens_at_once
     if matrix is None:
         return policy
-    return replace(policy, matrix=None, head=lambda states: QuickHead.apply(states, matrix, size))  # type: ignore[no-untyped-call]
+    return replace(policy, layer=None, head=lambda states: QuickHead.apply(states, matrix, size))  # type: ignore[no-untyped-call]

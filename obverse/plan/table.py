@@ -99,7 +99,7 @@ def changes(config: TrainConfig, made: Plan) -> Iterator[tuple[str, dict[str, An
         yield f"--micro_batch_tokens {budget // 4}", {"micro_batch_tokens": budget // 4}
     if made.rows and made.rows.num_rows > 8:
         yield f"--rollout_batch_size {made.rows.num_rows // 4}", {"rollout_batch_size": made.rows.num_rows // 4}
-    if made.ranks > 1 and not config.fsdp:
+    if made.ranks > 1 and not config.fsdp and not config.use_peft:
         yield "--fsdp", {"fsdp": True}
-    if not config.use_peft:
+    if not config.use_peft and not config.fsdp:
         yield "--use_peft (low-rank adapters in place of the whole policy)", {"use_peft": True}
