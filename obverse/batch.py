@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from obverse.prompts import Prompts
+from obverse.prompts import Prompts, moved
 from obverse.records import Sample, Source
 from obverse.view import Samples, Tokens
 
@@ -34,10 +34,10 @@ class Micro:
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device; without a copy where it is there already."""
-        tokens = Tokens(**{name: column.to(device) for name, column in vars(self.tokens).items()})
+        tokens = Tokens(**{name: moved(column, device) for name, column in vars(self.tokens).items()})
         columns = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
-        moved: dict[str, Any] = {name: value.to(device) for name, value in columns}
-        return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **moved)
+        there: dict[str, Any] = {name: moved(value, device) for name, value in columns}
+        return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **there)
 
 
 @dataclass(frozen=True)

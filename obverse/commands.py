@@ -55,12 +55,11 @@ def train(words: Words) -> int:
     scanned.take(1)
     given = {name: value for name, value in scanned.given.items() if name not in NAMED}
     config = scanned.check(lambda: resolve(method, make, given, file))
-    place = find_place()
-    # a folder that cannot be used is refused now, a new one made later; other ranks may see what the first has made
-    placed = with_folder(config, create=False) if place.is_first else config
     if dry:
-        print(flat(write_config(placed, origins=True)) if place.is_first else "", end="")
-        return 0
+        return dry_run(config)
+    place = find_place()
+    if place.is_first:  # a folder that cannot be used is refused now, a new one made later; others may see what it made
+        with_folder(config, create=False)
     if place.size > 1:  # before torch is there: it would print its own stack wherever a connection ends
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with load("obverse.panel:Panel")() if place.is_first else nullcontext() as watcher:
@@ -68,6 +67,15 @@ def train(words: Words) -> int:
         if config.report and not outcome.stopped and place.is_first:
             load("obverse.report:afterwards")(outcome.folder, watcher)
     return int(outcome.exit_code)
+
+
+def dry_run(config: TrainConfig) -> int:
+    """Print the whole configuration, and the memory that it will need; one of several ranks speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(flat(write_config(with_folder(config, create=False), origins=True)), end="")
+        for line in load("obverse.plan.table:memory")(config):
+            print(flat(f"# {line}"))
+    return 0
 
 
 def which_method(scanned: Scanned, file: Layer | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
-from obverse.config_scale import AdapterOptions, DistributedOptions, EngineOptions
+from obverse.config_scale import AdapterOptions, CardOptions, DistributedOptions, EngineOptions, PositionOptions
 from obverse.options import (
     Amount,
     Every,
@@ -46,7 +46,9 @@ EMBEDDED_PRESET: dict[str, Any] = {
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # padded tokens of a micro batch, where nobody says
 
 
-class TrainConfig(ModelOptions, LawOptions, DistributedOptions, EngineOptions, AdapterOptions):
+class TrainConfig(
+    ModelOptions, LawOptions, DistributedOptions, EngineOptions, AdapterOptions, PositionOptions, CardOptions
+):
     """Everything that decides a training run; `method_options` holds the method's own, which are written flat."""
 
     of_method: ClassVar[tuple[str, ...]] = ()  # the method's parameters, in a class made by schema()

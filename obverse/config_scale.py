@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from obverse.options import Options, Text, Texts, option
+from obverse.options import Options, Positive, Text, Texts, option
 
 
 class DistributedOptions(Options):
@@ -80,3 +80,32 @@ class AdapterOptions(Options):
         if idle and not self.use_peft:
             raise ValueError(f"{idle[0]} is an option of adapters: add use_peft")
         return self
+
+
+class PositionOptions(Options):
+    """How far and how finely the policy counts positions, where that is not as the model was made."""
+
+    rope_theta: Annotated[float, Field(gt=0)] | None = option(
+        "model", "base of the rotary positions, written into what is saved; none: the model's own", None
+    )
+    max_position_embeddings: Positive | None = option(
+        "model", "longest text that what is saved says it reads, in tokens; none: the model's own", None
+    )
+
+    @property
+    def positions(self) -> dict[str, float]:
+        """Those that are given."""
+        given = {"rope_theta": self.rope_theta, "max_position_embeddings": self.max_position_embeddings}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class CardOptions(Options):
+    """What a GPU gains from, and what shows where its memory went."""
+
+    torch_compile: bool = option(
+        "batch", "compile the layers for training: minutes at the start, faster steps; same numbers but for rounding",
+        False,
+    )  # fmt: skip
+    memory_snapshot: Annotated[int, Field(ge=0)] = option(
+        "logging and saving", "write memory-snapshot.json, torch's record of CUDA memory, at this step; 0: never", 0
+    )

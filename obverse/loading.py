@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -58,7 +58,7 @@ def load(
 
     `dtype` auto is float32 on a CPU; on an accelerator bfloat16, and for a policy that `trains` mixed: float32 weights,
     bfloat16 products, because a small step is lost on a bfloat16 weight. Code that a model brings along is never run.
-    `options` are transformers' own, such as a quantization.
+    `options` are transformers' own, such as a quantization, and `positions`: see `with_positions`.
     Of a `team` that is to share it out rank 0 alone reads the weights, on the CPU; elsewhere they are meta tensors.
     """
     check_kind(name, scores=False)
@@ -70,7 +70,12 @@ def load(
 
 
 def load_scalar(
-    name: str, dtype: str = "auto", device: str = "auto", trained: bool = False, team: Team = ALONE
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trained: bool = False,
+    team: Team = ALONE,
+    positions: Mapping[str, float] | None = None,
 ) -> tuple[Any, Any]:
     """A model with one number in place of the vocabulary, and its tokenizer: a critic or a reward model.
 
@@ -85,7 +90,9 @@ def load_scalar(
     level = report.level
     report.setLevel(logging.ERROR)  # a missing head is looked after here
     try:
-        model, tokenizer, missing = _load(AutoModelForSequenceClassification, name, dtype, device, team, num_labels=1)
+        model, tokenizer, missing = _load(
+            AutoModelForSequenceClassification, name, dtype, device, team, positions, num_labels=1
+        )
     finally:
         report.setLevel(level)
     head = getattr(model, "score", None)
@@ -131,19 +138,27 @@ def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
 
 
 def _load(
-    kind_of_model: Any, name: str, dtype: str, device: str, team: Team, **options: Any
+    kind_of_model: Any,
+    name: str,
+    dtype: str,
+    device: str,
+    team: Team,
+    positions: Mapping[str, float] | None = None,
+    **options: Any,
 ) -> tuple[Any, Any, list[str]]:
     """A model on its device, its tokenizer, and the weights that its files did not have."""
     where = torch.device(pick_device(device))
-    plain = torch.float32 if where.type == "cpu" else torch.bfloat16
-    kind = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
+    kind = weights_dtype(dtype, where.type)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     if not team.is_first:
-        return _outline(kind_of_model, name, kind, **options), tokenizer, []
+        return _outline(kind_of_model, name, kind, positions, **options), tokenizer, []
     shards = files_of(Path(locate(name)))
     if shards:
-        model, info = _put_together(kind_of_model, name, kind, shards, **options)
+        model, info = _put_together(kind_of_model, name, kind, shards, positions, **options)
     else:
+        if positions:
+            labels = {key: options.pop(key) for key in ("num_labels",) if key in options}
+            options["config"] = _config(name, positions, **labels)
         model, info = _readable(
             name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, use_safetensors=True, **options
         )
@@ -151,17 +166,30 @@ def _load(
     return model if stays else model.to(where), tokenizer, sorted(info["missing_keys"])
 
 
-def _outline(kind_of_model: Any, name: str, dtype: torch.dtype, **options: Any) -> Any:
+def _config(name: str, positions: Mapping[str, float] | None, **options: Any) -> Any:
+    return with_positions(_readable(name, AutoConfig.from_pretrained, **options), positions or {})
+
+
+def _outline(
+    kind_of_model: Any, name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None, **options: Any
+) -> Any:
     """The model without its weights: meta tensors in their places."""
-    config = _readable(name, AutoConfig.from_pretrained, **options)
+    config = _config(name, positions, **options)
     with torch.device("meta"):
         return with_defaults(kind_of_model.from_config(config, dtype=dtype), name)
 
 
-def _put_together(kind_of_model: Any, name: str, dtype: torch.dtype, shards: list[Path], **options: Any) -> Any:
+def _put_together(
+    kind_of_model: Any,
+    name: str,
+    dtype: torch.dtype,
+    shards: list[Path],
+    positions: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Any:
     """A model from the shares that the ranks of a run have written, and what transformers says of its loading."""
-    kind = type(_outline(kind_of_model, name, dtype, **options))
-    config = _readable(name, AutoConfig.from_pretrained, **options)
+    kind = type(_outline(kind_of_model, name, dtype, positions, **options))
+    config = _config(name, positions, **options)
     weights = dict(Pieces.of(shards))
     model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True)
     return with_defaults(model, name), info
@@ -173,6 +201,51 @@ def with_defaults(model: Any, name: str) -> Any:
         with suppress(OSError):  # then they follow from its configuration
             model.generation_config = GenerationConfig.from_pretrained(locate(name))
     return model
+
+
+def weights_dtype(dtype: str, device: str, trains: bool = False) -> torch.dtype:
+    """The type that weights have in memory on a device of that type, by the option's word; see `load`."""
+    if dtype == "auto" and trains:
+        return torch.float32
+    plain = torch.float32 if device == "cpu" else torch.bfloat16
+    kind: torch.dtype = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
+    return kind
+
+
+def local_config(name: str, positions: Mapping[str, float] | None = None) -> Any:
+    """A model's configuration, from a folder or from what the hub's cache holds; nothing is asked of a network.
+
+    Raises ConfigError where it is not at hand.
+    """
+    try:
+        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"model {name!r}: its config.json is not on this machine, and no network is asked for it: "
+            f"'hf download {name} config.json' puts it into the cache, or give a folder that has one"
+        ) from None
+    return with_positions(config, positions or {})
+
+
+def with_positions(config: Any, positions: Mapping[str, float]) -> Any:
+    """The configuration with `rope_theta` and `max_position_embeddings` as given; ConfigError where it has neither.
+
+    So a model is made to read longer texts before it is trained on them: LUFFY (2504.14945) and HPT (2509.04419) train
+    Qwen2.5-Math with a base of 40,000 in place of 10,000 and 16,384 positions in place of 4,096.
+    """
+    for name, value in positions.items():
+        if name == "rope_theta":
+            rope = getattr(config, "rope_parameters", None)
+            if not isinstance(rope, dict) or "rope_theta" not in rope:
+                raise ConfigError(
+                    f"--rope_theta: models of type {config.model_type!r} have no one rotary base to change"
+                )
+            config.rope_parameters = rope | {"rope_theta": float(value)}
+        elif not hasattr(config, name):
+            raise ConfigError(f"--{name}: models of type {config.model_type!r} do not count positions so")
+        else:
+            setattr(config, name, value)
+    return config
 
 
 def num_parameters(name: str) -> int:

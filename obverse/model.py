@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse.batch import Micro
+from obverse.compiling import PLAIN, Compiled, compiled_layers
 from obverse.dist.shards import inside, root_of
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
@@ -34,6 +35,7 @@ class Policy:
     checkpointed: bool = False  # a layer's inner states are computed again for its gradient
     scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the model has this policy's adapter
     adapter: Any = None  # obverse.adapters.lora.Adapter, where that alone learns
+    compiled: Compiled = PLAIN  # the layers' other way to compute
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +76,11 @@ class Policy:
         for layer in layers:
             layer.training = True  # the switch that transformers looks at; dropout, in modules below, stays off
         try:
-            with self.scope(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            with (
+                self.scope(),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed),
+                self.compiled.taken(),
+            ):
                 yield
         finally:
             for layer in layers:
@@ -116,6 +122,15 @@ def with_checkpoints(policy: Policy) -> Policy:
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     return replace(policy, checkpointed=True, shares=False)
+
+
+def with_compiled_layers(policy: Policy) -> Policy:
+    """The policy with compiled layers for training; ConfigError where nothing can compile. Prompts are not shared then.
+
+    Sampling goes on as it was: its shapes change with every token. A compiled layer adds in another order, so that
+    numbers differ in their rounding.
+    """
+    return replace(policy, compiled=compiled_layers(policy.model), shares=False)
 
 
 def _plain_layer(model: Any) -> torch.nn.Linear | None:

@@ -17,7 +17,7 @@ from obverse.dist.shards import Sharing, inside, shard
 from obverse.dist.team import ALONE, Team
 from obverse.errors import CheckpointError, ConfigError
 from obverse.loading import load, load_scalar
-from obverse.model import Policy, as_policy, with_checkpoints
+from obverse.model import Policy, as_policy, with_checkpoints, with_compiled_layers
 from obverse.requirements import samples_initial
 from obverse.scorer import RewardModel
 from obverse.text import Renderer
@@ -50,6 +50,8 @@ def load_networks(config: TrainConfig, course: Course, start: Path | None, team:
         table = _table(config, policy, start, team)
     if config.gradient_checkpointing:
         policy = with_checkpoints(policy)
+    if config.torch_compile:
+        policy = with_compiled_layers(policy)
     return Networks(policy, tokenizer, anchor, critic, table)
 
 
@@ -75,8 +77,8 @@ def _table(config: TrainConfig, policy: Policy, start: Path | None, team: Team) 
 def load_policy(config: TrainConfig, source: str, team: Team) -> tuple[Policy, Any]:
     """A policy as this run holds one: shared out over the ranks, or whole on each."""
     if not shares_out(config, team):
-        return load(source, config.dtype, config.device, trains=True)
-    policy, tokenizer = load(source, config.dtype, config.device, trains=True, team=team)
+        return load(source, config.dtype, config.device, trains=True, positions=config.positions)
+    policy, tokenizer = load(source, config.dtype, config.device, trains=True, team=team, positions=config.positions)
     shard(policy.model, _sharing(config, team, policy.mixed))
     return replace(policy, shares=False, mixed=False), tokenizer  # its weights are in bfloat16 where they are whole
 
@@ -88,10 +90,11 @@ def shares_out(config: TrainConfig, team: Team) -> bool:
 
 def _scalar(config: TrainConfig, source: str, team: Team, trained: bool = False) -> tuple[Any, Any]:
     """A critic or a reward model, held as the policy is; `trained`: one that learns no more."""
+    positions = {} if trained else config.positions
     if not shares_out(config, team):
-        model, tokenizer = load_scalar(source, config.dtype, config.device, trained)
+        model, tokenizer = load_scalar(source, config.dtype, config.device, trained, positions=positions)
         return model.requires_grad_(not trained), tokenizer
-    model, tokenizer = load_scalar(source, config.dtype, config.device, trained, team)
+    model, tokenizer = load_scalar(source, config.dtype, config.device, trained, team, positions)
     shard(model.requires_grad_(not trained), _sharing(config, team, mixed=False))
     return model, tokenizer
 
@@ -104,6 +107,11 @@ def refuse_unfit(config: TrainConfig, team: Team) -> None:
     """Raise ConfigError for ways to share out that cannot be, or would be of no use."""
     if config.fsdp and config.use_peft:
         raise ConfigError("--fsdp shares whole policies out: leave it out with --use_peft, whose base all ranks have")
+    if config.use_peft and config.positions:
+        raise ConfigError(
+            f"--{min(config.positions)} changes the base, which an adapter's folder only names: change its config.json "
+            "in a folder of your own, or train without --use_peft"
+        )
     if shares_out(config, team) and config.fsdp_offload_params and team.device.type == "cpu":
         raise ConfigError("--fsdp_offload_params: on a CPU the shares are in its memory already: leave it out")
 

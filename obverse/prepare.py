@@ -11,6 +11,7 @@ from pathlib import Path
 from obverse import checkpoint, methods, tasks
 from obverse.adapters.lora import merged, refuse_unready, remarks
 from obverse.agreement import agree_on_threads, compare, find_shared_start, options, versions, weights, words
+from obverse.compiling import refuse_without_compiler
 from obverse.config import TrainConfig
 from obverse.config_file import write
 from obverse.course import Course, as_course
@@ -21,7 +22,7 @@ from obverse.errors import ConfigError, StorageError
 from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
-from obverse.loading import check_kind, locate
+from obverse.loading import check_kind, locate, pick_device
 from obverse.mismatch import Mismatch
 from obverse.networks import Networks, load_networks, load_scorer, refuse_unfit, stage_anchor
 from obverse.optim import Optimizer
@@ -36,6 +37,7 @@ from obverse.runlog import ReadOnly, RunFolder, environment
 from obverse.sampling import Sampler, law_of
 from obverse.sampling.engine import check_engine, make_sampler, versions_of
 from obverse.sampling.hf import HFSampler
+from obverse.snapshot import refuse_without_card
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
 from obverse.watch import masked
@@ -61,6 +63,9 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
         check_kind(config.reward_model, scores=True)
     if all(method.trains_policy for method in course.methods):
         check_kind(config.model, scores=False)
+    refuse_without_card(config.memory_snapshot, pick_device(config.device))
+    if config.torch_compile:
+        refuse_without_compiler(pick_device(config.device).partition(":")[0])
     data = fingerprint(problems)
     team.beat()
     compare(team, {**options(config), "rows of the data with sha256": data[:12], **versions()})
@@ -98,7 +103,7 @@ def assemble(
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
     is_shared_out = root_of(networks.policy.model) is not None
-    shares = networks.policy.shares or config.gradient_checkpointing
+    shares = networks.policy.shares or config.gradient_checkpointing or config.torch_compile
     if not shares and not is_shared_out and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
     stops = getattr(networks.policy.model, "generation_config", None)

@@ -39,10 +39,16 @@ class Prompts:
         if self.input_ids.device == device:
             return self
         if device not in self._moved:
-            self._moved[device] = Prompts(
-                self.input_ids.to(device), None if self.mask is None else self.mask.to(device)
-            )
+            mask = None if self.mask is None else moved(self.mask, device)
+            self._moved[device] = Prompts(moved(self.input_ids, device), mask)
         return self._moved[device]
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. To a card it goes from pinned memory while the program goes on, in the stream's order."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class Reading:

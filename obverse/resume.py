@@ -27,6 +27,7 @@ FREE = frozenset(
     | {"save_steps", "save_total_limit", "logging_steps", "log_completions", "num_completions_to_print", "report"}
     | {"eval_dataset", "eval_steps", "num_eval_problems", "num_generations_eval"}
     | {"device", "threads", "micro_batch_tokens", "rollout_batch_size", "gradient_checkpointing"}
+    | {"torch_compile", "memory_snapshot"}
     | {"fsdp", "fsdp_reshard_after_forward", "fsdp_offload_params", "fsdp_state_dict_type", "ddp_timeout"}
     | {"sampler", "vllm_url", "vllm_timeout"}
     | {"max_grader_errors", "max_mismatch_kl", "verifier_seconds", "max_sampling_seconds"}
@@ -41,6 +42,7 @@ BINDING = frozenset(
     | {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "skip_grad_norm"}
     | {"temperature", "top_p", "top_k", "min_p", "max_completion_length", "stop_strings"}
     | {"async_sampling"}
+    | {"rope_theta", "max_position_embeddings"}
     | {"use_peft", "lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "load_in_4bit"}
 )
 

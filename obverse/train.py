@@ -26,6 +26,7 @@ from obverse.remember import RUN, recall, revise
 from obverse.run import Run
 from obverse.sampling.engine import clear
 from obverse.saving import save
+from obverse.snapshot import recorded
 from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
@@ -76,7 +77,9 @@ def walk(run: Run) -> Outcome:
     try:
         while not run.finished:
             evaluate_if_due(run)
-            step(run)
+            is_due = run.team.is_first and run.state.step + 1 == run.config.memory_snapshot
+            with recorded(run.folder.path, is_due):
+                step(run)
             if due(run.config.save_steps, run) and not run.finished:
                 save(run)
         save(run)

@@ -69,7 +69,6 @@ def stub(monkeypatch: pytest.MonkeyPatch, module: str, **members: Any) -> None:
         ["--version"],
         ["train", "hpt", "--help"],
         ["train", "hpt", "--learning_rat", "1"],
-        ["train", "hpt", "--dry-run"],
         ["methods"],
         ["explain", "grpo"],
         ["weigh", "grpo", "nothing.json"],

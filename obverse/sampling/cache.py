@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ class SlotLayer(DynamicLayer):
 
     def __init__(self, owner: Slots) -> None:
         super().__init__()
-        self.owner = owner
+        self.owner: Any = weakref.proxy(owner)  # in a circle the memory would wait for the garbage collector
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the states [rows, heads, n, size]; returns the keys and values of all positions in use."""

@@ -20,7 +20,7 @@ WINGS = {
     "report": 2_000,
     "sampling": 1_200,
     "dist": 1_100,
-    "plan": 500,
+    "plan": 600,
     "adapters": 400,
 }
 PAPERS = ("methods", "parts")

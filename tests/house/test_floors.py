@@ -46,7 +46,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "text",
     ),
     # 2: the model, samples and tables
-    ("model", "loading", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
+    ("model", "compiling", "loading", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
     # 3: what one step is made of
     (
         "rollout",
@@ -82,6 +82,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "scores",
         "majority",
         "passk",
+        "plan",
+        "snapshot",
         "regrade",
         "pairing",
     ),

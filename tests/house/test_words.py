@@ -26,7 +26,17 @@ MAY_NAME = {
     ("verifiers.user", "reward_model"): "the same",
     **{
         (module, "reward_model"): "the field's word for a network that scores, whoever trained it"
-        for module in ("analysis.scene", "config", "loading", "networks", "prepare", "requirements", "resume", "scorer")
+        for module in (
+            "analysis.scene",
+            "config",
+            "loading",
+            "networks",
+            "plan.shadow",
+            "prepare",
+            "requirements",
+            "resume",
+            "scorer",
+        )
     },
 }
 

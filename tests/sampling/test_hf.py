@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from obverse.loading import load
 from obverse.sampling import Completion, Law, Order
+from obverse.sampling.cache import Slots
 from obverse.sampling.hf import HFSampler
 
 LAW = Law(stop_ids=(), max_tokens=9, temperature=0.7)
@@ -84,3 +88,23 @@ def test_finished_rows_leave_the_batch(tiny_dir: Path) -> None:
     assert widths[0] == 1  # the prompt once
     assert widths[1] <= 64 and widths[-1] < 8
     assert sum(widths[1:]) < 64 * 4
+
+
+@pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
+def test_the_cache_goes_with_the_call_that_made_it(tiny_dir: Path) -> None:
+    """In a circle of references it would stay, beside gradients and activations, until the garbage collector came."""
+    sampler, held = HFSampler(load(str(tiny_dir))[0].model), []
+    gc.disable()
+    try:
+        made = Slots.take
+
+        def take(self: Slots, *words: Any) -> None:
+            held.append(weakref.ref(self))
+            made(self, *words)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Slots, "take", take)
+            sampler.sample([Order([1, 2, 3], [7, 8])], Law((), 4))
+        assert held and all(each() is None for each in held)
+    finally:
+        gc.enable()

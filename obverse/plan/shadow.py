@@ -1,0 +1,136 @@
+"""The networks of a run as shadows: made from configurations alone, with shapes and no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from obverse.config import TrainConfig
+from obverse.course import Course
+from obverse.loading import local_config, weights_dtype
+from obverse.model import Policy, as_policy, traits_of, with_checkpoints
+from obverse.requirements import samples_initial
+from obverse.vocabulary import Gradients, Workspace, keeps_own_gradient
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """What `networks.load_networks` would load; None where nobody reads it.
+
+    With `kept_wide` a rank keeps its share in float32 and computes with the bfloat16 copies that these are.
+    """
+
+    policy: Policy
+    anchor: Policy | None = None
+    critic: Any = None
+    scorer: Any = None
+    kept_wide: bool = False
+
+
+def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool) -> Shadows:
+    """The networks of a run, inside an open ledger. ConfigError where a model's configuration is not at hand."""
+    if not all(method.trains_policy for method in course.methods):
+        return Shadows(Policy(_scalar(config.model, weights_dtype(config.dtype, device), config.positions), head=None))
+    dtype = weights_dtype(config.dtype, device, trains=not config.use_peft)
+    is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu" and not config.use_peft)
+    is_cast = is_mixed and shared_out  # layers are gathered in bfloat16, in place of a cast for every product
+    dtype, is_mixed = (torch.bfloat16, False) if is_cast else (dtype, is_mixed)
+    policy = _policy(local_config(config.model, config.positions), dtype, is_mixed)
+    anchor = critic = scorer = None
+    reads_initial = any(method.needs("anchor") or samples_initial(method) for method in course.methods)
+    if reads_initial and (config.anchor_model is not None or not config.use_peft):
+        initial = local_config(config.anchor_model or config.model, config.positions)
+        anchor = _policy(initial, dtype, is_mixed)
+        anchor.model.requires_grad_(False)
+    if any(method.critic is not None for method in course.methods):
+        critic = _scalar(config.model, _scalar_dtype(config.dtype), config.positions)
+    if config.reward_model is not None:
+        scorer = _scalar(config.reward_model, _scalar_dtype(config.dtype)).requires_grad_(False)
+    if config.use_peft:
+        policy = _adapted(policy, config)
+    if config.gradient_checkpointing:
+        policy = with_checkpoints(policy)
+    if shared_out:
+        policy = replace(policy, shares=False)
+    return Shadows(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
+
+
+def _policy(config: Any, dtype: torch.dtype, mixed: bool) -> Policy:
+    """What `as_policy` makes of a model; tried on one with a layer of each kind, which behaves as the whole."""
+    short, kinds = deepcopy(config), list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
+    short.num_hidden_layers = len(kinds) or 1
+    if kinds:
+        short.layer_types = kinds
+    traits = traits_of(AutoModelForCausalLM.from_config(short, dtype=dtype).eval())
+    return as_policy(AutoModelForCausalLM.from_config(config, dtype=dtype), mixed, traits)
+
+
+def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
+    config = local_config(name, positions)
+    config.num_labels = 1
+    return AutoModelForSequenceClassification.from_config(config, dtype=dtype).eval()
+
+
+def _scalar_dtype(dtype: str) -> torch.dtype:
+    kind: torch.dtype = torch.float32 if dtype in ("auto", "mixed") else getattr(torch, dtype)
+    return kind
+
+
+class Adapted(torch.nn.Module):
+    """A frozen linear layer with a low-rank adapter beside it, computed as PEFT computes it."""
+
+    def __init__(self, base: torch.nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.down = torch.nn.Parameter(torch.zeros(rank, base.in_features))
+        self.up = torch.nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, states: Tensor) -> Tensor:
+        out: Tensor = self.base(states)
+        added = linear(linear(states.to(self.down.dtype), self.down), self.up) * 2.0
+        return (out + added).to(out.dtype)
+
+
+def _adapted(policy: Policy, config: TrainConfig) -> Policy:
+    """The policy with adapters on its linear layers, or on those that are named; nothing else learns."""
+    model, targets = policy.model.requires_grad_(False), config.lora_target_modules
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            is_linear = isinstance(layer, torch.nn.Linear) and layer is not model.get_output_embeddings()
+            if is_linear and (not targets or name in targets):
+                setattr(parent, name, Adapted(layer, config.lora_r))
+    return policy
+
+
+class QuickHead(torch.autograd.Function):
+    """The buffers of `vocabulary.Scores` without its walk over the vocabulary: [T, 1] from states [T, H]."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, matrix: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(states, matrix)
+        ctx.size = size
+        Workspace(states, matrix.to(states.dtype), size)
+        return states.new_zeros(len(states), 1)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        states, matrix = ctx.saved_tensors
+        head, home = matrix.to(states.dtype), matrix if keeps_own_gradient(matrix) else None
+        gradients = Gradients(states, head, matrix.dtype, home, matrix.requires_grad)
+        work = Workspace(states, head, ctx.size)
+        gradients.add(slice(0, len(work.logits)), work.logits, states.new_ones(len(work.logits)))
+        return gradients.states, gradients.matrix if home is None else None, None
+
+
+def _with_quick_head(policy: Policy) -> Policy:
+    matrix, size = policy.matrix, policy.tokens_at_once
+    if matrix is None:
+        return policy
+    return replace(policy, layer=None, head=lambda states: QuickHead.apply(states, matrix, size))  # type: ignore[no-untyped-call]
