@@ -106,12 +106,7 @@ def assemble(
         networks.tokenizer, config.chat_template, config.system_prompt, stops.eos_token_id if stops else None
     )
     problems = short_enough(problems, renderer, config.max_prompt_length, watcher)
-    as_text = unreadable(problems, MAX_GOLDS_READ)
-    if as_text:
-        watcher.note(
-            f"{len(as_text)} expected answers can only be compared as text, such as that of {as_text[0].id}: "
-            "computer algebra cannot read them (obverse data check lists them)"
-        )
+    tell_texts(problems, watcher)
     total_steps, held_out = num_steps(config, len(problems)), load_held_out(config)
     compare(team, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
     tell_overlap(problems, held_out, watcher)
@@ -155,6 +150,16 @@ def refuse_small_disk(run: Run) -> None:
         raise StorageError(
             f"run folder {run.folder.path}: a checkpoint takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free: "
             "make room, or choose --output_dir on another disk"
+        )
+
+
+def tell_texts(problems: Sequence[Problem], watcher: Attentive) -> None:
+    """Note how many of the expected answers that were read cannot be compared by value."""
+    as_text = unreadable(problems, MAX_GOLDS_READ)
+    if as_text:
+        watcher.note(
+            f"{len(as_text)} expected answers can only be compared as text, such as that of {as_text[0].id}: "
+            "computer algebra cannot read them (obverse data check lists them)"
         )
 
 
