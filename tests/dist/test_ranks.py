@@ -6,6 +6,7 @@ Adam divides tiny gradients by tiny second moments: the claim is about the loss 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +130,16 @@ def test_n2_every_method_with_a_split_of_its_own(
 def test_memories_rounds_and_courses_are_those_of_one_process(
     method: str, teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
-    """With the product's own dealing, by costs."""
+    """With the product's own dealing, by costs; each problem comes again in every step."""
     more = {"relift": {"num_waiting": 3}}.get(method, {})
-    pair = Pair(teams, tiny, problems, tmp_path, method, dtype="float64", max_steps=3, **more)
+    pair = Pair(teams, tiny, problems, tmp_path, method, dtype="float64", max_steps=3, num_problems=8, **more)
     job = Job(method, str(tmp_path / "two"), *pair.rest, pair.options, 2)
     ended = teams.run(job)
     assert [each.code for each in ended] == [0, 0], ended
     assert pair.parameters(tmp_path / "two") < 1e-9 and all(pair.samples(tmp_path / "two"))
+    mine, theirs = (json.loads((f / "checkpoint-3" / "state.json").read_text()) for f in (tmp_path / "two", pair.one))
+    assert mine["memory"] == pytest.approx(theirs["memory"], abs=1e-9)
+    assert all(mine[name] == theirs[name] for name in ("cursor", "num_tokens", "waiting", "optimizers"))
 
 
 def killed(teams: Teams, pair: Pair, name: str, size: int, rank: int, phase: str, after: int) -> Path:
