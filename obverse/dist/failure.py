@@ -77,7 +77,9 @@ def own_beat() -> Beat:
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs; one that is dead and not yet fetched by its parent does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
+        )
     except OSError:
         pass
     if Path("/proc/self").exists():
@@ -142,6 +144,8 @@ class Watchdog:
         self.has_failed = True
         if not isinstance(error, PeerError):
             self._tell_why(error)
+        with suppress(RuntimeError):
+            self._let_them_hear(self.mine)
         self.stop(BEAT_SECONDS)
         atexit.register(os._exit, code)
 
@@ -149,13 +153,13 @@ class Watchdog:
         cause = flat(error).splitlines() or [""]
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         self._publish(self._about(self.place.rank, self.me, "failed", f"failed: {kind}{cause[0]:.500}"), self.mine)
-        self._let_them_hear(self.mine)
 
     def _let_them_hear(self, store: Any) -> None:
         """Where the store ends with this process: wait until the others have read in it, but not long."""
         deadline = time.monotonic() + GRACE_SECONDS
+        num_silent = 1 if self.failure is None or self.failure.rank == self.place.rank else 2  # itself, who was lost
         while self.place.hosts_store and self.place.is_first and time.monotonic() < deadline:
-            if store.add("heard", 0) >= self.place.size - 1:
+            if store.add("heard", 0) >= self.place.size - num_silent:
                 return
             time.sleep(0.05)
 
@@ -178,7 +182,9 @@ class Watchdog:
             except RuntimeError as error:  # of the store; nobody serves it any more
                 if self.stopped.is_set() or self.me.is_leaving:
                     return
-                cause = f"is gone with the store that it served, or torchrun's agent is: {str(error).splitlines()[0]:.200}"
+                cause = (
+                    f"is gone with the store that it served, or torchrun's agent is: {str(error).splitlines()[0]:.200}"
+                )
                 self.failure = self._about(0, self._last_of(0), "lost", cause)
             if self.failure is not None:
                 self._end(self.failure)

@@ -27,7 +27,9 @@ def gather_groups(
     samples = [sample for group in groups for sample in group.samples]
     ids = [number for sample in samples for number in (*sample.prompt_ids, *sample.ids)]
     ids_of = team.gather_tensors(torch.tensor(ids, dtype=torch.long))
-    sources_of = team.gather_tensors(torch.tensor([int(s) for each in samples for s in each.sources], dtype=torch.uint8))
+    sources_of = team.gather_tensors(
+        torch.tensor([int(s) for each in samples for s in each.sources], dtype=torch.uint8)
+    )
     behavior_of = team.gather_tensors(torch.tensor([b for each in samples for b in each.behavior], dtype=torch.float64))
     told = team.gather([[_row(sample) for sample in group.samples] for group in groups])
     found: dict[int, Group] = {}
@@ -44,9 +46,7 @@ def _row(sample: Sample) -> dict[str, Any]:
     return row | {name: len(row[name]) for name in LISTS} | {"verdict": vars(sample.verdict)}
 
 
-def _sample(
-    row: dict[str, Any], ids: Iterator[int], sources: Iterator[int], behavior: Iterator[float]
-) -> Sample:
+def _sample(row: dict[str, Any], ids: Iterator[int], sources: Iterator[int], behavior: Iterator[float]) -> Sample:
     prompt = [next(ids) for _ in range(row["prompt_ids"])]
     lists = {
         "prompt_ids": prompt,

@@ -46,7 +46,7 @@ def ends(teams: Teams, job: Job, rank: int, phase: str, kind: str) -> None:
     job = replace(job, mark=uuid.uuid4().hex)
     ended = faulty(teams, job, rank, phase, kind)
     assert ended[rank].code == {"raise": 1, "kill": -9, "hang": 8}[kind]
-    cause = {"raise": "failed: RuntimeError: planted", "kill": "is gone", "hang": f"no progress for {TIMEOUT:.0f} s"}
+    cause = {"raise": "failed: RuntimeError: planted", "kill": "is gone", "hang": "hangs: no progress for"}
     for other in ended[:rank] + ended[rank + 1 :]:
         assert other.code == 8, other.err
         told = [line for line in other.err.splitlines() if line.startswith("error: ")]
@@ -82,7 +82,7 @@ def _content(path: Path) -> bytes:
 
 @pytest.mark.parametrize(
     ("rank", "phase", "kind"),
-    [(1, "sample", "raise"), (0, "train", "kill"), (1, "train", "hang"), (0, "load", "raise")],
+    [(1, "sample", "raise"), (0, "train", "kill"), (1, "eval", "kill"), (1, "train", "hang"), (0, "load", "raise")],
 )
 def test_p1_peers_of_a_lost_rank_end_and_say_why(
     teams: Teams, job: Job, rank: int, phase: str, kind: str, count: Count
@@ -154,10 +154,10 @@ def test_c7_a_signal_to_one_of_two_ranks(teams: Teams, job: Job, tmp_path: Path,
 @pytest.mark.release
 @pytest.mark.parametrize("kind", ["term", "int"])
 def test_c7_a_signal_in_any_phase(teams: Teams, job: Job, tmp_path: Path, kind: str) -> None:
+    job = replace(job, lucky=False)  # graders in processes of their own
     assert [each.code for each in teams.run(replace(job, folder=str(tmp_path / "whole")))] == [0, 0]
     for phase in PHASES:
-        mine = replace(job, folder=str(tmp_path / phase), lucky=False)
-        stops(teams, mine, phase, kind, runs.fingerprint(tmp_path / "whole", 4))
+        stops(teams, replace(job, folder=str(tmp_path / phase)), phase, kind, runs.fingerprint(tmp_path / "whole", 4))
 
 
 def refused(teams: Teams, job: Job, told: str) -> None:
