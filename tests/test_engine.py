@@ -171,7 +171,7 @@ def test_a_head_that_is_the_embedding_is_written_too(tiny: Path, tmp_path: Path)
 
 def test_a_server_gets_adapters_added_to_their_base(server: FakeVLLM, chains: Path, tmp_path: Path) -> None:
     given = options(server, use_peft=True, lora_r=4, learning_rate=3e-3)
-    train(embedded("grpo", tmp_path / "run", chains, max_steps=3, **given))
+    train(embedded("grpo", tmp_path / "run", chains, max_steps=2, **given))
     rows = RunFolder(tmp_path / "run").metrics()
     assert all(row["sampler_gap"] < ROUNDING for row in rows) and rows[-1]["grad_norm"] > 0
 

@@ -55,7 +55,7 @@ class PolicyVoice:
             model.save_pretrained(folder, **({"state_dict": state} if root_of(model) else {}))
             write_head(model, state, folder)
         else:  # the head is among them
-            folder.mkdir(parents=True)
+            model.config.save_pretrained(folder)
             save_file({name: weight.clone().cpu() for name, weight in state.items()}, folder / "model.safetensors")
 
     def state(self) -> Mapping[str, torch.Tensor]:
