@@ -13,7 +13,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60  # the docstring not counted: that one may be long
 # Lines of code: docstrings, comments and blank lines are what a reader wants more of. Each wing of the house has a
 # budget of its own, the engine is the rest; methods and parts grow with what is published.
-MAX_ENGINE_LINES = 8_850
+MAX_ENGINE_LINES = 8_970
 WINGS = {
     "verifiers": 1_500,
     "analysis": 2_500,
