@@ -102,9 +102,8 @@ def assemble(
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
-    is_shared_out = root_of(networks.policy.model) is not None
-    shares = networks.policy.shares or config.gradient_checkpointing or config.torch_compile
-    if not shares and not is_shared_out and any(method.trains_policy for method in course.methods):
+    may_share = not (config.gradient_checkpointing or config.torch_compile or root_of(networks.policy.model))
+    if may_share and not networks.policy.shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
     stops = getattr(networks.policy.model, "generation_config", None)
     renderer = Renderer(

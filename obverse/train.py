@@ -77,8 +77,7 @@ def walk(run: Run) -> Outcome:
     try:
         while not run.finished:
             evaluate_if_due(run)
-            is_due = run.team.is_first and run.state.step + 1 == run.config.memory_snapshot
-            with recorded(run.folder.path, is_due):
+            with recorded(run.folder.path, run.team.is_first and run.state.step + 1 == run.config.memory_snapshot):
                 step(run)
             if due(run.config.save_steps, run) and not run.finished:
                 save(run)

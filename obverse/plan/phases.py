@@ -81,12 +81,13 @@ def sampling(ledger: Ledger, policy: Policy, work: Writing, law: Law) -> tuple[i
         del filled, cache, logits
 
         cache = Slots(num_layers(model))
-        cache.take(_full(model, work), [*[work.length - 1] * (work.num_rows - 1), max(1, work.length - 2)])
+        last = work.length - 1
+        cache.take(_full(model, work, max(1, last - ROOM)), [max(1, last - ROOM)] * work.num_rows)
+        cache.end, cache.lengths = last, [last - 1, *[last] * (work.num_rows - 1)]  # a row that is shorter: a mask
         logits = torch.zeros(work.num_rows, model.config.get_text_config().vocab_size, dtype=model.dtype)
-        cache_bytes = sum(each.numel() * each.element_size() for each in _states(cache))
         ledger.mark()
-        mask, places = cache.ready()
-        cache._reserve(cache, work.num_rows, after=ROOM + 1)  # the last time that it grows
+        mask, places = cache.ready()  # with this it grows for the last time
+        cache_bytes = sum(each.numel() * each.element_size() for each in _states(cache))
         logits = model(
             input_ids=torch.zeros(work.num_rows, 1, dtype=torch.long),
             attention_mask=mask,
@@ -106,15 +107,15 @@ def _read(model: Any, cache: Any, num_prompts: int, width: int) -> Tensor:
     return logits
 
 
-def _full(model: Any, work: Writing) -> Any:
-    """A cache as wide as the last step's, in the layers' own shapes: they are asked with a token."""
+def _full(model: Any, work: Writing, width: int) -> Any:
+    """A cache of all rows, `width` tokens long, in the layers' own shapes: they are asked with a token."""
     asked = blank(num_layers(model))
     _read(model, asked, 1, 1)
     for layer in asked.layers:
         if layer.is_initialized:
             for name in ("keys", "values"):
                 _, heads, _, size = getattr(layer, name).shape
-                setattr(layer, name, getattr(layer, name).new_empty(work.num_rows, heads, work.length - 1, size))
+                setattr(layer, name, getattr(layer, name).new_empty(work.num_rows, heads, width, size))
     return asked
 
 
