@@ -25,7 +25,7 @@ import torch
 from dist.ranks import free_port, variables
 
 import runs
-from obverse import learn, rollout, train
+from obverse import gather, learn, rollout, train
 from obverse.cli import complaint
 from obverse.errors import UserError
 from obverse.records import Verdict
@@ -128,7 +128,7 @@ def poisoned(job: Job, rank: int) -> Any:
 def work(job: Job, rank: int) -> int:
     """What a rank's process does; its exit code."""
     if job.split:
-        train.deal = learn.deal = dealing(job.split)
+        gather.deal = learn.deal = dealing(job.split)
     if job.lucky:
         rollout.judge_all = lucky
     if job.poison:

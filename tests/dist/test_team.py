@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from dist import ranks
 
 from obverse.dist.deal import deal
+from obverse.dist.join import joined
 from obverse.dist.place import Place, find_place
 from obverse.dist.team import ALONE, buckets
 from obverse.errors import ConfigError
@@ -58,13 +57,10 @@ def test_a_team_of_one_is_the_identity() -> None:
     assert tensor.tolist() == [1.0] * 3 and team.is_first and team.is_alone
 
 
-def test_a_lone_process_never_opens_a_group() -> None:
-    program = (
-        "import torch.distributed as dist; from obverse.dist.join import joined\n"
-        "with joined(1.0) as team: print(team.size, dist.is_initialized())"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ran.stdout.split() == ["1", "False"], ran.stderr
+def test_a_lone_process_never_opens_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined(1.0) as team:
+        assert team is ALONE and not torch.distributed.is_initialized()
 
 
 def test_buckets_keep_every_tensor_and_its_order() -> None:
