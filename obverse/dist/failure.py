@@ -182,9 +182,10 @@ class Watchdog:
             except RuntimeError as error:  # of the store; nobody serves it any more
                 if self.stopped.is_set() or self.me.is_leaving:
                     return
-                cause = (
-                    f"is gone with the store that it served, or torchrun's agent is: {str(error).splitlines()[0]:.200}"
-                )
+                who = "is gone with the store that it served"
+                if not self.place.hosts_store:
+                    who = "cannot be heard: torchrun's agent, which serves the ranks' store, is gone"
+                cause = f"{who}: {str(error).splitlines()[0]:.200}"
                 self.failure = self._about(0, self._last_of(0), "lost", cause)
             if self.failure is not None:
                 self._end(self.failure)
