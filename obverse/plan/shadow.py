@@ -114,14 +114,14 @@ class QuickHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, matrix: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(states, matrix)
-        ctx.size = size
+        ctx.save_for_backward(states)
+        ctx.matrix, ctx.size = matrix, size  # itself: a checkpoint would hand back a copy that is no parameter
         Workspace(states, matrix.to(states.dtype), size)
         return states.new_zeros(len(states), 1)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        states, matrix = ctx.saved_tensors
+        (states,), matrix = ctx.saved_tensors, ctx.matrix
         head, home = matrix.to(states.dtype), matrix if keeps_own_gradient(matrix) else None
         gradients = Gradients(states, head, matrix.dtype, home, matrix.requires_grad)
         work = Workspace(states, head, ctx.size)

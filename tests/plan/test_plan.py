@@ -125,6 +125,15 @@ def test_the_head_of_shadows_has_the_buffers_of_the_real_one() -> None:
     assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
 
 
+def test_a_tied_matrix_has_one_gradient(tmp_path: Path) -> None:
+    """Head and embedding add to the same one in place, so that no micro batch makes a matrix of its own."""
+    config = Qwen2Config(**SMALL.to_dict() | {"vocab_size": 60_000})
+    config.save_pretrained(tmp_path)
+    made = plan(run_of("sft", str(tmp_path), micro_batch_tokens=700, gradient_checkpointing=True), LONG)
+    assert made.micro.num_tokens > 2**23 / 60_000  # logits are made in several pieces
+    assert made.activations < made.gradients
+
+
 def test_the_largest_micro_batch(folder: str) -> None:
     sft = find("sft")()
     config = run_of("sft", folder, micro_batch_tokens=700, prompts_per_step=64)
