@@ -264,6 +264,7 @@ def test_a_rate_for_whole_weights_and_a_whole_critic_are_said(tiny: Path, proble
     assert any(line.startswith("the critic trains whole") for line in notes.lines)
 
 
+@pytest.mark.release
 def test_thirty_steps_of_grpo_raise_the_reward_of_the_embedded_base(tmp_path: Path) -> None:
     options = {"prompts_per_step": 16, "num_generations": 8, "max_completion_length": 48, "learning_rate": 2e-3}
     train(runs.config("grpo", tmp_path / "run", "embedded", "arithmetic:2-3", use_peft=True, max_steps=30, **options))
