@@ -93,11 +93,10 @@ class Collector:
         method: Method,
         cursor: int,
         progress: float,
-        places: Sequence[int] | None = None,
+        places: Sequence[int],
     ) -> list[tuple[list[Order], Law]]:
         """What `collect` would ask of the policy's sampler, call by call."""
         _, drafts = self._drafts(problems, method, progress)
-        places = range(len(problems)) if places is None else places
         calls = self._calls(drafts, [cursor + place for place in places])
         return [([order for _, order in members], law) for author, law, members in calls if author == "policy"]
 
