@@ -85,8 +85,9 @@ def collect(
 
 def shared(run: Run, method: Method, problems: Sequence[Problem], progress: float) -> list[list[int]]:
     """Which of the problems each rank samples."""
-    alone = run.team.is_alone
-    return deal([0] * len(problems) if alone else run.collector.costs(problems, method, progress), run.team.size)
+    if run.team.is_alone:
+        return [[*range(len(problems))]]
+    return deal(run.collector.costs(problems, method, progress), run.team.size)
 
 
 def draw_ahead(run: Run, method: Method, num_taken: int) -> None:
