@@ -20,6 +20,7 @@ from obverse.scores import Report, Score
 from obverse.text import Renderer
 from obverse.trials import HELD_OUT, Target, Trial, layout_of, target_of, trials_of
 from obverse.watch import Silent, Watcher
+from obverse.weights import unused
 
 __all__ = ["HELD_OUT", "Report", "Score", "evaluate", "evaluate_each", "measure"]
 
@@ -82,7 +83,8 @@ def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
     renderer, config = speaker.renderer(trial), trial.config
     law = law_of(config, renderer.stop_ids)
     store = Store(speaker.target.out / slug(trial.name))
-    told = [*trial.about(), *mismatch(speaker.target, renderer)]
+    left = unused(speaker.policy.model)
+    told = [*trial.about(), *mismatch(speaker.target, renderer), *([left] if left else [])]
     watch.banner(
         [
             ("model", speaker.target.place + (f", adapter of {base}" if (base := speaker.about["adapter_of"]) else "")),

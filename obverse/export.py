@@ -21,6 +21,7 @@ from obverse.dist.saving import MOMENTS
 from obverse.errors import ConfigError, StorageError
 from obverse.loading import load_scalar, locate
 from obverse.watch import Silent, Watcher
+from obverse.weights import unused
 
 OURS = {checkpoint.STATE, MOMENTS, checkpoint.MANIFEST}  # what a checkpoint has beside its model
 
@@ -46,6 +47,8 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
         watch.note(f"{out} holds the model of {place}, byte for byte")
         return out
     model, tokenizer = whole(place, config.dtype, base)
+    if sentence := unused(model):
+        watch.note(sentence)
     with making(out) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

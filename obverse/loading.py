@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from obverse.dist.pieces import Pieces, files_of
 from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError
 from obverse.model import Policy, Traits, as_policy, traits_of
+from obverse.weights import check_weights, listed, reported
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
@@ -31,6 +32,10 @@ for _talker in ("huggingface_hub", "transformers.distributed.tensor_parallel"):
     logging.getLogger(_talker).setLevel(logging.ERROR)
 
 EMBEDDED = Path(__file__).parent / "assets" / "base"
+# What transformers raises for files that are missing, damaged, of another kind, or need a library that is not there.
+UNREADABLE = (OSError, ValueError, SafetensorError, ImportError, RuntimeError, LookupError, TypeError, AttributeError)
+# Weights of other shapes are told with the rest, in place of an error that names none of them.
+TELLS = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 NO_HEAD = "it has no trained head: train it with 'obverse train reward_model'"
 
 
@@ -64,7 +69,7 @@ def load(
     check_kind(name, scores=False)
     if dtype == "auto" and trains and pick_device(device) != "cpu":
         dtype = "mixed"
-    model, tokenizer, _ = _load(AutoModelForCausalLM, name, dtype, device, team, **options)
+    model, tokenizer = _load(AutoModelForCausalLM, name, dtype, device, team, **options)
     found = asdict(traits_of(model.eval())) if team.is_first else None
     return as_policy(model, mixed=dtype == "mixed", traits=Traits(**team.share(found))), tokenizer
 
@@ -86,21 +91,14 @@ def load_scalar(
     dtype = "float32" if dtype in ("auto", "mixed") else dtype
     if trained:
         check_kind(name, scores=True)
-    report = logging.getLogger("transformers.modeling_utils")
-    level = report.level
-    report.setLevel(logging.ERROR)  # a missing head is looked after here
-    try:
-        model, tokenizer, missing = _load(
-            AutoModelForSequenceClassification, name, dtype, device, team, positions, num_labels=1
-        )
-    finally:
-        report.setLevel(level)
-    head = getattr(model, "score", None)
-    if head is None or head.out_features != 1:
-        raise ConfigError(f"model {name!r}: its sequence classification has no scalar head `score`")
-    if any(key.startswith("score.") for key in missing):
-        if trained:
-            raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
+    has_head = is_scorer(_readable(name, AutoConfig.from_pretrained))
+    if trained and not has_head:
+        raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
+    model, tokenizer = _load(
+        AutoModelForSequenceClassification, name, dtype, device, team, positions, new_head=not has_head, num_labels=1
+    )
+    head = model.score
+    if not has_head:
         torch.nn.init.zeros_(head.weight)
     # a vector read from a file may begin anywhere in memory, and a CPU's sums then round in another order
     head.weight.data = head.weight.detach().clone()
@@ -117,24 +115,35 @@ def check_kind(name: str, scores: bool) -> None:
     Only its configuration is read: where weights are shared a reward model would load as a language model and babble.
     """
     config = _readable(name, AutoConfig.from_pretrained)
-    is_scorer = any(each.endswith("ForSequenceClassification") for each in config.architectures or ())
-    if not scores and is_scorer:
+    if not scores and is_scorer(config):
         raise ConfigError(f"model {name!r}: it scores texts and cannot write one: give it as --reward_model")
-    if scores and not is_scorer:
+    if scores and not is_scorer(config):
         raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
     if scores and config.num_labels != 1:
         raise ConfigError(f"reward model {name!r}: its head gives {config.num_labels} numbers, a reward is one")
 
 
+def is_scorer(config: Any) -> bool:
+    """Whether a model's configuration says that it has a head which scores texts."""
+    return any(each.endswith("ForSequenceClassification") for each in config.architectures or ())
+
+
 def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
     """What transformers reads at a model's place; ConfigError when it cannot."""
-    try:
+    with _reading(name):
         return read(locate(name), trust_remote_code=False, **options)  # unsaid, transformers asks on the terminal
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Inside, what cannot be read is a ConfigError."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)"
-        ) from None
+        ) from error
 
 
 def _load(
@@ -144,26 +153,50 @@ def _load(
     device: str,
     team: Team,
     positions: Mapping[str, float] | None = None,
+    new_head: bool = False,
     **options: Any,
-) -> tuple[Any, Any, list[str]]:
-    """A model on its device, its tokenizer, and the weights that its files did not have."""
+) -> tuple[Any, Any]:
+    """A model on its device, all of whose weights are from its files (see `check_weights`), and its tokenizer."""
     where = torch.device(pick_device(device))
     kind = weights_dtype(dtype, where.type)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     if not team.is_first:
-        return _outline(kind_of_model, name, kind, positions, **options), tokenizer, []
+        return _outline(kind_of_model, name, kind, positions, **options), tokenizer
     shards = files_of(Path(locate(name)))
-    if shards:
-        model, info = _put_together(kind_of_model, name, kind, shards, positions, **options)
-    else:
-        if positions:
-            labels = {key: options.pop(key) for key in ("num_labels",) if key in options}
-            options["config"] = _config(name, positions, **labels)
-        model, info = _readable(
-            name, kind_of_model.from_pretrained, dtype=kind, output_loading_info=True, use_safetensors=True, **options
-        )
+    with reported() as report:
+        try:
+            if shards:
+                model, info = _put_together(kind_of_model, name, kind, shards, positions, **options)
+            else:
+                if positions:
+                    labels = {key: options.pop(key) for key in ("num_labels",) if key in options}
+                    options["config"] = _config(name, positions, **labels)
+                model, info = _readable(
+                    name, kind_of_model.from_pretrained, dtype=kind, use_safetensors=True, **TELLS, **options
+                )
+        except ConfigError as error:
+            if isinstance(error.__cause__, NotImplementedError):  # it was left on the meta device
+                raise ConfigError(
+                    f"model {name!r}: a weight that its config.json ties to another, such as its head, has another "
+                    "shape in its files: give files and configuration of one model"
+                ) from None
+            if report.failed:
+                raise ConfigError(
+                    f"model {name!r}: {listed(report.failed)} cannot be put together from the weights in its files: "
+                    "some are missing or of another shape; give files and configuration of one model"
+                ) from None
+            raise
+    if kind_of_model is AutoModelForSequenceClassification:
+        _refuse_without_score(name, model)
+    check_weights(name, model, info, new_head)
     stays = "device_map" in options or not team.is_alone  # a quantized one is made where it stays
-    return model if stays else model.to(where), tokenizer, sorted(info["missing_keys"])
+    return model if stays else model.to(where), tokenizer
+
+
+def _refuse_without_score(name: str, model: Any) -> None:
+    head = getattr(model, "score", None)
+    if head is None or head.out_features != 1:
+        raise ConfigError(f"model {name!r}: its sequence classification has no scalar head `score`")
 
 
 def _config(name: str, positions: Mapping[str, float] | None, **options: Any) -> Any:
@@ -190,8 +223,9 @@ def _put_together(
     """A model from the shares that the ranks of a run have written, and what transformers says of its loading."""
     kind = type(_outline(kind_of_model, name, dtype, positions, **options))
     config = _config(name, positions, **options)
-    weights = dict(Pieces.of(shards))
-    model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True)
+    with _reading(name):
+        weights = dict(Pieces.of(shards))
+        model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **TELLS)
     return with_defaults(model, name), info
 
 

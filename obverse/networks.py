@@ -21,6 +21,7 @@ from obverse.model import Policy, as_policy, with_checkpoints, with_compiled_lay
 from obverse.requirements import samples_initial
 from obverse.scorer import RewardModel
 from obverse.text import Renderer
+from obverse.weights import unused
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Networks:
     anchor: Policy | None  # the initial model, frozen
     critic: Any
     table: torch.nn.Module | None  # the initial model's embeddings, frozen
+
+    def unused_weights(self) -> list[str]:
+        """A sentence for each model whose files have weights that nothing reads."""
+        models = (self.policy.model, self.anchor and self.anchor.model, self.critic)
+        return list(dict.fromkeys(sentence for model in models if model is not None and (sentence := unused(model))))
 
 
 def load_networks(config: TrainConfig, course: Course, start: Path | None, team: Team = ALONE) -> Networks:

@@ -41,6 +41,7 @@ from obverse.snapshot import refuse_without_card
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
 from obverse.watch import masked
+from obverse.weights import unused
 
 MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it starts; obverse data check reads all
 
@@ -102,6 +103,8 @@ def assemble(
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
+    for remark in networks.unused_weights():
+        watcher.note(remark)
     may_share = not (config.gradient_checkpointing or config.torch_compile or root_of(networks.policy.model))
     if may_share and not networks.policy.shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
@@ -131,6 +134,9 @@ def assemble(
         data=data,
         team=team,
     )
+    for model in run.collector.models:
+        if (remark := unused(model)) and remark not in networks.unused_weights():
+            watcher.note(remark)
     if team.is_first:
         refuse_small_disk(run)
     number = checkpoint.about(start).run if start else ""

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
 from obverse.errors import CheckpointError, ConfigError
 from obverse.loading import EMBEDDED, load, locate
 from obverse.model import Policy, as_policy
+from obverse.weights import listed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ORIGIN = "base.json"  # our own word on the base, beside what PEFT writes
@@ -107,6 +108,25 @@ def peft_library() -> Any:
     return peft
 
 
+def refuse_unlike(folder: Path, wrapped: Any) -> None:
+    """Raise ConfigError where an adapter's file has other weights than PEFT has made places for.
+
+    What is missing would be random or zero, and what is left over is no part of the sum.
+    """
+    own = peft_library().get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        saved = set(file.keys())
+    whole = {f"base_model.model.{name}" for name in wrapped.get_base_model().state_dict()}  # embeddings, heads
+    missing, left = sorted(own - saved), sorted(saved - own - whole)
+    if missing or left:
+        parts = [f"it lacks {listed(missing)}"] * bool(missing)
+        parts += [f"nothing has a place for {listed(left)}"] * bool(left)
+        raise ConfigError(
+            f"adapter {folder}: {CONFIG} and {WEIGHTS} do not fit the base: {', and '.join(parts)}: give the files of "
+            "one adapter, and its own base"
+        )
+
+
 def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
     """The policy and its tokenizer: of a model as `obverse.loading.load`, of an adapter merged into its base model.
 
@@ -126,8 +146,13 @@ def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on what PEFT asks of transformers, which is no news for a reader
-            merged = peft.PeftModel.from_pretrained(policy.model, str(folder)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            wrapped = peft.PeftModel.from_pretrained(policy.model, str(folder))
+            refuse_unlike(folder, wrapped)
+            merge = getattr(wrapped.base_model, "merge_and_unload", None)
+            if merge is None:
+                raise ValueError(f"{wrapped.peft_type.value} adapters cannot be merged into weights")
+            merged = merge()
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"adapter {place} cannot be put on {base}: {reason}") from None
     if (folder / "tokenizer_config.json").is_file():

@@ -46,7 +46,19 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "text",
     ),
     # 2: the model, samples and tables
-    ("model", "compiling", "loading", "adapters", "pace", "prompts", "vocabulary", "sampling", "batch", "dist"),
+    (
+        "model",
+        "compiling",
+        "loading",
+        "weights",
+        "adapters",
+        "pace",
+        "prompts",
+        "vocabulary",
+        "sampling",
+        "batch",
+        "dist",
+    ),
     # 3: what one step is made of
     (
         "rollout",
