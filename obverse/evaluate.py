@@ -19,6 +19,7 @@ from obverse.sampling.hf import HFSampler
 from obverse.scores import Report, Score
 from obverse.text import Renderer
 from obverse.trials import HELD_OUT, Target, Trial, layout_of, target_of, trials_of
+from obverse.user_code import read_once
 from obverse.watch import Silent, Watcher
 from obverse.weights import unused
 
@@ -49,6 +50,7 @@ def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
     return report
 
 
+@read_once()
 def evaluate_each(config: EvalConfig, watcher: Watcher | None = None) -> list[Report]:
     """Evaluate a model folder, an adapter, a hub name, `embedded` or a run (its newest checkpoint), and report.
 

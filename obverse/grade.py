@@ -13,10 +13,12 @@ from obverse.errors import DataError
 from obverse.records import Problem
 from obverse.tasks.files import READERS, report
 from obverse.tasks.rows import Flaw, Place
+from obverse.user_code import read_once
 
 WORDS = {True: "true", False: "false", None: "error"}
 
 
+@read_once()
 def grade(config: GradeConfig, show: Callable[[dict[str, Any]], None]) -> None:
     """Grade every row of a file, in order, and `show` what came out of each as soon as it is known.
 

@@ -25,6 +25,7 @@ from obverse.methods import find
 from obverse.options import Options
 from obverse.resolve import read, slug
 from obverse.runlog import RunFolder
+from obverse.user_code import read_once
 from obverse.watch import flat
 
 ANALYZE = "Bias and variance of gradients, who pushed what, what moved."
@@ -34,6 +35,7 @@ COMPARE_NOTES = [
 ]
 
 
+@read_once()
 def evaluate(words: Words) -> int:
     if any(word.partition("=")[0] == "--regrade" for word in words):
         regraded = options_of(RegradeConfig, words, "eval --regrade")
@@ -97,6 +99,7 @@ def show(reports: Sequence[Any]) -> None:
             out.print(Text(flat(report.path)), soft_wrap=True)
 
 
+@read_once()
 def compare(words: Words) -> int:
     scanned = scan(words, CompareConfig, others=("config",))
     file = scanned.given.pop("config", None)

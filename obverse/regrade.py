@@ -19,6 +19,7 @@ from obverse.results import RESULT, figures, grader
 from obverse.runlog import RunFolder
 from obverse.samples import ASKED, Graded, Store, read_json
 from obverse.scores import Report
+from obverse.user_code import read_once
 from obverse.verifiers import answer_of, judge_all, verifier
 from obverse.watch import Silent, Watcher
 
@@ -26,6 +27,7 @@ BATCH = 4096  # samples graded at a time
 SAID = {True: "right", False: "wrong", None: "no verdict"}
 
 
+@read_once()
 def regrade(config: RegradeConfig, watcher: Watcher | None = None) -> list[Report]:
     """Grade every result in a folder, or in the folders inside it, again; what was there stays.
 

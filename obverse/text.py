@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 
 from obverse.errors import ConfigError, DataError
 from obverse.records import Message, Problem
+from obverse.user_code import read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -297,7 +298,7 @@ def choose_layout(tokenizer: PreTrainedTokenizerBase, choice: str) -> Layout:
             raise ConfigError(f"chat_template: {error}") from error
     if choice.endswith((".jinja", ".jinja2")):
         try:
-            return Layout(Path(choice).name, jinja=Path(choice).expanduser().read_text(encoding="utf-8"))
+            return Layout(Path(choice).name, jinja=read_text(choice))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"chat_template: cannot read {choice}: {error}") from error
     if "{prompt}" in choice and "{{" not in choice and "{%" not in choice:

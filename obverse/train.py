@@ -27,6 +27,7 @@ from obverse.run import Run
 from obverse.sampling.engine import clear
 from obverse.saving import save
 from obverse.snapshot import recorded
+from obverse.user_code import read_once
 from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
@@ -45,6 +46,7 @@ class Outcome:
     exit_code: int = 0
 
 
+@read_once()
 def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
     """Train as `config` says; returns where the run is. Every rank of a team calls it, with the same `config`.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from obverse import user_code
 from obverse.course import Course
 from obverse.errors import ConfigError
 from obverse.method import Method
@@ -99,13 +99,16 @@ def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Co
 
 def _from_file(name: str) -> MakeMethod:
     path, _, function = name.rpartition(":")
-    if not Path(path).is_file():
-        raise ConfigError(f"method {name!r}: there is no file {path!r}; write it as path/to/file.py:function")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"method {name!r}: {path!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        code = user_code.read(path)
+    except FileNotFoundError:
+        raise ConfigError(f"method {name!r}: there is no file {path!r}; write it as path/to/file.py:function") from None
+    except OSError as error:
+        raise ConfigError(f"method {name!r}: {path} cannot be read: {error.strerror}") from None
+    try:
+        module = user_code.load(code)
+    except Exception as error:  # the user's own, whatever it is: the message names it
+        raise ConfigError(f"method {name!r}: {path} cannot be loaded: {user_code.reason(error, code)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         raise ConfigError(f"method {name!r}: {path} has no function {function!r}")

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 
+from obverse import user_code
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import choice, countdown, exact, knights, math, numeric, workers
@@ -75,7 +76,7 @@ def judge(problem: Problem, text: str, seconds: float = SECONDS) -> Verdict | No
 
     Errors: as of `verifier`.
     """
-    return _cached(problem.verifier, seconds)(problem, text) if problem.verifier else None
+    return _cached(problem.verifier, seconds, user_code.period())(problem, text) if problem.verifier else None
 
 
 def judge_all(pairs: Sequence[tuple[Problem, str]], seconds: float = SECONDS) -> list[Verdict | None]:
@@ -145,8 +146,10 @@ def unreadable(problems: Iterable[Problem], limit: int | None = None) -> list[Pr
     return [first[gold] for gold in asked if not math.readable(gold)]
 
 
-# one user file is asked for once, not once per completion
-_cached = cache(verifier)
+@cache
+def _cached(spec: str, seconds: float, _period: int) -> Verifier:
+    """One user file is asked for once, not once per completion, and again in the next `user_code.read_once`."""
+    return verifier(spec, seconds)
 
 
 def _first(problem: Problem) -> str:

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, wraps
-from hashlib import blake2b
 from numbers import Real
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from obverse import user_code
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
+from obverse.user_code import Code
 from obverse.verifiers import workers
 
 SECONDS = 10.0  # for one completion, if nobody says otherwise
@@ -46,17 +46,18 @@ NOT_APPLICABLE = Verdict(None, 0.0, "not applicable")
 def from_file(spec: str, seconds: float = SECONDS) -> Verifier:
     """Return the function `path/to/file.py:function` as a verifier that runs in workers; `verify` if none is named.
 
-    `seconds` is what one completion may take; loading the file does not count. A verdict without `correct` says why in
-    its reason: `timeout`, `crash`, `raised: ...` (which exception) or `unusable: ...` (what was returned).
+    `seconds` is what one completion may take; loading the file does not count. Every worker, a replaced one too, runs
+    the text that was read here. A verdict without `correct` says why in its reason: `timeout`, `crash`, `raised: ...`
+    (which exception) or `unusable: ...` (what was returned).
 
     Errors: ConfigError if the file or the function is missing, cannot be loaded, or has none of the three signatures.
     """
-    path, _, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, "", "verify")
-    if not Path(path).is_file():
-        raise ConfigError(f"verifier {spec!r}: there is no file {path!r}; write path/to/file.py:function")
-    source = (str(Path(path).resolve()), name, spec)
+    path, name = parted(spec)
+    code = code_of(spec)
+    kind = replace(WORKER, code=code.sha256)
+    load, source = (code, name, spec), (code.module, name, spec)
     try:
-        flaw = workers.pool(WORKER).ask(source, workers.START_SECONDS)
+        flaw = workers.pool(kind).ask(load, workers.START_SECONDS)
     except workers.WorkerError as error:
         raise ConfigError(f"verifier {spec!r}: {path} cannot be loaded: {error}") from error
     if flaw:
@@ -64,18 +65,40 @@ def from_file(spec: str, seconds: float = SECONDS) -> Verifier:
 
     def verify(problem: Problem, text: str) -> Verdict:
         try:
-            return Verdict(*workers.pool(WORKER).ask((source, problem, text), seconds, before=source))
+            return Verdict(*workers.pool(kind).ask((source, problem, text), seconds, before=load))
         except workers.WorkerError as error:
             return Verdict(None, 0.0, str(error))
 
     return verify
 
 
+def parted(spec: str) -> tuple[str, str]:
+    """The file and the function that `path/to/file.py:function` names."""
+    path, _, name = spec.rpartition(":") if not spec.endswith(".py") else (spec, "", "verify")
+    return path, name
+
+
+def code_of(spec: str) -> Code:
+    """The code behind `path/to/file.py:function`, as `user_code.read` has it. Errors: ConfigError without the file."""
+    path, _ = parted(spec)
+    try:
+        return user_code.read(path)
+    except FileNotFoundError:
+        raise ConfigError(f"verifier {spec!r}: there is no file {path!r}; write path/to/file.py:function") from None
+    except OSError as error:
+        raise ConfigError(f"verifier {spec!r}: {path} cannot be read: {error.strerror}") from None
+
+
+_codes: dict[str, Code] = {}  # in a worker: what it was given to run, by module name
+
+
 def handle(task: tuple[Any, ...]) -> Any:
     """In a worker: load a function and return why it cannot be (or ""), or call it and return the verdict's fields."""
-    if isinstance(task[0], str):
+    if isinstance(task[0], Code):
+        code, name, spec = task
+        _codes[code.module] = code
         try:
-            _function(*task)
+            _function(code.module, name, spec)
         except ConfigError as error:
             return str(error)
         return ""
@@ -91,15 +114,16 @@ def handle(task: tuple[Any, ...]) -> Any:
 
 
 @cache
-def _function(path: str, name: str, spec: str) -> Verifier:
+def _function(module_name: str, name: str, spec: str) -> Verifier:
     """A function of the user's file, adapted. Errors: ConfigError."""
-    module = _module(Path(path))
+    code = _codes[module_name]
+    module = _module(code)
     function = getattr(module, name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         near = difflib.get_close_matches(name, functions, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(functions) or 'no functions'}"
-        raise ConfigError(f"verifier {spec!r}: {path} has no function {name!r}: {hint}")
+        raise ConfigError(f"verifier {spec!r}: {code.path} has no function {name!r}: {hint}")
     return adapt(function, spec)
 
 
@@ -219,18 +243,9 @@ def _ignore(*_args: object, **_kwargs: object) -> None:
     """Stands for TRL's logging callbacks."""
 
 
-@cache
-def _module(path: Path) -> ModuleType:
-    """The user's file, run once; known to `sys.modules`, which dataclasses and pickle in it rely on."""
-    name = f"obverse_user_{blake2b(str(path).encode(), digest_size=8).hexdigest()}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"verifier {str(path)!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+def _module(code: Code) -> ModuleType:
+    """The user's file, run once. Errors: ConfigError."""
     try:
-        spec.loader.exec_module(module)
+        return user_code.load(code)
     except Exception as error:  # the user's own, whatever it is: the message names it
-        kind = "" if isinstance(error, SyntaxError | ImportError) else f"{type(error).__name__}: "
-        raise ConfigError(f"verifier file {path} cannot be loaded: {kind}{error}") from error
-    return module
+        raise ConfigError(f"verifier file {code.path} cannot be loaded: {user_code.reason(error, code)}") from error

@@ -44,6 +44,7 @@ class Kind:
     memory: int | None = None  # bytes of address space
     files: int | None = None  # open at once
     silent: bool = False  # what it prints goes nowhere
+    code: str = ""  # the sha256 of the user's code that it runs: a worker runs one version of one file
 
 
 class Zygote:

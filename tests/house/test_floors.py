@@ -28,6 +28,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "step_file",
         "intervals",
         "comparison",
+        "user_code",
+        "fingerprint",
     ),
     # 1: what a method is; problems, verdicts, text
     (
@@ -151,9 +153,7 @@ HIDDEN = {
     ("report.pictures", "matplotlib.figure.Figure"): "the same",
     ("doctor", "import_module"): "whether torch can be imported is what it tells",
     ("methods", "import_module"): "the folder is the registry",
-    ("methods", "spec_from_file_location"): "a user's own method is a file",
     ("verifiers.zygote", "import_module"): "what a worker is for is named by who asks for it",
-    ("verifiers.user", "spec_from_file_location"): "a user's own verifier is a file",
 }
 
 
