@@ -25,6 +25,10 @@ class CheckpointError(UserError):
     exit_code = 4
 
 
+class DamageError(CheckpointError):
+    """A stored file that is not what was written: changed, cut off or taken from elsewhere (exit 4)."""
+
+
 class DivergedError(UserError):
     """Training produced numbers that are not finite, or sampler and trainer mean different policies (exit 5)."""
 

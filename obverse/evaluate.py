@@ -82,9 +82,15 @@ def load_speaker(config: EvalConfig, target: Target) -> Speaker:
 
 def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
     """Sample what is not stored yet, grade it, write it; then the figures of all of it."""
+    store = Store(speaker.target.out / slug(trial.name))
+    with store.writing():
+        return fill(store, trial, speaker, watch)
+
+
+def fill(store: Store, trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
+    """The same for the one program that writes there."""
     renderer, config = speaker.renderer(trial), trial.config
     law = law_of(config, renderer.stop_ids)
-    store = Store(speaker.target.out / slug(trial.name))
     left = unused(speaker.policy.model)
     told = [*trial.about(), *mismatch(speaker.target, renderer), *([left] if left else [])]
     watch.banner(
@@ -104,7 +110,10 @@ def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
         watch.note(f"problem {trial.problems[0].id} is sent as {len(ids)} tokens: {ids}")
         watch.note(f"which read: {literal(renderer.tokenizer.decode(ids, skip_special_tokens=False))}")
     weights = {name: speaker.about[name] for name in ("identity", "base_identity", "dtype")}
-    store.begin({"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier})
+    store.belongs_to(trial.source)
+    wanted = {"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier}
+    for line in store.begin(wanted):
+        watch.note(line)
     sampler = HFSampler(speaker.policy.model, config.batch_size, renderer.decode, speaker.policy.mixed)
     rounds = range(config.seed, config.seed + config.num_seeds)
     asked = [Asked.of(problem, renderer, config.num_samples, rounds) for problem in trial.problems]

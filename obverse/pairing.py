@@ -11,12 +11,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, DamageError
 from obverse.intervals import Difference, paired
+from obverse.jsonlines import read_object
 from obverse.resolve import slug
+from obverse.results import read
 from obverse.runlog import RunFolder
-from obverse.samples import read_json
+from obverse.samples import ADVICE
 from obverse.scores import Report, by_round
+from obverse.sealing import sealed
+from obverse.storing import storing
 from obverse.watch import flat
 
 MAX_LISTED = 20  # names on the console; the file has all
@@ -85,10 +89,11 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
     Both reports must have been written.
     """
     assert first.path is not None and second.path is not None
-    laws = [read_json(path)["law"] for path in (first.path, second.path)]
-    unlike = [f"{name} {laws[0][name]} and {laws[1][name]}" for name in laws[0] if laws[0][name] != laws[1][name]]
+    laws = [read(path)["law"] for path in (first.path, second.path)]
+    names = [name for name in laws[0] if laws[0][name] != laws[1].get(name)]
+    unlike = [f"{name} {laws[0][name]} and {laws[1].get(name)}" for name in names]
     notes = (f"not sampled alike: {', '.join(unlike)}",) if unlike else ()
-    result: dict[str, Any] = {"schema": 1, "name": pair.name}
+    result: dict[str, Any] = {"schema": 2, "name": pair.name}
     result |= {"first": {"name": first.name, "result": str(first.path)}}
     result |= {"second": {"name": second.name, "result": str(second.path)}}
     result["metrics"] = {
@@ -104,8 +109,18 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
     }
     result |= {"gained": pair.gained, "lost": pair.lost, "notes": list(notes)}
     folder = second.path.parent
-    name = f"paired-{folder.name}-{slug(first.name.partition(' on ')[0])}.json"
-    return replace(pair, path=RunFolder(folder.parent).write_json(name, result), notes=notes)
+    name = free_name(folder.parent, f"paired-{folder.name}-{slug(first.name.partition(' on ')[0])}", str(first.path))
+    with storing(folder.parent / name, ADVICE):
+        return replace(pair, path=RunFolder(folder.parent).write_json(name, sealed(result)), notes=notes)
+
+
+def free_name(folder: Path, stem: str, first: str) -> str:
+    """`STEM.json`, or with a number where that compares with another model of the same name."""
+    number, name = 1, f"{stem}.json"
+    while (folder / name).exists() and read_object(folder / name, DamageError).get("first", {}).get("result") != first:
+        number += 1
+        name = f"{stem}-{number}.json"
+    return name
 
 
 def over_seeds(reports: Sequence[Report]) -> Report:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from obverse.config_eval import RegradeConfig
-from obverse.errors import ConfigError, DataError
+from obverse.errors import ConfigError, DamageError, DataError
 from obverse.measure import score_of
 from obverse.records import Problem, to_json
 from obverse.resolve import slug
-from obverse.results import RESULT, figures, grader
-from obverse.runlog import RunFolder
-from obverse.samples import ASKED, Graded, Store, read_json
+from obverse.results import figures, grader, read
+from obverse.samples import ASKED, RESULT, ROOM, SAMPLES, Graded, Store
 from obverse.scores import Report
+from obverse.storing import storing
 from obverse.user_code import read_once
 from obverse.verifiers import answer_of, judge_all, verifier
 from obverse.watch import Silent, Watcher
@@ -42,14 +42,18 @@ def regrade(config: RegradeConfig, watcher: Watcher | None = None) -> list[Repor
         )
     if config.verifier is not None:
         verifier(config.verifier)  # an unknown one is told before anything is read
-    return [regrade_one(folder, config, watcher or Silent()) for folder in folders]
+    reports = []
+    for folder in folders:
+        with Store(folder).writing():
+            reports.append(regrade_one(folder, config, watcher or Silent()))
+    return reports
 
 
 def regrade_one(folder: Path, config: RegradeConfig, watch: Watcher) -> Report:
     """The same for one folder of samples."""
     if not (folder / RESULT).is_file():
         raise DataError(f"{folder}: this evaluation has not ended; the command that began it goes on where it was")
-    store, result = Store(folder), read_json(folder / RESULT)
+    store, result = Store(folder), read(folder / RESULT)
     problems = store.problems()
     if config.verifier is not None:
         problems = {name: replace(problem, verifier=config.verifier) for name, problem in problems.items()}
@@ -57,38 +61,61 @@ def regrade_one(folder: Path, config: RegradeConfig, watch: Watcher) -> Report:
     if max(ks) > result["num_samples"]:
         raise ConfigError(f"{folder}: {result['num_samples']} samples are too few for k = {max(ks)}")
     stem = "regraded" + (f"-{slug(config.verifier)}" if config.verifier else "")
-    graded: dict[tuple[str, int], list[Graded]] = {}
-    changed: Counter[str] = Counter()
-    part = folder / f".{stem}.samples.part"
-    total, done = len(problems) * result["num_samples"] * len(result["seeds"]), 0
-    with gzip.open(part, "wt", encoding="utf-8", errors="surrogatepass") as file:
-        stream = wanted(store, result, problems)
-        while rows := list(islice(stream, BATCH)):
-            verdicts = judge_all([(problems[row["digest"]], row["text"]) for row in rows])
-            for row, verdict in zip(rows, verdicts, strict=True):
-                if verdict is None:
-                    raise ConfigError(f"problem {row['problem']!r} has no answer to check: give --verifier")
-                found = {"correct": verdict.correct, "reward": verdict.reward, "reason": verdict.reason}
-                found |= {"formatted": verdict.formatted, "answer": answer_of(problems[row["digest"]], row["text"])}
-                if row["correct"] is not verdict.correct:
-                    changed[f"{SAID[row['correct']]} -> {SAID[verdict.correct]}"] += 1
-                new = {**row, **found}
-                file.write(to_json(new) + "\n")
-                graded.setdefault((row["digest"], row["round"]), []).append(Graded.read(new))
-            done += len(rows)
-            watch.phase("grade", done, total)
-    part.replace(folder / f"{stem}.samples.jsonl.gz")
+    with storing(folder, ROOM):
+        graded, changed, num = judged(store, result, problems, folder / f"{stem}.samples.jsonl.gz", watch)
+    absent = [name for name in problems if any((name, number) not in graded for number in result["seeds"])]
+    if absent or any(len(samples) != result["num_samples"] for samples in graded.values()):
+        raise DamageError(
+            f"{folder / SAMPLES}: samples of {folder / RESULT} are missing; the command that drew them draws them again"
+        )
     scores = [
         score_of(problem, graded[name, number], ks, number)
         for name, problem in problems.items()
         for number in result["seeds"]
     ]
-    notes = (f"of {done:,} verdicts {changed.total():,} changed" + listed(changed),)
+    notes = (f"of {num:,} verdicts {changed.total():,} changed" + listed(changed),)
     name = f"{result['name']} graded again" + (f" by {config.verifier}" if config.verifier else "")
     report = Report(name, scores, ks, notes=notes)
     update = {"k": list(ks), "grader": grader(config.verifier, list(problems.values())), "changed": dict(changed)}
-    path = RunFolder(folder).write_json(f"{stem}.json", {**result, **update, "notes": list(notes), **figures(report)})
+    path = store.write_json(f"{stem}.json", {**result, **update, "notes": list(notes), **figures(report)})
     return replace(report, path=path)
+
+
+Judged = dict[tuple[str, int], list[Graded]]
+
+
+def judged(
+    store: Store, result: dict[str, Any], problems: dict[str, Problem], target: Path, watch: Watcher
+) -> tuple[Judged, Counter[str], int]:
+    """Grade the samples of a result and write them to `target`, whole or not at all.
+
+    Returns them by problem and evaluation seed, how many verdicts changed from what to what, and how many there are.
+    """
+    graded: Judged = {}
+    changed: Counter[str] = Counter()
+    total, done = len(problems) * result["num_samples"] * len(result["seeds"]), 0
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with gzip.open(part, "wt", encoding="utf-8", errors="surrogatepass") as file:
+            stream = wanted(store, result, problems)
+            while rows := list(islice(stream, BATCH)):
+                verdicts = judge_all([(problems[row["digest"]], row["text"]) for row in rows])
+                for row, verdict in zip(rows, verdicts, strict=True):
+                    if verdict is None:
+                        raise ConfigError(f"problem {row['problem']!r} has no answer to check: give --verifier")
+                    now = {"correct": verdict.correct, "reward": verdict.reward, "reason": verdict.reason}
+                    now |= {"formatted": verdict.formatted, "answer": answer_of(problems[row["digest"]], row["text"])}
+                    if row["correct"] is not verdict.correct:
+                        changed[f"{SAID[row['correct']]} -> {SAID[verdict.correct]}"] += 1
+                    new = {**row, **now}
+                    file.write(to_json(new) + "\n")
+                    graded.setdefault((row["digest"], row["round"]), []).append(Graded.read(new))
+                done += len(rows)
+                watch.phase("grade", done, total)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return graded, changed, done
 
 
 def wanted(store: Store, result: dict[str, Any], problems: dict[str, Problem]) -> Iterator[dict[str, Any]]:

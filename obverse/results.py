@@ -5,18 +5,62 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from obverse import __version__
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from obverse import __version__, sealing
+from obverse.errors import DamageError
 from obverse.records import Problem
-from obverse.runlog import RunFolder, environment, installed
-from obverse.samples import SCHEMA, Store
+from obverse.runlog import environment, installed
+from obverse.samples import RESULT, SCHEMA, Store
 from obverse.sampling import Law
 from obverse.scores import Report
 from obverse.text import Renderer
 from obverse.trials import Target, Trial
 
-RESULT = "result.json"
+
+class Counts(TypedDict):
+    """A problem of a result, as far as it is read again."""
+
+    problem: str
+    num_samples: int
+    num_correct: int
+
+
+class Model(TypedDict):
+    """The model of a result, as far as it is read again."""
+
+    name: str
+
+
+class Stored(TypedDict):
+    """A result, as far as it is read again."""
+
+    name: str
+    num_samples: int
+    seeds: list[int]
+    k: list[int]
+    law: dict[str, Any]
+    model: Model
+    problems: list[Counts]
+
+
+_STORED = TypeAdapter(Stored)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result as it was written. DamageError, which names the file, where it is missing or no result."""
+    found = sealing.read(path)
+    try:
+        _STORED.validate_python(found, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DamageError(f"{path} is no result of obverse eval: {place}: {first['msg']}") from None
+    return found
 
 
 def write(
@@ -54,7 +98,7 @@ def write(
         "config": json.loads(config.model_dump_json()),
         "environment": environment(threads),
     }
-    return replace(report, path=RunFolder(store.folder).write_json(RESULT, result))
+    return replace(report, path=store.write_json(RESULT, result))
 
 
 def figures(report: Report) -> dict[str, Any]:

@@ -15,8 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from obverse.errors import CheckpointError, InUseError, StorageError
+from obverse.errors import CheckpointError, DamageError, InUseError, StorageError
+from obverse.jsonlines import read_objects
 from obverse.records import Group, sample_rows, to_json
+from obverse.storing import write_whole
 
 LOCK = "run.lock"
 
@@ -77,12 +79,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """A whole file at once: a reader sees the old one or the new one."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, target)
-        return target
+        return write_whole(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Any) -> Path:
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -144,10 +141,8 @@ class RunFolder:
         return str(self.environment().get("run", ""))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl."""
-        if not self.metrics_path.exists():
-            return []
-        return [json.loads(line) for line in self.metrics_path.read_text(encoding="utf-8").splitlines()]
+        """All rows of metrics.jsonl; DamageError names the line that is none."""
+        return list(read_objects(self.metrics_path, DamageError)) if self.metrics_path.exists() else []
 
 
 class ReadOnly(RunFolder):

@@ -1,29 +1,34 @@
 """The samples of an evaluation on the disk: written as they come, found again at the next start, graded anew at will.
 
 A folder holds `asked.json` (what fixes a sample beside its problem and seed), `problems.jsonl` and `samples.jsonl.gz`.
-The last is one gzip member per write, so that a kill costs at most the one being written.
+The last is a chain of sealed gzip members, one per write (obverse.sealing), so that a kill costs at most the one being
+written. One program at a time writes there, and nothing that was damaged is ever written over.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from obverse import checkpoint
-from obverse.errors import ConfigError, DataError
+from obverse import checkpoint, sealing
+from obverse.errors import ConfigError, DamageError, StorageError
+from obverse.jsonlines import parse
 from obverse.records import Finish, Problem, Verdict, to_json
 from obverse.runlog import RunFolder
+from obverse.sealing import FIRST, sealed
+from obverse.storing import alone, storing
 
-SCHEMA = 1
-ASKED, PROBLEMS, SAMPLES = "asked.json", "problems.jsonl", "samples.jsonl.gz"
-BLOCK = 2**20  # bytes read at a time
+SCHEMA = 2
+ASKED, PROBLEMS, SAMPLES, RESULT = "asked.json", "problems.jsonl", "samples.jsonl.gz", "result.json"
+LOCK = "eval.lock"
+ADVICE = "give another --output"
+ROOM = "make room, and the same command goes on there"
 NUM_PROBES, PROBE = 64, 2**16  # of a weights file, to tell it from another
 
 
@@ -72,66 +77,113 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.seal, self.size = FIRST, 0  # of what stands in the file of samples, once `begin` has read it
 
-    def begin(self, asked: Mapping[str, Any]) -> None:
-        """Make the folder, or go on in one whose samples were asked for in the same way.
+    def writing(self) -> AbstractContextManager[None]:
+        """Keep other programs out for a block; InUseError, which names the one that writes there."""
+        return alone(self.folder / LOCK, f"evaluation {self.folder}", ADVICE)
 
-        Raises ConfigError when it holds samples of another model, law, template or verifier, StorageError when it
-        cannot be written.
+    def begin(self, asked: Mapping[str, Any]) -> list[str]:
+        """Make the folder, or go on in one whose samples were asked for in the same way; what was mended, in words.
+
+        Raises ConfigError when it holds samples of another model, law, template or verifier, DamageError when a file of
+        it is not what was written, StorageError when it cannot be written.
         """
-        files = RunFolder(self.folder)
-        files.create()
-        wanted = json.loads(json.dumps({"schema": SCHEMA, **asked}))
-        there = read_json(self.folder / ASKED) if (self.folder / ASKED).is_file() else None
+        RunFolder(self.folder).create()
+        wanted = json.loads(json.dumps(asked))
+        there = self.asked()
         if there is not None and (self.folder / SAMPLES).is_file() and there != wanted:
             changed = "; ".join(differences(there, wanted))
             raise ConfigError(
                 f"{self.folder} holds samples that were asked for in another way ({changed}): "
                 "give another --output, or remove the folder"
             )
-        files.write_json(ASKED, wanted)
-        self.mend()
+        notes = self.mend()
+        self.write_json(ASKED, {**wanted, sealing.SCHEMA: SCHEMA})
+        return notes
 
-    def mend(self) -> None:
-        """Cut off what a kill left unfinished at the end of the samples."""
+    def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Write an object with its seal, whole or not at all. Raises StorageError when the disk refuses."""
+        with storing(self.folder / name, ROOM):
+            return RunFolder(self.folder).write_json(name, sealed(value))
+
+    def asked(self) -> dict[str, Any] | None:
+        """What the samples were asked for with; None where nothing was. DamageError where that cannot be known."""
+        path = self.folder / ASKED
+        if not path.exists():
+            if (self.folder / SAMPLES).exists():
+                raise DamageError(f"{path} is missing, so the samples beside it are of an unknown model: put it back")
+            return None
+        found = sealing.read(path)
+        found.pop(sealing.SCHEMA, None)
+        return found
+
+    def mend(self) -> list[str]:
+        """Cut off what a kill left unfinished at the end of the samples, and say so; DamageError for anything else."""
         path = self.folder / SAMPLES
-        if not path.is_file():
-            return
-        end = 0
-        for end, _ in members(path):  # noqa: B007
-            pass
-        if end < path.stat().st_size:
-            os.truncate(path, end)
+        self.seal, self.size = FIRST, 0
+        if not path.exists():
+            return []
+        for each in sealing.members(path):
+            self.seal, self.size = each.seal, each.end
+        rest = path.stat().st_size - self.size
+        if not rest:
+            return []
+        os.truncate(path, self.size)
+        return [f"{path}: the last {rest:,} bytes were a write that did not end; they are cut off, and drawn again"]
 
     def write_problems(self, problems: Mapping[str, Problem]) -> None:
         """All that grading needs of the problems, by digest; what JSON cannot say is written as text."""
         lines = []
         for name, each in problems.items():
             row = {"id": each.id, "prompt": each.prompt, "answer": each.answer, "verifier": each.verifier}
-            row |= {"meta": dict(each.meta), "digest": name}
-            lines.append(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-        RunFolder(self.folder).write_text(PROBLEMS, "".join(lines))
+            row = json.loads(json.dumps({**row, "meta": dict(each.meta), "digest": name}, default=str))
+            lines.append(json.dumps(sealed(row)) + "\n")
+        with storing(self.folder / PROBLEMS, ROOM):
+            RunFolder(self.folder).write_text(PROBLEMS, "".join(lines))
 
     def problems(self) -> dict[str, Problem]:
-        """The problems as they were written, by digest."""
-        lines = (self.folder / PROBLEMS).read_bytes().splitlines()  # of bytes: Unicode has more ends of lines
-        return {(row := json.loads(line)).pop("digest"): Problem(**row) for line in lines}
+        """The problems as they were written, by digest. DamageError where the file is not what was written."""
+        path = self.folder / PROBLEMS
+        try:
+            return {row.pop("digest"): Problem(**row) for row in sealing.read_rows(path)}
+        except (KeyError, TypeError) as error:
+            raise DamageError(f"{path}: a row is no problem of an evaluation ({error}): put the file back") from None
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows, all of them or, to whoever reads, none."""
-        data = gzip.compress("".join(to_json(row) + "\n" for row in rows).encode("utf-8", "surrogatepass"), mtime=0)
-        with (self.folder / SAMPLES).open("ab") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        """Write rows, all of them or none. Raises StorageError, with the file as it was, when the disk refuses."""
+        text = "".join(to_json(row) + "\n" for row in rows)
+        data, seal = sealing.member(text.encode("utf-8", "surrogatepass"), self.seal)
+        path = self.folder / SAMPLES
+        try:
+            with path.open("ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if self.size:
+                os.truncate(path, self.size)
+            else:
+                path.unlink(missing_ok=True)
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror}; the samples before are whole: {ROOM}"
+            ) from error
+        self.seal, self.size = seal, self.size + len(data)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Every whole row, in the order of writing."""
+        """Every whole row, in the order of writing. DamageError where a row is not what was written."""
         path = self.folder / SAMPLES
         if path.is_file():
-            for _, data in members(path):
-                for line in data.splitlines():  # of bytes: a text's own line ends are escaped, but for Unicode's
-                    yield json.loads(line.decode("utf-8", "surrogatepass"))
+            for each in sealing.members(path):
+                for line in each.data.split(b"\n"):
+                    if line:
+                        yield self._row(line, path)
+
+    def _row(self, line: bytes, path: Path) -> dict[str, Any]:
+        row = parse(line.decode("utf-8", "surrogatepass"), str(path), DamageError)
+        if not isinstance(row, dict) or not {*Graded.__slots__, "problem", "digest", "round", "text"} <= row.keys():
+            raise DamageError(f"{path} holds what is no sample of an evaluation: {sealing.REMEDY}")
+        return row
 
     def stored(self) -> dict[str, dict[int, Graded]]:
         """What there is already: by digest, by seed."""
@@ -140,24 +192,12 @@ class Store:
             found.setdefault(row["digest"], {})[row["seed"]] = Graded.read(row)
         return found
 
-
-def members(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The whole gzip members of a file: where each ends, and what it holds. Stops at one that is cut off or damaged."""
-    with path.open("rb") as file:
-        end, parts, reader = 0, [], zlib.decompressobj(31)
-        block = file.read(BLOCK)
-        while block:
-            try:
-                parts.append(reader.decompress(block))
-            except zlib.error:
-                return
-            if not reader.eof:
-                block = file.read(BLOCK)
-                continue
-            block = reader.unused_data or file.read(BLOCK)
-            end = file.tell() - len(block)
-            yield end, b"".join(parts)
-            parts, reader = [], zlib.decompressobj(31)
+    def belongs_to(self, source: str) -> None:
+        """Raise ConfigError where the folder has the results of another data set, of the same name."""
+        path = self.folder / RESULT
+        there = str(sealing.read(path).get("dataset", source)) if path.exists() else source
+        if Path(there).resolve() != Path(source).resolve():
+            raise ConfigError(f"{self.folder} holds results on {there}, and this is {source}: {ADVICE}")
 
 
 def digest(problem: Problem, prompt_ids: Sequence[int]) -> str:
@@ -189,14 +229,6 @@ def identity(place: str, revision: str | None = None) -> str:
                     file.seek(number * max(0, size - PROBE) // (NUM_PROBES - 1))
                     found.update(file.read(PROBE))
     return found.hexdigest()
-
-
-def read_json(path: Path) -> Any:
-    """What a file of an evaluation holds. Raises DataError when it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable result of obverse eval ({error})") from None
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any], before: str = "") -> list[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
-from obverse import benchmarks, checkpoint, tasks
+from obverse import benchmarks, checkpoint, config_file, tasks
 from obverse.benchmarks import Protocol
 from obverse.config_eval import EvalConfig
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, DamageError
+from obverse.jsonlines import read_object
 from obverse.records import Problem
 from obverse.resolve import slug
+from obverse.samples import identity
 from obverse.text import Layout
 from obverse.watch import Watcher
 
@@ -60,7 +62,7 @@ class Trial:
 def target_of(config: EvalConfig) -> Target:
     """Where the model is. A run is its newest checkpoint; a checkpoint knows its run by the folder it stands in.
 
-    Raises ConfigError for a run without a whole checkpoint.
+    Raises ConfigError for a run without a whole checkpoint, CheckpointError for a damaged checkpoint.
     """
     folder = Path(config.model).expanduser()
     place = folder
@@ -71,10 +73,24 @@ def target_of(config: EvalConfig) -> Target:
         place = newest
     file = place.parent / "config.yaml"
     is_ours = (place / checkpoint.MANIFEST).is_file()
-    run = yaml.safe_load(file.read_text(encoding="utf-8")) if is_ours and file.is_file() else None
-    trained = json.loads((place / "state.json").read_text(encoding="utf-8")).get("template") if is_ours else None
-    out = place.parent / "eval" / place.name if run else Path("evals") / slug(config.model)
+    if is_ours and place == folder:  # a run's newest one was checked when it was looked for
+        checkpoint.check(place)
+    run = config_file.read(file).values if is_ours and file.is_file() else None
+    trained = read_object(place / checkpoint.STATE, DamageError).get("template") if is_ours else None
+    out = place.parent / "eval" / place.name if run else Path("evals") / folder_name(config.model)
     return Target(config.model, str(place) if is_ours else config.model, config.output or out, run, trained)
+
+
+def folder_name(model: str) -> str:
+    """A folder for the results of a model that is no run: its last part, and a number made of what its weights are.
+
+    So models of one name have a folder each, wherever they are, and a copy of a model has the same.
+    """
+    if model == "embedded":
+        return model
+    place = str(Path(model).expanduser())
+    number = hashlib.blake2b(identity(place if Path(place).is_dir() else model).encode(), digest_size=4).hexdigest()
+    return f"{slug(model)}-{number}"
 
 
 def layout_of(config: EvalConfig, target: Target) -> str | Layout:
@@ -85,17 +101,22 @@ def layout_of(config: EvalConfig, target: Target) -> str | Layout:
 
 
 def with_run(config: EvalConfig, target: Target) -> EvalConfig:
-    """The configuration with a run's own answers where nothing was given."""
+    """The configuration with a run's own answers where nothing was given; DamageError for answers of another kind."""
     if target.run is None:
         return config
     filled: dict[str, Any] = {name: target.run.get(name) for name in OF_THE_RUN}
     if target.trained is not None:
         filled.pop("chat_template")  # a path may be gone; the text is with the checkpoint
-    filled["stop_strings"] = tuple(target.run.get("stop_strings") or ())
+    filled["stop_strings"] = target.run.get("stop_strings") or ()
     given = config.model_fields_set
-    return config.model_copy(
-        update={name: value for name, value in filled.items() if name not in given and value is not None}
-    )
+    filled = {name: value for name, value in filled.items() if name not in given and value is not None}
+    try:
+        checked = EvalConfig(model=config.model, **filled)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = f"{Path(target.place).parent / 'config.yaml'}: {'.'.join(map(str, first['loc']))}"
+        raise DamageError(f"{place}: {first['msg']}: put the run's configuration back as it was") from None
+    return config.model_copy(update={name: getattr(checked, name) for name in filled})
 
 
 def trials_of(config: EvalConfig, target: Target, watcher: Watcher) -> list[Trial]:
@@ -108,8 +129,8 @@ def trials_of(config: EvalConfig, target: Target, watcher: Watcher) -> list[Tria
     if config.benchmarks is not None:
         return [trial(name, config, filled) for name in config.benchmarks]
     run = target.run or {}
-    dataset = config.dataset or run.get("eval_dataset") or run.get("dataset") or HELD_OUT
-    if config.dataset is None and run and run["eval_dataset"] is None and Path(dataset).is_file():
+    dataset = str(config.dataset or run.get("eval_dataset") or run.get("dataset") or HELD_OUT)
+    if config.dataset is None and run and run.get("eval_dataset") is None and Path(dataset).is_file():
         watcher.note(f"{dataset} has no held-out side: these are the run's own training problems (give --dataset)")
     problems = tasks.load(
         dataset,

@@ -40,6 +40,9 @@ def test_figures_that_only_one_has_are_left_out_and_other_problems_refused() -> 
         compare(report("a", 1, 1), moved)
 
 
+RESULT = {"name": "x", "num_samples": 4, "seeds": [1], "k": [1], "model": {"name": "m"}, "problems": []}
+
+
 def test_a_pair_is_stored_beside_the_second(tmp_path: Path) -> None:
     first, second = (
         replace(report(name, *c), path=tmp_path / name / "arithmetic" / "result.json")
@@ -48,7 +51,7 @@ def test_a_pair_is_stored_beside_the_second(tmp_path: Path) -> None:
     for each, law in ((first, {"temperature": 1.0, "top_p": 1.0}), (second, {"temperature": 0.6, "top_p": 1.0})):
         assert each.path is not None
         each.path.parent.mkdir(parents=True)
-        each.path.write_text(json.dumps({"law": law}))
+        each.path.write_text(json.dumps(RESULT | {"law": law}))
     pair = store(compare(first, second), first, second)
     assert pair.notes == ("not sampled alike: temperature 1.0 and 0.6",)
     assert pair.path == tmp_path / "b" / "paired-arithmetic-a.json"
