@@ -12,6 +12,7 @@ from obverse import user_code
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import choice, countdown, exact, knights, math, numeric, workers
+from obverse.verifiers.algebra_questions import TOO_HARD, WORKER
 from obverse.verifiers.extract import final_answer
 from obverse.verifiers.mix import combined, split, weighted
 from obverse.verifiers.user import NOT_APPLICABLE, SECONDS, Verifier, from_file
@@ -28,8 +29,8 @@ _MODULES = {
 NAMES = tuple(_MODULES)
 # What a verdict's reason begins with, up to a colon, where grading itself is what there is to tell: errors, and wrong
 # answers that were refused.
-ERRORS = ("timeout", "crash", "memory", "raised", "unusable")
-REFUSED = ("prefilter", "unparseable")
+ERRORS = ("timeout", "crash", "raised", "unusable")
+REFUSED = ("prefilter", "unparseable", TOO_HARD)
 
 __all__ = [
     "ERRORS",
@@ -133,7 +134,7 @@ def objection(name: str, problem: Problem) -> str | None:
 def warm(spec: str) -> None:
     """Start now what the verifiers of that name need, so that no first answer waits for it (a second or two)."""
     if "math" in [name for name, _ in split(spec)]:
-        workers.pool(math.WORKER).warm()
+        workers.pool(WORKER).warm()
 
 
 def unreadable(problems: Iterable[Problem], limit: int | None = None) -> list[Problem]:

@@ -9,34 +9,28 @@ Three steps, the first that decides wins; docs/graders.md has them in full.
    must equal it.
 2. A prefilter that knows the expected answer refuses what computer algebra might never come back from: wrong, with the
    reason `prefilter: CODE`.
-3. math-verify in a process that can be killed, with a deadline: `timeout`, `crash` or `memory` are errors, not wrong.
+3. math-verify in a process that can be killed: what takes it more than a fixed amount of work is wrong, `too_hard`.
 """
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from functools import lru_cache
 from math import isfinite
-from time import monotonic
 from typing import Any
 
 from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import workers
+from obverse.verifiers.algebra_questions import Question, ask
 from obverse.verifiers.extract import UNANSWERED, final_answer, last_box
 from obverse.verifiers.numbers import UNIT, bare, normalized, number, same_number
 from obverse.verifiers.prefilter import objection as refused
-
-SECONDS = 0.8  # for one comparison; golds of five benchmarks take at most half of that on a busy machine
-WORKER = workers.Kind("obverse.verifiers.algebra", memory=2**30, files=64, silent=True)
 
 _NAME = r"(?:\\?[A-Za-z]+|[A-Za-z]\([A-Za-z]\)|[A-Za-z]_\{?[A-Za-z0-9]+\}?|\\text\s*\{[^{}0-9]*\})"
 _ASSIGNED = re.compile(rf"\s*{_NAME}\s*=\s*([^=]+)")
 _NAMED = re.compile(rf"\s*{_NAME}\s*")
 _OTHER_RELATION = re.compile(r"[<>!=:]=|=[<>=]")
-
-Question = tuple[str, str]  # two bare formulas, the expected one first
 
 
 def gold(problem: Problem) -> str:
@@ -99,12 +93,12 @@ def judge(expected: str, found: str) -> Verdict:
     if isinstance(asked, list) and (code := _refusal(asked)):
         return Verdict.wrong(f"prefilter: {code}")
     try:
-        right, why = (asked, "") if isinstance(asked, bool) else _ask(tuple(asked))
+        right, why = (asked, "") if isinstance(asked, bool) else ask(tuple(asked))
     except workers.WorkerError as error:
         return Verdict(None, 0.0, str(error))
     if right:
         return Verdict.right()
-    return Verdict.wrong(f"{why}: {found[:80]!a}" if why else f"{found[:80]!a} is not the answer")
+    return Verdict.wrong(f"{why}: {found[:80]!a}" if why not in ("", "gold") else f"{found[:80]!a} is not the answer")
 
 
 def compare(expected: str, found: str) -> bool | list[Question]:
@@ -136,7 +130,7 @@ def readable(expected: str) -> bool:
     """Whether computer algebra can read an expected answer, in time, and finds it equal to itself."""
     expected = bare(expected)
     try:
-        return _ask(((expected, expected),)) == (True, "")
+        return ask(((expected, expected),)) == (True, "")
     except workers.WorkerError:
         return False
 
@@ -181,21 +175,6 @@ def _chain(expected: str, found: str) -> bool | list[Question]:
 
 def _refusal(questions: list[Question]) -> str | None:
     return next((code for expected, found in questions if (code := refused(expected, found))), None)
-
-
-@lru_cache(maxsize=16_384)
-def _ask(questions: tuple[Question, ...]) -> tuple[bool, str]:
-    """Whether a worker answers every question by yes, and why one could not be answered. Errors: WorkerError."""
-    left = SECONDS  # for all of them together
-    for question in questions:
-        start = monotonic()
-        right, why = workers.pool(WORKER).ask(question, left)
-        left = max(0.0, left - (monotonic() - start))
-        if why == "memory":
-            raise workers.WorkerError(why)
-        if not right:
-            return False, why if why == "unparseable" else ""
-    return True, ""
 
 
 def value(text: str) -> str:

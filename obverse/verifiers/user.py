@@ -19,6 +19,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from functools import cache, wraps
 from numbers import Real
 from types import ModuleType
@@ -162,8 +163,7 @@ def _from_plain(function: Callable[..., Any], name: str, parameters: Mapping[str
     def verify(problem: Problem, text: str) -> Verdict:
         value = function(problem, text)
         if isinstance(value, Verdict):
-            _number(value.reward, name, problem)
-            return value
+            return _checked(value, name, problem)
         return _verdict(value, name, problem)
 
     return verify
@@ -180,7 +180,7 @@ def _from_trl(function: Callable[..., Any], name: str, parameters: Mapping[str, 
             "log_extra": _ignore,
             "log_metric": _ignore,
         }
-        rewards = function(**_chosen(given, name, parameters, problem))
+        rewards = _plain(function(**_chosen(given, name, parameters, problem)))
         if not isinstance(rewards, list | tuple) or len(rewards) != 1:
             raise GraderError(f"verifier {name!r}, problem {problem.id}: {rewards!a:.80} is no list of one reward")
         return NOT_APPLICABLE if rewards[0] is None else _verdict(rewards[0], name, problem)
@@ -232,8 +232,28 @@ def _verdict(value: Any, name: str, problem: Problem) -> Verdict:
     return Verdict(reward >= 1.0, reward)
 
 
+def _checked(verdict: Verdict, name: str, problem: Problem) -> Verdict:
+    """A verdict of the user with plain Python values. Errors: GraderError for a field of another type."""
+    correct, formatted = _plain(verdict.correct), _plain(verdict.formatted)
+    if not isinstance(correct, bool | None) or not isinstance(formatted, bool):
+        raise GraderError(
+            f"verifier {name!r}, problem {problem.id}: correct={correct!a:.80}, formatted={formatted!a:.80}: they must "
+            "be True or False (correct also None, for an answer that cannot be judged)"
+        )
+    reward = _number(verdict.reward, name, problem)
+    return replace(verdict, correct=correct, reward=reward, formatted=formatted)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy or torch scalar, or array of one value or one dimension, as Python has it; all else as it is."""
+    if hasattr(value, "tolist") and getattr(value, "ndim", 2) <= 1:
+        return value.tolist()
+    return float(value) if isinstance(value, Decimal) else value
+
+
 def _number(value: Any, name: str, problem: Problem) -> float:
     largest = sys.float_info.max
+    value = _plain(value)
     if not isinstance(value, Real) or not -largest <= value <= largest:  # type: ignore[operator]  # NaN is not between
         raise GraderError(f"verifier {name!r}, problem {problem.id}: {value!a:.80} is no finite number")
     return float(value)

@@ -1,5 +1,7 @@
 """Worker processes that can be killed: what may hang or crash runs there, one task at a time, up to a deadline.
 
+A deadline is charged with the time that the worker computes or sleeps, not with its waiting for a core.
+
 No signal, timer or fork in this process: it works from any thread, from asyncio (by `asyncio.to_thread`) and in
 several processes at once. Nothing is started before the first task; workers die with this process, however it ends.
 """
@@ -18,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
+
+from obverse.verifiers.charged_time import answered
 
 MAX_TASKS = 1_000  # of one worker: then a fresh one takes its place
 MAX_ANSWER_BYTES = 65_536
@@ -60,6 +64,7 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=sys.__stderr__.fileno() if sys.__stderr__ is not None else subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, "PYTHONHASHSEED": "0"},  # sets in the same order in every run
             )
         self.control = ours
         self.control.settimeout(START_SECONDS)
@@ -101,7 +106,7 @@ class Worker:
         self.num_tasks += 1
         try:
             self.pipe.send(task)
-            if not self.pipe.poll(seconds):
+            if not answered(self.pipe, self.pid, seconds):
                 raise WorkerError("timeout")
             return json.loads(self.pipe.recv_bytes(MAX_ANSWER_BYTES))
         except (EOFError, OSError, ValueError) as error:  # it died; or what it sent is none of ours
@@ -121,20 +126,20 @@ class Pool:
         self.places = threading.BoundedSemaphore(MAX_WORKERS)
         self.idle: list[Worker] = []
 
-    def ask(self, task: Any, seconds: float, before: Any = None) -> Any:
+    def ask(self, task: Any, seconds: float, before: Any = None, fresh: bool = False) -> Any:
         """Return a worker's answer to a task; waits for a free worker, then at most `seconds`. Errors: WorkerError.
 
         A task may be any data that pickle takes; the answer is JSON. The task `before` is given to each worker once,
-        outside the deadline: what is slow the first time only.
+        outside the deadline: what is slow the first time only. A `fresh` worker has had no task and gets no other.
         """
         with self.places:
-            worker, keep = self._take(), False
+            worker, keep = Worker(self.kind) if fresh else self._take(), False
             try:
                 if before is not None and before not in worker.prepared:
                     worker.ask(before, START_SECONDS)
                     worker.prepared.add(before)
                 answer = worker.ask(task, seconds)
-                keep = worker.num_tasks < MAX_TASKS
+                keep = not fresh and worker.num_tasks < MAX_TASKS
             finally:  # an interrupted one still owes an answer to a question that nobody asks any more
                 if keep:
                     self.idle.append(worker)

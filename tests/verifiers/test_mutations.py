@@ -29,14 +29,14 @@ def survey(seed: int, number: int) -> tuple[list[str], float, int]:
         num_errors += verdict.correct is None
         if verdict.correct is not one.right if one.right is not None else verdict.correct:
             wrong.append(f"{one} -> {verdict.correct} {verdict.reason}")
-        assert verdict.reason in ("timeout", "memory") or verdict.correct is not None, (one, verdict)
+        assert verdict.correct is not None, (one, verdict)
     return wrong, longest, num_errors
 
 
 def test_a_few_mutants(count: Count) -> None:
     wrong, longest, num_errors = survey(seed=1, number=NUM_ALWAYS)
     assert not wrong, "\n".join(wrong)
-    assert longest < 1.5 and num_errors <= 2
+    assert longest < 1.5 and num_errors == 0
     count("G1 mutated answers judged", NUM_ALWAYS - num_errors)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from decimal import Decimal
 
+import numpy
 import pytest
 
 from obverse.errors import ConfigError, GraderError
@@ -22,6 +24,7 @@ PROBLEM = Problem(
 
 SOURCE = """
 import dataclasses
+from decimal import Decimal
 
 @dataclasses.dataclass
 class Settings:  # needs the module to be known by name
@@ -153,6 +156,36 @@ def test_plain_functions_may_return_a_verdict():
     assert adapt(lambda problem, text: Verdict.wrong("no", formatted=False), "fn")(PROBLEM, "4").formatted is False
     with pytest.raises(GraderError, match="problem p1: nan is no finite number"):
         adapt(lambda problem, text: Verdict(True, float("nan")), "fn")(PROBLEM, "4")
+
+
+ARRAYS = [numpy.bool_(True), numpy.float32(1), numpy.int64(1), numpy.array(1.0), numpy.array(True), Decimal("1.0")]
+
+
+@pytest.mark.parametrize("value", ARRAYS, ids=[type(value).__name__ for value in ARRAYS])
+def test_scalars_of_other_libraries_are_rewards(value):
+    for function in (
+        lambda problem, text: value,
+        lambda problem, text: Verdict(True, value),
+        lambda data_source, solution_str, ground_truth: {"score": value},
+        lambda completions: [value],
+    ):
+        verdict = adapt(function, "fn")(PROBLEM, "4")
+        assert verdict == Verdict(True, 1.0) and type(verdict.reward) is float
+
+
+def test_an_array_of_rewards_is_a_list_and_one_for_a_number_is_not():
+    assert adapt(lambda completions: numpy.array([0.5], "float32"), "fn")(PROBLEM, "4") == Verdict(False, 0.5)
+    for value in (numpy.array([1.0]), numpy.array([[1.0]]), numpy.array("1.0"), numpy.float64("nan")):
+        with pytest.raises(GraderError, match="problem p1"):
+            adapt(lambda problem, text, value=value: value, "fn")(PROBLEM, "4")
+
+
+@pytest.mark.parametrize("fields", [{"correct": "no"}, {"correct": 1}, {"correct": True, "formatted": "yes"}])
+def test_a_verdict_of_the_user_has_fields_of_their_types(fields):
+    with pytest.raises(GraderError, match="problem p1"):
+        adapt(lambda problem, text: Verdict(reward=1.0, **fields), "fn")(PROBLEM, "4")
+    kept = adapt(lambda problem, text: Verdict(numpy.bool_(False), 0.0, "no"), "fn")(PROBLEM, "4")
+    assert kept.correct is False and kept.reason == "no"
 
 
 BAD = [float("nan"), float("inf"), -float("inf"), "1.0", None, [1.0], 10**400, 1j, {}]

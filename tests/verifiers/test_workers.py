@@ -15,6 +15,7 @@ import pytest
 from obverse.errors import ConfigError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import verifier, workers
+from obverse.verifiers.user import code_of
 
 SOURCE = """
 import ctypes, os, sys, time
@@ -170,6 +171,7 @@ def test_a_file_that_ends_its_process_is_refused(tmp_path):
 def test_workers_hold_to_their_limits(tmp_path):
     kind = workers.Kind("obverse.verifiers.user", memory=2**28, files=32)
     (tmp_path / "big.py").write_text("def fn(problem, text):\n    return float(len(bytearray(2**29)))\n")
-    source = (str(tmp_path / "big.py"), "fn", "big.py:fn")
-    correct, reward, reason, _ = workers.pool(kind).ask((source, PROBLEM, ""), 5.0)
+    code = code_of(f"{tmp_path / 'big.py'}:fn")
+    source = (code.module, "fn", "big.py:fn")
+    correct, reward, reason, _ = workers.pool(kind).ask((source, PROBLEM, ""), 5.0, before=(code, *source[1:]))
     assert (correct, reward, reason) == (None, 0.0, "raised: MemoryError: ")
