@@ -34,7 +34,7 @@ class Micro:
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device; without a copy where it is there already."""
-        tokens = Tokens(**{name: moved(column, device) for name, column in vars(self.tokens).items()})
+        tokens = self.tokens.each(lambda column: moved(column, device))
         columns = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
         there: dict[str, Any] = {name: moved(value, device) for name, value in columns}
         return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **there)
@@ -125,7 +125,6 @@ class Update:
         width = max(1, *map(len, texts)) if prompts is None else max(map(len, texts))
         row_of, owner, index, position, source, target, behavior = zip(*columns, strict=True)
         sources, drawn = torch.tensor(source), torch.tensor(behavior, dtype=self.samples.reward.dtype)
-        nothing = torch.zeros_like(drawn)
         read = [places[tuple(self.rows[member].prompt_ids)] for member in members] if prompts else None
         return Micro(
             input_ids=torch.tensor([text + [0] * (width - len(text)) for text in texts], dtype=torch.long),
@@ -138,8 +137,6 @@ class Update:
                 sources,
                 torch.tensor(index),
                 drawn,
-                anchor=nothing,
-                advantage=nothing,
                 sampler=drawn,
             ),
             prompts=prompts,
@@ -170,13 +167,16 @@ def pack(
     """The update made of each problem's kept samples, or None when nothing is left to train on.
 
     `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained.
-    `memories` is what the method knows of each problem; `reads_last`: a scalar head reads the last token too.
+    `memories` is what the method knows of each problem (None: it keeps nothing). `reads_last`: a scalar head reads the
+    last token too.
     `dtype` is that of the columns which are no counts.
     """
     rows = [sample for group in groups for sample in group]
     if not rows:
         return None
-    known = [number for group, number in zip(groups, memories or [0.0] * len(groups), strict=True) for _ in group]
+    known = None
+    if memories is not None:
+        known = [number for group, number in zip(groups, memories, strict=True) for _ in group]
     group_of = [index for index, group in enumerate(group for group in groups if group) for _ in group]
     counts = [[sample.sources.count(each) if each in sources else 0 for each in Source] for sample in rows]
     samples = Samples(
@@ -185,7 +185,7 @@ def pack(
         group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
         counts=torch.tensor(counts, dtype=torch.long),
-        memory=torch.tensor(known, dtype=dtype),
+        memory=None if known is None else torch.tensor(known, dtype=dtype),
         draw=torch.tensor([sample.draw for sample in rows], dtype=dtype),
     )
     return Update(samples, rows, sources, temperature or 1.0, reads_last)

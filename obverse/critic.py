@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from obverse.batch import Micro
+from obverse.columns import Unfilled
 from obverse.dist.team import ALONE, Team
 from obverse.model import scalars
 from obverse.optim import Optimizer
@@ -45,6 +46,8 @@ def assess(
         written.append([])
         for micro in micros:
             tokens = replace(micro.tokens, value=critic.values(micro))
+            if isinstance(tokens.reward, Unfilled):  # no shaping
+                tokens = replace(tokens, reward=tokens.reward.new_zeros(tokens.reward.shape))
             advantage, returns = gae(_view(tokens, samples))
             written[-1].append(replace(micro, tokens=replace(tokens, advantage=advantage, returns=returns)))
     if not gae.whitens:
@@ -61,5 +64,5 @@ def _whitened(micro: Micro, mean: Tensor, scale: Tensor) -> Micro:
 
 
 def _view(tokens: Tokens, samples: Samples) -> View:
-    nothing = tokens.behavior.new_zeros(len(tokens))
-    return View(tokens, samples, Live(tokens.behavior, nothing))
+    entropy: Any = Unfilled("live.entropy", tokens.behavior)
+    return View(tokens, samples, Live(tokens.behavior, entropy))

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from obverse.columns import Unfilled, filled
 from obverse.parts.advantages import One
 from obverse.parts.gates import Always
 from obverse.parts.part import Gate, Part, Shaping, Share, Weight
@@ -60,9 +61,15 @@ class Term:
 
     def factors(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
         """The stability mask, the ratio pi_theta / pi_ref (kept finite) and the advantage; [T] each."""
-        log_ratio = (view.live.logp - self.reference(view)).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        ratio, advantage = log_ratio.exp(), self.advantage(view)
-        return self.stable(view, ratio, advantage), ratio, advantage
+        reference = filled(self.reference(self.shown(view, self.reference)))
+        log_ratio = (view.live.logp - reference).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        ratio = log_ratio.exp()
+        advantage = filled(self.advantage(self.shown(view, self.advantage)))
+        return filled(self.stable(self.shown(view, self.stable), ratio, advantage)), ratio, advantage
+
+    def shown(self, view: View, part: Part | Gate | Share) -> View:
+        """What `part` may look at in this term: a scalar head's score comes without log-probs."""
+        return view.seen_by(part, has_logp=self.on != "score" or isinstance(part, Itself))
 
     def weight_at(self, progress: float) -> float:
         return self.weight if isinstance(self.weight, int | float) else self.weight(progress)
@@ -85,7 +92,8 @@ def coefficient(view: View, terms: Iterable[Term], on: Stream = "logp") -> Tenso
             continue
         mine = view.tokens.source == int(term.source)
         stable, ratio, advantage = term.factors(view)
-        value = term.share(view, term.source) * stable * ratio * advantage
+        share = filled(term.share(term.shown(view, term.share), term.source))
+        value = share * stable * ratio * advantage
         total = total + term.weight_at(view.progress) * value.where(mine, total.new_zeros(()))
     return total
 
@@ -112,9 +120,10 @@ def still(samples: Samples, terms: Iterable[Term]) -> Tensor:
         if not term.advantage.settled:
             moved[own, column] = True
             continue
-        nothing = samples.reward.new_zeros(len(own))
-        tokens = Tokens(own, own * 0 + column, own * 0, nothing, nothing, nothing)
-        moved[own, column] |= term.advantage(View(tokens, samples, Live(nothing, nothing))) != 0
+        like = samples.reward.new_zeros(len(own))
+        tokens = Tokens(own, own * 0 + column, own * 0, behavior=_unfilled("tokens.behavior", like))
+        view = View(tokens, samples, Live(_unfilled("live.logp", like), _unfilled("live.entropy", like)))
+        moved[own, column] |= filled(term.advantage(term.shown(view, term.advantage))) != 0
     return ~moved.any(1)
 
 
@@ -123,8 +132,8 @@ def shaped(tokens: Tokens, samples: Samples, shaping: Iterable[Shaping]) -> tupl
 
     Only the samples of this micro batch have a sum; the others' is 0.
     """
-    view = View(tokens, samples, Live(tokens.behavior, tokens.behavior.new_zeros(len(tokens))))
-    added = sum((part(view) for part in shaping), start=tokens.reward.new_zeros(len(tokens)))
+    view = View(tokens, samples, Live(tokens.behavior, _unfilled("live.entropy", tokens.behavior)))
+    added = sum((filled(part(view.seen_by(part))) for part in shaping), start=tokens.reward.new_zeros(len(tokens)))
     return replace(tokens, reward=added), view.sample_sum(added)
 
 
@@ -138,8 +147,13 @@ def foreseen(tokens: Tokens, samples: Samples, terms: Iterable[Term], progress: 
         known = term.advantage.settled and term.reference.is_policy and term.stable.of_ratio
         if term.on != "logp" or not known:
             return None
-    nothing = tokens.behavior.new_zeros(len(tokens))
-    return -coefficient(View(tokens, samples, Live(tokens.behavior, nothing), progress), terms)
+    live = Live(tokens.behavior, _unfilled("live.entropy", tokens.behavior))
+    return -coefficient(View(tokens, samples, live, progress), terms)
+
+
+def _unfilled(column: str, like: Tensor) -> Any:
+    """A column that raises once a part reads its numbers."""
+    return Unfilled(column, like)
 
 
 def loss(
@@ -156,7 +170,7 @@ def loss(
     Its *value* is the surrogate, not the published loss (they share gradients, not values).
     """
     terms = tuple(terms)
-    value = logp.new_zeros(logp.shape) if value is None else value
+    value = _unfilled("live.value", logp) if value is None else value
     view = View(tokens, samples, Live(logp.detach(), entropy.detach(), value.detach()), progress)
     total = -(coefficient(view, terms) * logp).sum()
     streams: dict[Stream, Tensor] = {"entropy": entropy, "value": value, "score": value}

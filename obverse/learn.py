@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from obverse.batch import Micro, Update
+from obverse.columns import Unfilled
 from obverse.critic import Critic, assess
 from obverse.dist.deal import deal
 from obverse.dist.shards import root_of
@@ -185,7 +186,7 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
             elif tells:
                 tally.agree(view, under_law(learner.policy, micro, learner.law))
         tally.compare(view, method.terms)
-        if method.memory is not None and (shown := method.memory.observe(view)) is not None:
+        if method.memory is not None and (shown := method.observed(view)) is not None:
             observed = torch.zeros_like(current.samples.reward) if observed is None else observed
             observed[tokens.sample] = shown[tokens.sample].to(observed.dtype)
         num_done += int(micro.input_ids.shape[0])
@@ -245,12 +246,13 @@ def sum_gradients(team: Team, optimizer: Optimizer) -> None:
 
 
 def forward(learner: Learner, micro: Micro, reader: Reader | None = None, slope: Tensor | None = None) -> Live:
-    """What the networks say of a micro batch, with graphs; [T] each, zeros for a stream that the method has not.
+    """What the networks say of a micro batch, with graphs; [T] each. Without a scalar head `value` is unfilled.
 
     `slope` is the gradient by the log-probs where it is known before they are.
     """
     method, policy = learner.method, learner.policy
-    logp = entropy = value = micro.tokens.behavior.new_zeros(len(micro.tokens))
+    logp = entropy = micro.tokens.behavior.new_zeros(len(micro.tokens))
+    value: Any = Unfilled("live.value", logp)
     if method.trains_policy:
         embeddings = None
         if method.inputs is not None and learner.table is not None:
@@ -285,7 +287,7 @@ def annotate(micro: Micro, logp: Tensor | None, learner: Learner, readers: Reade
     with torch.no_grad():
         if is_unmoved and logp is not None:
             tokens = replace(tokens, behavior=logp)
-        elif corrected or any(method.needs("behavior", source) for source in foreign):
+        elif corrected or any(method.reads_behavior(source) for source in foreign):
             now = logprobs(learner.policy, micro, reader=readers.policy)[0] if logp is None else logp
             own = tokens.source == int(Source.ROLLOUT)
             tokens = replace(tokens, behavior=now if corrected else torch.where(own, tokens.behavior, now))

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from obverse.columns import WRITTEN_BY_CRITIC, check_needs, part_needs
 from obverse.estimator import Stream, Term
 from obverse.parts.part import Ask, Keep, Memory, Shaping
 from obverse.parts.plans import Everything
-from obverse.records import Group, Sample, Source
+from obverse.records import Group, Sample, Source, unread
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from obverse.parts.inputs import GreedyMix
     from obverse.parts.values import GAE
+    from obverse.view import View
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,30 @@ class Method:
     memory: Memory | None = None  # a number that outlives an update
     inputs: GreedyMix | None = None  # what the policy reads in place of the response's embeddings
     max_rounds: int = 1  # collections per step, until prompts_per_step problems have something to train on
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where a part's `needs` names no column, or one that nothing of this method can fill."""
+        for part in self.readers:
+            check_needs(part)
+        for term in self.terms:
+            if "sampler" in term.needs and term.source is not Source.ROLLOUT:
+                raise ValueError(
+                    f"a term on {term.source.label} tokens needs the column 'sampler', which only own samples have"
+                )
+        for shaping in self.shaping:
+            if lost := shaping.needs & {"entropy", *WRITTEN_BY_CRITIC}:
+                raise ValueError(
+                    f"{type(shaping).__name__} shapes the reward before the update and needs {sorted(lost)[0]!r}, "
+                    "which is computed in it: a shaping may need behavior, anchor, sampler, reward and correct"
+                )
+        if self.memory is None and any("memory" in part_needs(part) for part in self.readers):
+            raise ValueError("a part needs the column 'memory', which only a memory fills: give the Method memory=...")
+
+    @property
+    def readers(self) -> list[object]:
+        """Everything that may declare `needs`."""
+        parts: list[object] = [part for term in self.terms for part in term.parts]
+        return parts + [each for each in (*self.shaping, self.critic, self.memory, self.keep) if each is not None]
 
     @property
     def sources(self) -> frozenset[Source]:
@@ -60,8 +88,17 @@ class Method:
         read = [term.needs for term in self.terms if source in (None, term.source)]
         if source is None:
             others = [*self.shaping, self.critic, self.memory, self.keep]
-            read += [getattr(other, "needs", frozenset()) for other in others if other is not None]
+            read += [part_needs(other) for other in others if other is not None]
         return any(name in each for each in read)
+
+    def reads_behavior(self, source: Source) -> bool:
+        """Whether something reads `behavior` at tokens of `source`, which is not the policy's own."""
+        others = [part for part in (*self.shaping, self.memory) if part is not None and not part.own_tokens_only]
+        return self.needs("behavior", source) or any("behavior" in part_needs(part) for part in others)
+
+    def observed(self, view: View) -> Tensor | None:
+        """What the samples of a micro batch show to the memory; [S], or None where nothing is kept."""
+        return None if self.memory is None else self.memory.observe(view.seen_by(self.memory))
 
     @property
     def grades(self) -> bool:
@@ -72,6 +109,19 @@ class Method:
         """The samples that train: what `keep` leaves, without those that no term looks at."""
         return [
             sample
-            for sample in self.keep(group)
+            for sample in self.kept(group)
             if sample.kind != "greedy" and self.sources.intersection(sample.sources)
         ]
+
+    def kept(self, group: Group) -> list[Sample]:
+        """What `keep` leaves of the group."""
+        shown = self.shown(group, self.keep)
+        originals = {id(copy): sample for copy, sample in zip(shown.samples, group.samples, strict=True)}
+        return [originals.get(id(sample), sample) for sample in self.keep(shown)]
+
+    def shown(self, group: Group, reader: object) -> Group:
+        """The group as `reader` may see it: where nothing is graded, reading a verdict raises ConfigError."""
+        if self.grades:
+            return group
+        name = getattr(reader, "__name__", type(reader).__name__)
+        return Group(group.problem, [unread(sample, name) for sample in group.samples])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from obverse.errors import ConfigError
 from obverse.seeds import seed_for
 
 Message = dict[str, str]
@@ -126,6 +127,26 @@ class Sample:
     @property
     def correct(self) -> bool:
         return bool(self.verdict.correct)
+
+
+class Unread:
+    """In place of a verdict that a method does not ask for: reading it raises ConfigError, naming `reader`."""
+
+    def __init__(self, reader: str) -> None:
+        self.reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ConfigError(
+            f"{self.reader} reads a verdict ({name}), and the method grades nothing: write "
+            f"needs = frozenset({{'correct'}}) into {self.reader}"
+        )
+
+
+def unread(sample: Sample, reader: str) -> Sample:
+    """The sample with a verdict that `reader` cannot read."""
+    return replace(sample, verdict=cast(Any, Unread(reader)))
 
 
 @dataclass

@@ -12,11 +12,12 @@ Store = MutableMapping[str, float]  # by problem, or one number under RUN
 RUN = "run"
 
 
-def recall(method: Method, store: Store, groups: Sequence[Group]) -> list[float]:
-    """The number for each group's samples; 0 for a method without a memory."""
+def recall(method: Method, store: Store, groups: Sequence[Group]) -> list[float] | None:
+    """The number for each group's samples; None for a method without a memory."""
     memory = method.memory
     if memory is None:
-        return [0.0] * len(groups)
+        return None
+    groups = [method.shown(group, memory) for group in groups]
     return [memory.recall(group, store.get(_key(memory, group), memory.start)) for group in groups]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from obverse import tasks
+from obverse.columns import WRITTEN_BY_CRITIC
 from obverse.course import Course
 from obverse.errors import ConfigError
 from obverse.method import Method
@@ -64,9 +65,10 @@ def check_method(name: str, method: Method) -> None:
             f"method {name} compares a problem's samples with each other and asks for one of them: "
             "a group of one teaches nothing; raise --num_generations to 2 or more"
         )
-    if (method.needs("advantage") or "value" in method.streams) and method.critic is None:
+    written = next((column for column in sorted(WRITTEN_BY_CRITIC) if method.needs(column)), "")
+    if (written or "value" in method.streams) and method.critic is None:
         raise ConfigError(
-            f"method {name} reads the column `advantage`, which only a critic writes, and has none: "
+            f"method {name} reads the column `{written or 'advantage'}`, which only a critic writes, and has none: "
             "give its Method a critic, critic=GAE()"
         )
     if method.critic is not None and "value" not in method.streams:

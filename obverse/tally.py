@@ -67,7 +67,7 @@ class Tally:
             self.num_valued += len(view.tokens)
         comparing = [term.advantage for term in terms if hasattr(term.advantage, "margins")]
         if comparing:  # every term of such a method compares the same pairs
-            margins = comparing[0].margins(view)
+            margins = comparing[0].margins(view.seen_by(comparing[0]))
             self.margin += float(margins.sum())
             self.num_preferred += int((margins > 0).sum())
             self.num_pairs += len(margins)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from obverse.columns import Unfilled, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 # exp(80) is finite in float32 (5.5e34): beyond it a run is broken, and a clamp keeps 0 * inf out of masked tokens.
 LOG_RATIO_LIMIT = 80.0
 
-ZEROS: Any = None  # a column that nobody wrote: filled with zeros of the table's length
+UNFILLED: Any = None  # a column without numbers: the table puts an `Unfilled` there, which raises when it is read
 
 
 @dataclass(frozen=True)
@@ -26,20 +29,24 @@ class Tokens:
     sample: Tensor  # row in Samples; int64
     source: Tensor  # obverse.records.Source as int64
     position: Tensor  # index in the response, counted from 0; int64
-    behavior: Tensor  # log-prob under the distribution that sampled it; 0 where nobody needs it
-    anchor: Tensor  # log-prob under the frozen initial model; 0 where nobody needs it
-    advantage: Tensor  # written by a critic; 0 without one
-    sampler: Tensor = ZEROS  # log-prob that the sampler reported, where the trainer computes `behavior` itself
-    value: Tensor = ZEROS  # what the critic expected before the update
-    returns: Tensor = ZEROS  # what the critic should have expected
-    reward: Tensor = ZEROS  # what shaping adds to the sample's reward, at the token where it arises
+    behavior: Tensor  # log-prob under the distribution that sampled it; 0 for other sources, unless a part needs it
+    anchor: Tensor = UNFILLED  # log-prob under the frozen initial model, where a part needs it
+    advantage: Tensor = UNFILLED  # written by a critic
+    sampler: Tensor = UNFILLED  # log-prob that the sampler reported, where the trainer computes `behavior` itself
+    value: Tensor = UNFILLED  # what the critic expected before the update
+    returns: Tensor = UNFILLED  # what the critic should have expected
+    reward: Tensor = UNFILLED  # what shaping adds to the sample's reward, at the token where it arises
 
     def __post_init__(self) -> None:
-        _fill(self, self.behavior)
+        _mark(self, "tokens", self.behavior)
 
     def rows(self, index: Tensor) -> Tokens:
         """The same table with the tokens `index` (a mask or indices) only."""
-        return replace(self, **{column.name: getattr(self, column.name)[index] for column in fields(self)})
+        return self.each(lambda column: column[index])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """The table of the changed columns; a column without numbers stays one."""
+        return Tokens(**{name: _changed(column, change) for name, column in vars(self).items()})
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -54,15 +61,15 @@ class Samples:
     group: Tensor  # problem index, dense from 0; int64
     truncated: Tensor  # bool: stopped by the length limit
     counts: Tensor  # trained tokens of each source in each sample; int64
-    memory: Tensor = ZEROS  # what the method knew of the sample's problem, or of the run, before this update
-    draw: Tensor = ZEROS  # the problem's own number in [0, 1), by which a method chooses at random
+    memory: Tensor = UNFILLED  # what the method knew of the sample's problem, or of the run, before this update
+    draw: Tensor = UNFILLED  # the problem's own number in [0, 1), by which a method chooses at random
 
     def __post_init__(self) -> None:
-        _fill(self, self.reward)
+        _mark(self, "samples", self.reward)
 
-    def to(self, device: object) -> Samples:
+    def to(self, device: Any) -> Samples:
         """The same table on another device."""
-        return Samples(**{column.name: getattr(self, column.name).to(device) for column in fields(self)})
+        return Samples(**{name: _changed(column, lambda it: it.to(device)) for name, column in vars(self).items()})
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -73,7 +80,7 @@ class Live(NamedTuple):
 
     logp: Tensor
     entropy: Tensor
-    value: Tensor = ZEROS  # of a scalar head: a critic's value before the token, or a reward model's score after it
+    value: Tensor = UNFILLED  # of a scalar head: a critic's value before the token, or a reward model's score after it
 
 
 class View(NamedTuple):
@@ -83,6 +90,20 @@ class View(NamedTuple):
     samples: Samples
     live: Live
     progress: float = 0.0  # share of the run that is done, 0 to 1
+
+    def seen_by(self, part: object, has_logp: bool = True) -> View:
+        """The view with the columns that `part` declares in its `needs`, and those that every update has.
+
+        The others raise ConfigError once they are read. `has_logp` False hides what only a language model says.
+        """
+        live = {name: shown(part, f"live.{name}", column) for name, column in self.live._asdict().items()}
+        if live["value"] is None:
+            live["value"] = Unfilled("live.value", self.live.logp, part)
+        if not has_logp:
+            live |= {name: Unfilled(f"live.{name}", self.live.logp, part) for name in ("logp", "entropy")}
+        tokens = {name: shown(part, f"tokens.{name}", column) for name, column in vars(self.tokens).items()}
+        samples = {name: shown(part, f"samples.{name}", column) for name, column in vars(self.samples).items()}
+        return View(Tokens(**tokens), Samples(**samples), Live(**live), self.progress)
 
     def spread(self, per_sample: Tensor) -> Tensor:
         """[S] -> [T]: each token gets its sample's number."""
@@ -119,11 +140,15 @@ class View(NamedTuple):
         return self.sample_sum(per_token, source) / self.samples.counts[:, int(source)].clamp(min=1)
 
 
-def _fill(table: Tokens | Samples, like: Tensor) -> None:
-    """Zeros in place of the columns that nobody wrote."""
+def _mark(table: Tokens | Samples, name: str, like: Tensor) -> None:
+    """Put what raises in place of the columns without numbers."""
     for column in fields(table):
         if getattr(table, column.name) is None:
-            object.__setattr__(table, column.name, like.new_zeros(like.shape))
+            object.__setattr__(table, column.name, Unfilled(f"{name}.{column.name}", like))
+
+
+def _changed(column: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return column.changed(change) if isinstance(column, Unfilled) else change(column)
 
 
 def group_sum(samples: Samples, per_sample: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from obverse.methods import build, find, parameters
 from obverse.records import Group, Problem, Source
 from obverse.remember import recall
 from obverse.step_file import COLUMNS, Row, parse
-from obverse.view import Live, Samples, Tokens
+from obverse.view import UNFILLED, Live, Samples, Tokens
 
 
 def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -54,6 +55,9 @@ def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] 
     return {"method": method_name, "options": defaults | dict(options or {}), "samples": samples}
 
 
+OF_CRITIC = frozenset({"value", "old_value", "returns"})
+
+
 class Weights(NamedTuple):
     """What a sample's tokens' log-probs and values are multiplied by; [n] each."""
 
@@ -67,7 +71,7 @@ def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
     given = {id(row.sample): row.memory for row in rows}
     for row in rows:
         groups.setdefault(row.problem, Group(Problem(str(row.problem), ""), [])).samples.append(row.sample)
-    known = recall(method, {}, list(groups.values()))
+    known = recall(method, {}, list(groups.values())) or [0.0] * len(groups)
     found = {}
     for group, memory in zip(groups.values(), known, strict=True):
         for sample in method.select(group):
@@ -82,12 +86,15 @@ def coefficients(
     """By sample id, the coefficients of every token of the update that consists of `rows`."""
     if not rows:
         return {}
+    # a critic's own loss is weighed where its numbers are given
+    terms = [term for term in method.terms if term.on != "value" or _has_values(rows)]
     tokens, samples, live = tables(method, rows, memories)
-    logp, value = live.logp.requires_grad_(), live.value.requires_grad_()
+    logp = live.logp.requires_grad_()
+    value = (torch.zeros_like(logp) if live.value is None else live.value).requires_grad_()
     if method.critic is None:  # a critic's advantages stand as they are given: what shaped them is in them
         tokens, added = shaped(tokens, samples, method.shaping)
         samples = replace(samples, reward=samples.reward + added)
-    total = loss(tokens, samples, logp, live.entropy, method.terms, progress, value)
+    total = loss(tokens, samples, logp, live.entropy, terms, progress, value if live.value is not None else None)
     slopes = torch.autograd.grad(total, [logp, value], allow_unused=True)
     lengths = [len(row.logp) for row in rows]
     pieces = [torch.split(-(torch.zeros_like(logp) if slope is None else slope), lengths) for slope in slopes]
@@ -103,18 +110,19 @@ def coefficients(
 
 
 def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -> tuple[Tokens, Samples, Live]:
-    """The two tables of the estimator and the live numbers [T], all in float64; a column that nobody reads is zeros."""
+    """The two tables of the estimator and the live numbers [T], all in float64."""
     groups = {problem: number for number, problem in enumerate(dict.fromkeys(row.problem for row in rows))}
     lengths = torch.tensor([len(row.logp) for row in rows])
+    needed = {source: reads(method, source, _has_values(rows)) for source in Source}
     source = torch.tensor([int(each) for row in rows for each in row.sample.sources], dtype=torch.long)
     sample = torch.arange(len(rows)).repeat_interleave(lengths)
     counts = torch.zeros(len(rows), len(Source), dtype=torch.long)
     trained = torch.isin(source, torch.tensor([int(each) for each in method.sources]))
     counts.index_put_((sample[trained], source[trained]), torch.ones(()).long(), accumulate=True)
-    columns = {
-        name: torch.tensor([value for row in rows for value in _read(row, name, method)], dtype=torch.float64)
-        for name in COLUMNS
-    }
+    column = partial(torch.tensor, dtype=torch.float64)
+    logp = column([value for row in rows for value in row.logp])
+    # where a source's parts declare a column the file must have it, and no other part can read it: zeros do elsewhere
+    columns = {name: column([value for row in rows for value in _read(row, name, needed)]) for name in COLUMNS}
     tokens = Tokens(
         sample=sample,
         source=source,
@@ -132,32 +140,38 @@ def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -
         group=torch.tensor([groups[row.problem] for row in rows]),
         truncated=torch.tensor([row.sample.finish == "length" for row in rows]),
         counts=counts,
-        memory=torch.tensor([memories[id(row.sample)] for row in rows], dtype=torch.float64),
+        memory=UNFILLED if method.memory is None else column([memories[id(row.sample)] for row in rows]),
         draw=torch.tensor([row.sample.draw for row in rows], dtype=torch.float64),
     )
-    logp = torch.tensor([value for row in rows for value in row.logp], dtype=torch.float64)
-    return tokens, samples, Live(logp, columns["entropy"], columns["value"])
+    has_head = any(row.columns["value"] for row in rows)
+    return tokens, samples, Live(logp, columns["entropy"], columns["value"] if has_head else UNFILLED)
 
 
-def _read(row: Row, name: str, method: Method) -> list[float]:
+def _read(row: Row, name: str, needed: Mapping[Source, frozenset[str]]) -> list[float]:
     """A column of a row as numbers, where some part reads it; DataError where it is needed and not there."""
     values = row.columns[name] or [None] * len(row.logp)
     for at, (value, source) in enumerate(zip(values, row.sample.sources, strict=True)):
-        if value is None and name in reads(method, source):
+        if value is None and name in needed[source]:
             where = f"{name}[{at}] is null" if row.columns[name] else f"{name} is missing"
             raise DataError(f"{row.name}: {where}, and the method reads it for {source.label} tokens")
     return [value or 0.0 for value in values]
 
 
-def reads(method: Method, source: Source) -> frozenset[str]:
-    """The columns whose values the coefficients of a source's tokens depend on.
+def _has_values(rows: Sequence[Row]) -> bool:
+    """Whether the file tells what a critic said: then its own loss is weighed too."""
+    return any(row.columns[name] for row in rows for name in OF_CRITIC)
 
-    An entropy bonus multiplies entropy and reads none; a critic's own loss is weighed where its numbers are given.
-    """
+
+def reads(method: Method, source: Source, has_values: bool) -> frozenset[str]:
+    """The columns whose values the coefficients of a source's tokens depend on; an entropy bonus reads none."""
     found = frozenset[str]()
     for term in method.terms:
         if term.source == source and term.on != "value":
-            found = found.union(*(part.needs for part in term.parts), {"value"} if term.on == "score" else ())
+            needs = frozenset().union(*(part.needs for part in term.parts))
+            found |= {"old_value" if name == "value" else name for name in needs}
+            found |= {"value"} if term.on == "score" else set()
+        elif term.source == source and has_values:
+            found |= OF_CRITIC
     if source is Source.ROLLOUT and method.critic is None:
         found = found.union(*(part.needs for part in method.shaping))
     return found

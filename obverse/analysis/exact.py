@@ -161,8 +161,7 @@ def gradient(
     logp, entropy = live.logp[place, micro.target], live.entropy[place]
     now, anchor = logp.detach(), initial.logp[place, micro.target]
     behavior = torch.where(micro.tokens.source == int(Source.ROLLOUT), anchor, now) if is_initial else now
-    nothing = torch.zeros_like(now)
-    columns = {"behavior": behavior, "anchor": anchor, "sampler": behavior, "advantage": nothing, "reward": nothing}
+    columns = {"behavior": behavior, "anchor": anchor, "sampler": behavior, "reward": torch.zeros_like(now)}
     tokens = replace(micro.tokens, **columns)
     samples = replace(update.samples, reward=update.samples.reward.double(), memory=update.samples.memory.double())
     if method.shaping:
@@ -172,6 +171,7 @@ def gradient(
         known_micro = replace(micro, tokens=tokens, position=place)
         ((written,),) = assess(Oracle(policy, None), method.critic, [(samples, [known_micro])])  # type: ignore[arg-type]
         tokens = written.tokens
-    total = loss(tokens, samples, logp, entropy, method.terms, progress)
+    terms = [term for term in method.terms if term.on != "value"]  # a critic's loss moves no logits
+    total = loss(tokens, samples, logp, entropy, terms, progress)
     (slope,) = torch.autograd.grad(total, leaf)
     return -slope.flatten()

@@ -31,6 +31,7 @@ class AdaptiveKL(Memory):
     target: float
     horizon: int = 10_000
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "behavior"})
+    own_tokens_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.target <= 0 or self.horizon <= 0:
@@ -88,7 +89,7 @@ class AboveMemory(Part):
     Equal rewards give 0 only where the memory is equal to them.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "memory"})
 
     def __call__(self, view: View) -> Tensor:
         return view.spread(view.samples.reward - view.samples.memory)
@@ -114,7 +115,7 @@ class LogPartition(Memory):
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset() if self.length_averaged else frozenset({"anchor"})
+        return frozenset({"memory"} if self.length_averaged else {"memory", "anchor"})
 
     def observe(self, view: View) -> Tensor:
         return self.revised(view)[0]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Named:
     """Prints as it is written in the method table: `clip(0.2, 0.28)`, `standardized(eps=1e-06)`, `behavior`."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # what it reads beyond source, sample and position
+    needs: ClassVar[frozenset[str]] = frozenset()  # the columns it reads, by the names of `columns.OPENS`
+    own_tokens_only: ClassVar[bool] = False  # of `behavior` it reads the policy's own tokens and no others
     is_policy: ClassVar[bool] = False  # a reference that is the policy itself until that moves
     settled: ClassVar[bool] = False  # an advantage that is known before the policy is asked, one number per sample
     together: ClassVar[bool] = False  # it compares live numbers of a problem's samples: one micro batch holds them all

@@ -60,7 +60,11 @@ class AnchorPenalty(Shaping):
 
     coef: float | None
     estimator: Estimator = "k1"
-    needs: ClassVar[frozenset[str]] = frozenset({"anchor", "behavior"})
+    own_tokens_only: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"anchor", "behavior"} | ({"memory"} if self.coef is None else set()))
 
     def __call__(self, view: View) -> Tensor:
         gap = (view.tokens.behavior - view.tokens.anchor).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)

@@ -26,7 +26,7 @@ def micro_batch(num_rows: int, width: int, num_scored: int, prompts: Prompts | N
     """A padded batch [num_rows, width] of which `num_scored` tokens of every row train; zeros throughout."""
     number = num_rows * num_scored
     whole, real = torch.zeros(number, dtype=torch.long), torch.zeros(number)
-    tokens = Tokens(whole, whole, whole, real, anchor=real, advantage=real, sampler=real)
+    tokens = Tokens(whole, whole, whole, real, sampler=real)
     reads = None if prompts is None else torch.zeros(num_rows, dtype=torch.long)
     ids = torch.zeros(num_rows, width, dtype=torch.long)
     return Micro(ids, whole, whole, whole, real, tokens, prompts, reads)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 
+from obverse.columns import Unfilled
 from obverse.course import as_course
 from obverse.method import Method
 from obverse.methods import build, find, names, parameters
@@ -22,6 +24,7 @@ OF_KIND = {
     "chosen": Source.CHOSEN,
     "rejected": Source.REJECTED,
 }
+HIDDEN = ("tokens.behavior", "live.logp", "live.entropy")  # what it does not tell
 KNOWN = frozenset({"reward", "correct", "group", "own_group"})  # what a stored completion tells of itself
 
 
@@ -84,7 +87,6 @@ def tables(rows: Sequence[Row]) -> View:
         num_hint = row.get("num_hint", 0)
         counts[i, int(OF_KIND[row["kind"]])] = len(row["ids"]) - num_hint
         counts[i, int(Source.HINT)] = num_hint
-    zeros = torch.zeros(len(rows), dtype=torch.float64)
     source = torch.tensor([int(OF_KIND[row["kind"]]) for row in rows])
     at = torch.arange(len(rows))
     samples = Samples(
@@ -94,4 +96,5 @@ def tables(rows: Sequence[Row]) -> View:
         truncated=torch.tensor([row["finish"] == "length" for row in rows]),
         counts=counts,
     )
-    return View(Tokens(at, source, torch.zeros_like(at), zeros, zeros, zeros), samples, Live(zeros, zeros))
+    behavior, logp, entropy = (Unfilled(column, samples.reward) for column in HIDDEN)
+    return View(Tokens(at, source, torch.zeros_like(at), cast(Any, behavior)), samples, cast(Any, Live)(logp, entropy))

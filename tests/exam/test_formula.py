@@ -102,7 +102,8 @@ def test_law_4_prompt_tokens_get_no_gradient(name: str) -> None:
     num_rows, length = micro.input_ids.shape
     logits = torch.randn(num_rows, length, 30, dtype=torch.float64, requires_grad=True)
     logp = logits.log_softmax(-1)[micro.row, micro.position].gather(-1, micro.target[:, None])[:, 0]
-    tokens = replace(micro.tokens, advantage=torch.ones_like(micro.tokens.advantage))
+    nothing = torch.zeros_like(micro.tokens.behavior)
+    tokens = replace(micro.tokens, advantage=nothing + 1, anchor=nothing, value=nothing, returns=nothing)
     entropy = torch.zeros_like(logp)
     # a scalar head's value stands where its state does: any function of the log-probs there will do
     loss(tokens, update.samples, logp, entropy, method.terms, value=logp * 2).backward()

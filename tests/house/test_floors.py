@@ -37,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # 1: what a method is; problems, verdicts, text
     (
         "view",
+        "columns",
         "parts",
         "estimator",
         "method",

@@ -37,7 +37,11 @@ def view(
     reward = torch.tensor(rewards, dtype=torch.float64)
     group = torch.tensor(groups or (0,) * num)
     table = Tokens(sample, source, sample * 0, logs["behavior"], logs["anchor"], column(0.0))
-    return View(table, Samples(reward, reward >= 1, group, reward < 0, counts), Live(column(0.30).log(), column(1.0)))
+    return View(
+        table,
+        Samples(reward, reward >= 1, group, reward < 0, counts, memory=reward * 0),
+        Live(column(0.30).log(), column(1.0)),
+    )
 
 
 class Fixed(Part):

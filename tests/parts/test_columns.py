@@ -1,0 +1,205 @@
+"""A part reads the columns that it declares; one without numbers raises when it is read, in every table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from obverse.columns import OPENS, Unfilled
+from obverse.errors import ConfigError
+from obverse.estimator import Term, coefficient, loss, shaped, still
+from obverse.method import Method
+from obverse.parts import Centered, Everything, PerToken, Request
+from obverse.parts.part import Gate, Memory, Part, Shaping, Share
+from obverse.records import Group, Problem, Sample, Source
+from obverse.requirements import check_method
+from obverse.view import Live, Samples, Tokens, View
+
+NUM = 3
+COLUMNS = {
+    "tokens": ("behavior", "anchor", "advantage", "sampler", "value", "returns"),
+    "live": ("entropy",),
+    "samples": ("reward", "correct"),
+}
+READ = [(table, column) for table, columns in COLUMNS.items() for column in columns]
+
+
+def view(source: Source = Source.ROLLOUT, **live: Any) -> View:
+    """Three samples of a token each; every column is filled, with numbers that are no zeros."""
+    at, full = torch.arange(NUM), torch.full((NUM,), -0.5)
+    tokens = Tokens(at, at * 0 + int(source), at * 0, full, full, full, full, full, full, full * 0)
+    counts = torch.zeros(NUM, len(Source), dtype=torch.long).index_fill(1, torch.tensor([int(source)]), 1)
+    samples = Samples(full, full < 0, at * 0, full > 0, counts, memory=full, draw=full)
+    return View(tokens, samples, Live(full, **{"entropy": full, "value": full, **live}))
+
+
+def reader(table: str, column: str, kind: type = Part, **attributes: Any) -> Any:
+    """A part of a user's that reads one column, with what its class declares."""
+
+    def call(self: object, view: View, *others: object) -> torch.Tensor:
+        return getattr(getattr(view, table), column) * 2.0
+
+    return type("Mine", (kind,), {"__call__": call, **attributes})()
+
+
+@pytest.mark.parametrize(("table", "column"), READ)
+@pytest.mark.parametrize("place", ["advantage", "reference", "stable", "share"])
+def test_an_undeclared_column_is_refused_by_name(table: str, column: str, place: str) -> None:
+    kind = {"stable": Gate, "share": Share}.get(place, Part)
+    part = reader(table, column, kind)
+    term = Term(Source.ROLLOUT, **{"share": PerToken(), place: part})
+    with pytest.raises(ConfigError, match=rf"the part Mine reads view\.{table}\.{column}.*needs = frozenset"):
+        coefficient(view(), [term])
+
+
+@pytest.mark.parametrize("need", OPENS)
+def test_a_declared_column_is_read(need: str) -> None:
+    for name in OPENS[need]:
+        table, column = name.split(".")
+        term = Term(Source.ROLLOUT, reader(table, column, needs=frozenset({need})), share=PerToken())
+        assert coefficient(view(), [term]).abs().sum() > 0
+
+
+USES: list[Callable[[Any], Any]] = [
+    lambda it: it + 1,
+    lambda it: 1 - it,
+    lambda it: torch.ones(NUM) * it,
+    lambda it: torch.ones(NUM) - it,
+    lambda it: torch.exp(it),
+    lambda it: torch.where(torch.ones(NUM) > 0, torch.ones(NUM), it),
+    lambda it: torch.stack([it, it]),
+    lambda it: it.exp(),
+    lambda it: it.sum(),
+    lambda it: -it,
+    lambda it: it > 0,
+    lambda it: it == 0,
+    lambda it: it[0],
+    lambda it: float(it),
+    lambda it: bool(it),
+    lambda it: list(it),
+    lambda it: it.tolist(),
+    lambda it: it.to("cpu") * 2,
+    lambda it: it.double() * 2,
+    lambda it: it.detach().mean(),
+    lambda it: it.T,
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_use_of_numbers_that_are_not_there_raises(use: Callable[[Any], Any]) -> None:
+    at = torch.arange(NUM)
+    tokens = Tokens(at, at, at, torch.zeros(NUM))
+    for table in (tokens, tokens.rows(at > 0), tokens.each(lambda column: column.to("cpu"))):
+        with pytest.raises(ConfigError, match=r"tokens\.anchor"):
+            use(table.anchor)
+
+
+def test_shape_type_and_device_may_be_asked_for() -> None:
+    column: Any = Unfilled("tokens.anchor", torch.zeros(NUM, dtype=torch.float64))
+    assert len(column) == NUM and column.dtype is torch.float64 and column.new_ones(column.shape).sum() == NUM
+    assert torch.zeros_like(column).dtype is torch.float64 and column.float().dtype is torch.float32
+
+
+def test_samples_move_with_what_is_missing() -> None:
+    full = torch.zeros(NUM)
+    moved = Samples(full, full > 0, full.long(), full > 0, full.long()[:, None]).to("cpu")
+    for column in (moved.memory, moved.draw):
+        with pytest.raises(ConfigError, match=r"samples\.(memory|draw)"):
+            column + 1
+
+
+@pytest.mark.parametrize("table", ["tokens", "live"])
+def test_a_declared_column_that_nothing_computed_is_refused(table: str) -> None:
+    at = view()
+    bare = Tokens(at.tokens.sample, at.tokens.source, at.tokens.position, at.tokens.behavior)
+    part = reader("tokens", "anchor", needs=frozenset({"anchor"})) if table == "tokens" else reader("live", "value")
+    live = Live(at.live.logp, at.live.entropy)
+    with pytest.raises(ConfigError, match=r"Mine reads view\.(tokens\.anchor|live\.value), which holds no numbers"):
+        coefficient(at._replace(tokens=bare, live=live), [Term(Source.ROLLOUT, part, share=PerToken())])
+
+
+def test_what_says_it_is_settled_may_not_read_the_policy() -> None:
+    part = reader("live", "logp", settled=True)
+    with pytest.raises(ConfigError, match=r"live\.logp"):
+        still(view().samples, [Term(Source.ROLLOUT, part, share=PerToken())])
+
+
+def test_a_scalar_heads_term_has_no_log_probs() -> None:
+    term = Term(Source.CHOSEN, reader("live", "logp"), share=PerToken(), on="score")
+    with pytest.raises(ConfigError, match=r"live\.logp"):
+        coefficient(view(Source.CHOSEN), [term], "score")
+
+
+def test_a_shaping_and_a_memory_read_what_they_declare() -> None:
+    at = view()
+    with pytest.raises(ConfigError, match="Mine reads view.tokens.anchor"):
+        shaped(at.tokens, at.samples, [reader("tokens", "anchor", Shaping)])
+
+    class Keeps(Memory):
+        def observe(self, view: View) -> torch.Tensor:
+            return view.sample_sum(view.live.entropy)
+
+    method = replace(plain(), memory=Keeps())
+    with pytest.raises(ConfigError, match="Keeps reads view.live.entropy"):
+        method.observed(at)
+
+
+def plain(*parts: Part, source: Source = Source.ROLLOUT, **others: Any) -> Method:
+    terms = tuple(Term(source, part, share=PerToken()) for part in parts)
+    return Method(ask=Request(rollouts=2), terms=terms, **others)
+
+
+@pytest.mark.parametrize(
+    ("needs", "sentence"),
+    [
+        (frozenset({"anchr"}), "did you mean 'anchor'"),
+        (frozenset({"behaviour"}), "did you mean 'behavior'"),
+        (frozenset({"rewards"}), "did you mean 'reward'"),
+        (frozenset({"zzz"}), "there are behavior, anchor"),
+        (frozenset({7}), "there are behavior, anchor"),
+        ("anchor", "is a set of names"),
+        (["anchor"], "is a set of names"),
+        (frozenset({"memory"}), "only a memory fills"),
+    ],
+)
+def test_needs_that_name_no_column_are_refused_when_the_method_is_made(needs: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        plain(reader("tokens", "anchor", needs=needs))
+
+
+def test_a_source_without_a_sampler_cannot_need_its_column() -> None:
+    with pytest.raises(ValueError, match="only own samples"):
+        plain(reader("tokens", "sampler", needs=frozenset({"sampler"})), source=Source.DEMONSTRATION)
+
+
+@pytest.mark.parametrize("need", ["advantage", "value", "returns"])
+def test_a_critics_columns_need_a_critic(need: str) -> None:
+    with pytest.raises(ConfigError, match=f"the column `{need}`, which only a critic writes"):
+        check_method("mine", plain(reader("tokens", need, needs=frozenset({need}))))
+
+
+def test_what_keeps_samples_may_not_read_verdicts_that_nobody_gave() -> None:
+    @dataclass(frozen=True)
+    class Right(Everything):
+        needs: ClassVar[frozenset[str]] = frozenset()
+
+        def __call__(self, group: Group) -> list[Sample]:
+            return [sample for sample in group.samples if sample.correct]
+
+    group = Group(Problem("p", ""), [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "")])
+    with pytest.raises(ConfigError, match="Right reads a verdict"):
+        plain(keep=Right()).kept(group)
+    assert plain(Centered(), keep=Right()).kept(group) == []
+    (kept,) = plain(keep=Everything()).kept(group)
+    assert kept is group.samples[0]
+
+
+def test_a_loss_without_a_heads_values_is_refused_where_they_are_read() -> None:
+    at, zeros = view(), torch.zeros(NUM, requires_grad=True)
+    term = Term(Source.ROLLOUT, reader("live", "value"), share=PerToken())
+    with pytest.raises(ConfigError, match=r"live\.value"):
+        loss(at.tokens, at.samples, zeros, zeros, [term])
