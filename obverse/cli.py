@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from types import TracebackType
 
-from obverse import __version__
+from obverse import __version__, user_code
 from obverse.command import take_flag
 from obverse.commands import COMMANDS
 from obverse.dist.place import find_place
@@ -36,8 +36,9 @@ NO_READER = 141  # 128 + SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit code.
 
-    A UserError ends in its lines on stderr and its own code; with --debug its traceback too. Anything else that is
-    raised is a mistake of obverse: it stays unhandled, and Python ends with its traceback, one more line, and code 1.
+    A UserError ends in its lines on stderr and its own code; with --debug its traceback too. What a user's own file
+    raises is an error of options, with the file's line. Anything else that is raised is a mistake of obverse: it stays
+    unhandled, and Python ends with its traceback, one more line, and code 1.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = take_flag(words, "debug")
@@ -54,6 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(masked(traceback.format_exc()), file=sys.stderr, end="")
         print(complaint(error), file=sys.stderr)
         return error.exit_code
+    except (Exception, SystemExit) as error:
+        if not (place := user_code.place(error)):
+            raise
+        if debug:
+            print(masked(traceback.format_exc()), file=sys.stderr, end="")
+        print(complaint(ConfigError(f"{type(error).__name__}: {error}{place}")), file=sys.stderr)
+        return ConfigError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ from obverse.errors import ConfigError
 from obverse.explain import explanation, methods_table
 from obverse.layers import Layer
 from obverse.measuring import ANALYZE, COMPARE_NOTES, analyze, analyze_help, compare, evaluate, grade, report
-from obverse.methods import find
+from obverse.methods import call, find, parameters
 from obverse.options import Options
 from obverse.pages import write as write_pages
 from obverse.resolve import method_options, resolve, with_folder
@@ -94,7 +94,9 @@ def train_help(words: Words) -> None:
     scanned = scan(words, TrainConfig, others=NAMED)
     method = which_method(scanned) if scanned.positional or "method" in scanned.given else None
     make = find(method) if method else None
-    paper = make().run if make else {}
+    paper: Mapping[str, Any] = {}
+    if make and all(each.default is not each.empty for each in parameters(make).values()):
+        paper = call(str(method), make, {}).run
     preset = ", ".join(f"{name} {default_text(value)}" for name, value in EMBEDDED_PRESET.items())
     notes = [
         "The command line wins over --config FILE.yaml, that over the preset of --model embedded "

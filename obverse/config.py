@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from obverse.config_scale import AdapterOptions, CardOptions, DistributedOptions, EngineOptions, PositionOptions
+from obverse.errors import ConfigError
 from obverse.options import (
     Amount,
     Every,
@@ -244,6 +245,8 @@ def method_fields(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
+        if name not in TrainConfig.model_fields and hasattr(TrainConfig, name):
+            raise ConfigError(f"{make.__name__}: a parameter called {name} cannot be an option: give it another name")
         default = ... if parameter.default is parameter.empty else parameter.default
         kind = parameter.annotation
         if kind is parameter.empty:

@@ -57,6 +57,8 @@ def check(course: Course, config: TrainConfig) -> None:
 
 def check_method(name: str, method: Method) -> None:
     """Raise ConfigError for a method that cannot work, whatever the data: a group of one, advantages from nobody."""
+    if not method.terms:
+        raise ConfigError(f"method {name} trains nothing: give its Method at least one Term")
     asked = list(method.ask(ANY, 0.5))
     own = sum(wish.rollouts for wish in asked)
     everyone = own + sum(wish.demonstrations for wish in asked)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 
 from obverse.config import EMBEDDED_PRESET, TrainConfig, method_schema, schema
 from obverse.errors import ConfigError
@@ -85,6 +85,8 @@ def read(made: type[AnyOptions], layers: list[Layer], see: str, fixed: Mapping[s
             line for line in sentences(error.errors(), origins) if not line.endswith("is required") or not problems
         ]
         raise ConfigError("\n".join([*problems, *refused])) from None
+    except PydanticUserError as error:
+        raise ConfigError(f"{made.__name__}: a parameter has a type that no option can have: {error.message}") from None
     if problems:
         raise ConfigError("\n".join(problems))
     config._origins.update({name: layer.origin for name, layer in origins.items()})

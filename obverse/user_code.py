@@ -16,7 +16,7 @@ import hashlib
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -293,9 +293,17 @@ def load(code: Code) -> ModuleType:
     return module
 
 
-def reason(error: Exception, code: Code) -> str:
+def reason(error: BaseException, code: Code) -> str:
     """Why a user's file could not be loaded: the error, and the line of their code that it came from."""
     kind = "" if isinstance(error, SyntaxError | ImportError | ConfigError) else f"{type(error).__name__}: "
-    paths = {source.path for source in code.sources}
+    return f"{kind}{error}" + _line(error, {source.path for source in code.sources})
+
+
+def place(error: BaseException) -> str:
+    """` (FILE, line N)`, the innermost line of a user's code that an error passed through; "" if it passed none."""
+    return _line(error, {path for finder in sys.meta_path if isinstance(finder, _Texts) for path in finder.texts})
+
+
+def _line(error: BaseException, paths: Set[str]) -> str:
     lines = [frame for frame in extract_tb(error.__traceback__) if frame.filename in paths]
-    return f"{kind}{error}" + (f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else "")
+    return f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""

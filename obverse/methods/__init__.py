@@ -17,7 +17,7 @@ from typing import Any
 
 from obverse import user_code
 from obverse.course import Course
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, UserError
 from obverse.method import Method
 from obverse.methods._compose import TEXTS, compose
 from obverse.records import Source
@@ -36,6 +36,8 @@ def find(name: str) -> MakeMethod:
     """The function behind a method name or `file.py:function`; ConfigError with the nearest name if there is none."""
     if ":" in name:
         return _from_file(name)
+    if name.endswith(".py"):
+        raise ConfigError(f"method {name!r}: which function of the file? write it as {name}:function")
     if name not in names():
         near = difflib.get_close_matches(name.lower().replace("-", "_"), names(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}, or your own file.py:function"
@@ -45,12 +47,15 @@ def find(name: str) -> MakeMethod:
 
 def composable(make: MakeMethod) -> MakeMethod:
     """The method's function with the options of `compose` behind its own."""
-    own = inspect.signature(make, eval_str=True)
+    own = signature(make)
     added = {name: each for name, each in COMPONENTS.items() if name not in own.parameters}
 
     @functools.wraps(make)
     def made(**options: Any) -> Method | Course:
         course = make(**{name: value for name, value in options.items() if name not in added})
+        if not isinstance(course, Method | Course):
+            kind = type(course).__name__
+            raise ConfigError(f"{getattr(make, '__name__', kind)} returns a {kind}, and not a Method or a Course")
         chosen = {name: value for name, value in options.items() if name in added or name == LONGEST}
         if isinstance(course, Method):
             return compose(course, **chosen)
@@ -62,9 +67,27 @@ def composable(make: MakeMethod) -> MakeMethod:
         return replace(course, lanes=tuple(lanes))
 
     parameters = [*own.parameters.values(), *(each.replace(kind=each.KEYWORD_ONLY) for each in added.values())]
+    parameters.sort(key=lambda each: each.kind)  # **others stand last
     made.texts = {name: TEXTS[name] for name in added}  # type: ignore[attr-defined]
     made.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return made
+
+
+def signature(make: MakeMethod) -> inspect.Signature:
+    """A method function's parameters with annotations resolved to types; ConfigError where they can be no options."""
+    name = getattr(make, "__name__", "the method")
+    if inspect.iscoroutinefunction(make):
+        raise ConfigError(f"{name} is async: a method's function returns its Method at once, leave async out")
+    try:
+        found = inspect.signature(make, eval_str=True)
+    except Exception as error:  # an annotation is the user's own, whatever it raises
+        raise ConfigError(f"{name}: its parameters cannot be read: {type(error).__name__}: {error}") from error
+    for each in found.parameters.values():
+        if each.kind is each.POSITIONAL_ONLY:
+            raise ConfigError(f"{name}: the parameter {each.name} has no name to be given by: leave the / out")
+        if each.name.startswith("_") and each.kind is each.POSITIONAL_OR_KEYWORD:
+            raise ConfigError(f"{name}: the parameter {each.name} cannot be an option: no option begins with _")
+    return found
 
 
 def added_parameters(make: MakeMethod) -> set[str]:
@@ -74,7 +97,7 @@ def added_parameters(make: MakeMethod) -> set[str]:
 
 def parameters(make: MakeMethod) -> Mapping[str, inspect.Parameter]:
     """The options of a method: its keyword parameters, with annotations resolved to types."""
-    return inspect.signature(make, eval_str=True).parameters
+    return signature(make).parameters
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Method | Course:
@@ -90,11 +113,22 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method | Cours
 
 
 def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Course:
-    """The method as a value; what its function refuses (a ValueError) is the user's to mend, so a ConfigError."""
+    """The method as a value; ConfigError for what its function refuses (a ValueError), or raises in a user's file."""
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"method {name}: {error}") from None
     try:
         return make(**options)
     except ValueError as error:
-        raise ConfigError(f"method {name}: {error}") from error
+        known = parameters(make)
+        is_default = all(key not in known or known[key].default == value for key, value in options.items())
+        # a value that was given is refused on purpose; defaults that raise are a mistake in the file
+        raise ConfigError(f"method {name}: {error}{user_code.place(error) if is_default else ''}") from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, UserError) or not user_code.place(error):
+            raise
+        raise ConfigError(f"method {name}: {type(error).__name__}: {error}{user_code.place(error)}") from error
 
 
 def _from_file(name: str) -> MakeMethod:
@@ -107,9 +141,12 @@ def _from_file(name: str) -> MakeMethod:
         raise ConfigError(f"method {name!r}: {path} cannot be read: {error.strerror}") from None
     try:
         module = user_code.load(code)
-    except Exception as error:  # the user's own, whatever it is: the message names it
+    except (Exception, SystemExit) as error:  # the user's own, whatever it is: the message names it
         raise ConfigError(f"method {name!r}: {path} cannot be loaded: {user_code.reason(error, code)}") from error
     make = getattr(module, function, None)
     if not callable(make):
-        raise ConfigError(f"method {name!r}: {path} has no function {function!r}")
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        near = difflib.get_close_matches(function, functions, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(functions) or 'no functions'}"
+        raise ConfigError(f"method {name!r}: {path} has no function {function!r}: {hint}")
     return composable(make)
