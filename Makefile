@@ -1,13 +1,14 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-release test-parity test-vllm bench bench-limit lint science docs base clean
+.PHONY: help demo test test-release test-parity test-parity-short test-vllm bench bench-limit lint science docs base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 WORKERS ?= 2
-PARITY := .venv-parity
+TRL := .venv-trl
+WITH_TRL := PYTHONPATH=$(TRL) $(BIN)/python
 VLLM := .venv-vllm
 
 # The first of these that is a Python 3.11 or 3.12; or name one: make PYTHON=/opt/python3.12/bin/python3 demo
@@ -28,20 +29,26 @@ test: $(READY)  ## every test, without a network
 test-release: $(READY)  ## the longer proofs alone: what a release must pass beside every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m release
 
-# TRL lives in an environment of its own: what it brings along must not change what 'make test' runs with.
-test-parity: $(PARITY)/.installed  ## gradients against TRL's trainers, which it installs
-	OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -q -s -W ignore tests/parity
+# TRL's files lie in a folder of their own, which only these targets put on the path: 'make test' runs without them.
+test-parity: $(TRL)/.installed  ## gradients against TRL's trainers, which it installs
+	OMP_NUM_THREADS=1 $(WITH_TRL) -m pytest -q -s -W ignore tests/parity
+
+# One gradient of each kind of trainer: .ci/run runs it, so that a change cannot break the comparison unseen.
+PARITY_TESTS := 'tests/parity/test_trl.py::test_grpo_trainer[grpo]' 'tests/parity/test_trl.py::test_sft_trainer[nll-sft]' \
+	'tests/parity/test_trl.py::test_dpo_trainer[dpo]' tests/parity/test_bench.py
+test-parity-short: $(TRL)/.installed  ## four of them: GRPO, SFT, DPO, a case of the benchmark
+	OMP_NUM_THREADS=1 $(WITH_TRL) -m pytest -q -W ignore $(PARITY_TESTS)
 
 # A real server, in an environment of its own: it needs an older transformers than obverse. The tests run in .venv.
 test-vllm: $(READY) $(VLLM)/.installed  ## sampling by a real vLLM server on the CPU, which it installs (minutes, 3 GB)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -W ignore tests/vllm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -W ignore tests/vllm_server
 
 # Never part of a test: a machine that does something else meanwhile gives other numbers. See docs/speed.md.
-bench: $(PARITY)/.installed  ## speed and memory against TRL, which it installs (hours on a CPU; CASES="A D" for some)
-	$(PARITY)/bin/python -m bench.run $(CASES)
+bench: $(TRL)/.installed  ## speed and memory against TRL, which it installs (hours on a CPU; CASES="A D" for some)
+	$(WITH_TRL) -m bench.run $(CASES)
 
-bench-limit: $(PARITY)/.installed  ## how near to what this machine can do, and how time and memory grow
-	$(PARITY)/bin/python -m bench.limit
+bench-limit: $(TRL)/.installed  ## how near to what this machine can do, and how time and memory grow
+	$(WITH_TRL) -m bench.limit
 
 lint: $(READY)  ## style, format and types
 	$(BIN)/ruff check .
@@ -58,7 +65,7 @@ base: $(READY)  ## make the embedded base model anew (its recipe says how long i
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/embedded_base.py --output_dir obverse/assets/base
 
 clean:  ## remove the environments, builds and caches; runs stay
-	rm -rf $(VENV) $(PARITY) $(VLLM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(TRL) $(VLLM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone, so that a choice of its index (PIP_EXTRA_INDEX_URL) is settled before anything needs it.
@@ -70,10 +77,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(PARITY)/.installed: $(READY)
-	"$(PYTHON)" -m venv $(PARITY)
-	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,parity]'
+# Without its dependencies: they are those of the extras that .venv has (accelerate, datasets, transformers).
+$(TRL)/.installed: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TRL) trl==1.16.0
 	@touch $@
 
 # torch first, so that a choice of its index is settled (PIP_EXTRA_INDEX_URL; without one Linux gets its CUDA build). The wheels of torchvision, torchaudio and torchcodec are CUDA

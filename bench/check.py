@@ -61,7 +61,7 @@ class Standing:
 
     learning_rate = 0.0
 
-    def step(self) -> StepResult:
+    def step(self, is_finite: bool = True) -> StepResult:
         return StepResult(0.0, taken=False)
 
     def rest(self) -> None:
