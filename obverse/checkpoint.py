@@ -249,6 +249,24 @@ def folders(root: Path) -> list[Path]:
     return sorted(found, key=number)
 
 
+def made_by(root: Path, run: str) -> list[Path]:
+    """The checkpoints that a run has written itself, under these very names, with nothing of others in them.
+
+    These, and no other folder whatever its name, may be removed by who asks with the number of the run.
+    """
+    return [path for path in folders(root) if _is_all_of(path, run)]
+
+
+def _is_all_of(path: Path, run: str) -> bool:
+    try:
+        manifest = _manifest(path)
+        names = {str(each.relative_to(path)) for each in path.rglob("*") if not each.is_dir() or each.is_symlink()}
+    except (CheckpointError, OSError):
+        return False
+    is_named = path.name == f"checkpoint-{manifest['step']}" and not path.is_symlink()
+    return is_named and manifest["run"] in ("", run) and names <= {MANIFEST, *manifest["files"]}
+
+
 def number(path: Path) -> int:
     """The step in a checkpoint folder's name."""
     return int(path.name.removeprefix("checkpoint-"))

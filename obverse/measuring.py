@@ -105,11 +105,13 @@ def compare(words: Words) -> int:
     file = scanned.given.pop("config", None)
     kept = Path(scanned.given.get("output_dir", ""), "comparison.yaml")
     if file is None and not scanned.positional and kept.is_file():
+        load("obverse.analysis.plan:check_config")(kept.parent)
         file = kept  # it goes on as it began
     written = {"methods": tuple(scanned.positional)} if scanned.positional else {}
     layers = [Layer(COMMAND_LINE, {**written, **scanned.given}), *([read_config(file)] if file else [])]
     config = scanned.check(lambda: read(CompareConfig, layers, "see 'obverse compare --help'"))
     plan = load("obverse.analysis.plan:make_plan")(config)  # what is wrong is said before torch is loaded
+    plan = load("obverse.analysis.contest:settle")(plan)
     code = int(load("obverse.analysis.contest:compare")(plan, console()))
     if config.report and code == 0:
         with load("obverse.panel:Panel")() as watcher:

@@ -118,14 +118,14 @@ def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = T
     return config.model_copy(update={"output_dir": folder})
 
 
-def free_folder(root: Path, name: str, create: bool = True) -> Path:
+def free_folder(root: Path, name: str, create: bool = True, at_least: int = 1) -> Path:
     """The next free `root/name-N`; `create` makes it at once, so that two runs started together never share it."""
     taken = [
         int(path.name.rpartition("-")[2])
         for path in root.glob(f"{name}-*")
         if re.fullmatch(rf"{re.escape(name)}-\d+", path.name)
     ]
-    number = max(taken, default=0) + 1
+    number = max(at_least, max(taken, default=0) + 1)
     while create and not _claimed(root / f"{name}-{number}"):
         number += 1
     return root / f"{name}-{number}"

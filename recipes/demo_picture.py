@@ -40,7 +40,7 @@ def draw(root: Path, target: Path) -> None:
     for name in found:
         path = root / name / "metrics.jsonl"
         if path.exists():
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            rows = [json.loads(line) for line in path.read_text().split("\n") if line]
             tokens = [row["num_tokens"] / 1e6 for row in rows]
             curves.plot(tokens, smooth([row.get("reward", 0.0) for row in rows]), label=name, color=COLORS.get(name))
     curves.set_xlabel("million tokens, generated plus trained")

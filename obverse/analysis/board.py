@@ -89,15 +89,18 @@ class Board:
         if row is None:
             return ""
         spent = {"tokens": "num_tokens", "steps": "step", "flops": "flops"}.get(self.plan.config.budget_in)
-        share = f"{row[spent] / self.plan.config.budget:.0%}" if spent else ""
-        return f"step {row['step']} {share}".strip()
+        amount = row.get(spent) if spent else None
+        share = f"{amount / self.plan.config.budget:.0%}" if isinstance(amount, int | float) else ""
+        return f"step {row.get('step', '?')} {share}".strip()
 
 
 def last_row(path: Path) -> dict[str, float] | None:
-    """The last whole row of a metrics file; None where there is none."""
-    if not path.exists():
+    """The last whole row of a metrics file; None where there is none to show: what is wrong there its reader says."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read().split(b"\n")[:-1]
+        row = json.loads(lines[-1]) if lines else None
+    except (OSError, ValueError):
         return None
-    with path.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-        lines = file.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if lines else None
+    return row if isinstance(row, dict) else None

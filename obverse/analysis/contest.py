@@ -11,23 +11,27 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import yaml
 from rich.console import Console
 from rich.text import Text
 
+from obverse import config_file
 from obverse.analysis import exports
 from obverse.analysis.board import Board
-from obverse.analysis.plan import Plan, write_problems
+from obverse.analysis.plan import CONFIG, ROOM, Plan, write_problems
 from obverse.analysis.standings import INSIDE, standings
-from obverse.analysis.trial import chosen_rate, claim, measure_base, result, run_trial
+from obverse.analysis.trial import CLAIM, check_run, chosen_rate, claim, measure_base, result, run_trial
 from obverse.errors import ConfigError, UserError
 from obverse.interrupt import Attentive, Interrupted
+from obverse.resolve import free_folder
 from obverse.runlog import RunFolder
+from obverse.storing import storing
 from obverse.watch import Metrics, Phase, Silent, Watcher, flat
 
-CONFIG = "comparison.yaml"
 FREE = {"jobs", "output_dir", "report"}  # may differ from call to call
 PAUSE = 0.5  # seconds between two looks at what others do
 
@@ -39,7 +43,6 @@ def compare(plan: Plan, console: Console) -> int:
     with the same call and comes to the same table.
     """
     begin(plan)
-    write_problems(plan)
     board = Board(plan, console)
     try:
         code = work(plan, after=board.update) if plan.config.jobs == 1 else lead(plan, board)
@@ -48,8 +51,11 @@ def compare(plan: Plan, console: Console) -> int:
     if code:
         console.print(Text(f"stopped; go on with: obverse compare --output_dir {plan.root}"), soft_wrap=True)
         return code
-    found = standings(plan)
-    exports.write(found, plan.root)
+    with claim(plan.root, blocking=True), storing(plan.root, ROOM):
+        for trial in plan.trials():
+            check_run(plan, trial)
+        found = standings(plan)
+        exports.write(found, plan.root)
     console.print(exports.table(found))
     main = INSIDE if INSIDE in found.columns else found.columns[0]
     for line in exports.notes(found, columns=lambda name: name == main):
@@ -58,12 +64,42 @@ def compare(plan: Plan, console: Console) -> int:
     return 0
 
 
+def settle(plan: Plan) -> Plan:
+    """The comparison with a folder that is its own: where none was named, one that no other call has taken."""
+    if plan.config.output_dir is not None:
+        return plan
+    name, _, number = plan.root.name.rpartition("-")
+    with storing(plan.root, "choose an --output_dir"):
+        return replace(plan, root=free_folder(plan.root.parent, name, at_least=int(number)))
+
+
 def begin(plan: Plan) -> None:
-    """Write the comparison's configuration into its folder; ConfigError where that holds another one."""
+    """Write what the comparison is into its folder; ConfigError where that holds another one or other things.
+
+    Raises DamageError where it is not what was written, StorageError where it cannot be written.
+    """
+    refuse_foreign(plan.root)
+    with claim(plan.root, blocking=True), storing(plan.root, ROOM):
+        refuse_foreign(plan.root)
+        write_config(plan)
+        write_problems(plan)
+
+
+def refuse_foreign(root: Path) -> None:
+    """Raise ConfigError where a folder is no comparison's and not empty."""
+    with storing(root, "choose another --output_dir"):
+        if (root / CONFIG).exists() or not root.is_dir():
+            return
+        if any(path.name != CLAIM for path in root.iterdir()):
+            raise ConfigError(f"--output_dir: {root} is not empty and holds no comparison")
+
+
+def write_config(plan: Plan) -> None:
+    """Write the comparison's configuration, unless it stands there; ConfigError where another one does."""
     config, path = plan.config, plan.root / CONFIG
     given = config.model_dump(mode="json", include=config.model_fields_set - FREE)
     if path.exists():
-        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kept = config_file.read(path).values
         differing = sorted(name for name in kept.keys() | given.keys() if kept.get(name) != given.get(name))
         if differing:
             raise ConfigError(
@@ -71,8 +107,6 @@ def begin(plan: Plan) -> None:
                 "--output_dir alone, or choose another folder"
             )
         return
-    if any(plan.root.glob("*")):
-        raise ConfigError(f"--output_dir: {plan.root} is not empty and holds no comparison")
     folder = RunFolder(plan.root)
     folder.create()
     folder.write_text(CONFIG, yaml.safe_dump(given, allow_unicode=True, sort_keys=False))

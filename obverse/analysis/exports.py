@@ -16,6 +16,7 @@ from obverse.analysis.plan import BASE
 from obverse.analysis.standings import Figure, Row, Standings
 from obverse.analysis.trial import STEPS
 from obverse.runlog import RunFolder
+from obverse.sealing import sealed
 
 MARKS = {"better": "+", "worse": "-", "not distinguishable": "=", "best baseline": "b", "": ""}
 LEGEND = (
@@ -32,7 +33,7 @@ _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", 
 def write(found: Standings, root: Path) -> None:
     """Write standings.json, .md, .csv and .tex into the comparison's folder."""
     folder = RunFolder(root)
-    folder.write_json("standings.json", asdict(found))
+    folder.write_json("standings.json", sealed({"schema": 2, **asdict(found)}))
     folder.write_text("standings.md", markdown(found))
     folder.write_text("standings.csv", as_csv(found))
     folder.write_text("standings.tex", latex(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from obverse import methods, tasks
+from obverse import methods, sealing, tasks
 from obverse.analysis.columns import Column, load_column, read_tests, rows
 from obverse.comparison import CompareConfig
 from obverse.config import TrainConfig
 from obverse.course import as_course
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, DamageError
+from obverse.jsonlines import read_bytes
 from obverse.records import Problem
 from obverse.requirements import check, check_data, load_problems, wants
 from obverse.resolve import free_folder, resolve, slug
@@ -22,7 +24,11 @@ from obverse.runlog import RunFolder
 
 NEVER = 10**7  # steps: the budget ends a run
 GRID_SEED = 1_000  # rates are tried with a seed that no run has
+KEEP_ALL = 10**6
 BASE = "base"
+PLAN = "plan.json"
+CONFIG = "comparison.yaml"
+ROOM = "make room, and the same command goes on there"
 # what no entry may have for itself
 ALIKE = frozenset(
     {"budget", "budget_in", "seed", "model", "dataset", "dataset_split", "num_problems", "verifier", "output_dir"}
@@ -102,7 +108,8 @@ class Plan:
 
     def run_options(self, trial: Trial, rate: float | None) -> dict[str, Any]:
         """What the trial's run is started with, beside its own options; `rate` None leaves it to the method."""
-        config, every = self.config, 0 if trial.is_grid else 1 / self.config.num_marks
+        config = self.config
+        every = 1 / config.num_marks if config.num_marks > 1 and not trial.is_grid else 0  # 0: at the end alone
         in_steps = config.budget_in == "steps"
         return {
             "lr_scheduler_type": "constant",  # of a schedule that must know how many steps there are, none can tell
@@ -117,7 +124,7 @@ class Plan:
             "num_eval_problems": 10**9,
             "eval_steps": every,
             "save_steps": every,
-            "save_total_limit": config.num_marks + 1,
+            "save_total_limit": KEEP_ALL,  # a run that is stopped saves more than its marks, and any may be the best
             "log_completions": config.log_completions and not trial.is_grid,
             "resume_from_checkpoint": "auto",
         }
@@ -222,7 +229,11 @@ def write_problems(plan: Plan) -> None:
     that is in distribution, and that test goes on behind them.
     """
     config, folder = plan.config, RunFolder(plan.root)
-    if plan.problems_path("validation").exists():  # written last
+    if (plan.root / PLAN).exists():
+        check_files(plan.root, sealing.read(plan.root / PLAN, must=True).get("files"))
+        return
+    if plan.problems_path("validation").exists():  # an earlier version ended with it
+        seal_plan(plan)
         return
     inside = [test for test in plan.tests if test.role == "in"]
     taken = {test.name: 0 for test in plan.tests}
@@ -247,3 +258,31 @@ def write_problems(plan: Plan) -> None:
             verifier=config.verifier,
         )
     folder.write_text("problems/validation.jsonl", rows(validation))
+    seal_plan(plan)
+
+
+def seal_plan(plan: Plan) -> None:
+    """Write down what the comparison is made of, so that a change of it is noticed."""
+    names = [CONFIG, *(f"problems/{name}.jsonl" for name in ("validation", *(test.name for test in plan.tests)))]
+    about = {"schema": 2, "files": {name: fingerprint(plan.root / name) for name in names}}
+    RunFolder(plan.root).write_json(PLAN, sealing.sealed(about))
+
+
+def check_config(root: Path) -> None:
+    """Raise DamageError where a comparison's configuration is not what was written."""
+    if (root / PLAN).exists():
+        files = sealing.read(root / PLAN, must=True).get("files", {})
+        check_files(root, {name: files[name] for name in (CONFIG,) if name in files})
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file; DamageError where it cannot be read."""
+    content = read_bytes(path, DamageError)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def check_files(root: Path, files: Any) -> None:
+    """Raise DamageError, which names the file, where one of `files` (name -> fingerprint) is not what was written."""
+    for name, expected in files.items() if isinstance(files, dict) else ():
+        if fingerprint(root / name) != expected:
+            raise DamageError(f"{root / name} was changed or damaged (its sha256 is another one): {sealing.REMEDY}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from obverse import sealing
 from obverse.analysis.plan import BASE, Plan
 from obverse.analysis.trial import STEPS, Result, result
+from obverse.errors import DamageError
 from obverse.intervals import Difference, nested_interval, paired
+from obverse.jsonlines import read_objects
 from obverse.passk import pass_at_k
 
 INSIDE = "in domain"  # the problems of all tests in distribution, together
@@ -101,7 +103,7 @@ def standings(plan: Plan) -> Standings:
             "dataset": test.dataset,
             "split": test.split,
             "role": test.role,
-            "problems": num_rows(plan, test.name),
+            "problems": len(problems(plan, test.name)),
         }
         for test in plan.tests
     ]
@@ -182,13 +184,23 @@ def at(k: int, counts: Counts) -> Values:
 
 
 def read(plan: Plan, name: str, step: str, test: str) -> Counts:
-    """(samples, correct ones) of every problem, by seed, counted from the sample files."""
-    found = []
+    """(samples, correct ones) of every problem, by seed, counted from the sample files.
+
+    DamageError, which names the file, where one is not what was written.
+    """
+    names, found = problems(plan, test), []
     for seed in plan.seeds:
-        text = plan.figures_path(name, step, test, seed).read_text(encoding="utf-8")
-        verdicts = [json.loads(line)["correct"] for line in text.splitlines()]
-        found.append(tuple((len(each), sum(map(bool, each))) for each in verdicts))
+        path = plan.figures_path(name, step, test, seed)
+        rows = sealing.read_rows(path)
+        if [row.get("problem") for row in rows] != names or not all(_is_of(row, plan) for row in rows):
+            raise DamageError(f"{path} does not have the samples of {plan.problems_path(test)}: {sealing.REMEDY}")
+        found.append(tuple((len(row["correct"]), sum(map(bool, row["correct"]))) for row in rows))
     return tuple(found)
+
+
+def _is_of(row: Mapping[str, Any], plan: Plan) -> bool:
+    correct = row.get("correct")
+    return isinstance(correct, list) and len(correct) == plan.config.num_generations_test
 
 
 def difference(plan: Plan, first: str, second: str, step: str, test: str, k: int) -> Difference:
@@ -198,5 +210,6 @@ def difference(plan: Plan, first: str, second: str, step: str, test: str, k: int
     return paired(one, other)
 
 
-def num_rows(plan: Plan, test: str) -> int:
-    return len(plan.problems_path(test).read_text(encoding="utf-8").splitlines())
+def problems(plan: Plan, test: str) -> list[str]:
+    """The names of a test's problems, in their order."""
+    return [str(row.get("id")) for row in read_objects(plan.problems_path(test), DamageError)]

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from obverse.errors import DataError
-from obverse.records import Group, Problem, Sample, Source, Verdict
+from obverse.jsonlines import read_objects
+from obverse.records import OWN, Finish, Group, Kind, Problem, Sample, Source, Verdict
 from obverse.text import Renderer
+
+
+class Row(TypedDict):
+    """A stored sample, as far as it is read again."""
+
+    problem: str
+    kind: Kind
+    ids: list[int]
+    num_hint: int
+    text: str
+    finish: Finish
+    correct: bool | None
+    reward: float
+    reason: str
+
+
+_ROW = TypeAdapter(Row)
+
+
+def checked(raw: dict[str, Any], where: str) -> Row:
+    """A row of stored samples; DataError with its field where it is none."""
+    try:
+        row = _ROW.validate_python(raw, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if not 0 <= row["num_hint"] <= len(row["ids"]):
+        raise DataError(f"{where}: num_hint: {row['num_hint']} of {len(row['ids'])} tokens")
+    return row
 
 
 def stored(run: str, step: int, renderer: Renderer, problems: Sequence[Problem]) -> list[Group]:
@@ -21,12 +54,12 @@ def stored(run: str, step: int, renderer: Renderer, problems: Sequence[Problem])
         raise DataError(f"--step: {path} is not there: only runs with --log_completions store their samples")
     known = {problem.id: problem for problem in problems}
     groups: dict[str, Group] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        row = json.loads(line)
+    for number, raw in enumerate(read_objects(path), 1):
+        row = checked(raw, f"{path}:{number}")
         name = row["problem"]
         if name not in known:
             raise DataError(f"{path}:{number}: the data set has no problem {name!r}: give the run's own --dataset")
-        source = Source.ROLLOUT if row["kind"] in ("rollout", "hinted", "greedy") else Source[row["kind"].upper()]
+        source = Source.ROLLOUT if row["kind"] in OWN else Source[row["kind"].upper()]
         num_hint = row["num_hint"]
         groups.setdefault(name, Group(known[name], [])).samples.append(
             Sample(

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from obverse import checkpoint, tasks
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from obverse import checkpoint, sealing, tasks
 from obverse.adapters import load_any
-from obverse.analysis.plan import BASE, Plan, Trial
+from obverse.analysis.plan import BASE, ROOM, Plan, Trial, check_files, fingerprint
 from obverse.config import TrainConfig
-from obverse.errors import DivergedError
+from obverse.errors import CheckpointError, DamageError, DivergedError
 from obverse.evaluate import measure
+from obverse.jsonlines import read_object
 from obverse.model import set_threads
 from obverse.records import to_json
 from obverse.runlog import RunFolder
 from obverse.sampling import law_of
 from obverse.sampling.hf import HFSampler
+from obverse.storing import storing
 from obverse.text import Renderer
 from obverse.train import train
 from obverse.watch import Silent, Watcher
 
 STEPS = ("last", "best")
+CLAIM = ".claim"
+TRIAL = "trial.json"
+UNSAVED = ("metrics.jsonl", "eval", "samples")  # what a run has before its first checkpoint
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,36 @@ class Result:
 
 
 def result(plan: Plan, trial: Trial) -> Result | None:
-    """The result of a trial that is over; None of any other."""
-    path = plan.root / trial.folder / "trial.json"
-    return Result(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    """The result of a trial that is over; None of any other. DamageError where it is not what was written."""
+    path = plan.root / trial.folder / TRIAL
+    if not path.exists():
+        return None
+    kept = sealing.read(path)
+    try:
+        found = _RESULT.validate_python({name: kept[name] for name in Result.__dataclass_fields__ if name in kept})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: {sealing.REMEDY}") from None
+    if not found.failed and not {str(found.last), str(found.best)} <= found.validation.keys():
+        raise DamageError(f"{path}: validation lacks its last or its best step: {sealing.REMEDY}")
+    return found
+
+
+_RESULT = TypeAdapter(Result)
+
+
+def files_of(folder: Path) -> dict[str, Any]:
+    """Fingerprints of what a run wrote that tables and reports are made of, by name."""
+    names = ["config.yaml", "environment.json", "metrics.jsonl"]
+    names += [f"eval/{path.name}" for path in sorted((folder / "eval").glob("step-*.json"))]
+    return {name: fingerprint(folder / name) for name in names if (folder / name).is_file()}
+
+
+def check_run(plan: Plan, trial: Trial) -> None:
+    """Raise DamageError where what a trial that is over wrote was changed since."""
+    folder = plan.root / trial.folder
+    if (folder / TRIAL).exists():
+        check_files(folder, sealing.read(folder / TRIAL).get("files"))
 
 
 def chosen_rate(plan: Plan, trial: Trial) -> tuple[bool, float | None]:
@@ -77,9 +114,9 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
     """Do what is left of a trial; 0, or the exit code of a run that a signal stopped."""
     config = plan.resolved(trial, rate)
     folder = RunFolder(plan.root / trial.folder)
-    if folder.metrics_path.exists() and checkpoint.newest(folder.path) is None:
-        shutil.rmtree(folder.path / "eval", ignore_errors=True)  # killed before its first checkpoint: from the start
-        folder.metrics_path.unlink()
+    with storing(folder.path, ROOM):
+        if folder.metrics_path.exists() and not checkpoint.folders(folder.path):
+            set_aside(folder.path)  # killed before its first checkpoint: from the start
     try:
         outcome = train(config, watcher)
         if outcome.stopped:
@@ -92,35 +129,81 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
             number = found.last if step == "last" else found.best
             measure_step(plan, trial, step, number, found, config, watcher)
     keep = set() if trial.is_grid else {found.last, found.best}
-    for path in folder.path.glob("checkpoint-*"):
-        if int(path.name.rpartition("-")[2]) not in keep:
-            shutil.rmtree(path)
-    folder.write_json("trial.json", asdict(found))
+    with storing(folder.path, ROOM):
+        about = {"schema": 2, **asdict(found), "files": files_of(folder.path)}
+        for path in checkpoint.made_by(folder.path, folder.run()):
+            if checkpoint.number(path) not in keep:
+                shutil.rmtree(path)
+        folder.write_json(TRIAL, sealing.sealed(about))
     return 0
 
 
+def set_aside(root: Path) -> Path:
+    """Move what a run wrote that cannot go on out of the way of a new start; nothing is removed."""
+    number = 1
+    while (target := root / "set_aside" / f"branch-{number}").exists():
+        number += 1
+    target.mkdir(parents=True)
+    for name in UNSAVED:
+        if (root / name).exists():
+            os.rename(root / name, target / name)
+    return target
+
+
 def summary(trial: Trial, config: TrainConfig, folder: RunFolder) -> Result:
-    """What the run folder says of a run that is over."""
+    """What the run folder says of a run that is over; DamageError, which names the file, where it does not say it."""
     rows = folder.metrics()
+    try:
+        steps = _ROWS.validate_python(rows, strict=True)
+    except ValidationError as error:
+        number, *place = error.errors()[0]["loc"]
+        where = f"{folder.metrics_path}:{int(number) + 1 if isinstance(number, int) else 1}"
+        raise DamageError(f"{where}: {'.'.join(map(str, place))}: {error.errors()[0]['msg']}") from None
+    if not steps:
+        raise DamageError(f"{folder.metrics_path} has no rows, and the run is over: put it back, or remove the run")
     evaluations = {
-        int(path.stem.removeprefix("step-")): json.loads(path.read_text(encoding="utf-8"))["all"]["pass@1"]
+        int(path.stem.removeprefix("step-")): validated(path)
         for path in sorted((folder.path / "eval").glob("step-*.json"))
+        if path.stem.removeprefix("step-").isdigit()
     }
-    last = int(rows[-1]["step"])
+    last = steps[-1]["step"]
     candidates = {step: score for step, score in evaluations.items() if 0 < step <= last}
+    if last not in candidates:
+        raise DamageError(f"{folder.path / 'eval'} has no evaluation of step {last}, which the run ended with")
     return Result(
         entry=trial.entry.name,
         seed=trial.seed,
         rate=config.learning_rate or 0.0,
         is_grid=trial.is_grid,
         steps=last,
-        num_tokens=int(rows[-1]["num_tokens"]),
-        flops=rows[-1]["flops"],
-        seconds=sum(row["step_time"] for row in rows),
+        num_tokens=steps[-1]["num_tokens"],
+        flops=steps[-1]["flops"],
+        seconds=sum(row["step_time"] for row in steps),
         validation={str(step): score for step, score in sorted(evaluations.items())},
         last=last,
         best=max(candidates, key=lambda step: (candidates[step], -step)),
     )
+
+
+class Step(TypedDict):
+    """A row of metrics.jsonl, as far as a result is made of it."""
+
+    step: int
+    num_tokens: int
+    flops: float
+    step_time: float
+
+
+_ROWS = TypeAdapter(list[Step])
+
+
+def validated(path: Path) -> float:
+    """pass@1 of an evaluation while training; DamageError where the file does not have it."""
+    row = read_object(path, DamageError).get("all")
+    score = row.get("pass@1") if isinstance(row, dict) else None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise DamageError(f"{path} has no pass@1 of all problems: {sealing.REMEDY}")
+    return float(score)
 
 
 def measure_step(
@@ -132,9 +215,12 @@ def measure_step(
         for test in plan.tests:
             source = plan.figures_path(name, "last", test.name, trial.seed)
             target = plan.figures_path(name, step, test.name, trial.seed)
-            RunFolder(target.parent).write_text(target.name, source.read_text(encoding="utf-8"))
+            with storing(target, ROOM):
+                RunFolder(target.parent).write_text(target.name, source.read_text(encoding="utf-8"))
         return
     place = plan.root / trial.folder / f"checkpoint-{number}"
+    if damage := checkpoint.damage(place):
+        raise CheckpointError(f"checkpoint {place}, the {step} step of {name}: {damage}; put it back as it was")
     measure_tests(plan, str(place), config, name, step, trial.seed, watcher)
 
 
@@ -164,14 +250,18 @@ def measure_tests(
     for test, path in missing.items():
         problems = tasks.load(str(plan.problems_path(test.name)), verifier=config.verifier)
         scores = measure(problems, sampler, renderer, law, plan.config.num_generations_test, seed, watcher or Silent())
-        RunFolder(path.parent).write_text(path.name, "".join(to_json(asdict(score)) + "\n" for score in scores))
+        rows = (json.loads(to_json(asdict(score))) for score in scores)
+        with storing(path, ROOM):
+            RunFolder(path.parent).write_text(path.name, "".join(to_json(sealing.sealed(row)) + "\n" for row in rows))
 
 
 @contextmanager
 def claim(folder: Path, blocking: bool = False) -> Iterator[bool]:
     """Whether nobody else works in the folder; the claim ends with the block, or with the process however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".claim").open("w") as file:
+    with storing(folder, "choose another --output_dir"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / CLAIM).open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
         except BlockingIOError:

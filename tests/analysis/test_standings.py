@@ -15,11 +15,13 @@ from obverse.analysis.standings import INSIDE, Standings, difference, standings
 from obverse.analysis.trial import Result, chosen_rate
 from obverse.comparison import CompareConfig
 from obverse.layers import Layer
+from obverse.records import to_json
 from obverse.resolve import read
 from obverse.runlog import RunFolder
 from recipes import published, science
 
 NUM = 40  # problems of a test
+BREAKS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r"  # where Python breaks lines, and JSON Lines do not
 CHANCES = {"base": 0.2, "sft": 0.3, "grpo": 0.5, "hpt": 0.8, "luffy": 0.5}
 
 
@@ -31,14 +33,18 @@ def plan(tmp_path: Path) -> Plan:
     options |= {"num_generations_test": 4, "output_dir": str(tmp_path)}
     made = make_plan(read(CompareConfig, [Layer("command line", options)], "see"))
     for test in made.tests:
-        RunFolder(tmp_path).write_text(f"problems/{test.name}.jsonl", "{}\n" * NUM)
+        names = [f"{test.name}{BREAKS}{number}" for number in range(NUM)]
+        text = "".join(to_json({"id": name}) + "\n" for name in names)
+        RunFolder(tmp_path).write_text(f"problems/{test.name}.jsonl", text)
         for name, chance in CHANCES.items():
             for seed in made.seeds:
                 for step in ("last", "best"):
                     dice = random.Random(f"{'grpo' if name == 'luffy' else name} {test.name} {seed}")
-                    rows = [{"correct": [dice.random() < chance for _ in range(4)]} for _ in range(NUM)]
+                    rows = [
+                        {"problem": problem, "correct": [dice.random() < chance for _ in range(4)]} for problem in names
+                    ]
                     path = made.figures_path(name, step, test.name, seed)
-                    RunFolder(path.parent).write_text(path.name, "".join(json.dumps(row) + "\n" for row in rows))
+                    RunFolder(path.parent).write_text(path.name, "".join(to_json(row) + "\n" for row in rows))
     for trial in made.trials():
         score = {1e-4: 0.25, 1e-3: 0.5}.get(trial.rate or 0.0, 0.6)
         found = Result(trial.entry.name, trial.seed, trial.rate or 1e-3, trial.is_grid, 5, 9_100, 4e9, 2.0)

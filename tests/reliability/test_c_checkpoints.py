@@ -204,6 +204,21 @@ def test_c4_a_run_that_passes_a_damaged_checkpoint_by_says_so(tiny: Path, proble
         train(runs.config("sft", tmp_path, tiny, problems, resume_from_checkpoint="auto", **options))
 
 
+# What may be removed
+
+
+def test_only_what_a_run_has_written_under_its_very_name_may_be_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        faults.save(tmp_path, step, keep=9, run="other" if step == 4 else "mine")
+    for name in ("checkpoint-backup-77", "checkpoint-2-copy", "checkpoint-", "checkpoint-77"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-9")
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-02")
+    (tmp_path / "checkpoint-8").symlink_to(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-3" / "critic" / "notes.txt").write_text("of a user")
+    assert [path.name for path in checkpoint.made_by(tmp_path, "mine")] == ["checkpoint-1", "checkpoint-2"]
+
+
 # C5: the disk refuses
 
 

@@ -1,0 +1,35 @@
+"""JSON Lines end at line feeds alone: no `splitlines` of text, which breaks at U+2028 and others, gives them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*ROOT.glob("obverse/**/*.py"), *ROOT.glob("recipes/**/*.py")])
+
+
+def broken(tree: ast.AST) -> Iterator[int]:
+    """Lines of code where a `for` or a comprehension over a call of `splitlines` has `json.loads` inside."""
+    for node in ast.walk(tree):
+        sources = [each.iter for each in getattr(node, "generators", [])]
+        sources += [node.iter] if isinstance(node, ast.For) else []
+        if any(calls(source, "splitlines") for source in sources) and calls(node, "loads"):
+            yield node.lineno  # type: ignore[attr-defined]
+
+
+def calls(node: ast.AST, name: str) -> bool:
+    return any(isinstance(each, ast.Attribute) and each.attr == name for each in ast.walk(node))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_json_lines_are_cut_at_line_feeds(path: Path) -> None:
+    assert [*broken(ast.parse(path.read_text(encoding="utf-8")))] == []
+
+
+def test_a_reader_that_cuts_elsewhere_is_seen() -> None:
+    code = "x = [json.loads(y) for y in text.splitlines()]\nfor n, y in enumerate(x.splitlines()):\n    json.loads(y)"
+    assert sorted(broken(ast.parse(code))) == [1, 2]
