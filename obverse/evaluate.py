@@ -11,6 +11,7 @@ from obverse.config_eval import EvalConfig
 from obverse.loading import EMBEDDED
 from obverse.measure import Asked, collect, measure
 from obverse.model import Policy, set_threads
+from obverse.reach import check_asked
 from obverse.resolve import slug
 from obverse.results import grader, write
 from obverse.samples import Store, identity
@@ -83,6 +84,9 @@ def load_speaker(config: EvalConfig, target: Target) -> Speaker:
 def run_trial(trial: Trial, speaker: Speaker, watch: Watcher) -> Report:
     """Sample what is not stored yet, grade it, write it; then the figures of all of it."""
     store = Store(speaker.target.out / slug(trial.name))
+    check_asked(
+        trial.problems, speaker.renderer(trial), trial.config.max_completion_length, speaker.policy.model, watch
+    )
     with store.writing():
         return fill(store, trial, speaker, watch)
 

@@ -24,7 +24,7 @@ from obverse.dist.pieces import Pieces, files_of
 from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError
 from obverse.model import Policy, Traits, as_policy, traits_of
-from obverse.weights import check_weights, listed, reported
+from obverse.weights import check_vocabulary, check_weights, listed, reported
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
 disable_progress_bar()
@@ -189,6 +189,7 @@ def _load(
     if kind_of_model is AutoModelForSequenceClassification:
         _refuse_without_score(name, model)
     check_weights(name, model, info, new_head)
+    check_vocabulary(name, model, tokenizer)
     stays = "device_map" in options or not team.is_alone  # a quantized one is made where it stays
     return model if stays else model.to(where), tokenizer
 

@@ -18,6 +18,7 @@ from obverse.dist.team import ALONE, Team
 from obverse.errors import CheckpointError, ConfigError
 from obverse.loading import load, load_scalar
 from obverse.model import Policy, as_policy, with_checkpoints, with_compiled_layers
+from obverse.positions import num_positions
 from obverse.requirements import samples_initial
 from obverse.scorer import RewardModel
 from obverse.text import Renderer
@@ -34,9 +35,14 @@ class Networks:
     critic: Any
     table: torch.nn.Module | None  # the initial model's embeddings, frozen
 
-    def unused_weights(self) -> list[str]:
+    def readers(self, config: TrainConfig) -> dict[str, Any]:
+        """The models that may read the run's texts to different lengths, by what messages call them."""
+        others = {"the initial model": self.anchor.model} if self.anchor and config.anchor_model else {}
+        return {"the model": self.policy.model, **others}
+
+    def unused_weights(self, scorer: RewardModel | None) -> list[str]:
         """A sentence for each model whose files have weights that nothing reads."""
-        models = (self.policy.model, self.anchor and self.anchor.model, self.critic)
+        models = (self.policy.model, self.anchor and self.anchor.model, self.critic, scorer and scorer.model)
         return list(dict.fromkeys(sentence for model in models if model is not None and (sentence := unused(model))))
 
 
@@ -152,4 +158,5 @@ def load_scorer(config: TrainConfig, tokenizer: Any, team: Team = ALONE) -> Rewa
     model, own = _scalar(config, config.reward_model, team, trained=True)
     renderer = Renderer(own, config.chat_template, config.system_prompt, None)
     at_once = config.tokens_at_once(team.device.type if shares_out(config, team) else model.device.type)
-    return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), at_once)
+    longest = inside(model, lambda: num_positions(model))
+    return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), at_once, longest)

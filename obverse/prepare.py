@@ -27,6 +27,7 @@ from obverse.mismatch import Mismatch
 from obverse.networks import Networks, load_networks, load_scorer, refuse_unfit, stage_anchor
 from obverse.optim import Optimizer
 from obverse.problems import wording
+from obverse.reach import check_run
 from obverse.records import Problem
 from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import with_folder
@@ -37,11 +38,11 @@ from obverse.runlog import ReadOnly, RunFolder, environment
 from obverse.sampling import Sampler, law_of
 from obverse.sampling.engine import check_engine, make_sampler, versions_of
 from obverse.sampling.hf import HFSampler
+from obverse.scorer import RewardModel
 from obverse.snapshot import refuse_without_card
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
 from obverse.watch import masked
-from obverse.weights import unused
 
 MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it starts; obverse data check reads all
 
@@ -103,8 +104,6 @@ def assemble(
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
-    for remark in networks.unused_weights():
-        watcher.note(remark)
     may_share = not (config.gradient_checkpointing or config.torch_compile or root_of(networks.policy.model))
     if may_share and not networks.policy.shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
@@ -134,9 +133,7 @@ def assemble(
         data=data,
         team=team,
     )
-    for model in run.collector.models:
-        if (remark := unused(model)) and remark not in networks.unused_weights():
-            watcher.note(remark)
+    check_models(run, networks)
     if team.is_first:
         refuse_small_disk(run)
     number = checkpoint.about(start).run if start else ""
@@ -148,6 +145,15 @@ def assemble(
         folder.write_text("config.yaml", masked(write(config)))
         folder.write_json("environment.json", {**environment(threads, number), **versions_of(sampler)})
     return run
+
+
+def check_models(run: Run, networks: Networks) -> None:
+    """Note weights that no model reads, and refuse texts that one of them cannot read."""
+    scorer = run.collector.scorer if isinstance(run.collector.scorer, RewardModel) else None
+    for remark in networks.unused_weights(scorer):
+        run.watcher.note(remark)
+    models, renderer = networks.readers(run.config), run.collector.renderer
+    check_run(run.config, run.course, run.problems, run.eval_problems, renderer, models, scorer, run.watcher)
 
 
 def refuse_small_disk(run: Run) -> None:

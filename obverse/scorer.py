@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from obverse.errors import ConfigError
 from obverse.records import Problem, Sample
 from obverse.text import Renderer
 
@@ -20,11 +21,17 @@ class RewardModel:
     renderer: Renderer  # with the reward model's own tokenizer
     same_tokens: bool  # as the policy's: then the sampled ids are scored as they are
     batch_tokens: int
+    num_positions: int | None = None  # the longest text that it can read, in tokens; None where nothing bounds it
 
     @torch.inference_mode()
     def score(self, samples: Sequence[tuple[Problem, Sample]]) -> list[float]:
         """The number at the last token of every sample, in order."""
         texts = [self.ids(problem, sample) for problem, sample in samples]
+        if self.num_positions is not None and (longest := max(map(len, texts), default=0)) > self.num_positions:
+            raise ConfigError(
+                f"the reward model has {self.num_positions:,} positions and is to score a text of {longest:,} tokens: "
+                "lower --max_completion_length"
+            )
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         scores = [0.0] * len(texts)
         start = 0

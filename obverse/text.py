@@ -9,7 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from functools import cached_property
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from obverse.user_code import read_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+UNKNOWN = "\ufffd"  # how an id reads that the tokenizer has no token for
 PROBE = "Forty-two."  # stands for a message when a template is asked how it writes one
 THINK = "<think>"
 # Llama 3's templates print a date: today's, unless they are given one. This is the one that they fall back to
@@ -279,8 +281,18 @@ class Renderer:
             return ids[skip:], [start - len(self._anchor) for start in starts[skip:]]
         return self._coded(text)
 
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.get_vocab().values())
+
     def _decode(self, ids: Sequence[int]) -> str:
-        """Every id as text, as it reads behind a prompt."""
+        """Every id as text, as it reads behind a prompt; an id without a token (a padded vocabulary's) as U+FFFD.
+
+        Left out it would join what stands around it, and "4?2" would be graded as 42.
+        """
+        if not self._known.issuperset(ids):
+            runs = groupby(ids, self._known.__contains__)
+            return "".join(self._decode(list(run)) if known else UNKNOWN * len(list(run)) for known, run in runs)
         whole = self.tokenizer.decode(
             [*self._anchor_ids, *ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )

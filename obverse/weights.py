@@ -91,6 +91,22 @@ def check_weights(name: str, model: Any, info: Mapping[str, Any], new_head: bool
         setattr(model, UNUSED, f"{where}: weights in its files that it does not use: {listed(left)}")
 
 
+def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    """Raise ConfigError where a tokenizer writes tokens that a model has no embedding for; its padding never counts.
+
+    More embeddings than tokens are normal: vocabularies are rounded up.
+    """
+    num_rows = model.get_input_embeddings().num_embeddings
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= num_rows}
+    beyond.pop(tokenizer.pad_token_id, None)
+    if beyond:
+        tokens = [f"{beyond[number]!r:.40} ({number})" for number in sorted(beyond)]
+        raise ConfigError(
+            f"model {name!r}: its tokenizer has {len(beyond)} tokens that the model has no embedding for, the last "
+            f"is {num_rows - 1}: {listed(tokens)}: give the tokenizer of its training, or resize the embeddings"
+        )
+
+
 def unused(model: Any) -> str | None:
     """A sentence on weights that the files have and the model does not read; None where there are none."""
     sentence: str | None = getattr(model, UNUSED, None)

@@ -82,9 +82,9 @@ def test_a_pad_token_that_is_a_word_is_text() -> None:
     assert Renderer(tokenizer).decode(ids) == "72!"
 
 
-def test_ids_beyond_the_vocabulary_are_no_text() -> None:
+def test_ids_beyond_the_vocabulary_read_as_a_replacement_character() -> None:
     renderer = Renderer(tiny_tokenizer("qwen2"))
-    assert renderer.decode([511]) == ""  # real models pad their vocabulary, and a random one samples there
+    assert renderer.decode([511]) == "\ufffd"  # real models pad their vocabulary, and a random one samples there
 
 
 @pytest.mark.parametrize("scheme", ["first", "always"])

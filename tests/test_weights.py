@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny, tiny_tokenizer
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 import runs
 from obverse.adapters import load_any
@@ -21,6 +21,7 @@ from obverse.errors import ConfigError
 from obverse.interrupt import Attentive
 from obverse.loading import load, load_scalar
 from obverse.prepare import prepare
+from obverse.text import Renderer
 from obverse.watch import Silent
 from obverse.weights import unused
 
@@ -195,3 +196,37 @@ def test_an_adapter_that_does_not_fit_is_refused(adapter: Path, edit: Callable[[
     save_file(found, file)
     with pytest.raises(ConfigError, match=r"layers\.0\.self_attn\.q_proj\.lora_A"):
         load_any(str(adapter))
+
+
+# Tokenizers of another size
+
+
+def test_tokens_without_an_embedding_are_refused(models: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(models / "llama")
+    number = len(tokenizer)
+    assert number <= load(str(models / "llama"))[0].model.config.vocab_size
+    shutil.copytree(models / "llama", tmp_path / "more")
+    tokenizer.add_tokens([f"<more{n}>" for n in range(512 - number + 1)])
+    tokenizer.save_pretrained(tmp_path / "more")
+    for read in (load, load_scalar):
+        with pytest.raises(ConfigError, match=r"1 tokens that the model has no embedding for, the last is 511"):
+            read(str(tmp_path / "more"))
+
+
+def test_padding_without_an_embedding_is_never_read(models: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(models / "llama")
+    shutil.copytree(models / "llama", tmp_path / "more")
+    tokenizer.add_tokens([f"<more{n}>" for n in range(512 - len(tokenizer))])
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    tokenizer.save_pretrained(tmp_path / "more")
+    assert load(str(tmp_path / "more"))[1].pad_token_id == 512
+
+
+def test_an_id_without_a_token_never_joins_what_stands_around_it(models: Path) -> None:
+    policy, tokenizer = load(str(models / "llama"))
+    renderer, last = Renderer(tokenizer, "none"), policy.model.config.vocab_size - 1
+    assert last >= len(tokenizer)
+    (four,), (two,) = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in "42")
+    assert renderer.decode([four, two]) == "42"
+    assert renderer.decode([four, last, two]) == "4\ufffd2"
+    assert renderer.decode([last, last]) == "\ufffd\ufffd"

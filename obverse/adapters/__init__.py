@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 from obverse.errors import CheckpointError, ConfigError
 from obverse.loading import EMBEDDED, load, locate
 from obverse.model import Policy, as_policy
-from obverse.weights import listed
+from obverse.weights import check_vocabulary, listed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ORIGIN = "base.json"  # our own word on the base, beside what PEFT writes
@@ -157,4 +157,5 @@ def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool
         raise ConfigError(f"adapter {place} cannot be put on {base}: {reason}") from None
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        check_vocabulary(place, merged, tokenizer)
     return as_policy(merged, mixed=policy.mixed), tokenizer

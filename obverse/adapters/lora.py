@@ -28,6 +28,7 @@ from obverse.loading import load, pick_device
 from obverse.model import Policy
 from obverse.runlog import installed
 from obverse.seeds import seed_for
+from obverse.weights import check_vocabulary
 
 LEARNING = "default"  # PEFT's name of the adapter that learns; others are frozen
 ALL = "all-linear"
@@ -160,6 +161,7 @@ def load_adapted(config: TrainConfig, start: Path | None) -> tuple[Policy, Any]:
         refuse_whole(start)
         origin.refuse_other(start)
         tokenizer = AutoTokenizer.from_pretrained(str(start), trust_remote_code=False)
+        check_vocabulary(str(start), policy.model, tokenizer)
     adapter = Adapter(inject(policy.model, config), LEARNING, origin)
     policy.model.eval()
     if start:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from obverse.errors import ConfigError
+from obverse.positions import num_positions, reads
 from obverse.records import Finish
 from obverse.sampling.cache import Slots, blank, num_layers
 from obverse.sampling.law import draw, uniforms
@@ -61,6 +64,7 @@ class HFSampler:
         self.decode = decode
         self.num_layers = num_layers(model)
         self.step = 0
+        self._num_positions: int | None = None
 
     def follow(self, step: int) -> None:
         """See Sampler.follow. The policy is read where it stands: only the completions' label changes."""
@@ -72,7 +76,20 @@ class HFSampler:
     ) -> list[list[Completion]]:
         """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite."""
         with self.scope(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
+            self._refuse_too_long(orders, law)
             return self._sample(orders, law, progress)
+
+    def _refuse_too_long(self, orders: Sequence[Order], law: Law) -> None:
+        """Raise ConfigError where a completion may need more positions than there are; its last token needs none."""
+        if self._num_positions is None:
+            self._num_positions = num_positions(self.model) or sys.maxsize
+        longest = max((len(order.prompt_ids) for order in orders), default=0) + law.max_tokens
+        limit = self._num_positions
+        if longest - 1 > limit and not reads(self.model, longest - 1, limit):
+            raise ConfigError(
+                f"a prompt of {longest - law.max_tokens:,} tokens and a completion of up to {law.max_tokens:,} need "
+                f"more than the {limit:,} positions that the model has: lower --max_completion_length"
+            )
 
     def _sample(
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None

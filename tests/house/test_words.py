@@ -31,6 +31,7 @@ MAY_NAME = {
             "config",
             "loading",
             "networks",
+            "reach",
             "plan.shadow",
             "prepare",
             "requirements",

@@ -1,0 +1,90 @@
+"""How many tokens a model can read: the rows of its table of positions, where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+UNREADABLE = (RuntimeError, IndexError, ValueError, TypeError, AttributeError)
+PROBES = (4, 6)  # tokens that a model is tried with
+LOOKUPS = {"embedding": (0, 1), "index_select": (0, 2), "gather": (0, 2), "index": (0, 1)}  # places of table and index
+
+
+class Lookups(TorchDispatchMode):
+    """Inside, the largest row that is read of every table, by the table's shape and the order of the readings."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest: dict[tuple[Any, ...], int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name in LOOKUPS and len(args) > max(LOOKUPS[name]):
+            table, index = (args[place] for place in LOOKUPS[name])
+            along = args[1] if name in ("index_select", "gather") else 0
+            if name == "index":
+                along = next((place for place, each in enumerate(index) if each is not None), 0)
+                index = index[along]
+            is_plain = isinstance(index, Tensor) and not index.is_meta and not index.is_floating_point()
+            if is_plain and index.dtype is not torch.bool and index.numel():
+                key = (name, tuple(table.shape), along)
+                self.largest[key] = max(self.largest.get(key, -1), int(index.max()))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def num_positions(model: Any) -> int | None:
+    """The longest text that a model can read, in tokens; None where nothing bounds it, as with rotary positions.
+
+    It is tried with texts of one repeated token: what reads a row further for every token more, and does not grow, is a
+    table of positions. Offsets count. Such tables are learned, or made for a fixed length.
+    """
+    decoder, seen = _decoder(model), []
+    for length in PROBES:
+        with Lookups() as lookups, suppress(*UNREADABLE):  # a model that cannot be tried has none that is known
+            decoder(input_ids=torch.ones(1, length, dtype=torch.long, device=model.device), use_cache=False)
+        seen.append(lookups.largest)
+    short, long = seen
+    step = PROBES[1] - PROBES[0]
+    limits = [
+        key[1][key[2]] - (short[key] - PROBES[0] + 1)
+        for key in short.keys() & long.keys()
+        if long[key] - short[key] == step
+    ]
+    return min(limits, default=None)
+
+
+def rated_positions(model: Any) -> int | None:
+    """The longest text that the model was made for by its configuration, in tokens; None where it says nothing."""
+    config = model.config.get_text_config()
+    found = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    return int(found) if isinstance(found, int) and found > 0 else None
+
+
+@torch.no_grad()
+def reads(model: Any, length: int, limit: int | None) -> bool:
+    """Whether a model reads a text of `length` tokens, more than its `limit` by `num_positions`; found out by trying.
+
+    Some tables grow, and some masks and slopes are made for so many tokens. A card is not asked to read behind the end
+    of a table: nothing could be computed there any more.
+    """
+    if limit is not None and model.device.type != "cpu":
+        return False
+    try:
+        _decoder(model)(input_ids=torch.ones(1, length, dtype=torch.long, device=model.device), use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _decoder(model: Any) -> Any:
+    return model.base_model if model.get_output_embeddings() is None else model.get_decoder()
