@@ -264,7 +264,10 @@ def write_problems(plan: Plan) -> None:
 def seal_plan(plan: Plan) -> None:
     """Write down what the comparison is made of, so that a change of it is noticed."""
     names = [CONFIG, *(f"problems/{name}.jsonl" for name in ("validation", *(test.name for test in plan.tests)))]
-    about = {"schema": 2, "files": {name: fingerprint(plan.root / name) for name in names}}
+    about = {
+        "schema": 2,
+        "files": {name: fingerprint(plan.root / name) for name in names if (plan.root / name).exists()},
+    }
     RunFolder(plan.root).write_json(PLAN, sealing.sealed(about))
 
 
