@@ -65,9 +65,11 @@ def weights(model: torch.nn.Module) -> int:
     return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63
 
 
-def find_shared_start(config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher, team: Team) -> Path | None:
+def find_shared_start(
+    config: TrainConfig, folder: RunFolder, data: str, inputs: Mapping[str, str], watcher: Watcher, team: Team
+) -> Path | None:
     """The checkpoint that the run goes on from, as the first rank finds it; None for a fresh run."""
-    found = find_start(config, folder, data, watcher) if team.is_first else None
+    found = find_start(config, folder, data, watcher, inputs) if team.is_first else None
     path = team.share(None if found is None else str(found))
     return None if path is None else Path(path)
 

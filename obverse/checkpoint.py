@@ -55,6 +55,7 @@ class About:
     config: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""  # the fingerprint of the problems
     packages: Mapping[str, Any] = field(default_factory=dict)  # versions, for who reads it
+    inputs: Mapping[str, str] = field(default_factory=dict)  # fingerprints by option; none in manifests before them
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _unusable(path: Path, problem: str) -> CheckpointError:
 
 def about(path: Path) -> About:
     """What the manifest of a checkpoint says of its run; CheckpointError where there is none."""
-    manifest = _manifest(path)
+    manifest = {"inputs": {}, **_manifest(path)}
     return About(**{name: manifest[name] for name in vars(About())})
 
 
@@ -346,6 +347,9 @@ def _misfit(manifest: Manifest) -> str | None:
         if not isinstance(expected, dict) or not {"bytes", "sha256"} <= expected.keys():
             return f"has no size and sha256 of {name!a:.80}"
     kinds = {"step": int, "run": str, "config": dict, "data": str, "packages": dict}
+    inputs = manifest.get("inputs", {})
+    if not isinstance(inputs, dict) or not all(isinstance(each, str) for each in inputs.values()):
+        return "has inputs that are no fingerprints"
     return next((f"has no {name}" for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)), None)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from obverse import checkpoint, methods, tasks
+from obverse import checkpoint, inputs, methods, tasks
 from obverse.adapters.lora import merged, refuse_unready, remarks
 from obverse.agreement import agree_on_threads, compare, find_shared_start, options, versions, weights, words
 from obverse.compiling import refuse_without_compiler
@@ -31,7 +31,7 @@ from obverse.reach import check_run
 from obverse.records import Problem
 from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import with_folder
-from obverse.resume import fingerprint, restore
+from obverse.resume import fingerprint, refuse_changes, restore
 from obverse.rollout import Collector
 from obverse.run import Run
 from obverse.runlog import ReadOnly, RunFolder, environment
@@ -68,9 +68,10 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     refuse_without_card(config.memory_snapshot, pick_device(config.device))
     if config.torch_compile:
         refuse_without_compiler(pick_device(config.device).partition(":")[0])
-    data = fingerprint(problems)
+    data, held_out = fingerprint(problems), load_held_out(config)
+    known = inputs.of_files(config, problems, held_out)
     team.beat()
-    compare(team, {**options(config), "rows of the data with sha256": data[:12], **versions()})
+    compare(team, {**options(config), **inputs.facts(known), **versions()})
     if team.is_first:  # it alone knows whether a folder is free: the others would find what it made
         config = with_folder(config)
     config = config.model_copy(update={"output_dir": Path(team.share(str(config.output_dir)))})
@@ -82,7 +83,7 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
             watcher.note(left)
         if team.is_first:
             checkpoint.tidy(folder.path)
-        return assemble(config, course, problems, data, folder, watcher, team)
+        return assemble(config, course, problems, held_out, data, known, folder, watcher, team)
     except BaseException:
         folder.release()
         raise
@@ -92,28 +93,26 @@ def assemble(
     config: TrainConfig,
     course: Course,
     problems: list[Problem],
+    held_out: list[Problem],
     data: str,
+    known: inputs.Inputs,
     folder: RunFolder,
     watcher: Attentive,
     team: Team,
 ) -> Run:
     """The parts of a run whose folder is its own, restored if it is to be resumed."""
-    start = find_shared_start(config, folder, data, watcher, team)
+    start = find_shared_start(config, folder, data, known, watcher, team)
     networks = load_networks(config, course, start, team)
-    team.beat()
+    known = with_models(config, course, data, known, start, team)
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
-    for remark in remarks(config, networks.critic is not None):
-        watcher.note(remark)
-    may_share = not (config.gradient_checkpointing or config.torch_compile or root_of(networks.policy.model))
-    if may_share and not networks.policy.shares and any(method.trains_policy for method in course.methods):
-        watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
+    tell_networks(config, course, networks, watcher)
     stops = getattr(networks.policy.model, "generation_config", None)
     renderer = Renderer(
         networks.tokenizer, config.chat_template, config.system_prompt, stops.eos_token_id if stops else None
     )
     problems = short_enough(problems, renderer, config.max_prompt_length, watcher)
     tell_unreadable(problems, watcher)
-    total_steps, held_out = num_steps(config, len(problems)), load_held_out(config)
+    total_steps = num_steps(config, len(problems))
     compare(team, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
     tell_overlap(problems, held_out, watcher)
     asked, check = [*problems, *held_out], watcher.check if team.is_alone else (lambda: None)  # a rank's signal waits
@@ -131,6 +130,7 @@ def assemble(
         Graders(config.max_grader_errors),
         Mismatch(config.max_mismatch_kl),
         data=data,
+        inputs=known,
         team=team,
     )
     check_models(run, networks)
@@ -154,6 +154,28 @@ def check_models(run: Run, networks: Networks) -> None:
         run.watcher.note(remark)
     models, renderer = networks.readers(run.config), run.collector.renderer
     check_run(run.config, run.course, run.problems, run.eval_problems, renderer, models, scorer, run.watcher)
+
+
+def tell_networks(config: TrainConfig, course: Course, networks: Networks, watcher: Attentive) -> None:
+    """Note what is odd about the networks and no mistake."""
+    for remark in remarks(config, networks.critic is not None):
+        watcher.note(remark)
+    may_share = not (config.gradient_checkpointing or config.torch_compile or root_of(networks.policy.model))
+    if may_share and not networks.policy.shares and any(method.trains_policy for method in course.methods):
+        watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
+
+
+def with_models(
+    config: TrainConfig, course: Course, data: str, known: inputs.Inputs, start: Path | None, team: Team
+) -> inputs.Inputs:
+    """The fingerprints with those of the models that were loaded; refused where ranks or the start have others."""
+    models = inputs.of_models(config, course)
+    team.beat()
+    compare(team, inputs.facts(models))
+    known = {**known, **models}
+    if start and team.is_first:
+        refuse_changes(config, data, start, checkpoint.about(start), known)
+    return known
 
 
 def refuse_small_disk(run: Run) -> None:

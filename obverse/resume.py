@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from obverse import checkpoint
 from obverse.checkpoint import About, Saved
 from obverse.config import TrainConfig
 from obverse.errors import CheckpointError
+from obverse.inputs import ALIKE, MODELS, differences
 from obverse.networks import stage_anchor
 from obverse.records import Problem
 from obverse.run import Run
@@ -49,7 +50,7 @@ BINDING = frozenset(
 
 def about(run: Run) -> About:
     """What a checkpoint of the run says of it."""
-    return About(run.folder.run(), as_kept(run.config), run.data, packages())
+    return About(run.folder.run(), as_kept(run.config), run.data, packages(), run.inputs)
 
 
 def as_kept(config: TrainConfig) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def fingerprint(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()
 
 
-def find_start(config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher) -> Path | None:
+def find_start(
+    config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher, inputs: Mapping[str, str] | None = None
+) -> Path | None:
     """The checkpoint to resume from, None for a fresh run.
 
     Raises CheckpointError when the one asked for is not there or damaged, when a folder that holds a run has no whole
@@ -89,21 +92,43 @@ def find_start(config: TrainConfig, folder: RunFolder, data: str, watcher: Watch
     else:
         path = Path(wanted)
         checkpoint.check(path)  # before anything is loaded from it
-    refuse_changes(config, data, path, checkpoint.about(path))
+    then = checkpoint.about(path)
+    refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
+    for name, (before, now) in differences(then.inputs, inputs or {}).items():
+        if name in FREE:
+            watcher.note(f"--{name}: {now}, and {before} before: figures from here on are of other rows")
     return path
 
 
-def refuse_changes(config: TrainConfig, data: str, path: Path, then: About) -> None:
-    """Raise CheckpointError, with both values of each, for options that would make the run another one."""
+def refuse_changes(
+    config: TrainConfig,
+    data: str,
+    path: Path,
+    then: About,
+    inputs: Mapping[str, str],
+    later: Collection[str] = (),
+) -> None:
+    """Raise CheckpointError, with both values of each, for options or contents that would make the run another one.
+
+    Where the content that an option names is known then and now, it decides, and not where it lies; `later` are options
+    whose content is not known yet.
+    """
     found = changes(then.config, as_kept(config))
     allowed = {*config.allow_config_change}
-    if then.data and then.data != data and not {"dataset", "dataset_split", "num_problems", "verifier"} & found.keys():
+    bound = {name: value for name, value in inputs.items() if name not in FREE and name in then.inputs}
+    same = {name for name, value in bound.items() if value == then.inputs[name]}
+    with_it = {each for name in same for each in ALIKE.get(name, ())}
+    for name in {*later, *same, *with_it} & found.keys():
+        del found[name]
+    found |= differences(then.inputs, bound)
+    told_by_options = {"dataset", "dataset_split", "num_problems", "verifier"} & found.keys()
+    if "dataset" not in bound and then.data and then.data != data and not told_by_options:
         found["dataset"] = (f"rows with sha256 {then.data[:12]}", f"rows with sha256 {data[:12]}")
     refused = {name: values for name, values in found.items() if name not in allowed}
     if not refused:
         return
     told = "; ".join(f"{name}: {before!r} then, {now!r} now" for name, (before, now) in sorted(refused.items()))
-    kind = "is of another method's run" if "method" in refused else "was made with other options"
+    kind = "is of another method's run" if "method" in refused else "was made with other options or files"
     raise CheckpointError(
         f"checkpoint {path} {kind}: {told}: give them as they were, start anew in another --output_dir, or go on with "
         f"the change by --allow_config_change {','.join(sorted(refused))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,7 @@ class Run:
     graders: Graders
     mismatch: Mismatch
     data: str = ""  # the fingerprint of its problems
+    inputs: Mapping[str, str] = field(default_factory=dict)  # fingerprints of what it reads, by option
     team: Team = ALONE  # the ranks that share the run
     state: State = field(default_factory=State)
     seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs

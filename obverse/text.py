@@ -309,16 +309,23 @@ def choose_layout(tokenizer: PreTrainedTokenizerBase, choice: str) -> Layout:
         except ValueError as error:  # several named templates and no default
             raise ConfigError(f"chat_template: {error}") from error
     if choice.endswith((".jinja", ".jinja2")):
-        try:
-            return Layout(Path(choice).name, jinja=read_text(choice))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"chat_template: cannot read {choice}: {error}") from error
+        return Layout(Path(choice).name, jinja=template_of(choice))
     if "{prompt}" in choice and "{{" not in choice and "{%" not in choice:
         form = choice.replace("\\n", "\n")
         return Layout(repr(form), form=form)
     raise ConfigError(
         f"chat_template: {choice!r} is neither auto, none, a text that holds {{prompt}}, nor a path to a .jinja file"
     )
+
+
+def template_of(choice: str) -> str | None:
+    """The text of the file that the option `chat_template` names, None where it names none. Errors: ConfigError."""
+    if not choice.endswith((".jinja", ".jinja2")):
+        return None
+    try:
+        return read_text(choice)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"chat_template: cannot read {choice}: {error}") from error
 
 
 def opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -209,7 +209,7 @@ def _installed() -> tuple[Path, ...]:
 # Loading
 
 
-class _Texts(MetaPathFinder, SourceLoader):
+class _Texts(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # typeshed has two forms of source_to_code
     """Imports the modules of one Code from the texts that were read."""
 
     def __init__(self, code: Code) -> None:

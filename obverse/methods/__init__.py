@@ -21,6 +21,7 @@ from obverse.errors import ConfigError, UserError
 from obverse.method import Method
 from obverse.methods._compose import TEXTS, compose
 from obverse.records import Source
+from obverse.user_code import Code
 
 MakeMethod = Callable[..., Method | Course]
 LONGEST = "max_completion_length"  # means the same to a method that has it and to its components
@@ -90,6 +91,11 @@ def signature(make: MakeMethod) -> inspect.Signature:
     return found
 
 
+def identity(name: str) -> str:
+    """What names a method by its content: a user's function with the sha256 of its code. Errors: as of `find`."""
+    return f"{name.rpartition(':')[2]}@{_code(name).sha256}" if ":" in name else name
+
+
 def added_parameters(make: MakeMethod) -> set[str]:
     """The options that `compose` adds to those of the method itself."""
     return set(parameters(make)) - set(inspect.signature(inspect.unwrap(make), eval_str=True).parameters)
@@ -131,14 +137,19 @@ def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Co
         raise ConfigError(f"method {name}: {type(error).__name__}: {error}{user_code.place(error)}") from error
 
 
-def _from_file(name: str) -> MakeMethod:
-    path, _, function = name.rpartition(":")
+def _code(name: str) -> Code:
+    path = name.rpartition(":")[0]
     try:
-        code = user_code.read(path)
+        return user_code.read(path)
     except FileNotFoundError:
         raise ConfigError(f"method {name!r}: there is no file {path!r}; write it as path/to/file.py:function") from None
     except OSError as error:
         raise ConfigError(f"method {name!r}: {path} cannot be read: {error.strerror}") from None
+
+
+def _from_file(name: str) -> MakeMethod:
+    path, _, function = name.rpartition(":")
+    code = _code(name)
     try:
         module = user_code.load(code)
     except (Exception, SystemExit) as error:  # the user's own, whatever it is: the message names it

@@ -88,6 +88,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "saving",
         "run",
         "agreement",
+        "inputs",
         "prepare",
         "reach",
         "resume",
