@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from obverse.batch import Micro
 from obverse.compiling import PLAIN, Compiled, compiled_layers
 from obverse.dist.shards import inside, root_of
+from obverse.errors import ConfigError
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
 from obverse.vocabulary import Scores, chunk_size, reads, wide
@@ -74,7 +76,7 @@ class Policy:
         if self.checkpointed and torch.is_grad_enabled():
             layers = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         for layer in layers:
-            layer.training = True  # the switch that transformers looks at; dropout, in modules below, stays off
+            layer.training = True  # the switch that transformers looks at; `_checkpointed` takes it back
         try:
             with (
                 self.scope(),
@@ -117,11 +119,37 @@ def as_policy(model: Any, mixed: bool = False, traits: Traits | None = None) -> 
 
 
 def with_checkpoints(policy: Policy) -> Policy:
-    """The policy with gradient checkpointing: a layer keeps its input only. Its prompts are not shared then."""
+    """The policy with gradient checkpointing: a layer keeps its input only. Its prompts are not shared then.
+
+    Raises ConfigError for a model whose layers cannot be computed again.
+    """
     model = policy.model  # transformers gave the switch another name on the way
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers or not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"--gradient_checkpointing: {type(model).__name__} has no layers that could be computed again: leave it out"
+        )
     enable({"use_reentrant": False})
+    for layer in layers:
+        layer._gradient_checkpointing_func = partial(_checkpointed, layer)
     return replace(policy, checkpointed=True, shares=False)
+
+
+def _checkpointed(layer: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A layer's checkpoint, with the layer in evaluation mode both times: some drop out in functions of their own.
+
+    `Policy.computing` sets the layer's switch to have transformers come here; what is computed again comes without it.
+    """
+
+    def evaluated(*args: Any, **kwargs: Any) -> Any:
+        before, layer.training = layer.training, False
+        try:
+            return function(*args, **kwargs)
+        finally:
+            layer.training = before
+
+    return checkpoint(evaluated, *args, use_reentrant=False, **kwargs)
 
 
 def with_compiled_layers(policy: Policy) -> Policy:

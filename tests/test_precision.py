@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from exam.batches import groups
 from tiny_models import save_tiny
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 import runs
 from obverse.batch import pack
+from obverse.errors import ConfigError
 from obverse.loading import load
-from obverse.model import Policy, logprobs, with_checkpoints
+from obverse.model import Policy, as_policy, logprobs, with_checkpoints
 from obverse.records import Source
 from obverse.runlog import RunFolder
 from obverse.train import train
@@ -47,6 +50,23 @@ def test_checkpointing_gives_the_same_gradient_and_leaves_dropout_off(tiny: Path
     assert update is not None
     assert len(num_forward) == 2 * len(list(update.micros(60)))  # forward, and again for the gradient
     assert not any(module.training for module in policy.model.modules())
+
+
+def test_layers_that_drop_out_in_functions_drop_nothing() -> None:
+    """OPT's layers call dropout as a function of the switch that turns checkpointing on."""
+    config = OPTConfig(vocab_size=64, hidden_size=16, ffn_dim=16, word_embed_proj_dim=16, num_attention_heads=2)
+    config.num_hidden_layers, config.dropout, config.max_position_embeddings = 2, 0.5, 128
+    torch.manual_seed(0)
+    policy = as_policy(OPTForCausalLM(config))
+    plain = gradient(replace(policy, shares=False))
+    torch.testing.assert_close(gradient(with_checkpoints(policy)), plain, rtol=1e-5, atol=1e-7)
+
+
+def test_a_model_whose_layers_cannot_be_computed_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = as_policy(GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1)))
+    monkeypatch.setattr(GPT2LMHeadModel, "supports_gradient_checkpointing", False)
+    with pytest.raises(ConfigError, match="--gradient_checkpointing: GPT2LMHeadModel has no layers"):
+        with_checkpoints(policy)
 
 
 def test_mixed_precision_is_near(tiny: Path) -> None:
