@@ -19,14 +19,14 @@ from obverse.model import Policy, set_threads
 from obverse.resume import find_start
 from obverse.runlog import RunFolder, packages
 from obverse.text import Renderer
-from obverse.watch import Watcher, masked
+from obverse.watch import Watcher
 
 
 def compare(team: Team, facts: Mapping[str, Any]) -> None:
     """Raise ConfigError, on every rank, where a rank has another fact than the first one has."""
     if team.is_alone:
         return
-    first, *others = team.gather(json.loads(masked(json.dumps(facts, default=str))))
+    first, *others = team.gather(json.loads(json.dumps(facts, default=str)))
     for rank, theirs in enumerate(others, start=1):
         for name in first:
             if theirs.get(name) != first[name]:

@@ -19,7 +19,7 @@ from obverse.errors import ConfigError
 from obverse.layers import ALIASES, is_option, kinds
 from obverse.options import Options
 
-TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+TRUTH = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
 HELP_WIDTH = 100
 
 Made = TypeVar("Made")
@@ -32,6 +32,15 @@ class Scanned:
     positional: list[str] = field(default_factory=list)
     given: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    written: dict[str, str] = field(default_factory=dict)  # how each option by name was written
+
+    def give(self, name: str, value: Any, written: str) -> None:
+        """Take an option as it was written; one that is there already is a problem."""
+        if name in self.written:
+            once = "" if self.written[name] == written else f", once as {self.written[name]}"
+            self.problems.append(f"{written}: given twice{once}: give it once")
+        self.given[name] = value
+        self.written.setdefault(name, written)
 
     def take(self, number: int) -> list[str]:
         """The first `number` words that stand alone; any more are a problem."""
@@ -54,7 +63,8 @@ def scan(words: Sequence[str], made: type[Options], others: Sequence[str] = ()) 
     """Sort a command's words by the options of `made`; `others` are options with a value that `made` lacks.
 
     `--x=y` and `--x y` are the same, as are dashes and underscores within a name. A flag may stand alone, be denied
-    (`--no-flag`), or be followed by true or false. An unknown option takes the next word, if it is no option.
+    (`--no-flag`), or be followed by true or false. An unknown option takes the next word, if it is no option. An option
+    that is given twice, by whatever name, is a problem: which of two values was meant cannot be known.
 
     Example:
         scan(["hpt", "--gate=1", "--no-log-completions"], schema(hpt)).given == {"gate": "1", "log_completions": False}
@@ -69,23 +79,23 @@ def scan(words: Sequence[str], made: type[Options], others: Sequence[str] = ()) 
         name = written.lstrip("-").replace("-", "_")
         name = ALIASES.get(name, name) if not is_option(made, name) and is_option(made, ALIASES.get(name, "")) else name
         if equals:
-            scanned.given[name] = value
+            scanned.give(name, value, written)
         elif _is_flag(made, name):
-            scanned.given[name] = TRUTH[rest.pop(0).lower()] if rest and rest[0].lower() in TRUTH else True
+            scanned.give(name, TRUTH[rest.pop(0).lower()] if rest and rest[0].lower() in TRUTH else True, written)
         elif name.startswith("no_") and _is_flag(made, name[3:]):
-            scanned.given[name[3:]] = False
+            scanned.give(name[3:], False, written)
         elif rest and not _is_option_word(rest[0]):
-            scanned.given[name] = rest.pop(0)
+            scanned.give(name, rest.pop(0), written)
         elif is_option(made, name) or name in others:
             scanned.problems.append(f"{written}: needs a value")
         else:
-            scanned.given[name] = True
+            scanned.give(name, True, written)
     return scanned
 
 
 def _is_option_word(word: str) -> bool:
-    """`--x` and `-x`, but not a negative number, a dash or a text with spaces such as "- yes"."""
-    return re.match(r"--?[A-Za-z]\S*", word) is not None
+    """`--x`, `-x` and `--x=TEXT`, but not a negative number, a dash or a text with spaces such as "-be brief"."""
+    return re.fullmatch(r"--?[A-Za-z][^\s=]*(=.*)?", word, re.DOTALL) is not None
 
 
 def _is_flag(made: type[Options], name: str) -> bool:

@@ -55,13 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(masked(traceback.format_exc()), file=sys.stderr, end="")
         print(complaint(error), file=sys.stderr)
         return error.exit_code
-    except (Exception, SystemExit) as error:
-        if not (place := user_code.place(error)):
-            raise
-        if debug:
-            print(masked(traceback.format_exc()), file=sys.stderr, end="")
-        print(complaint(ConfigError(f"{type(error).__name__}: {error}{place}")), file=sys.stderr)
-        return ConfigError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -69,6 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more when it ends, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
+    except (Exception, SystemExit) as error:
+        if not (place := user_code.place(error)):
+            raise
+        if debug:
+            print(masked(traceback.format_exc()), file=sys.stderr, end="")
+        print(complaint(ConfigError(f"{type(error).__name__}: {error}{place}")), file=sys.stderr)
+        return ConfigError.exit_code
 
 
 def dispatch(words: list[str]) -> int:

@@ -36,7 +36,7 @@ from obverse.explain import explanation, methods_table
 from obverse.layers import Layer
 from obverse.measuring import ANALYZE, COMPARE_NOTES, analyze, analyze_help, compare, evaluate, grade, report
 from obverse.methods import call, find, parameters
-from obverse.options import Options
+from obverse.options import Options, at_home
 from obverse.pages import write as write_pages
 from obverse.resolve import method_options, resolve, with_folder
 from obverse.step_file import read_step
@@ -81,13 +81,16 @@ def dry_run(config: TrainConfig) -> int:
 def which_method(scanned: Scanned, file: Layer | None = None) -> str:
     """The method as a word, as --method or in the configuration file; ConfigError if it is named nowhere or twice."""
     named = scanned.positional[:1] + [scanned.given[name] for name in ("method",) if name in scanned.given]
-    if len(set(named)) > 1:
+    if len(named) > 1:
         raise ConfigError(f"two methods are named: {named[0]} and {named[1]}")
     if not named and file is not None and "method" in file.values:
         named = [file.values["method"]]
     if not named:
         raise ConfigError("which method? 'obverse methods' lists them, 'obverse train hpt' trains by one")
-    return str(named[0])
+    try:
+        return at_home(str(named[0]))
+    except ValueError as error:
+        raise ConfigError(f"method {named[0]}: {error}") from None
 
 
 def train_help(words: Words) -> None:

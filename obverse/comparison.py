@@ -7,11 +7,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from obverse.config import TrainConfig
-from obverse.options import Amount, Folder, Listed, Positive, Text, Texts, distinct, option
+from obverse.options import Amount, Folder, Listed, Place, Positive, Text, Texts, distinct, each_at_home, option
 
 
 def _words(value: Any) -> Any:
     return tuple(value.split()) if isinstance(value, str) else value
+
+
+def _at_home(values: tuple[str, ...]) -> tuple[str, ...]:
+    return distinct(tuple(map(each_at_home, values)))
 
 
 class CompareConfig(TrainConfig):
@@ -23,7 +27,7 @@ class CompareConfig(TrainConfig):
         | {"save_steps", "save_total_limit", "resume_from_checkpoint", "logging_steps", "num_completions_to_print"}
     )
     method: Text = "compare"
-    methods: Annotated[tuple[Text, ...], BeforeValidator(_words), AfterValidator(distinct), Field(min_length=1)] = (
+    methods: Annotated[tuple[Text, ...], BeforeValidator(_words), AfterValidator(_at_home), Field(min_length=1)] = (
         option("method", "what is compared, separated by spaces; options of one stand behind commas, NAME,option=value")
     )
     baselines: Listed[Text] | None = option(
@@ -34,7 +38,7 @@ class CompareConfig(TrainConfig):
     )
     budget: Amount = option("batch", "what each run may spend (20M is 20,000,000), in units of budget_in")
     seeds: int = option("optimization", "runs of each method, with seeds from --seed on", 3, ge=1, le=1000)
-    tests: Texts = option(
+    tests: Annotated[Texts, AfterValidator(_at_home)] = option(
         "data",
         "what to test on, separated by commas: name=dataset, name=dataset@split or a benchmark's name; ood... is out "
         "of distribution, seen... is from training; none: three levels of the embedded task and its ood split",
@@ -43,7 +47,7 @@ class CompareConfig(TrainConfig):
     benchmark_dir: Folder | None = option(
         "data", "take the benchmarks from files in this folder; none: from the hub", None
     )
-    validation: Text | None = option(
+    validation: Place | None = option(
         "data", "problems that choose rates and steps; none: the first of each test in distribution", None
     )
     num_validation_problems: int = option("data", "problems of validation", 96, ge=1)

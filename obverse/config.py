@@ -22,8 +22,11 @@ from obverse.options import (
     Listed,
     ModelOptions,
     Options,
+    Place,
+    Places,
     Positive,
     Schedule,
+    Template,
     Text,
     Texts,
     Weights,
@@ -59,14 +62,14 @@ class TrainConfig(
         default_factory=dict, description="what the method's function is called with"
     )
 
-    dataset: Text = option(
+    dataset: Place = option(
         "data", "embedded task with difficulties, a jsonl, json, parquet, a folder or a hub name", "arithmetic:1-6"
     )
     dataset_split: Text = option("data", "split of the dataset to train on", "train")
     num_problems: Positive | None = option(
         "data", "train on so many problems; none: all (or the embedded task's number)", None
     )
-    verifier: Text | None = option(
+    verifier: Places | None = option(
         "data",
         "grade by this name or file.py:function, or by several, separated by commas, instead of the rows' own",
         None,
@@ -78,7 +81,7 @@ class TrainConfig(
     max_grader_errors: float = option(
         "data", "stop a run once more than this share of its samples could not be graded", 0.01, ge=0, le=1
     )
-    reward_model: Text | None = option(
+    reward_model: Place | None = option(
         "data", "score own samples with this reward model (a folder or hub name) instead of a verifier", None
     )
     max_mismatch_kl: Annotated[float, Field(gt=0)] | None = option(
@@ -87,13 +90,13 @@ class TrainConfig(
         0.01,
     )
     format_reward: float = option("data", "reward of a wrong answer that has the form the verifier reads", 0.0, ge=0)
-    anchor_model: Text | None = option(
+    anchor_model: Place | None = option(
         "model", "initial model that the policy is compared with; none: the model as the run begins", None
     )
     max_prompt_length: Positive | None = option(
         "data", "leave out problems with longer prompts, in tokens; none: no limit", None
     )
-    eval_dataset: Text | None = option("data", "problems to evaluate on while training", None)
+    eval_dataset: Place | None = option("data", "problems to evaluate on while training", None)
     eval_steps: Every = option(
         "data", "evaluate every so many steps, or, below 1, every such share of the run; 0: only at the end", 0
     )
@@ -165,7 +168,7 @@ class TrainConfig(
         0,
     )
     save_total_limit: int = option("logging and saving", "checkpoints to keep", 2, ge=1)
-    resume_from_checkpoint: Annotated[Text, BeforeValidator(resume_word)] = option(
+    resume_from_checkpoint: Annotated[Place, BeforeValidator(resume_word)] = option(
         "logging and saving",
         "never, auto (the newest in output_dir; a folder without a run begins one) or a checkpoint's path",
         "never",
@@ -201,7 +204,7 @@ class TrainConfig(
 class GradeConfig(Options):
     """What `obverse grade` grades, and by what."""
 
-    verifier: Text = option("data", "a verifier's name, file.py:function, or several, separated by commas")
+    verifier: Places = option("data", "a verifier's name, file.py:function, or several, separated by commas")
     file: Folder = option("data", "rows of prediction and answer: a .jsonl, .json or .parquet file")
     verifier_weights: Weights = option("data", "what each of several verifiers counts; none: 1 each", ())
     verifier_seconds: float = option("data", "longest that file.py:function may take for one row", 10.0, gt=0)
@@ -210,7 +213,7 @@ class GradeConfig(Options):
 class DemoConfig(Options):
     """The demonstration: methods on the embedded base and task, the same budget for each."""
 
-    methods: Listed[Text] = option("method", "methods to run one after another, separated by commas", ("hpt",))
+    methods: Listed[Place] = option("method", "methods to run one after another, separated by commas", ("hpt",))
     seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
     max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
     output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
@@ -226,13 +229,15 @@ class MethodsConfig(Options):
 class DataConfig(Options):
     """What `obverse data` looks at."""
 
-    dataset: Text = option("data", "embedded task with difficulties, a jsonl, json, parquet, a folder or a hub name")
+    dataset: Place = option("data", "embedded task with difficulties, a jsonl, json, parquet, a folder or a hub name")
     dataset_split: Text = option("data", "split of the dataset", "train")
     num_problems: Positive | None = option("data", "read at most so many problems; none: all", None)
     num: int = option("data", "problems to show", 2, ge=1)
     seed: int = option("data", "seed of the embedded tasks and of what is drawn from larger data", 42, ge=0)
-    model: Text | None = option("model", "also show the tokens of this model's tokenizer; none: text only", None)
-    chat_template: Text = option("model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto")
+    model: Place | None = option("model", "also show the tokens of this model's tokenizer; none: text only", None)
+    chat_template: Template = option(
+        "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
+    )
     system_prompt: str | None = option("model", "system message for problems that have none", None)
 
 

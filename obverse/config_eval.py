@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from obverse.options import Folder, LawOptions, Listed, ModelOptions, Options, Positive, Text, option
+from obverse.options import Folder, LawOptions, Listed, ModelOptions, Options, Place, Places, Positive, Text, option
 
 
 class EvalConfig(ModelOptions, LawOptions):
     """How a model is evaluated. An option that is not given (`model_fields_set`) may be taken from the run."""
 
-    model: Text = option("model", "a run folder, a transformers directory, a hub name or embedded")
-    dataset: Text | None = option(
+    model: Place = option("model", "a run folder, a transformers directory, a hub name or embedded")
+    dataset: Place | None = option(
         "data", "what to evaluate on; none: the run's eval_dataset or held-out problems", None
     )
     dataset_split: Text | None = option("data", "split of the dataset; none: held-out or test", None)
@@ -22,7 +22,7 @@ class EvalConfig(ModelOptions, LawOptions):
         "data", "take the benchmarks from files in this folder; none: from the hub", None
     )
     num_problems: int = option("data", "problems to evaluate on; of a benchmark all, unless given", 100, ge=1)
-    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
+    verifier: Places | None = option("data", "grade by this name or file.py:function instead of the rows' own", None)
     k: Listed[Positive] = option("sampling", "the k of pass@k and maj@k, separated by commas", (1, 8))
     num_generations: Positive | None = option("sampling", "completions per problem; none: the largest k", None)
     temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
@@ -71,5 +71,7 @@ class RegradeConfig(Options):
     """How stored samples are graded again."""
 
     regrade: Folder = option("data", "a folder of stored samples, or one that holds several")
-    verifier: Text | None = option("data", "grade by this name or file.py:function instead of the problems' own", None)
+    verifier: Places | None = option(
+        "data", "grade by this name or file.py:function instead of the problems' own", None
+    )
     k: Listed[Positive] | None = option("sampling", "the k of pass@k and maj@k; none: those of the result", None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from obverse.options import Folder, Options, Text, option
+from obverse.options import Folder, Options, Place, option
 
 
 class ExportConfig(Options):
     """What is made into a plain model, and where it goes."""
 
-    model: Text = option("model", "a run folder (its newest checkpoint), a checkpoint or an adapter's folder")
+    model: Place = option("model", "a run folder (its newest checkpoint), a checkpoint or an adapter's folder")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "model", "of the weights written; auto: those of the checkpoint, or of an adapter's base", "auto"
     )

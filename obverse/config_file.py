@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -17,7 +18,13 @@ MAX_BYTES = 2**20  # of a file: options are a few lines
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only: no key twice, no tags, and no aliases, by which a small file can become a large one."""
+    """Plain values only: no key twice, no tags, and no aliases, by which a small file can become a large one.
+
+    A plain scalar is null, true, false, a number that is written as Python prints it, or the text as it stands: what an
+    option makes of `010`, `1:30`, `yes`, `1e-5` or a date is what it makes of the same word on the command line.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -38,6 +45,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
+    """A number where its text is the only one that Python would print for it, else the text."""
+    text = str(node.value)
+    value = float(text) if "." in text else int(text)
+    return value if repr(value) == text else text
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), [*"tTfF"])
+_Loader.add_implicit_resolver("!number", re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?$", re.ASCII), [*"-0123456789"])
+_Loader.add_constructor("!number", _number)
+
+
 def read(path: str | Path) -> Layer:
     """The options in a YAML file, as they are written; ConfigError says where it is no plain list of options.
 
@@ -47,10 +67,10 @@ def read(path: str | Path) -> Layer:
         gate: 1
     """
     try:
-        with Path(path).open("rb") as file:
+        with Path(path).expanduser().open("rb") as file:
             text = file.read(MAX_BYTES + 1).decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise ConfigError(f"--config: cannot read {path}: {getattr(error, 'strerror', error)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"--config: {path} is not a text in UTF-8") from None
     if len(text) > MAX_BYTES:

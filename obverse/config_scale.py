@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from obverse.options import Options, Positive, Text, Texts, option
+from obverse.options import Options, Place, Positive, Text, Texts, option
 
 
 class DistributedOptions(Options):
@@ -45,7 +45,7 @@ class EngineOptions(Options):
 class ServeConfig(Options):
     """How `obverse serve-vllm` starts a server."""
 
-    model: Text = option("model", "embedded, a transformers directory or a hub name")
+    model: Place = option("model", "embedded, a transformers directory or a hub name")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "model", "of the server's weights; auto: vLLM's choice, mostly bfloat16", "auto"
     )
@@ -54,7 +54,7 @@ class ServeConfig(Options):
     )
     host: Text = option("output", "address to listen at; whoever reaches it can change the weights", "127.0.0.1")
     port: Annotated[int, Field(ge=1, le=65535)] = option("output", "port to listen at", 8000)
-    program: Text = option("output", "the vllm program, by name or path; it has an environment of its own", "vllm")
+    program: Place = option("output", "the vllm program, by name or path; it has an environment of its own", "vllm")
     vllm_args: str = option("output", "more options of vllm serve, as one text", "")
 
 

@@ -94,6 +94,7 @@ class Layer:
     def cleaned(self, made: type[Options], see: str) -> tuple[Layer, list[str]]:
         """The layer under the names of `made`, `none` made None, and a sentence for every name that `made` lacks."""
         values: dict[str, Any] = {}
+        names: dict[str, str] = {}
         problems = []
         for written, value in self.values.items():
             name = written.replace("-", "_")
@@ -101,11 +102,13 @@ class Layer:
             if not is_option(made, name):
                 problems.append(self.problem(self._unknown(name, made, see)))
             elif name in values:
-                problems.append(self.problem(f"{self.spell(name)}: given twice, once as {self.spell(written)}"))
+                other = written if written != name else names[name]
+                problems.append(self.problem(f"{self.spell(name)}: given twice, once as {self.spell(other)}"))
             elif isinstance(value, bool) and {int, float} & set(kinds(made, name)) and bool not in kinds(made, name):
                 problems.append(self.problem(f"{self.spell(name)}: expects a number, not {str(value).lower()}"))
             else:
-                values[name] = none_or(value, list(kinds(made, name)))
+                value = str(value) if isinstance(value, float) and set(kinds(made, name)) == {bool} else value
+                values[name], names[name] = none_or(value, list(kinds(made, name))), written
         return Layer(self.origin, values), problems
 
     def _unknown(self, name: str, made: type[Options], see: str) -> str:

@@ -22,7 +22,7 @@ from obverse.config_report import ReportConfig
 from obverse.errors import ConfigError
 from obverse.layers import COMMAND_LINE, Layer
 from obverse.methods import find
-from obverse.options import Options
+from obverse.options import Options, at_home
 from obverse.resolve import read, slug
 from obverse.runlog import RunFolder
 from obverse.user_code import read_once
@@ -85,7 +85,7 @@ def models_of(words: Words) -> list[EvalConfig]:
         return [config]
     outs = [config.output and config.output / f"{n}-{slug(model)}" for n, model in enumerate(models, start=1)]
     return [
-        config.model_copy(update={"model": model, **({"output": out} if out else {})})
+        config.model_copy(update={"model": at_home(model), **({"output": out} if out else {})})
         for model, out in zip(models, outs, strict=True)
     ]
 
@@ -103,7 +103,7 @@ def show(reports: Sequence[Any]) -> None:
 def compare(words: Words) -> int:
     scanned = scan(words, CompareConfig, others=("config",))
     file = scanned.given.pop("config", None)
-    kept = Path(scanned.given.get("output_dir", ""), "comparison.yaml")
+    kept = Path(scanned.given.get("output_dir", ""), "comparison.yaml").expanduser()
     if file is None and not scanned.positional and kept.is_file():
         load("obverse.analysis.plan:check_config")(kept.parent)
         file = kept  # it goes on as it began

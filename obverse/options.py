@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
+LARGEST = 2**63 - 1  # of a whole number, as counters and tensors hold them
 AMOUNTS = {"K": 10**3, "M": 10**6, "G": 10**9}
 GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "distributed", "logging and saving", "output")
 
@@ -33,11 +35,13 @@ def _parts(value: Any) -> Any:
     """`1,8` is (1, 8), and so is a single 1 without a comma."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
-    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _texts(value: Any) -> Any:
     """`###,Q:` is two texts, and so is a list; spaces and line ends belong to them."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (str(value),)
     return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
 
 
@@ -66,10 +70,33 @@ def _every(value: float) -> float:
 def _folder(value: Any) -> Any:
     if value == "":
         raise ValueError("must not be empty")
-    return value
+    return Path(at_home(str(value))) if isinstance(value, str | Path) else value
+
+
+def at_home(value: str) -> str:
+    """A path that begins with ~ or ~NAME in that home folder; any other text as it is, variables like $HOME too."""
+    if not value.startswith("~"):
+        return value
+    found = os.path.expanduser(value)
+    if found.startswith("~"):
+        raise ValueError(f"there is no home folder {value.partition('/')[0]}: write the path out")
+    return found
+
+
+def each_at_home(value: str) -> str:
+    """Paths separated by commas, or NAME=PATH, each as `at_home` reads it."""
+    parts = [part.partition("=") for part in value.split(",")]
+    return ",".join(f"{name}={at_home(path)}" if equals else at_home(name) for name, equals, path in parts)
+
+
+def _template(value: str) -> str:
+    return value if "{prompt}" in value else at_home(value)
 
 
 Text = Annotated[str, Field(min_length=1)]
+Place = Annotated[Text, AfterValidator(at_home)]  # a path, or a name that something else has
+Places = Annotated[Text, AfterValidator(each_at_home)]  # several of them
+Template = Annotated[Text, AfterValidator(_template)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Device = Annotated[str, AfterValidator(_device)]
 Dtype = Literal["auto", "float32", "bfloat16", "mixed", "float64"]
@@ -97,6 +124,15 @@ class Options(BaseModel):
     )
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _in_range(cls, value: Any) -> Any:
+        """No whole number beyond what counters and tensors hold."""
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, int) and abs(each) > LARGEST:
+                raise ValueError(f"must be at most {LARGEST}, in either direction")
+        return value
+
     def origin(self, name: str) -> str:
         """Where an option's value came from: `command line`, a file, `embedded preset`, `paper` or `default`."""
         return self._origins.get(name, "default")
@@ -114,7 +150,7 @@ class Options(BaseModel):
 class ModelOptions(Options):
     """Which model, where and how it is spoken to."""
 
-    model: Text = option("model", "embedded, a transformers directory or a hub name", "embedded")
+    model: Place = option("model", "embedded, a transformers directory or a hub name", "embedded")
     dtype: Dtype = option(
         "model",
         "of weights and products; mixed: float32 weights, bfloat16 products; auto: float32 on a CPU, else mixed to "
@@ -123,9 +159,11 @@ class ModelOptions(Options):
     )
     device: Device = option("model", "auto, cpu, cuda, cuda:N or mps", "auto")
     threads: int = option(
-        "model", "CPU threads; 0: 1 for a small model, else what its matrices are faster with", 0, ge=0
+        "model", "CPU threads; 0: 1 for a small model, else what its matrices are faster with", 0, ge=0, le=4096
     )
-    chat_template: Text = option("model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto")
+    chat_template: Template = option(
+        "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
+    )
     system_prompt: str | None = option("model", "system message for problems that have none", None)
 
 

@@ -30,7 +30,7 @@ from obverse.problems import wording
 from obverse.reach import check_run
 from obverse.records import Problem
 from obverse.requirements import check, load_problems, samples_initial
-from obverse.resolve import with_folder
+from obverse.resolve import refuse_secrets, with_folder
 from obverse.resume import fingerprint, refuse_changes, restore
 from obverse.rollout import Collector
 from obverse.run import Run
@@ -42,7 +42,6 @@ from obverse.scorer import RewardModel
 from obverse.snapshot import refuse_without_card
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
-from obverse.watch import masked
 
 MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it starts; obverse data check reads all
 
@@ -55,6 +54,7 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
     watcher.tell("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     course = as_course(methods.build(config.method, config.method_options))
     check(course, config)
+    refuse_secrets(config)
     refuse_unready(config)
     refuse_unfit(config, team)
     check_engine(config, course)
@@ -142,7 +142,7 @@ def assemble(
         restore(run, start)
     run.seconds = team.share(run.seconds)  # only the first rank has the rows that say it
     if start is None or not (folder.path / "config.yaml").exists():  # a run may go on in another folder
-        folder.write_text("config.yaml", masked(write(config)))
+        folder.write_text("config.yaml", write(config))
         folder.write_json("environment.json", {**environment(threads, number), **versions_of(sampler)})
     return run
 

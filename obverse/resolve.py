@@ -17,6 +17,13 @@ from obverse.errors import ConfigError
 from obverse.layers import COMMAND_LINE, Layer, sentences
 from obverse.methods import call
 from obverse.options import Options
+from obverse.secrecy import masked, secret_of
+
+# A run stores its options as they were used, in files that are passed on.
+REFUSED = (
+    "holds {kind}, and options are stored: leave it out; a server's key is read from the "
+    "environment's VLLM_API_KEY, the hub's from HF_TOKEN"
+)
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
@@ -75,6 +82,8 @@ def read(made: type[AnyOptions], layers: list[Layer], see: str, fixed: Mapping[s
         clean, found = layer.cleaned(made, see)
         problems += found
         for name, value in clean.values.items():
+            if kind := secret_of(value):
+                problems.append(layer.problem(f"{layer.spell(name)}: {REFUSED.format(kind=kind)}"))
             # no learning rate is no choice: it means the paper's
             if name not in merged and not (name == "learning_rate" and value is None):
                 merged[name], origins[name] = value, layer
@@ -91,6 +100,14 @@ def read(made: type[AnyOptions], layers: list[Layer], see: str, fixed: Mapping[s
         raise ConfigError("\n".join(problems))
     config._origins.update({name: layer.origin for name, layer in origins.items()})
     return config
+
+
+def refuse_secrets(config: Options) -> None:
+    """Raise ConfigError for a configuration that was not made by `read` and holds a secret in what would be stored."""
+    values = config.model_dump(mode="json")
+    found = {name: kind for name, value in values.items() if (kind := secret_of(value))}
+    if found:
+        raise ConfigError("\n".join(f"--{name}: {REFUSED.format(kind=kind)}" for name, kind in found.items()))
 
 
 def _without(layer: Layer, name: str) -> Layer:
@@ -148,6 +165,6 @@ def _claimed(folder: Path) -> bool:
 
 def slug(name: str) -> str:
     """A name as part of a folder's name: `arithmetic:1-6` is `arithmetic-1-6`, `data/gsm8k.jsonl` is `gsm8k`."""
-    head, colon, tail = name.partition(":")
+    head, colon, tail = masked(name).partition(":")
     text = Path(head).stem + (f"-{tail}" if colon else "")
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:40] or "run"

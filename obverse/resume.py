@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -20,7 +19,7 @@ from obverse.records import Problem
 from obverse.run import Run
 from obverse.runlog import RunFolder, packages
 from obverse.sampling.ahead import Ahead
-from obverse.watch import Watcher, masked
+from obverse.watch import Watcher
 
 # A run may go on with other values of these: how long it is, what is written and measured, and what only rounds.
 FREE = frozenset(
@@ -55,7 +54,7 @@ def about(run: Run) -> About:
 
 def as_kept(config: TrainConfig) -> dict[str, Any]:
     """The configuration as a manifest has it: no secret in it."""
-    return dict(json.loads(masked(json.dumps(config.model_dump(mode="json")))))
+    return dict(config.model_dump(mode="json"))
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:

@@ -47,7 +47,7 @@ class Row:
 def read_step(path: str | Path) -> Any:
     """The JSON of a step file; DataError says what is wrong with it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

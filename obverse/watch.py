@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+from obverse.secrecy import flat, masked
 
 Phase = Literal["load", "sample", "grade", "train", "eval", "save"]
 Metrics = Mapping[str, float]
@@ -39,28 +39,4 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-# Variables of the environment that hold a secret, by their name, and what a secret looks like by itself.
-_SECRET_NAME = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
-_SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bAKIA[0-9A-Z]{16}\b"
-    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
-)
-_SHORTEST_SECRET = 12  # characters: a shorter one may be a word
-
-
-def masked(text: str) -> str:
-    """Text without secrets: values of the environment that are named as one, known forms, passwords in addresses.
-
-    Example:
-        masked("https://me:hunter2@host/") == "https://***@host/"
-    """
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
-            text = text.replace(value, "***")
-    return _SECRET.sub("***", text)
-
-
-def flat(value: Any) -> str:
-    """Text that came from outside, safe to print: without secrets, and control characters are shown as \\xNN."""
-    text = masked(str(value))
-    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+__all__ = ["Metrics", "Phase", "Silent", "Watcher", "flat", "masked"]

@@ -15,6 +15,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "seeds",
         "errors",
         "watch",
+        "secrecy",
         "config",
         "config_analysis",
         "config_eval",
