@@ -8,10 +8,12 @@ from typing import Any
 
 from obverse.adapters import base_of, load_any
 from obverse.config_eval import EvalConfig
+from obverse.fingerprint import short
 from obverse.loading import EMBEDDED
 from obverse.measure import Asked, collect, measure
 from obverse.model import Policy, set_threads
 from obverse.reach import check_asked
+from obverse.regrade import renew
 from obverse.resolve import slug
 from obverse.results import grader, write
 from obverse.samples import Store, identity
@@ -114,14 +116,15 @@ def fill(store: Store, trial: Trial, speaker: Speaker, watch: Watcher) -> Report
         watch.note(f"problem {trial.problems[0].id} is sent as {len(ids)} tokens: {ids}")
         watch.note(f"which read: {literal(renderer.tokenizer.decode(ids, skip_special_tokens=False))}")
     weights = {name: speaker.about[name] for name in ("identity", "base_identity", "dtype")}
-    store.belongs_to(trial.source)
-    wanted = {"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier}
-    for line in store.begin(wanted):
-        watch.note(line)
-    sampler = HFSampler(speaker.policy.model, config.batch_size, renderer.decode, speaker.policy.mixed)
     rounds = range(config.seed, config.seed + config.num_seeds)
     asked = [Asked.of(problem, renderer, config.num_samples, rounds) for problem in trial.problems]
-    store.write_problems({each.digest: each.problem for each in asked})
+    problems = {each.digest: each.problem for each in asked}
+    store.belongs_to(trial.source, problems)
+    wanted = {"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier}
+    for line in filter(None, [*store.begin(wanted), renew(store, problems, watch)]):
+        watch.note(line)
+    sampler = HFSampler(speaker.policy.model, config.batch_size, renderer.decode, speaker.policy.mixed)
+    store.write_problems(problems)
     scores = list(collect(asked, config, sampler, renderer, law, store, watch))
     share = sum(score.num_ungraded for score in scores) / sum(score.num_samples for score in scores)
     if share > MAX_UNGRADED:
@@ -139,9 +142,10 @@ def literal(text: str) -> str:
 
 
 def graders(found: Mapping[str, Any]) -> str:
-    """Which verifiers judge and their versions, in a line."""
+    """Which verifiers judge and their versions, in a line; of the user's own the sha256 of the code, cut short."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
-    return f"{', '.join(found['verifiers'])} ({versions})"
+    names = [f"{name} ({short(code)})" if ".py" in name else name for name, code in found["code"].items()]
+    return f"{', '.join(names or found['verifiers'])} ({versions})"
 
 
 def mismatch(target: Target, renderer: Renderer) -> list[str]:
