@@ -116,7 +116,7 @@ def assemble(
     compare(team, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
     tell_overlap(problems, held_out, watcher)
     asked, check = [*problems, *held_out], watcher.check if team.is_alone else (lambda: None)  # a rank's signal waits
-    sampler = make_sampler(config, networks.policy, asked, renderer, folder.path, team, watcher.note, check)
+    sampler = make_sampler(config, course, networks.policy, asked, renderer, folder.path, team, watcher.note, check)
     run = Run(
         config,
         course,

@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 
+<<<<<<< HEAD
+=======
+from obverse.conformance import spans
+>>>>>>> 4358edc (fix(model): try what is used, beyond every switch length, or refuse the model)
 from obverse.errors import ConfigError
 from obverse.records import Problem, Sample
 from obverse.text import Renderer
@@ -25,7 +29,8 @@ class RewardModel:
 
     @torch.inference_mode()
     def score(self, samples: Sequence[tuple[Problem, Sample]]) -> list[float]:
-        """The number at the last token of every sample, in order."""
+        """The number at the last token of every sample, in order. ConfigError for one that the model cannot read."""
+        switches, limit = spans(self.model.config)
         texts = [self.ids(problem, sample) for problem, sample in samples]
         if self.num_positions is not None and (longest := max(map(len, texts), default=0)) > self.num_positions:
             raise ConfigError(
@@ -33,11 +38,16 @@ class RewardModel:
                 "lower --max_completion_length"
             )
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        longest = max(map(len, texts), default=0)
+        if limit is not None and longest > limit:
+            raise ConfigError(f"--reward_model: it reads at most {limit} tokens, and a sample has {longest}")
         scores = [0.0] * len(texts)
         start = 0
         while start < len(order):
             end = start + 1
             while end < len(order) and len(texts[order[end]]) * (end + 1 - start) <= self.batch_tokens:
+                if any(len(texts[order[start]]) <= each < len(texts[order[end]]) for each in switches):
+                    break  # a longer row has other rotary frequencies
                 end += 1
             members = order[start:end]
             for index, score in zip(members, self._batch([texts[i] for i in members]), strict=True):

@@ -56,6 +56,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "model",
         "compiling",
+        "conformance",
+        "reduced",
+        "reading",
         "loading",
         "weights",
         "positions",
