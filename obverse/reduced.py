@@ -117,7 +117,8 @@ def _runs(copy: Any) -> bool:
 
 def _smaller(config: Any, narrow: bool, depth: int) -> Any:
     config = deepcopy(config)
-    config.quantization_config = None
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     implementation = str(getattr(config, "_attn_implementation", "") or "")
     if implementation.startswith(("flash", "paged", "flex")):
         config._attn_implementation = "sdpa"  # those want a card
