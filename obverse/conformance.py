@@ -21,7 +21,7 @@ from obverse.batch import Update, pack
 from obverse.errors import ConfigError
 from obverse.prompts import Reader
 from obverse.records import Sample, Source
-from obverse.reduced import quiet, reduced, rope_dicts
+from obverse.reduced import architecture, quiet, reduced, rope_dicts
 from obverse.sampling.cache import num_layers
 from obverse.sampling.protocol import Law, Order
 from obverse.sampling.rows import write
@@ -89,12 +89,12 @@ def conforming(model: Any, ways: Ways) -> Traits:
 
 def refuse_halves(model: Any) -> None:
     """ConfigError where the files are those of an encoder-decoder, of which a causal language model is one half."""
-    saved = set(getattr(model.config, "architectures", None) or ()) - {type(model).__name__}
+    saved = set(getattr(model.config, "architectures", None) or ()) - {_name(model)}
     both = {name for table in ENCODER_DECODERS for name in getattr(modeling_auto, table, {}).values()}
     halved = saved & {each for name in both for each in ([name] if isinstance(name, str) else name)}
     if halved:
         raise ConfigError(
-            f"the files hold {min(halved)}, an encoder and a decoder: its decoder alone ({type(model).__name__}) is "
+            f"the files hold {min(halved)}, an encoder and a decoder: its decoder alone ({_name(model)}) is "
             "another model, and obverse trains causal language models only"
         )
 
@@ -133,8 +133,14 @@ def _kind(model: Any) -> str:
     return str(model.config.get_text_config().model_type)
 
 
+def _name(model: Any) -> str:
+    return (architecture(model) or type(model)).__name__
+
+
 def _key(model: Any) -> tuple[type, str]:
-    return type(model), f"{model.config._attn_implementation} {model.config.to_json_string(use_diff=False)}"
+    return architecture(model) or type(
+        model
+    ), f"{model.config._attn_implementation} {model.config.to_json_string(use_diff=False)}"
 
 
 def _tried(model: Any, ways: Ways) -> Traits:
@@ -178,7 +184,7 @@ def _tried(model: Any, ways: Ways) -> Traits:
 
 def _untried(model: Any, switches: tuple[int, ...], limit: int | None) -> Traits:
     raise ConfigError(
-        f"models of type {_kind(model)!r} cannot be trained here: no small copy of {type(model).__name__} can be made "
+        f"models of type {_kind(model)!r} cannot be trained here: no small copy of {_name(model)} can be made "
         "from its configuration to try it on"
     )
 
@@ -248,7 +254,7 @@ def _plain(model: Any, update: Update) -> Reading:
         loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001  a forward that wants more than tokens fails in whatever way it has
         raise ConfigError(
-            f"models of type {_kind(model)!r} cannot be trained here: a forward of {type(model).__name__} over the "
+            f"models of type {_kind(model)!r} cannot be trained here: a forward of {_name(model)} over the "
             f"tokens of one row, or its gradient, fails ({_reason(error)})"
         ) from None
     return Reading(logps, _taken(model))
@@ -330,7 +336,7 @@ def _sampling_fault(model: Any, layers: int) -> str | None:
     with quiet(), torch.inference_mode():
         copy = reduced(model)
         if copy is None:
-            return f"no small copy of {type(model).__name__} can be made from its configuration to try it on"
+            return f"no small copy of {_name(model)} can be made from its configuration to try it on"
         end = longest_sampled(copy.config)
         rows = _rows(copy.config, None).rows
         prompts = {tuple(row.prompt_ids): None for row in rows}

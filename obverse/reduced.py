@@ -75,21 +75,27 @@ def randomize(model: Any, seed: int = 0) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
 
 
-def _classes(model: Any) -> set[str]:
-    """Names of the classes from transformers' model files; the layers of a quantization or an adapter are left out."""
-    kinds = {type(module) for module in model.modules()}
-    return {kind.__name__ for kind in kinds if kind.__module__.startswith("transformers.models.")}
+def architecture(module: Any) -> type | None:
+    """The class from transformers' model files that a module is of, which a sharded one inherits; None for others."""
+    kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("transformers.models."))
+    return next(kinds, None)
+
+
+def _classes(model: Any) -> set[type | None]:
+    """Those of all layers; the layers of a quantization or an adapter are left out."""
+    return {architecture(module) for module in model.modules()} - {None}
 
 
 def _built(model: Any, narrow: bool, depth: int) -> Any | None:
     """A copy of the model's class with a smaller configuration; None where the class cannot be made of that."""
+    kind: Any = architecture(model) or type(model)
     try:
         config = _smaller(model.config, narrow, depth)
         with torch.device("meta"):
-            outline = type(model)._from_config(deepcopy(config))
+            outline = kind._from_config(deepcopy(config))
         if sum(each.numel() for each in outline.parameters()) > MAX_PARAMETERS:
             return None
-        copy = type(model)._from_config(config, dtype=torch.float32).eval()
+        copy = kind._from_config(config, dtype=torch.float32).eval()
     except Exception:  # noqa: BLE001  a configuration that does not fit its class fails in whatever way the class has
         return None
     randomize(copy)
@@ -171,11 +177,13 @@ def _narrow(config: Any) -> None:
     if isinstance(hidden, int) and isinstance(heads, int) and hidden > 256 and heads > 2:
         groups = getattr(config, "num_key_value_heads", None) or heads
         size = getattr(config, "head_dim", None) or hidden // heads
-        kept = 1 if groups == 1 else 2
+        kept = min(groups, 4 if groups == heads else 2)
         config.num_attention_heads = kept * min(2, heads // groups)
         if getattr(config, "num_key_value_heads", None):
             config.num_key_value_heads = kept
         config.hidden_size = size * config.num_attention_heads
+        if getattr(config, "mamba_d_head", None) and getattr(config, "mamba_expand", None):
+            config.mamba_n_heads = config.mamba_expand * config.hidden_size // config.mamba_d_head
     for name, value in list(vars(config).items()):
         if name.endswith(("intermediate_size", "ffn_dim", "n_inner", "d_ff")) or name.startswith("intermediate_size"):
             if isinstance(value, int) and value > 128:
