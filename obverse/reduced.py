@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-MAX_PARAMETERS = 40_000_000  # of a copy: 160 MB in float32
+MAX_PARAMETERS = 60_000_000  # of a copy: 240 MB in float32
 DEPTHS = (4, 8, 16)  # layers that are tried before all of them
 POSITIONS = 512  # of a copy; a row that is tried has at most 64 tokens
 SWITCH = 16  # the length at which a copy's rotary frequencies change, where the model's do

@@ -8,10 +8,7 @@ from typing import Any
 
 import torch
 
-<<<<<<< HEAD
-=======
 from obverse.conformance import spans
->>>>>>> 4358edc (fix(model): try what is used, beyond every switch length, or refuse the model)
 from obverse.errors import ConfigError
 from obverse.records import Problem, Sample
 from obverse.text import Renderer
@@ -32,15 +29,13 @@ class RewardModel:
         """The number at the last token of every sample, in order. ConfigError for one that the model cannot read."""
         switches, limit = spans(self.model.config)
         texts = [self.ids(problem, sample) for problem, sample in samples]
-        if self.num_positions is not None and (longest := max(map(len, texts), default=0)) > self.num_positions:
+        bound = min((each for each in (self.num_positions, limit) if each is not None), default=None)
+        if bound is not None and (longest := max(map(len, texts), default=0)) > bound:
             raise ConfigError(
-                f"the reward model has {self.num_positions:,} positions and is to score a text of {longest:,} tokens: "
+                f"the reward model has {bound:,} positions and is to score a text of {longest:,} tokens: "
                 "lower --max_completion_length"
             )
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        longest = max(map(len, texts), default=0)
-        if limit is not None and longest > limit:
-            raise ConfigError(f"--reward_model: it reads at most {limit} tokens, and a sample has {longest}")
         scores = [0.0] * len(texts)
         start = 0
         while start < len(order):

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import sys
-import time
-from collections import deque
-=======
->>>>>>> 4358edc (fix(model): try what is used, beyond every switch length, or refuse the model)
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-<<<<<<< HEAD
-from obverse.errors import ConfigError
-from obverse.positions import num_positions, reads
-=======
 from obverse.conformance import check_sampling, longest_sampled
 from obverse.errors import ConfigError
->>>>>>> 4358edc (fix(model): try what is used, beyond every switch length, or refuse the model)
+from obverse.positions import num_positions, reads
 from obverse.records import Finish
 from obverse.sampling.cache import num_layers
 from obverse.sampling.protocol import Completion, Law, Order
