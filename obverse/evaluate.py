@@ -28,6 +28,8 @@ from obverse.weights import unused
 
 __all__ = ["HELD_OUT", "Report", "Score", "evaluate", "evaluate_each", "measure"]
 
+# What decides how a model is spoken to, in a renderer's record.
+SPOKEN = ("jinja", "form", "system_prompt", "chat_template_kwargs", "parse_special_tokens")
 MAX_UNGRADED = 0.01  # more than this is said beside the figures
 
 
@@ -44,7 +46,14 @@ class Speaker:
     def renderer(self, trial: Trial) -> Renderer:
         """How the model is spoken to in a trial."""
         eos_ids = self.policy.model.generation_config.eos_token_id
-        return Renderer(self.tokenizer, layout_of(trial.config, self.target), trial.config.system_prompt, eos_ids)
+        return Renderer(
+            self.tokenizer,
+            layout_of(trial.config, self.target),
+            trial.config.system_prompt,
+            eos_ids,
+            trial.config.chat_template_kwargs,
+            trial.config.parse_special_tokens,
+        )
 
 
 def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
@@ -151,8 +160,11 @@ def graders(found: Mapping[str, Any]) -> str:
 def mismatch(target: Target, renderer: Renderer) -> list[str]:
     """One line if the model was trained with another template or system prompt than it is spoken to in now."""
     trained, now = target.trained, renderer.record()
-    if trained is None or all(trained[name] == now[name] for name in ("jinja", "form", "system_prompt")):
+    if trained is None or all(trained.get(name) == now.get(name) for name in SPOKEN):
         return []
-    parts = [f"template {trained['name']}, system prompt {trained['system_prompt']!r}"]
-    parts.append(f"template {now['name']}, system prompt {now['system_prompt']!r}")
-    return [f"this model was trained with {parts[0]}; it is evaluated with {parts[1]}"]
+    then, here = (
+        f"template {each['name']}, system prompt {each['system_prompt']!r}"
+        + "".join(f", {name} {each[name]!r}" for name in SPOKEN[3:] if each.get(name))
+        for each in (trained, now)
+    )
+    return [f"this model was trained with {then}; it is evaluated with {here}"]

@@ -17,7 +17,7 @@ from obverse.errors import ConfigError
 from obverse.loading import locate
 from obverse.records import Problem
 from obverse.requirements import samples_initial
-from obverse.text import template_of
+from obverse.template import template_of
 from obverse.verifiers import weighted
 from obverse.verifiers.versions import identity
 

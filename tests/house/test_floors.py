@@ -51,6 +51,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "problems",
         "verifiers",
         "text",
+        "coding",
+        "control",
+        "misfits",
+        "portable",
+        "template",
+        "turn",
+        "writer",
     ),
     # 2: the model, samples and tables
     (
