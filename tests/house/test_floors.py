@@ -165,7 +165,10 @@ HIDDEN = {
     ("tasks.files", "pyarrow"): "a third of a second that only parquet files should cost",
     ("tasks.files", "pyarrow.parquet"): "the same",
     ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
-    ("adapters", "peft"): "a second that only adapters should cost, and an extra of the installation",
+    (
+        "adapters",
+        "peft.utils.transformers_weight_conversion",
+    ): "a second that only adapters should cost, and an extra of the installation",
     ("command", "import_module"): "torch waits until the options are known to be right",
     ("report.pictures", "matplotlib.rc_context"): "seconds that only PNG files should cost, and an extra",
     ("report.pictures", "matplotlib.figure.Figure"): "the same",
