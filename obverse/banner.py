@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from obverse.adapters.targets import coverage
 from obverse.method import Method
 from obverse.run import Run
 
@@ -35,7 +34,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
-        *([("adapters", f"{learns}: {coverage(policy)}")] if policy.adapter else []),
+        *([("adapters", learns)] if policy.adapter else []),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
         *turn,

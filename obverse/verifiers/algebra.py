@@ -1,42 +1,27 @@
 """Computer algebra on text that a model wrote, by math-verify. Only worker processes import this.
 
-A formula goes through math-verify's LaTeX grammar and nothing else (its plain-expression reader, which Python's parser
-stands behind, is never used); a `True` of it is believed only after the guards below.
+Answers are taken apart as in the process that asks (`obverse.verifiers.compare`), and their formulas compared by value
+(`obverse.verifiers.formulas`).
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
-import sympy
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
 from sympy.core.random import seed
-from sympy.core.relational import Relational
 
-from obverse.verifiers.numbers import UNIT
-
-DIGITS = 50
-EXACT = sympy.Float("1e-40", DIGITS)
-ROUNDED = sympy.Float("1e-5", DIGITS)
-
-# Units are removed here: math-verify's own way takes variables for units (6m, c/2).
-_READER = [
-    LatexExtractionConfig(
-        boxed_match_priority=0,
-        try_extract_without_anchor=False,
-        normalization_config=NormalizationConfig(malformed_operators=True, nits=True, boxed="last"),
-    )
-]
-_FUNCTION = re.compile(
-    r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|log|ln|exp|pi)(?![A-Za-z])"
-)
-_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*(?:\(([^()]*)\)|\{([^{}]*)\})")
+from obverse.verifiers import formulas
+from obverse.verifiers.compare import equal
+from obverse.verifiers.notations import notation
+from obverse.verifiers.numbers import bare, number
+from obverse.verifiers.prefilter import objection
+from obverse.verifiers.regions import region
+from obverse.verifiers.structure import assignments, collection
+from obverse.verifiers.units import tail
+from obverse.verifiers.words import letter, letters, same_points, words
 
 # One pair of each sort, read before any worker is forked: the grammar's tables and sympy's modules are then there.
 _SAMPLES = (
@@ -58,6 +43,9 @@ _SAMPLES = (
     ("1\\pm\\sqrt{2}", "1-\\sqrt{2},1+\\sqrt{2}"),
     ("|x-1|", "|1-x|"),
     ("x \\in [1,2]", "[1,2]"),
+    ("x=\\ln 5", "e^x=5"),
+    ("xy=6", "x=\\frac{6}{y}"),
+    ("\\sin 30^\\circ", "\\frac{1}{2}"),
 )
 
 logging.disable(logging.CRITICAL)  # it logs whole answers
@@ -75,8 +63,10 @@ class EventLimit:
             if left < 0:
                 raise TooManyCalls
 
-        self.count = count
-        self.left = lambda: left
+        def rest() -> int:
+            return left
+
+        self.count, self.left = count, rest
 
 
 class TooManyCalls(BaseException):
@@ -93,7 +83,7 @@ def handle(task: tuple[Sequence[tuple[str, str]], int | None]) -> list[Any]:
     seed(0)  # where sympy tries random points, every process tries the same
     limit = EventLimit(most) if most is not None else None
     try:
-        sys.setprofile(limit and limit.count)
+        sys.setprofile(limit.count if limit is not None else None)
         try:
             answer = _all(questions)
         finally:
@@ -116,78 +106,32 @@ def _all(questions: Sequence[tuple[str, str]]) -> list[Any]:
 
 def _equal(expected: str, given: str) -> list[Any]:
     try:
-        gold = _read(expected)
-        if gold is None:
-            return [False, "gold"]
-        answer = gold if given == expected else _read(given)
-        if answer is None:
-            return [False, "unparseable"]
-        return [bool(verify(gold, answer, timeout_seconds=None) and agree(gold, answer)), ""]
+        if expected == given:  # whether it can be read at all
+            return [_is_readable(expected), ""]
+        return [bool(equal(expected, given, _same)), ""]
+    except formulas.Unreadable as error:
+        return [False, str(error)]
     except MemoryError:
         return [False, "too_hard"]
     except RecursionError:
         return [False, "unparseable"]
 
 
-@lru_cache(maxsize=4096)
-def _read(text: str) -> Any:
-    """The formula as sympy has it, None if it cannot be read."""
-    text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2]}}}", text)
-    text = _FUNCTION.sub(r"\\\1 ", UNIT.sub("", text))
-    found = parse(f"\\boxed{{{text}}}", _READER, fallback_mode="no_fallback", parsing_timeout=None)
-    return next((each for each in found if not isinstance(each, str)), None)
+def _is_readable(text: str) -> bool:
+    """Whether an answer is of a kind that `compare` knows, or consists of formulas that can be read."""
+    if number(text) or notation(text) or words(text) or letter(text) or letters(text) or same_points(text, text):
+        return True
+    if listed := collection(text):
+        return all(_is_readable(bare(member)) for member in listed.members)
+    if said := region(text):
+        return all(_is_readable(bare(end)) for each in said.intervals for end in each[:2])
+    if pairs := assignments(text):
+        return all(_is_readable(bare(value)) for _, value in pairs)
+    return formulas.read((tail(text) or (text, None))[0]) is not None
 
 
-def agree(gold: Any, answer: Any) -> bool:
-    """Whether nothing speaks against two formulas being equal that math-verify found equal.
-
-    Numbers must agree exactly, or to a relative 1e-5 where a decimal is involved; so must the members of a list, set
-    or interval, the entries of a matrix, and two formulas at a point; an equation between numbers must be true.
-    """
-    if isinstance(answer, Relational) and not answer.free_symbols and not _is_true(answer):
-        return False
-    if isinstance(gold, Relational) != isinstance(answer, Relational):
-        gold, answer = _value(gold), _value(answer)
-    if isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase):
-        return gold.shape == answer.shape and all(map(agree, gold.flat(), answer.flat()))
-    if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
-        return _close(gold, answer)
-    mine, others = list(getattr(gold, "args", ())), list(getattr(answer, "args", ()))
-    if mine and len(mine) == len(others) and all(_is_number(each) for each in [*mine, *others]):
-        if isinstance(gold, sympy.Set) and not isinstance(gold, sympy.Interval):
-            mine, others = sorted(mine, key=_sort_key), sorted(others, key=_sort_key)
-        return all(map(_close, mine, others))
-    return True
-
-
-def _close(gold: Any, answer: Any) -> bool:
-    """Two expressions compared as numbers, with free symbols at one point; True if they have no finite value there."""
-    names = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    point = {name: sympy.Rational(2 * index + 3, index + 7) for index, name in enumerate(names)}
-    first, second = (sympy.N(each.subs(point), DIGITS) for each in (gold, answer))
-    if not (first.is_number and second.is_number and first.is_finite and second.is_finite):
-        return not (_is_number(gold) and _is_number(answer)) or gold == answer
-    tolerance = ROUNDED if gold.has(sympy.Float) or answer.has(sympy.Float) else EXACT
-    return bool(abs(first - second) <= tolerance * max(abs(first), abs(second)))
-
-
-def _is_true(relation: Relational) -> bool:
-    if isinstance(relation, sympy.Eq):
-        return _is_number(relation.lhs) and _is_number(relation.rhs) and _close(relation.lhs, relation.rhs)
-    return bool(relation.doit() == sympy.true)
-
-
-def _value(formula: Any) -> Any:
-    return formula.rhs if isinstance(formula, sympy.Eq) else formula
-
-
-def _is_number(formula: Any) -> bool:
-    return isinstance(formula, sympy.Expr) and not formula.free_symbols
-
-
-def _sort_key(value: Any) -> tuple[float, float]:
-    number = complex(value)
-    return number.real, number.imag
+def _same(expected: str, given: str) -> bool:
+    return objection(expected, given) is None and formulas.same(expected, given)
 
 
 for _pair in _SAMPLES:

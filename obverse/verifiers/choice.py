@@ -1,4 +1,8 @@
-"""Multiple choice: the final answer is a letter, `B`, `(B)`, `B.` or `B) text`, or the text of the right option.
+"""Multiple choice: the final answer is a letter, `B`, `(B)`, `B.`, `option B` or `B) text`, or the text of the right
+option.
+
+A letter is always the letter of an option, even where the text of another one is that letter. Two letters, or a
+letter with the text of another option, are no choice; "B, not A" and "leaving B" are B.
 
 The options are the list `choices` of the row, if it has one; they are lettered from A in their order.
 """
@@ -10,12 +14,33 @@ from typing import Any
 
 from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
+from obverse.verifiers import math
 from obverse.verifiers.extract import UNANSWERED, final_answer, outcome
+from obverse.verifiers.phrases import is_taken_back
 
+MAX_CHARS = 2_000
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
-_LETTERED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.:)])\s+(.*)", re.DOTALL)
+_NAMED = r"(?:(?:option|choice|letter|answer|it is|it's|(?:I|we) (?:think|believe|choose|pick)(?: it is)?)\s+)*"
+_LETTER = re.compile(rf"{_NAMED}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?[.:]?", re.IGNORECASE)
+_AGAINST = re.compile(
+    rf"{_NAMED}[(\[]?([A-Z])[)\]]?,?\s+(?:(?:and|but)\s+)?(?:not|rather than"
+    rf"|instead of)\s+[(\[]?[A-Z][)\]]?(?:\s*(?:,|or|and|nor)\s*[(\[]?[A-Z][)\]]?)*\.?"
+)
+_LEFT = re.compile(r"[^.?!\n]{0,80}\b(?:leaving|leaves)\s+(?:us\s+with\s+)?(?:only\s+)?[(\[]?([A-Z])[)\]]?\.?")
+_LETTERED = re.compile(rf"{_NAMED}(?:[(\[]([A-Z])[)\]]|([A-Z])(?:[.:)]|\s+-))\s+(.*)", re.DOTALL)
+_WRAPPED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|boxed)\s*\{([^{}]*)\}")
+_LABEL = re.compile(r"\A\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*\(?([A-Z])[).]?\s*\}")
+_FORMULA = re.compile(r"[0-9\\$^=]|^[a-z]$")
+_CHOSEN = re.compile(
+    r"(?:\A|[\n.]\s*)(?:so\s|thus\s|therefore,?\s|hence\s)?(?:i|we)(?:'d|\swould|'ll|\swill)?\s(?:go\swith|choose"
+    r"|chose|pick|select|answer)"
+    r"\s(?:option\s|choice\s)?[(\[]?([A-Z])[)\]]?[.!]?\s*\Z",
+    re.IGNORECASE,
+)
+_UNSURE = re.compile(
+    r"\s*(?:or|and|maybe|perhaps|possibly|not|wrong|incorrect|is\s(?:not|wrong|incorrect|false)|\?)\b", re.IGNORECASE
+)
 
 
 def gold(problem: Problem) -> str:
@@ -26,7 +51,8 @@ def gold(problem: Problem) -> str:
     options = _options(problem)
     if not isinstance(problem.answer, str):
         raise GraderError(f"the choice verifier needs a letter or an option, not {type(problem.answer).__name__}")
-    letter = _letter(problem.answer.strip(), options)
+    answer = problem.answer.strip()
+    letter = answer if answer in options else _letter(answer, options)
     if letter is None or (options and letter not in options):
         raise GraderError("neither a letter nor one of choices")
     return letter
@@ -36,8 +62,19 @@ def answer(problem: Problem, text: str) -> str | None:
     """Return the final answer; "answer: B" and a text that is nothing but a choice count too."""
     found = final_answer(text, phrases=True)
     if found is None:
-        whole = outcome(text).strip()
-        found = whole if _letter(whole, _options(problem)) else None
+        whole, options = outcome(text).strip(), _options(problem)
+        first, _, rest = whole.partition("\n")
+        if _letter(whole, options):
+            found = whole
+        elif chosen := _CHOSEN.search(whole):
+            found = chosen[1]
+        elif (
+            _letter(first.strip(), options)
+            and rest.strip()
+            and not is_taken_back(rest, 0)
+            and not _starts_with_choice(rest, options)
+        ):
+            found = first.strip()
     return found
 
 
@@ -69,7 +106,7 @@ def verify(problem: Problem, text: str) -> Verdict:
 
 
 def _options(problem: Problem) -> dict[str, str]:
-    """The options by letter, in one spelling; none if the row has none."""
+    """The options by letter; none if the row has none."""
     choices: Any = problem.meta.get("choices")
     if choices is None:
         return {}
@@ -77,22 +114,46 @@ def _options(problem: Problem) -> dict[str, str]:
         raise GraderError("choices must be a list of text")
     if not 0 < len(choices) <= len(LETTERS):
         raise GraderError(f"choices must have 1 to {len(LETTERS)} entries")
-    return {letter: _spelled(choice) for letter, choice in zip(LETTERS, choices, strict=False)}
+    return dict(zip(LETTERS, choices, strict=False))
+
+
+def _starts_with_choice(rest: str, options: dict[str, str]) -> bool:
+    return any(_letter(line.strip(), options) for line in rest.strip().split("\n", 4)[:4])
 
 
 def _letter(said: str, options: dict[str, str]) -> str | None:
-    """Which option is meant: by its text, by its letter alone, or by letter and text if they do not disagree."""
-    by_text = [letter for letter, option in options.items() if option == _spelled(said)]
+    """Which option is meant: by its letter alone, by its text, or by letter and text if they do not disagree."""
+    if len(said) > MAX_CHARS:
+        return None
+    said = _plain(said)
+    if alone := _LETTER.fullmatch(said) or _AGAINST.fullmatch(said) or _LEFT.fullmatch(said):
+        return alone.group(1).upper()
+    by_text = [letter for letter, option in options.items() if _is_option(option, said)]
     if len(by_text) == 1:
         return by_text[0]
-    if alone := _LETTER.fullmatch(said):
-        return alone.group(1).upper()
     lettered = _LETTERED.fullmatch(said)
-    if lettered is None:
+    if lettered is None or _UNSURE.match(lettered.group(3)):
         return None
-    letter = lettered.group(1) or lettered.group(2)
-    others = [option for other, option in options.items() if other != letter]
-    return None if _spelled(lettered.group(3)) in others else letter
+    letter, text = lettered.group(1) or lettered.group(2), lettered.group(3)
+    if letter not in options:
+        return None if options else letter
+    fits = _is_option(options[letter], text) or _spelled(text).startswith(_spelled(options[letter]))
+    return letter if fits else None
+
+
+def _plain(said: str) -> str:
+    """Without dollar signs, quotes, stars and the commands of text around it."""
+    said = said.strip().strip('*`"$ ').strip()
+    while wrapped := _WRAPPED.fullmatch(said):
+        said = wrapped.group(1).strip()
+    return _LABEL.sub(r"(\1) ", said).strip()
+
+
+def _is_option(option: str, said: str) -> bool:
+    """Whether a text is an option: the same words, the same number or the same formula in another spelling."""
+    return _spelled(option) == _spelled(said) or (
+        bool(_FORMULA.search(option)) and bool(said.strip()) and math.equal(option, said)
+    )
 
 
 def _spelled(text: str) -> str:

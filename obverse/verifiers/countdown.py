@@ -4,9 +4,11 @@
     product = value (("*" | "/") value)*
     value   = whole number | "(" sum ")"
 
-Spaces and line ends are free. The signs U+00D7, U+00F7 and U+2212 count as `*`, `/` and `-`. One `= target` at the end
-is tolerated if it states the target. Everything else is wrong: a sign before a number (`-5+3`), powers, decimals,
-leading zeros, LaTeX. Values are exact fractions; what a model wrote is parsed here and never evaluated.
+Spaces and line ends are free; square brackets are round ones, a number or bracket before a bracket is multiplied by
+it. The signs U+00D7, U+00F7, U+2212, `x` between numbers and `\\times`, `\\cdot`, `\\div` count as `*`, `/` and `-`.
+One `= target` at the end or `target =` at the start is tolerated if it states the target; so are stars, quotes and a
+full stop around all of it. Everything else is wrong: a sign before a number (`-5+3`), powers, decimals, leading
+zeros. Values are exact fractions; what a model wrote is parsed here and never evaluated.
 """
 
 from __future__ import annotations
@@ -18,13 +20,41 @@ from typing import Any
 
 from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
-from obverse.verifiers.extract import UNANSWERED, final_answer
+from obverse.verifiers.extract import UNANSWERED, final_answer, outcome
+from obverse.verifiers.reasoning import reasons
 
 MAX_DEPTH = 50  # brackets in brackets
 MAX_DIGITS = 100
 
 _TOKEN = re.compile(r"[ \t\r\n]*(?:(0|[1-9][0-9]*)|([-+*/()]))")
-_SIGNS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-"})
+_SIGNS = str.maketrans(
+    {
+        "\u00d7": "*",
+        "\u22c5": "*",
+        "\u00b7": "*",
+        "\u00f7": "/",
+        "\u2215": "/",
+        "\u2212": "-",
+        "\u2013": "-",
+        "[": "(",
+        "]": ")",
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF08, 0xFF1E)},
+    }
+)
+_COMMANDS = [
+    (re.compile(pattern), sign)
+    for pattern, sign in (
+        (r"\\(?:times|cdot)(?![A-Za-z])|(?<=[0-9)])\s*[xX]\s*(?=[0-9(])", "*"),
+        (r"\\div(?![A-Za-z])", "/"),
+        (r"\\(?:left|right)(?![A-Za-z])|\\[,;: ]", " "),
+        (r"(?<=[0-9)])(\s*)(?=\()|(?<=\))(\s*)(?=[0-9])", "*"),
+    )
+]
+_STATED = re.compile(r"-?[0-9]+(?:\.0*)?")
+_WHOLE = re.compile(
+    r"[-+*/x()\[\]0-9\s=.\u00d7\u00f7\u2212]*[0-9)\]]\s*[-+*/x\u00d7\u00f7\u2212]\s*[(\[0-9][-+*/x()\[\]0-9\s=.\u00d7\u00f7\u2212]*"
+)
+_MAX_WHOLE_CHARS = 1_000
 
 
 class ExpressionError(ValueError):
@@ -45,13 +75,21 @@ def gold(problem: Problem) -> tuple[list[int], int]:
 
 
 def answer(problem: Problem, text: str) -> str | None:
-    """Return the final answer of a text."""
-    return final_answer(text)
+    """Return the final answer of a text, or a text that is nothing but an expression."""
+    found = final_answer(text)
+    if (
+        found is None
+        and len(text) <= _MAX_WHOLE_CHARS
+        and not reasons(text)
+        and _WHOLE.fullmatch(whole := outcome(text).strip())
+    ):
+        return whole
+    return found
 
 
 def same(problem: Problem, first: str, second: str) -> bool:
     """Whether two final answers are the same expression, apart from spaces; its value alone does not make it so."""
-    return "".join(first.translate(_SIGNS).split()) == "".join(second.translate(_SIGNS).split())
+    return "".join(spelled(first).split()) == "".join(spelled(second).split())
 
 
 def verify(problem: Problem, text: str) -> Verdict:
@@ -61,12 +99,14 @@ def verify(problem: Problem, text: str) -> Verdict:
         verify(Problem("p", "...", answer={"numbers": [3, 5, 7, 2], "target": 24}), "<answer>3*5+7+2</answer>").correct
     """
     numbers, target = gold(problem)
-    found = final_answer(text)
+    found = answer(problem, text)
     if not found:
         return UNANSWERED
-    expression, equals, stated = found.translate(_SIGNS).partition("=")
-    if equals and stated.strip() != str(target):
-        return Verdict.wrong("the right side of = is not the target")
+    expression, equals, stated = spelled(found).partition("=")
+    if equals and _is_target(expression, target):
+        expression, stated = stated, expression
+    if equals and not _is_target(stated, target):
+        return Verdict.wrong("the other side of = is not the target")
     try:
         tokens = tokenize(expression, max_numbers=len(numbers))
         used = [token for token in tokens if isinstance(token, int)]
@@ -76,6 +116,20 @@ def verify(problem: Problem, text: str) -> Verdict:
     except ExpressionError as error:
         return Verdict.wrong(str(error))
     return Verdict.right() if value == target else Verdict.wrong("does not equal the target")
+
+
+def spelled(text: str) -> str:
+    """Return an expression in the signs of the grammar, without what may stand around it."""
+    text = text.strip().strip("*`$;").strip().removesuffix(".").strip()
+    text = text.removeprefix("\\(").removesuffix("\\)").translate(_SIGNS)
+    for pattern, sign in _COMMANDS:
+        text = pattern.sub(sign, text)
+    return text
+
+
+def _is_target(side: str, target: int) -> bool:
+    side = side.strip()
+    return len(side) <= MAX_DIGITS and bool(_STATED.fullmatch(side)) and Fraction(side.rstrip(".")) == target
 
 
 def tokenize(expression: str, *, max_numbers: int) -> list[int | str]:

@@ -1,4 +1,9 @@
-"""Knights and knaves: the final answer says of everybody, exactly once, `NAME is a knight` or `NAME is a knave`."""
+"""Knights and knaves: the final answer says of each person, exactly once, `NAME is a knight` or `NAME is a knave`.
+
+It consists of such clauses alone, joined by commas, "and", full stops or line ends and numbered if need be. `is not a
+knight`, `: knight`, `is the knight` and "liar" are read too; a condition, an "or", a doubt or a quotation is none of
+them, and makes the whole answer wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,14 @@ from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers.extract import UNANSWERED, final_answer
 
-_SAID = r"\bis\s+an?\s+(knight|knave)\b"
-_ANYBODY = re.compile(_SAID, re.IGNORECASE)
+_ROLE = r"(?P<role>knights?|knaves?|liars?|truth[- ]?tellers?)"
+_CLAUSES = re.compile(r"[,;\n]+|\.(?=\s|$)|\band\b|\bwhile\b|\bbut\b|&", re.IGNORECASE)
+_NUMBERED = re.compile(r"\s*(?:\(?[0-9]{1,2}[).:]|[-*\u2022](?=\s))?\s*")
+_LEAD = re.compile(
+    r"\s*(?:(?:so|thus|therefore|hence|then|finally)\b[\s,:]*)*"
+    r"(?:(?:the\s)?(?:final\s)?(?:answer|solution|conclusion)(?:\sis)?\s*:)?\s*",
+    re.IGNORECASE,
+)
 
 
 def gold(problem: Problem) -> dict[str, bool]:
@@ -40,7 +51,7 @@ def answer(problem: Problem, text: str) -> str | None:
 
 def same(problem: Problem, first: str, second: str) -> bool:
     """Whether two final answers say the same of everybody, in any order."""
-    mine, other = (sorted(_said(gold(problem), found)) for found in (first, second))
+    mine, other = (sorted(_said(gold(problem), found) or []) for found in (first, second))
     return first == second or (bool(mine) and mine == other)
 
 
@@ -50,15 +61,41 @@ def stated(problem: Problem) -> str:
     return f"<answer>{', '.join(said)}</answer>"
 
 
-def _said(expected: dict[str, bool], found: str) -> list[tuple[str, str]]:
-    """Who is called what in an answer, by name and role."""
-    somebody = "|".join(map(re.escape, expected))
-    said = re.findall(rf"(?<!\w)({somebody})\s+(?i:{_SAID})", found)
-    return [(name, role.lower()) for name, role in said]
+def _said(expected: dict[str, bool], found: str) -> list[tuple[str, str]] | None:
+    """Who is called what in an answer, by name and role; None if it says anything else."""
+    names = {name.casefold(): name for name in expected}
+    fold = 0 if len(names) < len(expected) else re.IGNORECASE
+    somebody = "|".join(re.escape(name) for name in sorted(expected, key=len, reverse=True))
+    clause = re.compile(
+        rf"(?P<name>{somebody})(?:\s*(?::|=|->|\u2192|-|\u2013|\u2014)\s*|\s+(?i:is|must be|has to be)\s+)"
+        rf"(?P<negated>(?i:not)\s+)?(?:(?i:an?|the)\s+)?(?i:{_ROLE})",
+        fold,
+    )
+    several = re.compile(
+        rf"((?:{somebody})(?:\s*,\s*(?:{somebody}))*\s*,?\s*(?i:and|&)\s*(?:{somebody}))\s+(?i:are)\s+(?:(?i:both"
+        rf"|all)\s+)?(?i:(knight|knave|liar|truth-teller)s)\b",
+        fold,
+    )
+    found = re.sub(r"[*_`$]|\\text\s*\{|[{}]", "", found)
+    found = several.sub(
+        lambda match: ", ".join(f"{name} is a {match[2]}" for name in re.findall(somebody, match[1], fold)), found
+    )
+    said = []
+    for part in _CLAUSES.split(found):
+        part = part[_NUMBERED.match(part).end() :].strip()  # type: ignore[union-attr]
+        part = part[_LEAD.match(part).end() :].strip()  # type: ignore[union-attr]
+        if not part:
+            continue
+        match = clause.fullmatch(part)
+        if match is None:
+            return None
+        is_knight = match["role"].lower().startswith(("knight", "truth")) != bool(match["negated"])
+        said.append((names[match["name"].casefold()] if fold else match["name"], "knight" if is_knight else "knave"))
+    return said
 
 
 def verify(problem: Problem, text: str) -> Verdict:
-    """Right if everybody is named once and called what they are, in any order; names keep their case.
+    """Right if each person is named once and called what they are, in any order.
 
     Example:
         answer = {"names": ["Al", "Bo"], "solution": [False, True]}
@@ -69,8 +106,8 @@ def verify(problem: Problem, text: str) -> Verdict:
     if not found:
         return UNANSWERED
     said = _said(expected, found)
-    if len(said) != len(_ANYBODY.findall(found)):
-        return Verdict.wrong("speaks of somebody else")
+    if said is None:
+        return Verdict.wrong("says something else than who is a knight and who is a knave")
     if sorted(name for name, _ in said) != sorted(expected):
         return Verdict.wrong("does not say of everybody exactly once who they are")
     mistaken = [name for name, role in said if (role == "knight") != expected[name]]

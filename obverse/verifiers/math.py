@@ -15,6 +15,7 @@ Three steps, the first that decides wins; docs/graders.md has them in full.
 from __future__ import annotations
 
 import re
+import struct
 from decimal import Decimal
 from math import isfinite
 from typing import Any
@@ -23,14 +24,25 @@ from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import workers
 from obverse.verifiers.algebra_questions import Question, ask
-from obverse.verifiers.extract import UNANSWERED, final_answer, last_box
-from obverse.verifiers.numbers import UNIT, bare, normalized, number, same_number
+from obverse.verifiers.compare import equal as same_answer
+from obverse.verifiers.extract import UNANSWERED, final_answer, last_box, outcome
+from obverse.verifiers.numbers import bare, number
 from obverse.verifiers.prefilter import objection as refused
+from obverse.verifiers.reasoning import reasons
+from obverse.verifiers.structure import assignments
 
-_NAME = r"(?:\\?[A-Za-z]+|[A-Za-z]\([A-Za-z]\)|[A-Za-z]_\{?[A-Za-z0-9]+\}?|\\text\s*\{[^{}0-9]*\})"
-_ASSIGNED = re.compile(rf"\s*{_NAME}\s*=\s*([^=]+)")
-_NAMED = re.compile(rf"\s*{_NAME}\s*")
-_OTHER_RELATION = re.compile(r"[<>!=:]=|=[<>=]")
+MAX_WHOLE_CHARS = 200
+
+
+_STATEMENT = re.compile(  # an answer that is written as a sentence
+    r"(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:(?:final|correct)\s)?(?:answer|ans)\s{0,4}(?:is\b:?|:|=)\s*(.*?)\.?",
+    re.IGNORECASE | re.DOTALL,
+)
+_WHOLE = re.compile(
+    r"\A[\s`*_$]*(?:[a-z]*\n)?(?:(?:so|therefore|thus|hence|then|it's|it\sis|that's|that\sis|we\sget|(?:the\s)?(?:result|total|sum|value)"
+    r"(?:\sis)?)\b[\s,:=]*){0,3}([$`\\(]{0,3}[-+]?[0-9.][0-9,./]*[`)$]{0,3}%?)[\s`*_$]*[.!]?\s*\Z",
+    re.IGNORECASE,
+)
 
 
 def gold(problem: Problem) -> str:
@@ -44,18 +56,39 @@ def gold(problem: Problem) -> str:
     if isinstance(answer, float):
         if not isfinite(answer):
             raise GraderError(f"{answer} is not a finite number")
-        return format(Decimal(repr(answer)), "f")
+        return format(Decimal(_shortest(answer)), "f")
     text = str(answer)
     boxed = last_box(text)
     text = (text if boxed is None else boxed).strip()
+    if boxed is None and len(text) > 4 and (said := _STATEMENT.fullmatch(text)):
+        text = said[1].strip()
     if not text:
         raise GraderError("empty")
     return text
 
 
+def _shortest(value: float) -> str:
+    """The shortest decimal of a number; of one that was stored in 32 bits, the shortest that such a number needs."""
+    exact = repr(value)
+    if value and abs(value) < 3e38 and len(exact.lstrip("-0.").replace(".", "")) > 12:
+        stored = struct.unpack("f", struct.pack("f", value))[0]
+        if stored == value:
+            for digits in range(1, 10):
+                short = f"{value:.{digits}g}"
+                if struct.unpack("f", struct.pack("f", float(short)))[0] == value:
+                    return short
+    return exact
+
+
 def answer(problem: Problem, text: str) -> str | None:
-    """Return the final answer of a text as this verifier reads it; "the answer is X" and "answer: X" count."""
-    return final_answer(text, phrases=True)
+    """Return the final answer of a text as this verifier reads it.
+
+    "The answer is X" and "answer: X" count, and so does a text that is nothing but a number.
+    """
+    found = final_answer(text, phrases=True)
+    if found is None and len(text) <= MAX_WHOLE_CHARS and not reasons(text) and (whole := _WHOLE.match(outcome(text))):
+        return whole[1].strip("`")
+    return found
 
 
 def stated(problem: Problem) -> str:
@@ -78,8 +111,7 @@ def decide(problem: Problem, text: str) -> Verdict | None:
     expected, found = gold(problem), answer(problem, text)
     if not found:
         return UNANSWERED
-    asked = compare(expected, found)
-    return None if isinstance(asked, list) and not _refusal(asked) else judge(expected, found)
+    return None if _compared(bare(expected), bare(found))[0] is None else judge(expected, found)
 
 
 def same(problem: Problem, first: str, second: str) -> bool:
@@ -89,11 +121,12 @@ def same(problem: Problem, first: str, second: str) -> bool:
 
 def judge(expected: str, found: str) -> Verdict:
     """Return the verdict on a final answer."""
-    asked = compare(expected, found)
-    if isinstance(asked, list) and (code := _refusal(asked)):
+    one, other = bare(expected), bare(found)
+    verdict, code = _compared(one, other)
+    if code:
         return Verdict.wrong(f"prefilter: {code}")
     try:
-        right, why = (asked, "") if isinstance(asked, bool) else ask(tuple(asked))
+        right, why = (verdict, "") if verdict is not None else ask(((one, other),))
     except workers.WorkerError as error:
         return Verdict(None, 0.0, str(error))
     if right:
@@ -107,18 +140,21 @@ def compare(expected: str, found: str) -> bool | list[Question]:
     Not symmetric, since only the expected answer may ask for a unit. All questions must be answered by yes.
     """
     expected, found = bare(expected), bare(found)
-    if expected == found:
-        return True
-    if "=" in expected and "=" not in found:
-        expected = value(expected)
-    elif "=" in found and "=" not in expected and not _OTHER_RELATION.search(found):
-        return _chain(expected, found)
-    elif "=" in found and "=" in expected and _ASSIGNED.fullmatch(expected) and _ASSIGNED.fullmatch(found):
-        names = [normalized(text.partition("=")[0]) for text in (expected, found)]
-        if names[0] != names[1]:
-            return False
-        expected, found = value(expected), value(found)
-    return _equal(expected, found)
+    verdict, _ = _compared(expected, found)
+    return [(expected, found)] if verdict is None else verdict
+
+
+def _compared(expected: str, found: str) -> tuple[bool | None, str]:
+    """The verdict as far as no computer algebra is needed, and the code of the prefilter if that decided."""
+    codes: list[str] = []
+
+    def ask_later(one: str, other: str) -> bool | None:
+        code = refused(one, other)
+        codes.extend([code] if code else [])
+        return False if code else None
+
+    verdict = same_answer(expected, found, ask_later)
+    return verdict, codes[0] if codes and verdict is False else ""
 
 
 def is_plain(expected: str) -> bool:
@@ -144,40 +180,7 @@ def equal(expected: str, found: str) -> bool:
     return compare(expected, found) is True
 
 
-def _equal(expected: str, found: str) -> bool | list[Question]:
-    wanted, given = number(expected), number(found)
-    if wanted and given:
-        return same_number(wanted, given)
-    one, other = normalized(expected), normalized(found)
-    if one == other or (one.isalpha() and len(one) > 2 and one.lower() == other.lower()):
-        return True
-    if wanted and (not found or "," in found or ";" in found or found.startswith(("\\{", "["))):
-        return False  # a list, or nothing, for one value
-    units = [normalized(unit[0].replace("~", "")) for text in (expected, found) if (unit := UNIT.search(text))]
-    if len(set(units)) > 1:
-        return False  # as with numbers, an expected unit may be left out and not replaced
-    return [(expected, found)]
-
-
-def _chain(expected: str, found: str) -> bool | list[Question]:
-    """`x = 2 + 40 = 42`: a name may stand in front, and every other side must equal the expected value."""
-    sides = [side.strip() for side in found.split("=")]
-    if len(sides) > 1 and _NAMED.fullmatch(sides[0]):
-        sides = sides[1:]
-    questions: list[Question] = []
-    for side in sides:
-        answer = _equal(expected, side)
-        if answer is False or not side:
-            return False
-        questions += [] if answer is True else answer
-    return questions or True
-
-
-def _refusal(questions: list[Question]) -> str | None:
-    return next((code for expected, found in questions if (code := refused(expected, found))), None)
-
-
 def value(text: str) -> str:
     """Return what an assignment `x = ...` assigns; any other text as it is."""
-    match = _ASSIGNED.fullmatch(text)
-    return match[1].strip() if match else text
+    assigned = assignments(text)
+    return assigned[0][1] if assigned and len(assigned) == 1 else text

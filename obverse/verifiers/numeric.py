@@ -10,9 +10,13 @@ from fractions import Fraction
 from obverse.errors import GraderError
 from obverse.records import Problem, Verdict
 from obverse.verifiers import math
+from obverse.verifiers.arithmetic import value
 from obverse.verifiers.extract import UNANSWERED
 from obverse.verifiers.numbers import Number, bare, number, same_number
+from obverse.verifiers.structure import is_name
+from obverse.verifiers.units import NONE, tail
 
+AGREEMENT = Fraction(1, 10**6)  # of the sides of a chain
 TOLERANCE = 1e-3  # of the expected value's size; an expected 0 allows no other number
 
 
@@ -53,12 +57,32 @@ def same(problem: Problem, first: str, second: str) -> bool:
 
 
 def _read(found: str) -> Number | None:
-    return number(math.value(bare(found)))
+    """The last side of a chain, of which every other must have its value to a millionth; a name may stand in front."""
+    sides = [bare(side.strip()) for side in bare(found).split("=")]
+    if len(sides) > 1 and is_name(sides[0]):
+        sides = sides[1:]
+    read = [_number(side) for side in sides]
+    last = read[-1]
+    if last is None or any(each is None or abs(each.value - last.value) > AGREEMENT * abs(last.value) for each in read):
+        return None
+    return last
+
+
+def _number(text: str) -> Number | None:
+    """A number, or a constant expression with a unit behind it."""
+    if read := number(text):
+        return read
+    core, unit = tail(text) or (text, NONE)
+    exact = None if unit is None else value(core)
+    return None if exact is None or unit is None else Number(exact, unit)
 
 
 def _is_near(problem: Problem, expected: Number, given: Number) -> bool:
     tolerance = Fraction(problem.meta.get("tolerance", TOLERANCE))
     moved = given
-    if abs(given.value - expected.value) <= tolerance * abs(expected.value):
+    if abs(given.value - expected.value) <= tolerance * abs(expected.value) and given.unit.scale in (
+        1,
+        expected.unit.scale,
+    ):
         moved = given._replace(value=expected.value)  # then only the unit decides
     return same_number(expected, moved)

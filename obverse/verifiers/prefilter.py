@@ -19,7 +19,11 @@ MAX_COMMAS = 12  # beyond the expected answer's
 
 _TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[A-Za-z]*\*?\}|\\[A-Za-z]+")
-_SMALL_BINOMIAL = re.compile(r"\\[dt]?binom\s*\{[0-9]{1,3}\}\s*\{[0-9]{1,3}\}")
+_SMALL_BINOMIAL = re.compile(
+    r"\\[dt]?binom\s*(?:\{[0-9a-z]{1,3}\}|[0-9a-z ])\s*(?:\{[0-9a-z]{1,3}\}|[0-9a-z])|(?<=[0-9])\s*\\bmod\s*[1-9]"
+)
+_SMALL_TOWER = re.compile(r"(?<![0-9^{])([2-9]|10)\^\{?[2-3]\^\{?[2-3]\}{0,2}(?![\^0-9])")
+_DOTS = re.compile(r"\\[lcd]?dots|\.\.\.")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _HEDGES = frozenset(
     re.findall(
@@ -98,6 +102,7 @@ def _exponents(text: str) -> Iterator[str]:
 
 
 def _has_high_power(text: str) -> bool:
+    text = _SMALL_TOWER.sub("", text)
     return any(_LONG_POWER.search(exponent) for exponent in _exponents(text)) or bool(
         _SCIENTIFIC.search(text) or _ROOT_INDEX.search(text)
     )
@@ -126,5 +131,6 @@ RULES: dict[str, Callable[[str], bool]] = {
     "powers": lambda text: len(_EXPONENT.findall(text)) > MAX_POWERS,
     "factorial": lambda text: bool(_FACTORIAL.search(text)),
     "percent": lambda text: "%" in text,
+    "dots": lambda text: bool(_DOTS.search(text)),
     "base": lambda text: bool(_BASE_NUMBER.search(text)),
 }

@@ -51,21 +51,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "problems",
         "verifiers",
         "text",
-        "coding",
-        "control",
-        "misfits",
-        "portable",
-        "template",
-        "turn",
-        "writer",
     ),
     # 2: the model, samples and tables
     (
         "model",
         "compiling",
-        "conformance",
-        "reduced",
-        "reading",
         "loading",
         "weights",
         "positions",
@@ -158,17 +148,14 @@ LIGHT_ROOMS = {
     "explain",
     "pages",
 }
-ONLY_IN_WORKERS = {"verifiers.algebra"}  # imported by name, in a process of its own
+ONLY_IN_WORKERS = {"verifiers.algebra", "verifiers.formulas"}  # imported by name, in a process of its own
 
 # (module, what it imports in a function or by a call): the reason.
 HIDDEN = {
     ("tasks.files", "pyarrow"): "a third of a second that only parquet files should cost",
     ("tasks.files", "pyarrow.parquet"): "the same",
     ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
-    (
-        "adapters",
-        "peft.utils.transformers_weight_conversion",
-    ): "a second that only adapters should cost, and an extra of the installation",
+    ("adapters", "peft"): "a second that only adapters should cost, and an extra of the installation",
     ("command", "import_module"): "torch waits until the options are known to be right",
     ("report.pictures", "matplotlib.rc_context"): "seconds that only PNG files should cost, and an extra",
     ("report.pictures", "matplotlib.figure.Figure"): "the same",

@@ -29,7 +29,6 @@ MAY_NAME = {
         for module in (
             "analysis.scene",
             "config",
-            "inputs",
             "loading",
             "networks",
             "reach",

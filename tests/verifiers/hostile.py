@@ -48,7 +48,7 @@ MATH: dict[str, list[tuple[str, str, bool | None]]] = {
         ("15", box("\\binom{6}{2}"), True),
     ],
     "nesting": [
-        ("42", box("(" * 300 + "42" + ")" * 300), None),
+        ("42", box("(" * 300 + "42" + ")" * 300), True),
         ("42", "The answer is " + "(" * 4000 + "40+2" + ")" * 4000, None),
         ("42", box("{" * 4000 + "41" + "}" * 4000), None),
         ("42", box("\\sqrt{" * 90 + "2" + "}" * 90), None),
@@ -56,7 +56,7 @@ MATH: dict[str, list[tuple[str, str, bool | None]]] = {
         ("$2$", box("\\sqrt{2+" * 20 + "\\sqrt{2}" + "}" * 20), None),
         ("42", box("\\frac{1}{1+" * 40 + "1" + "}" * 40), None),
         ("42", box("\\sin(" * 60 + "x" + ")" * 60), None),
-        ("42", box("\\left(" * 50 + "42" + "\\right)" * 50), None),
+        ("42", box("\\left(" * 50 + "42" + "\\right)" * 50), True),
         ("42", box("|" * 500), None),
         ("42", box("2^{" * 60 + "2" + "}" * 60), None),
     ],
@@ -112,7 +112,7 @@ MATH: dict[str, list[tuple[str, str, bool | None]]] = {
     ],
     "characters": [
         ("42", "The answer is \u0664\u0662", None),
-        ("42", box("\uff14\uff12"), None),
+        ("42", box("\uff14\uff12"), True),
         ("42", box("4\u200b2"), None),
         ("42", box("\u202e24"), None),
         ("42", box("4\x002"), None),
@@ -224,5 +224,5 @@ COUNTDOWN: list[tuple[list[int], int, str, bool | None]] = [
     ([4, 6], 10, tagged("'a'*10**9"), None),
     ([4, 6], 10, tagged(f"__import__('os').system('touch {CANARY}')"), None),
     ([4, 6], 10, tagged("4/(6-6)"), False),
-    ([4, 6], 10, tagged("\uff14+\uff16"), None),
+    ([4, 6], 10, tagged("\uff14+\uff16"), True),
 ]

@@ -15,6 +15,7 @@ from obverse.verifiers import objection, unreadable, verifier
 from obverse.verifiers.math import compare, equal, gold, judge
 from obverse.verifiers.numbers import number
 from obverse.verifiers.prefilter import objection as refused
+from obverse.verifiers.units import NONE
 
 EQUAL = [
     # numbers in every spelling
@@ -78,6 +79,8 @@ EQUAL = [
     ("9^{9^{9}}", "9^{9^9}"),
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
     ("1,3,5", "1, 3, 5"),
+    ("1,2", "2, 1"),
+    ("x \\in [1,2]", "[1,2]"),
 ]
 DIFFERENT = [
     ("72", "73"),
@@ -123,6 +126,11 @@ DIFFERENT = [
     ("42", "\u0664\u0662"),
     ("\\frac{1}{2^{99}}", "\\frac{1}{2^{98}}"),
     ("x=5", "y=5"),
+    ("1,2", "1,3"),
+    ("\\{1,2\\}", "\\{1,2,3\\}"),
+    ("(1,2,3)", "(1,3,2)"),
+    ("(0,1)", "(0,2)"),
+    ("x<3", "x \\le 3"),
     ("(0,1]", "[0,1]"),
     ("1e999999999", "1e99999999"),
     ("1", "1" * 5000),
@@ -142,15 +150,11 @@ def test_different_answers_are_wrong(expected, found):
 ALGEBRA = [
     ("\\frac{\\sqrt{2}}{2}", "\\sqrt{0.5}", True),
     ("\\sqrt{2}", "1.41421356", True),
-    ("\\sqrt{2}", "1.4142", False),
+    ("\\sqrt{2}", "1.4142", True),
+    ("\\sqrt{2}", "1.414", False),
     ("x^2-1", "(x - 1)\\cdot(x + 1)", True),
     ("x^2-1", "y^2-1", False),
     ("x^2-1", "x^2+1", False),
-    ("1,2", "2, 1", True),
-    ("1,2", "1,3", False),
-    ("\\{1,2\\}", "\\{1,2,3\\}", False),
-    ("(1,2,3)", "(1,3,2)", False),
-    ("(0,1)", "(0,2)", False),
     ("2\\pi", "2*pi", True),
     ("2\\sqrt{3}", "2*sqrt(3)", True),
     ("2\\sqrt{3}", "\\sqrt{12}", True),
@@ -159,9 +163,7 @@ ALGEBRA = [
     ("10!", "10!+1", False),
     ("10", "\\binom{5}{2}", True),
     ("\\ln 2", "\\ln(2)", True),
-    ("x \\in [1,2]", "[1,2]", True),
     ("y=2x+1", "1+2x", True),
-    ("x<3", "x \\le 3", False),
     ("\\frac{x}{2^{99}}", "\\frac{x}{2^{98}}", False),
     ("\\frac{1}{10^{20}}", "\\frac{1}{2\\cdot 10^{20}}", False),
     ("42", "\\frac{6\\cdot 14}{2}", True),
@@ -243,7 +245,7 @@ def test_fractions_are_compared_exactly(a, b):
 
 @given(st.integers(-(10**12), 10**12))
 def test_separators_of_thousands_change_nothing(value):
-    assert number(f"{value:,}") == (Fraction(value), "")
+    assert number(f"{value:,}") == (Fraction(value), NONE)
     assert equal(str(value), f"{value:,}")
 
 

@@ -1,0 +1,92 @@
+"""Clock times, ratios, and numerals in a base: three notations whose signs mean something else in a formula."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Clock(NamedTuple):
+    """Hours, minutes and seconds, and "a" or "p" for the half of the day; "" if it is not said."""
+
+    parts: tuple[int, ...]
+    half: str
+
+
+class Ratio(NamedTuple):
+    """Two or more terms."""
+
+    terms: tuple[Fraction, ...]
+
+
+class Numeral(NamedTuple):
+    """Digits in a base, without leading zeros, and the value that they have."""
+
+    digits: str
+    base: int
+    value: int
+
+
+_HALF = r"(?P<half>[AaPp])\.?\s?[Mm]\.?"
+_CLOCK = re.compile(
+    rf"(?P<hours>[0-9]{{1,2}})\s*:\s*(?P<minutes>[0-5][0-9])(?:\s*:\s*(?P<seconds>[0-5][0-9]))?(?:\s*{_HALF})?(?:\s*o'clock)?"
+)
+_HOUR = re.compile(rf"(?P<hours>1?[0-9])\s*(?:{_HALF})")
+_TERM = r"(?:[0-9]+(?:\.[0-9]+)?)"
+_RATIO = re.compile(rf"{_TERM}(?:\s*(?::|\\colon|\bto\b|\\mathrel\{{:\}})\s*{_TERM})+")
+_NUMERAL = re.compile(r"\(?(?P<digits>[0-9A-Za-z]{1,60})\)?\s*_\s*\{?\s*(?P<base>[0-9]{1,2})\s*\}?")
+_HEXADECIMAL = re.compile(r"0[xX]([0-9A-Fa-f]{1,60})")
+_WORDS = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
+
+
+@lru_cache(maxsize=4096)
+def notation(text: str) -> Clock | Ratio | Numeral | None:
+    """Return the clock time, ratio or numeral in a base that a bare text is; None if it is none of them."""
+    if ":" in text or "to" in text or "colon" in text or re.search(r"[AaPp]\.?\s?[Mm]\.?", text):
+        plain = " ".join(_WORDS.sub(r" \1 ", text).split()).replace("{:}", ":").replace("{ : }", ":")
+        match = _CLOCK.fullmatch(plain) or _HOUR.fullmatch(plain)
+        if match and int(match["hours"]) <= 24:
+            found = match.groupdict()
+            parts = (int(found["hours"]), int(found.get("minutes") or 0), int(found.get("seconds") or 0))
+            return Clock(parts, (found["half"] or "").lower())
+        if _RATIO.fullmatch(plain):
+            return Ratio(tuple(Fraction(term) for term in re.findall(_TERM, plain)))
+    if "_" in text and (match := _NUMERAL.fullmatch(text)):
+        return _numeral(match["digits"], int(match["base"]))
+    if match := _HEXADECIMAL.fullmatch(text):
+        return _numeral(match[1], 16)
+    return None
+
+
+def same_notation(wanted: Clock | Ratio | Numeral, given: Clock | Ratio | Numeral) -> bool:
+    """Whether two of them mean the same: the same time, proportional terms, the same value."""
+    if isinstance(wanted, Clock) and isinstance(given, Clock):
+        return wanted.parts == given.parts and (wanted.half == given.half or not (wanted.half and given.half))
+    if isinstance(wanted, Ratio) and isinstance(given, Clock) and not given.half:
+        given = Ratio(tuple(map(Fraction, given.parts if given.parts[2] else given.parts[:2])))
+    if isinstance(wanted, Ratio) and isinstance(given, Ratio) and len(wanted.terms) == len(given.terms):
+        return all(a * given.terms[0] == b * wanted.terms[0] for a, b in zip(wanted.terms, given.terms, strict=True))
+    return isinstance(wanted, Numeral) and isinstance(given, Numeral) and wanted.value == given.value
+
+
+def as_number(wanted: Clock | Ratio | Numeral, given: str, value: Fraction | None) -> bool:
+    """Whether a text, with its value as a plain number, is what was expected: the quotient of two terms, or a numeral.
+
+    The base of a numeral may be left out; its value in base ten is right too.
+    """
+    if isinstance(wanted, Numeral) and given.isalnum() and (value is None or given.isdigit()):
+        return given.upper().lstrip("0") == wanted.digits or value == wanted.value
+    if isinstance(wanted, Ratio):
+        return len(wanted.terms) == 2 and wanted.terms[1] != 0 and value == wanted.terms[0] / wanted.terms[1]
+    return isinstance(wanted, Numeral) and value == wanted.value
+
+
+def _numeral(digits: str, base: int) -> Numeral | None:
+    digits = digits.upper().lstrip("0") or "0"
+    if not 2 <= base <= 36 or not (any(map(str.isdigit, digits)) or base == 16):
+        return None
+    if any(int(digit, 36) >= base for digit in digits):
+        return None
+    return Numeral(digits, base, int(digits, base))
