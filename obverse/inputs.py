@@ -43,7 +43,7 @@ def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequenc
 def of_models(config: TrainConfig, course: Course) -> Inputs:
     """The models that a run which goes on reads again from where they were: none of them is in a checkpoint.
 
-    They are looked for where they were loaded from just now. An adapter's base is known by `adapters.Origin`.
+    A model folder is hashed just after it was loaded. An adapter's base is known by `adapters.Origin`.
     """
     reads_anchor = any(method.needs("anchor") or samples_initial(method) for method in course.methods)
     reads_initial = (reads_anchor and config.anchor_model is None) or any(
@@ -60,15 +60,23 @@ def of_models(config: TrainConfig, course: Course) -> Inputs:
 
 
 def of_model(name: str, weights_only: bool = False) -> str:
-    """A model's files; of a hub name those in the cache. Errors: ConfigError."""
+    """A model folder's files; a hub name with its commit. Errors: ConfigError."""
     place = locate(name)
-    folder = Path(place)
     try:
-        if not folder.is_dir():
-            folder = Path(str(cached_file(place, "config.json", local_files_only=True))).parent
-        return fingerprint.model(folder, weights_only)
+        if Path(place).is_dir():
+            return fingerprint.model(Path(place), weights_only)
+        return f"{place}@{Path(str(cached_file(place, 'config.json'))).parent.name}"
     except OSError as error:
         raise ConfigError(f"model {name!r}: its files cannot be read: {error}") from None
+
+
+def refuse_others(expected: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+    """Raise ConfigError, with both, where an input is another one than was expected."""
+    for name, (before, now) in differences(expected, inputs).items():
+        raise ConfigError(
+            f"--{name}: the comparison was begun with {before}, and there is {now}: all of its runs read the same: put "
+            "it back as it was, or begin another comparison"
+        )
 
 
 def facts(inputs: Mapping[str, str]) -> dict[str, str]:

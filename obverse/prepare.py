@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,9 @@ from obverse.verifiers import unreadable, weighted
 MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it starts; obverse data check reads all
 
 
-def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
+def prepare(
+    config: TrainConfig, watcher: Attentive, team: Team = ALONE, expected: Mapping[str, str] | None = None
+) -> Run:
     """Load and check everything a run needs, and restore it if it is to be resumed.
 
     Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
@@ -70,6 +72,7 @@ def prepare(config: TrainConfig, watcher: Attentive, team: Team = ALONE) -> Run:
         refuse_without_compiler(pick_device(config.device).partition(":")[0])
     data, held_out = fingerprint(problems), load_held_out(config)
     known = inputs.of_files(config, problems, held_out)
+    inputs.refuse_others(expected or {}, known)
     team.beat()
     compare(team, {**options(config), **inputs.facts(known), **versions()})
     if team.is_first:  # it alone knows whether a folder is free: the others would find what it made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -47,8 +48,10 @@ class Outcome:
 
 
 @read_once()
-def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
+def train(config: TrainConfig, watcher: Watcher | None = None, expected: Mapping[str, str] | None = None) -> Outcome:
     """Train as `config` says; returns where the run is. Every rank of a team calls it, with the same `config`.
+
+    `expected`: fingerprints by option (obverse.inputs) of what the run must read; ConfigError where it is another.
 
     SIGINT and SIGTERM save a checkpoint of the last whole step and end the run with exit code 130 or 143. Raises the
     errors of obverse.errors; whatever was saved before stays.
@@ -57,7 +60,7 @@ def train(config: TrainConfig, watcher: Watcher | None = None) -> Outcome:
         joined(config.ddp_timeout, config.device) as team,
         Attentive(watcher or Silent(), team).listening() as attentive,
     ):
-        run = prepare(config, attentive, team)
+        run = prepare(config, attentive, team, expected)
         team.when_lost(lambda: newest(run))
         try:
             attentive.banner(facts(run))

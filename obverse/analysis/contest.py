@@ -22,6 +22,7 @@ from rich.text import Text
 from obverse import config_file
 from obverse.analysis import exports
 from obverse.analysis.board import Board
+from obverse.analysis.contents import contents, refuse_changed
 from obverse.analysis.plan import CONFIG, ROOM, Plan, write_problems
 from obverse.analysis.standings import INSIDE, standings
 from obverse.analysis.trial import CLAIM, check_run, chosen_rate, claim, measure_base, result, run_trial
@@ -30,6 +31,7 @@ from obverse.interrupt import Attentive, Interrupted
 from obverse.resolve import free_folder
 from obverse.runlog import RunFolder
 from obverse.storing import storing
+from obverse.user_code import read_once
 from obverse.watch import Metrics, Phase, Silent, Watcher, flat
 
 FREE = {"jobs", "output_dir", "report"}  # may differ from call to call
@@ -81,8 +83,9 @@ def begin(plan: Plan) -> None:
     refuse_foreign(plan.root)
     with claim(plan.root, blocking=True), storing(plan.root, ROOM):
         refuse_foreign(plan.root)
+        refuse_changed(plan)
         write_config(plan)
-        write_problems(plan)
+        write_problems(plan, contents(plan))
 
 
 def refuse_foreign(root: Path) -> None:
@@ -113,7 +116,11 @@ def write_config(plan: Plan) -> None:
 
 
 def work(plan: Plan, after: Callable[[], None] | None = None, watcher: Watcher | None = None) -> int:
-    """Do trials until none is left; 0, or the exit code of a run that a signal stopped."""
+    """Do trials until none is left; 0, or the exit code of a run that a signal stopped.
+
+    Before each, what it reads is held against the plan: ConfigError where that was changed.
+    """
+    refuse_changed(plan)
     with claim(plan.root / "figures" / "base", blocking=True):
         measure_base(plan, watcher)
     while True:
@@ -138,6 +145,7 @@ def turn(plan: Plan, watcher: Watcher | None) -> tuple[int, bool, bool]:
             continue
         with claim(plan.root / trial.folder) as mine:
             if mine and result(plan, trial) is None:
+                refuse_changed(plan)
                 return run_trial(plan, trial, rate, watcher), True, True
     return 0, False, left
 
@@ -156,6 +164,7 @@ class Tethered(Silent):
         self.phase("train", 0, 0)
 
 
+@read_once()
 def serve(plan: Plan, parent: int) -> None:
     """What a worker process does. A Ctrl-C of the terminal reaches its parent alone, which passes it on."""
     os.setsid()

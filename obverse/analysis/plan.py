@@ -16,6 +16,7 @@ from obverse.comparison import CompareConfig
 from obverse.config import TrainConfig
 from obverse.course import as_course
 from obverse.errors import ConfigError, DamageError
+from obverse.fingerprint import rows as rows_of
 from obverse.jsonlines import read_bytes
 from obverse.records import Problem
 from obverse.requirements import check, check_data, load_problems, wants
@@ -87,6 +88,7 @@ class Plan:
     entries: tuple[Entry, ...]
     tests: tuple[Column, ...]
     baselines: frozenset[str] = field(default_factory=frozenset)  # names of entries
+    dataset: str = ""  # the fingerprint of the rows that are trained on with the first seed
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -180,7 +182,8 @@ def make_plan(config: CompareConfig) -> Plan:
         sources[entry.name] = sum(
             any(wants(method, kind) for method in course.methods) for kind in ("rollouts", "demonstrations", "pairs")
         )
-    return Plan(config, root, entries, tests, choose_baselines(config, entries, sources))
+    baselines = choose_baselines(config, entries, sources)
+    return Plan(config, root, entries, tests, baselines, rows_of(problems, own_verifiers=config.verifier is None))
 
 
 SETTLED = {
@@ -222,8 +225,10 @@ def choose_baselines(config: CompareConfig, entries: Sequence[Entry], sources: M
     return frozenset(labels[text] for text in config.baselines)
 
 
-def write_problems(plan: Plan) -> None:
+def write_problems(plan: Plan, contents: Mapping[str, str] | None = None) -> None:
     """Write the problems that every method is validated and tested on, once; DataError or ConfigError for bad data.
+
+    `contents` are the fingerprints of what runs read beside them (analysis.contents), kept in the plan.
 
     Validation and tests share no problem: without data of its own, validation takes the first problems of each test
     that is in distribution, and that test goes on behind them.
@@ -233,7 +238,7 @@ def write_problems(plan: Plan) -> None:
         check_files(plan.root, sealing.read(plan.root / PLAN, must=True).get("files"))
         return
     if plan.problems_path("validation").exists():  # an earlier version ended with it
-        seal_plan(plan)
+        seal_plan(plan, contents)
         return
     inside = [test for test in plan.tests if test.role == "in"]
     taken = {test.name: 0 for test in plan.tests}
@@ -258,14 +263,15 @@ def write_problems(plan: Plan) -> None:
             verifier=config.verifier,
         )
     folder.write_text("problems/validation.jsonl", rows(validation))
-    seal_plan(plan)
+    seal_plan(plan, contents)
 
 
-def seal_plan(plan: Plan) -> None:
+def seal_plan(plan: Plan, contents: Mapping[str, str] | None = None) -> None:
     """Write down what the comparison is made of, so that a change of it is noticed."""
     names = [CONFIG, *(f"problems/{name}.jsonl" for name in ("validation", *(test.name for test in plan.tests)))]
     about = {
         "schema": 2,
+        "inputs": dict(contents or {}),
         "files": {name: fingerprint(plan.root / name) for name in names if (plan.root / name).exists()},
     }
     RunFolder(plan.root).write_json(PLAN, sealing.sealed(about))

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from obverse import checkpoint, sealing, tasks
 from obverse.adapters import load_any
+from obverse.analysis.contents import expected
 from obverse.analysis.plan import BASE, ROOM, Plan, Trial, check_files, fingerprint
 from obverse.config import TrainConfig
 from obverse.errors import CheckpointError, DamageError, DivergedError
@@ -118,7 +119,7 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
         if folder.metrics_path.exists() and not checkpoint.folders(folder.path):
             set_aside(folder.path)  # killed before its first checkpoint: from the start
     try:
-        outcome = train(config, watcher)
+        outcome = train(config, watcher, expected(plan))
         if outcome.stopped:
             return outcome.exit_code
         found = summary(trial, config, folder)
