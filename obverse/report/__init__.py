@@ -9,7 +9,7 @@ from shlex import quote as quoted
 from urllib.parse import quote
 
 from obverse.config_report import ReportConfig
-from obverse.errors import StorageError
+from obverse.errors import DataError
 from obverse.report.analyses import FOLDER as ANALYSIS
 from obverse.report.analyses import analysis_sections
 from obverse.report.completions import pick
@@ -20,6 +20,7 @@ from obverse.report.pictures import save_pictures
 from obverse.report.runs import STANDINGS, RunData, arms, entries, find_runs, is_run
 from obverse.report.standings import demo_table, standing_figures, standing_tables
 from obverse.report.tables import Table, arms_table, headline, runs_table, settings
+from obverse.storing import storing, write_whole
 from obverse.watch import Watcher
 
 NAME = "report.html"
@@ -31,10 +32,13 @@ def report(config: ReportConfig) -> list[Path]:
 
     Raises DataError where there is no run or a file of it is broken, StorageError where the page cannot be written.
     """
-    runs = find_runs(config.run)
     target = config.output or config.run / NAME
-    page = page_of(config, runs, target)
-    written = [write(target, render(page))]
+    try:
+        page = page_of(config, find_runs(config.run), target)
+        text = render(page)
+    except OSError as error:
+        raise DataError(f"{error.filename or config.run} cannot be read: {error.strerror}") from None
+    written = [write(target, text)]
     if config.figures is not None:
         figures = [*page.curves, *(figure for section in page.sections for figure in section.figures)]
         written += save_pictures(figures, page.axis, config.figures, config.format)
@@ -52,14 +56,8 @@ def afterwards(folder: Path, watcher: Watcher) -> None:
 
 def write(target: Path, text: str) -> Path:
     """The whole file at once: a reader sees the old page or the new one."""
-    part = target.with_name(f".{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(part, target)
-    except OSError as error:
-        raise StorageError(f"{target} cannot be written: {error.strerror}; choose --output") from None
-    return target
+    with storing(target, "choose --output"):
+        return write_whole(target, text.encode("utf-8", "backslashreplace"))
 
 
 def page_of(config: ReportConfig, runs: Sequence[RunData], target: Path) -> Page:

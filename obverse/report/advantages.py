@@ -10,11 +10,13 @@ import torch
 
 from obverse.columns import Unfilled
 from obverse.course import as_course
+from obverse.errors import ConfigError, DataError
 from obverse.method import Method
 from obverse.methods import build, find, names, parameters
 from obverse.parts import Part
 from obverse.records import Source
 from obverse.report.runs import Row, RunData
+from obverse.resolve import method_options
 from obverse.view import Live, Samples, Tokens, View
 
 OF_KIND = {
@@ -32,8 +34,12 @@ def lanes(run: RunData) -> tuple[Method, ...]:
     """The run's method as a value (of a course each lane's); none for a user's own file, which no report runs."""
     if run.method not in names():
         return ()
-    known = parameters(find(run.method))
-    return as_course(build(run.method, {name: run.config[name] for name in known if name in run.config})).methods
+    make = find(run.method)
+    given = {name: run.config[name] for name in parameters(make) if name in run.config}
+    try:
+        return as_course(build(run.method, method_options(run.method, make, given))).methods
+    except ConfigError as error:
+        raise DataError(f"{run.path / 'config.yaml'}: {error}") from None
 
 
 def settled(method: Method) -> dict[Source, list[Part]]:

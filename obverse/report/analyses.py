@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from obverse.errors import DataError
+from obverse.jsonlines import read_object
+from obverse.report import schemas
 from obverse.report.chart import Chart, Series, number
 from obverse.report.figures import Figure
 from obverse.report.page import Section
-from obverse.report.runs import read_json
 from obverse.report.tables import Table, table
 
 FOLDER = "analysis"
@@ -49,9 +51,12 @@ def analysis_sections(folder: Path) -> Iterator[Section]:
     """A section for each answer in `folder`/analysis, in the order in which they are explained above."""
     found: dict[str, Answer] = {}
     for path in sorted((folder / FOLDER).glob("*.json")):
-        answer = read_json(path)
-        if isinstance(answer, dict) and answer.get("question") in INTROS:
-            found[answer["question"]] = answer
+        if path.stem not in INTROS:
+            continue
+        answer = read_object(path)
+        if answer.get("question") != path.stem:
+            raise DataError(f"{path} is no answer of obverse analyze {path.stem}: {schemas.REMEDY}")
+        found[path.stem] = schemas.check(schemas.ANSWERS[path.stem], answer, str(path))
     draws = {
         "variance": (variance_figures, variance_tables),
         "gradients": (gradient_figures, gradient_tables),

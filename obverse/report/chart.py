@@ -93,17 +93,23 @@ class Chart:
         low, high = min(values, default=0.0), max(values, default=1.0)
         if self.percent or self.kind == "bars" or 0 <= low < 0.4 * high:
             low = min(low, 0.0)
-        if high > low:
-            return low, high
-        return (0.0, 1.0) if low == 0 else (low - 0.5, high + 0.5)
+        return (0.0, 1.0) if low == high == 0 else _apart(low, high)
 
     def x_range(self) -> tuple[float, float]:
         """The same of x; a category takes the place from half a unit before to half a unit behind its number."""
         if self.kind == "bars":
-            return -0.5, len(self.categories) - 0.5
-        values = [value for each in self.series for value in each.x]
-        low, high = min(values, default=0.0), max(values, default=1.0)
-        return (low, high) if high > low else (low - 0.5, high + 0.5)
+            return -0.5, max(len(self.categories), 1) - 0.5
+        values = [value for each in self.series for value in each.x if math.isfinite(value)]
+        return _apart(min(values, default=0.0), max(values, default=1.0))
+
+
+def _apart(low: float, high: float) -> tuple[float, float]:
+    """The ends of an axis, so far apart that places between them differ."""
+    size = max(abs(low), abs(high))
+    if high - low > 1e-9 * size:
+        return low, high
+    room = max(0.5, 1e-3 * size)
+    return low - room, high + room
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class Frame:
 def ticks(low: float, high: float, num: int = 5, whole: bool = False) -> list[float]:
     """About `num` round numbers from `low` to `high`, only whole ones if asked for."""
     raw = max((high - low) / num, 1.0 if whole else 0.0)
-    power = 10.0 ** math.floor(math.log10(raw))
+    power = 10.0 ** math.floor(math.log10(max(raw, 1e-300)))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
@@ -208,13 +214,13 @@ def _axes(chart: Chart, frame: Frame, height: float) -> Iterator[str]:
         yield f'<path class="grid" d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}"/>'
         yield _text(LEFT - 6, y + 4, number(value, chart.percent).replace(".0%", "%"), "end")
     if chart.kind == "bars":
-        room = int((WIDTH - LEFT - RIGHT) / CHARACTER / min(len(chart.categories), MOST_NAMES))
+        room = int((WIDTH - LEFT - RIGHT) / CHARACTER / max(min(len(chart.categories), MOST_NAMES), 1))
         names = [name if len(name) <= room else f"{name[: room - 3]}..." for name in chart.categories]
         places: list[tuple[float, str]] = [(float(i), name) for i, name in enumerate(names)]
     elif chart.log_x:
-        places = [(value, number(value)) for value in sorted({x for each in chart.series for x in each.x})]
+        places = [(x, number(x)) for x in sorted({x for each in chart.series for x in each.x if math.isfinite(x)})]
     else:
-        whole = all(float(x).is_integer() for each in chart.series for x in each.x)
+        whole = all(float(x).is_integer() for each in chart.series for x in each.x if math.isfinite(x))
         places = [(value, number(value)) for value in ticks(*frame.x, whole=whole)]
     last = -math.inf
     for value, text in places:
@@ -292,6 +298,8 @@ def _lines(chart: Chart, frame: Frame) -> Iterator[str]:
         curve = _path(frame, thin(each.x, most), thin(each.y, most))
         yield f'<path class="line {_class(i)}" data-name="{_safe(each.name)}" d="{curve}"/>'
         for j, (x_value, y_value) in enumerate(zip(each.x, each.y, strict=True) if each.marks else ()):
+            if not math.isfinite(x_value + y_value):
+                continue
             a, b = frame.at(x_value, y_value)
             yield f'<circle class="mark s{i % NUM_COLORS}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>'
             if each.low:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from obverse.jsonlines import read_objects
 from obverse.report.advantages import advantages, lanes
-from obverse.report.runs import Row, RunData, read_rows
+from obverse.report.runs import Row, RunData
+from obverse.report.schemas import COMPLETION, check
 from obverse.watch import flat
 
 ORIGINS = ("shown", "own, right", "own, wrong")
@@ -51,7 +53,9 @@ def pick(run: RunData, number: int, max_bytes: int) -> Picked:
     picked = Picked(num_steps=len(steps), total_steps=len(files))
     queues = []
     for step in steps:
-        rows = list(read_rows(files[step]))
+        rows: list[Row] = [
+            check(COMPLETION, row, f"{files[step]}:{number}") for number, row in enumerate(read_objects(files[step]), 1)
+        ]
         lane = lane_of.get(step, 0)
         worth, parts = advantages(methods[lane] if lane < len(methods) else None, rows)
         groups = grouped(rows, worth)

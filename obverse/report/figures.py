@@ -271,7 +271,7 @@ def compared(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure]:
             if series and not (curve.optional and not any(any(each.y) for each in series)):
                 charts[axis] = Chart(AXES[axis], curve.unit, series, percent=curve.percent)
         if charts:
-            note = BAND if any(each.low for each in charts[axes[0]].series) else ""
+            note = BAND if any(each.low for each in next(iter(charts.values())).series) else ""
             yield Figure(curve.key, curve.title, curve.meaning + note + " Lines are smoothed.", charts)
 
 
@@ -279,7 +279,8 @@ def across(label: str, runs: Sequence[RunData], name: str, axis: str) -> Series 
     """One arm's curve over the stretch of the axis that all its seeds cover; None where no seed has the metric."""
     curves = []
     for run in runs:
-        pairs = [(x, y) for x, y in zip(run.axes[axis], smooth(run.values(name)), strict=True) if math.isfinite(y)]
+        points = zip(run.axes[axis], smooth(run.values(name)), strict=True)
+        pairs = [(x, y) for x, y in points if math.isfinite(x + y)]
         if pairs:
             curves.append(pairs)
     return together(label, curves)

@@ -10,6 +10,7 @@ from typing import Any
 from obverse.errors import ConfigError, StorageError
 from obverse.report.chart import LIGHT, NUM_COLORS, Chart, number, standalone
 from obverse.report.figures import Figure, spoken
+from obverse.storing import write_whole
 
 DPI = 200
 
@@ -26,7 +27,7 @@ def save_pictures(figures: Sequence[Figure], axis: str, folder: Path, formats: S
             for name in formats:
                 path = folder / f"{figure.key}.{name}"
                 if name == "svg":
-                    path.write_text(standalone(chart, spoken(figure, chart)), encoding="utf-8")
+                    write_whole(path, standalone(chart, spoken(figure, chart)).encode("utf-8", "backslashreplace"))
                 else:
                     save_png(chart, figure.title, path)
                 written.append(path)

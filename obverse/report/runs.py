@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +11,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from obverse.errors import DataError
+from obverse import config_file, sealing
+from obverse.analysis.plan import check_files
+from obverse.errors import ConfigError, DataError
+from obverse.jsonlines import parse, read_object, read_objects
+from obverse.report import schemas
+from obverse.report.schemas import check
 
 Row = Mapping[str, Any]
 COMPARISON = "comparison.yaml"
 STANDINGS = "standings.json"
+SET_ASIDE = "set_aside"  # of a run: what no longer belongs to it
 DEPTH = 4  # folders below a comparison in which its runs may lie
 NOT_COMPARED = {"seed", "output_dir", "report", "threads", "resume_from_checkpoint", "method"}
 FLOPS = "6 x parameters x trained tokens + 2 x parameters x generated tokens"
@@ -79,8 +82,7 @@ class RunData:
 
     def sample_files(self) -> dict[int, Path]:
         """The files of completions by step."""
-        found = sorted((self.path / "samples").glob("step-*.jsonl"))
-        return {int(path.stem.removeprefix("step-")): path for path in found}
+        return dict(steps_of(self.path / "samples", "jsonl"))
 
 
 def _running_sum(values: Sequence[float]) -> list[float]:
@@ -98,84 +100,76 @@ def find_runs(folder: Path) -> list[RunData]:
     patterns = ["/".join(["*"] * depth) for depth in range(1, DEPTH + 1)]
     if (folder / COMPARISON).is_file():
         patterns = ["runs/*/*"]  # those of the search for a learning rate are no part of the result
-    below = sorted({path for pattern in patterns for path in folder.glob(pattern) if is_run(path)})
+    below = sorted(
+        path
+        for path in {path for pattern in patterns for path in folder.glob(pattern) if is_run(path)}
+        if SET_ASIDE not in path.relative_to(folder).parts
+    )
     if not below:
         raise DataError(f"{folder} holds no run: a run folder has config.yaml and metrics.jsonl")
     return [read_run(path) for path in below]
 
 
 def read_run(folder: Path) -> RunData:
-    """A run folder, whatever of it there is; DataError says which file is no good."""
-    rows = list(read_rows(folder / "metrics.jsonl"))
-    if not all(isinstance(row.get("step"), int) for row in rows):
-        raise DataError(f"{folder / 'metrics.jsonl'}: a row has no step")
+    """A run folder, whatever of it there is; DataError or DamageError says which file is no good."""
+    trial = folder / "trial.json"
+    if trial.is_file():  # of a comparison, which knows what the others were when the run was over
+        check_files(folder, sealing.read(trial).get("files"))
     environment = folder / "environment.json"
     return RunData(
         folder,
-        read_yaml(folder / "config.yaml"),
-        read_json(environment) if environment.is_file() else {},
-        rows,
+        read_config(folder / "config.yaml"),
+        read_object(environment) if environment.is_file() else {},
+        list(metrics_of(folder / "metrics.jsonl")),
         dict(_evals(folder)),
-        [read_json(path) for path in sorted((folder / "eval").glob("*/*/result.json"))],
+        [
+            check(schemas.RESULT, sealing.read(path), str(path))
+            for path in sorted((folder / "eval").glob("*/*/result.json"))
+        ],
         num_parameters(folder),
     )
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a jsonl; a last one that a killed run left half written is left out."""
-    lines = _text(path).split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                return
-            raise DataError(f"{path}:{number}: not JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expects an object")
-        yield row
+def metrics_of(path: Path) -> Iterator[Row]:
+    """The rows of metrics.jsonl by rising step; a last one that a killed run left half written is left out."""
+    last = -1
+    for number, row in enumerate(read_objects(path, ends_early=True), 1):
+        if "step" not in row:
+            raise DataError(f"{path}: row {number}: a row has no step")
+        step = check(schemas.STEP, row["step"], f"{path}: row {number}: step")
+        if step <= last:
+            raise DataError(f"{path}: row {number}: step {step} comes after step {last}: rows of several runs")
+        last = step
+        yield {**check(schemas.ROW, row, f"{path}: row {number}"), "step": step}
 
 
-def read_json(path: Path) -> Any:
+def read_config(path: Path) -> Mapping[str, Any]:
+    """The options of a run. DataError where the file is no list of options."""
     try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+        return config_file.read(path).values
+    except ConfigError as error:
+        raise DataError(str(error).removeprefix("--config: ")) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(_text(path))
-    except yaml.YAMLError:
-        raise DataError(f"{path}: not YAML") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: expects a line per option")
-    return found
+def steps_of(folder: Path, suffix: str) -> Iterator[tuple[int, Path]]:
+    """The files `step-N.SUFFIX` of a folder, by rising step."""
+    named = [(re.fullmatch(r"step-(\d{1,15})", path.stem, re.ASCII), path) for path in folder.glob(f"step-*.{suffix}")]
+    yield from sorted((int(match[1]), path) for match, path in named if match)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text in UTF-8") from None
-
-
-def _evals(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _evals(folder: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Evaluations while training, eval/step-N.json: the step and its summary by difficulty."""
-    for path in sorted((folder / "eval").glob("step-*.json")):
-        if match := re.fullmatch(r"step-(\d+)", path.stem):
-            found = read_json(path)
-            yield int(match[1]), found.get("summary", found)
+    for step, path in steps_of(folder / "eval", "json"):
+        kept = read_object(path)
+        yield step, check(schemas.SUMMARY, kept.get("summary", kept), str(path))
 
 
 def num_parameters(folder: Path) -> int:
     """Numbers in the newest checkpoint's weights, from the headers of its files; 0 where they are not all there."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for checkpoint in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+    named = [
+        (re.fullmatch(r"checkpoint-(\d{1,15})", path.name, re.ASCII), path) for path in folder.glob("checkpoint-*")
+    ]
+    for _, checkpoint in sorted(((int(match[1]), path) for match, path in named if match), reverse=True):
         files = list(checkpoint.glob("model*.safetensors"))
         if files:
             return sum(map(_num_numbers, files))
@@ -184,20 +178,26 @@ def num_parameters(folder: Path) -> int:
 
 def _num_numbers(path: Path) -> int:
     """A safetensors file begins with the length of its header (8 bytes, little endian), then the header as JSON."""
+    where = f"{path} is no safetensors file"
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if length < path.stat().st_size else b""
-    try:
-        header = json.loads(text)
-    except ValueError:
-        raise DataError(f"{path} is no safetensors file") from None
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    header = parse(text, where)
+    if not isinstance(header, dict):
+        raise DataError(where)
+    header.pop("__metadata__", None)
+    return sum(math.prod(tensor["shape"]) for tensor in check(schemas.HEADER, header, where).values())
 
 
 def entries(folder: Path) -> dict[str, str]:
     """What a comparison calls its entries, by the names of their folders; nothing for other folders."""
     path = folder / STANDINGS
-    return {each["entry"]: each["label"] for each in read_json(path)["entries"]} if path.is_file() else {}
+    return {each["entry"]: each["label"] for each in read_standings(path)["entries"]} if path.is_file() else {}
+
+
+def read_standings(path: Path) -> schemas.Standings:
+    """The table of a comparison. DamageError or DataError, which names the file, where it is none."""
+    return check(schemas.STANDINGS, sealing.read(path), str(path))
 
 
 def arms(runs: Sequence[RunData], labels: Mapping[str, str]) -> dict[str, list[RunData]]:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from obverse.jsonlines import read_object
+from obverse.report import schemas
 from obverse.report.chart import Chart, Series, number
 from obverse.report.evaluations import BASE, BASE_COLOR
 from obverse.report.figures import Figure
-from obverse.report.runs import read_json
+from obverse.report.runs import read_standings
 from obverse.report.tables import Cell, Table, table
 
 STEPS = {
@@ -29,7 +31,7 @@ TRIES = (
 
 def standing_tables(folder: Path, back: str, links: Mapping[str, str]) -> Iterator[Table]:
     """A table for the last step and one for the best, never mixed; `back` leads from the page to the folder."""
-    standings = read_json(folder / "standings.json")
+    standings = read_standings(folder / "standings.json")
     first, columns = standings["k"][0], standings["columns"]
     labels = {"base": BASE} | {each["entry"]: each["label"] for each in standings["entries"]}
     for step, meaning in STEPS.items():
@@ -57,7 +59,7 @@ def figure_cell(figure: Mapping[str, Any] | None, back: str) -> Cell:
     return Cell(number(figure["mean"], True), f"{back}/{quote(samples)}" if samples else "", note.strip())
 
 
-def costs(standings: Mapping[str, Any]) -> Table:
+def costs(standings: schemas.Standings) -> Table:
     """What each entry spent, its search for a learning rate apart."""
     rows = []
     for each in standings["entries"]:
@@ -72,7 +74,7 @@ def costs(standings: Mapping[str, Any]) -> Table:
 
 def standing_figures(folder: Path) -> Iterator[Figure]:
     """pass@k of every entry at the last step, a figure per column, where more than one k was measured."""
-    standings = read_json(folder / "standings.json")
+    standings = read_standings(folder / "standings.json")
     labels = {each["entry"]: each["label"] for each in standings["entries"]}
     colors = {entry: i for i, entry in enumerate(labels)} | {"base": BASE_COLOR}
     for number_of, test in enumerate(standings["columns"] if len(standings["k"]) > 1 else ()):
@@ -94,7 +96,8 @@ def standing_figures(folder: Path) -> Iterator[Figure]:
 
 def demo_table(folder: Path) -> Table:
     """Held-out pass@1 and pass@8 by difficulty, a column per policy."""
-    found = read_json(folder / "demo.json")
+    path = folder / "demo.json"
+    found = schemas.check(schemas.DEMO, read_object(path), str(path))
     levels = list(next(iter(found.values()), {}))
     names = list(dict.fromkeys(name for rows in found.values() for row in rows.values() for name in row))
     rows = [

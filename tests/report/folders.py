@@ -91,7 +91,7 @@ def summary(solved: float, seed: int) -> dict[str, dict[str, Any]]:
     """Held-out figures by difficulty."""
     found = {}
     for i, level in enumerate(LEVELS):
-        value = max(solved - i / 50, 0.0) + seed / 1000
+        value = min(max(solved - i / 50, 0.0) + seed / 1000, 1.0)
         row = {"problems": 10, "avg@8": value, "interval": [max(value - 0.1, 0.0), value + 0.1]}
         found[level] = row | {"pass@1": value, "pass@8": min(value + 0.3, 1.0), "truncated": 0.0, "ungraded": 0.0}
     return found
@@ -106,11 +106,11 @@ def write_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
 
 
-def write_comparison(root: Path) -> Path:
+def write_comparison(root: Path, **options: Any) -> Path:
     """Two entries with two seeds each, the standings over two tests, and a run of the search for a rate."""
     for entry, method in (("hpt-gate-1", "hpt"), ("grpo", "grpo")):
         for seed in (1, 2):
-            write_run(root / "runs" / entry / f"seed-{seed}", method, seed=seed)
+            write_run(root / "runs" / entry / f"seed-{seed}", method, seed=seed, **options)
     write_run(root / "grid" / "grpo" / "rate-0.1", "grpo", learning_rate=0.1)
     (root / "comparison.yaml").write_text("seeds: 2\n")
     labels = {"hpt-gate-1": "hpt gate=1", "grpo": "grpo"}

@@ -68,9 +68,9 @@ def test_a_line_that_a_kill_left_half_written(tmp_path: Path) -> None:
         ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 2}\n', "metrics.jsonl:2: not JSON"),
         ("metrics.jsonl", "[1]\n", "metrics.jsonl:1: expects an object"),
         ("metrics.jsonl", '{"reward": 1}\n', "a row has no step"),
-        ("config.yaml", "a: [", "config.yaml: not YAML"),
-        ("config.yaml", "- a", "expects a line per option"),
-        ("environment.json", "{", "environment.json:1: not JSON"),
+        ("config.yaml", "a: [", "config.yaml:1: not YAML"),
+        ("config.yaml", "- a", "expects lines such as"),
+        ("environment.json", "{", "environment.json: not JSON"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, told: str) -> None:
