@@ -53,10 +53,10 @@ def analysis_sections(folder: Path) -> Iterator[Section]:
     for path in sorted((folder / FOLDER).glob("*.json")):
         if path.stem not in INTROS:
             continue
-        answer = read_object(path)
-        if answer.get("question") != path.stem:
+        read = read_object(path)
+        if read.get("question") != path.stem:
             raise DataError(f"{path} is no answer of obverse analyze {path.stem}: {schemas.REMEDY}")
-        found[path.stem] = schemas.check(schemas.ANSWERS[path.stem], answer, str(path))
+        found[path.stem] = schemas.check(schemas.ANSWERS[path.stem], read, str(path))
     draws = {
         "variance": (variance_figures, variance_tables),
         "gradients": (gradient_figures, gradient_tables),

@@ -197,7 +197,8 @@ def entries(folder: Path) -> dict[str, str]:
 
 def read_standings(path: Path) -> schemas.Standings:
     """The table of a comparison. DamageError or DataError, which names the file, where it is none."""
-    return check(schemas.STANDINGS, sealing.read(path), str(path))
+    standings: schemas.Standings = check(schemas.STANDINGS, sealing.read(path), str(path))
+    return standings
 
 
 def arms(runs: Sequence[RunData], labels: Mapping[str, str]) -> dict[str, list[RunData]]:

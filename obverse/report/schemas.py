@@ -6,7 +6,7 @@ Beyond these fields a file may hold what it likes. A number is finite; null stan
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, NotRequired, TypeVar
+from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -14,7 +14,6 @@ from typing_extensions import TypedDict
 from obverse.errors import DataError
 from obverse.records import Kind
 
-Value = TypeVar("Value")
 LARGEST = 1e100  # no figure of a run is larger, and arithmetic with these stays finite
 MOST_STEPS = 2**53
 
@@ -29,7 +28,7 @@ _SHARES = re.compile(r"(avg|pass|maj)@([1-9]\d{0,8})", re.ASCII)
 _NAMED = re.compile(r"(avg|pass|maj)@", re.ASCII)
 
 
-def check(kind: TypeAdapter[Value], value: Any, where: str) -> Value:
+def check(kind: TypeAdapter[Any], value: Any, where: str) -> Any:
     """The value as it is. DataError, with the place and the field, where it is not of that kind."""
     try:
         return kind.validate_python(value, strict=True)

@@ -59,7 +59,7 @@ def figure_cell(figure: Mapping[str, Any] | None, back: str) -> Cell:
     return Cell(number(figure["mean"], True), f"{back}/{quote(samples)}" if samples else "", note.strip())
 
 
-def costs(standings: schemas.Standings) -> Table:
+def costs(standings: Mapping[str, Any]) -> Table:
     """What each entry spent, its search for a learning rate apart."""
     rows = []
     for each in standings["entries"]:
