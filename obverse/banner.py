@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from obverse.adapters.targets import coverage
 from obverse.method import Method
 from obverse.run import Run
 
@@ -34,7 +35,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
-        *([("adapters", learns)] if policy.adapter else []),
+        *([("adapters", f"{learns}: {coverage(policy)}")] if policy.adapter else []),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
         *turn,

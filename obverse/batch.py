@@ -31,6 +31,7 @@ class Micro:
     prompts: Prompts | None = None  # then input_ids hold responses, and position -1 stands behind the prompt
     reads: Tensor | None = None  # [B] the row of each response's prompt
     is_ghost: bool = False  # computed only to keep step with ranks that have more to do; teaches nothing
+    lengths: tuple[int, ...] = ()  # of each row's prompt and response, the token that is not read included; [B]
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device; without a copy where it is there already."""
@@ -111,12 +112,14 @@ class Update:
         trained = {int(source) for source in self.sources}
         unread = 0 if self.reads_last else 1
         texts: list[list[int]] = []
+        lengths: list[int] = []
         columns: list[tuple[int, int, int, int, int, int, float]] = []
         for row, member in enumerate(members):
             sample = self.rows[member]
             start = 0 if prompts else len(sample.prompt_ids)
             whole = sample.ids if prompts else sample.prompt_ids + sample.ids
             texts.append(whole[: len(whole) - unread])
+            lengths.append(len(sample.prompt_ids) + len(sample.ids))
             columns += [
                 (row, member, index, start + index - 1, int(source), sample.ids[index], sample.behavior[index])
                 for index, source in enumerate(sample.sources)
@@ -141,6 +144,7 @@ class Update:
             ),
             prompts=prompts,
             reads=None if read is None else torch.tensor(read),
+            lengths=tuple(lengths),
         )
 
 

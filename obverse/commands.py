@@ -150,7 +150,9 @@ def data(words: Words) -> int:
     config = options_of(DataConfig, words, f"data {action}", "dataset")
     out = console()
     if action == "check":
-        load("obverse.data:check")(config, out)
+        problems = load("obverse.data:check")(config, out)
+        if config.model is not None:
+            load("obverse.token_view:check_tokens")(config, problems, out)
     elif config.model is None:
         load("obverse.data:show")(config, out)
     else:

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model, model
 from obverse.config_scale import AdapterOptions, CardOptions, DistributedOptions, EngineOptions, PositionOptions
 from obverse.errors import ConfigError
 from obverse.options import (
+    KWARGS_TEXT,
+    PARSE_TEXT,
     Amount,
     Every,
     Folder,
@@ -29,6 +31,7 @@ from obverse.options import (
     Template,
     Text,
     Texts,
+    Variables,
     Weights,
     option,
     resume_word,
@@ -239,6 +242,8 @@ class DataConfig(Options):
         "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
     )
     system_prompt: str | None = option("model", "system message for problems that have none", None)
+    chat_template_kwargs: Variables = option("model", KWARGS_TEXT, {})
+    parse_special_tokens: bool = option("model", PARSE_TEXT, False)
 
 
 def method_fields(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:

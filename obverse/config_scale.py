@@ -68,7 +68,9 @@ class AdapterOptions(Options):
     lora_r: int = option("model", "rank of the adapters", 16, ge=1)
     lora_alpha: int = option("model", "scale of the adapters, before it is divided by the rank", 32, ge=1)
     lora_target_modules: Texts = option(
-        "model", "layers that get adapters, separated by commas; none: every linear layer below the head", ()
+        "model",
+        "layers (or matrices of experts) that get adapters, separated by commas; none: all linear ones below the head",
+        (),
     )
     use_rslora: bool = option("model", "divide the scale by the rank's root instead of the rank (2312.03732)", False)
     load_in_4bit: bool = option("model", "hold the frozen weights in 4 bits, NF4 (QLoRA; CUDA only)", False)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from obverse.config import DataConfig
+from obverse.control import LOOKS_LIKE, texts_in
 from obverse.problems import wording
 from obverse.records import Problem
 from obverse.seeds import seed_for
@@ -22,16 +23,23 @@ from obverse.tasks.files import count
 from obverse.verifiers import unreadable
 from obverse.watch import flat
 
+MAX_LISTED = 20
 
-def check(config: DataConfig, console: Console) -> None:
-    """Read every row and print counts; DataError (exit 3) lists all rows that cannot be read."""
+
+def check(config: DataConfig, console: Console) -> list[Problem]:
+    """Read every row and print counts; DataError (exit 3) lists all rows that cannot be read. Returns the problems."""
     problems = read(config, config.dataset_split)
     table = Table.grid(padding=(0, 2))
     for name, text in counts(problems).items():
         table.add_row(Text(name, style="dim"), Text(flat(text)))
     console.print(table)
-    for line in [*compared_as_text(problems), *overlaps(config, problems)]:
+    for line in [
+        *(remarks(problems) if config.model is None else turns(problems)),
+        *compared_as_text(problems),
+        *overlaps(config, problems),
+    ]:
         console.print(Text(flat(line)))
+    return problems
 
 
 def read(config: DataConfig, split: str) -> list[Problem]:
@@ -68,6 +76,34 @@ def tally(numbers: Mapping[str, int]) -> str:
 def lengths(values: Sequence[int], unit: str = "characters") -> str:
     """Median and largest."""
     return f"{statistics.median(values):g} {unit} in the middle, {max(values):,} at most" if values else ""
+
+
+def remarks(problems: Sequence[Problem]) -> list[str]:
+    """What a reader should know before training: turns that are not trained, texts that look like control tokens."""
+    lines = turns(problems)
+    found = [(number, each, match) for number, each in enumerate(problems, 1) if (match := _looks_like_control(each))]
+    for number, problem, token in found[:MAX_LISTED]:
+        lines.append(f"row {number} ({problem.id}): {token!a} looks like a control token: it is read as text")
+    if len(found) > MAX_LISTED:
+        lines.append(f"... and {len(found) - MAX_LISTED:,} more rows with such texts")
+    if found:
+        lines.append("which of them are control tokens depends on the tokenizer: give --model to see")
+    return lines
+
+
+def turns(problems: Sequence[Problem]) -> list[str]:
+    """A line on answers of the assistant that stand in prompts."""
+    prompts = [problem.prompt for problem in problems if not isinstance(problem.prompt, str)]
+    counted = [sum(message["role"] == "assistant" for message in prompt) for prompt in prompts]
+    if not any(counted):
+        return []
+    with_answers = sum(map(bool, counted))
+    return [f"{with_answers:,} prompts hold {sum(counted):,} answers of the assistant: only the last one is trained"]
+
+
+def _looks_like_control(problem: Problem) -> str:
+    texts = [*texts_in(problem.prompt), *problem.demonstration, problem.chosen or "", problem.rejected or ""]
+    return next((match[0] for text in [*texts, *texts_in(problem.template)] for match in LOOKS_LIKE.finditer(text)), "")
 
 
 def compared_as_text(problems: Sequence[Problem]) -> list[str]:
@@ -118,11 +154,16 @@ def show(config: DataConfig, console: Console) -> None:
         )
         for message in messages:
             _print(console, message["role"], message["content"])
+            for key in message.keys() - {"role", "content"}:
+                _print(console, key, str(message[key]))
         for number, step in enumerate(problem.demonstration, start=1):
             _print(console, f"step {number}" if len(problem.demonstration) > 1 else "demonstration", step, "green")
         for name in ("chosen", "rejected", "answer", "verifier"):
             if getattr(problem, name) is not None:
                 _print(console, name, str(getattr(problem, name)))
+        for kind in ("demonstration", "chosen", "rejected"):
+            for name, value in problem.template.get(kind, {}).items():
+                _print(console, f"{kind}'s {name}", str(value))
         for name, value in problem.meta.items():
             _print(console, name, str(value)[:200], "dim")
 

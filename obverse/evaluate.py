@@ -8,10 +8,12 @@ from typing import Any
 
 from obverse.adapters import base_of, load_any
 from obverse.config_eval import EvalConfig
+from obverse.fingerprint import short
 from obverse.loading import EMBEDDED
 from obverse.measure import Asked, collect, measure
 from obverse.model import Policy, set_threads
 from obverse.reach import check_asked
+from obverse.regrade import renew
 from obverse.resolve import slug
 from obverse.results import grader, write
 from obverse.samples import Store, identity
@@ -26,6 +28,8 @@ from obverse.weights import unused
 
 __all__ = ["HELD_OUT", "Report", "Score", "evaluate", "evaluate_each", "measure"]
 
+# What decides how a model is spoken to, in a renderer's record.
+SPOKEN = ("jinja", "form", "system_prompt", "chat_template_kwargs", "parse_special_tokens")
 MAX_UNGRADED = 0.01  # more than this is said beside the figures
 
 
@@ -42,7 +46,14 @@ class Speaker:
     def renderer(self, trial: Trial) -> Renderer:
         """How the model is spoken to in a trial."""
         eos_ids = self.policy.model.generation_config.eos_token_id
-        return Renderer(self.tokenizer, layout_of(trial.config, self.target), trial.config.system_prompt, eos_ids)
+        return Renderer(
+            self.tokenizer,
+            layout_of(trial.config, self.target),
+            trial.config.system_prompt,
+            eos_ids,
+            trial.config.chat_template_kwargs,
+            trial.config.parse_special_tokens,
+        )
 
 
 def evaluate(config: EvalConfig, watcher: Watcher | None = None) -> Report:
@@ -114,14 +125,15 @@ def fill(store: Store, trial: Trial, speaker: Speaker, watch: Watcher) -> Report
         watch.note(f"problem {trial.problems[0].id} is sent as {len(ids)} tokens: {ids}")
         watch.note(f"which read: {literal(renderer.tokenizer.decode(ids, skip_special_tokens=False))}")
     weights = {name: speaker.about[name] for name in ("identity", "base_identity", "dtype")}
-    store.belongs_to(trial.source)
-    wanted = {"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier}
-    for line in store.begin(wanted):
-        watch.note(line)
-    sampler = HFSampler(speaker.policy.model, config.batch_size, renderer.decode, speaker.policy.mixed)
     rounds = range(config.seed, config.seed + config.num_seeds)
     asked = [Asked.of(problem, renderer, config.num_samples, rounds) for problem in trial.problems]
-    store.write_problems({each.digest: each.problem for each in asked})
+    problems = {each.digest: each.problem for each in asked}
+    store.belongs_to(trial.source, problems)
+    wanted = {"model": weights, "law": asdict(law), "template": renderer.record(), "verifier": config.verifier}
+    for line in filter(None, [*store.begin(wanted), renew(store, problems, watch)]):
+        watch.note(line)
+    sampler = HFSampler(speaker.policy.model, config.batch_size, renderer.decode, speaker.policy.mixed)
+    store.write_problems(problems)
     scores = list(collect(asked, config, sampler, renderer, law, store, watch))
     share = sum(score.num_ungraded for score in scores) / sum(score.num_samples for score in scores)
     if share > MAX_UNGRADED:
@@ -139,16 +151,20 @@ def literal(text: str) -> str:
 
 
 def graders(found: Mapping[str, Any]) -> str:
-    """Which verifiers judge and their versions, in a line."""
+    """Which verifiers judge and their versions, in a line; of the user's own the sha256 of the code, cut short."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
-    return f"{', '.join(found['verifiers'])} ({versions})"
+    names = [f"{name} ({short(code)})" if ".py" in name else name for name, code in found["code"].items()]
+    return f"{', '.join(names or found['verifiers'])} ({versions})"
 
 
 def mismatch(target: Target, renderer: Renderer) -> list[str]:
     """One line if the model was trained with another template or system prompt than it is spoken to in now."""
     trained, now = target.trained, renderer.record()
-    if trained is None or all(trained[name] == now[name] for name in ("jinja", "form", "system_prompt")):
+    if trained is None or all(trained.get(name) == now.get(name) for name in SPOKEN):
         return []
-    parts = [f"template {trained['name']}, system prompt {trained['system_prompt']!r}"]
-    parts.append(f"template {now['name']}, system prompt {now['system_prompt']!r}")
-    return [f"this model was trained with {parts[0]}; it is evaluated with {parts[1]}"]
+    then, here = (
+        f"template {each['name']}, system prompt {each['system_prompt']!r}"
+        + "".join(f", {name} {each[name]!r}" for name in SPOKEN[3:] if each.get(name))
+        for each in (trained, now)
+    )
+    return [f"this model was trained with {then}; it is evaluated with {here}"]

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from obverse import checkpoint
 from obverse.adapters import base_of, load_any
 from obverse.config_export import ExportConfig
 from obverse.dist.pieces import files_of
 from obverse.dist.saving import MOMENTS
-from obverse.errors import ConfigError, StorageError
+from obverse.errors import CheckpointError, ConfigError, StorageError
+from obverse.jsonlines import read_object
 from obverse.loading import load_scalar, locate
+from obverse.text import Renderer
 from obverse.watch import Silent, Watcher
 from obverse.weights import unused
 
@@ -44,9 +46,11 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
         with making(out) as part:
             for path in files(place):
                 shutil.copyfile(path, part / path.name)
-        watch.note(f"{out} holds the model of {place}, byte for byte")
+            added = carry_template(place, part)
+        watch.note(f"{out} holds the model of {place}, byte for byte{added and ', and ' + added}")
         return out
     model, tokenizer = whole(place, config.dtype, base)
+    tokenizer = trained_tokenizer(place, tokenizer)
     if sentence := unused(model):
         watch.note(sentence)
     with making(out) as part:
@@ -56,6 +60,35 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
     told = f"put together from the shares of {num_shares} ranks" if num_shares else told
     watch.note(f"{out} holds the model of {place} in {str(model.dtype).removeprefix('torch.')}, {told}")
     return out
+
+
+def carry_template(place: Path, part: Path) -> str:
+    """Put the chat template that trained a checkpoint into a copy of its files, and say so; "" where it is there."""
+    if not (part / "tokenizer_config.json").is_file():
+        return ""
+    tokenizer = AutoTokenizer.from_pretrained(str(part), trust_remote_code=False)
+    trained = trained_tokenizer(place, tokenizer)
+    if trained.chat_template == tokenizer.chat_template:
+        return ""
+    trained.save_pretrained(part)
+    return "the chat template that trained it"
+
+
+def trained_tokenizer(place: Path, tokenizer: Any) -> Any:
+    """The tokenizer with the chat template, system prompt and variables that trained a checkpoint of a run.
+
+    Checkpoints have them in their tokenizer already; those of earlier versions have them in their state alone.
+    """
+    if not (place / checkpoint.STATE).is_file():
+        return tokenizer
+    record = read_object(place / checkpoint.STATE, CheckpointError).get("template")
+    if not record:
+        return tokenizer
+    try:
+        eos_ids = GenerationConfig.from_pretrained(str(place)).eos_token_id
+    except OSError:  # a reward model has none
+        eos_ids = None
+    return Renderer.recorded(tokenizer, record, eos_ids).tokenizer_to_save()
 
 
 def source(name: str) -> Path:

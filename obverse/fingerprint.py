@@ -35,6 +35,8 @@ def rows(problems: Iterable[Problem], own_verifiers: bool = True) -> str:
         fields: dict[str, object] = {name: getattr(each, name) for name in names}
         fields["meta"] = dict(each.meta)
         fields["verifier"] = each.verifier if own_verifiers else None
+        if each.template:
+            fields["template"] = dict(each.template)
         line = json.dumps(fields, sort_keys=True, default=repr)
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()

@@ -17,8 +17,9 @@ from obverse.errors import ConfigError
 from obverse.loading import locate
 from obverse.records import Problem
 from obverse.requirements import samples_initial
-from obverse.text import template_of
-from obverse.verifiers import identity, weighted
+from obverse.template import template_of
+from obverse.verifiers import weighted
+from obverse.verifiers.versions import identity
 
 Inputs = dict[str, str]
 ALIKE = {"dataset": ("dataset_split", "num_problems")}  # options that say with it what the rows are

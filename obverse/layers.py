@@ -65,7 +65,7 @@ REPLACED = {
     "lora_dropout": "there is none: a ratio has to compare one and the same function of the weights; leave it out",
     "lora_task_type": "it follows from the method; leave it out",
     "lora_modules_to_save": "every trained weight is in an adapter; leave it out, or train without use_peft",
-    "lora_target_parameters": "adapters go on linear layers, named by lora_target_modules",
+    "lora_target_parameters": "name matrices of experts in lora_target_modules",
     "use_dora": "adapters are LoRA's, with use_rslora if wanted; leave it out",
     "peft_config": "use use_peft, lora_r, lora_alpha and lora_target_modules",
     "load_in_8bit": "use load_in_4bit, or dtype bfloat16",

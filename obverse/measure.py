@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 from obverse.config_eval import EvalConfig
 from obverse.dist.deal import deal
@@ -19,6 +20,7 @@ from obverse.scores import Score
 from obverse.seeds import seed_for
 from obverse.text import Renderer
 from obverse.verifiers import answer_of, judge_all
+from obverse.verifiers.versions import of_verdict
 from obverse.watch import Silent, Watcher
 
 CHUNK_SAMPLES = 4096  # sampled, graded and written at a time, at most
@@ -42,6 +44,11 @@ class Asked:
     def of(cls, problem: Problem, renderer: Renderer, num_samples: int, rounds: Sequence[int]) -> Asked:
         ids = renderer.prompt_ids(problem)
         return cls(problem, ids, digest(problem, ids), num_samples, rounds)
+
+    @cached_property
+    def grader(self) -> str:
+        """The version of what gives verdicts on it."""
+        return of_verdict(self.problem)
 
     @property
     def size(self) -> int:
@@ -85,7 +92,7 @@ def collect(
             watch.note(f"stopped: {done:,} of {total:,} samples are in {store.folder}; the same command goes on there")
             raise
         rows = [
-            sample_row(asked.problem, asked.digest, places[graded.seed][0], graded, text)
+            sample_row(asked.problem, asked.digest, places[graded.seed][0], graded, text, asked.grader)
             for asked, places, mine in zip(chunk, missing, fresh, strict=True)
             for graded, text in mine
         ]

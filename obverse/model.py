@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse.batch import Micro
 from obverse.compiling import PLAIN, Compiled, compiled_layers
+from obverse.conformance import Traits, Ways, conforming, spans
 from obverse.dist.shards import inside, root_of
 from obverse.errors import ConfigError
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
+from obverse.reading import Rows, outputs
 from obverse.vocabulary import Scores, chunk_size, reads, wide
 
 
@@ -38,6 +40,7 @@ class Policy:
     scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the model has this policy's adapter
     adapter: Any = None  # obverse.adapters.lora.Adapter, where that alone learns
     compiled: Compiled = PLAIN  # the layers' other way to compute
+    rows: Rows = field(default_factory=Rows)  # which rows may stand in one batch
 
     @property
     def device(self) -> torch.device:
@@ -89,33 +92,33 @@ class Policy:
                 layer.training = False
 
 
-@dataclass(frozen=True)
-class Traits:
-    """What is found out about a model by trying it."""
-
-    has_head: bool = False  # its logits are its head's of its decoder's states
-    has_table: bool = False  # its decoder takes the embedding's rows in place of the ids
-    shares: bool = False  # prompts may be computed once for all their samples
-
-
 def traits_of(model: Any) -> Traits:
-    """Try a model that has its weights."""
-    if _split_head(model) is None:
-        return Traits()
-    return Traits(True, _plain_table(model) is not None, can_share(model))
+    """What a model's architecture allows, where the weights that it has here agree with it.
+
+    Raises ConfigError for a model that cannot be trained as its own plain forward computes it. Of one that consists of
+    meta tensors the architecture alone is tried.
+    """
+    traits = conforming(model, WAYS)
+    if any(each.is_meta for each in model.parameters()):
+        return traits
+    if not traits.has_head or _split_head(model) is None:
+        return replace(traits, has_head=False, has_table=False, shares=False)
+    has_table = traits.has_table and _plain_table(model) is not None
+    return replace(traits, has_table=has_table, shares=traits.shares and can_share(model))
 
 
 def as_policy(model: Any, mixed: bool = False, traits: Traits | None = None) -> Policy:
     """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights.
 
-    `traits` are those of a model that has no weights here to try it with.
+    `traits` are those of a model that was tried already. Raises ConfigError as `traits_of` does.
     """
     model.eval()
     traits = traits or traits_of(model)
+    rows = Rows(traits.pads, tuple(traits.switches), traits.limit)
     if not traits.has_head:
-        return Policy(model, None, mixed=mixed)
+        return Policy(model, None, mixed=mixed, rows=rows)
     table = model.get_input_embeddings() if traits.has_table else None
-    return Policy(model, _head(model), _plain_layer(model), table, traits.shares, mixed)
+    return Policy(model, _head(model), _plain_layer(model), table, traits.shares, mixed, rows=rows)
 
 
 def with_checkpoints(policy: Policy) -> Policy:
@@ -165,8 +168,7 @@ def _plain_layer(model: Any) -> torch.nn.Linear | None:
     """The head, where logits are its matrix's product with a state and nothing else."""
     layer = model.get_output_embeddings()
     is_plain = type(layer) is torch.nn.Linear and layer.bias is None
-    capped = getattr(model.config, "final_logit_softcapping", None)
-    return layer if is_plain and not capped else None
+    return layer if is_plain and not _cap(model) else None
 
 
 def _plain_table(model: Any) -> torch.nn.Embedding | None:
@@ -231,13 +233,12 @@ def _logprobs(
 ) -> tuple[Tensor, Tensor]:
     read = reads(micro.input_ids, policy.table) if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
-        logits = policy.model(**read, use_cache=False).logits
-        return _score(logits[micro.row, micro.position], micro.target, micro.temperature, entropy_graph)
+        logits = outputs(policy.rows, micro, read, policy.model, "logits")
+        return _score(logits, micro.target, micro.temperature, entropy_graph)
     if micro.prompts is not None:
         states = (reader or Reader(policy.model, policy.table)).states(micro)
     else:
-        hidden = policy.model.get_decoder()(**read, use_cache=False).last_hidden_state
-        states = hidden[micro.row, micro.position]
+        states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
     matrix = policy.matrix
     if matrix is not None:
         graph = torch.is_grad_enabled() and (states.requires_grad or matrix.requires_grad)
@@ -290,14 +291,14 @@ def _mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor]
 
 def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
     """The logits of the trained tokens, at temperature 1, some at a time; [n, V] each."""
+    read = {"input_ids": micro.input_ids}
     if policy.head is None:
-        yield policy.model(input_ids=micro.input_ids, use_cache=False).logits[micro.row, micro.position]
+        yield outputs(policy.rows, micro, read, policy.model, "logits")
         return
     if micro.prompts is not None:
         states = Reader(policy.model, policy.table).states(micro)
     else:
-        hidden = policy.model.get_decoder()(input_ids=micro.input_ids, use_cache=False).last_hidden_state
-        states = hidden[micro.row, micro.position]
+        states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
     yield from map(policy.head, states.split(policy.tokens_at_once))
 
 
@@ -308,8 +309,9 @@ def scalars(model: Any, micro: Micro, after: bool) -> Tensor:
 
 
 def _scalars(model: Any, micro: Micro, after: bool) -> Any:
-    hidden = model.base_model(input_ids=micro.input_ids, use_cache=False).last_hidden_state
-    return wide(model.score(hidden[micro.row, micro.position + int(after)]))[:, 0]
+    rows, read = Rows(True, *spans(model.config)), {"input_ids": micro.input_ids}
+    states = outputs(rows, micro, read, model.base_model, "last_hidden_state", offset=int(after))
+    return wide(model.score(states))[:, 0]
 
 
 def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:
@@ -321,9 +323,15 @@ def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: b
     return logp.gather(-1, target[:, None])[:, 0], entropy
 
 
+def _cap(model: Any) -> float | None:
+    """Where logits are cut off smoothly; a model of several parts has it in its text part."""
+    cap: float | None = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
+    return cap
+
+
 def _head(model: Any) -> Callable[[Tensor], Tensor]:
     """The map from hidden states to logits that the known families have: a matrix, and perhaps a cap."""
-    matrix, cap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
+    matrix, cap = model.get_output_embeddings(), _cap(model)
 
     def head(states: Tensor) -> Tensor:
         logits: Tensor = matrix(states)
@@ -345,3 +353,6 @@ def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
         ours = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
         same = torch.allclose(ours, model(input_ids=probe, use_cache=False).logits, rtol=1e-4, atol=1e-4)
     return head if same else None
+
+
+WAYS = Ways(lambda model, traits: as_policy(model, traits=traits), logprobs)

@@ -156,7 +156,7 @@ def load_scorer(config: TrainConfig, tokenizer: Any, team: Team = ALONE) -> Rewa
     if config.reward_model is None:
         return None
     model, own = _scalar(config, config.reward_model, team, trained=True)
-    renderer = Renderer(own, config.chat_template, config.system_prompt, None)
+    renderer = Renderer.of(own, config, None)
     at_once = config.tokens_at_once(team.device.type if shares_out(config, team) else model.device.type)
     longest = inside(model, lambda: num_positions(model))
     return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), at_once, longest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -67,6 +68,35 @@ def _every(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
+def _variables(value: Any) -> Any:
+    """`enable_thinking=false,language=en` or a JSON object; a value that is JSON is what it says, others are texts."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return _json(value)
+    found: dict[str, Any] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        name, equals, text = map(str.strip, part.partition("="))
+        if not equals or not name:
+            raise ValueError(f"expects name=value, separated by commas, or a JSON object, not {part!r:.60}")
+        if name in found:
+            raise ValueError(f"{name!r:.60} is there twice")
+        try:
+            found[name] = _json(text)
+        except ValueError:
+            found[name] = {"True": True, "False": False, "None": None}.get(text, text)
+    return found
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from None
+
+
 def _folder(value: Any) -> Any:
     if value == "":
         raise ValueError("must not be empty")
@@ -108,7 +138,15 @@ Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_parts), AfterValidator(distinct), Field(min_length=1)]
 Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_parts)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), AfterValidator(distinct)]
+Variables = Annotated[dict[Text, Any], BeforeValidator(_variables)]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+KWARGS_TEXT = (
+    "what the chat template is given beside the messages: enable_thinking=false, or a JSON object; a row's own "
+    "chat_template_kwargs come on top"
+)
+PARSE_TEXT = "read control tokens that rows spell out (such as <|im_end|>) as tokens; by default they stay text"
 
 
 class Options(BaseModel):
@@ -165,6 +203,8 @@ class ModelOptions(Options):
         "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
     )
     system_prompt: str | None = option("model", "system message for problems that have none", None)
+    chat_template_kwargs: Variables = option("model", KWARGS_TEXT, {})
+    parse_special_tokens: bool = option("model", PARSE_TEXT, False)
 
 
 class LawOptions(Options):

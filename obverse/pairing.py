@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from obverse import fingerprint
 from obverse.errors import ConfigError, DamageError
 from obverse.intervals import Difference, paired
 from obverse.jsonlines import read_object
@@ -89,6 +90,7 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
     Both reports must have been written.
     """
     assert first.path is not None and second.path is not None
+    refuse_unlike([first, second])
     laws = [read(path)["law"] for path in (first.path, second.path)]
     names = [name for name in laws[0] if laws[0][name] != laws[1].get(name)]
     unlike = [f"{name} {laws[0][name]} and {laws[1].get(name)}" for name in names]
@@ -114,6 +116,23 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
         return replace(pair, path=RunFolder(folder.parent).write_json(name, sealed(result)), notes=notes)
 
 
+def refuse_unlike(reports: Sequence[Report]) -> None:
+    """Raise ConfigError where results are of other rows, or were graded by other code: a difference would be of those.
+
+    What a result of an earlier version does not say is not compared.
+    """
+    results = [read(report.path) for report in reports if report.path is not None]
+    rows = [each["rows"] for each in results if "rows" in each]
+    code = [", ".join(sorted(each["grader"]["code"].values())) for each in results if "code" in each.get("grader", {})]
+    for name, values in (("rows", rows), ("verifier", code)):
+        other = next((each for each in values if each != values[0]), None)
+        if other is not None:
+            raise ConfigError(
+                f"{reports[0].name} and the others are not of one {name}: sha256 {fingerprint.short(values[0])} and "
+                f"{fingerprint.short(other)}: evaluate all of them with the same --dataset and --verifier"
+            )
+
+
 def free_name(folder: Path, stem: str, first: str) -> str:
     """`STEM.json`, or with a number where that compares with another model of the same name."""
     number, name = 1, f"{stem}.json"
@@ -129,6 +148,7 @@ def over_seeds(reports: Sequence[Report]) -> Report:
     Raises ConfigError when they are not of the same problems, or were each sampled with several seeds.
     """
     names = [[score.problem for score in report.scores] for report in reports]
+    refuse_unlike(reports)
     if any(each != names[0] for each in names):
         raise ConfigError("--over_seeds: the models were not evaluated on the same problems")
     if any(len({score.round for score in report.scores}) > 1 for report in reports):

@@ -23,6 +23,7 @@ from obverse.graders import Graders
 from obverse.interrupt import Attentive
 from obverse.learn import Learner
 from obverse.loading import check_kind, locate, pick_device
+from obverse.misfits import refuse_misfits, spelled_remark
 from obverse.mismatch import Mismatch
 from obverse.networks import Networks, load_networks, load_scorer, refuse_unfit, stage_anchor
 from obverse.optim import Optimizer
@@ -31,7 +32,7 @@ from obverse.reach import check_run
 from obverse.records import Problem
 from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import refuse_secrets, with_folder
-from obverse.resume import fingerprint, refuse_changes, restore
+from obverse.resume import fingerprint, layout_of, refuse_changes, restore
 from obverse.rollout import Collector
 from obverse.run import Run
 from obverse.runlog import ReadOnly, RunFolder, environment
@@ -109,17 +110,15 @@ def assemble(
     known = with_models(config, course, data, known, start, team)
     threads = agree_on_threads(config, folder if start else None, networks.policy, team)
     tell_networks(config, course, networks, watcher)
-    stops = getattr(networks.policy.model, "generation_config", None)
-    renderer = Renderer(
-        networks.tokenizer, config.chat_template, config.system_prompt, stops.eos_token_id if stops else None
-    )
-    problems = short_enough(problems, renderer, config.max_prompt_length, watcher)
+    renderer = make_renderer(config, networks, start)
+    problems = renderable(problems, renderer, config.max_prompt_length, watcher)
+    refuse_misfits(held_out, renderer)
     tell_unreadable(problems, watcher)
     total_steps = num_steps(config, len(problems))
     compare(team, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
     tell_overlap(problems, held_out, watcher)
     asked, check = [*problems, *held_out], watcher.check if team.is_alone else (lambda: None)  # a rank's signal waits
-    sampler = make_sampler(config, networks.policy, asked, renderer, folder.path, team, watcher.note, check)
+    sampler = make_sampler(config, course, networks.policy, asked, renderer, folder.path, team, watcher.note, check)
     run = Run(
         config,
         course,
@@ -215,6 +214,19 @@ def tell_overlap(problems: Sequence[Problem], held_out: Sequence[Problem], watch
         )
 
 
+def make_renderer(config: TrainConfig, networks: Networks, start: Path | None) -> Renderer:
+    """How the policy is spoken to: as its run began, if it is resumed."""
+    stops = getattr(networks.policy.model, "generation_config", None)
+    return Renderer(
+        networks.tokenizer,
+        layout_of(config, start),
+        config.system_prompt,
+        stops.eos_token_id if stops else None,
+        config.chat_template_kwargs,
+        config.parse_special_tokens,
+    )
+
+
 def make_collector(
     config: TrainConfig,
     course: Course,
@@ -301,7 +313,7 @@ def enter(run: Run) -> int:
             learner = run.learners[lane]
             if learner.anchor is not None:
                 folder = run.folder.path / f"initial-{lane}"
-                checkpoint.save_model(folder, learner.policy.kept, run.collector.renderer.tokenizer, run.team)
+                checkpoint.save_model(folder, learner.policy.kept, run.collector.renderer.tokenizer_to_save(), run.team)
                 anchor = stage_anchor(run.config, learner.policy, run.team, folder)
                 run.learners[lane] = replace(learner, anchor=anchor)
             if learner.critic is not None:  # it begins as the policy does, and with it
@@ -325,6 +337,19 @@ def load_held_out(config: TrainConfig) -> list[Problem]:
         seed=config.seed,
         verifier=weighted(config.verifier, config.verifier_weights),
     )
+
+
+def renderable(
+    problems: list[Problem], renderer: Renderer, max_prompt_length: int | None, watcher: Attentive
+) -> list[Problem]:
+    """The problems whose prompts fit; rows that the template would leave parts out of are refused, the rest is said."""
+    refuse_misfits(problems, renderer)
+    problems = short_enough(problems, renderer, max_prompt_length, watcher)
+    if sentence := spelled_remark(problems, renderer):
+        watcher.note(sentence)
+    if renderer.portable() is None:
+        watcher.note("no chat template can be stored that writes these prompts elsewhere: obverse eval alone will")
+    return problems
 
 
 def short_enough(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from obverse.config import TrainConfig
+from obverse.conformance import longest_sampled, spans
 from obverse.course import Course
 from obverse.dist.shards import inside
 from obverse.errors import ConfigError
@@ -62,6 +63,7 @@ def check_run(
 
     leave = "or leave long prompts out by --max_prompt_length"
     mends = (f"lower --max_completion_length (now {most}), {leave}", f"shorten or drop such rows, {leave}")
+    _refuse_frequencies(texts, models, mends, cached=config.sampler == "hf")
     check(texts, models, watcher, spare, mends)
     if scorer is not None:
         check(scored, {"the reward model": scorer.model}, watcher, 0, mends)
@@ -74,7 +76,32 @@ def check_asked(problems: Sequence[Problem], renderer: Renderer, max_tokens: int
         return too_long(problems, renderer, {Wish(rollouts=1)}, max_tokens, above)
 
     mends = (f"lower --max_completion_length (now {max_tokens}), or shorten the prompts", "shorten them")
+    _refuse_frequencies(texts, {"the model": model}, mends, cached=True)
     check(texts, {"the model": model}, watcher, 1, mends)
+
+
+def _refuse_frequencies(
+    texts: Callable[[int], Iterable[Text]], models: Mapping[str, Any], mends: Sequence[str], cached: bool
+) -> None:
+    """Raise ConfigError for a text so long that its rotary frequencies cannot be those of a plain forward.
+
+    Those are every text beyond the positions of dynamic RoPE, whose frequencies depend on what was read before, and
+    with `cached` samples that grow beyond the switch of LongRoPE: keys in a cache keep the frequencies of short rows.
+    """
+    for name, model in models.items():
+        limit, longest = spans(model.config)[1], longest_sampled(model.config) if cached else None
+        for bound, sampled in ((limit, False), (longest, True)):
+            if bound is None:
+                continue
+            found = [each for each in texts(bound) if each.is_sampled or not sampled]
+            if found:
+                worst = max(found, key=lambda each: each.num_tokens)
+                raise ConfigError(
+                    f"{name} changes its rotary frequencies beyond {bound:,} tokens for a whole row, "
+                    f"{'which a cache cannot follow' if sampled else 'by what it read before'}, and that of problem "
+                    f"{worst.problem} may have {worst.num_tokens:,} with {worst.behind}: "
+                    f"{mends[0] if worst.is_sampled else mends[1]}"
+                )
 
 
 def check(

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from obverse.errors import ConfigError
 from obverse.seeds import seed_for
 
-Message = dict[str, str]
+Message = dict[str, Any]  # role and content are texts; others are what its chat template reads
 Prompt = str | list[Message]
 Kind = Literal["rollout", "hinted", "greedy", "demonstration", "chosen", "rejected"]
 OWN: tuple[Kind, ...] = ("rollout", "hinted", "greedy")  # what a policy wrote, in whole or in part
@@ -48,6 +48,9 @@ class Problem:
     chosen: str | None = None
     rejected: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    # What the chat template is given beside the prompt: `tools`, `documents`, `chat_template_kwargs`, and what the last
+    # message has beside its content, by `demonstration`, `chosen` or `rejected`.
+    template: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def demonstration_text(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from obverse.config_eval import RegradeConfig
 from obverse.errors import ConfigError, DamageError, DataError
 from obverse.measure import score_of
-from obverse.records import Problem, to_json
+from obverse.records import Problem, Verdict, to_json
 from obverse.resolve import slug
 from obverse.results import figures, grader, read
 from obverse.samples import ASKED, RESULT, ROOM, SAMPLES, Graded, Store
@@ -21,6 +21,7 @@ from obverse.scores import Report
 from obverse.storing import storing
 from obverse.user_code import read_once
 from obverse.verifiers import answer_of, judge_all, verifier
+from obverse.verifiers.versions import of_verdict
 from obverse.watch import Silent, Watcher
 
 BATCH = 4096  # samples graded at a time
@@ -101,13 +102,7 @@ def judged(
             while rows := list(islice(stream, BATCH)):
                 verdicts = judge_all([(problems[row["digest"]], row["text"]) for row in rows])
                 for row, verdict in zip(rows, verdicts, strict=True):
-                    if verdict is None:
-                        raise ConfigError(f"problem {row['problem']!r} has no answer to check: give --verifier")
-                    now = {"correct": verdict.correct, "reward": verdict.reward, "reason": verdict.reason}
-                    now |= {"formatted": verdict.formatted, "answer": answer_of(problems[row["digest"]], row["text"])}
-                    if row["correct"] is not verdict.correct:
-                        changed[f"{SAID[row['correct']]} -> {SAID[verdict.correct]}"] += 1
-                    new = {**row, **now}
+                    new = with_verdict(row, verdict, problems[row["digest"]], changed)
                     file.write(to_json(new) + "\n")
                     graded.setdefault((row["digest"], row["round"]), []).append(Graded.read(new))
                 done += len(rows)
@@ -116,6 +111,54 @@ def judged(
     finally:
         part.unlink(missing_ok=True)
     return graded, changed, done
+
+
+def with_verdict(
+    row: Mapping[str, Any], verdict: Verdict | None, problem: Problem, changed: Counter[str]
+) -> dict[str, Any]:
+    """A sample's row with another verdict; counts in `changed` what it was and is, if that is another."""
+    if verdict is None:
+        raise ConfigError(f"problem {problem.id!r} has no answer to check: give --verifier")
+    if row["correct"] is not verdict.correct:
+        changed[f"{SAID[row['correct']]} -> {SAID[verdict.correct]}"] += 1
+    now = {"correct": verdict.correct, "reward": verdict.reward, "reason": verdict.reason}
+    now |= {"formatted": verdict.formatted, "answer": answer_of(problem, row["text"]), "grader": of_verdict(problem)}
+    return {**row, **now}
+
+
+def renew(store: Store, problems: Mapping[str, Problem], watch: Watcher) -> str:
+    """Grade again the stored samples of problems, by digest, whose verdicts are of another version of the verifier.
+
+    Also of another answer's tolerance, or of whatever else of a row a verifier may read. All verdicts of the problems
+    are of one version then. Returns what was done in a sentence, "" where nothing was.
+    """
+    graders = {name: of_verdict(problem) for name, problem in problems.items()}
+
+    def is_old(row: Mapping[str, Any]) -> bool:
+        return row["digest"] in graders and row.get("grader") != graders[row["digest"]]
+
+    total, done = sum(map(is_old, store.rows())), 0
+    if not total:
+        return ""
+    changed: Counter[str] = Counter()
+
+    def batches() -> Iterator[list[dict[str, Any]]]:
+        nonlocal done
+        stream = store.rows()
+        while rows := list(islice(stream, BATCH)):
+            old = [number for number, row in enumerate(rows) if is_old(row)]
+            verdicts = judge_all([(problems[rows[number]["digest"]], rows[number]["text"]) for number in old])
+            for number, verdict in zip(old, verdicts, strict=True):
+                rows[number] = with_verdict(rows[number], verdict, problems[rows[number]["digest"]], changed)
+            done += len(old)
+            watch.phase("grade", done, total)
+            yield rows
+
+    store.rewrite(batches())
+    return (
+        f"{total:,} stored samples were graded by another version of the verifier, or of their rows, and are graded "
+        f"again: {changed.total():,} verdicts changed{listed(changed)}"
+    )
 
 
 def wanted(store: Store, result: dict[str, Any], problems: dict[str, Problem]) -> Iterator[dict[str, Any]]:

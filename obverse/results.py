@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from obverse import __version__, sealing
+from obverse import __version__, fingerprint, sealing
 from obverse.errors import DamageError
 from obverse.records import Problem
 from obverse.runlog import environment, installed
@@ -20,6 +20,7 @@ from obverse.sampling import Law
 from obverse.scores import Report
 from obverse.text import Renderer
 from obverse.trials import Target, Trial
+from obverse.verifiers.versions import full
 
 
 class Counts(TypedDict):
@@ -79,6 +80,7 @@ def write(
         "schema": SCHEMA,
         "name": trial.name,
         "dataset": trial.source,
+        "rows": fingerprint.rows(sorted(trial.problems, key=lambda each: each.id), own_verifiers=False),
         "num_samples": config.num_samples,
         "seeds": list(range(config.seed, config.seed + config.num_seeds)),
         "k": list(report.k),
@@ -111,6 +113,11 @@ def figures(report: Report) -> dict[str, Any]:
 
 
 def grader(verifier: str | None, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Which verifiers judged, and the versions that decide what they say."""
+    """Which verifiers judged, and the code and versions that decide what they say."""
     names = [verifier] if verifier else sorted({problem.verifier or "none" for problem in problems})
-    return {"verifiers": names, "versions": {"obverse": __version__, "math-verify": installed("math-verify")}}
+    code = {name: full(name) for name in names if name != "none"}
+    return {
+        "verifiers": names,
+        "code": code,
+        "versions": {"obverse": __version__, "math-verify": installed("math-verify")},
+    }

@@ -14,11 +14,14 @@ from obverse.checkpoint import About, Saved
 from obverse.config import TrainConfig
 from obverse.errors import CheckpointError
 from obverse.inputs import ALIKE, MODELS, differences
+from obverse.jsonlines import read_object
 from obverse.networks import stage_anchor
 from obverse.records import Problem
 from obverse.run import Run
 from obverse.runlog import RunFolder, packages
 from obverse.sampling.ahead import Ahead
+from obverse.template import Layout
+from obverse.text import recorded_layout
 from obverse.watch import Watcher
 
 # A run may go on with other values of these: how long it is, what is written and measured, and what only rounds.
@@ -35,6 +38,7 @@ FREE = frozenset(
 # With another value of one of these, or of any option of the method, it would be another run.
 BINDING = frozenset(
     {"method", "model", "anchor_model", "dtype", "chat_template", "system_prompt"}
+    | {"chat_template_kwargs", "parse_special_tokens"}
     | {"dataset", "dataset_split", "num_problems", "max_prompt_length", "seed"}
     | {"verifier", "verifier_weights", "reward_model", "format_reward"}
     | {"prompts_per_step", "num_iterations", "num_mini_batches", "budget_in"}
@@ -61,7 +65,8 @@ def fingerprint(problems: Sequence[Problem]) -> str:
     """sha256 of all that a run reads of its problems, in their order."""
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(repr(asdict(problem)).encode("utf-8", "surrogatepass"))
+        row = {name: value for name, value in asdict(problem).items() if name != "template" or value}
+        digest.update(repr(row).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -158,6 +163,18 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
+def layout_of(config: TrainConfig, start: Path | None) -> str | Layout:
+    """The template of a run; "auto" is that of the tokenizer which the run began with, not what its checkpoint has.
+
+    A checkpoint's tokenizer writes the run's system prompt and variables by itself (Renderer.tokenizer_to_save).
+    """
+    if start is None or config.chat_template != "auto":
+        return config.chat_template
+    record = read_object(start / checkpoint.STATE, CheckpointError).get("template")
+    is_same = checkpoint.about(start).config.get("chat_template", "auto") == "auto"
+    return recorded_layout(record) if record and is_same else config.chat_template
+
+
 def restore(run: Run, path: Path) -> None:
     """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there."""
     saved = checkpoint.load(path, run.team)
@@ -185,7 +202,7 @@ def restore(run: Run, path: Path) -> None:
             run.learners[lane] = replace(learner, anchor=anchor)
             home = run.folder.path / folder.name
             if not run.team.share(home.is_dir()):  # it goes on in another folder
-                checkpoint.save_model(home, anchor.kept, run.collector.renderer.tokenizer, run.team)
+                checkpoint.save_model(home, anchor.kept, run.collector.renderer.tokenizer_to_save(), run.team)
     run.folder.rewind_metrics(saved.state["metrics_offset"])
     run.seconds = sum(row["step_time"] for row in run.folder.metrics())
 

@@ -120,8 +120,8 @@ class Collector:
         if wish.demonstrations and rendered is not None:
             found.append(("demonstration", rendered))
         if wish.pairs and problem.chosen is not None and problem.rejected is not None:
-            found.append(("chosen", self.renderer.response(problem, (problem.chosen,))))
-            found.append(("rejected", self.renderer.response(problem, (problem.rejected,))))
+            found.append(("chosen", self.renderer.response(problem, (problem.chosen,), "chosen")))
+            found.append(("rejected", self.renderer.response(problem, (problem.rejected,), "rejected")))
         return [
             Sample(
                 kind=kind,

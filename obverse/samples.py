@@ -10,26 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from obverse import checkpoint, sealing
+from obverse import checkpoint, fingerprint, sealing
 from obverse.errors import ConfigError, DamageError, StorageError
 from obverse.jsonlines import parse
 from obverse.records import Finish, Problem, Verdict, to_json
 from obverse.runlog import RunFolder
 from obverse.sealing import FIRST, sealed
 from obverse.storing import alone, storing
+from obverse.verifiers.versions import plain
 
 SCHEMA = 2
 ASKED, PROBLEMS, SAMPLES, RESULT = "asked.json", "problems.jsonl", "samples.jsonl.gz", "result.json"
 LOCK = "eval.lock"
 ADVICE = "give another --output"
 ROOM = "make room, and the same command goes on there"
-NUM_PROBES, PROBE = 64, 2**16  # of a weights file, to tell it from another
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,12 @@ class Graded:
         return cls(**{name: row[name] for name in cls.__slots__})
 
 
-def sample_row(problem: Problem, digest: str, round_seed: int, graded: Graded, text: str) -> dict[str, Any]:
-    """A line of samples.jsonl.gz."""
-    return {"problem": problem.id, "digest": digest, "round": round_seed, **asdict(graded), "text": text}
+def sample_row(
+    problem: Problem, digest: str, round_seed: int, graded: Graded, text: str, grader: str = ""
+) -> dict[str, Any]:
+    """A line of samples.jsonl.gz; `grader` names the version of what gave the verdict."""
+    row = {"problem": problem.id, "digest": digest, "round": round_seed, **asdict(graded)}
+    return {**row, "grader": grader, "text": text}
 
 
 class Store:
@@ -92,8 +95,8 @@ class Store:
         RunFolder(self.folder).create()
         wanted = json.loads(json.dumps(asked))
         there = self.asked()
-        if there is not None and (self.folder / SAMPLES).is_file() and there != wanted:
-            changed = "; ".join(differences(there, wanted))
+        if there is not None and (self.folder / SAMPLES).is_file() and content(there) != content(wanted):
+            changed = "; ".join(differences(content(there), content(wanted)))
             raise ConfigError(
                 f"{self.folder} holds samples that were asked for in another way ({changed}): "
                 "give another --output, or remove the folder"
@@ -137,6 +140,7 @@ class Store:
         lines = []
         for name, each in problems.items():
             row = {"id": each.id, "prompt": each.prompt, "answer": each.answer, "verifier": each.verifier}
+            row |= {"demonstration": each.demonstration}
             row = json.loads(json.dumps({**row, "meta": dict(each.meta), "digest": name}, default=str))
             lines.append(json.dumps(sealed(row)) + "\n")
         with storing(self.folder / PROBLEMS, ROOM):
@@ -146,14 +150,14 @@ class Store:
         """The problems as they were written, by digest. DamageError where the file is not what was written."""
         path = self.folder / PROBLEMS
         try:
-            return {row.pop("digest"): Problem(**row) for row in sealing.read_rows(path)}
+            rows = [{**row, "demonstration": tuple(row.get("demonstration", ()))} for row in sealing.read_rows(path)]
+            return {row.pop("digest"): Problem(**row) for row in rows}
         except (KeyError, TypeError) as error:
             raise DamageError(f"{path}: a row is no problem of an evaluation ({error}): put the file back") from None
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows, all of them or none. Raises StorageError, with the file as it was, when the disk refuses."""
-        text = "".join(to_json(row) + "\n" for row in rows)
-        data, seal = sealing.member(text.encode("utf-8", "surrogatepass"), self.seal)
+        data, seal = sealing.member(as_bytes(rows), self.seal)
         path = self.folder / SAMPLES
         try:
             with path.open("ab") as file:
@@ -169,6 +173,24 @@ class Store:
                 f"{path} cannot be written: {error.strerror}; the samples before are whole: {ROOM}"
             ) from error
         self.seal, self.size = seal, self.size + len(data)
+
+    def rewrite(self, batches: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+        """Put other rows in the place of all that there are, the whole or not at all; StorageError as of `append`."""
+        path = self.folder / SAMPLES
+        part = path.with_name(f".{SAMPLES}.part")
+        seal, size = FIRST, 0
+        with storing(path, ROOM):
+            try:
+                with part.open("wb") as file:
+                    for batch in batches:
+                        data, seal = sealing.member(as_bytes(batch), seal)
+                        size += file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+        self.seal, self.size = seal, size
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every whole row, in the order of writing. DamageError where a row is not what was written."""
@@ -192,43 +214,55 @@ class Store:
             found.setdefault(row["digest"], {})[row["seed"]] = Graded.read(row)
         return found
 
-    def belongs_to(self, source: str) -> None:
-        """Raise ConfigError where the folder has the results of another data set, of the same name."""
+    def belongs_to(self, source: str, digests: Collection[str] = ()) -> None:
+        """Raise ConfigError where the folder has the results of another data set, of the same name.
+
+        It is the same one if the problems of one of both, by their digests, are all among the other's.
+        """
         path = self.folder / RESULT
         there = str(sealing.read(path).get("dataset", source)) if path.exists() else source
-        if Path(there).resolve() != Path(source).resolve():
+        if Path(there).resolve() == Path(source).resolve():
+            return
+        stored = set(self.problems()) if (self.folder / PROBLEMS).exists() else set()
+        now = set(digests)
+        if not (now and stored and (now <= stored or stored <= now)):
             raise ConfigError(f"{self.folder} holds results on {there}, and this is {source}: {ADVICE}")
 
 
+def as_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as lines of JSON."""
+    return "".join(to_json(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+
+
+def content(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for without where it lay: a template's name, the folders of verifiers."""
+    found = {name: dict(value) if isinstance(value, dict) else value for name, value in asked.items()}
+    found.get("template", {}).pop("name", None)
+    return {**found, "verifier": plain(found["verifier"])} if found.get("verifier") else found
+
+
 def digest(problem: Problem, prompt_ids: Sequence[int]) -> str:
-    """Names a problem by what is sent and what is right: with another template or answer it is another one."""
-    text = json.dumps([problem.id, list(prompt_ids), problem.answer, problem.verifier], default=str)
+    """Names a problem by what is sent and what is right: with another template or answer it is another one.
+
+    The verifier counts by its name; which version of it gave a verdict stands in each row.
+    """
+    verifier = problem.verifier and plain(problem.verifier)
+    text = json.dumps([problem.id, list(prompt_ids), problem.answer, verifier], default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def identity(place: str, revision: str | None = None) -> str:
     """Names the weights at a place, so that samples of others are never taken for theirs.
 
-    A checkpoint is named by its manifest, a folder by its configuration and by probes all over its weights (training
-    changes every one of them), a hub name by itself and its revision.
+    A whole checkpoint is named by its manifest, any other folder by all of its model's files, a hub name by itself and
+    its revision.
     """
-    folder, found = Path(place), hashlib.blake2b(digest_size=8)
+    folder = Path(place)
     if not folder.is_dir():
         return f"{place}@{revision}" if revision else place
-    if (folder / checkpoint.MANIFEST).is_file():
-        found.update((folder / checkpoint.MANIFEST).read_bytes())
-        return found.hexdigest()
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".json":
-            found.update(path.name.encode() + path.read_bytes())
-        elif path.suffix in (".safetensors", ".bin"):
-            size = path.stat().st_size
-            found.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for number in range(NUM_PROBES):
-                    file.seek(number * max(0, size - PROBE) // (NUM_PROBES - 1))
-                    found.update(file.read(PROBE))
-    return found.hexdigest()
+    if (folder / checkpoint.MANIFEST).is_file() and checkpoint.damage(folder) is None:
+        return hashlib.blake2b((folder / checkpoint.MANIFEST).read_bytes(), digest_size=8).hexdigest()
+    return fingerprint.model(folder)
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any], before: str = "") -> list[str]:

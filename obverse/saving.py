@@ -63,7 +63,7 @@ def save(run: Run) -> Path:
         run.folder.path,
         run.state.step,
         run.models(),
-        run.collector.renderer.tokenizer,
+        run.collector.renderer.tokenizer_to_save(),
         tensors,
         state,
         keep=run.config.save_total_limit,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from obverse.conformance import spans
 from obverse.errors import ConfigError
 from obverse.records import Problem, Sample
 from obverse.text import Renderer
@@ -25,11 +26,13 @@ class RewardModel:
 
     @torch.inference_mode()
     def score(self, samples: Sequence[tuple[Problem, Sample]]) -> list[float]:
-        """The number at the last token of every sample, in order."""
+        """The number at the last token of every sample, in order. ConfigError for one that the model cannot read."""
+        switches, limit = spans(self.model.config)
         texts = [self.ids(problem, sample) for problem, sample in samples]
-        if self.num_positions is not None and (longest := max(map(len, texts), default=0)) > self.num_positions:
+        bound = min((each for each in (self.num_positions, limit) if each is not None), default=None)
+        if bound is not None and (longest := max(map(len, texts), default=0)) > bound:
             raise ConfigError(
-                f"the reward model has {self.num_positions:,} positions and is to score a text of {longest:,} tokens: "
+                f"the reward model has {bound:,} positions and is to score a text of {longest:,} tokens: "
                 "lower --max_completion_length"
             )
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -38,6 +41,8 @@ class RewardModel:
         while start < len(order):
             end = start + 1
             while end < len(order) and len(texts[order[end]]) * (end + 1 - start) <= self.batch_tokens:
+                if any(len(texts[order[start]]) <= each < len(texts[order[end]]) for each in switches):
+                    break  # a longer row has other rotary frequencies
                 end += 1
             members = order[start:end]
             for index, score in zip(members, self._batch([texts[i] for i in members]), strict=True):

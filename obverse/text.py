@@ -1,34 +1,32 @@
 """Problems become token ids, and ids become the text that graders read. Works on a tokenizer it is given; no torch.
 
 Prompt and response are tokenized apart, so a demonstration and a rollout follow the very same prompt ids, and what is
-trained is known by its place: no mask is ever guessed from ids, and pad == eos cannot hurt.
+trained is known by its place: no mask is ever guessed from ids, and pad == eos cannot hurt. A control token that a row
+spells out stays text (obverse.control), and what the template would not write of a row is refused.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from itertools import accumulate, groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Protocol
 
-from jinja2 import TemplateError
-
+from obverse import portable
+from obverse.coding import Coder, named_specials
+from obverse.control import Control, free_mark, texts_in
 from obverse.errors import ConfigError, DataError
-from obverse.records import Message, Problem
-from obverse.user_code import read_text
+from obverse.records import Problem
+from obverse.template import FIXED_DATE, Layout, choose_layout
+from obverse.turn import Turn, align, as_it_stands
+from obverse.writer import LINKS, PROBE, Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-UNKNOWN = "\ufffd"  # how an id reads that the tokenizer has no token for
-PROBE = "Forty-two."  # stands for a message when a template is asked how it writes one
-THINK = "<think>"
-# Llama 3's templates print a date: today's, unless they are given one. This is the one that they fall back to
-# themselves; a run that is resumed tomorrow must see the same prompts.
-FIXED_DATE = "26 Jul 2024"
+THINK, THOUGHT = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -42,15 +40,20 @@ class Rendered:
     ids: list[int]  # [n], the stop token included
     step_ends: list[int]  # [number of steps], rising: the first token that starts at or after the step's end
     text: str
+    as_written: bool = True  # by the chat template, or there is none; else it would rewrite the answer or the prompt
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a prompt is written: by a Jinja chat template, or by a text with `{prompt}` in it."""
+class Speech(Protocol):
+    """The options that decide how a model is spoken to."""
 
-    name: str
-    jinja: str | None = None
-    form: str = "{prompt}"
+    @property
+    def chat_template(self) -> str: ...
+    @property
+    def system_prompt(self) -> str | None: ...
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]: ...
+    @property
+    def parse_special_tokens(self) -> bool: ...
 
 
 class Renderer:
@@ -58,10 +61,13 @@ class Renderer:
 
     `chat_template` is "auto" (the tokenizer's own template if it has one), "none", a text such as
     "Question: {prompt}\\nAnswer:", a path to a .jinja file, or a Layout. `eos_ids` are those of the model's generation
-    config. With a chat template nothing is added to what it writes: BOS stands there if and only if it says so, as in
-    every serving engine. Without one, BOS comes first if and only if the tokenizer puts it there by itself.
+    config, `variables` are given to the template (`enable_thinking`), a row's own come on top. With a chat template
+    nothing is added to what it writes: BOS stands there if and only if it says so, as in every serving engine. Without
+    one, BOS comes first if and only if the tokenizer puts it there by itself. A control token that a row spells out is
+    text unless `parse_special_tokens`.
 
-    Errors: ConfigError for a template that cannot be read, does not fit the messages, or leaves no stop token.
+    Errors: ConfigError for a template that cannot be read, does not fit the messages, or leaves no stop token;
+    DataError for a row of which the template would leave something out.
 
     Example:
         renderer = Renderer(tokenizer)
@@ -74,17 +80,19 @@ class Renderer:
         chat_template: str | Layout = "auto",
         system_prompt: str | None = None,
         eos_ids: int | Iterable[int] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        parse_special_tokens: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
+        self.variables = dict(variables or {})
+        self.parse_special_tokens = parse_special_tokens
         self.layout = choose_layout(tokenizer, chat_template) if isinstance(chat_template, str) else chat_template
-        self._opening = opening_ids(tokenizer)
-        self._anchor = "\n" if writes_leading_space(tokenizer) else ""
-        self._anchor_ids = self._encode(self._anchor)
-        self._takes_system = self.layout.jinja is None or self._keeps_system_messages()
+        self.writer = Writer(tokenizer, self.layout, system_prompt, self.variables)
+        self.coder = Coder(tokenizer)
         eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         eos += [eos_ids] if isinstance(eos_ids, int) else [] if eos_ids is None else list(eos_ids)
-        gap, token = self._turn_end()
+        gap, token = self.writer.turn_end()
         if token is None and not eos:
             raise ConfigError(
                 "the tokenizer names no eos token and no template ends a turn: nothing could stop an answer"
@@ -94,14 +102,51 @@ class Renderer:
         self._gap = gap  # what the template writes between an answer and its stop token
         self._ending = gap + (token or "")
         self._trailing = frozenset(self.stop_ids) | named_specials(tokenizer)
+        self._stops = [text for text in map(self.coder.decode, ([each] for each in self.stop_ids)) if text.strip()]
+        self.control = Control(tokenizer, self.writer.written())
+        if not parse_special_tokens and (spelled := self.control.spelled([system_prompt or ""])):
+            raise ConfigError(
+                f"system_prompt: it spells out the control token {spelled[0]!r}, which other programs would read as "
+                "one: leave it out, or give --parse_special_tokens"
+            )
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, options: Speech, eos_ids: int | Iterable[int] | None) -> Renderer:
+        """As the options of a command say it."""
+        return cls(
+            tokenizer,
+            options.chat_template,
+            options.system_prompt,
+            eos_ids,
+            options.chat_template_kwargs,
+            options.parse_special_tokens,
+        )
+
+    @classmethod
+    def recorded(
+        cls, tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any], eos_ids: int | Iterable[int] | None
+    ) -> Renderer:
+        """As a checkpoint's `record` says it."""
+        return cls(
+            tokenizer,
+            recorded_layout(record),
+            record.get("system_prompt"),
+            eos_ids,
+            record.get("chat_template_kwargs"),
+            record.get("parse_special_tokens", False),
+        )
 
     @property
     def template_name(self) -> str:
         return self.layout.name
 
     def record(self) -> dict[str, Any]:
-        """The template and system prompt in full, for whoever asks later how the model was spoken to."""
-        return {**asdict(self.layout), "system_prompt": self.system_prompt}
+        """All that decides how the model is spoken to; what is as it always was is left out."""
+        layout = {name: value for name, value in asdict(self.layout).items() if name != "jinja_tools" or value}
+        more = {"chat_template_kwargs": self.variables, "parse_special_tokens": self.parse_special_tokens}
+        template = self.writer.template()
+        more["date"] = FIXED_DATE if template is not None and template.reads_clock else None
+        return {**layout, "system_prompt": self.system_prompt, **{name: each for name, each in more.items() if each}}
 
     @property
     def pad_id(self) -> int:
@@ -117,48 +162,51 @@ class Renderer:
         bos = self.tokenizer.bos_token_id
         begins = "BOS once" if bos is not None and start[:1] == [bos] else "no BOS"
         stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
-        folded = "" if self._takes_system else ", system text goes into the first user message"
-        return f"{self.template_name}, {begins}, answers end with {stop}{folded}"
+        folded = "" if self.writer.takes_system else ", system text goes into the first user message"
+        date = self.record().get("date")
+        dated = f", its date is always {date}" if date else ""
+        return f"{self.template_name}, {begins}, answers end with {stop}{folded}{dated}"
 
     def prompt_text(self, problem: Problem) -> str:
         """What the model is asked, up to where its answer begins."""
-        messages = self._messages(problem)
-        if self.layout.jinja is None:
-            return self.layout.form.replace("{prompt}", "\n\n".join(message["content"] for message in messages))
-        if messages[-1]["role"] == "assistant":
-            raise ConfigError(
-                f"problem {problem.id}: the prompt ends with an assistant message; end it with the user's"
-            )
-        return self._render(messages, where=f"problem {problem.id}", answer_next=True)
+        mark = self._mark(problem)
+        text = self._prompt(problem, mark)
+        return text.replace(mark, "") if mark else text
 
     def prompt_ids(self, problem: Problem) -> list[int]:
         """The prompt's token ids, the same for rollouts and demonstrations."""
-        ids = self._encode(self.prompt_text(problem))
-        if self.layout.jinja is not None or ids[: len(self._opening)] == self._opening:
+        mark = self._mark(problem)
+        ids = self.coder.encode(self._prompt(problem, mark), mark)
+        if self.layout.jinja is not None or ids[: len(self.coder.opening)] == self.coder.opening:
             return ids
-        return self._opening + ids
+        return self.coder.opening + ids
 
     def demonstration(self, problem: Problem) -> Rendered:
         """The problem's demonstration as the assistant's answer, stop token included."""
         if not problem.demonstration:
             raise DataError(f"problem {problem.id} has no demonstration")
-        return self.response(problem, problem.demonstration)
+        return self.response(problem, problem.demonstration, "demonstration")
 
-    def response(self, problem: Problem, steps: Sequence[str]) -> Rendered:
+    def response(self, problem: Problem, steps: Sequence[str], kind: str = "") -> Rendered:
         """Any text, given in steps, as the assistant's answer; the first k steps are `ids[:step_ends[k-1]]`.
 
         What the template writes around an answer is trained as well. Where the template would rewrite the prompt or the
-        answer's own words (think blocks, usually), the answer stands as it is, followed by the stop token.
+        answer's own words (think blocks, usually), the answer stands as it is, followed by the stop token. `kind` names
+        the row's message (demonstration, chosen or rejected) that may have more than a text: reasoning, tool calls.
         """
-        text = "".join(steps)
-        prompt = self.prompt_text(problem)
+        text, beside = "".join(steps), problem.template.get(kind, {})
+        mark = self._mark(problem, text)
+        prompt = self._prompt(problem, mark)
         first, last = self._new_part(text, prompt)
-        before, words = self._turn(problem, prompt, text[first:last])
-        first += text[first:last].find(words)
-        ids, starts = self._continuation(before + words + self._gap)
-        places = [len(before) + min(max(end - first, 0), len(words)) for end in accumulate(map(len, steps))]
+        words = self.control.shield(text[first:last], mark)
+        turn = self._turn(problem, prompt, words, beside, mark)
+        ids, starts = self.coder.continuation(turn.text, mark)
+        marks = [place for place, letter in enumerate(words) if letter == mark] if mark else []
+        plain = [place - number for number, place in enumerate(marks)]  # places in the words without marks
+        ends = [min(max(end - first, 0), last - first) for end in accumulate(map(len, steps))]
+        places = [turn.place(end + bisect_left(plain, end)) for end in ends]
         ids.append(self.stop_id)
-        return Rendered(ids, [bisect_left(starts, place) for place in places], self.decode(ids))
+        return Rendered(ids, [bisect_left(starts, place) for place in places], self.decode(ids), turn.as_written)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a response for graders: stop tokens at its end are gone, everything else survives.
@@ -168,70 +216,72 @@ class Renderer:
         end = len(ids)
         while end and ids[end - 1] in self._trailing:
             end -= 1
-        return self._decode(ids[:end])
+        return self.coder.decode(ids[:end])
 
     def show(self, problem: Problem) -> list[tuple[str, int, str]]:
         """(token text, id, "prompt" or "demonstration") of everything that the model would see of `problem`."""
         parts = {"prompt": self.prompt_ids(problem)}
         if problem.demonstration:
             parts["demonstration"] = self.demonstration(problem).ids
-        return [(self._decode([token]), token, name) for name, ids in parts.items() for token in ids]
+        return [(self.coder.decode([token]), token, name) for name, ids in parts.items() for token in ids]
 
-    # How templates write
+    def spelled(self, problem: Problem) -> list[str]:
+        """The control tokens that a row spells out in what the model reads of it; a stop token at an end is none."""
+        answers = ("".join(problem.demonstration), problem.chosen or "", problem.rejected or "")
+        texts = [text[: self._new_part(text, "")[1]] for text in answers]
+        return self.control.spelled([*texts_in(problem.prompt), *texts_in(problem.template), *texts])
 
-    def _messages(self, problem: Problem) -> list[Message]:
-        """The prompt as messages, with the system prompt where the problem has none of its own."""
-        prompt = problem.prompt
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if not messages:
-            raise ConfigError(f"problem {problem.id}: the prompt has no messages")
-        if self.system_prompt and messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        if not self._takes_system and messages[0]["role"] == "system" and len(messages) > 1:
-            system, user = messages[:2]
-            messages[:2] = [{**user, "content": f"{system['content']}\n\n{user['content']}"}]
-        return messages
+    def tokenizer_to_save(self) -> PreTrainedTokenizerBase:
+        """The tokenizer to keep with a model: its chat template writes the prompts of this renderer anywhere.
 
-    def _render(self, messages: list[Message], *, where: str, answer_next: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=self.layout.jinja,
-                    add_generation_prompt=answer_next,
-                    tokenize=False,
-                    date_string=FIXED_DATE,
-                )
-            )
-        except (TemplateError, TypeError, ValueError) as error:  # whatever a user's template may raise
-            raise ConfigError(
-                f"{where}: the chat template ({self.template_name}) refuses its messages: {error}"
-            ) from error
-
-    def _keeps_system_messages(self) -> bool:
-        messages = [{"role": "system", "content": PROBE}, {"role": "user", "content": "?"}]
-        try:
-            return PROBE in self._render(messages, where="probe", answer_next=True)
-        except ConfigError:
-            return False
-
-    def _turn_end(self) -> tuple[str, str | None]:
-        """What the template writes after an answer: the text before its first control token, and that token.
-
-        Without a template, or where it writes no control token, the token is None: eos ends the answer.
+        It is the tokenizer itself where its own template does, or where no template can.
         """
+        text = self.portable()
+        if text is None or text == self.tokenizer.chat_template:
+            return self.tokenizer
+        kept = copy(self.tokenizer)
+        stored = kept.chat_template
+        kept.chat_template = {**stored, "default": text} if isinstance(stored, dict) else text
+        return kept
+
+    def portable(self) -> str | None:
+        """The chat template that writes these prompts without obverse; None where there is none that was seen to."""
+        template = self.writer.template()
+        if template is not None:
+            found = [portable.chat(template, self.system_prompt, self.writer.takes_system, self.variables)]
+        else:
+            opening = "".join(self.tokenizer.convert_ids_to_tokens(self.coder.opening))
+            form = self.layout.form
+            found = [portable.plain(opening + gap, form, self.system_prompt) for gap in ("", " ")]
+        problem = Problem("probe", PROBE)
+        messages = [{"role": "user", "content": PROBE}]
+        for text in filter(None, found):
+            there = self.tokenizer.apply_chat_template(
+                messages, chat_template=text, add_generation_prompt=True, return_dict=False
+            )
+            if list(there) == self.prompt_ids(problem):
+                return text
+        return None
+
+    def _prompt(self, problem: Problem, mark: str) -> str:
+        """The prompt's text, with marks in the control tokens that the row spells out."""
+        messages, values = self.writer.messages(problem), self.writer.values(problem)
         if self.layout.jinja is None:
-            return "", None
-        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-        _, found, after = self._render(messages, where="probe", answer_next=False).rpartition(PROBE)
-        if not found:
-            raise ConfigError(f"the chat template ({self.template_name}) does not write the assistant's messages")
-        tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content.strip()]
-        places = [(after.find(token), -len(token), token) for token in tokens if token in after]
-        if not places:
-            return after.rstrip(), None
-        place, _, token = min(places)
-        return after[:place], token
+            if beside := next((key for message in messages for key in message if key not in LINKS), ""):
+                raise DataError(f"problem {problem.id}: {beside} of a message needs a chat template, and there is none")
+            text = "\n\n".join(message["content"] for message in messages)
+            opening = self.coder.decode(self.coder.opening)
+            opening = opening if opening and text.startswith(opening) else ""  # it would stand there anyway
+            return self.layout.form.replace("{prompt}", opening + self.control.shield(text[len(opening) :], mark))
+        if messages[-1]["role"] == "assistant":
+            raise ConfigError(
+                f"problem {problem.id}: the prompt ends with an assistant message; end it with the user's"
+            )
+        messages, values = self.control.shielded(messages, mark), self.control.shielded(values, mark)
+        where = f"problem {problem.id}"
+        text = self.writer.render(messages, values, where=where, answer_next=True)
+        self.writer.refuse_left_out(messages, values, text, where)
+        return text
 
     def _new_part(self, text: str, prompt: str) -> tuple[int, int]:
         """The span of `text` that is still to write: no second `<think>`, no stop token that the data spell out."""
@@ -241,109 +291,48 @@ class Renderer:
             first = text.index(THINK) + len(THINK)
             blank = prompt[len(asked) :]
             first += len(blank) if text.startswith(blank, first) else 0
-        stop = self._decode([self.stop_id])
-        if stop and text.rstrip().endswith(stop):
-            last = max(first, len(text.rstrip()) - len(stop))
+        for stop in self._stops:
+            if text[:last].rstrip().endswith(stop):
+                last = max(first, len(text[:last].rstrip()) - len(stop))
         return first, last
 
-    def _turn(self, problem: Problem, prompt: str, text: str) -> tuple[str, str]:
-        """What the template writes before the answer's words, and the words as it writes them (it may trim them)."""
-        if self.layout.jinja is None:
-            return "", text
-        messages = [*self._messages(problem), {"role": "assistant", "content": text}]
-        whole = self._render(messages, where=f"problem {problem.id}", answer_next=False)
-        if whole.startswith(prompt):
-            turn = whole[len(prompt) :]
-            for words in (text, text.lstrip(), text.strip()):
-                place = turn.rfind(words + self._ending)
-                if place >= 0:
-                    return turn[:place], words
-        return "", text
+    def _turn(self, problem: Problem, prompt: str, words: str, beside: Mapping[str, Any], mark: str) -> Turn:
+        """The answer as the template writes it behind the prompt."""
+        if self.layout.jinja is None and not beside:
+            return Turn(words, lambda at: at)
+        where, values = f"problem {problem.id}", self.control.shielded(self.writer.values(problem), mark)
+        if self.layout.jinja is not None:
+            messages = self.control.shielded(self.writer.messages(problem), mark)
+            last = {"role": "assistant", "content": words, **self.control.shielded(beside, mark)}
+            whole = self.writer.render([*messages, last], values, where=where, answer_next=False)
+            if whole.startswith(prompt) and (
+                turn := align(whole[len(prompt) :], words, self._ending, self._gap, bool(beside))
+            ):
+                for key in beside:
+                    less = {name: value for name, value in last.items() if name != key}
+                    if self.writer.render([*messages, less], values, where=where, answer_next=False) == whole:
+                        raise DataError(f"{where}: the assistant's {key}: the chat template does not write it")
+                return turn
+        if beside:
+            raise DataError(
+                f"{where}: the assistant's {', '.join(beside)}: the chat template does not write it behind the prompt: "
+                "take it out, or give another template"
+            )
+        if prompt.rstrip().endswith(THOUGHT) and words.lstrip().startswith(THINK):
+            raise DataError(
+                f"{where}: the prompt has closed its thought, and the demonstration begins with {THINK}: take the "
+                "thought out, or let the template think (enable_thinking)"
+            )
+        return as_it_stands(words, self._gap)
 
-    # Text and ids
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-    def _coded(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids of a text and the character at which each of them starts; [n] each."""
-        if not self.tokenizer.is_fast:  # gives no offsets: a token starts where the text of those before it ends
-            ids = self._encode(text)
-            return ids, [len(self.tokenizer.decode(ids[:n], skip_special_tokens=False)) for n in range(len(ids))]
-        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return list(coded["input_ids"]), [start for start, _ in coded["offset_mapping"]]
-
-    def _continuation(self, text: str) -> tuple[list[int], list[int]]:
-        """The same for a text that continues a prompt: its first word gets no space that it would not get there."""
-        skip = len(self._anchor_ids)
-        ids, starts = self._coded(self._anchor + text)
-        if ids[:skip] == self._anchor_ids:
-            return ids[skip:], [start - len(self._anchor) for start in starts[skip:]]
-        return self._coded(text)
-
-    @cached_property
-    def _known(self) -> frozenset[int]:
-        return frozenset(self.tokenizer.get_vocab().values())
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        """Every id as text, as it reads behind a prompt; an id without a token (a padded vocabulary's) as U+FFFD.
-
-        Left out it would join what stands around it, and "4?2" would be graded as 42.
-        """
-        if not self._known.issuperset(ids):
-            runs = groupby(ids, self._known.__contains__)
-            return "".join(self._decode(list(run)) if known else UNKNOWN * len(list(run)) for known, run in runs)
-        whole = self.tokenizer.decode(
-            [*self._anchor_ids, *ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return str(whole).removeprefix(self._anchor)
+    def _mark(self, problem: Problem, *answers: str) -> str:
+        """A character to keep spelled control tokens apart with; none where the row spells none out."""
+        if self.parse_special_tokens:
+            return ""
+        texts = [*answers, *texts_in(problem.prompt), *texts_in(problem.template)]
+        return free_mark(texts) if self.control.spelled(texts) else ""
 
 
-def choose_layout(tokenizer: PreTrainedTokenizerBase, choice: str) -> Layout:
-    """The layout that the option `chat_template` names; `\\n` typed in a shell means a new line."""
-    if choice == "none" or (choice == "auto" and not tokenizer.chat_template):
-        return Layout("none")
-    if choice == "auto":
-        try:
-            return Layout("the tokenizer's own", jinja=tokenizer.get_chat_template())
-        except ValueError as error:  # several named templates and no default
-            raise ConfigError(f"chat_template: {error}") from error
-    if choice.endswith((".jinja", ".jinja2")):
-        return Layout(Path(choice).name, jinja=template_of(choice))
-    if "{prompt}" in choice and "{{" not in choice and "{%" not in choice:
-        form = choice.replace("\\n", "\n")
-        return Layout(repr(form), form=form)
-    raise ConfigError(
-        f"chat_template: {choice!r} is neither auto, none, a text that holds {{prompt}}, nor a path to a .jinja file"
-    )
-
-
-def template_of(choice: str) -> str | None:
-    """The text of the file that the option `chat_template` names, None where it names none. Errors: ConfigError."""
-    if not choice.endswith((".jinja", ".jinja2")):
-        return None
-    try:
-        return read_text(choice)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"chat_template: cannot read {choice}: {error}") from error
-
-
-def opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts before every text by itself: usually BOS or nothing."""
-    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    full = list(tokenizer("a", add_special_tokens=True)["input_ids"])
-    places = [n for n in range(len(full)) if full[n : n + len(bare)] == bare]
-    return full[: places[0]] if places else []
-
-
-def writes_leading_space(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text's first word gets a space that the same word behind a prompt would not get (Llama 2's way)."""
-    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
-    line = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    return list(tokenizer("\na", add_special_tokens=False)["input_ids"]) != [*line, *alone]
-
-
-def named_specials(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """BOS, eos and pad where they are tokens of their own; a pad token that is an ordinary word is text."""
-    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    return frozenset(named & tokenizer.added_tokens_decoder.keys())
+def recorded_layout(record: Mapping[str, Any]) -> Layout:
+    """The layout of a checkpoint's record."""
+    return Layout(**{name: record[name] for name in ("name", "jinja", "form", "jinja_tools") if name in record})

@@ -10,8 +10,9 @@ from rich.text import Text
 from transformers import AutoTokenizer, GenerationConfig
 
 from obverse.config import DataConfig
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, DataError
 from obverse.loading import locate
+from obverse.misfits import MAX_TOLD, answers, raise_all, spelled_out
 from obverse.records import Problem
 from obverse.text import Renderer
 from obverse.watch import flat
@@ -31,7 +32,7 @@ def renderer_of(config: DataConfig) -> Renderer:
         eos_ids = GenerationConfig.from_pretrained(place).eos_token_id
     except OSError:  # optional in a model's folder
         eos_ids = None
-    return Renderer(tokenizer, config.chat_template, config.system_prompt, eos_ids)
+    return Renderer.of(tokenizer, config, eos_ids)
 
 
 def show_tokens(config: DataConfig, problems: Iterable[Problem], console: Console) -> None:
@@ -42,6 +43,37 @@ def show_tokens(config: DataConfig, problems: Iterable[Problem], console: Consol
         console.rule(Text(flat(problem.id)), align="left", characters="-")
         for part, tokens in groupby(renderer.show(problem), key=lambda token: token[2]):
             print_part(console, part, [(text, number) for text, number, _ in tokens])
+
+
+def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Console) -> None:
+    """Print what the model's tokenizer and template make of the rows; DataError for those that they leave parts out of.
+
+    Printed: how long rows are in tokens, which of them spell out control tokens, which answers the template would
+    write in another way than they are trained.
+    """
+    renderer = renderer_of(config)
+    console.print(Text(flat(renderer.describe()), style="bold"))
+    errors, lengths, rewritten = [], [], 0
+    for problem in problems:
+        try:
+            found = [len(rendered.ids) for _, rendered in answers(problem, renderer)]
+            rewritten += sum(not rendered.as_written for _, rendered in answers(problem, renderer))
+            lengths.append((len(renderer.prompt_ids(problem)), max(found, default=0)))
+        except (DataError, ConfigError) as error:
+            errors.append(error)
+    if lengths:
+        prompts, texts = (max(each) for each in zip(*lengths, strict=True))
+        console.print(Text(f"at most {prompts:,} tokens of a prompt, {texts:,} of an answer"))
+    for number, problem, tokens in spelled_out(problems, renderer)[:MAX_TOLD]:
+        read = "tokens (--parse_special_tokens)" if renderer.parse_special_tokens else "text"
+        spelled = ", ".join(map(ascii, tokens))
+        console.print(Text(flat(f"row {number} ({problem.id}) spells out {spelled}: read as {read}")))
+    if rewritten:
+        console.print(
+            Text(f"{rewritten:,} answers are trained as they stand: the template would rewrite them or their prompt")
+        )
+    if errors:
+        raise_all(errors)
 
 
 def print_part(console: Console, part: str, tokens: Sequence[tuple[str, int]]) -> None:

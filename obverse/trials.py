@@ -18,11 +18,13 @@ from obverse.jsonlines import read_object
 from obverse.records import Problem
 from obverse.resolve import slug
 from obverse.samples import identity
-from obverse.text import Layout
+from obverse.template import Layout
+from obverse.text import recorded_layout
 from obverse.watch import Watcher
 
 HELD_OUT = "arithmetic:1-6"  # what is evaluated on if nobody says: the embedded task
-OF_THE_RUN = ("chat_template", "system_prompt", "verifier", "max_completion_length", "temperature")
+SPEECH = ("system_prompt", "chat_template_kwargs", "parse_special_tokens")  # goes with a template
+OF_THE_RUN = ("chat_template", *SPEECH, "verifier", "max_completion_length", "temperature")
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,21 @@ def layout_of(config: EvalConfig, target: Target) -> str | Layout:
     """The template to speak to the model in: what was asked for, else what trained it, else the tokenizer's own."""
     if "chat_template" in config.model_fields_set or target.trained is None:
         return config.chat_template
-    return Layout(**{name: target.trained[name] for name in ("name", "jinja", "form")})
+    return recorded_layout(target.trained)
 
 
 def with_run(config: EvalConfig, target: Target) -> EvalConfig:
     """The configuration with a run's own answers where nothing was given; DamageError for answers of another kind."""
-    if target.run is None:
+    if target.run is None and target.trained is None:
         return config
-    filled: dict[str, Any] = {name: target.run.get(name) for name in OF_THE_RUN}
+    run, given = target.run or {}, config.model_fields_set
+    filled: dict[str, Any] = {name: run.get(name) for name in OF_THE_RUN}
     if target.trained is not None:
         filled.pop("chat_template")  # a path may be gone; the text is with the checkpoint
-    filled["stop_strings"] = target.run.get("stop_strings") or ()
-    given = config.model_fields_set
+        filled |= {name: target.trained.get(name) for name in SPEECH}
+    if "chat_template" in given:  # the variables are those of another template
+        filled.pop("chat_template_kwargs")
+    filled["stop_strings"] = run.get("stop_strings") or ()
     filled = {name: value for name, value in filled.items() if name not in given and value is not None}
     try:
         checked = EvalConfig(model=config.model, **filled)

@@ -230,11 +230,15 @@ def test_what_cannot_be_exported_is_one_sentence(
 @pytest.mark.parametrize(
     ("method", "options", "sentence"),
     [
-        ("sft", {"use_peft": True, "lora_target_modules": "q_proj,qq"}, "no linear layer below the head is called qq"),
+        (
+            "sft",
+            {"use_peft": True, "lora_target_modules": "q_proj,qq"},
+            "no layer that can have an adapter is called qq",
+        ),
         (
             "sft",
             {"use_peft": True, "lora_target_modules": "lm_head"},
-            "the head is called lm_head .there: down_proj",
+            "an adapter is called lm_head .there: down_proj",
         ),
         ("reward_model", {"use_peft": True}, "trains a whole model with a head of its own"),
         ("sft", {"lora_r": 8}, "lora_r is an option of adapters: add use_peft"),

@@ -198,9 +198,12 @@ def test_a_thought_is_not_written_twice() -> None:
     assert renderer.decode(rendered.ids[: rendered.step_ends[0]]) == THOUGHT
 
 
-def test_words_that_a_template_would_rewrite_stand_as_they_are() -> None:
-    rendered = Renderer(tiny_tokenizer("qwen3")).response(CLIPS, ["<think> 24 ", "</think>#### 72"])
-    assert rendered.text == "<think> 24 </think>#### 72"
+def test_white_space_that_a_template_writes_within_the_answer() -> None:
+    renderer = Renderer(tiny_tokenizer("qwen3"))
+    rendered = renderer.response(CLIPS, ["<think> 24 ", "</think>#### 72"])
+    assert rendered.text == "<think>\n 24 \n</think>\n\n#### 72" and rendered.as_written
+    assert renderer.decode(rendered.ids[: rendered.step_ends[0]]) == "<think>\n 24"
+    assert rendered.step_ends[1] == len(rendered.ids) - 1
 
 
 def test_a_prompt_that_opens_the_thought() -> None:

@@ -102,7 +102,7 @@ def base_of(place: str) -> str | None:
 def peft_library() -> Any:
     """The library PEFT, imported now; ConfigError, which says how to get it, where it is not installed."""
     try:
-        import peft  # a second that only adapters should cost, and an extra of the installation
+        import peft.utils.transformers_weight_conversion  # a second that only adapters should cost, and an extra
     except ImportError:
         raise ConfigError("adapters: install the library peft, pip install 'obverse[peft]'") from None
     return peft

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, BitsAndBytesConfig
-from transformers.pytorch_utils import Conv1D
 
 from obverse.adapters import CONFIG, WEIGHTS, Origin, peft_library
+from obverse.adapters.targets import PARTS, matrix_of, targets
 from obverse.config import TrainConfig
 from obverse.errors import CheckpointError, ConfigError
 from obverse.loading import load, pick_device
@@ -31,7 +31,6 @@ from obverse.seeds import seed_for
 from obverse.weights import check_vocabulary
 
 LEARNING = "default"  # PEFT's name of the adapter that learns; others are frozen
-ALL = "all-linear"
 
 # QLoRA (2305.14314, section 3): normal floats, constants quantized too, products in bfloat16.
 FOUR_BITS = {
@@ -189,12 +188,13 @@ def inject(model: Any, config: TrainConfig) -> Any:
 
     A is drawn from the run's seed, B is zero: the policy begins as the base.
     """
-    library = peft_library()
-    wanted = targets(model, config)
+    library, wanted = peft_library(), targets(model, config)
     made = library.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
-        target_modules=wanted,
+        target_modules=list(wanted.modules),
+        exclude_modules=list(wanted.excluded) or None,
+        target_parameters=list(wanted.parameters) or None,
         use_rslora=config.use_rslora,
         lora_dropout=0.0,
         bias="none",
@@ -203,27 +203,10 @@ def inject(model: Any, config: TrainConfig) -> Any:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on what it sets right by itself: how a Conv1D holds its matrix
         torch.manual_seed(seed_for(config.seed, "adapter"))
-        return library.get_peft_model(model, made, adapter_name=LEARNING)
-
-
-def targets(model: Any, config: TrainConfig) -> list[str]:
-    """The layers that get adapters, by the ends of their names; ConfigError for one that is not below the head."""
-    head = model.get_output_embeddings()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-    ]
-    ends = sorted({name.rpartition(".")[2] for name in linear})
-    wanted = config.lora_target_modules
-    if wanted in ((), (ALL,)):
-        return ends
-    for each in wanted:
-        if not any(f".{name}".endswith(f".{each}") for name in linear):
-            raise ConfigError(
-                f"--lora_target_modules: no linear layer below the head is called {each} (there: {', '.join(ends)})"
-            )
-    return sorted(wanted)
+        try:
+            return library.get_peft_model(model, made, adapter_name=LEARNING)
+        except ValueError as error:
+            raise ConfigError(f"--use_peft: {' '.join(str(error).split())}") from None
 
 
 def without(policy: Policy) -> Policy:
@@ -257,12 +240,12 @@ def merged(policy: Policy, part: Any = None) -> dict[str, Tensor]:
     if getattr(policy.model, "is_loaded_in_4bit", False):
         raise ConfigError("a base in 4 bits has no weights that adapters could be added to: leave --load_in_4bit out")
     found: dict[str, Tensor] = {}
-    sums = {id(layer.get_base_layer().weight): layer for layer in policy.adapter.layers}
+    sums = {id(matrix_of(layer)): layer for layer in policy.adapter.layers}
     for name, weight in (part or policy.model).state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
         layer = sums.get(id(weight))
-        plain = name.replace(".base_layer.", ".")
+        plain = PARTS.sub(".", name)
         found[plain] = weight.detach()
         if layer is not None:
             found[plain] = (weight + layer.get_delta_weight(policy.adapter.name)).to(weight.dtype)

@@ -42,6 +42,8 @@ TAKEN = (
     "seed",
     "chat_template",
     "system_prompt",
+    "chat_template_kwargs",
+    "parse_special_tokens",
     "max_completion_length",
     "temperature",
     "top_p",
@@ -190,9 +192,7 @@ def scene(config: SceneOptions, place: str, initial: str) -> Scene:
     policy, tokenizer = load_any(place, config.dtype, config.device, trains=True)
     first = policy if initial == place else load_any(initial, config.dtype, config.device, trains=True)[0]
     set_threads(config.threads, policy)
-    renderer = Renderer(
-        tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id
-    )
+    renderer = Renderer.of(tokenizer, config, policy.model.generation_config.eos_token_id)
     law = law_of(config, renderer.stop_ids)
     run = run_of(config.model) or {}
     graded = TrainConfig(method="none", reward_model=run.get("reward_model"), dtype=config.dtype, device=config.device)

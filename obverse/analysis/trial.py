@@ -243,9 +243,7 @@ def measure_tests(
         return
     policy, tokenizer = load_any(place, config.dtype, config.device)
     set_threads(config.threads, policy)
-    renderer = Renderer(
-        tokenizer, config.chat_template, config.system_prompt, policy.model.generation_config.eos_token_id
-    )
+    renderer = Renderer.of(tokenizer, config, policy.model.generation_config.eos_token_id)
     sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
     law = law_of(config, renderer.stop_ids)
     for test, path in missing.items():

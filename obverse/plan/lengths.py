@@ -33,8 +33,12 @@ def lengths(config: TrainConfig) -> tuple[Lengths, str]:
     texts = [
         _longest(problems, lambda each: each.demonstration_text, lambda each: len(renderer.demonstration(each).ids)),
         *(
-            _longest(problems, text, lambda each, text=text: len(renderer.response(each, (text(each),)).ids))  # type: ignore[misc]
-            for text in (lambda each: each.chosen or "", lambda each: each.rejected or "")
+            _longest(
+                problems,
+                lambda each, kind=kind: getattr(each, kind) or "",  # type: ignore[misc]
+                lambda each, kind=kind: len(renderer.response(each, (getattr(each, kind),), kind).ids),  # type: ignore[misc]
+            )
+            for kind in ("chosen", "rejected")
         ),
     ]
     prompt = min(longest, config.max_prompt_length or longest)
@@ -52,7 +56,7 @@ def _problems(config: TrainConfig) -> list[Problem]:
 
 def _renderer(config: TrainConfig) -> Renderer:
     tokenizer = AutoTokenizer.from_pretrained(locate(config.model), trust_remote_code=False, local_files_only=True)
-    return Renderer(tokenizer, config.chat_template, config.system_prompt)
+    return Renderer.of(tokenizer, config, None)
 
 
 def _longest(problems: Sequence[Problem], text: Callable[[Problem], str], count: Callable[[Problem], int]) -> int:

@@ -16,7 +16,7 @@ from obverse.loading import pick_device
 from obverse.plan import work as sizes
 from obverse.plan.ledger import Ledger
 from obverse.plan.phases import sampling, training
-from obverse.plan.shadow import Shadows, shadows
+from obverse.plan.shadow import Shadows, shadows, traits
 from obverse.plan.work import Lengths, Training, Writing
 from obverse.sampling import law_of
 from obverse.vocabulary import chunk_size
@@ -62,9 +62,9 @@ def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
     device = pick_device(config.device)
     kind = torch.device(device).type
     share = ranks if config.fsdp else 1
-    ledger = Ledger()
+    known, ledger = traits(config, course), Ledger()
     with ledger.open():
-        nets = shadows(config, course, kind, shared_out=share > 1)
+        nets = shadows(config, course, kind, share > 1, known)
         micros = [sizes.training(config, each, lengths, kind, nets.policy.shares, ranks) for each in course.methods]
         needs = [training(ledger, nets, *pair) for pair in zip(course.methods, micros, strict=True)]
         most = max(range(len(needs)), key=needs.__getitem__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from obverse.config import TrainConfig
 from obverse.course import Course
 from obverse.loading import local_config, weights_dtype
-from obverse.model import Policy, as_policy, traits_of, with_checkpoints
+from obverse.model import Policy, Traits, as_policy, traits_of, with_checkpoints
 from obverse.requirements import samples_initial
 from obverse.vocabulary import Gradients, Workspace, keeps_own_gradient
 
@@ -34,20 +33,35 @@ class Shadows:
     kept_wide: bool = False
 
 
-def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool) -> Shadows:
-    """The networks of a run, inside an open ledger. ConfigError where a model's configuration is not at hand."""
+def traits(config: TrainConfig, course: Course) -> dict[str, Traits]:
+    """Those of the policies that `shadows` makes, by name; tried outside a ledger, for a shadow has no numbers."""
+    if not all(method.trains_policy for method in course.methods):
+        return {}
+    found = {}
+    for name in (config.model, config.anchor_model):
+        if name is not None:
+            with torch.device("meta"):
+                outline = AutoModelForCausalLM.from_config(local_config(name, config.positions))
+            found[name] = traits_of(outline.eval())
+    return found
+
+
+def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool, known: Mapping[str, Traits]) -> Shadows:
+    """The networks of a run, inside an open ledger; `known` is what `traits` gave.
+
+    ConfigError where a model's configuration is not at hand.
+    """
     if not all(method.trains_policy for method in course.methods):
         return Shadows(Policy(_scalar(config.model, weights_dtype(config.dtype, device), config.positions), head=None))
     dtype = weights_dtype(config.dtype, device, trains=not config.use_peft)
     is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu" and not config.use_peft)
     is_cast = is_mixed and shared_out  # layers are gathered in bfloat16, in place of a cast for every product
     dtype, is_mixed = (torch.bfloat16, False) if is_cast else (dtype, is_mixed)
-    policy = _policy(local_config(config.model, config.positions), dtype, is_mixed)
+    policy = _policy(config.model, config, dtype, is_mixed, known)
     anchor = critic = scorer = None
     reads_initial = any(method.needs("anchor") or samples_initial(method) for method in course.methods)
     if reads_initial and (config.anchor_model is not None or not config.use_peft):
-        initial = local_config(config.anchor_model or config.model, config.positions)
-        anchor = _policy(initial, dtype, is_mixed)
+        anchor = _policy(config.anchor_model or config.model, config, dtype, is_mixed, known)
         anchor.model.requires_grad_(False)
     if any(method.critic is not None for method in course.methods):
         critic = _scalar(config.model, _scalar_dtype(config.dtype), config.positions)
@@ -62,14 +76,10 @@ def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool) 
     return Shadows(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
 
 
-def _policy(config: Any, dtype: torch.dtype, mixed: bool) -> Policy:
-    """What `as_policy` makes of a model; tried on one with a layer of each kind, which behaves as the whole."""
-    short, kinds = deepcopy(config), list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
-    short.num_hidden_layers = len(kinds) or 1
-    if kinds:
-        short.layer_types = kinds
-    traits = traits_of(AutoModelForCausalLM.from_config(short, dtype=dtype).eval())
-    return as_policy(AutoModelForCausalLM.from_config(config, dtype=dtype), mixed, traits)
+def _policy(name: str, config: TrainConfig, dtype: torch.dtype, mixed: bool, known: Mapping[str, Traits]) -> Policy:
+    """What `as_policy` makes of a model."""
+    model = AutoModelForCausalLM.from_config(local_config(name, config.positions), dtype=dtype)
+    return as_policy(model, mixed, known[name])
 
 
 def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -80,9 +81,10 @@ def refusal(config: TrainConfig, long: Lengths, made: Plan, there: int) -> str:
     """Why a rank's work cannot fit `there` bytes, and the option that helps most."""
     phase = "training" if made.training >= made.sampling else "sampling"
     told = f"{phase} needs {size(made.peak)} beside Python and its libraries"
-    tried = [
-        (words, plan(config.model_copy(update=change), long, made.ranks)) for words, change in changes(config, made)
-    ]
+    tried = []
+    for words, change in changes(config, made):
+        with suppress(ConfigError):  # not every model can be trained so
+            tried.append((words, plan(config.model_copy(update=change), long, made.ranks)))
     if not tried:
         return f"{told}: take a smaller model or a larger machine"
     words, best = min(tried, key=lambda pair: pair[1].peak)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from obverse.errors import ConfigError
 
@@ -123,10 +123,9 @@ class Slots(Cache):
 
 def num_layers(model: Any) -> int:
     """Layers of a model's cache; ConfigError for a model whose layers keep anything but keys and values."""
-    config = model.config.get_text_config()
+    config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
-    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-    if not plain or "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
         raise ConfigError(
             f"models of type {config.model_type!r} cannot be sampled here: some layers keep more than keys and values"
         )

@@ -22,7 +22,7 @@ from obverse.errors import ConfigError
 from obverse.model import Policy
 from obverse.records import Problem
 from obverse.requirements import wants
-from obverse.sampling import Sampler, law_of
+from obverse.sampling import Completion, Law, Order, Sampler, law_of
 from obverse.sampling.ahead import Ahead
 from obverse.sampling.client import Client
 from obverse.sampling.deliver import Delivery
@@ -91,9 +91,26 @@ def write_head(model: Any, state: Mapping[str, torch.Tensor], folder: Path) -> N
         index.write_text(json.dumps(found))
 
 
+class NoSampler:
+    """The sampler of a run that samples nothing."""
+
+    def follow(self, step: int) -> None:
+        pass
+
+    def sample(
+        self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        raise RuntimeError("this run was prepared as one that samples nothing")
+
+
+def draws(course: Course) -> bool:
+    """Whether one of the methods trains on samples that are drawn while it runs."""
+    return any(wants(method, kind) for method in course.methods for kind in ("rollouts", "greedy"))
+
+
 def check_engine(config: TrainConfig, course: Course) -> None:
     """Raise ConfigError for a sampler that the other options or the method do not go with."""
-    own = any(wants(method, kind) for method in course.methods for kind in ("rollouts", "greedy"))
+    own = draws(course)
     if config.async_sampling and len(course.methods) > 1:
         raise ConfigError("--async_sampling: what the next step samples is not known in a course of several methods")
     if config.async_sampling and any(method.max_rounds > 1 for method in course.methods):
@@ -118,6 +135,7 @@ def check_engine(config: TrainConfig, course: Course) -> None:
 
 def make_sampler(
     config: TrainConfig,
+    course: Course,
     policy: Policy,
     problems: Sequence[Problem],
     renderer: Renderer,
@@ -129,11 +147,16 @@ def make_sampler(
     """The sampler that the options name; a server has been asked what it is.
 
     `note` takes a line for the user; `check` is called while somebody waits, and may raise.
-    Raises ConfigError for a server that does not fit the run, EngineError for none.
+    Raises ConfigError for a server that does not fit the run and for a model that cannot be sampled, EngineError for no
+    server.
     """
-    sampler: Sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed, policy.scope)
+    if not draws(course) and config.eval_dataset is None:
+        return NoSampler()
+    sampler: Sampler
     if config.sampler == "vllm":
         sampler = served(config, policy, problems, renderer, folder, team, note, check)
+    else:
+        sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed, policy.scope)
     if config.async_sampling:
         return Ahead(sampler, threaded=config.sampler == "vllm", check=check)
     return sampler

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from obverse.conformance import check_sampling, longest_sampled
 from obverse.errors import ConfigError
 from obverse.positions import num_positions, reads
 from obverse.records import Finish
-from obverse.sampling.cache import Slots, blank, num_layers
-from obverse.sampling.law import draw, uniforms
+from obverse.sampling.cache import num_layers
 from obverse.sampling.protocol import Completion, Law, Order
-from obverse.sampling.stops import Stops
-
-# Filling a hole copies one row: it pays once this share of the rows is holes.
-HOLE_SHARE = 0.1
-# Prompts are computed together, once this share of the places is free.
-FREE_SHARE = 0.1
-
-
-@dataclass(eq=False)
-class Member:
-    """A completion being written. `row` is where the model reads its history, `place` where its luck stands."""
-
-    order: int
-    number: int  # among the order's completions
-    seed: int
-    row: int = 0
-    place: int = 0
-    ids: list[int] = field(default_factory=list)
-    behavior: list[float] = field(default_factory=list)
-    stopped: bool = False
+from obverse.sampling.rows import write
 
 
 class HFSampler:
@@ -46,7 +23,7 @@ class HFSampler:
 
     `max_rows` bounds the completions decoded at once; memory grows with rows x length. `decode` makes text of ids, for
     stop strings; `mixed` computes products in bfloat16; `scope` gives the model its adapter (`Policy.scope`). Raises
-    ConfigError for a model whose cache is not made of keys and values alone.
+    ConfigError for a model that it would sample otherwise than plain forwards do (`obverse.conformance`).
     """
 
     def __init__(
@@ -63,6 +40,8 @@ class HFSampler:
         self.max_rows = max_rows
         self.decode = decode
         self.num_layers = num_layers(model)
+        check_sampling(model)
+        self.longest = longest_sampled(model.config)
         self.step = 0
         self._num_positions: int | None = None
 
@@ -70,11 +49,26 @@ class HFSampler:
         """See Sampler.follow. The policy is read where it stands: only the completions' label changes."""
         self.step = step
 
+    def check_length(self, length: int) -> None:
+        """ConfigError where rows of `length` tokens, prompt and completion, cannot be sampled as plain forwards would.
+
+        With LongRoPE and dynamic RoPE every position's frequencies follow from the length of the whole row: those of
+        keys in a cache are wrong once the row grows longer than the model's original positions.
+        """
+        if self.longest is not None and length > self.longest:
+            raise ConfigError(
+                f"a prompt and its completion may have {length} tokens together, and beyond {self.longest} the model's "
+                f"rotary frequencies change for the whole row, which a cache cannot follow: ask for at most "
+                f"{self.longest} (--max_completion_length, --max_prompt_length)"
+            )
+
     @torch.inference_mode()
     def sample(
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
-        """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite."""
+        """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite, ConfigError for rows
+        that could grow too long (`check_length`)."""
+        self.check_length(max((len(order.prompt_ids) for order in orders), default=0) + law.max_tokens)
         with self.scope(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
             self._refuse_too_long(orders, law)
             return self._sample(orders, law, progress)
@@ -94,24 +88,7 @@ class HFSampler:
     def _sample(
         self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None
     ) -> list[list[Completion]]:
-        members = [Member(index, n, seed) for index, order in enumerate(orders) for n, seed in enumerate(order.seeds)]
-        # prompts of like length together: little padding
-        waiting = deque(sorted(members, key=lambda each: (len(orders[each.order].prompt_ids), each.order)))
-        table = _Table(self, law)
-        caps, num_tokens, started = Stops(law, self.decode), 0, time.monotonic()
-        while waiting or table.alive:
-            if len(table.alive) <= (1 - FREE_SHARE) * self.max_rows:
-                table.seat(
-                    [waiting.popleft() for _ in range(min(self.max_rows - len(table.alive), len(waiting)))], orders
-                )
-            num_tokens += len(table.alive)
-            table.draw(caps)
-            if progress:
-                progress(len(members) - len(waiting) - len(table.alive))
-            if caps.spent(num_tokens, time.monotonic() - started):
-                break
-            if table.alive:
-                table.advance()
+        members = write(self.model, self.num_layers, self.max_rows, orders, law, self.decode, progress)
         results: list[list[Completion]] = [[] for _ in orders]
         for each in members:
             finish: Finish = "stop" if each.stopped else "length"
@@ -119,118 +96,3 @@ class HFSampler:
         if progress:
             progress(len(members))
         return results
-
-
-class _Table:
-    """The completions being written, the rows of the cache they read, and the logits that follow each row."""
-
-    def __init__(self, sampler: HFSampler, law: Law) -> None:
-        self.model, self.num_layers, self.law = sampler.model, sampler.num_layers, law
-        self.cache = Slots(sampler.num_layers)
-        self.alive: list[Member] = []
-        self.logits: Tensor | None = None  # [rows, V]
-        self.luck = torch.zeros(sampler.max_rows, law.max_tokens, dtype=torch.float64)
-
-    def seat(self, arrived: list[Member], orders: Sequence[Order]) -> None:
-        """Compute the prompts of those who arrive, one row each, and let them draw next."""
-        if not arrived:
-            return
-        taken = {each.place for each in self.alive}
-        free = [place for place in range(len(self.luck)) if place not in taken][: len(arrived)]
-        self.luck[free] = uniforms([each.seed for each in arrived], self.law.max_tokens, self.luck.device)
-        first = len(self.cache.lengths)
-        rows: dict[int, int] = {}  # order -> its row among the new ones
-        for each, place in zip(arrived, free, strict=True):
-            each.place, each.row = place, first + rows.setdefault(each.order, len(rows))
-        prompts = [orders[index].prompt_ids for index in rows]
-        logits = self._prefill(prompts)
-        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
-        self.alive += arrived
-
-    def draw(self, stops: Stops) -> None:
-        """One more token for every completion; those that end with it leave."""
-        assert self.logits is not None
-        luck = self.luck[[each.place for each in self.alive], [len(each.ids) for each in self.alive]]
-        rows = torch.tensor([each.row for each in self.alive], device=self.logits.device)
-        chosen, logp = draw(self.logits, self.law, luck.to(self.logits.device), rows)
-        for each, token, score in zip(self.alive, chosen.tolist(), logp.tolist(), strict=True):
-            each.ids.append(token)
-            each.behavior.append(score)
-            each.stopped = stops.stop(each.ids)
-        self.alive = [each for each in self.alive if not each.stopped and len(each.ids) < self.law.max_tokens]
-        if not self.alive:
-            self.cache, self.logits = Slots(self.num_layers), None
-
-    def advance(self) -> None:
-        """Give every distinct history a row, and read the tokens just drawn."""
-        tokens = self._settle()
-        mask, places = self.cache.ready()
-        device = self.model.device
-        self.logits = self.model(
-            input_ids=torch.tensor(tokens, device=device)[:, None],
-            attention_mask=None if mask is None else mask.to(device),
-            position_ids=places.to(device),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
-        self.cache.grow()
-
-    def _settle(self) -> list[int]:
-        """Move completions to rows, one per history, and return each row's new token.
-
-        The first to go on from a row keeps it; who drew another token takes a copy of it, to a hole where there is one.
-        """
-        homes: dict[tuple[int, int], int] = {}
-        kept: dict[int, int] = {}  # row -> its new token
-        for each in self.alive:
-            if kept.setdefault(each.row, each.ids[-1]) == each.ids[-1]:
-                homes[each.row, each.ids[-1]] = each.row
-        num_rows = len(self.cache.lengths)
-        holes = deque(row for row in range(num_rows) if row not in kept)
-        sources: list[int] = []
-        targets: list[int] = []
-
-        def copy(source: int, target: int) -> int:
-            sources.append(source)
-            targets.append(target)
-            return target
-
-        for each in self.alive:
-            key = (each.row, each.ids[-1])
-            if key not in homes:
-                homes[key] = copy(each.row, holes.popleft() if holes else num_rows)
-                kept[homes[key]] = key[1]
-                num_rows = max(num_rows, homes[key] + 1)
-            each.row = homes[key]
-        if len(holes) >= HOLE_SHARE * num_rows:
-            moved: dict[int, int] = {}
-            while holes:
-                num_rows -= 1
-                if holes[-1] == num_rows:
-                    holes.pop()
-                else:
-                    moved[num_rows] = copy(num_rows, holes.popleft())
-                    kept[moved[num_rows]] = kept[num_rows]
-            for each in self.alive:
-                each.row = moved.get(each.row, each.row)
-        for hole in holes:
-            self.cache.lengths[hole] = 1
-        self.cache.move(sources, targets, num_rows)
-        return [kept.get(row, 0) for row in range(num_rows)]
-
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """The last logits [P, V] of new rows that hold these prompts."""
-        width, device = max(map(len, prompts)), self.model.device
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        filled = blank(self.num_layers)
-        logits = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(device),
-            past_key_values=filled,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        self.cache.take(filled, [len(prompt) for prompt in prompts])
-        return logits

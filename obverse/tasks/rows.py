@@ -8,9 +8,11 @@ The keys of a row decide its layout, null counting as absent: the first of these
     conversational  messages                          the last one is the demonstration
     own             prompt                            TRL's prompt-completion rows too
     gsm8k           question, answer                  the answer ends in `#### 72`
+    problem         problem, with an answer or a solution; with both the solution is the demonstration
 
 The answer may be called by any one of ANSWERS, the demonstration by any one of DEMONSTRATIONS, `id` and `verifier` may
-stand in every layout, and what is left is kept as `meta`. A row that cannot be used comes back as a list of flaws.
+stand in every layout, `tools` and `chat_template_kwargs` are for the chat template, and what is left is kept as `meta`.
+A row that cannot be used comes back as a list of flaws.
 """
 
 from __future__ import annotations
@@ -18,18 +20,34 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import isfinite
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from obverse import verifiers
 from obverse.records import Problem
-from obverse.tasks.messages import UnusableError, as_prompt, as_response, as_steps, kind, split_last
+from obverse.tasks.messages import (
+    UnusableError,
+    as_answer,
+    as_object,
+    as_objects,
+    as_prompt,
+    as_response,
+    as_steps,
+    kind,
+    split_last,
+)
+from obverse.verifiers.extract import last_box
 
 ANSWERS = ("answer", "solution", "ground_truth")
 DEMONSTRATIONS = ("demonstration", "completion", "target", "hint")
+FOR_TEMPLATES = ("tools", "chat_template_kwargs")  # reward functions find them in meta as well
 DEFAULT_VERIFIER = "math"
 VERIFIER_BY_SOURCE = {"countdown": "countdown", "kk_logic": "knights"}  # by verl's data_source
 MAX_DEPTH = 32  # lists and objects in each other
+
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+GIVEN_ELSEWHERE = ("messages", "tools", "documents", "add_generation_prompt")  # no names in chat_template_kwargs
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -74,6 +92,7 @@ def read_row(row: object, place: Place, verifier: str | None = None) -> Problem 
         if keys <= row.keys():
             reading = Reading(row, place, verifier)
             read(reading)
+            reading.set_template()
             return reading.problem()
     return [Flaw(place, "row", _no_layout(row))]
 
@@ -88,6 +107,7 @@ class Reading:
         self.default_verifier = DEFAULT_VERIFIER
         self.taken: set[str] = {"id", "verifier"}
         self.fields: dict[str, Any] = {}
+        self.template: dict[str, Any] = {}  # what the chat template is given beside the prompt
         self.answer_key = ANSWERS[0]
         self.flaws: list[Flaw] = []
 
@@ -122,7 +142,34 @@ class Reading:
     def set_demonstration(self) -> None:
         """Take the demonstration from whichever key holds it, if any does."""
         if key := self.one_of(DEMONSTRATIONS):
-            self.fields["demonstration"] = self.take(key, as_steps)
+            self.take_answer(key, "demonstration")
+
+    def take_answer(self, key: str, field: str) -> None:
+        """Take what the assistant said from a key; with it what its message has beside a text."""
+        is_text = field != "demonstration" and not isinstance(self.row[key], list)
+        found = self.take(key, lambda value: ((as_response(value),), {}) if is_text else as_answer(value))
+        if found is not None:
+            steps, beside = found
+            self.fields[field] = steps if field == "demonstration" else "".join(steps)
+            self.template |= {field: beside} if beside else {}
+
+    def set_template(self) -> None:
+        """Take what the chat template is given; refuse what no model would see, and answers that are marked as bad."""
+        for key in MEDIA:
+            if self.row.get(key):
+                self.flaw(key, "texts are all that is read; take the column out")
+        if self.row.get("tools"):
+            self.template["tools"] = self.take("tools", as_objects)
+        if self.row.get("chat_template_kwargs"):
+            variables = self.take("chat_template_kwargs", as_object) or {}
+            if taken := [name for name in GIVEN_ELSEWHERE if name in variables]:
+                self.flaw("chat_template_kwargs", f"{taken[0]} has a place of its own")
+            self.template["chat_template_kwargs"] = variables
+        self.template = {key: value for key, value in self.template.items() if value}
+        label = self.row.get("label")
+        is_bad = label is False or ("completion" in self.row and str(label).strip().lower() in ("false", "0", "0.0"))
+        if is_bad and "demonstration" in self.fields:
+            self.flaw("label", "false: what is marked as bad is no demonstration; take the row or its completion out")
 
     def problem(self) -> Problem | list[Flaw]:
         """Return the problem if nothing was wrong with the row, else its flaws."""
@@ -130,8 +177,9 @@ class Reading:
         needs_none = name is not None and all(map(_is_code, self._names(name)))
         if not self.flaws and not self.fields.keys() & {"answer", "demonstration", "chosen"} and not needs_none:
             self.flaw("row", f"nothing to check or to learn from beside the prompt; its keys are {_listed(self.row)}")
-        meta = {key: value for key, value in self.row.items() if key not in self.taken}
-        problem = Problem(**{"id": self._id(), "prompt": "", "verifier": name, "meta": meta, **self.fields})
+        meta = {key: value for key, value in self.row.items() if key not in self.taken or key in FOR_TEMPLATES}
+        fields = {"id": self._id(), "prompt": "", "verifier": name, "meta": meta, "template": self.template}
+        problem = Problem(**{**fields, **self.fields})
         for each in self._names(name) if "answer" in self.fields else ():
             if each in verifiers.NAMES and (reason := verifiers.objection(each, problem)):
                 self.flaw(self.answer_key, reason)
@@ -211,9 +259,13 @@ def _ground_truth(reading: Reading) -> None:
 def _conversational(reading: Reading) -> None:
     found = reading.take("messages", split_last)
     if found:
-        reading.fields["prompt"], demonstration = found
+        reading.fields["prompt"], demonstration, beside = found
         reading.fields["demonstration"] = (demonstration,)
-    reading.set_answer()
+        reading.template |= {"demonstration": beside} if beside else {}
+    if "problem" not in reading.row:
+        reading.set_answer()
+    elif "answer" in reading.row:  # its solution is a text, as in the layout `problem`
+        reading.fields["answer"] = reading.take("answer", lambda value: value)
     for key in DEMONSTRATIONS:
         if key in reading.row:
             reading.flaw(key, "the last message is the demonstration already; keep one of them")
@@ -230,7 +282,7 @@ def _preference(reading: Reading) -> None:
         else:
             reading.flaw("prompt", "missing, and chosen and rejected share no messages")
         for key in ("chosen", "rejected"):
-            reading.fields[key] = reading.take(key, as_response)
+            reading.take_answer(key, key)
     reading.set_answer()
     reading.set_demonstration()
 
@@ -240,8 +292,9 @@ def _after_shared_messages(reading: Reading) -> None:
     chosen, rejected = reading.take("chosen", split_last), reading.take("rejected", split_last)
     if chosen is None or rejected is None:
         return
-    prompt, reading.fields["chosen"] = chosen
-    other, reading.fields["rejected"] = rejected
+    prompt, reading.fields["chosen"], better = chosen
+    other, reading.fields["rejected"], worse = rejected
+    reading.template |= {key: beside for key, beside in (("chosen", better), ("rejected", worse)) if beside}
     if other != prompt:
         reading.flaw("rejected", "differs from chosen before the last message")
     if "prompt" in reading.row:
@@ -249,6 +302,25 @@ def _after_shared_messages(reading: Reading) -> None:
         if given is not None and given not in (prompt, prompt[-1]["content"]):
             reading.flaw("prompt", "differs from the messages that chosen and rejected share")
     reading.fields["prompt"] = prompt
+
+
+def _problem(reading: Reading) -> None:
+    """Competition rows: `answer` is the final one, `solution` the way to it; alone it ends in the answer in a box."""
+    reading.fields["prompt"] = reading.take("problem", as_prompt)
+    if "solution" not in reading.row:
+        reading.fields["answer"] = reading.take("answer", lambda value: value)
+        reading.set_demonstration()
+        return
+    for key in DEMONSTRATIONS:
+        if key in reading.row:
+            reading.flaw(key, "the solution is the demonstration already; keep one of them")
+    solution = reading.take("solution", as_response)
+    if solution is not None:
+        reading.fields["demonstration"] = (solution,)
+    if "answer" in reading.row:
+        reading.fields["answer"] = reading.take("answer", lambda value: value)
+    elif solution is not None and (boxed := last_box(solution)) is not None:
+        reading.answer_key, reading.fields["answer"] = "solution", boxed
 
 
 def _gsm8k(reading: Reading) -> None:
@@ -269,6 +341,8 @@ LAYOUTS: dict[str, tuple[frozenset[str], Callable[[Reading], None]]] = {
     "conversational": (frozenset({"messages"}), _conversational),
     "own": (frozenset({"prompt"}), _own),
     "gsm8k": (frozenset({"question", "answer"}), _gsm8k),
+    "problem": (frozenset({"problem", "answer"}), _problem),
+    "solution": (frozenset({"problem", "solution"}), _problem),
 }
 
 
@@ -293,6 +367,8 @@ def _unusable(value: Any, depth: int = 0) -> str | None:
         if "\0" in value:
             return "holds a NUL character"
         return "holds a lone surrogate" if not value.isascii() and _SURROGATE.search(value) else None
+    if isinstance(value, float) and not isfinite(value):
+        return "holds a number that is not finite"
     if not isinstance(value, list | dict):
         return None
     if depth == MAX_DEPTH:

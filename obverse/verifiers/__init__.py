@@ -15,7 +15,7 @@ from obverse.verifiers import choice, countdown, exact, knights, math, numeric, 
 from obverse.verifiers.algebra_questions import TOO_HARD, WORKER
 from obverse.verifiers.extract import final_answer
 from obverse.verifiers.mix import combined, split, weighted
-from obverse.verifiers.user import NOT_APPLICABLE, SECONDS, Verifier, code_of, from_file, parted
+from obverse.verifiers.user import NOT_APPLICABLE, SECONDS, Verifier, from_file
 
 _MODULES = {
     "math": math,
@@ -40,7 +40,6 @@ __all__ = [
     "SECONDS",
     "Verifier",
     "answer_of",
-    "identity",
     "judge",
     "judge_all",
     "nearest",
@@ -71,20 +70,6 @@ def verifier(spec: str, seconds: float = SECONDS) -> Verifier:
         return _single(parts[0][0], seconds)
     each, weights = [_single(name, seconds) for name, _ in parts], [weight for _, weight in parts]
     return lambda problem, text: combined([verify(problem, text) for verify in each], weights)
-
-
-def identity(spec: str) -> str:
-    """Return what names the verifiers of a text by their content: a user's function with the sha256 of its code.
-
-    Equal code at other places has the same identity. Errors: ConfigError for a file that cannot be read.
-
-    Example:
-        identity("math,my.py:style*0.2") == "math*1.0,style@41ae...*0.2"
-    """
-    return ",".join(
-        f"{parted(name)[1]}@{code_of(name).sha256}*{weight!r}" if ".py" in name else f"{name}*{weight!r}"
-        for name, weight in split(spec)
-    )
 
 
 def judge(problem: Problem, text: str, seconds: float = SECONDS) -> Verdict | None:

@@ -29,6 +29,7 @@ MAY_NAME = {
         for module in (
             "analysis.scene",
             "config",
+            "inputs",
             "loading",
             "networks",
             "reach",

@@ -16,7 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from obverse.cli import main
 from obverse.config import TrainConfig
 from obverse.methods import find
-from obverse.model import as_policy, logprobs
+from obverse.model import as_policy, logprobs, traits_of
 from obverse.plan import machine, table, work
 from obverse.plan.ledger import Ledger
 from obverse.plan.memory import plan
@@ -113,11 +113,11 @@ def test_ranks_share_out_what_fsdp_shares_out(folder: str) -> None:
 
 
 def test_the_head_of_shadows_has_the_buffers_of_the_real_one() -> None:
-    peaks = []
+    peaks, known = [], traits_of(Qwen2ForCausalLM(SMALL))
     for quick in (False, True):
         ledger = Ledger()
         with ledger.open():
-            policy = as_policy(Qwen2ForCausalLM(SMALL))
+            policy = as_policy(Qwen2ForCausalLM(SMALL), traits=known)
             policy = _with_quick_head(policy) if quick else policy
             before = ledger.mark()
             logprobs(policy, micro_batch(2, 30, 30))[0].sum().backward()

@@ -135,7 +135,7 @@ def test_a_verifier_from_outside_replaces_the_row_s_own():
 
 
 def test_layouts_are_chosen_by_their_keys_in_the_stated_order():
-    assert list(LAYOUTS) == ["uft", "verl", "preference", "conversational", "own", "gsm8k"]
+    assert list(LAYOUTS) == ["uft", "verl", "preference", "conversational", "own", "gsm8k", "problem", "solution"]
     assert read({"prompt": "p", "question": "q", "answer": "4"}).prompt == "p"  # own, not gsm8k
     assert read({**VERL, "messages": [*ASK, FIVE]}).answer == "4"  # verl, not conversational
     assert read({**VERL, "answer": "4"}).demonstration == ()  # verl, not uft: no hint
@@ -155,8 +155,8 @@ BAD_ROWS = [
     (None, ["row: not an object but null"]),
     ({}, ["row: no keys"]),
     (
-        {"problem": "2+2=", "answer": "4"},
-        ["row: the keys answer, problem fit no layout; the nearest, gsm8k, lacks question"],
+        {"problem": "2+2=", "text": "4"},
+        ["row: the keys problem, text fit no layout; the nearest, problem, lacks answer"],
     ),
     (
         {"question": "2+2=", "target": 4, "nums": [2, 2]},

@@ -1,0 +1,365 @@
+"""Whether obverse's ways to compute a model give what one plain forward of a single row gives; tried, not believed.
+
+Training reads padded micro batches, scores with the head's matrix alone, embeds by a table of its own and reads prompts
+from a cache; the sampler reads left-padded rows from another one. Each is compared, log-probs and gradients, with plain
+forwards on a small random copy of the architecture (`obverse.reduced`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.models.auto import modeling_auto
+
+from obverse.batch import Update, pack
+from obverse.errors import ConfigError
+from obverse.prompts import Reader
+from obverse.records import Sample, Source
+from obverse.reduced import architecture, quiet, reduced, rope_dicts
+from obverse.sampling.cache import num_layers
+from obverse.sampling.protocol import Law, Order
+from obverse.sampling.rows import write
+
+TOLERANCE = 1e-4  # nats, and of the largest gradient; rounding in float32 stays below a tenth of it
+# Prompt and response lengths of the rows that are tried: around the length at which a copy's rotary frequencies change,
+# and several windows long.
+LENGTHS = ((3, (2, 7)), (9, (3, 7, 8)), (21, (1, 12)))
+ENCODER_DECODERS = (
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What trying a model has shown. Lengths are those of a row, prompt and response together."""
+
+    has_head: bool = False  # its logits are its head's of its decoder's states
+    has_table: bool = False  # its decoder takes the embedding's rows in place of the ids
+    shares: bool = False  # prompts may be computed once for all their samples
+    pads: bool = True  # rows of unequal lengths may stand in one padded batch
+    switches: Sequence[int] = ()  # a row longer than this has other rotary frequencies in all its positions
+    limit: int | None = None  # longer rows have frequencies that depend on what was read before them
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The code that is tried, handed in by the module that has it."""
+
+    policy: Callable[[Any, Traits], Any]  # a model with these traits as an obverse.model.Policy
+    logprobs: Callable[..., tuple[Tensor, Tensor]]  # obverse.model.logprobs
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What some rows gave: log-probs of each row's response, and the gradients of a weighted sum of them all."""
+
+    logps: list[Tensor]
+    gradients: dict[str, Tensor]
+
+
+_traits: dict[tuple[type, str], Traits | str] = {}
+_sampled: dict[tuple[type, str], str | None] = {}
+
+
+def conforming(model: Any, ways: Ways) -> Traits:
+    """The traits of a model's architecture. ConfigError for one that cannot be trained as plain forwards compute it.
+
+    Tried once per architecture in a process, on the CPU: about a second. The weights are not read, so that they may be
+    meta tensors.
+    """
+    refuse_halves(model)
+    key = _key(model)
+    if key not in _traits:
+        try:
+            _traits[key] = _tried(model, ways)
+        except ConfigError as error:
+            _traits[key] = str(error)
+    known = _traits[key]
+    if isinstance(known, str):
+        raise ConfigError(known)
+    return known
+
+
+def refuse_halves(model: Any) -> None:
+    """ConfigError where the files are those of an encoder-decoder, of which a causal language model is one half."""
+    saved = set(getattr(model.config, "architectures", None) or ()) - {_name(model)}
+    both = {name for table in ENCODER_DECODERS for name in getattr(modeling_auto, table, {}).values()}
+    halved = saved & {each for name in both for each in ([name] if isinstance(name, str) else name)}
+    if halved:
+        raise ConfigError(
+            f"the files hold {min(halved)}, an encoder and a decoder: its decoder alone ({_name(model)}) is "
+            "another model, and obverse trains causal language models only"
+        )
+
+
+def check_sampling(model: Any) -> None:
+    """ConfigError for a model that the embedded sampler does not sample as plain forwards would; tried once each."""
+    layers, key = num_layers(model), _key(model)
+    if key not in _sampled:
+        _sampled[key] = _sampling_fault(model, layers)
+    fault = _sampled[key]
+    if fault is not None:
+        raise ConfigError(f"models of type {_kind(model)!r} cannot be sampled here: {fault}")
+
+
+def spans(config: Any) -> tuple[tuple[int, ...], int | None]:
+    """`Traits.switches` and `Traits.limit` of a configuration, from its rotary parameters."""
+    text = config.get_text_config(decoder=True)
+    switches: set[int] = set()
+    limit = None
+    for rope in rope_dicts(text):
+        kind = str(rope.get("rope_type", "default"))
+        if kind == "longrope":
+            switches.add(int(rope["original_max_position_embeddings"]))
+        elif "dynamic" in kind:
+            limit = int(text.max_position_embeddings)
+    return tuple(sorted(switches)), limit
+
+
+def longest_sampled(config: Any) -> int | None:
+    """Tokens up to which a row read from a cache is what a plain forward of it gives; None: any number."""
+    switches, limit = spans(config)
+    return min([*switches, *([] if limit is None else [limit])], default=None)
+
+
+def _kind(model: Any) -> str:
+    return str(model.config.get_text_config().model_type)
+
+
+def _name(model: Any) -> str:
+    return (architecture(model) or type(model)).__name__
+
+
+def _key(model: Any) -> tuple[type, str]:
+    return architecture(model) or type(
+        model
+    ), f"{model.config._attn_implementation} {model.config.to_json_string(use_diff=False)}"
+
+
+def _tried(model: Any, ways: Ways) -> Traits:
+    """Plain forwards first, then each way of obverse's, the slower one where the faster one differs."""
+    switches, limit = spans(model.config)
+    with quiet(), torch.enable_grad():
+        copy = reduced(model)
+        if copy is None:
+            return _untried(model, switches, limit)
+        _, end = spans(copy.config)
+        update = _rows(copy.config, end)
+        plain = _plain(copy, update)
+        _refuse_unless_causal(copy, update, plain)
+        short = spans(copy.config)[0]
+        traits = Traits(switches=short, limit=end)
+        differs: float = 0.0
+        for pads in (True, False):
+            for head in (True, False):
+                each = replace(traits, has_head=head, pads=pads)
+                differs = _difference(copy, each, update, plain, ways)
+                if differs <= TOLERANCE:
+                    break
+            if differs <= TOLERANCE:
+                traits = each
+                break
+        else:
+            raise ConfigError(
+                f"models of type {_kind(model)!r} cannot be trained here: in a batch, a token's log-prob or gradient "
+                f"differs by {differs:.1g} from that of a plain forward of its row"
+            )
+        for name in ("has_table", "shares"):
+            each = replace(traits, **{name: True})
+            if (
+                traits.has_head
+                and _may(copy, name, traits)
+                and _difference(copy, each, update, plain, ways) <= TOLERANCE
+            ):
+                traits = each
+    return replace(traits, switches=switches, limit=limit)
+
+
+def _untried(model: Any, switches: tuple[int, ...], limit: int | None) -> Traits:
+    raise ConfigError(
+        f"models of type {_kind(model)!r} cannot be trained here: no small copy of {_name(model)} can be made "
+        "from its configuration to try it on"
+    )
+
+
+def _may(copy: Any, name: str, traits: Traits) -> bool:
+    """Whether a trait is worth trying: its way would fail otherwise, or be right by chance."""
+    if name == "has_table":
+        table = copy.get_input_embeddings()
+        plain = type(table) is torch.nn.Embedding
+        return plain and table.max_norm is None and not table.scale_grad_by_freq and not table.sparse
+    if traits.switches or traits.limit or not traits.pads:
+        return False  # positions run on over the padding behind a response
+    layers = DynamicCache(config=copy.config.get_text_config(decoder=True)).layers
+    return all(type(layer) is DynamicLayer for layer in layers)  # others forget what a response would attend to
+
+
+def _rows(config: Any, end: int | None) -> Update:
+    """Ragged rows of random tokens, among them those that stand for padding and the ends of texts."""
+    text = config.get_text_config(decoder=True)
+    special = {
+        value
+        for part in {id(each): each for each in (config, text)}.values()
+        for name, value in vars(part).items()
+        if name.endswith(("token_id", "token_index")) and isinstance(value, int)
+    }
+    ends = [getattr(text, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")]
+    ends = [0, *(each for each in ends if isinstance(each, int) and 0 <= each < text.vocab_size)]
+    generator = torch.Generator().manual_seed(0)
+    ordinary = torch.tensor([each for each in range(text.vocab_size) if each not in special])
+
+    def draw(number: int) -> list[int]:
+        picked: list[int] = ordinary[torch.randint(len(ordinary), (number,), generator=generator)].tolist()
+        return picked
+
+    groups: list[list[Sample]] = []
+    for prompt_length, lengths in LENGTHS:
+        prompt = draw(prompt_length)
+        lengths = [each for each in lengths if end is None or prompt_length + each <= end]
+        responses = [draw(each) for each in lengths]
+        if responses and len(responses[-1]) > len(ends):
+            responses[-1][1 : 1 + len(ends)] = ends
+        groups.append(
+            [Sample("rollout", prompt, ids, [Source.ROLLOUT] * len(ids), [0.0] * len(ids), "") for ids in responses]
+        )
+    update = pack(groups, frozenset({Source.ROLLOUT}))
+    assert update is not None
+    return update
+
+
+def _logits(model: Any, row: Sequence[int]) -> Tensor:
+    """[L, V] of one unpadded row, in one forward without a cache."""
+    ids = torch.tensor([list(row)], device=model.device)
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
+    return logits
+
+
+def _plain(model: Any, update: Update) -> Reading:
+    """Each row by a forward of its own. ConfigError for a model that has none."""
+    logps, loss = [], torch.zeros(())
+    model.zero_grad(set_to_none=True)
+    try:
+        for number, row in enumerate(update.rows):
+            logits = _logits(model, row.prompt_ids + row.ids)[len(row.prompt_ids) - 1 : -1]
+            logp = logits.log_softmax(-1).gather(-1, torch.tensor(row.ids)[:, None])[:, 0]
+            loss = loss + (logp * _weights(number, len(row.ids))).sum()
+            logps.append(logp.detach())
+        loss.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # noqa: BLE001  a forward that wants more than tokens fails in whatever way it has
+        raise ConfigError(
+            f"models of type {_kind(model)!r} cannot be trained here: a forward of {_name(model)} over the "
+            f"tokens of one row, or its gradient, fails ({_reason(error)})"
+        ) from None
+    return Reading(logps, _taken(model))
+
+
+def _refuse_unless_causal(model: Any, update: Update, plain: Reading) -> None:
+    """ConfigError where two forwards of one row differ, or a token's log-prob depends on tokens behind it."""
+    worst = 0.0
+    with torch.no_grad():
+        for number in (0, len(update.rows) - 1):
+            row = update.rows[number]
+            ids = row.prompt_ids + row.ids
+            first, again = _logits(model, ids), _logits(model, ids)
+            unequal = float((first - again).abs().max())
+            if unequal > TOLERANCE:
+                raise ConfigError(
+                    f"models of type {_kind(model)!r} cannot be trained here: two forwards of the same row differ by "
+                    f"{unequal:.1g}"
+                )
+            for place in {len(ids) - 1, len(ids) // 2}:
+                other = [*ids[:place], *(ids[0] for _ in ids[place:])]
+                other[place] = ids[0] if ids[0] != ids[place] else ids[1]
+                later = (_logits(model, other)[:place].log_softmax(-1) - first[:place].log_softmax(-1)).abs()
+                worst = max(worst, float(later.max()) if place else 0.0)
+    if worst > TOLERANCE:
+        raise ConfigError(
+            f"models of type {_kind(model)!r} as configured here are not causal: another later token changes the "
+            f"log-probs before it by {worst:.1g} (an encoder, or a decoder without is_decoder=True)"
+        )
+
+
+def _difference(model: Any, traits: Traits, update: Update, plain: Reading, ways: Ways) -> float:
+    """The largest difference of obverse's reading from the plain one; infinite where it fails."""
+    try:
+        ours = _read(ways.policy(model, traits), update, traits.shares, ways)
+    except ConfigError:
+        raise
+    except Exception:  # noqa: BLE001  a way that the model's code does not allow fails in whatever way it has
+        return float("inf")
+    gaps = [float((a - b).abs().max()) for a, b in zip(ours.logps, plain.logps, strict=True)]
+    scale = max(float(each.abs().max()) for each in plain.gradients.values())
+    for name in plain.gradients.keys() | ours.gradients.keys():
+        pair = [each[name] for each in (plain.gradients, ours.gradients) if name in each]
+        gap = pair[0] - pair[1] if len(pair) == 2 else pair[0]
+        gaps.append(float(gap.abs().max()) / scale)
+    return max((each if each == each else float("inf")) for each in gaps)
+
+
+def _read(policy: Any, update: Update, shared: bool, ways: Ways) -> Reading:
+    """All rows in one micro batch, as a policy with these traits reads them."""
+    policy.model.zero_grad(set_to_none=True)
+    reader = Reader(policy.model, policy.table)
+    logps = [torch.zeros(len(row.ids)) for row in update.rows]
+    for micro in update.micros(10**6, shared=shared):
+        logp, _ = ways.logprobs(policy, micro, reader=reader)
+        loss = torch.zeros(())
+        for sample in set(micro.tokens.sample.tolist()):
+            own = micro.tokens.sample == sample
+            loss = loss + (logp[own] * _weights(sample, int(own.sum()))).sum()
+            logps[sample] = logp[own].detach()
+        loss.backward()  # type: ignore[no-untyped-call]
+    reader.finish()
+    return Reading(logps, _taken(policy.model))
+
+
+def _weights(sample: int, number: int) -> Tensor:
+    """What the log-probs of a sample count in the sum that is differentiated: another number for each token."""
+    return torch.cos(torch.arange(number) * 2.0 + sample * 7.0)
+
+
+def _taken(model: Any) -> dict[str, Tensor]:
+    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def _sampling_fault(model: Any, layers: int) -> str | None:
+    """Why completions of a small copy are not what plain forwards would draw; None where they are."""
+    with quiet(), torch.inference_mode():
+        copy = reduced(model)
+        if copy is None:
+            return f"no small copy of {_name(model)} can be made from its configuration to try it on"
+        end = longest_sampled(copy.config)
+        rows = _rows(copy.config, None).rows
+        prompts = {tuple(row.prompt_ids): None for row in rows}
+        if end is not None:
+            prompts = {prompt: None for prompt in prompts if len(prompt) < end - 2}
+        budget = 14 if end is None else end - max(map(len, prompts))
+        orders = [Order(prompt, range(10 * index, 10 * index + 3)) for index, prompt in enumerate(prompts)]
+        try:
+            members = write(copy, num_layers(copy), 4, orders, Law((), budget))
+        except Exception as error:  # noqa: BLE001  as above
+            return f"its forward does not read a padded cache of keys and values ({_reason(error)})"
+        worst = 0.0
+        for member in members:
+            prompt = orders[member.order].prompt_ids
+            logits = _logits(copy, [*prompt, *member.ids])[len(prompt) - 1 : -1]
+            logp = logits.log_softmax(-1).gather(-1, torch.tensor(member.ids)[:, None])[:, 0]
+            gap = float((logp - torch.tensor(member.behavior)).abs().max())
+            worst = max(worst, gap if gap == gap else float("inf"))
+    if worst > TOLERANCE:
+        return f"read from a padded cache, a token's log-prob differs by {worst:.1g} from that of a plain forward"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]:.120}" if lines else type(error).__name__

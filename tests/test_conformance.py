@@ -1,0 +1,323 @@
+"""Every kind of model that obverse would compute otherwise than its own plain forward: right, or refused."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma4ForCausalLM,
+    Gemma4ForConditionalGeneration,
+    Gemma4TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
+from transformers.models.gemma4.configuration_gemma4 import Gemma4Config, Gemma4VisionConfig
+
+from obverse.batch import Update, pack
+from obverse.conformance import check_sampling, conforming
+from obverse.errors import ConfigError
+from obverse.model import WAYS, Policy, as_policy, logprobs
+from obverse.prompts import Reader
+from obverse.records import Sample, Source
+from obverse.reduced import MAX_PARAMETERS, reduced
+from obverse.sampling import Law, Order
+from obverse.sampling.hf import HFSampler
+
+SWITCH = 24  # tokens
+SMALL: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 1.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [1.0, 2.0, 8.0, 16.0],
+    "original_max_position_embeddings": SWITCH,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+
+
+def made(kind: Any, config: Any) -> Any:
+    """A model whose weights are large enough for every difference to show."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind(config).eval()
+        with torch.no_grad():
+            for each in model.parameters():
+                if each.ndim >= 2:
+                    each.normal_(0, 0.15)
+    return model
+
+
+def phi3() -> Any:
+    positions = {"max_position_embeddings": 512, "original_max_position_embeddings": SWITCH}
+    return made(Phi3ForCausalLM, Phi3Config(**SMALL, **positions, sliding_window=None, rope_parameters=LONGROPE))
+
+
+def batch(shape: dict[int, tuple[int, ...]]) -> Update:
+    """A problem for each prompt length, with responses of these lengths."""
+    rng = random.Random(3)
+    groups = []
+    for length, responses in shape.items():
+        prompt = [rng.randrange(3, 96) for _ in range(length)]
+        rows = [[rng.randrange(3, 96) for _ in range(number)] for number in responses]
+        groups.append(
+            [Sample("rollout", prompt, ids, [Source.ROLLOUT] * len(ids), [0.0] * len(ids), "") for ids in rows]
+        )
+    update = pack(groups, frozenset({Source.ROLLOUT}))
+    assert update is not None
+    return update
+
+
+def weight(sample: int, number: int) -> torch.Tensor:
+    return torch.sin(torch.arange(number) * 3.0 + sample)
+
+
+Found = tuple[dict[int, torch.Tensor], torch.Tensor]
+
+
+def plain(model: Any, update: Update) -> Found:
+    """Log-probs by sample and one gradient, by a forward for each unpadded row."""
+    model.zero_grad()
+    logps, loss = {}, torch.zeros(())
+    for number, row in enumerate(update.rows):
+        logits = model(input_ids=torch.tensor([row.prompt_ids + row.ids]), use_cache=False).logits[0]
+        logp = logits[len(row.prompt_ids) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(row.ids)[:, None])[:, 0]
+        loss = loss + (logp * weight(number, len(logp))).sum()
+        logps[number] = logp.detach()
+    loss.backward()
+    return logps, torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
+
+
+def ours(policy: Policy, update: Update, budget: int, shared: bool = False) -> Found:
+    """The same by micro batches of `budget` tokens."""
+    policy.model.zero_grad()
+    logps, reader = {}, Reader(policy.model, policy.table)
+    for micro in update.micros(budget, shared=shared):
+        logp, _ = logprobs(policy, micro, reader=reader)
+        loss = torch.zeros(())
+        for sample in set(micro.tokens.sample.tolist()):
+            logps[sample] = logp[micro.tokens.sample == sample]
+            loss = loss + (logps[sample] * weight(sample, len(logps[sample]))).sum()
+        loss.backward()
+    reader.finish()
+    gradient = torch.cat([each.grad.flatten() for each in policy.model.parameters() if each.grad is not None])
+    return {number: logp.detach() for number, logp in logps.items()}, gradient
+
+
+def assert_same(found: Found, expected: Found) -> None:
+    for number, logp in expected[0].items():
+        torch.testing.assert_close(found[0][number], logp, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5 * float(expected[1].abs().max()))
+
+
+def assert_sampled_as_plain(model: Any, law: Law, prompts: tuple[int, ...] = (3, 9)) -> None:
+    rng = random.Random(4)
+    orders = [Order([rng.randrange(3, 96) for _ in range(length)], range(3)) for length in prompts]
+    for order, drawn in zip(orders, HFSampler(model, 4).sample(orders, law), strict=True):
+        for each in drawn:
+            row = torch.tensor([[*order.prompt_ids, *each.ids]])
+            logits = model(input_ids=row, use_cache=False).logits[0, len(order.prompt_ids) - 1 : -1]
+            logp = logits.log_softmax(-1).gather(-1, torch.tensor(each.ids)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(each.behavior), logp.detach(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10**6])
+def test_longrope_rows_have_the_frequencies_of_their_own_length(budget: int) -> None:
+    """Rows below, at and beyond the switch, one token around it each, in one batch or in several."""
+    model = phi3()
+    update = batch({3: (2, 20, 21, 22, 23, 30), 12: (5, 11, 12, 13, 30), 30: (1, 2)})
+    policy = as_policy(model)
+    assert not policy.shares and policy.head is not None
+    assert_same(ours(policy, update, budget), plain(model, update))
+
+
+def test_longrope_is_sampled_up_to_the_switch_and_refused_beyond() -> None:
+    model = phi3()
+    assert_sampled_as_plain(model, Law((), SWITCH - 9))
+    with pytest.raises(ConfigError, match="--max_completion_length") as caught:
+        HFSampler(model, 4).sample([Order([5] * 9, [0])], Law((), SWITCH - 8))
+    assert f"beyond {SWITCH} " in str(caught.value)
+
+
+def test_dynamic_rope_is_right_up_to_its_positions_and_refused_beyond() -> None:
+    model = made(LlamaForCausalLM, LlamaConfig(**SMALL, max_position_embeddings=SWITCH, rope_parameters=DYNAMIC))
+    policy, short = as_policy(model), batch({3: (2, 21), 12: (5, 12)})
+    expected = plain(model, short)
+    assert not policy.shares  # the positions of a padded batch of responses run beyond
+    assert_same(ours(policy, short, 10**6), expected)
+    assert_sampled_as_plain(model, Law((), SWITCH - 9))
+    with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
+        ours(policy, batch({3: (2, 22)}), 10**6)
+    with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
+        HFSampler(model, 4).sample([Order([5] * 9, [0])], Law((), SWITCH - 8))
+
+
+def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_right() -> None:
+    sizes = {name: size for name, size in SMALL.items() if name != "num_key_value_heads"}
+    with pytest.raises(ConfigError, match="'bert' as configured here are not causal"):
+        as_policy(made(BertLMHeadModel, BertConfig(**sizes)))
+    model, update = made(BertLMHeadModel, BertConfig(**sizes, is_decoder=True)), batch({3: (2, 9), 11: (4,)})
+    assert_same(ours(as_policy(model), update, 10**6), plain(model, update))
+
+
+def bart(**options: Any) -> Any:
+    sizes = {"vocab_size": 96, "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48}
+    return made(BartForCausalLM, BartConfig(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2, **options))
+
+
+def rwkv() -> Any:
+    config = RwkvConfig(
+        vocab_size=96, hidden_size=32, attention_hidden_size=32, intermediate_size=48, num_hidden_layers=2
+    )
+    return made(RwkvForCausalLM, config)
+
+
+@pytest.mark.parametrize("make", [bart, rwkv])
+def test_what_a_cache_does_not_hold_is_trained_but_not_sampled(make: Any) -> None:
+    model, update = make(), batch({3: (2, 9), 11: (4,)})
+    assert_same(ours(as_policy(model), update, 10**6), plain(model, update))
+    with pytest.raises(ConfigError, match=r"cannot be sampled here: read from a padded cache, .* differs by [0-9]"):
+        HFSampler(model)
+
+
+def test_half_of_an_encoder_decoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="BartForConditionalGeneration, an encoder and a decoder"):
+        as_policy(bart(architectures=["BartForConditionalGeneration"]))
+
+
+@pytest.mark.parametrize("cap", [2.0, 30.0])
+def test_a_cap_that_stands_in_the_text_config_is_applied(cap: float) -> None:
+    """Looked at with the logits of a fresh model, which are too small to show it."""
+    text = Gemma4TextConfig(
+        **SMALL,
+        vocab_size_per_layer_input=96,
+        head_dim=8,
+        global_head_dim=8,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+        layer_types=["sliding_attention", "full_attention"],
+        sliding_window=8,
+        final_logit_softcapping=cap,
+    )
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
+    vision = Gemma4VisionConfig(**sizes, num_key_value_heads=2)
+    names = ("image", "boi", "eoi", "video", "audio", "boa")
+    ids = {f"{name}_token_id": 90 + number for number, name in enumerate(names)}
+    config = Gemma4Config(text_config=text, vision_config=vision, audio_config=None, **ids)
+    model = made(Gemma4ForConditionalGeneration, config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1e-3)
+    policy = as_policy(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1e4)
+    update = batch({3: (2, 9), 11: (4,)})
+    for sample in update.rows:  # the tokens of images are no text
+        sample.prompt_ids, sample.ids = ([each % 90 for each in ids] for ids in (sample.prompt_ids, sample.ids))
+    assert_same(ours(policy, update, 10**6), plain(model, update))
+
+
+@pytest.mark.parametrize("kind", ["granite", "cohere"])
+def test_a_scale_shows_although_the_head_is_zero(kind: str) -> None:
+    options = SMALL | {"tie_word_embeddings": False}
+    model = (
+        made(GraniteForCausalLM, GraniteConfig(**options, logits_scaling=8.0))
+        if kind == "granite"
+        else made(CohereForCausalLM, CohereConfig(**options, logit_scale=0.0625))
+    )
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():
+        head.zero_()
+    policy = as_policy(model)
+    with torch.no_grad():
+        head.normal_(0, 1)
+    update = batch({3: (2, 9), 11: (4,)})
+    assert_same(ours(policy, update, 10**6), plain(model, update))
+
+
+def test_layers_that_share_keys_are_sampled() -> None:
+    """Gemma 4's last layers read the keys of others and keep none."""
+    config = Gemma4TextConfig(
+        **SMALL | {"num_hidden_layers": 4},
+        vocab_size_per_layer_input=96,
+        head_dim=8,
+        global_head_dim=8,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=8,
+    )
+    assert_sampled_as_plain(made(Gemma4ForCausalLM, config), Law((), 14))
+
+
+def test_a_copy_of_a_large_model_is_small_and_has_its_classes() -> None:
+    sizes = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064}
+    with torch.device("meta"):
+        large = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=28, num_key_value_heads=4))
+    copy = reduced(large)
+    assert copy is not None and sum(each.numel() for each in copy.parameters()) < MAX_PARAMETERS
+    assert {type(each) for each in copy.modules()} == {type(each) for each in large.modules()}
+    assert conforming(large, WAYS).shares
+    check_sampling(large)
+
+
+def test_trying_a_model_draws_nothing_from_the_random_numbers_of_the_run() -> None:
+    model, before = phi3(), torch.get_rng_state()
+    assert reduced(model) is not None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_that_cannot_be_sampled_may_be_trained() -> None:
+    model = made(MambaForCausalLM, MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=2, state_size=4))
+    update = batch({3: (2, 9), 11: (4,)})
+    assert_same(ours(as_policy(model), update, 10**6), plain(model, update))
+    with pytest.raises(ConfigError, match="cannot be sampled here"):
+        HFSampler(model)
+
+
+def test_rows_that_may_not_be_padded_are_read_by_length() -> None:
+    policy, update = as_policy(made(LlamaForCausalLM, LlamaConfig(**SMALL))), batch({3: (2, 9), 11: (4, 1)})
+    apart = replace(policy, shares=False, rows=replace(policy.rows, pads=False))
+    widths: list[tuple[int, ...]] = []
+    decoder = policy.model.get_decoder()
+    decoder.register_forward_pre_hook(
+        lambda module, args, named: widths.append(tuple(next(iter(named.values())).shape[:2])), with_kwargs=True
+    )
+    found = ours(apart, update, 10**6)
+    assert sorted(widths) == [(1, 5), (1, 14), (2, 12)]
+    assert_same(found, ours(policy, update, 10**6))
