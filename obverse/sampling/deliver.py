@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError, EngineError
-from obverse.sampling.client import Client, Gone, Refused
+from obverse.sampling.answers import Checksums, Scored, WeightInfo
+from obverse.sampling.client import Client, Form, Gone, Refused
 
 UNTOUCHED = "default"  # the version that vLLM stamps before anybody gave it weights
 # Mean |difference| of the log-probs of a known text, by server and policy, above which these are not the same weights;
@@ -86,7 +87,7 @@ class Delivery:
 
     def is_there(self) -> bool:
         """Whether the server has these weights."""
-        return bool(self.client.ask("/weight_info", seconds=60.0)["weight_version"] == self.stamp)
+        return self.client.ask("/weight_info", seconds=60.0, schema=WeightInfo).weight_version == self.stamp
 
     def forget(self) -> None:
         """The server is a new one: what its weights were before says nothing."""
@@ -103,9 +104,9 @@ class Delivery:
                     )
                 raise Gone(f"it answered by weights {version!r}")
 
-    def _tell(self, path: str, body: Any) -> Any:
+    def _tell(self, path: str, body: Any, schema: type[Form] | None = None) -> Form | Any:
         try:
-            return self.client.ask(path, body)
+            return self.client.ask(path, body, self.client.timeout, schema=schema)
         except Refused as error:
             self.client.ask("/health", seconds=10.0)  # Gone, if it refused because it dies
             raise ConfigError(
@@ -116,11 +117,15 @@ class Delivery:
     def _compare(self) -> None:
         """The log-probs of a known text must be those of the policy."""
         asked = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
-        answer = self._tell("/inference/v1/generate", {"token_ids": self.known, "sampling_params": asked})
-        told = [float(place[str(number)]["logprob"]) for place, number in zip(
-            answer["prompt_logprobs"][1:], self.known[1:], strict=True
-        )]  # fmt: skip
-        self.gap = fmean(abs(a - b) for a, b in zip(told, self._expected, strict=True))
+        path = "/inference/v1/generate"
+        places = self._tell(path, {"token_ids": self.known, "sampling_params": asked}, Scored).prompt_logprobs
+        if len(places) != len(self.known):
+            raise self._cannot_be(path, f"prompt_logprobs: {len(places)} places for {len(self.known)} tokens")
+        told = [place and place.get(str(number)) for place, number in zip(places, self.known, strict=True)][1:]
+        if None in told:
+            raise self._cannot_be(path, f"prompt_logprobs.{told.index(None) + 1}: no score of its token")
+        scores = [score.logprob for score in told if score]
+        self.gap = fmean(abs(a - b) for a, b in zip(scores, self._expected, strict=True))
         if not self.gap <= MAX_GAP:
             raise ConfigError(
                 f"the vLLM server at {self.client.url} took the weights, and scores a known text {self.gap:.3g} "
@@ -132,7 +137,7 @@ class Delivery:
         if self._is_proven:
             return
         here = digest(self.path)
-        there = self._tell("/weight_checker", {"action": "checksum"})["checksums"]
+        there = self._tell("/weight_checker", {"action": "checksum"}, Checksums).checksums
         if self._last is not None and self._last[0] != here:
             self._is_proven = self._last[1] != there
             self._num_still += 1
@@ -142,6 +147,9 @@ class Delivery:
                     "updates they are what they were: see its log"
                 )
         self._last = (here, there)
+
+    def _cannot_be(self, path: str, what: str) -> EngineError:
+        return EngineError(f"the vLLM server at {self.client.url} sent at {path} what cannot be: {what}")
 
 
 def digest(folder: Path) -> str:

@@ -7,7 +7,6 @@ with a version and tell it with every completion (VLLM_SERVER_DEV_MODE=1).
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -17,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from obverse.errors import ConfigError, EngineError
-from obverse.sampling.client import Client, Gone, Refused
+from obverse.sampling.answers import About, Cards, Completed, ServerInfo, Tokenized
+from obverse.sampling.client import Client, Gone, Late, Refused
 from obverse.sampling.deliver import Delivery, Voice
 from obverse.sampling.protocol import Completion, Law, Order
 from obverse.sampling.stops import SLACK, Stops
@@ -97,21 +97,26 @@ class VLLMSampler:
             Job(i, n, order.prompt_ids, seed) for i, order in enumerate(orders) for n, seed in enumerate(order.seeds)
         ]
         found: dict[tuple[int, int], Completion] = {}
-        fruitless = 0
+        fruitless, since = 0, time.monotonic()
         while len(found) < len(jobs):
             before, waiting = len(found), [job for job in jobs if (job.order, job.number) not in found]
-            reason = self._round(waiting, law, found, progress or (lambda num: None))
-            if reason:
-                fruitless = 0 if len(found) > before else fruitless + 1
-                if fruitless > MAX_FRUITLESS:
-                    raise EngineError(f"the vLLM server at {self.client.url} answers nothing: {reason}: read its log")
-                self._recover(reason)
+            lost = self._round(waiting, law, found, progress or (lambda num: None))
+            if lost is None:
+                continue
+            if len(found) > before:
+                fruitless, since = 0, time.monotonic()
+            elif lost.wait is None:
+                fruitless += 1
+            is_over = lost.wait is not None and time.monotonic() - since > self.client.timeout
+            if isinstance(lost, Late) or fruitless > MAX_FRUITLESS or is_over:
+                raise EngineError(f"the vLLM server at {self.client.url} answers nothing: {lost}: read its log")
+            self._recover(lost)
         return [[found[i, n] for n in range(len(order.seeds))] for i, order in enumerate(orders)]
 
     def _round(
         self, jobs: Sequence[Job], law: Law, found: dict[tuple[int, int], Completion], progress: Callable[[int], None]
-    ) -> str:
-        """Ask for all jobs, `at_once` at a time; what came back is in `found`. Why something did not, or ""."""
+    ) -> Gone | None:
+        """Ask for all jobs, `at_once` at a time; what came back is in `found`. Why something did not, if so."""
         todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
         for job in jobs:
             todo.put(job)
@@ -120,7 +125,8 @@ class VLLMSampler:
         work = partial(self._work, todo, done, stop, law)
         for _ in range(min(self.at_once, len(jobs))):
             threading.Thread(target=work, daemon=True).start()
-        left, reason, heard = len(jobs), "", time.monotonic()
+        left, heard = len(jobs), time.monotonic()
+        lost: Gone | None = None
         try:
             while left:
                 try:
@@ -130,7 +136,7 @@ class VLLMSampler:
                 else:
                     left, heard = left - 1, time.monotonic()
                     if isinstance(answer, Gone):
-                        reason = str(answer)
+                        lost = answer
                     elif isinstance(answer, Exception):
                         raise answer
                     else:
@@ -140,7 +146,7 @@ class VLLMSampler:
             stop.set()
             if left:  # an error, or a signal: nobody waits for the rest
                 self.client.hang_up()
-        return reason
+        return lost
 
     def _work(
         self,
@@ -166,26 +172,27 @@ class VLLMSampler:
         stamp = self.delivery.stamp
         request = {"token_ids": list(job.prompt_ids), "cache_salt": stamp, "sampling_params": parameters(law, job.seed)}
         try:
-            answer = self.client.ask(GENERATE, request)
+            (choice,) = self.client.ask(GENERATE, request, schema=Completed).choices
         except Refused as error:
             if error.status >= 500:  # its engine is dying, or was told to end
                 raise Gone(str(error)) from None
             raise EngineError(f"the vLLM server at {self.client.url} refused a request: {error}") from None
-        try:
-            (choice,) = answer["choices"]
-            if choice["finish_reason"] not in ("stop", "length"):
-                raise Gone(f"a completion ended by {choice['finish_reason']}")
-            self.delivery.refuse_other({span["version"] for span in choice["weight_versions"]})
-            ids, scores = list(choice["token_ids"]), choice["logprobs"]["content"]
-            behavior = [float(score["logprob"]) for score in scores]
-            sound = ids == [score["token_id"] for score in scores] and 0 < len(ids) <= law.max_tokens
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._nonsense(f"no completion ({type(error).__name__}: {error})") from None
-        if not sound or not all(0 <= number < self.needs.vocab_size for number in ids):
-            raise self._nonsense("token ids that are none, or not those it scored")
-        if not all(map(math.isfinite, behavior)):
-            raise FloatingPointError("the server's log-probs are not finite")
-        return self._ended(ids, behavior, choice["finish_reason"] == "stop", law)
+        if choice.finish_reason not in ("stop", "length"):
+            raise Gone(f"a completion ended by {choice.finish_reason}")
+        if not choice.weight_versions:
+            raise self._nonsense("a completion without weight_versions: nothing says which weights wrote it")
+        self.delivery.refuse_other({span.version for span in choice.weight_versions})
+        scores = choice.logprobs.content if choice.logprobs is not None else []
+        if not 0 < len(choice.token_ids) <= law.max_tokens:
+            raise self._nonsense(f"{len(choice.token_ids)} token_ids where 1 to {law.max_tokens} were asked for")
+        if choice.token_ids != [score.token_id for score in scores]:
+            raise self._nonsense("token_ids that are not those of its logprobs")
+        if max(choice.token_ids) >= self.needs.vocab_size:
+            raise self._nonsense(f"token_ids with {max(choice.token_ids)}, beyond the vocabulary")
+        if choice.finish_reason == "stop" and not law.stop_strings and choice.token_ids[-1] not in law.stop_ids:
+            raise self._nonsense("finish_reason stop behind a token that stops nothing")
+        behavior = [score.logprob for score in scores]
+        return self._ended(choice.token_ids, behavior, choice.finish_reason == "stop", law)
 
     def _ended(self, ids: list[int], behavior: list[float], stopped: bool, law: Law) -> Completion:
         """The completion, which ends where the law says; the server may have read on behind a stop string."""
@@ -207,10 +214,10 @@ class VLLMSampler:
                 if silent >= self.client.timeout:
                     self.client.hang_up()
 
-    def _recover(self, reason: str) -> None:
-        """Wait for the server, see that it is the same, and that it has the weights."""
-        self.note(f"the vLLM server at {self.client.url} is gone ({reason}): waiting for it")
-        self.client.patiently(self._again, self.delivery.check)
+    def _recover(self, lost: Gone) -> None:
+        """Wait for the server, as long as it asks for, see that it is the same, and that it has the weights."""
+        self.note(f"the vLLM server at {self.client.url} is gone ({lost}): waiting for it")
+        self.client.patiently(self._again, self.delivery.check, lost.wait)
         self.note("the vLLM server is back, and has the weights")
 
     def _again(self) -> None:
@@ -235,19 +242,18 @@ class VLLMSampler:
         """What the server is, against what the run needs."""
         who, needs = f"the vLLM server at {self.client.url}", self.needs
         try:
-            self.version = str(self.client.ask("/version", seconds=HEALTH_SECONDS)["version"])
-            (card, *_) = self.client.ask("/v1/models", seconds=HEALTH_SECONDS)["data"]
-            self.max_length = int(card["max_model_len"])
-            written = self.client.ask(
-                "/tokenize", {"prompt": needs.text, "add_special_tokens": False}, seconds=HEALTH_SECONDS
-            )["tokens"]
-        except (KeyError, TypeError, ValueError, Refused) as error:
+            self.version = self._greeted()
+            (card, *_) = self.client.ask("/v1/models", seconds=HEALTH_SECONDS, schema=Cards).data
+            self.max_length = card.max_model_len
+            text = {"prompt": needs.text, "add_special_tokens": False}
+            written = self.client.ask("/tokenize", text, seconds=HEALTH_SECONDS, schema=Tokenized).tokens
+        except Refused as error:
             raise ConfigError(
                 f"no vLLM server answers at {self.client.url}, but something else does ({error})"
             ) from None
-        if list(written) != list(needs.tokens):
+        if written != list(needs.tokens):
             raise ConfigError(
-                f"{who} has another tokenizer than the policy: it serves {card['id']}; serve the run's model"
+                f"{who} has another tokenizer than the policy: it serves {card.id}; serve the run's model"
             )
         if needs.length > self.max_length:
             raise ConfigError(self._too_short(needs.length))
@@ -259,13 +265,22 @@ class VLLMSampler:
             )
         self._try_ids(who)
 
+    def _greeted(self) -> str:
+        """The version that it says; ConfigError where what answers is no vLLM server."""
+        try:
+            return self.client.ask("/version", seconds=HEALTH_SECONDS, schema=About).version
+        except EngineError as error:
+            raise ConfigError(
+                f"no vLLM server answers at {self.client.url}, but something else does ({error})"
+            ) from None
+
     def _setting(self, who: str) -> str:
         """The kind of log-probs that it tells; ConfigError where it has no door for weights."""
         try:
             self.client.ask("/weight_info", seconds=HEALTH_SECONDS)
-            told = self.client.ask("/server_info?config_format=json", seconds=60.0)
-            return str(told["vllm_config"]["model_config"]["logprobs_mode"])
-        except (KeyError, TypeError, Refused) as error:
+            told = self.client.ask("/server_info?config_format=json", seconds=60.0, schema=ServerInfo)
+            return told.vllm_config.of_model.logprobs_mode
+        except Refused as error:
             raise ConfigError(
                 f"{who} (version {self.version}) takes no weights ({error}): start it with 'obverse serve-vllm', "
                 "or vLLM 0.32 or newer with VLLM_SERVER_DEV_MODE=1"
@@ -275,7 +290,8 @@ class VLLMSampler:
         """One token behind the vocabulary's last id, which shows whether ids are taken and whether it is as large."""
         law = Law((), 1, temperature=0.0)
         try:
-            self.client.ask(GENERATE, {"token_ids": [self.needs.vocab_size - 1], "sampling_params": parameters(law, 0)})
+            asked = {"token_ids": [self.needs.vocab_size - 1], "sampling_params": parameters(law, 0)}
+            self.client.ask(GENERATE, asked, seconds=self.client.timeout)
         except Refused as error:
             if "vocabulary" in error.said:
                 raise ConfigError(

@@ -1,0 +1,107 @@
+"""What a vLLM server must answer, as schemas: an answer of another form is refused by the name of its field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Version = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+# a log-prob is at most 0; kernels may round it a little above
+LogProb = Annotated[float, Field(le=1e-3)]
+
+
+class Answer(BaseModel):
+    """JSON of exact types, NaN and infinity refused; fields that are not read here are the server's business."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class About(Answer):
+    """GET /version."""
+
+    version: Version
+
+
+class Card(Answer):
+    """A model that is served."""
+
+    id: Version
+    max_model_len: Annotated[int, Field(gt=0)]
+
+
+class Cards(Answer):
+    """GET /v1/models."""
+
+    data: Annotated[list[Card], Field(min_length=1)]
+
+
+class Tokenized(Answer):
+    """POST /tokenize."""
+
+    tokens: list[TokenId]
+
+
+class WeightInfo(Answer):
+    """GET /weight_info."""
+
+    weight_version: Version
+
+
+class ModelSettings(Answer):
+    logprobs_mode: Version
+
+
+class Settings(Answer):
+    of_model: ModelSettings = Field(alias="model_config")
+
+
+class ServerInfo(Answer):
+    """GET /server_info."""
+
+    vllm_config: Settings
+
+
+class Checksums(Answer):
+    """POST /weight_checker: a checksum by name of a weight, or one for all."""
+
+    checksums: Annotated[dict[str, Any] | list[Any] | str, Field(min_length=1)]
+
+
+class Score(Answer):
+    logprob: LogProb
+
+
+class Scored(Answer):
+    """POST /inference/v1/generate with prompt_logprobs: by place, scores by token id; the first place has none."""
+
+    prompt_logprobs: Annotated[list[dict[str, Score] | None], Field(min_length=1)]
+
+
+class ScoredToken(Answer):
+    token_id: TokenId
+    logprob: LogProb
+
+
+class LogProbs(Answer):
+    content: list[ScoredToken]
+
+
+class Span(Answer):
+    """Which weights wrote a part of a completion."""
+
+    version: Version
+
+
+class Choice(Answer):
+    finish_reason: Literal["stop", "length", "abort", "error"]
+    token_ids: list[TokenId]
+    logprobs: LogProbs | None
+    weight_versions: list[Span] | None
+
+
+class Completed(Answer):
+    """POST /inference/v1/generate."""
+
+    choices: Annotated[list[Choice], Field(min_length=1, max_length=1)]
