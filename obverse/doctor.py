@@ -32,9 +32,7 @@ OPTIONAL = {
     "datasets": "data sets from the hub",
     "peft": "adapters",
     "bitsandbytes": "adapters on weights in 4 bits, on CUDA",
-    "trackio": "a local dashboard",
-    "tensorboard": "curves in TensorBoard",
-    "wandb": "curves in Weights & Biases",
+    "matplotlib": "figures as PNG",
     "vllm": "its server (it may live in another environment)",
 }
 BASE = Path(__file__).parent / "assets" / "base"

@@ -47,7 +47,11 @@ class Row:
 def read_step(path: str | Path) -> Any:
     """The JSON of a step file; DataError says what is wrong with it."""
     try:
-        return json.loads(Path(path).expanduser().read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(
+            Path(path).expanduser().read_text(encoding="utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_once,
+        )
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -58,6 +62,16 @@ def read_step(path: str | Path) -> Any:
         raise DataError(f"{path}: nested too deeply for a step file") from None
     except ValueError as error:  # a whole number of thousands of digits
         raise DataError(f"{path}: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand there once each."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"the step file gives {twice!r:.40} twice in one object: which one is meant?")
+    return found
 
 
 def _refuse_constant(name: str) -> float:
@@ -152,9 +166,13 @@ def _column(value: Any, length: int, where: str) -> list[float | None]:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: expects a number, not {value!r:.40}")
-    if not math.isfinite(value):
-        raise DataError(f"{where}: must be finite, not {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f"{where}: must be finite, not {value!r:.40}")
+    return number
 
 
 def _flag(value: Any, where: str) -> bool:
