@@ -11,7 +11,7 @@ from torch import Tensor
 
 from obverse.prompts import Prompts, moved
 from obverse.records import Sample, Source
-from obverse.view import Samples, Tokens
+from obverse.view import UNFILLED, Samples, Tokens
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def pack(
         group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
         counts=torch.tensor(counts, dtype=torch.long),
-        memory=None if known is None else torch.tensor(known, dtype=dtype),
+        memory=UNFILLED if known is None else torch.tensor(known, dtype=dtype),
         draw=torch.tensor([sample.draw for sample in rows], dtype=dtype),
     )
     return Update(samples, rows, sources, temperature or 1.0, reads_last)

@@ -152,7 +152,8 @@ def filled(result: Any) -> Any:
 
 def check_needs(part: object) -> None:
     """Raise ValueError for a `needs` that is no set of names, or has a name that no column has."""
-    needs, name = getattr(part, "needs", frozenset()), type(part).__name__
+    needs: Any = getattr(part, "needs", frozenset())
+    name = type(part).__name__
     if not isinstance(needs, set | frozenset):
         raise ValueError(f"{name}.needs is a set of names, as frozenset({{'anchor'}}), not {needs!r:.60}")
     for need in sorted(map(str, needs)):
