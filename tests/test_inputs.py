@@ -31,6 +31,7 @@ CHANGES: dict[str, Any] = {
     "chosen": "6",
     "rejected": "7",
     "meta": {"tolerance": 0.2, "choices": ["A", "B"]},
+    "template": {"tools": []},
 }
 
 
