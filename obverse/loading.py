@@ -161,7 +161,7 @@ def _load(
     kind = weights_dtype(dtype, where.type)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     if not team.is_first:
-        return _outline(kind_of_model, name, kind, positions, **options), tokenizer
+        return with_plain_experts(_outline(kind_of_model, name, kind, positions, **options)), tokenizer
     shards = files_of(Path(locate(name)))
     with reported() as report:
         try:
@@ -190,6 +190,7 @@ def _load(
         _refuse_without_score(name, model)
     check_weights(name, model, info, new_head)
     check_vocabulary(name, model, tokenizer)
+    with_plain_experts(model)
     stays = "device_map" in options or not team.is_alone  # a quantized one is made where it stays
     return model if stays else model.to(where), tokenizer
 
@@ -235,6 +236,13 @@ def with_defaults(model: Any, name: str) -> Any:
     if model.can_generate():
         with suppress(OSError):  # then they follow from its configuration
             model.generation_config = GenerationConfig.from_pretrained(locate(name))
+    return model
+
+
+def with_plain_experts(model: Any) -> Any:
+    """The model; in float64 its experts compute one after another, for the grouped product has no such kernel."""
+    if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
     return model
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from exam.batches import groups
-from tiny_models import save_tiny
-from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from tiny_models import save_tiny, tiny_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM
 
 import runs
 from obverse.batch import pack
 from obverse.errors import ConfigError
-from obverse.loading import load
+from obverse.loading import load, load_scalar
 from obverse.model import Policy, as_policy, logprobs, with_checkpoints
 from obverse.records import Source
 from obverse.runlog import RunFolder
@@ -67,6 +67,19 @@ def test_a_model_whose_layers_cannot_be_computed_again_is_refused(monkeypatch: p
     monkeypatch.setattr(GPT2LMHeadModel, "supports_gradient_checkpointing", False)
     with pytest.raises(ConfigError, match="--gradient_checkpointing: GPT2LMHeadModel has no layers"):
         with_checkpoints(policy)
+
+
+def test_mixtures_of_experts_compute_in_float64(tmp_path: Path) -> None:
+    config = MixtralConfig(vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=2)
+    config.num_attention_heads = config.num_key_value_heads = 2
+    config.num_local_experts = 3
+    torch.manual_seed(0)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer("llama").save_pretrained(tmp_path)
+    wide, narrow = (gradient(load(str(tmp_path), dtype)[0]) for dtype in ("float64", "float32"))
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), narrow, rtol=1e-3, atol=1e-5)
+    assert load_scalar(str(tmp_path), "float64")[0].dtype == torch.float64
 
 
 def test_mixed_precision_is_near(tiny: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from obverse.config import TrainConfig
 from obverse.course import Course
-from obverse.loading import local_config, weights_dtype
+from obverse.loading import local_config, weights_dtype, with_plain_experts
 from obverse.model import Policy, Traits, as_policy, traits_of, with_checkpoints
 from obverse.requirements import samples_initial
 from obverse.vocabulary import Gradients, Workspace, keeps_own_gradient
@@ -79,13 +79,13 @@ def shadows(config: TrainConfig, course: Course, device: str, shared_out: bool, 
 def _policy(name: str, config: TrainConfig, dtype: torch.dtype, mixed: bool, known: Mapping[str, Traits]) -> Policy:
     """What `as_policy` makes of a model."""
     model = AutoModelForCausalLM.from_config(local_config(name, config.positions), dtype=dtype)
-    return as_policy(model, mixed, known[name])
+    return as_policy(with_plain_experts(model), mixed, known[name])
 
 
 def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
     config = local_config(name, positions)
     config.num_labels = 1
-    return AutoModelForSequenceClassification.from_config(config, dtype=dtype).eval()
+    return with_plain_experts(AutoModelForSequenceClassification.from_config(config, dtype=dtype)).eval()
 
 
 def _scalar_dtype(dtype: str) -> torch.dtype:
