@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from obverse.adapters.targets import coverage
 from obverse.method import Method
 from obverse.run import Run
+
+# What transformers' configurations call the weights of a router's losses, which its models add where labels are given.
+ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_alpha", "router_z_loss_coef", "aux_loss_coef")
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -35,6 +40,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
+        *[("router", sentence) for sentence in [balancing(policy.model.config)] if sentence],
         *([("adapters", f"{learns}: {coverage(policy)}")] if policy.adapter else []),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
@@ -47,6 +53,16 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("rate", f"learning_rate {rates}, {config.lr_scheduler_type}"),
         ("folder", str(run.folder.path)),
     ]
+
+
+def balancing(config: Any) -> str | None:
+    """What must be said of a mixture of experts whose configuration has losses of its router; None for other models."""
+    text = config.get_text_config()
+    found = {name: value for name in ROUTER_LOSSES if (value := getattr(text, name, None))}
+    if not found:
+        return None
+    named = ", ".join(f"{name} {value:g}" for name, value in found.items())
+    return f"its own balancing loss ({named}) is no part of what is trained here: experts are not kept in balance"
 
 
 def asked(run: Run, method: Method) -> dict[str, int]:
