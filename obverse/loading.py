@@ -20,10 +20,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from obverse.conformance import Traits
 from obverse.dist.pieces import Pieces, files_of
 from obverse.dist.team import ALONE, Team
 from obverse.errors import ConfigError
-from obverse.model import Policy, Traits, as_policy, traits_of
+from obverse.model import Policy, as_policy, traits_of
 from obverse.weights import check_vocabulary, check_weights, listed, reported
 
 # Their bars and warnings would be drawn over ours; what went wrong arrives as an error.

@@ -12,9 +12,10 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from obverse.config import TrainConfig
+from obverse.conformance import Traits
 from obverse.course import Course
 from obverse.loading import local_config, weights_dtype, with_plain_experts
-from obverse.model import Policy, Traits, as_policy, traits_of, with_checkpoints
+from obverse.model import Policy, as_policy, traits_of, with_checkpoints
 from obverse.requirements import samples_initial
 from obverse.vocabulary import Gradients, Workspace, keeps_own_gradient
 
