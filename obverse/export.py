@@ -17,14 +17,16 @@ from obverse import checkpoint
 from obverse.adapters import base_of, load_any
 from obverse.config_export import ExportConfig
 from obverse.dist.pieces import files_of
-from obverse.dist.saving import MOMENTS
+from obverse.dist.saving import MOMENTS, reason_of
 from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.jsonlines import read_object
 from obverse.loading import load_scalar, locate
+from obverse.storing import alone
 from obverse.text import Renderer
 from obverse.watch import Silent, Watcher
 from obverse.weights import unused
 
+MARK = ".obverse-export"  # in a folder that an export has begun, and its lock
 OURS = {checkpoint.STATE, MOMENTS, checkpoint.MANIFEST}  # what a checkpoint has beside its model
 
 
@@ -117,19 +119,25 @@ def files(place: Path) -> list[Path]:
 def making(out: Path) -> Iterator[Path]:
     """A folder to write into, which is `out` in one step once all of it is on the disk, and gone if anything fails."""
     part = out.with_name(f".{out.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        for path in [*part.iterdir(), part]:
-            checkpoint.sync(path)
-        os.replace(part, out)
-        checkpoint.sync(out.parent)
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
-        raise StorageError(f"{out} could not be written: {reason}; what it was made from is as it was") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    if part.exists() and not (part / MARK).is_file():
+        raise ConfigError(f"--output: {part} is there already, and no export has made it: move it away")
+    with alone(part / MARK, f"the export to {out}", "give another --output"):
+        try:
+            for path in part.iterdir():  # what an export that was killed left
+                if path.name != MARK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            yield part
+            for path in [*part.iterdir(), part]:
+                checkpoint.sync(path)
+            (part / MARK).unlink()
+            os.replace(part, out)
+            checkpoint.sync(out.parent)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"{out} could not be written: {reason_of(error)}; what it was made from is as it was"
+            ) from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def whole(place: Path, dtype: str, base: str | None) -> tuple[Any, Any]:

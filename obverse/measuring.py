@@ -25,6 +25,8 @@ from obverse.methods import find
 from obverse.options import Options, at_home
 from obverse.resolve import read, slug
 from obverse.runlog import RunFolder
+from obverse.sealing import sealed
+from obverse.storing import alone, storing
 from obverse.user_code import read_once
 from obverse.watch import flat
 
@@ -126,20 +128,29 @@ def analyze(words: Words) -> int:
         hint = f"did you mean {near[0]}?" if near else "'obverse analyze --help' says what each of them tells"
         raise ConfigError(f"analyze what? {', '.join(QUESTIONS)}; {hint}")
     made = QUESTIONS[question]
-    alone = ("model",) if "model" in made.model_fields else ()
-    config: Any = options_of(made, words, f"analyze {question}", *alone)
+    words_alone = ("model",) if "model" in made.model_fields else ()
+    config: Any = options_of(made, words, f"analyze {question}", *words_alone)
     for name in getattr(config, "methods", None) or ():
         find(name)
     home = config.output or home_of(config)
-    folder = None if home is None else RunFolder(home)
-    if folder is not None:
-        folder.create()
+    if home is None:
+        answered(question, config)
+        return 0
+    RunFolder(home).create()
+    advice = "give another --output"
+    with alone(home / f".{question}.lock", f"{home / question}.json", advice):
+        answer = {"schema": 2, **answered(question, config).plain()}
+        with storing(home / f"{question}.json", advice):
+            print(flat(RunFolder(home).write_json(f"{question}.json", sealed(answer))))
+    return 0
+
+
+def answered(question: str, config: Any) -> Any:
+    """What an analysis found, on the console too."""
     with load("obverse.panel:Panel")() as watcher:
         found = load(f"obverse.analysis.{question}:{question}")(config, watcher)
     console().print(found.table())
-    if folder is not None:
-        print(flat(folder.write_json(f"{question}.json", found.plain())))
-    return 0
+    return found
 
 
 def analyze_help(words: Words) -> None:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 LARGEST = 2**63 - 1  # of a whole number, as counters and tensors hold them
 AMOUNTS = {"K": 10**3, "M": 10**6, "G": 10**9}
+LONGEST_NAME, LONGEST_PATH = 220, 3_500  # bytes; what is written beside and below it needs the rest
 GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "distributed", "logging and saving", "output")
 
 
@@ -100,7 +101,20 @@ def _json(text: str) -> Any:
 def _folder(value: Any) -> Any:
     if value == "":
         raise ValueError("must not be empty")
-    return Path(at_home(str(value))) if isinstance(value, str | Path) else value
+    return Path(fitting(at_home(str(value)))) if isinstance(value, str | Path) else value
+
+
+def fitting(value: str) -> str:
+    """A path that a file system and a file of JSON can have, as it is. Raises ValueError for any other."""
+    try:
+        written = value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8, as names in stored results are: rename it") from None
+    if b"\0" in written:
+        raise ValueError("must not hold a NUL character")
+    if len(written) > LONGEST_PATH or max(map(len, written.split(b"/"))) > LONGEST_NAME:
+        raise ValueError(f"is too long: a name may have {LONGEST_NAME} bytes, a path {LONGEST_PATH}")
+    return value
 
 
 def at_home(value: str) -> str:

@@ -37,26 +37,31 @@ class Model(TypedDict):
     name: str
 
 
-class Stored(TypedDict):
-    """A result, as far as it is read again."""
+class Counted(TypedDict):
+    """A result, as far as counts are made of it."""
 
     name: str
-    num_samples: int
-    seeds: list[int]
-    k: list[int]
-    law: dict[str, Any]
     model: Model
     problems: list[Counts]
 
 
-_STORED = TypeAdapter(Stored)
+class Stored(Counted):
+    """A result, as far as it is read again."""
+
+    num_samples: int
+    seeds: list[int]
+    k: list[int]
+    law: dict[str, Any]
 
 
-def read(path: Path) -> dict[str, Any]:
+_KINDS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Counted, Stored)}
+
+
+def read(path: Path, kind: type = Stored) -> dict[str, Any]:
     """A result as it was written. DamageError, which names the file, where it is missing or no result."""
     found = sealing.read(path)
     try:
-        _STORED.validate_python(found, strict=True)
+        _KINDS[kind].validate_python(found, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

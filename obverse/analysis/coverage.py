@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from obverse import results
 from obverse.analysis.scene import filled, points, run_of, scene
 from obverse.config_analysis import CoverageConfig
 from obverse.errors import ConfigError, DataError
@@ -212,18 +212,13 @@ def counts_of(model: str, config: CoverageConfig, watcher: Watcher) -> Counts:
 
 
 def stored_counts(file: Path) -> Counts:
-    """The counts in an evaluation's result.json, all of its seeds together."""
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        label = f"{result['model']['name']} on {result['name']}"
-        problems: dict[str, tuple[int, int]] = {}
-        for row in result["problems"]:
-            num, right = problems.get(row["problem"], (0, 0))
-            problems[row["problem"]] = num + int(row["num_samples"]), right + int(row["num_correct"])
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is no result of 'obverse eval': {type(error).__name__} at {error}") from None
+    """The counts in an evaluation's result.json, all of its seeds together. DamageError where it is none."""
+    result = results.read(file, results.Counted)
+    label = f"{result['model']['name']} on {result['name']}"
+    problems: dict[str, tuple[int, int]] = {}
+    for row in result["problems"]:
+        num, right = problems.get(row["problem"], (0, 0))
+        problems[row["problem"]] = num + row["num_samples"], right + row["num_correct"]
     if not problems:
         raise DataError(f"{file} holds no problems")
     return Counts(label, problems)

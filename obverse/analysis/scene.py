@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+from pydantic import ValidationError
 
-from obverse import checkpoint, methods, requirements, tasks
+from obverse import checkpoint, config_file, methods, requirements, tasks
 from obverse.adapters import load_any
 from obverse.config import EMBEDDED_PRESET, TrainConfig
 from obverse.config_analysis import BatchOptions, CoefficientsConfig, SceneOptions
 from obverse.course import as_course
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, DamageError
 from obverse.evaluate import HELD_OUT
 from obverse.graders import Graders
 from obverse.learn import Learner
@@ -119,8 +119,13 @@ class Scene:
 def run_of(model: str) -> dict[str, Any] | None:
     """The configuration of the run in this folder; None for a model."""
     path = Path(model) / "config.yaml"
-    found: dict[str, Any] | None = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return found
+    if not path.is_file():
+        return None
+    run = dict(config_file.read(path).values)
+    for name in ("method", "model"):
+        if not isinstance(run.get(name), str):
+            raise DamageError(f"{path} names no {name}: put the run's configuration back as it was")
+    return run
 
 
 def filled(config: AnyConfig) -> AnyConfig:
@@ -134,7 +139,14 @@ def filled(config: AnyConfig) -> AnyConfig:
     elif config.model == "embedded":
         missing["max_completion_length"] = EMBEDDED_PRESET["max_completion_length"]
     given = config.model_fields_set
-    return config.model_copy(update={name: value for name, value in missing.items() if name not in given})
+    missing = {name: value for name, value in missing.items() if name not in given}
+    try:
+        checked = type(config)(**{name: getattr(config, name) for name in given}, **missing)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = f"{Path(config.model) / 'config.yaml'}: {'.'.join(map(str, first['loc']))}"
+        raise DamageError(f"{place}: {first['msg']}: put the run's configuration back as it was") from None
+    return config.model_copy(update={name: getattr(checked, name) for name in missing})
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,11 @@ def points(model: str) -> list[Point]:
     if not saved:
         raise ConfigError(f"run {model} has no whole checkpoint to look at")
     steps = [int(path.name.removeprefix("checkpoint-")) for path in saved]
-    last = max([steps[-1], *(int(row["step"]) for row in RunFolder(model).metrics())])
+    folder = RunFolder(model)
+    told = [row.get("step") for row in folder.metrics()]
+    if not all(type(step) is int and step > 0 for step in told):
+        raise DamageError(f"{folder.metrics_path}: a row has no step: put the file back as it was")
+    last = max([steps[-1], *told])
     passed = (Point(f"step {step}", str(path), step / last, step) for step, path in zip(steps, saved, strict=True))
     return [Point("step 0", str(run["model"])), *passed]
 

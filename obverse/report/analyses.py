@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from obverse import sealing
 from obverse.errors import DataError
-from obverse.jsonlines import read_object
 from obverse.report import schemas
 from obverse.report.chart import Chart, Series, number
 from obverse.report.figures import Figure
@@ -53,7 +53,7 @@ def analysis_sections(folder: Path) -> Iterator[Section]:
     for path in sorted((folder / FOLDER).glob("*.json")):
         if path.stem not in INTROS:
             continue
-        read = read_object(path)
+        read = sealing.read(path)
         if read.get("question") != path.stem:
             raise DataError(f"{path} is no answer of obverse analyze {path.stem}: {schemas.REMEDY}")
         found[path.stem] = schemas.check(schemas.ANSWERS[path.stem], read, str(path))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from obverse.analysis.coverage import Counts, compare, crossover, sentence, stored_counts
-from obverse.errors import ConfigError, DataError
+from obverse.errors import ConfigError, DamageError
 
 BASE = Counts("base", {"easy": (8, 6), "hard": (8, 1), "never": (8, 0), "rare": (8, 1)})
 SHARP = Counts("sharp", {"easy": (8, 8), "hard": (8, 0), "never": (8, 2), "rare": (8, 0), "other": (8, 8)})
@@ -57,7 +57,7 @@ def test_stored(tmp_path: Path) -> None:
     file.write_text(json.dumps({"name": "arithmetic", "model": {"name": "m"}, "problems": rows}))
     assert stored_counts(file) == Counts("m on arithmetic", {"p": (8, 3)})
     file.write_text("{}")
-    with pytest.raises(DataError, match="no result of 'obverse eval'"):
+    with pytest.raises(DamageError, match="no result of obverse eval"):
         stored_counts(file)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DamageError, match="cannot be read"):
         stored_counts(tmp_path / "nothing.json")
