@@ -169,10 +169,11 @@ def points(model: str) -> list[Point]:
         raise ConfigError(f"run {model} has no whole checkpoint to look at")
     steps = [int(path.name.removeprefix("checkpoint-")) for path in saved]
     folder = RunFolder(model)
-    told = [row.get("step") for row in folder.metrics()]
-    if not all(type(step) is int and step > 0 for step in told):
+    rows = [row.get("step") for row in folder.metrics()]
+    past = [step for step in rows if isinstance(step, int) and step > 0]
+    if len(past) < len(rows):
         raise DamageError(f"{folder.metrics_path}: a row has no step: put the file back as it was")
-    last = max([steps[-1], *told])
+    last = max([steps[-1], *past])
     passed = (Point(f"step {step}", str(path), step / last, step) for step, path in zip(steps, saved, strict=True))
     return [Point("step 0", str(run["model"])), *passed]
 

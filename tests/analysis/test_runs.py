@@ -94,7 +94,7 @@ def test_what_a_run_lacks(run: Path) -> None:
     with pytest.raises(DataError, match="has no problem"):
         coefficients(CoefficientsConfig(model=str(run), step=1, dataset="countdown"))
     (run.parent / "empty").mkdir(exist_ok=True)
-    (run.parent / "empty" / "config.yaml").write_text("{}")
+    (run.parent / "empty" / "config.yaml").write_text("method: sft\nmodel: embedded\n")
     with pytest.raises(ConfigError, match="no whole checkpoint"):
         points(str(run.parent / "empty"))
 
