@@ -238,7 +238,7 @@ def content(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for without where it lay: a template's name, the folders of verifiers."""
     found = {name: dict(value) if isinstance(value, dict) else value for name, value in asked.items()}
     found.get("template", {}).pop("name", None)
-    return {**found, "verifier": plain(found["verifier"])} if found.get("verifier") else found
+    return {**found, "verifier": plain(str(found["verifier"]))} if found.get("verifier") else found
 
 
 def digest(problem: Problem, prompt_ids: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from obverse.fingerprint import short
 from obverse.report.chart import Chart, Series, number
 from obverse.report.figures import Figure, mean, together
 from obverse.report.runs import AXES, RunData
@@ -104,10 +105,18 @@ def measured(runs: Sequence[RunData]) -> Iterator[Table]:
             others = [f"{name} {number(float(row[name]), True)}" for name in row if name.startswith(("pass@", "maj@"))]
             model = result.get("model", {}).get("name", "") or run.path.name
             cells = [result.get("name", ""), model, str(row.get("problems", "")), with_interval(row), ", ".join(others)]
+            cells += [judges(result)]
             rows.append([*cells, *(number(float(row.get(name) or 0.0), True) for name in ("truncated", "ungraded"))])
     if rows:
-        header = ["benchmark", "model", "problems", "mean", "more tries", "cut off", "ungraded"]
+        header = ["benchmark", "model", "problems", "mean", "more tries", "graded by", "cut off", "ungraded"]
         yield table("Measured by obverse eval", header, rows, f"Mean share of right samples; {EVALUATED}.")
+
+
+def judges(result: Mapping[str, Any]) -> str:
+    """The verifiers of a result with the first digits of their code's sha256; "" where an earlier version wrote it."""
+    grader = result.get("grader")
+    code = grader.get("code") if isinstance(grader, dict) else None
+    return ", ".join(sorted({short(str(each)) for each in code.values()})) if isinstance(code, dict) else ""
 
 
 def measured_tries(runs: Sequence[RunData]) -> Iterator[Figure]:

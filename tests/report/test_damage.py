@@ -39,8 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = root / "runs" / "hpt-gate-1" / "seed-1" / "eval" / "checkpoint-3" / "bench"
     place.mkdir(parents=True)
     result = {"schema": 1, "name": "bench", "model": {"name": "m"}, "summary": summary(0.5, 1)}
+    result |= {"grader": {"verifiers": ["v.py"], "code": {"v.py": f"verify@{'5d' * 32}*1.0"}}}
     (place / "result.json").write_text(json.dumps(result))
     return root
+
+
+def test_a_measured_figure_says_which_version_of_the_verifier_graded(folder: Path) -> None:
+    (page,) = report(ReportConfig(run=folder / "runs" / "hpt-gate-1" / "seed-1"))
+    assert f"verify@{'5d' * 6}*1.0" in page.read_text() and "5d" * 7 not in page.read_text()
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
