@@ -20,7 +20,7 @@ from obverse.records import Problem
 from obverse.seeds import seed_for
 from obverse.tasks import EMBEDDED, load
 from obverse.tasks.files import count
-from obverse.verifiers import unreadable
+from obverse.verifiers import gold_notes, unreadable
 from obverse.watch import flat
 
 MAX_LISTED = 20
@@ -107,11 +107,12 @@ def _looks_like_control(problem: Problem) -> str:
 
 
 def compared_as_text(problems: Sequence[Problem]) -> list[str]:
-    """A line for every expected answer of the math verifier that computer algebra cannot read."""
-    return [
+    """A line for every expected answer of the math verifier that computer algebra cannot read, and for odd sorts."""
+    as_text = [
         f"{problem.id}: the answer {str(problem.answer)[:80]!a} is compared as text: computer algebra cannot read it"
         for problem in unreadable(problems)
     ]
+    return [*as_text, *gold_notes(problems)]
 
 
 def overlaps(config: DataConfig, problems: Sequence[Problem]) -> list[str]:

@@ -11,7 +11,7 @@ from functools import cache, partial
 from obverse import user_code
 from obverse.errors import ConfigError, GraderError
 from obverse.records import Problem, Verdict
-from obverse.verifiers import choice, countdown, exact, knights, math, numeric, workers
+from obverse.verifiers import choice, countdown, exact, golds, knights, math, numeric, workers
 from obverse.verifiers.algebra_questions import TOO_HARD, WORKER
 from obverse.verifiers.extract import final_answer
 from obverse.verifiers.mix import combined, split, weighted
@@ -40,6 +40,7 @@ __all__ = [
     "SECONDS",
     "Verifier",
     "answer_of",
+    "gold_notes",
     "judge",
     "judge_all",
     "nearest",
@@ -108,6 +109,11 @@ def same(problem: Problem, first: str, second: str) -> bool:
     """Whether two final answers are equal to the problem's verifier; for a function of the user: the same text."""
     name = _first(problem)
     return first == second or (name in _MODULES and bool(_MODULES[name].same(problem, first, second)))
+
+
+def gold_notes(problems: Iterable[Problem]) -> list[str]:
+    """Return a line for every sort of expected answer that the math verifier reads in an unexpected way."""
+    return golds.notes(each for each in problems if each.verifier and _first(each) == "math")
 
 
 def nearest(name: str) -> str:

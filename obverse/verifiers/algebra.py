@@ -48,6 +48,9 @@ _SAMPLES = (
     ("\\sin 30^\\circ", "\\frac{1}{2}"),
 )
 
+# What the libraries raise where a formula has no meaning, such as an undefined function that is compared.
+FAILURES = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, NotImplementedError, AssertionError)
+
 logging.disable(logging.CRITICAL)  # it logs whole answers
 
 
@@ -113,7 +116,7 @@ def _equal(expected: str, given: str) -> list[Any]:
         return [False, str(error)]
     except MemoryError:
         return [False, "too_hard"]
-    except RecursionError:
+    except (RecursionError, *FAILURES):
         return [False, "unparseable"]
 
 

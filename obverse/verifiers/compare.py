@@ -17,7 +17,7 @@ from obverse.verifiers.numbers import Number, number, same_number
 from obverse.verifiers.regions import Region, is_relation, region
 from obverse.verifiers.spelling import bare, normalized
 from obverse.verifiers.structure import Collection, assignments, collection, components, is_name
-from obverse.verifiers.words import letters, same_letters
+from obverse.verifiers.words import is_product, letters, same_letters
 
 Formulas = Callable[[str, str], bool | None]
 
@@ -107,10 +107,10 @@ def _with_equals(expected: str, given: str, formulas: Formulas) -> bool | None:
     wanted, found = assignments(expected), assignments(given)
     if wanted and found:
         return _same_assignments(wanted, found, expected, given, formulas)
-    if wanted and "=" not in given:
+    if wanted and "=" not in given and not _names_product(wanted):
         return _assigned(wanted, given, formulas, expected_first=True)
     if "=" not in expected:
-        if found and (len(found) > 1 or "=" not in found[0][1]):
+        if found and not _names_product(found) and (len(found) > 1 or "=" not in found[0][1]):
             return _assigned(found, expected, formulas, expected_first=False)
         return _chain(expected, given, formulas)
     if "=" not in given:
@@ -145,6 +145,11 @@ def _is_function_of(one: str, other: str) -> bool:
     )
 
 
+def _names_product(pairs: list[tuple[str, str]]) -> bool:
+    """`xy=12` is an equation, and no name for 12."""
+    return any(is_product(name) for name, _ in pairs)
+
+
 def _is_product(one: str, other: str) -> bool:
     """`xy` and `yx` are one product of variables."""
     return len(one) > 1 and letters(one) == one and letters(other) == other and same_letters(one, other)
@@ -168,7 +173,7 @@ def _assigned(pairs: list[tuple[str, str]], plain: str, formulas: Formulas, *, e
 def _chain(expected: str, given: str, formulas: Formulas) -> bool | None:
     """`x = 2 + 40 = 42`: a name may stand in front, and every other side must equal the expected value."""
     sides = [side.strip() for side in given.split("=")]
-    if len(sides) > 1 and is_name(sides[0]):
+    if len(sides) > 1 and is_name(sides[0]) and not is_product(sides[0]):
         sides = sides[1:]
     return all_of(bool(side) and equal(expected, bare(side), formulas) for side in sides)
 

@@ -42,7 +42,7 @@ _SMALL_MODULUS = re.compile(r"([0-9]{1,9})\s*\\(?:bmod|mod)\s*\{?([1-9][0-9]{0,8
 _CHOOSE = re.compile(r"(?<![A-Za-z\\])C\s*\(\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*\)")
 _MARKED = re.compile(
     r"[A-Za-z](?:\}?)(?:'+|\^\s*\{?\s*(?:\\prime\s*)+\}?)|[fgh]\s*\^\s*\{\s*-1\s*\}(?=\s*\()|\\(?:d?dot|hat|bar"
-    r"|tilde|check|breve)(?![A-Za-z])"
+    r"|tilde|check|breve|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega)(?![A-Za-z])"
 )
 _PARAMETERS = frozenset("kmn")
 
@@ -111,7 +111,7 @@ def _is_huge(power: Any) -> bool:
 
 
 def _marks(text: str) -> list[str]:
-    """Primes, inverse functions and accents, which the grammar would drop."""
+    """Primes, inverse functions and accents, which the grammar would drop, and capitals, which it makes small."""
     return sorted(
         re.sub(r"[\s{}]|\\prime", lambda match: "'" if match.group() == "\\prime" else "", each)
         for each in _MARKED.findall(text)
@@ -174,7 +174,7 @@ def _same_values(gold: Any, answer: Any) -> bool:
         ):
             continue
         if not _is_close(first, second):
-            return not names and _is_close(_real_roots(gold), _real_roots(answer))
+            return not names and _is_close(_at(_real_roots(gold), {}), _at(_real_roots(answer), {}))
         num_seen += 1
     return num_seen > 0
 
@@ -183,6 +183,8 @@ def _is_close(first: Any, second: Any) -> bool:
     if first.is_Rational and second.is_Rational:
         return bool(first == second)
     first, second = sympy.N(first, DIGITS), sympy.N(second, DIGITS)
+    if not (_is_finite(first) and _is_finite(second)):
+        return False
     return bool(abs(first - second) <= EXACT * max(abs(first), abs(second), EXACT))
 
 

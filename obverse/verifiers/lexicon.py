@@ -55,6 +55,7 @@ PLURALS = _words(
 # Words that change a number, compare it or argue about it, and closed-class words: what has one is no unit.
 DENIED = _words(
     """
+    myriad myriads max tops tip legion googols ballpark below best worst
     a about above after again against all almost also although an and another any anything apart approaching are
     around as at back bad bc bce be because been before being below besides between beyond billions both but by can
     cannot certainly circa cos could crores cube cubed cubes debt decreased deficit despite did different divided do

@@ -91,6 +91,9 @@ _REPLACED = [
         (r"\\var(epsilon|phi|theta|rho)(?![A-Za-z])", r"\\\1"),
         (r"\\(?:varnothing|empty)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset"),
         (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+        (r"\\log_\{?e\}?(?![A-Za-z])", r"\\ln"),
+        (r"\{?([0-9]{1,3}|[a-z])\s*\\choose\s*([0-9]{1,3}|[a-z])\}?", r"\\binom{\1}{\2}"),
+        (r"\\(?:underline|uline|emph)\s*\{([^{}]*)\}", r"\1"),
         (r"\\(?:dots|cdots|dotsc)(?![A-Za-z])", r"\\ldots"),
         (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
         (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
@@ -131,7 +134,7 @@ _STRIPPED = " \t\r\n\f\v" + _INVISIBLE
 @lru_cache(maxsize=4096)
 def bare(text: str) -> str:
     """Return a formula without what may surround it: dollar signs, a box, bold stars, braces, a period at the end."""
-    text = (text if text.isascii() else in_latex(text)).strip(_STRIPPED).strip("*").strip()
+    text = (text if text.isascii() else in_latex(text)).strip(_STRIPPED).strip("*`").strip()
     if text.isascii() and text.isdigit():
         return text
     text = _without_dollars(without_boxes(unboxed(text)))

@@ -104,7 +104,7 @@ def same_letters(wanted: str, given: str) -> bool:
     """
     if wanted == given or (wanted.lower() == given.lower() and (len(wanted) > 2 or wanted.lower() in SHORT_WORDS)):
         return True
-    return sorted(wanted) == sorted(given) and _is_product(wanted) and _is_product(given)
+    return sorted(wanted) == sorted(given) and is_product(wanted) and is_product(given)
 
 
 def same_points(wanted: str, given: str) -> bool | None:
@@ -154,8 +154,9 @@ def _is_prose(plain: str) -> bool:
     )
 
 
-def _is_product(run: str) -> bool:
-    if not run.islower() or not run.isascii() or len(set(run)) < len(run):
+def is_product(run: str) -> bool:
+    """Whether letters are a product of variables: two that are no word, or neighbors in the alphabet."""
+    if len(run) < 2 or not (run.isalpha() and run.islower() and run.isascii()) or len(set(run)) < len(run):
         return False
     if len(run) == 2:
         return run not in SHORT_WORDS and run[::-1] not in SHORT_WORDS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from obverse.errors import GraderError
 from obverse.records import Problem
-from obverse.verifiers import objection, unreadable, verifier
+from obverse.verifiers import gold_notes, objection, unreadable, verifier
 from obverse.verifiers.math import compare, equal, gold, judge
 from obverse.verifiers.numbers import number
 from obverse.verifiers.prefilter import objection as refused
@@ -235,6 +235,15 @@ def test_what_computer_algebra_cannot_read_is_told():
     assert objection("exact", Problem("p", "q", answer="a</answer>b")) == (
         "given as an answer, the exact verifier calls it wrong"
     )
+
+
+def test_how_odd_expected_answers_are_read_is_told():
+    answers = ["The answer is 4.", 0.10000000149011612, "BAC", "only if both of them agree", "7", 0.25, "\\boxed{3}"]
+    rows = [Problem(str(n), "q", answer=answer, verifier="math") for n, answer in enumerate(answers)]
+    assert [gold(row) for row in rows] == ["4", "0.1", "BAC", "only if both of them agree", "7", "0.25", "3"]
+    lines = gold_notes(rows)
+    assert [line.split(": ")[1] for line in lines] == ["0", "1", "2", "3"]
+    assert all(line.startswith("1 answer ") for line in lines) and lines[0].endswith("'The answer is 4.' as '4'")
 
 
 @given(st.fractions(max_denominator=10_000), st.fractions(max_denominator=10_000))
