@@ -26,7 +26,10 @@ from obverse.sampling.cache import num_layers
 from obverse.sampling.protocol import Law, Order
 from obverse.sampling.rows import write
 
-TOLERANCE = 1e-4  # nats, and of the largest gradient; rounding in float32 stays below a tenth of it
+TOLERANCE = 1e-4  # nats, and of the largest gradient; rounding in float32 mostly stays below a tenth of it
+# What is refused differs by more: scores that are not divided by the size of a head make rounding ten times as large.
+WRONG = 1e-3
+ROUNDED = 5e-2  # the same for a model in bfloat16 that is tried as it is
 # Prompt and response lengths of the rows that are tried: around the length at which a copy's rotary frequencies change,
 # and several windows long.
 LENGTHS = ((3, (2, 7)), (9, (3, 7, 8)), (21, (1, 12)))
@@ -64,7 +67,7 @@ class Reading:
     gradients: dict[str, Tensor]
 
 
-_traits: dict[tuple[type, str], Traits | str] = {}
+_traits: dict[tuple[type, str], Traits | str | None] = {}
 _sampled: dict[tuple[type, str], str | None] = {}
 
 
@@ -72,7 +75,7 @@ def conforming(model: Any, ways: Ways) -> Traits:
     """The traits of a model's architecture. ConfigError for one that cannot be trained as plain forwards compute it.
 
     Tried once per architecture in a process, on the CPU: about a second. The weights are not read, so that they may be
-    meta tensors.
+    meta tensors. A model of which there is no small copy is tried as it is, with short rows.
     """
     refuse_halves(model)
     key = _key(model)
@@ -84,7 +87,7 @@ def conforming(model: Any, ways: Ways) -> Traits:
     known = _traits[key]
     if isinstance(known, str):
         raise ConfigError(known)
-    return known
+    return _as_it_is(model) if known is None else known
 
 
 def refuse_halves(model: Any) -> None:
@@ -143,34 +146,35 @@ def _key(model: Any) -> tuple[type, str]:
     ), f"{model.config._attn_implementation} {model.config.to_json_string(use_diff=False)}"
 
 
-def _tried(model: Any, ways: Ways) -> Traits:
-    """Plain forwards first, then each way of obverse's, the slower one where the faster one differs."""
+def _tried(model: Any, ways: Ways) -> Traits | None:
+    """Plain forwards first, then each way of obverse's, the slower one where the faster one differs.
+
+    None for a model without a small copy.
+    """
     switches, limit = spans(model.config)
     with quiet(), torch.enable_grad():
         copy = reduced(model)
         if copy is None:
-            return _untried(model, switches, limit)
+            return None
         _, end = spans(copy.config)
         update = _rows(copy.config, end)
         plain = _plain(copy, update)
         _refuse_unless_causal(copy, update, plain)
         short = spans(copy.config)[0]
-        traits = Traits(switches=short, limit=end)
-        differs: float = 0.0
-        for pads in (True, False):
-            for head in (True, False):
-                each = replace(traits, has_head=head, pads=pads)
-                differs = _difference(copy, each, update, plain, ways)
-                if differs <= TOLERANCE:
-                    break
+        traits, least = Traits(switches=short, limit=end), float("inf")
+        for pads, head in ((True, True), (True, False), (False, True), (False, False)):
+            each = replace(traits, has_head=head, pads=pads)
+            differs = _difference(copy, each, update, plain, ways)
+            if differs < least:
+                best, least = each, differs
             if differs <= TOLERANCE:
-                traits = each
                 break
-        else:
+        if least > WRONG:
             raise ConfigError(
                 f"models of type {_kind(model)!r} cannot be trained here: in a batch, a token's log-prob or gradient "
-                f"differs by {differs:.1g} from that of a plain forward of its row"
+                f"differs by {least:.1g} from that of a plain forward of its row"
             )
+        traits = best
         for name in ("has_table", "shares"):
             each = replace(traits, **{name: True})
             if (
@@ -182,10 +186,41 @@ def _tried(model: Any, ways: Ways) -> Traits:
     return replace(traits, switches=switches, limit=limit)
 
 
-def _untried(model: Any, switches: tuple[int, ...], limit: int | None) -> Traits:
-    raise ConfigError(
-        f"models of type {_kind(model)!r} cannot be trained here: no small copy of {_name(model)} can be made "
-        "from its configuration to try it on"
+def _as_it_is(model: Any) -> Traits:
+    """The slowest ways for a model that is not tried on a copy; without numbers (meta tensors) nothing is tried."""
+    switches, limit = spans(model.config)
+    traits = Traits(switches=switches, limit=limit)
+    if any(each.is_meta for each in model.parameters()):
+        return traits
+    with quiet(), torch.no_grad():
+        rows = [row.prompt_ids + row.ids for row in _rows(model.config, None).rows[:3]]
+        try:
+            alone = [_logits(model, row).log_softmax(-1) for row in rows]
+            last = _logits(model, [*rows[2][:-1], rows[2][0]]).log_softmax(-1)
+            width = max(map(len, rows))
+            padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+            together = model(input_ids=padded, use_cache=False).logits.float().log_softmax(-1)
+        except Exception as error:  # noqa: BLE001  a forward that wants more than tokens fails in whatever way it has
+            raise ConfigError(_no_forward(model, error)) from None
+        allowed = WRONG if model.dtype in (torch.float32, torch.float64) else ROUNDED
+        later = float((alone[2][:-1] - last[:-1]).abs().max())
+        if later > allowed:
+            raise ConfigError(_not_causal(model, later))
+        differs = max(float((one - two[: len(one)]).abs().max()) for one, two in zip(alone, together, strict=True))
+        return replace(traits, pads=differs <= allowed)
+
+
+def _no_forward(model: Any, error: Exception) -> str:
+    return (
+        f"models of type {_kind(model)!r} cannot be trained here: a forward of {_name(model)} over the tokens of one "
+        f"row, or its gradient, fails ({_reason(error)})"
+    )
+
+
+def _not_causal(model: Any, worst: float) -> str:
+    return (
+        f"models of type {_kind(model)!r} as configured here are not causal: another later token changes the log-probs "
+        f"before it by {worst:.1g} (an encoder, or a decoder without is_decoder=True)"
     )
 
 
@@ -253,10 +288,7 @@ def _plain(model: Any, update: Update) -> Reading:
             logps.append(logp.detach())
         loss.backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001  a forward that wants more than tokens fails in whatever way it has
-        raise ConfigError(
-            f"models of type {_kind(model)!r} cannot be trained here: a forward of {_name(model)} over the "
-            f"tokens of one row, or its gradient, fails ({_reason(error)})"
-        ) from None
+        raise ConfigError(_no_forward(model, error)) from None
     return Reading(logps, _taken(model))
 
 
@@ -269,7 +301,7 @@ def _refuse_unless_causal(model: Any, update: Update, plain: Reading) -> None:
             ids = row.prompt_ids + row.ids
             first, again = _logits(model, ids), _logits(model, ids)
             unequal = float((first - again).abs().max())
-            if unequal > TOLERANCE:
+            if unequal > WRONG:
                 raise ConfigError(
                     f"models of type {_kind(model)!r} cannot be trained here: two forwards of the same row differ by "
                     f"{unequal:.1g}"
@@ -279,11 +311,8 @@ def _refuse_unless_causal(model: Any, update: Update, plain: Reading) -> None:
                 other[place] = ids[0] if ids[0] != ids[place] else ids[1]
                 later = (_logits(model, other)[:place].log_softmax(-1) - first[:place].log_softmax(-1)).abs()
                 worst = max(worst, float(later.max()) if place else 0.0)
-    if worst > TOLERANCE:
-        raise ConfigError(
-            f"models of type {_kind(model)!r} as configured here are not causal: another later token changes the "
-            f"log-probs before it by {worst:.1g} (an encoder, or a decoder without is_decoder=True)"
-        )
+    if worst > WRONG:
+        raise ConfigError(_not_causal(model, worst))
 
 
 def _difference(model: Any, traits: Traits, update: Update, plain: Reading, ways: Ways) -> float:
@@ -355,7 +384,7 @@ def _sampling_fault(model: Any, layers: int) -> str | None:
             logp = logits.log_softmax(-1).gather(-1, torch.tensor(member.ids)[:, None])[:, 0]
             gap = float((logp - torch.tensor(member.behavior)).abs().max())
             worst = max(worst, gap if gap == gap else float("inf"))
-    if worst > TOLERANCE:
+    if worst > WRONG:
         return f"read from a padded cache, a token's log-prob differs by {worst:.1g} from that of a plain forward"
     return None
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-MAX_PARAMETERS = 60_000_000  # of a copy: 240 MB in float32
+MAX_PARAMETERS = 80_000_000  # of a copy: 320 MB in float32
 DEPTHS = (4, 8, 16)  # layers that are tried before all of them
 POSITIONS = 512  # of a copy; a row that is tried has at most 64 tokens
 SWITCH = 16  # the length at which a copy's rotary frequencies change, where the model's do
-WINDOW = 8  # of sliding and chunked attention
+WINDOW = 8  # of sliding and chunked attention, and of scans by chunks
 
 WINDOWS = (
     "sliding_window",
@@ -28,7 +28,12 @@ WINDOWS = (
     "window_size",
     "local_attention",
     "index_topk",
+    "chunk_size",
+    "mamba_chunk_size",
 )
+FORWARD = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "d_ff")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "zero_expert_num")
+CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group")
 # More tokens in the table cost memory and change nothing that is tried.
 VOCABULARY = 512
 
@@ -173,31 +178,51 @@ def _lower(config: Any, depth: int) -> None:
 
 def _narrow(config: Any) -> None:
     """Fewer heads of the same size, narrow feed-forward layers, few experts."""
-    hidden, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
-    if isinstance(hidden, int) and isinstance(heads, int) and hidden > 256 and heads > 2:
-        groups = getattr(config, "num_key_value_heads", None) or heads
-        size = getattr(config, "head_dim", None) or hidden // heads
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    if hidden is not None and heads is not None and hidden > 256 and heads > 2:
+        groups = _size(config, "num_key_value_heads") or heads
         kept = min(groups, 4 if groups == heads else 2)
         config.num_attention_heads = kept * min(2, heads // groups)
-        if getattr(config, "num_key_value_heads", None):
-            config.num_key_value_heads = kept
-        config.hidden_size = size * config.num_attention_heads
-        if getattr(config, "mamba_d_head", None) and getattr(config, "mamba_expand", None):
-            config.mamba_n_heads = config.mamba_expand * config.hidden_size // config.mamba_d_head
+        config.hidden_size = (_size(config, "head_dim") or hidden // heads) * config.num_attention_heads
+        _set(config, kept, "num_key_value_heads")
+        _set(config, config.num_attention_heads, "encoder_attention_heads", "decoder_attention_heads")
+        if _size(config, "mamba_d_head") and _size(config, "mamba_expand"):
+            _set(config, config.mamba_expand * config.hidden_size // config.mamba_d_head, "mamba_n_heads")
+    elif hidden is not None and heads is None and hidden > 256:
+        config.hidden_size = 256
+        _set(config, 256, *(name for name in ("attention_hidden_size",) if _size(config, name) == hidden))
+        if _size(config, "head_dim") and _size(config, "expand"):
+            _set(config, config.expand * 256 // config.head_dim, "num_heads")
+    keys, values = _size(config, "linear_num_key_heads"), _size(config, "linear_num_value_heads")
+    if keys and values and keys > 2:
+        _set(config, 2, "linear_num_key_heads")
+        _set(config, 2 * max(1, values // keys), "linear_num_value_heads")
     for name, value in list(vars(config).items()):
-        if name.endswith(("intermediate_size", "ffn_dim", "n_inner", "d_ff")) or name.startswith("intermediate_size"):
+        if name.startswith("intermediate_size") or name.endswith(FORWARD):
             if isinstance(value, int) and value > 128:
                 setattr(config, name, 128)
             elif isinstance(value, list) and all(isinstance(each, int) for each in value):
                 setattr(config, name, [min(each, 128) for each in value])
-    for name in ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"):
-        count = getattr(config, name, None)
-        if isinstance(count, int) and count > 8:
-            setattr(config, name, 8)
-    for name in ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group"):
-        count = getattr(config, name, None)
-        if isinstance(count, int) and count > 2:
-            setattr(config, name, 2)
+    for most, names in ((8, EXPERTS), (2, CHOSEN)):
+        for name in names:
+            if (_size(config, name) or 0) > most:
+                setattr(config, name, most)
+
+
+def _size(config: Any, name: str) -> int | None:
+    """A whole number of a configuration; the common one where layers differ."""
+    try:
+        value = getattr(config, name, None)
+    except Exception:  # noqa: BLE001  transformers' own complaint that layers may differ
+        value = vars(config).get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _set(config: Any, value: int, *names: str) -> None:
+    """Set those of the names that the configuration has."""
+    for name in names:
+        if _size(config, name) is not None:
+            setattr(config, name, value)
 
 
 def _shorten(text: Any) -> None:
@@ -227,8 +252,7 @@ def _fewer_tokens(config: Any, text: Any) -> None:
         for name in ("vocab_size", "vocab_size_per_layer_input"):
             if getattr(part, name, None) == total or (name.endswith("input") and hasattr(part, name)):
                 setattr(part, name, VOCABULARY)
-        for name in list(vars(part)):
-            value = getattr(part, name)
+        for name, value in list(vars(part).items()):
             if name.endswith(("token_id", "token_index")) and isinstance(value, int) and value >= VOCABULARY:
                 setattr(part, name, VOCABULARY - 1 - value % 16)
 
