@@ -16,7 +16,7 @@ from obverse.measure import score_of
 from obverse.records import Problem, Verdict, to_json
 from obverse.resolve import slug
 from obverse.results import figures, grader, read
-from obverse.samples import ASKED, RESULT, ROOM, SAMPLES, Graded, Store
+from obverse.samples import ASKED, PROBLEMS, RESULT, ROOM, SAMPLES, Graded, Store
 from obverse.scores import Report
 from obverse.storing import storing
 from obverse.user_code import read_once
@@ -56,6 +56,10 @@ def regrade_one(folder: Path, config: RegradeConfig, watch: Watcher) -> Report:
         raise DataError(f"{folder}: this evaluation has not ended; the command that began it goes on where it was")
     store, result = Store(folder), read(folder / RESULT)
     problems = store.problems()
+    if {each.id for each in problems.values()} != {row["problem"] for row in result["problems"]}:
+        raise DamageError(
+            f"{folder / PROBLEMS} has other problems than {folder / RESULT}: the command that began the evaluation ends it"
+        )
     if config.verifier is not None:
         problems = {name: replace(problem, verifier=config.verifier) for name, problem in problems.items()}
     ks = tuple(config.k or result["k"])

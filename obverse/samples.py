@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from obverse import checkpoint, fingerprint, sealing
 from obverse.errors import ConfigError, DamageError, StorageError
 from obverse.jsonlines import parse
@@ -65,6 +68,46 @@ class Graded:
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Graded:
         return cls(**{name: row[name] for name in cls.__slots__})
+
+
+class Row(TypedDict):
+    """A line of samples.jsonl.gz, as far as it is read again."""
+
+    problem: str
+    digest: str
+    round: int
+    seed: int
+    number: int
+    finish: Finish
+    num_tokens: int
+    correct: bool | None
+    reward: float
+    reason: str
+    formatted: bool
+    answer: str | None
+    text: str
+
+
+class Asked(TypedDict):
+    """A line of problems.jsonl, as far as it is read again."""
+
+    id: str
+    prompt: str | list[dict[str, str]]
+    verifier: str | None
+    meta: dict[str, Any]
+    digest: str
+
+
+_ROW, _ASKED = TypeAdapter(Row), TypeAdapter(Asked)
+
+
+def is_of(kind: TypeAdapter[Any], row: Any) -> bool:
+    """Whether a row has all fields of a kind, as they must be."""
+    try:
+        kind.validate_python(row, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def sample_row(
@@ -149,10 +192,16 @@ class Store:
     def problems(self) -> dict[str, Problem]:
         """The problems as they were written, by digest. DamageError where the file is not what was written."""
         path = self.folder / PROBLEMS
+        rows = sealing.read_rows(path)
+        for number, row in enumerate(rows, 1):
+            if not is_of(_ASKED, row):
+                raise DamageError(f"{path}:{number} is no problem of an evaluation: {sealing.REMEDY}")
+        if len({row["digest"] for row in rows}) < len(rows):
+            raise DamageError(f"{path}: a problem stands there twice: {sealing.REMEDY}")
         try:
-            rows = [{**row, "demonstration": tuple(row.get("demonstration", ()))} for row in sealing.read_rows(path)]
+            rows = [{**row, "demonstration": tuple(row.get("demonstration", ()))} for row in rows]
             return {row.pop("digest"): Problem(**row) for row in rows}
-        except (KeyError, TypeError) as error:
+        except TypeError as error:
             raise DamageError(f"{path}: a row is no problem of an evaluation ({error}): put the file back") from None
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -203,9 +252,9 @@ class Store:
 
     def _row(self, line: bytes, path: Path) -> dict[str, Any]:
         row = parse(line.decode("utf-8", "surrogatepass"), str(path), DamageError)
-        if not isinstance(row, dict) or not {*Graded.__slots__, "problem", "digest", "round", "text"} <= row.keys():
+        if not is_of(_ROW, row):
             raise DamageError(f"{path} holds what is no sample of an evaluation: {sealing.REMEDY}")
-        return row
+        return dict(row)
 
     def stored(self) -> dict[str, dict[int, Graded]]:
         """What there is already: by digest, by seed."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import Count
+from report.test_damage import damage
 from tiny_models import save_tiny
 
 import runs
 from obverse.config_eval import EvalConfig, RegradeConfig
-from obverse.errors import ConfigError, DataError
+from obverse.errors import ConfigError, DamageError, DataError, UserError
 from obverse.evaluate import evaluate
 from obverse.regrade import regrade
 from obverse.samples import SAMPLES, Store
@@ -75,3 +80,48 @@ def test_what_cannot_be_graded_again_is_one_sentence(evaluated: Path, tmp_path: 
     (tmp_path / "half" / "asked.json").write_text("{}")
     with pytest.raises(DataError, match="has not ended"):
         regrade(RegradeConfig(regrade=tmp_path))
+
+
+def test_problems_that_were_taken_out_are_missed(evaluated: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(evaluated / "out" / "chains", tmp_path / "chains"))
+    lines = (folder / "problems.jsonl").read_bytes().split(b"\n")
+    (folder / "problems.jsonl").write_bytes(b"\n".join(lines[1:]))
+    with pytest.raises(DamageError, match=r"problems\.jsonl has other problems than .*result\.json"):
+        regrade(RegradeConfig(regrade=folder))
+
+
+def unsealed(folder: Path) -> None:
+    """Make a folder what a version without seals has written."""
+    rows = list(Store(folder).rows())
+    (folder / SAMPLES).write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), mtime=0))
+    for name in ("asked.json", "result.json"):
+        value = json.loads((folder / name).read_text())
+        del value["seal"]
+        (folder / name).write_text(json.dumps({**value, "schema": 1}))
+    problems = [json.loads(line) for line in (folder / "problems.jsonl").read_text().split("\n") if line]
+    text = "".join(json.dumps({name: each for name, each in row.items() if name != "seal"}) + "\n" for row in problems)
+    (folder / "problems.jsonl").write_text(text)
+
+
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["sealed", "of an earlier version"])
+def test_damaged_folders_are_one_sentence(is_sealed: bool, evaluated: Path, tmp_path: Path, count: Count) -> None:
+    folder = Path(shutil.copytree(evaluated / "out" / "chains", tmp_path / "chains"))
+    for path in folder.glob("regraded*"):
+        path.unlink()
+    if not is_sealed:
+        unsealed(folder)
+    config, dice = RegradeConfig(regrade=folder, verifier="exact"), random.Random(3)
+    (whole,) = regrade(config)
+    for _ in range(40):
+        path = folder / dice.choice(("result.json", "problems.jsonl", SAMPLES))
+        content = path.read_bytes()
+        damage(path, dice)
+        try:
+            (report,) = regrade(config)
+            assert not is_sealed or report.scores == whole.scores
+            count("regraded folders that were damaged: results")
+        except UserError as error:
+            count("regraded folders that were damaged: sentences")
+            assert "\n" not in str(error) and str(folder) in str(error), (path, error)
+        shutil.rmtree(path, ignore_errors=True)
+        path.write_bytes(content)

@@ -107,6 +107,8 @@ def damage(path: Path, dice: random.Random) -> None:
         rows[number] = changed(rows[number], dice)
         rows += dice.choice(([], [], [rows[0]]))
         path.write_text("".join(text_of(row) + "\n" for row in rows))
+    elif path.suffix == ".gz":
+        path.write_bytes(b"")
     else:
         size = int.from_bytes(content[:8], "little")
         header = text_of(changed(json.loads(content[8 : 8 + size]), dice)).encode()
