@@ -58,7 +58,7 @@ def regrade_one(folder: Path, config: RegradeConfig, watch: Watcher) -> Report:
     problems = store.problems()
     if {each.id for each in problems.values()} != {row["problem"] for row in result["problems"]}:
         raise DamageError(
-            f"{folder / PROBLEMS} has other problems than {folder / RESULT}: the command that began the evaluation ends it"
+            f"{folder / PROBLEMS} has other problems than {folder / RESULT}: the command that began it puts that right"
         )
     if config.verifier is not None:
         problems = {name: replace(problem, verifier=config.verifier) for name, problem in problems.items()}

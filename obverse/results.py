@@ -59,14 +59,14 @@ _KINDS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Cou
 
 def read(path: Path, kind: type = Stored) -> dict[str, Any]:
     """A result as it was written. DamageError, which names the file, where it is missing or no result."""
-    found = sealing.read(path)
+    result = sealing.read(path)
     try:
-        _KINDS[kind].validate_python(found, strict=True)
+        _KINDS[kind].validate_python(result, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DamageError(f"{path} is no result of obverse eval: {place}: {first['msg']}") from None
-    return found
+    return result
 
 
 def write(
