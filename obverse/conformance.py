@@ -176,7 +176,7 @@ def _tried(model: Any, ways: Ways) -> Traits | None:
             )
         traits = best
         for name in ("has_table", "shares"):
-            each = replace(traits, **{name: True})
+            each = replace(traits, has_table=True) if name == "has_table" else replace(traits, shares=True)
             if (
                 traits.has_head
                 and _may(copy, name, traits)
@@ -246,7 +246,7 @@ def _rows(config: Any, end: int | None) -> Update:
         if name.endswith(("token_id", "token_index")) and isinstance(value, int)
     }
     ends = [getattr(text, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")]
-    ends = [0, *(each for each in ends if isinstance(each, int) and 0 <= each < text.vocab_size)]
+    texts_end = [0, *(each for each in ends if isinstance(each, int) and 0 <= each < text.vocab_size)]
     generator = torch.Generator().manual_seed(0)
     ordinary = torch.tensor([each for each in range(text.vocab_size) if each not in special])
 
@@ -257,10 +257,9 @@ def _rows(config: Any, end: int | None) -> Update:
     groups: list[list[Sample]] = []
     for prompt_length, lengths in LENGTHS:
         prompt = draw(prompt_length)
-        lengths = [each for each in lengths if end is None or prompt_length + each <= end]
-        responses = [draw(each) for each in lengths]
-        if responses and len(responses[-1]) > len(ends):
-            responses[-1][1 : 1 + len(ends)] = ends
+        responses = [draw(each) for each in lengths if end is None or prompt_length + each <= end]
+        if responses and len(responses[-1]) > len(texts_end):
+            responses[-1][1 : 1 + len(texts_end)] = texts_end
         groups.append(
             [Sample("rollout", prompt, ids, [Source.ROLLOUT] * len(ids), [0.0] * len(ids), "") for ids in responses]
         )
@@ -286,7 +285,7 @@ def _plain(model: Any, update: Update) -> Reading:
             logp = logits.log_softmax(-1).gather(-1, torch.tensor(row.ids)[:, None])[:, 0]
             loss = loss + (logp * _weights(number, len(row.ids))).sum()
             logps.append(logp.detach())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     except Exception as error:  # noqa: BLE001  a forward that wants more than tokens fails in whatever way it has
         raise ConfigError(_no_forward(model, error)) from None
     return Reading(logps, _taken(model))
@@ -344,7 +343,7 @@ def _read(policy: Any, update: Update, shared: bool, ways: Ways) -> Reading:
             own = micro.tokens.sample == sample
             loss = loss + (logp[own] * _weights(sample, int(own.sum()))).sum()
             logps[sample] = logp[own].detach()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     reader.finish()
     return Reading(logps, _taken(policy.model))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import random
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from architectures import Found, batch, gaps, ours, plain, sampled_gap
+from tiny_models import tiny_tokenizer
 from transformers import (
     BartConfig,
     BartForCausalLM,
@@ -33,15 +36,16 @@ from transformers import (
 )
 from transformers.models.gemma4.configuration_gemma4 import Gemma4Config, Gemma4VisionConfig
 
-from obverse.batch import Update, pack
+import runs
 from obverse.conformance import check_sampling, conforming
 from obverse.errors import ConfigError
-from obverse.model import WAYS, Policy, as_policy, logprobs
-from obverse.prompts import Reader
-from obverse.records import Sample, Source
+from obverse.interrupt import Attentive
+from obverse.model import WAYS, as_policy
+from obverse.prepare import prepare
 from obverse.reduced import MAX_PARAMETERS, reduced
 from obverse.sampling import Law, Order
 from obverse.sampling.hf import HFSampler
+from obverse.watch import Silent
 
 SWITCH = 24  # tokens
 SMALL: dict[str, Any] = {
@@ -78,77 +82,23 @@ def made(kind: Any, config: Any) -> Any:
     return model
 
 
-def phi3() -> Any:
-    positions = {"max_position_embeddings": 512, "original_max_position_embeddings": SWITCH}
-    return made(Phi3ForCausalLM, Phi3Config(**SMALL, **positions, sliding_window=None, rope_parameters=LONGROPE))
+def phi3(**options: Any) -> Any:
+    options |= {"max_position_embeddings": 512, "original_max_position_embeddings": SWITCH, "sliding_window": None}
+    return made(Phi3ForCausalLM, Phi3Config(**SMALL | options, rope_parameters=LONGROPE))
 
 
-def batch(shape: dict[int, tuple[int, ...]]) -> Update:
-    """A problem for each prompt length, with responses of these lengths."""
-    rng = random.Random(3)
-    groups = []
-    for length, responses in shape.items():
-        prompt = [rng.randrange(3, 96) for _ in range(length)]
-        rows = [[rng.randrange(3, 96) for _ in range(number)] for number in responses]
-        groups.append(
-            [Sample("rollout", prompt, ids, [Source.ROLLOUT] * len(ids), [0.0] * len(ids), "") for ids in rows]
-        )
-    update = pack(groups, frozenset({Source.ROLLOUT}))
-    assert update is not None
-    return update
-
-
-def weight(sample: int, number: int) -> torch.Tensor:
-    return torch.sin(torch.arange(number) * 3.0 + sample)
-
-
-Found = tuple[dict[int, torch.Tensor], torch.Tensor]
-
-
-def plain(model: Any, update: Update) -> Found:
-    """Log-probs by sample and one gradient, by a forward for each unpadded row."""
-    model.zero_grad()
-    logps, loss = {}, torch.zeros(())
-    for number, row in enumerate(update.rows):
-        logits = model(input_ids=torch.tensor([row.prompt_ids + row.ids]), use_cache=False).logits[0]
-        logp = logits[len(row.prompt_ids) - 1 : -1].log_softmax(-1).gather(-1, torch.tensor(row.ids)[:, None])[:, 0]
-        loss = loss + (logp * weight(number, len(logp))).sum()
-        logps[number] = logp.detach()
-    loss.backward()
-    return logps, torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
-
-
-def ours(policy: Policy, update: Update, budget: int, shared: bool = False) -> Found:
-    """The same by micro batches of `budget` tokens."""
-    policy.model.zero_grad()
-    logps, reader = {}, Reader(policy.model, policy.table)
-    for micro in update.micros(budget, shared=shared):
-        logp, _ = logprobs(policy, micro, reader=reader)
-        loss = torch.zeros(())
-        for sample in set(micro.tokens.sample.tolist()):
-            logps[sample] = logp[micro.tokens.sample == sample]
-            loss = loss + (logps[sample] * weight(sample, len(logps[sample]))).sum()
-        loss.backward()
-    reader.finish()
-    gradient = torch.cat([each.grad.flatten() for each in policy.model.parameters() if each.grad is not None])
-    return {number: logp.detach() for number, logp in logps.items()}, gradient
+def dynamic(**options: Any) -> Any:
+    options |= {"max_position_embeddings": SWITCH}
+    return made(LlamaForCausalLM, LlamaConfig(**SMALL | options, rope_parameters=DYNAMIC))
 
 
 def assert_same(found: Found, expected: Found) -> None:
-    for number, logp in expected[0].items():
-        torch.testing.assert_close(found[0][number], logp, rtol=0, atol=2e-5)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5 * float(expected[1].abs().max()))
+    logp, gradient = gaps(found, expected)
+    assert logp < 2e-5 and gradient < 1e-4
 
 
-def assert_sampled_as_plain(model: Any, law: Law, prompts: tuple[int, ...] = (3, 9)) -> None:
-    rng = random.Random(4)
-    orders = [Order([rng.randrange(3, 96) for _ in range(length)], range(3)) for length in prompts]
-    for order, drawn in zip(orders, HFSampler(model, 4).sample(orders, law), strict=True):
-        for each in drawn:
-            row = torch.tensor([[*order.prompt_ids, *each.ids]])
-            logits = model(input_ids=row, use_cache=False).logits[0, len(order.prompt_ids) - 1 : -1]
-            logp = logits.log_softmax(-1).gather(-1, torch.tensor(each.ids)[:, None])[:, 0]
-            torch.testing.assert_close(torch.tensor(each.behavior), logp.detach(), rtol=0, atol=1e-4)
+def assert_sampled_as_plain(model: Any, law: Law) -> None:
+    assert sampled_gap(model, law, (3, 9)) < 1e-4
 
 
 @pytest.mark.parametrize("budget", [1, 60, 10**6])
@@ -170,7 +120,7 @@ def test_longrope_is_sampled_up_to_the_switch_and_refused_beyond() -> None:
 
 
 def test_dynamic_rope_is_right_up_to_its_positions_and_refused_beyond() -> None:
-    model = made(LlamaForCausalLM, LlamaConfig(**SMALL, max_position_embeddings=SWITCH, rope_parameters=DYNAMIC))
+    model = dynamic()
     policy, short = as_policy(model), batch({3: (2, 21), 12: (5, 12)})
     expected = plain(model, short)
     assert not policy.shares  # the positions of a padded batch of responses run beyond
@@ -180,6 +130,29 @@ def test_dynamic_rope_is_right_up_to_its_positions_and_refused_beyond() -> None:
         ours(policy, batch({3: (2, 22)}), 10**6)
     with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
         HFSampler(model, 4).sample([Order([5] * 9, [0])], Law((), SWITCH - 8))
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "refused"),
+    [("dynamic", "sft", True), ("dynamic", "grpo", True), ("longrope", "sft", False), ("longrope", "grpo", True)],
+)
+def test_a_run_beyond_the_switch_is_refused_before_step_1(
+    model: str, method: str, refused: bool, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer("llama")
+    kind = dynamic if model == "dynamic" else phi3
+    kind(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    long = "nine nine nine nine nine " * 4
+    row = {"prompt": "1 + 3", "answer": "4", "demonstration": long if method == "sft" else "4"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "prompt": "2 + 2"}) + "\n")
+    options = {"prompts_per_step": 2, "max_completion_length": SWITCH, "chat_template": "none", "verifier": "math"}
+    config = runs.config(method, tmp_path / "run", tmp_path / "model", tmp_path / "rows.jsonl", **options)
+    if refused:
+        with pytest.raises(ConfigError, match=f"rotary frequencies beyond {SWITCH} tokens"):
+            prepare(config, Attentive(Silent()))
+    else:
+        prepare(config, Attentive(Silent())).folder.release()
 
 
 def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_right() -> None:
@@ -247,8 +220,6 @@ def test_a_cap_that_stands_in_the_text_config_is_applied(cap: float) -> None:
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(1e4)
     update = batch({3: (2, 9), 11: (4,)})
-    for sample in update.rows:  # the tokens of images are no text
-        sample.prompt_ids, sample.ids = ([each % 90 for each in ids] for ids in (sample.prompt_ids, sample.ids))
     assert_same(ours(policy, update, 10**6), plain(model, update))
 
 

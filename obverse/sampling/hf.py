@@ -1,4 +1,4 @@
-"""The embedded sampler: any transformers decoder; every history of tokens is computed once, whoever shares it."""
+"""The embedded sampler: decoders of transformers; every history of tokens is computed once, whoever shares it."""
 
 from __future__ import annotations
 
