@@ -40,7 +40,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
         ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
-        *[("router", sentence) for sentence in [balancing(policy.model.config)] if sentence],
+        *[
+            ("router", sentence)
+            for sentence in [balancing(policy.model.config, config.router_aux_loss_coef)]
+            if sentence
+        ],
         *([("adapters", f"{learns}: {coverage(policy)}")] if policy.adapter else []),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
@@ -55,14 +59,19 @@ def facts(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def balancing(config: Any) -> str | None:
-    """What must be said of a mixture of experts whose configuration has losses of its router; None for other models."""
-    text = config.get_text_config()
+def balancing(model: Any, weight: float) -> str | None:
+    """What must be said of a mixture of experts with losses of its router; None for other models.
+
+    `model` is its configuration, `weight` that of the balancing loss in this run.
+    """
+    text = model.get_text_config()
     found = {name: value for name in ROUTER_LOSSES if (value := getattr(text, name, None))}
+    if weight:
+        return f"experts are kept in balance: router_aux_loss_coef {weight:g}, over all tokens of an update"
     if not found:
         return None
     named = ", ".join(f"{name} {value:g}" for name, value in found.items())
-    return f"its own balancing loss ({named}) is no part of what is trained here: experts are not kept in balance"
+    return f"the model's own balancing loss ({named}) is left out: --router_aux_loss_coef adds one"
 
 
 def asked(run: Run, method: Method) -> dict[str, int]:

@@ -12,7 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
-from obverse.config_scale import AdapterOptions, CardOptions, DistributedOptions, EngineOptions, PositionOptions
+from obverse.config_scale import (
+    AdapterOptions,
+    CardOptions,
+    DistributedOptions,
+    EngineOptions,
+    MixtureOptions,
+    PositionOptions,
+)
 from obverse.errors import ConfigError
 from obverse.options import (
     KWARGS_TEXT,
@@ -54,7 +61,14 @@ CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # padded tokens of a micro batch, w
 
 
 class TrainConfig(
-    ModelOptions, LawOptions, DistributedOptions, EngineOptions, AdapterOptions, PositionOptions, CardOptions
+    ModelOptions,
+    LawOptions,
+    DistributedOptions,
+    EngineOptions,
+    AdapterOptions,
+    PositionOptions,
+    MixtureOptions,
+    CardOptions,
 ):
     """Everything that decides a training run; `method_options` holds the method's own, which are written flat."""
 

@@ -101,6 +101,16 @@ class PositionOptions(Options):
         return {name: value for name, value in given.items() if value is not None}
 
 
+class MixtureOptions(Options):
+    """How a mixture of experts trains."""
+
+    router_aux_loss_coef: Annotated[float, Field(ge=0)] = option(
+        "optimization",
+        "weight of the routers' balancing loss, over a whole update, for mixtures of experts; 0: none",
+        0.0,
+    )
+
+
 class CardOptions(Options):
     """What a GPU gains from, and what shows where its memory went."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from obverse.model import Policy, logprobs, mixed, scalars
 from obverse.optim import Optimizer
 from obverse.prompts import Reader
 from obverse.records import Source
+from obverse.routing import Balance
 from obverse.sampling import Law
 from obverse.tally import Tally
 from obverse.view import Live, Samples, Tokens, View
@@ -47,6 +49,7 @@ class Learner:
     table: torch.nn.Module | None = None  # the initial model's embeddings, for a method that mixes its inputs
     law: Law | None = None  # that the policy's own samples are drawn by, just before; None: they come from elsewhere
     team: Team = ALONE  # the ranks that share each update
+    balance: Balance | None = None  # of a mixture's routers, whose loss is added
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def pays_to_share(learner: Learner, update: Update) -> bool:
     method = learner.method
     if not learner.policy.shares or method.inputs is not None or method.streams & {"value", "score"}:
         return False
+    if learner.balance is not None:  # a prompt's tokens count once for every sample
+        return False
     return len(update.rows) >= SHARING_PAYS * len({tuple(sample.prompt_ids) for sample in update.rows})
 
 
@@ -162,11 +167,13 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
     tally, num_done = Tally(), 0
     observed: Tensor | None = None
     readers, is_in_step = Readers(learner), root_of(learner.policy.model) is not None
+    routed = Routed(learner, current)
     for number, micro in enumerate(current.micros):
         slope = None
         if current.is_unmoved and not micro.is_ghost:
             slope = foreseen(micro.tokens, current.samples, method.terms, progress)
-        live = forward(learner, micro, readers.policy, slope)
+        with routed.watching() as logits:
+            live = forward(learner, micro, readers.policy, slope)
         seen = Live(*(stream.detach() for stream in live))
         tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner, readers, current.is_unmoved)
         # under a law that cuts it takes a forward pass of its own: one micro batch tells
@@ -177,7 +184,7 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
                 under_law(learner.policy, micro, learner.law)
             continue
         value = loss(tokens, current.samples, live.logp, live.entropy, method.terms, progress, live.value)
-        (value + reach(live) if is_in_step else value).backward()
+        routed.added(value + reach(live) if is_in_step else value, logits, micro).backward()
         view = View(tokens, current.samples, seen, progress)
         tally.add(value, view, masked(view, method.terms))
         if is_first and learner.law is not None:
@@ -203,7 +210,40 @@ def learn(learner: Learner, current: Lesson, progress: float, watcher: Watcher, 
     figures = {"grad_norm": result.grad_norm, "learning_rate": learning_rate, "step_taken": float(result.taken)}
     if learner.critic is not None and method.critic is not None:
         figures["critic/grad_norm"] = learner.critic.optimizer.step(is_finite).grad_norm
-    return Learned(row | figures, None if observed is None else observed.tolist())
+    return Learned(row | figures | routed.row(), None if observed is None else observed.tolist())
+
+
+class Routed:
+    """What a mixture's routers add to an update, where the learner balances them; else nothing."""
+
+    def __init__(self, learner: Learner, current: Lesson) -> None:
+        self.balance, self.team, self.loss = learner.balance, learner.team, 0.0
+        if self.balance is None:
+            return
+        counts = torch.zeros(self.balance.num_experts + 1, dtype=torch.float64, device=learner.policy.device)
+        for micro in current.micros:  # the shares of the whole update come first: they weigh every token's gradient
+            with torch.no_grad(), self.balance.watching() as logits:
+                forward(learner, micro)
+            counts += self.balance.counts(logits, micro)
+        self.counts = self.team.sum(counts)
+
+    def watching(self) -> AbstractContextManager[list[Tensor]]:
+        """Inside, the list gets what the routers say."""
+        return nullcontext([]) if self.balance is None else self.balance.watching()
+
+    def added(self, value: Tensor, logits: Sequence[Tensor], micro: Micro) -> Tensor:
+        """The loss of a micro batch with its part of the balancing loss."""
+        if self.balance is None:
+            return value
+        part = self.balance.loss(logits, micro, self.counts)
+        self.loss += float(part.detach())
+        return value + part
+
+    def row(self) -> Row:
+        """Its figure: the balancing loss of the whole update, with its weight."""
+        return (
+            {} if self.balance is None else {"router_aux_loss": float(self.team.sum(torch.tensor(self.loss).double()))}
+        )
 
 
 def reach(live: Live) -> Tensor:

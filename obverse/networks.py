@@ -124,6 +124,11 @@ def refuse_unfit(config: TrainConfig, team: Team) -> None:
             f"--{min(config.positions)} changes the base, which an adapter's folder only names: change its config.json "
             "in a folder of your own, or train without --use_peft"
         )
+    if config.router_aux_loss_coef and (config.fsdp or config.torch_compile):
+        raise ConfigError(
+            "--router_aux_loss_coef reads what routers say on the way, which is not possible in layers that are "
+            "shared out or compiled: leave --fsdp and --torch_compile out"
+        )
     if shares_out(config, team) and config.fsdp_offload_params and team.device.type == "cpu":
         raise ConfigError("--fsdp_offload_params: on a CPU the shares are in its memory already: leave it out")
 

@@ -34,6 +34,7 @@ from obverse.requirements import check, load_problems, samples_initial
 from obverse.resolve import refuse_secrets, with_folder
 from obverse.resume import fingerprint, layout_of, refuse_changes, restore
 from obverse.rollout import Collector
+from obverse.routing import balance_of
 from obverse.run import Run
 from obverse.runlog import ReadOnly, RunFolder, environment
 from obverse.sampling import Sampler, law_of
@@ -162,7 +163,8 @@ def tell_networks(config: TrainConfig, course: Course, networks: Networks, watch
     """Note what is odd about the networks and no mistake."""
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
-    may_share = not (config.gradient_checkpointing or config.torch_compile or root_of(networks.policy.model))
+    apart = config.gradient_checkpointing or config.torch_compile or config.router_aux_loss_coef
+    may_share = not (apart or root_of(networks.policy.model))
     if may_share and not networks.policy.shares and any(method.trains_policy for method in course.methods):
         watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
 
@@ -292,6 +294,7 @@ def make_learners(
                 table=networks.table,
                 law=law if compares else None,
                 team=team,
+                balance=balance_of(policy.model, config.router_aux_loss_coef),
             )
         )
     return learners

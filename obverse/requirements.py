@@ -47,6 +47,9 @@ def check(course: Course, config: TrainConfig) -> None:
         raise ConfigError(f"--reward_model: {config.method} samples nothing that it could score")
     if config.use_peft and not all(method.trains_policy for method in course.methods):
         raise ConfigError(f"--use_peft: {config.method} trains a whole model with a head of its own: leave it out")
+    fits = all(method.trains_policy and method.inputs is None for method in course.methods)
+    if config.router_aux_loss_coef and not fits:
+        raise ConfigError(f"--router_aux_loss_coef: {config.method} trains no policy that reads its texts as they are")
     for method in course.methods:
         check_method(config.method, method)
         if not method.trains_policy and config.eval_dataset is not None:

@@ -46,7 +46,7 @@ BINDING = frozenset(
     | {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "skip_grad_norm"}
     | {"temperature", "top_p", "top_k", "min_p", "max_completion_length", "stop_strings"}
     | {"async_sampling"}
-    | {"rope_theta", "max_position_embeddings"}
+    | {"rope_theta", "max_position_embeddings", "router_aux_loss_coef"}
     | {"use_peft", "lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "load_in_4bit"}
 )
 

@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from obverse.adapters import load_any
 from obverse.adapters.lora import load_adapted, merged
 from obverse.adapters.targets import coverage
-from obverse.banner import balancing
 from obverse.errors import ConfigError
 from obverse.loading import load
 from obverse.model import Policy, logprobs
@@ -135,9 +134,3 @@ def test_names_that_cannot_have_adapters_are_refused_with_those_that_can(models:
     ):
         with pytest.raises(ConfigError, match=f"no layer that can have an adapter is called {name} .*{there}"):
             load_adapted(configured(models / kind, tmp_path, lora_target_modules=(name,)), None)
-
-
-def test_a_routers_own_loss_is_said_to_be_left_out(models: Path) -> None:
-    for kind, said in (("mixtral", "router_aux_loss_coef 0.001"), ("mamba", None)):
-        found = balancing(AutoConfig.from_pretrained(models / kind))
-        assert found is None if said is None else said in str(found)

@@ -69,6 +69,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "loading",
         "weights",
         "positions",
+        "routing",
         "adapters",
         "pace",
         "prompts",
