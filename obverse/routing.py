@@ -80,7 +80,7 @@ def balance_of(model: Any, weight: float) -> Balance | None:
     """
     if not weight:
         return None
-    recorder = (getattr(model, "_can_record_outputs", None) or {}).get("router_logits")
+    recorder: Any = (getattr(model, "_can_record_outputs", None) or {}).get("router_logits")
     kind = getattr(recorder, "target_class", None)
     routers = tuple(module for module in model.modules() if kind is not None and isinstance(module, kind))
     if not routers or not hasattr(model, "router_aux_loss_coef"):

@@ -38,7 +38,7 @@ def targets(model: Any, config: TrainConfig) -> Targets:
     all experts' weights and adapters has to be made.
     """
     linear = linear_layers(model)
-    unread = set() if config.load_in_4bit else unread_layers(model, linear)
+    unread = unread_layers(model, linear)
     experts = {end_of(name) for name, each in model.named_parameters() if each.ndim == 3 and each.is_floating_point()}
     ends = {end_of(name) for name in linear}
     refused = {end for end in ends if is_refused(model, end)}
