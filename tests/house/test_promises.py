@@ -1,0 +1,53 @@
+"""What an extra, the doctor or an option promises is used by something."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+
+import pytest
+from house.source import ROOT
+
+from obverse import config, config_analysis, config_eval, config_export, config_report, config_scale, doctor
+from obverse.options import Options
+
+SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "obverse").rglob("*.py"))}
+SCHEMAS = (config, config_analysis, config_eval, config_export, config_report, config_scale)
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+FOR_DEVELOPERS = {"dev", "parity"}  # what make installs
+
+
+def imported(module: str) -> bool:
+    """Whether some module but the doctor imports it, or asks whether it is installed for a library that does."""
+    asks = rf"(?:import_module|find_spec|installed)\(\"{module}\b"
+    pattern = re.compile(rf"^\s*(?:import|from) {module}\b|{asks}", re.MULTILINE)
+    return any(pattern.search(text) for path, text in SOURCES.items() if path.stem != "doctor")
+
+
+@pytest.mark.parametrize(
+    "package",
+    [re.split(r"[><=;\[ ]", text)[0] for name, each in EXTRAS.items() if name not in FOR_DEVELOPERS for text in each],
+)
+def test_an_extra_brings_what_is_imported(package: str) -> None:
+    assert imported(package.replace("-", "_"))
+
+
+@pytest.mark.parametrize("package", [name for name in doctor.OPTIONAL if name != "vllm"])  # it is started, not imported
+def test_the_doctor_looks_for_what_is_imported(package: str) -> None:
+    assert imported(package)
+
+
+def test_every_option_is_read_somewhere() -> None:
+    made = [
+        value for module in (*SCHEMAS, importlib.import_module("obverse.comparison")) for value in vars(module).values()
+    ]
+    schemas = [each for each in made if isinstance(each, type) and issubclass(each, Options)]
+    names = {name for schema in schemas for name in schema.model_fields}
+    readers = "\n".join(
+        text
+        for path, text in SOURCES.items()
+        if not path.stem.startswith("config") and path.stem not in ("options", "comparison")
+    )
+    assert len(names) > 100
+    assert not [name for name in sorted(names) if not re.search(rf"\.{name}\b|\"{name}\"", readers)]
