@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from obverse.errors import ConfigError
@@ -135,12 +136,21 @@ def part_needs(part: object) -> frozenset[str]:
     return frozenset(getattr(part, "needs", frozenset()))
 
 
-def shown(part: object, column: str, value: Any) -> Any:
-    """A column as `part` may see it: its numbers, or what raises once they are read."""
-    if value is None:
-        return None
-    hidden = column in DECLARED and not any(column in OPENS.get(need, ()) for need in part_needs(part))
-    return Unfilled(column, value, part) if hidden or isinstance(value, Unfilled) else value
+@cache
+def hidden(needs: frozenset[str]) -> frozenset[str]:
+    """The columns, as `table.column`, that a part with these `needs` does not see."""
+    return DECLARED.difference(*(OPENS.get(need, ()) for need in needs))
+
+
+def shown(part: object, table: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a table as `part` may see them: numbers, or what raises once they are read."""
+    closed = hidden(part_needs(part))
+    return {
+        name: Unfilled(f"{table}.{name}", column, part)
+        if f"{table}.{name}" in closed or isinstance(column, Unfilled)
+        else column
+        for name, column in columns.items()
+    }
 
 
 def filled(result: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from obverse.columns import Unfilled, shown
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # exp(80) is finite in float32 (5.5e34): beyond it a run is broken, and a clamp keeps 0 * inf out of masked tokens.
 LOG_RATIO_LIMIT = 80.0
+
+Table = TypeVar("Table", "Tokens", "Samples")
 
 UNFILLED: Any = None  # a column without numbers: the table puts an `Unfilled` there, which raises when it is read
 
@@ -96,14 +98,14 @@ class View(NamedTuple):
 
         The others raise ConfigError once they are read. `has_logp` False hides what only a language model says.
         """
-        live = {name: shown(part, f"live.{name}", column) for name, column in self.live._asdict().items()}
+        live = shown(part, "live", self.live._asdict())
         if live["value"] is None:
             live["value"] = Unfilled("live.value", self.live.logp, part)
         if not has_logp:
             live |= {name: Unfilled(f"live.{name}", self.live.logp, part) for name in ("logp", "entropy")}
-        tokens = {name: shown(part, f"tokens.{name}", column) for name, column in vars(self.tokens).items()}
-        samples = {name: shown(part, f"samples.{name}", column) for name, column in vars(self.samples).items()}
-        return View(Tokens(**tokens), Samples(**samples), Live(**live), self.progress)
+        tokens = _copy(self.tokens, shown(part, "tokens", vars(self.tokens)))
+        samples = _copy(self.samples, shown(part, "samples", vars(self.samples)))
+        return View(tokens, samples, Live(**live), self.progress)
 
     def spread(self, per_sample: Tensor) -> Tensor:
         """[S] -> [T]: each token gets its sample's number."""
@@ -145,6 +147,13 @@ def _mark(table: Tokens | Samples, name: str, like: Tensor) -> None:
     for column in fields(table):
         if getattr(table, column.name) is None:
             object.__setattr__(table, column.name, Unfilled(f"{name}.{column.name}", like))
+
+
+def _copy(table: Table, columns: dict[str, Any]) -> Table:
+    """A table of other columns, all of them there: made without a look at each, for every part gets one."""
+    made = object.__new__(type(table))
+    made.__dict__.update(columns)
+    return made
 
 
 def _changed(column: Any, change: Callable[[Tensor], Tensor]) -> Any:
