@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,8 @@ from obverse.dist.shards import root_of
 from obverse.dist.team import Team
 from obverse.errors import ConfigError
 from obverse.model import Policy, set_threads
-from obverse.resume import find_start
 from obverse.runlog import RunFolder, packages
 from obverse.text import Renderer
-from obverse.watch import Watcher
 
 
 def compare(team: Team, facts: Mapping[str, Any]) -> None:
@@ -63,15 +60,6 @@ def weights(model: torch.nn.Module) -> int:
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     parts = [each.detach().reshape(-1).view(whole[each.element_size()]) for each in model.parameters()]
     return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63
-
-
-def find_shared_start(
-    config: TrainConfig, folder: RunFolder, data: str, inputs: Mapping[str, str], watcher: Watcher, team: Team
-) -> Path | None:
-    """The checkpoint that the run goes on from, as the first rank finds it; None for a fresh run."""
-    found = find_start(config, folder, data, watcher, inputs) if team.is_first else None
-    path = team.share(None if found is None else str(found))
-    return None if path is None else Path(path)
 
 
 def agree_on_threads(config: TrainConfig, resumed: RunFolder | None, policy: Policy, team: Team) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from obverse.adapters.targets import coverage
+from obverse.config import TrainConfig
 from obverse.method import Method
 from obverse.run import Run
 
@@ -55,6 +56,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("training", f"micro batches of {at_once:,} tokens (they do not change the gradient)"),
         ("steps", f"{run.total_steps:,} ({epochs:.1f} epochs), from {run.state.step}{until}"),
         ("rate", f"learning_rate {rates}, {config.lr_scheduler_type}"),
+        ("saves", saves(run.config)),
         ("folder", str(run.folder.path)),
     ]
 
@@ -72,6 +74,19 @@ def balancing(model: Any, weight: float) -> str | None:
         return None
     named = ", ".join(f"{name} {value:g}" for name, value in found.items())
     return f"the model's own balancing loss ({named}) is left out: --router_aux_loss_coef adds one"
+
+
+def saves(config: TrainConfig) -> str:
+    """How often checkpoints are written, and what a kill would lose.
+
+    Example: "every 500 steps or 30 minutes, the newest 2 are kept; a kill loses the steps since the last one"
+    """
+    steps = f"{config.save_steps:g} steps" if config.save_steps >= 1 else f"{config.save_steps:.0%} of the run"
+    often = [steps] * (config.save_steps > 0) + [f"{config.save_minutes:g} minutes"] * (config.save_minutes > 0)
+    if not often:
+        return "only at the end and when stopped; a kill loses the whole run: give --save_steps or --save_minutes"
+    lost = "the steps since the last one"
+    return f"every {' or '.join(often)}, the newest {config.save_total_limit} are kept; a kill loses {lost}"
 
 
 def asked(run: Run, method: Method) -> dict[str, int]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import Tensor
 
+from obverse import history
 from obverse.dist import pieces
 from obverse.dist.pieces import Pieces
 from obverse.dist.saving import (
@@ -37,13 +38,15 @@ from obverse.dist.saving import (
 )
 from obverse.dist.team import ALONE, Team
 from obverse.errors import CheckpointError, StorageError
+from obverse.runlog import RunFolder
+from obverse.storing import sync
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
 STATE = "state.json"
 Manifest = dict[str, Any]
 
-_NAME = re.compile(r"checkpoint-\d+", re.ASCII)
+_NAME = re.compile(r"checkpoint-(0|[1-9]\d*)", re.ASCII)
 _LEFTOVER = re.compile(r"\.((?:checkpoint|initial)-\d+)\.(part|old|gone)")
 
 
@@ -93,6 +96,7 @@ def save(
             mine += write_model(part / name, model, tokenizer, team, in_pieces)
         mine += write_moments(part, tensors, team, in_pieces)
         theirs = team.gather(agreed(team, lambda: [] if team.is_first else _on_disk(part, mine)))
+        by_first(team, lambda: _make_way(target, about.run))
         by_first(team, lambda: _finish(part, target, step, state, about, [pair for each in theirs for pair in each]))
     if team.is_first:
         _rotate(root, step, keep, about.run)
@@ -119,6 +123,12 @@ def _finish(
         raise OSError(f"what was read back is not what was written: {problem}")
 
 
+def _make_way(target: Path, run: str) -> None:
+    """Move aside what stands under a checkpoint's name and is none of the run: it is not ours to replace."""
+    if os.path.lexists(target) and not _is_made_by(target, run):
+        history.put_aside(target.parent, target.name)
+
+
 def _on_disk(part: Path, paths: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
     """The names and fingerprints of files, which are on the disk then."""
     found = [(str(path.relative_to(part)), fingerprint(path)) for path in paths]
@@ -137,6 +147,8 @@ def save_model(folder: Path, model: Any, tokenizer: Any, team: Team = ALONE) -> 
     def finish() -> None:
         for path in part.rglob("*"):
             sync(path)
+        if os.path.lexists(folder):  # no run begins a stage twice: it is none of this run's
+            history.put_aside(folder.parent, folder.name)
         _put(part, folder)
 
     with _storing(folder, folder.parent, team):
@@ -189,14 +201,19 @@ def _put(part: Path, target: Path) -> None:
 
 def _rotate(root: Path, step: int, keep: int, run: str) -> None:
     """Remove the run's older checkpoints; one that cannot go stays, for that is no reason to end a run."""
-    mine = [path for path in folders(root) if number(path) <= step and _is_of(path, run)]
-    for old in mine[:-keep] if keep > 0 else []:
+    ours = [path for path in folders(root) if number(path) <= step and _is_made_by(path, run)]
+    for old in ours[:-keep] if keep > 0 else []:
         gone = root / f".{old.name}.gone"  # in one step: half a folder must not look like a damaged checkpoint
         try:
             os.replace(old, gone)
         except OSError:
             continue
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _is_made_by(path: Path, run: str) -> bool:
+    """Whether the run itself has written a checkpoint under this very name: no other folder may ever be removed."""
+    return _is_of(path, run) and not path.is_symlink() and _manifest(path)["step"] == number(path)
 
 
 def check(path: Path) -> None:
@@ -215,7 +232,7 @@ def load(path: Path, team: Team = ALONE) -> Saved:
     if problem:
         raise _unusable(path, problem)
     moments = [path / MOMENTS] if (path / MOMENTS).exists() else pieces.files_of(path / MOMENTS_IN_PIECES)
-    return Saved(path, Pieces.of(moments), json.loads((path / STATE).read_text()))
+    return Saved(path, Pieces.of(moments), state(path))
 
 
 def _unusable(path: Path, problem: str) -> CheckpointError:
@@ -228,13 +245,19 @@ def about(path: Path) -> About:
     return About(**{name: manifest[name] for name in vars(About())})
 
 
-def newest(root: Path, run: str = "") -> Path | None:
-    """The newest checkpoint under `root` whose manifest holds, or None; of `run`, where both have a number."""
+def state(path: Path) -> dict[str, Any]:
+    """What a checkpoint that was checked says of the run's state, as the version that saved it wrote it down."""
+    return dict(json.loads((path / STATE).read_text(encoding="utf-8")))
+
+
+def newest(root: Path, run: str | None = None) -> Path | None:
+    """The newest checkpoint under `root` whose manifest holds, or None; only those of `run`, or of the folder's own."""
     return search(root, run)[0]
 
 
-def search(root: Path, run: str = "") -> tuple[Path | None, list[str]]:
+def search(root: Path, run: str | None = None) -> tuple[Path | None, list[str]]:
     """As `newest`, and why each newer folder is none: a sentence for every one that was passed by."""
+    run = RunFolder(root).run() if run is None else run
     passed: list[str] = []
     for path in reversed(folders(root)):
         problem = damage(path) or ("" if _is_of(path, run) else "it is of another run")
@@ -245,9 +268,10 @@ def search(root: Path, run: str = "") -> tuple[Path | None, list[str]]:
 
 
 def folders(root: Path) -> list[Path]:
-    """`checkpoint-N` folders by rising step."""
-    found = [path for path in root.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=number)
+    """`checkpoint-N` folders by rising step; those that leave the run's line of history are none of them."""
+    leaving = history.hidden(root)
+    names = [path for path in root.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.name not in leaving]
+    return sorted(names, key=number)
 
 
 def made_by(root: Path, run: str) -> list[Path]:
@@ -299,7 +323,7 @@ def damage(path: Path) -> str | None:
 def _is_of(path: Path, run: str) -> bool:
     """Whether a checkpoint's manifest can be read and is of that run, or one of them has no number."""
     try:
-        return not run or _manifest(path)["run"] in ("", run)
+        return _manifest(path)["run"] in ("", run) or not run
     except (CheckpointError, OSError):
         return False
 
@@ -370,12 +394,3 @@ def fingerprint(path: Path) -> dict[str, Any]:
     """Size and sha256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def sync(path: Path) -> None:
-    """Force a file or a folder's entries to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -38,7 +38,7 @@ from obverse.measuring import ANALYZE, COMPARE_NOTES, analyze, analyze_help, com
 from obverse.methods import call, find, parameters
 from obverse.options import Options, at_home
 from obverse.pages import write as write_pages
-from obverse.resolve import method_options, resolve, with_folder
+from obverse.resolve import method_options, refuse_moved, resolve, with_folder
 from obverse.step_file import read_step
 from obverse.watch import flat
 
@@ -55,6 +55,8 @@ def train(words: Words) -> int:
     scanned.take(1)
     given = {name: value for name, value in scanned.given.items() if name not in NAMED}
     config = scanned.check(lambda: resolve(method, make, given, file))
+    if file is not None:
+        refuse_moved(config, scanned.given["config"], is_given="output_dir" in given)
     if dry:
         return dry_run(config)
     place = find_place()

@@ -181,10 +181,16 @@ class TrainConfig(
     report: bool = option("logging and saving", "end by writing report.html into the run folder", True)
     save_steps: Every = option(
         "logging and saving",
-        "checkpoint every so many steps, or, below 1, every such share of the run; 0: at the end and when stopped",
-        0,
+        "checkpoint every so many steps, or, below 1, every such share of the run; 0: not by steps; always at the end "
+        "and when stopped",
+        500,
     )
-    save_total_limit: int = option("logging and saving", "checkpoints to keep", 2, ge=1)
+    save_minutes: float = option(
+        "logging and saving", "checkpoint so many minutes after the last one, too; 0: not by time", 30.0, ge=0
+    )
+    save_total_limit: int = option(
+        "logging and saving", "checkpoints to keep, the newest; the run's older ones are removed", 2, ge=1
+    )
     resume_from_checkpoint: Annotated[Place, BeforeValidator(resume_word)] = option(
         "logging and saving",
         "never, auto (the newest in output_dir; a folder without a run begins one) or a checkpoint's path",

@@ -21,7 +21,7 @@ from obverse.dist.saving import MOMENTS, reason_of
 from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.jsonlines import read_object
 from obverse.loading import load_scalar, locate
-from obverse.storing import alone
+from obverse.storing import alone, sync
 from obverse.text import Renderer
 from obverse.watch import Silent, Watcher
 from obverse.weights import unused
@@ -128,10 +128,10 @@ def making(out: Path) -> Iterator[Path]:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield part
             for path in [*part.iterdir(), part]:
-                checkpoint.sync(path)
+                sync(path)
             (part / MARK).unlink()
             os.replace(part, out)
-            checkpoint.sync(out.parent)
+            sync(out.parent)
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"{out} could not be written: {reason_of(error)}; what it was made from is as it was"

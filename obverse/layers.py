@@ -39,7 +39,7 @@ REPLACED = {
     "evaluation_strategy": "use eval_steps, 0 for never",
     "eval_strategy": "use eval_steps, 0 for never",
     "logging_strategy": "use logging_steps",
-    "save_strategy": "use save_steps, 0 for only at the end",
+    "save_strategy": "use save_steps and save_minutes, both 0 for only at the end",
     "save_safetensors": "weights are always saved as safetensors",
     "per_device_train_batch_size": _BATCH,
     "gradient_accumulation_steps": _BATCH,

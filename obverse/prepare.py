@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from obverse import checkpoint, inputs, methods, tasks
+from obverse import checkpoint, history, inputs, methods, tasks
 from obverse.adapters.lora import merged, refuse_unready, remarks
-from obverse.agreement import agree_on_threads, compare, find_shared_start, options, versions, weights, words
+from obverse.agreement import agree_on_threads, compare, options, versions, weights, words
 from obverse.compiling import refuse_without_compiler
 from obverse.config import TrainConfig
-from obverse.config_file import write
 from obverse.course import Course, as_course
 from obverse.critic import Critic
 from obverse.dist.shards import root_of, settle
@@ -36,12 +35,14 @@ from obverse.resume import fingerprint, layout_of, refuse_changes, restore
 from obverse.rollout import Collector
 from obverse.routing import balance_of
 from obverse.run import Run
-from obverse.runlog import ReadOnly, RunFolder, environment
+from obverse.runlog import ReadOnly, RunFolder
 from obverse.sampling import Sampler, law_of
 from obverse.sampling.engine import check_engine, make_sampler, versions_of
 from obverse.sampling.hf import HFSampler
 from obverse.scorer import RewardModel
 from obverse.snapshot import refuse_without_card
+from obverse.start import begin, find_shared_start, note_changes
+from obverse.storing import storing
 from obverse.text import Renderer
 from obverse.verifiers import unreadable, weighted
 
@@ -88,6 +89,8 @@ def prepare(
             watcher.note(left)
         if team.is_first:
             checkpoint.tidy(folder.path)
+            if branch := history.finish(folder.path):
+                watcher.note(f"finished what was broken off: {branch} holds what {folder.path} did not go on from")
         return assemble(config, course, problems, held_out, data, known, folder, watcher, team)
     except BaseException:
         folder.release()
@@ -108,8 +111,8 @@ def assemble(
     """The parts of a run whose folder is its own, restored if it is to be resumed."""
     start = find_shared_start(config, folder, data, known, watcher, team)
     networks = load_networks(config, course, start, team)
-    known = with_models(config, course, data, known, start, team)
-    threads = agree_on_threads(config, folder if start else None, networks.policy, team)
+    known = with_models(config, course, data, known, start, watcher, team)
+    threads = agree_on_threads(config, RunFolder(start.resolve().parent) if start else None, networks.policy, team)
     tell_networks(config, course, networks, watcher)
     renderer = make_renderer(config, networks, start)
     problems = renderable(problems, renderer, config.max_prompt_length, watcher)
@@ -139,14 +142,11 @@ def assemble(
     check_models(run, networks)
     if team.is_first:
         refuse_small_disk(run)
-    number = checkpoint.about(start).run if start else ""
     team.beat()
     if start:
         restore(run, start)
-    run.seconds = team.share(run.seconds)  # only the first rank has the rows that say it
-    if start is None or not (folder.path / "config.yaml").exists():  # a run may go on in another folder
-        folder.write_text("config.yaml", write(config))
-        folder.write_json("environment.json", {**environment(threads, number), **versions_of(sampler)})
+    with storing(folder.path, "make room and start again"):
+        begin(run, start, threads, versions_of(sampler))
     return run
 
 
@@ -170,7 +170,13 @@ def tell_networks(config: TrainConfig, course: Course, networks: Networks, watch
 
 
 def with_models(
-    config: TrainConfig, course: Course, data: str, known: inputs.Inputs, start: Path | None, team: Team
+    config: TrainConfig,
+    course: Course,
+    data: str,
+    known: inputs.Inputs,
+    start: Path | None,
+    watcher: Attentive,
+    team: Team,
 ) -> inputs.Inputs:
     """The fingerprints with those of the models that were loaded; refused where ranks or the start have others."""
     models = inputs.of_models(config, course)
@@ -178,7 +184,8 @@ def with_models(
     compare(team, inputs.facts(models))
     known = {**known, **models}
     if start and team.is_first:
-        refuse_changes(config, data, start, checkpoint.about(start), known)
+        told = refuse_changes(config, data, start, checkpoint.about(start), known)
+        note_changes({name: values for name, values in told.items() if name in models}, watcher)
     return known
 
 

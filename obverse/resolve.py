@@ -5,6 +5,7 @@ command line > --config file > preset of the embedded base > the paper's run opt
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import PydanticUserError, ValidationError
 
+from obverse import history
 from obverse.config import EMBEDDED_PRESET, TrainConfig, method_schema, schema
 from obverse.errors import ConfigError
 from obverse.layers import COMMAND_LINE, Layer, sentences
@@ -130,9 +132,34 @@ def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = T
     if resumes and config.resume_from_checkpoint == "auto":
         raise ConfigError("--resume_from_checkpoint auto needs --output_dir: the folder of the run to continue")
     if resumes:
-        return config.model_copy(update={"output_dir": Path(config.resume_from_checkpoint).parent})
+        path = Path(config.resume_from_checkpoint).expanduser()
+        folder = path.resolve().parent
+        folder = folder if path.is_absolute() else Path(os.path.relpath(folder))
+        if not (folder / "config.yaml").is_file() or folder.resolve().parent.name == history.FOLDER:
+            raise ConfigError(
+                f"--resume_from_checkpoint: {config.resume_from_checkpoint} stands in no run's folder: give "
+                "--output_dir, a new or empty folder, to go on from it there"
+            )
+        return config.model_copy(update={"output_dir": folder})
     folder = free_folder(root, f"{slug(config.method)}-{slug(config.dataset)}", create)
     return config.model_copy(update={"output_dir": folder})
+
+
+def refuse_moved(config: TrainConfig, file: str | Path, is_given: bool) -> None:
+    """Raise ConfigError where a run is to go on by its own config.yaml, which names another folder than it lies in.
+
+    It is relative to another place, or the folder was moved or copied: what it names may be another run, or none.
+    `is_given`: the command line has an output_dir, which wins.
+    """
+    home = Path(file).expanduser().parent
+    is_own = Path(file).name == "config.yaml" and (home / "environment.json").is_file()
+    if is_given or not is_own or config.resume_from_checkpoint == "never" or config.output_dir is None:
+        return
+    if config.output_dir.resolve() != home.resolve():
+        raise ConfigError(
+            f"--config: {file} stands in {home.resolve()} and names {config.output_dir.resolve()} as its output_dir: "
+            "say which of them goes on by --output_dir"
+        )
 
 
 def free_folder(root: Path, name: str, create: bool = True, at_least: int = 1) -> Path:
@@ -149,10 +176,13 @@ def free_folder(root: Path, name: str, create: bool = True, at_least: int = 1) -
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has written there."""
-    return any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")) or any(
-        folder.glob("checkpoint-*")
-    )
+    """Whether a run has written there; a folder that cannot be read holds none, and is refused where it is made."""
+    try:
+        if any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
+            return True
+        return any(folder.glob("checkpoint-*")) or bool(history.later(folder, -1, 0))
+    except OSError:
+        return False
 
 
 def _claimed(folder: Path) -> bool:

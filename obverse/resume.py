@@ -5,29 +5,37 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from obverse import checkpoint
+from obverse import checkpoint, history
 from obverse.checkpoint import About, Saved
 from obverse.config import TrainConfig
 from obverse.errors import CheckpointError
-from obverse.inputs import ALIKE, MODELS, differences
+from obverse.inputs import ALIKE, differences
 from obverse.jsonlines import read_object
 from obverse.networks import stage_anchor
 from obverse.records import Problem
 from obverse.run import Run
 from obverse.runlog import RunFolder, packages
 from obverse.sampling.ahead import Ahead
+from obverse.state import migrated, state_of
 from obverse.template import Layout
 from obverse.text import recorded_layout
-from obverse.watch import Watcher
 
 # A run may go on with other values of these: how long it is, what is written and measured, and what only rounds.
 FREE = frozenset(
     {"max_steps", "num_train_epochs", "budget", "output_dir", "resume_from_checkpoint", "allow_config_change"}
-    | {"save_steps", "save_total_limit", "logging_steps", "log_completions", "num_completions_to_print", "report"}
+    | {
+        "save_steps",
+        "save_minutes",
+        "save_total_limit",
+        "logging_steps",
+        "log_completions",
+        "num_completions_to_print",
+        "report",
+    }
     | {"eval_dataset", "eval_steps", "num_eval_problems", "num_generations_eval"}
     | {"device", "threads", "micro_batch_tokens", "rollout_batch_size", "gradient_checkpointing"}
     | {"torch_compile", "memory_snapshot"}
@@ -35,6 +43,8 @@ FREE = frozenset(
     | {"sampler", "vllm_url", "vllm_timeout"}
     | {"max_grader_errors", "max_mismatch_kl", "verifier_seconds", "max_sampling_seconds"}
 )
+# What held-out problems are measured on and how often each: figures of both kinds are no one curve.
+MEASURING = frozenset({"eval_dataset", "num_eval_problems", "num_generations_eval"})
 # With another value of one of these, or of any option of the method, it would be another run.
 BINDING = frozenset(
     {"method", "model", "anchor_model", "dtype", "chat_template", "system_prompt"}
@@ -70,40 +80,6 @@ def fingerprint(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()
 
 
-def find_start(
-    config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher, inputs: Mapping[str, str] | None = None
-) -> Path | None:
-    """The checkpoint to resume from, None for a fresh run.
-
-    Raises CheckpointError when the one asked for is not there or damaged, when a folder that holds a run has no whole
-    checkpoint, and when one was made with other options or data. What is passed by is noted.
-    """
-    wanted = config.resume_from_checkpoint
-    if wanted == "never":
-        return None
-    if wanted == "auto":
-        path, passed = checkpoint.search(folder.path, folder.run())
-        for sentence in passed:
-            watcher.note(sentence)
-        if path is None and (passed or folder.metrics_path.exists()):
-            raise CheckpointError(
-                f"{folder.path} holds a run but no whole checkpoint{': ' + passed[0] if passed else ''}; start anew in "
-                "another --output_dir"
-            )
-        if path is None:
-            watcher.note(f"nothing to resume in {folder.path}: the run begins")
-            return None
-    else:
-        path = Path(wanted)
-        checkpoint.check(path)  # before anything is loaded from it
-    then = checkpoint.about(path)
-    refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
-    for name, (before, now) in differences(then.inputs, inputs or {}).items():
-        if name in FREE:
-            watcher.note(f"--{name}: {now}, and {before} before: figures from here on are of other rows")
-    return path
-
-
 def refuse_changes(
     config: TrainConfig,
     data: str,
@@ -111,8 +87,8 @@ def refuse_changes(
     then: About,
     inputs: Mapping[str, str],
     later: Collection[str] = (),
-) -> None:
-    """Raise CheckpointError, with both values of each, for options or contents that would make the run another one.
+) -> dict[str, tuple[Any, Any]]:
+    """What differs by allow_config_change, with both values. Raises CheckpointError for what would be another run.
 
     Where the content that an option names is known then and now, it decides, and not where it lies; `later` are options
     whose content is not known yet.
@@ -130,7 +106,7 @@ def refuse_changes(
         found["dataset"] = (f"rows with sha256 {then.data[:12]}", f"rows with sha256 {data[:12]}")
     refused = {name: values for name, values in found.items() if name not in allowed}
     if not refused:
-        return
+        return found
     told = "; ".join(f"{name}: {before!r} then, {now!r} now" for name, (before, now) in sorted(refused.items()))
     kind = "is of another method's run" if "method" in refused else "was made with other options or files"
     raise CheckpointError(
@@ -141,11 +117,14 @@ def refuse_changes(
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The options that decide a run and differ, with both values; what one of both does not know is not compared."""
+    return {name: values for name, values in all_changes(then, now).items() if name not in FREE}
+
+
+def all_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """All options that differ, with both values; what one of both does not know is not compared."""
     before, after = _flat(then), _flat(now)
     return {
-        name: (value, after[name])
-        for name, value in before.items()
-        if name not in FREE and name in after and not _same(value, after[name])
+        name: (value, after[name]) for name, value in before.items() if name in after and not _same(value, after[name])
     }
 
 
@@ -176,19 +155,31 @@ def layout_of(config: TrainConfig, start: Path | None) -> str | Layout:
 
 
 def restore(run: Run, path: Path) -> None:
-    """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there."""
+    """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there.
+
+    What the folder holds beyond the checkpoint is set aside, by the first rank, once nothing can be refused any more.
+    """
     saved = checkpoint.load(path, run.team)
-    kind = type(run.state)
-    missing = {each.name for each in fields(kind)} - saved.state.keys()
-    if missing or saved.state["optimizers"].keys() != run.optimizers().keys():
+    saved = replace(saved, state=migrated(saved.state, path, checkpoint.about(path).packages))
+    if saved.state["optimizers"].keys() != run.optimizers().keys():
         raise CheckpointError(
-            f"checkpoint {path} is of another method's run, or of another version of obverse: resume it with those, or "
-            "start anew in another --output_dir"
+            f"checkpoint {path} is of another method's run: it has optimizers {', '.join(saved.state['optimizers'])}, "
+            f"this run has {', '.join(run.optimizers())}: resume it with its method, or start anew in another "
+            "--output_dir"
         )
-    run.state = kind(**{each.name: saved.state[each.name] for each in fields(kind)})
+    run.state = state_of(saved.state)
     restore_optimizers(run, saved)
     if isinstance(run.collector.sampler, Ahead):
         run.collector.sampler.restore(run.state.step, saved.state.get("ahead", []))
+    restore_stages(run, path)
+    run.seconds = seconds_before(run, path) if run.team.is_first else 0.0
+    if run.team.is_first and is_inside(path, run.folder.path):
+        leave_the_rest(run, path, saved)
+    run.seconds = run.team.share(run.seconds)  # only the first rank reads the rows; the others wait until it is done
+
+
+def restore_stages(run: Run, path: Path) -> None:
+    """The initial models of the stages that have begun, from beside the checkpoint; missing ones are refused."""
     for lane in range(1, run.state.lane + 1):
         learner = run.learners[lane]
         if run.course.turn.fresh_anchor and learner.anchor is not None:
@@ -203,8 +194,41 @@ def restore(run: Run, path: Path) -> None:
             home = run.folder.path / folder.name
             if not run.team.share(home.is_dir()):  # it goes on in another folder
                 checkpoint.save_model(home, anchor.kept, run.collector.renderer.tokenizer_to_save(), run.team)
-    run.folder.rewind_metrics(saved.state["metrics_offset"])
-    run.seconds = sum(row["step_time"] for row in run.folder.metrics())
+
+
+def seconds_before(run: Run, path: Path) -> float:
+    """What the steps before the checkpoint took, which a budget in seconds goes on to count."""
+    seconds = RunFolder(path.resolve().parent).seconds(run.state.step)
+    if seconds is None and run.config.budget_in == "seconds" and run.config.budget:
+        raise CheckpointError(
+            f"checkpoint {path}: the rows of its steps in metrics.jsonl are missing, and with them the seconds that "
+            "they took of --budget: put the file back beside it, or give --budget in another --budget_in"
+        )
+    return seconds or 0.0
+
+
+def leave_the_rest(run: Run, path: Path, saved: Saved) -> None:
+    """Move what the run's folder holds beyond a checkpoint of its own aside, and note where it is."""
+    root, step, config = run.folder.path, run.state.step, run.config
+    names = [*history.later(root, step, run.state.lane)]
+    names += (
+        ["memory-snapshot.json"] if config.memory_snapshot > step and (root / "memory-snapshot.json").exists() else []
+    )
+    then = checkpoint.about(path)
+    changed = all_changes(then.config, as_kept(config)).keys() | differences(then.inputs, run.inputs).keys()
+    is_measured_anew = bool(changed & MEASURING)  # what was measured before is not comparable
+    if is_measured_anew:
+        names += [str(each.relative_to(root)) for each in sorted((root / "eval").glob("step-*.json"))]
+    was_saved = any("checkpoint-" in name for name in names)
+    repeats = not was_saved and not is_measured_anew and not changed - FREE and then.data in ("", run.data)
+    size = run.folder.rows_at(step, saved.state["metrics"])
+    if branch := history.set_aside(root, step, size, names, repeats):
+        run.watcher.note(f"goes on from {path.name}: what {root} held beyond it is set aside in {branch}")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a checkpoint stands in a run folder, by whatever names both are given."""
+    return path.resolve().parent == folder.resolve()
 
 
 def restore_optimizers(run: Run, saved: Saved) -> None:

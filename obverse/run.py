@@ -20,20 +20,7 @@ from obverse.optim import Optimizer
 from obverse.records import Problem
 from obverse.rollout import Collector
 from obverse.runlog import RunFolder
-
-
-@dataclass
-class State:
-    """Where a run stands; all that a checkpoint holds beside weights and moments."""
-
-    step: int = 0
-    cursor: int = 0  # problems taken so far
-    num_tokens: int = 0  # generated plus trained
-    flops: float = 0.0  # that these took, by the rule of `metrics.num_flops`
-    before: float = 0.0  # the run's progress before its last step
-    lane: int = 0  # the last lane of the course that has begun
-    memory: dict[str, float] = field(default_factory=dict)  # what the method remembers
-    waiting: list[str] = field(default_factory=list)  # problems put aside for another lane, the newest last
+from obverse.state import State
 
 
 @dataclass
@@ -55,6 +42,8 @@ class Run:
     inputs: Mapping[str, str] = field(default_factory=dict)  # fingerprints of what it reads, by option
     team: Team = ALONE  # the ranks that share the run
     state: State = field(default_factory=State)
+    saved_at: float = 0.0  # when the last checkpoint was written, by the monotonic clock
+    resume_command: str = ""  # what goes on with it; "": obverse train, on its own config.yaml
     seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from obverse.records import Group, sample_rows, to_json
 from obverse.storing import write_whole
 
 LOCK = "run.lock"
+PROBE = ".probe-{}-of-a-name-that-is-as-long-as-the-longest-path-in-a-checkpoint-{}.part"
 
 
 class RunFolder:
@@ -33,7 +35,7 @@ class RunFolder:
 
     def create(self) -> None:
         """Make the folder and prove that it can be written; StorageError says why not."""
-        probe, moved = self.path / ".probe", self.path / ".probe.moved"
+        probe, moved = (self.path / PROBE.format(os.getpid(), name) for name in ("first", "second"))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with probe.open("w") as file:
@@ -45,35 +47,53 @@ class RunFolder:
         except OSError as error:
             with suppress(OSError):
                 probe.unlink(missing_ok=True)
-            raise StorageError(
-                f"run folder {self.path} cannot be written: {error.strerror}; nothing in it was changed: make room, or "
-                "choose another --output_dir"
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"run folder {self.path} cannot be written: {error.strerror}; nothing in it was changed: make room, or "
+            "choose another --output_dir"
+        )
 
     def lock(self) -> str:
         """Keep other runs out until `release` or the end of the process; a note of a run that died here, or "".
 
-        The system frees what a dead process held, so a lock is never stale. Raises InUseError, which names the holder.
+        The system frees what a dead process held, so a lock is never stale. Raises InUseError, which names the holder,
+        and StorageError where the folder cannot be locked.
         """
-        file = (self.path / LOCK).open("a+b", buffering=0)
+        try:
+            file = (self.path / LOCK).open("a+b", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from None
         written = os.pread(file.fileno(), 200, 0).decode("ascii", "replace").strip()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.close()
             raise InUseError(
                 f"run folder {self.path} is in use by {written or 'another run'}; that run goes on, untouched: wait "
                 "for its end, or choose another --output_dir"
             ) from None
+        except OSError as error:
+            file.close()
+            raise StorageError(
+                f"run folder {self.path} cannot be locked: {error.strerror}: choose an --output_dir on a file system "
+                "that has locks"
+            ) from None
         self._lock = file
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
+        except OSError as error:
+            self.release()
+            raise self._unwritable(error) from None
         return f"{self.path}: {written} ended here without a word" if written else ""
 
     def release(self) -> None:
         """Let other runs in; nothing where there is no lock."""
         if self._lock is not None:
-            self._lock.truncate(0)
+            with suppress(OSError):
+                self._lock.truncate(0)
             self._lock.close()  # and with it the lock
             self._lock = None
 
@@ -90,23 +110,37 @@ class RunFolder:
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(to_json(finite) + "\n")
 
-    def metrics_offset(self) -> int:
-        """The size of metrics.jsonl in bytes: a checkpoint remembers it."""
-        return self.metrics_path.stat().st_size if self.metrics_path.exists() else 0
+    def rows(self) -> dict[str, Any]:
+        """The size of metrics.jsonl in bytes and its sha256: a checkpoint remembers them."""
+        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def rewind_metrics(self, offset: int) -> None:
-        """Drop the rows after a checkpoint, so that each step stands in the file once.
+    def rows_at(self, step: int, rows: Mapping[str, Any]) -> int:
+        """The bytes of metrics.jsonl up to a checkpoint that was saved at `step` with these `rows`; 0 without a file.
 
-        Raises CheckpointError where rows before it are gone.
+        Raises CheckpointError where the file lost rows since, was changed, or is of another line of history.
         """
         if not self.metrics_path.exists():
-            return
-        if self.metrics_offset() < offset:
+            return 0
+        content = self.metrics_path.read_bytes()
+        size = rows["bytes"] if rows["bytes"] is not None else end_of(step, content) if step else 0
+        if len(content) < size:
             raise CheckpointError(
-                f"{self.metrics_path} has {self.metrics_offset()} bytes and had {offset} at the checkpoint: put the "
-                "whole file back, or remove it to go on without the earlier rows"
+                f"{self.metrics_path} has {len(content)} bytes and had {size} at the checkpoint: put the whole file "
+                "back, or remove it to go on without the earlier rows"
             )
-        os.truncate(self.metrics_path, offset)
+        head = content[:size]
+        if rows["sha256"]:
+            is_same = hashlib.sha256(head).hexdigest() == rows["sha256"]
+        else:  # a state of version 1
+            is_same = size == 0 or end_of(step, head) == size
+        if not is_same:
+            raise CheckpointError(
+                f"{self.metrics_path} is not the file that the checkpoint of step {step} was saved beside: its first "
+                f"{size} bytes were changed, or are of another branch of the run: put the file back, go on from "
+                "another checkpoint by its path, or remove the file to go on without the earlier rows"
+            )
+        return int(size)
 
     def sync_metrics(self) -> None:
         """Force the rows to the disk: a checkpoint that comes after them must not outlive them."""
@@ -141,8 +175,27 @@ class RunFolder:
         return str(self.environment().get("run", ""))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl; DamageError names the line that is none."""
-        return list(read_objects(self.metrics_path, DamageError)) if self.metrics_path.exists() else []
+        """All rows of metrics.jsonl, without a last one that is half written; DamageError names a line that is none."""
+        return list(read_objects(self.metrics_path, DamageError, ends_early=True)) if self.metrics_path.exists() else []
+
+    def seconds(self, step: int) -> float | None:
+        """What the steps up to `step` took, those of the run that this one began from included; None if rows lack."""
+        parent = self.environment().get("parent") or {"step": 0, "seconds": 0.0}
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        if parent["seconds"] is None or [row["step"] for row in rows] != [*range(parent["step"] + 1, step + 1)]:
+            return None
+        return float(parent["seconds"] + sum(row["step_time"] for row in rows))
+
+
+def end_of(step: int, content: bytes) -> int:
+    """Where the row of a step ends in the bytes of a metrics.jsonl; beyond them where there is none."""
+    size = 0
+    for line in content.split(b"\n")[:-1]:
+        size += len(line) + 1
+        with suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["step"] == step:
+                return size
+    return len(content) + 1
 
 
 class ReadOnly(RunFolder):
@@ -157,8 +210,6 @@ class ReadOnly(RunFolder):
         return self.path / name
 
     def append_metrics(self, row: Mapping[str, float]) -> None: ...
-
-    def rewind_metrics(self, offset: int) -> None: ...
 
     def write_samples(self, step: int, groups: Iterable[Group], kept: Container[int]) -> None: ...
 

@@ -13,6 +13,7 @@ from obverse.errors import DivergedError
 from obverse.resume import about
 from obverse.run import Run
 from obverse.sampling.ahead import Ahead
+from obverse.state import VERSION
 
 
 def refuse_broken(run: Run) -> None:
@@ -55,8 +56,9 @@ def save(run: Run) -> Path:
         run.folder.sync_metrics()
     optimizers = run.optimizers()
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
-    state = asdict(run.state) | {"optimizers": {name: each.counters() for name, each in optimizers.items()}}
-    state["metrics_offset"] = run.folder.metrics_offset()
+    state = {"version": VERSION} | asdict(run.state)
+    state["optimizers"] = {name: each.counters() for name, each in optimizers.items()}
+    state["metrics"] = run.folder.rows()
     state["template"] = run.collector.renderer.record()
     state |= {"ahead": [row for rows in drawn for row in rows]} if drawn else {}
     path = checkpoint.save(

@@ -86,3 +86,12 @@ def write_whole(target: Path, content: bytes) -> Path:
             part.unlink(missing_ok=True)
         raise
     return target
+
+
+def sync(path: Path) -> None:
+    """Force a file or a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from obverse.banner import facts
 from obverse.batch import pack
 from obverse.config import TrainConfig
 from obverse.dist.join import joined
+from obverse.dist.place import launcher
 from obverse.dist.shards import whole
 from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError
 from obverse.evaluate import Report
@@ -28,12 +29,11 @@ from obverse.run import Run
 from obverse.sampling.engine import clear
 from obverse.saving import save
 from obverse.snapshot import recorded
+from obverse.storing import DISK
 from obverse.user_code import read_once
 from obverse.vocabulary import wide_type
 from obverse.watch import Silent, Watcher
 
-# What a disk answers that has no room, is read-only or broken, or may not be written any more.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES}
 ROUNDING = 1e-9  # so that a third of the run three times is the run
 
 
@@ -48,10 +48,16 @@ class Outcome:
 
 
 @read_once()
-def train(config: TrainConfig, watcher: Watcher | None = None, expected: Mapping[str, str] | None = None) -> Outcome:
+def train(
+    config: TrainConfig,
+    watcher: Watcher | None = None,
+    expected: Mapping[str, str] | None = None,
+    resume_command: str = "",
+) -> Outcome:
     """Train as `config` says; returns where the run is. Every rank of a team calls it, with the same `config`.
 
     `expected`: fingerprints by option (obverse.inputs) of what the run must read; ConfigError where it is another.
+    `resume_command` is what messages tell a user to go on with, where that is not `obverse train` on the run itself.
 
     SIGINT and SIGTERM save a checkpoint of the last whole step and end the run with exit code 130 or 143. Raises the
     errors of obverse.errors; whatever was saved before stays.
@@ -61,6 +67,7 @@ def train(config: TrainConfig, watcher: Watcher | None = None, expected: Mapping
         Attentive(watcher or Silent(), team).listening() as attentive,
     ):
         run = prepare(config, attentive, team, expected)
+        run.resume_command = resume_command
         team.when_lost(lambda: newest(run))
         try:
             attentive.banner(facts(run))
@@ -79,13 +86,15 @@ def train(config: TrainConfig, watcher: Watcher | None = None, expected: Mapping
 
 def walk(run: Run) -> Outcome:
     """All steps that are left, with their evaluations and checkpoints."""
+    run.saved_at = time.monotonic()
     try:
         while not run.finished:
             evaluate_if_due(run)
             with recorded(run.folder.path, run.team.is_first and run.state.step + 1 == run.config.memory_snapshot):
                 step(run)
-            if due(run.config.save_steps, run) and not run.finished:
+            if is_save_due(run) and not run.finished:
                 save(run)
+                run.saved_at = time.monotonic()
         save(run)
         evaluate_if_due(run)
     except Interrupted as stop:
@@ -127,8 +136,9 @@ def newest(run: Run) -> str:
 
 
 def command(run: Run) -> str:
-    """The words that go on with a run."""
-    return f"obverse train --config {quote(str(run.folder.path / 'config.yaml'))} --resume_from_checkpoint auto"
+    """The words that go on with a run, with as many processes."""
+    config = quote(str(run.folder.path / "config.yaml"))
+    return run.resume_command or f"{launcher()} train --config {config} --resume_from_checkpoint auto"
 
 
 def step(run: Run) -> None:
@@ -228,6 +238,16 @@ def due(every: float, run: Run) -> bool:
     if every >= 1 or run.state.step == 0:
         return every > 0 and run.state.step % max(every, 1) == 0
     return every > 0 and int(run.progress / every + ROUNDING) > int(run.state.before / every + ROUNDING)
+
+
+def is_save_due(run: Run) -> bool:
+    """Whether a checkpoint is to be written after a step: at a mark of save_steps, or save_minutes after the last one.
+
+    Clocks of ranks differ: the first one's decides for all.
+    """
+    config = run.config
+    late = config.save_minutes > 0 and time.monotonic() - run.saved_at >= 60 * config.save_minutes
+    return due(config.save_steps, run) or (config.save_minutes > 0 and run.team.share(late))
 
 
 def evaluate_if_due(run: Run) -> None:

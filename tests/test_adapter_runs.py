@@ -221,7 +221,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         exported(run / "checkpoint-2")
     with pytest.raises(ConfigError, match="has no whole checkpoint to export"):
         exported(run)
-    monkeypatch.setattr("obverse.checkpoint.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("obverse.export.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(StorageError, match="could not be written: No space left"):
         exported(trained)
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.part").exists()

@@ -305,6 +305,9 @@ def test_resuming_says_which_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs --output_dir"):
         with_folder(hpt(resume_from_checkpoint="auto"))
     path = tmp_path / "checkpoint-3"
+    with pytest.raises(ConfigError, match="stands in no run's folder: give --output_dir"):
+        with_folder(hpt(resume_from_checkpoint=str(path)))
+    (tmp_path / "config.yaml").touch()
     assert with_folder(hpt(resume_from_checkpoint=str(path))).output_dir == tmp_path
 
 

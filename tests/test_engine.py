@@ -56,10 +56,10 @@ def embedded(method: str, folder: Path, chains: Path, **more: Any) -> Any:
 
 
 def kept(folder: Path, step: int) -> dict[str, Any]:
-    """What a checkpoint holds: sha256 of weights and moments, and the state but for the size of a file with clocks."""
+    """sha256 of a checkpoint's weights and moments, and its state without what it says of a file with clocks."""
     hashes = runs.fingerprint(folder, step)
     state = json.loads((folder / f"checkpoint-{step}" / "state.json").read_text())
-    return {**hashes, "state.json": {name: value for name, value in state.items() if name != "metrics_offset"}}
+    return {**hashes, "state.json": {name: value for name, value in state.items() if name != "metrics"}}
 
 
 # a server

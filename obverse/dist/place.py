@@ -55,3 +55,20 @@ def find_place(environ: Mapping[str, str] | None = None) -> Place:
     hosts_store = environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Place(rank, size, local_rank, environ["MASTER_ADDR"], port, hosts_store, attempt)
+
+
+def launcher(environ: Mapping[str, str] | None = None) -> str:
+    """What a command begins with that starts as many processes as this one is of: obverse alone, or by torchrun.
+
+    Over several machines the same command stands on each of them.
+    """
+    environ = os.environ if environ is None else environ
+    size = int(environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return "obverse"
+    local = int(environ.get("LOCAL_WORLD_SIZE", size))
+    nodes = size // max(local, 1)
+    if nodes == 1:
+        return f"torchrun --nproc-per-node {local} -m obverse"
+    meeting = f"--rdzv-backend c10d --rdzv-endpoint {environ.get('MASTER_ADDR', 'HOST')}"
+    return f"torchrun --nnodes {nodes} --nproc-per-node {local} {meeting} -m obverse"

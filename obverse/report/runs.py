@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from obverse import config_file, sealing
+from obverse import config_file, history, sealing
 from obverse.analysis.plan import check_files
 from obverse.errors import ConfigError, DataError
 from obverse.jsonlines import parse, read_object, read_objects
@@ -21,7 +21,6 @@ from obverse.report.schemas import check
 Row = Mapping[str, Any]
 COMPARISON = "comparison.yaml"
 STANDINGS = "standings.json"
-SET_ASIDE = "set_aside"  # of a run: what no longer belongs to it
 DEPTH = 4  # folders below a comparison in which its runs may lie
 NOT_COMPARED = {"seed", "output_dir", "report", "threads", "resume_from_checkpoint", "method"}
 FLOPS = "6 x parameters x trained tokens + 2 x parameters x generated tokens"
@@ -82,7 +81,9 @@ class RunData:
 
     def sample_files(self) -> dict[int, Path]:
         """The files of completions by step."""
-        return dict(steps_of(self.path / "samples", "jsonl"))
+        leaving = history.hidden(self.path)
+        files = steps_of(self.path / "samples", "jsonl")
+        return {step: path for step, path in files if f"samples/{path.name}" not in leaving}
 
 
 def _running_sum(values: Sequence[float]) -> list[float]:
@@ -103,7 +104,7 @@ def find_runs(folder: Path) -> list[RunData]:
     below = sorted(
         path
         for path in {path for pattern in patterns for path in folder.glob(pattern) if is_run(path)}
-        if SET_ASIDE not in path.relative_to(folder).parts
+        if history.FOLDER not in path.relative_to(folder).parts
     )
     if not below:
         raise DataError(f"{folder} holds no run: a run folder has config.yaml and metrics.jsonl")
@@ -115,16 +116,18 @@ def read_run(folder: Path) -> RunData:
     trial = folder / "trial.json"
     if trial.is_file():  # of a comparison, which knows what the others were when the run was over
         check_files(folder, sealing.read(trial).get("files"))
-    environment = folder / "environment.json"
+    environment, move = folder / "environment.json", history.pending(folder)
+    leaving = frozenset(move.names if move else ())
     return RunData(
         folder,
         read_config(folder / "config.yaml"),
         read_object(environment) if environment.is_file() else {},
-        list(metrics_of(folder / "metrics.jsonl")),
-        dict(_evals(folder)),
+        [row for row in metrics_of(folder / "metrics.jsonl") if move is None or row["step"] <= move.step],
+        {step: summary for step, summary in _evals(folder) if f"eval/step-{step:06d}.json" not in leaving},
         [
             check(schemas.RESULT, sealing.read(path), str(path))
             for path in sorted((folder / "eval").glob("*/*/result.json"))
+            if f"eval/{path.parent.parent.name}" not in leaving
         ],
         num_parameters(folder),
     )
@@ -169,7 +172,10 @@ def num_parameters(folder: Path) -> int:
     named = [
         (re.fullmatch(r"checkpoint-(\d{1,15})", path.name, re.ASCII), path) for path in folder.glob("checkpoint-*")
     ]
-    for _, checkpoint in sorted(((int(match[1]), path) for match, path in named if match), reverse=True):
+    leaving = history.hidden(folder)
+    for _, checkpoint in sorted(
+        ((int(match[1]), path) for match, path in named if match and path.name not in leaving), reverse=True
+    ):
         files = list(checkpoint.glob("model*.safetensors"))
         if files:
             return sum(map(_num_numbers, files))

@@ -116,8 +116,8 @@ class Forks:
 def digest(folder: Path, step: int) -> dict[str, str]:
     """sha256 of all that must not differ between equal runs: every file of the checkpoint, the rows, the completions.
 
-    What a clock measured is left out, and so are the size of metrics.jsonl, in which seconds have as many digits as
-    they like, and the run's own number in the manifest.
+    What a clock measured is left out, and so are the size and sha256 of metrics.jsonl, which has seconds in it, and
+    the run's own number in the manifest.
     """
     place = folder / f"checkpoint-{step}"
     found = {
@@ -126,7 +126,7 @@ def digest(folder: Path, step: int) -> dict[str, str]:
         if path.is_file() and path.name not in ("manifest.json", "state.json")
     }
     state = json.loads((place / "state.json").read_text())
-    del state["metrics_offset"]
+    del state["metrics"]
     found |= {f"state {name}": json.dumps(value).encode() for name, value in state.items()}
     found["metrics"] = json.dumps(runs.figures(folder)).encode()
     return {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
