@@ -24,7 +24,14 @@ class CompareConfig(TrainConfig):
     # what the comparison settles for its runs: no options of it
     settled: ClassVar[frozenset[str]] = frozenset(
         {"max_steps", "num_train_epochs", "learning_rate", "eval_dataset", "eval_steps", "num_eval_problems"}
-        | {"save_steps", "save_total_limit", "resume_from_checkpoint", "logging_steps", "num_completions_to_print"}
+        | {
+            "save_steps",
+            "save_minutes",
+            "save_total_limit",
+            "resume_from_checkpoint",
+            "logging_steps",
+            "num_completions_to_print",
+        }
     )
     method: Text = "compare"
     methods: Annotated[tuple[Text, ...], BeforeValidator(_words), AfterValidator(_at_home), Field(min_length=1)] = (

@@ -25,7 +25,7 @@ from obverse.analysis.board import Board
 from obverse.analysis.contents import contents, refuse_changed
 from obverse.analysis.plan import CONFIG, ROOM, Plan, write_problems
 from obverse.analysis.standings import INSIDE, standings
-from obverse.analysis.trial import CLAIM, check_run, chosen_rate, claim, measure_base, result, run_trial
+from obverse.analysis.trial import CLAIM, check_run, chosen_rate, claim, measure_base, result, resume_command, run_trial
 from obverse.errors import ConfigError, UserError
 from obverse.interrupt import Attentive, Interrupted
 from obverse.resolve import free_folder
@@ -51,7 +51,7 @@ def compare(plan: Plan, console: Console) -> int:
     finally:
         board.close()
     if code:
-        console.print(Text(f"stopped; go on with: obverse compare --output_dir {plan.root}"), soft_wrap=True)
+        console.print(Text(f"stopped; go on with: {resume_command(plan)}"), soft_wrap=True)
         return code
     with claim(plan.root, blocking=True), storing(plan.root, ROOM):
         for trial in plan.trials():

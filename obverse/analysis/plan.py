@@ -126,6 +126,7 @@ class Plan:
             "num_eval_problems": 10**9,
             "eval_steps": every,
             "save_steps": every,
+            "save_minutes": 0,
             "save_total_limit": KEEP_ALL,  # a run that is stopped saves more than its marks, and any may be the best
             "log_completions": config.log_completions and not trial.is_grid,
             "resume_from_checkpoint": "auto",
@@ -193,6 +194,7 @@ SETTLED = {
     "eval_dataset": "give --validation and --tests",
     "eval_steps": "give --num_marks, how often a run is validated",
     "save_steps": "give --num_marks, how often a run is validated and saved",
+    "save_minutes": "give --num_marks, how often a run is validated and saved",
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -111,6 +112,11 @@ def chosen_rate(plan: Plan, trial: Trial) -> tuple[bool, float | None]:
     return True, max(done, key=lambda each: (each.score, -each.rate)).rate
 
 
+def resume_command(plan: Plan) -> str:
+    """The words that go on with a comparison, and with each of its runs."""
+    return f"obverse compare --output_dir {quote(str(plan.root))}"
+
+
 def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | None = None) -> int:
     """Do what is left of a trial; 0, or the exit code of a run that a signal stopped."""
     config = plan.resolved(trial, rate)
@@ -119,7 +125,7 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
         if folder.metrics_path.exists() and not checkpoint.folders(folder.path):
             set_aside(folder.path)  # killed before its first checkpoint: from the start
     try:
-        outcome = train(config, watcher, expected(plan))
+        outcome = train(config, watcher, expected(plan), resume_command(plan))
         if outcome.stopped:
             return outcome.exit_code
         found = summary(trial, config, folder)
