@@ -150,6 +150,8 @@ def _is_hedge(text: str, outer: list[Box]) -> bool:
 
 def _is_denied(text: str, box: Box) -> bool:
     before = text[max(0, box.opening - _MAX_DENIAL_CHARS) : box.opening]
+    plain = before.rstrip("*_")  # stars of Markdown, which stand after a space
+    before = plain if not plain or plain[-1].isspace() or plain[-1] in ":." else before
     lower = before.lower()
     if any(word in lower for word in _DENYING) and _DENIAL.search(before):
         return True

@@ -128,11 +128,14 @@ def _letter(said: str, options: dict[str, str]) -> str | None:
     said = _plain(said)
     if alone := _LETTER.fullmatch(said) or _AGAINST.fullmatch(said) or _LEFT.fullmatch(said):
         return alone.group(1).upper()
-    by_text = [letter for letter, option in options.items() if _is_option(option, said)]
-    if len(by_text) == 1:
-        return by_text[0]
+    by_words = [letter for letter, option in options.items() if _spelled(option) == _spelled(said)]
+    if len(by_words) == 1:
+        return by_words[0]
     lettered = _LETTERED.fullmatch(said)
-    if lettered is None or _UNSURE.match(lettered.group(3)):
+    if lettered is None:
+        by_value = [letter for letter, option in options.items() if _is_option(option, said)]
+        return by_value[0] if len(by_value) == 1 else None
+    if _UNSURE.match(lettered.group(3)):
         return None
     letter, text = lettered.group(1) or lettered.group(2), lettered.group(3)
     if letter not in options:

@@ -84,7 +84,7 @@ def _said(expected: dict[str, bool], found: str) -> list[tuple[str, str]] | None
     for part in _CLAUSES.split(found):
         part = part[_NUMBERED.match(part).end() :].strip()  # type: ignore[union-attr]
         part = part[_LEAD.match(part).end() :].strip()  # type: ignore[union-attr]
-        if not part:
+        if not part or part.isdigit():
             continue
         match = clause.fullmatch(part)
         if match is None:

@@ -12,7 +12,7 @@ _LINK = (
     r"|works?)\s(?:out\s)?to(?:\sbe)?)\b:?)"
 )
 _SPOKEN = re.compile(
-    rf"\b(?:answer|ans)\b[*_{_QUOTES}]{{0,4}}"
+    rf"(?<![A-Za-z0-9])(?:answer|ans\.?(?=\s|:)|ans)(?![A-Za-z0-9])[*_{_QUOTES}]{{0,4}}"
     rf"(?:\s(?:to|of|for|in)\s[^.\n:?!]{{1,60}}?(?=\s(?:is|would|should|must|will)\b|:))?"
     rf"{_LINK}(?:\s{{0,8}}[:*_])*\s{{0,8}}",
     re.IGNORECASE,
@@ -36,7 +36,9 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
-    r"[.!?](?=\s|$|\*|_)|\u3002|\n|\||[,;]?\s\(?(?:because|since|as|given that|where|which)\s|[,;]\s(?:so|which"
+    r"[.!?](?=\s|$|\*|_)|\u3002|\n|\||[,;]?\s\(?(?:because|since|as|given that|where|which)\s"
+    r"|\s\((?:see|by|from|cf|shown)\b"
+    r"|[,;]\s(?:so|which"
     r"|where)\s"
     r"|[,;]?\s(?:(?:and|but)\s)?(?:not|rather than|instead of)\s(?=[\\$0-9-])|[,;]?\sand\s(?:the|this|that|it|we|so"
     r"|all)\s(?=[^0-9\\$]*$)",
@@ -89,16 +91,18 @@ _TURN = re.compile(
 )
 _STRONG_TURN = re.compile(
     r"[\s\"'(*_]{0,4}(?:wait|oops|no\b|nope|scratch|correction|on second thought|my bad|hold on|hang on|i meant"
-    r"|forget|sorry|apologies|just kidding|kidding)\b",
+    r"|actually,?\s(?:no|it|that|this)|forget|sorry|apologies|just kidding|kidding)\b",
     re.IGNORECASE,
 )
+_REFUSAL = re.compile(r"[\s\"'(*_]*(?:no|nope|wrong|incorrect|false)[\s).*_]*", re.IGNORECASE)
 _SENTENCES = re.compile(r"[.!?]+(?=\s|$)|\n+|;\s|,\s(?=but|wait|no\b|which|however|actually)|\s-+\s", re.IGNORECASE)
 _MAX_TURNS, _MAX_TURN_CHARS = 8, 800
+_MAX_AWAY = 40  # characters from an answer to what its own sentence says against it
 
 
 def last_phrase(text: str, start: int = 0) -> tuple[int, bool]:
     """Return where what the last phrase announces begins, -1 if there is none, and whether that phrase is denied."""
-    lower = text.lower() if text.isascii() else "".join(sign.lower() if sign.isascii() else "?" for sign in text)
+    lower = text.lower() if text.isascii() else text.encode("ascii", "replace").decode().lower()
     last = _last_spoken(text, lower, start)
     if not text.isascii() or any(word in lower for word in _FOREIGN_WORDS):
         for phrase in _FOREIGN.finditer(text, start):
@@ -131,7 +135,7 @@ def announced(text: str, start: int) -> tuple[str, int]:
             return text[start + 1 : closing].strip("* "), closing + 1
     start = lead.end() if (lead := _LEAD.match(text, start)) else start
     end = sentence_end.start() if (sentence_end := _SENTENCE_END.search(text, start)) else len(text)
-    said = text[start:end].strip('* _`"\u201c\u201d').removesuffix(",")
+    said = text[start:end].strip('* _`"\u201c\u201d\u2018\u2019').removesuffix(",")
     if len(said) > 1 and said[0] == said[-1] == "'":
         said = said[1:-1]
     return said.strip(), end
@@ -167,10 +171,12 @@ def is_taken_back(text: str, start: int) -> bool:
         confirmed = _CONFIRMED.search(sentence)
         if (
             retracted
-            and (index == 0 or _TURN.match(sentence))
+            and (_TURN.match(sentence) if index else retracted.start() <= _MAX_AWAY)
             and not (confirmed and confirmed.start() < retracted.start())
         ):
-            return index > 0 or retracted.start() <= 40
+            return True
+        if index > 0 and _REFUSAL.fullmatch(sentence):
+            return True
         if _STRONG_TURN.match(sentence) and not _CONFIRMED.search(sentence + following):
             return any(map(str.isdigit, sentence + following)) or bool(_RETRACTED.search(following))
         if stop is None:
