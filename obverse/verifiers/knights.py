@@ -72,7 +72,7 @@ def _said(expected: dict[str, bool], found: str) -> list[tuple[str, str]] | None
         fold,
     )
     several = re.compile(
-        rf"((?:{somebody})(?:\s*,\s*(?:{somebody}))*\s*,?\s*(?i:and|&)\s*(?:{somebody}))\s+(?i:are)\s+(?:(?i:both"
+        rf"((?:{somebody})(?:\s*,\s*(?:{somebody})){{0,{len(expected)}}}\s*,?\s*(?i:and|&)\s*(?:{somebody}))\s+(?i:are)\s+(?:(?i:both"
         rf"|all)\s+)?(?i:(knight|knave|liar|truth-teller)s)\b",
         fold,
     )
