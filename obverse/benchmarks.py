@@ -17,7 +17,8 @@ from obverse import tasks
 from obverse.errors import ConfigError, DataError
 from obverse.records import Problem
 from obverse.seeds import seed_for
-from obverse.tasks.files import READERS, Rows, hub_rows, read_rows
+from obverse.tasks.files import hub_rows, read_rows
+from obverse.tasks.formats import READERS, Rows, read_file
 from obverse.tasks.rows import Flaw, Place
 from obverse.verifiers.choice import LETTERS
 
@@ -204,9 +205,7 @@ def read(
     if folder is not None:
         file = next((folder / name for name in benchmark.candidates() if (folder / name).is_file()), None)
         if file is not None:
-            return Found(
-                _adapted(benchmark, READERS[file.suffix](str(file)), str(file), num_problems, verifier), str(file)
-            )
+            return Found(_adapted(benchmark, read_file(file), str(file), num_problems, verifier), str(file))
         if benchmark.embedded is None:
             raise DataError(
                 f"benchmark {benchmark.name}: there is none of {', '.join(benchmark.candidates())} in {folder}; "

@@ -20,6 +20,7 @@ from obverse.records import Problem
 from obverse.seeds import seed_for
 from obverse.tasks import EMBEDDED, load
 from obverse.tasks.files import count
+from obverse.tasks.folders import splits_of
 from obverse.verifiers import gold_notes, unreadable
 from obverse.watch import flat
 
@@ -134,8 +135,7 @@ def splits(dataset: str) -> list[str]:
     if dataset.partition(":")[0] in EMBEDDED:
         return ["train", "heldout"]
     folder = Path(dataset).expanduser()
-    names = [path.stem.lower() for path in folder.iterdir()] if folder.is_dir() else []
-    return [split for split in ("train", "test") if any(split in name for name in names)]
+    return splits_of(folder) if folder.is_dir() else []
 
 
 def some(config: DataConfig) -> list[Problem]:

@@ -11,7 +11,8 @@ from obverse import verifiers
 from obverse.config import GradeConfig
 from obverse.errors import DataError
 from obverse.records import Problem
-from obverse.tasks.files import READERS, report
+from obverse.tasks.files import report
+from obverse.tasks.formats import kind_of, listed, read_file
 from obverse.tasks.rows import Flaw, Place
 from obverse.user_code import read_once
 
@@ -44,12 +45,12 @@ def grade(config: GradeConfig, show: Callable[[dict[str, Any]], None]) -> None:
 def read(file: str, spec: str) -> Iterator[tuple[Problem, str]]:
     """The rows of a file as problems with predictions. Errors: DataError if there is none or any row is bad."""
     path = Path(file).expanduser()
-    if path.suffix not in READERS or not path.is_file():
-        raise DataError(f"{file}: not a file of rows; give a {', '.join(READERS)} file that is there")
+    if kind_of(path) is None or not path.is_file():
+        raise DataError(f"{file}: not a file of rows; give a {listed()} file that is there")
     flaws: list[Flaw] = []
     found: list[tuple[Problem, str]] = []
     num_rows = 0
-    for place, row in READERS[path.suffix](str(path)):
+    for place, row in read_file(path):
         num_rows += 1
         one = row if isinstance(row, Flaw) else as_problem(row, place, spec)
         if isinstance(one, Flaw):

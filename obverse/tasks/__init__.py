@@ -11,7 +11,8 @@ from pathlib import Path
 from obverse.errors import ConfigError
 from obverse.records import Problem
 from obverse.tasks import arithmetic, countdown, knights
-from obverse.tasks.files import READERS, read_hub, read_path
+from obverse.tasks.files import read_hub, read_path
+from obverse.tasks.formats import kind_of
 from obverse.tasks.splits import Range, resolve
 
 Generate = Callable[[str, int, int, Range | None], list[Problem]]
@@ -39,7 +40,7 @@ def load(
     """Return the problems of a data set.
 
     `dataset` is an embedded task with or without its difficulties (`arithmetic`, `arithmetic:2-6`; splits train,
-    heldout and ood), a .jsonl, .json or .parquet file (one split, whatever is asked for), a folder of them, or a hub
+    heldout and ood), a file of rows (one split, whatever is asked for), a folder of them, or a hub
     name `owner/name` or `owner/name:config` (both have train and test; heldout means test). `num_problems` takes the
     first ones; an embedded task has NUM_PROBLEMS if it is not given. `seed` is for embedded tasks. `verifier`, a name
     or `file.py:function`, judges all problems in place of their own.
@@ -62,7 +63,7 @@ def load(
     near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"embedded are {', '.join(EMBEDDED)};"
     raise ConfigError(
-        f"unknown data set {dataset!r}: {hint} a file looks like path/to/rows.jsonl (or .json, .parquet), "
+        f"unknown data set {dataset!r}: {hint} a file looks like path/to/rows.jsonl (or .json, .csv, .parquet), "
         "a hub data set like owner/name"
     )
 
@@ -78,13 +79,12 @@ def difficulties(dataset: str, split: str) -> Range:
 
 def _is_path(dataset: str) -> bool:
     """Whether the name is that of a file or folder, there or not; `owner/name` is only if it is there."""
-    path = Path(dataset).expanduser()
-    return (
-        (dataset != "" and path.exists())
-        or path.suffix in READERS
-        or dataset.startswith((".", "/", "~"))
-        or dataset.count("/") > 1
-    )
+    if dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or kind_of(dataset):
+        return True
+    try:
+        return dataset != "" and Path(dataset).exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _range(dataset: str, text: str) -> Range | None:

@@ -46,6 +46,7 @@ DEFAULT_VERIFIER = "math"
 VERIFIER_BY_SOURCE = {"countdown": "countdown", "kk_logic": "knights"}  # by verl's data_source
 MAX_DEPTH = 32  # lists and objects in each other
 
+PACKINGS = (".gz", ".bz2", ".zst", ".zstd")  # ends of the names of packed files
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 GIVEN_ELSEWHERE = ("messages", "tools", "documents", "add_generation_prompt")  # no names in chat_template_kwargs
 
@@ -379,7 +380,7 @@ def _unusable(value: Any, depth: int = 0) -> str | None:
 
 @cache
 def _stem(file: str) -> str:
-    return PurePath(file).stem
+    return PurePath(next((file.removesuffix(end) for end in PACKINGS if file.endswith(end)), file)).stem
 
 
 def _is_code(verifier: str) -> bool:

@@ -166,8 +166,8 @@ ONLY_IN_WORKERS = {"verifiers.algebra", "verifiers.formulas"}  # imported by nam
 
 # (module, what it imports in a function or by a call): the reason.
 HIDDEN = {
-    ("tasks.files", "pyarrow"): "a third of a second that only parquet files should cost",
-    ("tasks.files", "pyarrow.parquet"): "the same",
+    ("tasks.formats", "pyarrow"): "a third of a second that only tables and zstd should cost",
+    ("tasks.formats", "pyarrow.parquet"): "the same",
     ("tasks.files", "datasets"): "seconds that only hub names should cost, and an extra of the installation",
     (
         "adapters",

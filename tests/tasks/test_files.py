@@ -13,7 +13,7 @@ import pytest
 
 from obverse.errors import ConfigError, DataError
 from obverse.records import Problem
-from obverse.tasks import files
+from obverse.tasks import formats
 from obverse.tasks.files import count, read_hub, read_path
 from obverse.verifiers import verifier
 
@@ -171,7 +171,7 @@ def test_the_report_ends_after_fifty_lines_and_a_count(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_named_and_the_next_one_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_LINE_BYTES", 2**20)
+    monkeypatch.setattr(formats, "MAX_LINE_BYTES", 2**20)
     path = write(tmp_path / "a.jsonl", line(1) + "\n" + line(2, pad="x" * 3 * 2**20) + "\n" + line(3, prompt="") + "\n")
     assert error_of(path).splitlines() == [f"{path}:2: json: longer than 1 MB", f"{path}:3: prompt: empty"]
 
@@ -239,8 +239,9 @@ def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    path = write(tmp_path / "a.csv", "prompt,answer")
-    assert error_of(path) == f"{path}: .csv is not a kind of data; there are .jsonl, .json, .parquet"
+    for name in ("a.txt", "a.parquet.gz", "a.jsonl.xz", "a"):
+        path = write(tmp_path / name, "prompt,answer")
+        assert error_of(path).startswith(f"{path}: {Path(name).suffix or 'no suffix'} is not a kind of data; there are")
 
 
 def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
@@ -250,7 +251,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", file)
         yield
 
-    monkeypatch.setitem(files.READERS, ".jsonl", refuse)
+    monkeypatch.setitem(formats.READERS, ".jsonl", refuse)
     assert error_of(path) == f"{path}: cannot be read (Permission denied); check the file"
 
 
@@ -289,10 +290,7 @@ def test_bad_rows_of_a_folder_are_reported_together(tmp_path):
 
 def test_a_folder_that_cannot_be_read_says_why(tmp_path):
     (tmp_path / "data").mkdir()
-    assert (
-        error_of(tmp_path)
-        == f"{tmp_path}: no .jsonl, .json, .parquet file in this folder; there are folders in it: data"
-    )
+    assert error_of(tmp_path) == f"{tmp_path}: no {formats.listed()} file in this folder; there are folders in it: data"
     write(tmp_path / "a.jsonl", line(1))
     write(tmp_path / "b.json", "[]")
     assert "files of several kinds (.json, .jsonl)" in error_of(tmp_path)

@@ -84,7 +84,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_the_look_of_a_path(name
     with pytest.raises(ConfigError) as error:
         load(name)
     assert str(error.value) == (
-        f"unknown data set {name!r}: {hint} a file looks like path/to/rows.jsonl (or .json, .parquet), "
+        f"unknown data set {name!r}: {hint} a file looks like path/to/rows.jsonl (or .json, .csv, .parquet), "
         "a hub data set like owner/name"
     )
 
