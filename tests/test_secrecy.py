@@ -115,6 +115,13 @@ def test_no_option_takes_a_secret(
     assert [path.name for path in tmp_path.iterdir()] == (["t.yaml"] if place == "file" else [])
 
 
+@pytest.mark.parametrize("command", ["train sft --dry-run", "eval", "compare sft hpt --budget 1M", "data check x"])
+def test_every_command_refuses_one_before_anything_else(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--model", "https://u:hunter2hunter2@h/x"]) == 2
+    told = capsys.readouterr()
+    assert "--model: holds a user or password" in told.err and "hunter2" not in told.err + told.out
+
+
 def test_a_configuration_made_in_python_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
     config = resolve("sft", find("sft"), {"system_prompt": f"k is {PLAIN}"})
     refuse_secrets(config)
