@@ -29,8 +29,8 @@ class Coder:
         """Ids of a text from its start; what follows a mark goes on from what stands before."""
         first, *others = text.split(mark) if mark else [text]
         ids = list(self.tokenizer(first, add_special_tokens=False, verbose=False)["input_ids"])
-        for each in others:
-            ids += self._going_on(each)[0]
+        for part in others:
+            ids += self._going_on(part)[0]
         return ids
 
     def _coded(self, text: str) -> tuple[list[int], list[int]]:

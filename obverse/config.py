@@ -80,7 +80,7 @@ class TrainConfig(
     )
 
     dataset: Place = option(
-        "data", "embedded task with difficulties, a jsonl, json, parquet, a folder or a hub name", "arithmetic:1-6"
+        "data", "embedded task with difficulties, a file of rows, a folder or a hub name", "arithmetic:1-6"
     )
     dataset_split: Text = option("data", "split of the dataset to train on", "train")
     num_problems: Positive | None = option(
@@ -228,7 +228,7 @@ class GradeConfig(Options):
     """What `obverse grade` grades, and by what."""
 
     verifier: Places = option("data", "a verifier's name, file.py:function, or several, separated by commas")
-    file: Folder = option("data", "rows of prediction and answer: a .jsonl, .json or .parquet file")
+    file: Folder = option("data", "rows of prediction and answer: a .jsonl, .json, .csv, .parquet or .arrow file")
     verifier_weights: Weights = option("data", "what each of several verifiers counts; none: 1 each", ())
     verifier_seconds: float = option("data", "longest that file.py:function may take for one row", 10.0, gt=0)
 
@@ -252,7 +252,7 @@ class MethodsConfig(Options):
 class DataConfig(Options):
     """What `obverse data` looks at."""
 
-    dataset: Place = option("data", "embedded task with difficulties, a jsonl, json, parquet, a folder or a hub name")
+    dataset: Place = option("data", "embedded task with difficulties, a file of rows, a folder or a hub name")
     dataset_split: Text = option("data", "split of the dataset", "train")
     num_problems: Positive | None = option("data", "read at most so many problems; none: all", None)
     num: int = option("data", "problems to show", 2, ge=1)

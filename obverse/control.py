@@ -64,9 +64,9 @@ class Control:
         if isinstance(value, str):
             return self.shield(value, mark)
         if isinstance(value, list | tuple):
-            return [self.shielded(each, mark) for each in value]
+            return [self.shielded(item, mark) for item in value]
         if isinstance(value, Mapping):
-            return {key: each if key == "role" else self.shielded(each, mark) for key, each in value.items()}
+            return {key: item if key == "role" else self.shielded(item, mark) for key, item in value.items()}
         return value
 
     def _cut(self, token: str) -> int:
@@ -103,9 +103,9 @@ def texts_in(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Sequence):
-        for each in value:
-            yield from texts_in(each)
+        for item in value:
+            yield from texts_in(item)
     elif isinstance(value, Mapping):
-        for key, each in value.items():
+        for key, item in value.items():
             if key != "role":
-                yield from texts_in(each)
+                yield from texts_in(item)

@@ -82,12 +82,12 @@ def lengths(values: Sequence[int], unit: str = "characters") -> str:
 def remarks(problems: Sequence[Problem]) -> list[str]:
     """What a reader should know before training: turns that are not trained, texts that look like control tokens."""
     lines = turns(problems)
-    found = [(number, each, match) for number, each in enumerate(problems, 1) if (match := _looks_like_control(each))]
-    for number, problem, token in found[:MAX_LISTED]:
+    rows = [(number, row, match) for number, row in enumerate(problems, 1) if (match := _looks_like_control(row))]
+    for number, problem, token in rows[:MAX_LISTED]:
         lines.append(f"row {number} ({problem.id}): {token!a} looks like a control token: it is read as text")
-    if len(found) > MAX_LISTED:
-        lines.append(f"... and {len(found) - MAX_LISTED:,} more rows with such texts")
-    if found:
+    if len(rows) > MAX_LISTED:
+        lines.append(f"... and {len(rows) - MAX_LISTED:,} more rows with such texts")
+    if rows:
         lines.append("which of them are control tokens depends on the tokenizer: give --model to see")
     return lines
 

@@ -17,7 +17,7 @@ def refuse_misfits(problems: Sequence[Problem], renderer: Renderer) -> None:
 
     Rendered are every row with tools, reasoning or variables of its own, and one row of each sequence of roles.
     """
-    found: list[DataError | ConfigError] = []
+    errors: list[DataError | ConfigError] = []
     shapes: set[object] = set()
     for problem in problems:
         shape = _shape(problem)
@@ -25,16 +25,16 @@ def refuse_misfits(problems: Sequence[Problem], renderer: Renderer) -> None:
             continue
         shapes.add(shape)
         error = misfit(problem, renderer)
-        found += [error] if error is not None else []
-    if found:
-        raise_all(found)
+        errors += [error] if error is not None else []
+    if errors:
+        raise_all(errors)
 
 
-def raise_all(found: Sequence[DataError | ConfigError]) -> None:
+def raise_all(errors: Sequence[DataError | ConfigError]) -> None:
     """Raise what is wrong with rows as one error, a line each."""
-    lines = [str(error) for error in found[:MAX_TOLD]]
-    lines += [f"... and {len(found) - MAX_TOLD} more rows"] if len(found) > MAX_TOLD else []
-    kind = ConfigError if all(isinstance(error, ConfigError) for error in found) else DataError
+    lines = [str(error) for error in errors[:MAX_TOLD]]
+    lines += [f"... and {len(errors) - MAX_TOLD} more rows"] if len(errors) > MAX_TOLD else []
+    kind = ConfigError if all(isinstance(error, ConfigError) for error in errors) else DataError
     raise kind("\n".join(lines))
 
 
@@ -60,21 +60,21 @@ def answers(problem: Problem, renderer: Renderer) -> Iterator[tuple[str, Rendere
 
 def spelled_out(problems: Sequence[Problem], renderer: Renderer) -> list[tuple[int, Problem, list[str]]]:
     """The rows that spell out control tokens: their number from 1, the row, the tokens."""
-    found = [(number, problem, renderer.spelled(problem)) for number, problem in enumerate(problems, start=1)]
-    return [each for each in found if each[2]]
+    rows = [(number, problem, renderer.spelled(problem)) for number, problem in enumerate(problems, start=1)]
+    return [row for row in rows if row[2]]
 
 
 def spelled_remark(problems: Sequence[Problem], renderer: Renderer) -> str:
     """A sentence on rows that spell out control tokens; empty without one."""
-    found = spelled_out(problems, renderer)
-    if not found:
+    rows = spelled_out(problems, renderer)
+    if not rows:
         return ""
-    _, first, tokens = found[0]
+    _, first, tokens = rows[0]
     read = "as such (--parse_special_tokens)" if renderer.parse_special_tokens else "as text"
-    return f"{len(found)} problems spell out control tokens, such as {first.id} {tokens[0]!a}: they are read {read}"
+    return f"{len(rows)} problems spell out control tokens, such as {first.id} {tokens[0]!a}: they are read {read}"
 
 
 def _shape(problem: Problem) -> object:
     prompt = problem.prompt
     kinds = (bool(problem.demonstration), problem.chosen is None, problem.rejected is None)
-    return kinds, None if isinstance(prompt, str) else tuple((each["role"], *sorted(each)) for each in prompt)
+    return kinds, None if isinstance(prompt, str) else tuple((message["role"], *sorted(message)) for message in prompt)

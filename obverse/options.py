@@ -75,23 +75,27 @@ def _variables(value: Any) -> Any:
         return value
     if value.lstrip().startswith("{"):
         return _json(value)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for part in filter(None, map(str.strip, value.split(","))):
         name, equals, text = map(str.strip, part.partition("="))
         if not equals or not name:
             raise ValueError(f"expects name=value, separated by commas, or a JSON object, not {part!r:.60}")
-        if name in found:
+        if name in result:
             raise ValueError(f"{name!r:.60} is there twice")
         try:
-            found[name] = _json(text)
+            result[name] = _json(text)
         except ValueError:
-            found[name] = {"True": True, "False": False, "None": None}.get(text, text)
-    return found
+            result[name] = {"True": True, "False": False, "None": None}.get(text, text)
+    return result
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except json.JSONDecodeError as error:

@@ -127,9 +127,9 @@ class ChatTemplate:
         environment = Sandbox()
         try:
             tree = environment.parse(source)
-            self.variables = frozenset(each.name for each in tree.find_all(nodes.Name) if each.ctx == "load")
+            self.variables = frozenset(item.name for item in tree.find_all(nodes.Name) if item.ctx == "load")
             self.words = frozenset(_words(tree))
-            random = {each.name for each in tree.find_all(nodes.Filter)} & {"random"} or self.variables & {"lipsum"}
+            random = {item.name for item in tree.find_all(nodes.Filter)} & {"random"} or self.variables & {"lipsum"}
             if random:
                 raise ConfigError(
                     f"the chat template ({name}) draws at random ({min(random)}): no run could repeat its prompts"
@@ -160,13 +160,13 @@ class ChatTemplate:
 
     def dates(self) -> dict[str, str] | None:
         """What `strftime_now` gives for every format in it; None where a format is not written out."""
-        found = {}
+        result = {}
         for call in Sandbox().parse(self.source).find_all(nodes.Call):
             if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now":
                 if len(call.args) != 1 or not isinstance(call.args[0], nodes.Const):
                     return None
-                found[str(call.args[0].value)] = DAY.strftime(str(call.args[0].value))
-        return found
+                result[str(call.args[0].value)] = DAY.strftime(str(call.args[0].value))
+        return result
 
 
 @lru_cache(maxsize=16)
@@ -177,17 +177,17 @@ def compiled(name: str, source: str) -> ChatTemplate:
 
 def _with_reasoning(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages with their reasoning under every name that templates read, as transformers passes them."""
-    found = []
+    result = []
     for message in messages:
         thought = next((message[name] for name in REASONING if message.get(name) is not None), None)
-        found.append(dict(message) if thought is None else {"thinking": thought, **message, REASONING[0]: thought})
-    return found
+        result.append(dict(message) if thought is None else {"thinking": thought, **message, REASONING[0]: thought})
+    return result
 
 
 def _words(tree: nodes.Template) -> Iterator[str]:
     """The attributes and texts in a template: a key of a message that is none of them is never read."""
-    for each in tree.find_all((nodes.Getattr, nodes.Const)):
-        word = each.attr if isinstance(each, nodes.Getattr) else each.value  # type: ignore[attr-defined]
+    for item in tree.find_all((nodes.Getattr, nodes.Const)):
+        word = item.attr if isinstance(item, nodes.Getattr) else item.value  # type: ignore[attr-defined]
         if isinstance(word, str):
             yield word
 
@@ -218,8 +218,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _BUDGET.get().step()
-        numbers = [abs(each) for each in (left, right) if isinstance(each, int)]
-        sizes = [len(each) for each in (left, right) if isinstance(each, str | list | tuple)]
+        numbers = [abs(item) for item in (left, right) if isinstance(item, int)]
+        sizes = [len(item) for item in (left, right) if isinstance(item, str | list | tuple)]
         if operator == "**" and len(numbers) == 2:
             _refuse_size(left.bit_length() * numbers[1], MAX_BITS)
         elif operator == "*" and numbers and sizes:
@@ -257,7 +257,7 @@ class _Bounds(NodeTransformer):
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Expr:
         self.generic_visit(node)
-        node.args = [_filter(each, "small") for each in node.args]
+        node.args = [_filter(item, "small") for item in node.args]
         for pair in node.kwargs:
             pair.value = _filter(pair.value, "small")
         return _filter(node, "bounded")

@@ -102,7 +102,7 @@ class Renderer:
         self._gap = gap  # what the template writes between an answer and its stop token
         self._ending = gap + (token or "")
         self._trailing = frozenset(self.stop_ids) | named_specials(tokenizer)
-        self._stops = [text for text in map(self.coder.decode, ([each] for each in self.stop_ids)) if text.strip()]
+        self._stops = [text for text in map(self.coder.decode, ([number] for number in self.stop_ids)) if text.strip()]
         self.control = Control(tokenizer, self.writer.written())
         if not parse_special_tokens and (spelled := self.control.spelled([system_prompt or ""])):
             raise ConfigError(
@@ -145,8 +145,10 @@ class Renderer:
         layout = {name: value for name, value in asdict(self.layout).items() if name != "jinja_tools" or value}
         more = {"chat_template_kwargs": self.variables, "parse_special_tokens": self.parse_special_tokens}
         template = self.writer.template()
-        more["date"] = FIXED_DATE if template is not None and template.reads_clock else None
-        return {**layout, "system_prompt": self.system_prompt, **{name: each for name, each in more.items() if each}}
+        more["date"] = (
+            self.variables.get("date_string", FIXED_DATE) if template is not None and template.reads_clock else None
+        )
+        return {**layout, "system_prompt": self.system_prompt, **{name: value for name, value in more.items() if value}}
 
     @property
     def pad_id(self) -> int:
@@ -194,12 +196,12 @@ class Renderer:
         answer's own words (think blocks, usually), the answer stands as it is, followed by the stop token. `kind` names
         the row's message (demonstration, chosen or rejected) that may have more than a text: reasoning, tool calls.
         """
-        text, beside = "".join(steps), problem.template.get(kind, {})
+        text = "".join(steps)
         mark = self._mark(problem, text)
         prompt = self._prompt(problem, mark)
         first, last = self._new_part(text, prompt)
         words = self.control.shield(text[first:last], mark)
-        turn = self._turn(problem, prompt, words, beside, mark)
+        turn = self._turn(problem, prompt, words, kind, mark)
         ids, starts = self.coder.continuation(turn.text, mark)
         marks = [place for place, letter in enumerate(words) if letter == mark] if mark else []
         plain = [place - number for number, place in enumerate(marks)]  # places in the words without marks
@@ -248,14 +250,14 @@ class Renderer:
         """The chat template that writes these prompts without obverse; None where there is none that was seen to."""
         template = self.writer.template()
         if template is not None:
-            found = [portable.chat(template, self.system_prompt, self.writer.takes_system, self.variables)]
+            candidates = [portable.chat(template, self.system_prompt, self.writer.takes_system, self.variables)]
         else:
             opening = "".join(self.tokenizer.convert_ids_to_tokens(self.coder.opening))
             form = self.layout.form
-            found = [portable.plain(opening + gap, form, self.system_prompt) for gap in ("", " ")]
+            candidates = [portable.plain(opening + gap, form, self.system_prompt) for gap in ("", " ")]
         problem = Problem("probe", PROBE)
         messages = [{"role": "user", "content": PROBE}]
-        for text in filter(None, found):
+        for text in filter(None, candidates):
             there = self.tokenizer.apply_chat_template(
                 messages, chat_template=text, add_generation_prompt=True, return_dict=False
             )
@@ -296,8 +298,9 @@ class Renderer:
                 last = max(first, len(text[:last].rstrip()) - len(stop))
         return first, last
 
-    def _turn(self, problem: Problem, prompt: str, words: str, beside: Mapping[str, Any], mark: str) -> Turn:
+    def _turn(self, problem: Problem, prompt: str, words: str, kind: str, mark: str) -> Turn:
         """The answer as the template writes it behind the prompt."""
+        beside: Mapping[str, Any] = problem.template.get(kind, {})
         if self.layout.jinja is None and not beside:
             return Turn(words, lambda at: at)
         where, values = f"problem {problem.id}", self.control.shielded(self.writer.values(problem), mark)
@@ -310,7 +313,7 @@ class Renderer:
             ):
                 for key in beside:
                     less = {name: value for name, value in last.items() if name != key}
-                    if self.writer.render([*messages, less], values, where=where, answer_next=False) == whole:
+                    if not self.writer.differs([*messages, less], values, whole, where=where, answer_next=False):
                         raise DataError(f"{where}: the assistant's {key}: the chat template does not write it")
                 return turn
         if beside:
@@ -318,7 +321,7 @@ class Renderer:
                 f"{where}: the assistant's {', '.join(beside)}: the chat template does not write it behind the prompt: "
                 "take it out, or give another template"
             )
-        if prompt.rstrip().endswith(THOUGHT) and words.lstrip().startswith(THINK):
+        if kind and prompt.rstrip().endswith(THOUGHT) and words.lstrip().startswith(THINK):
             raise DataError(
                 f"{where}: the prompt has closed its thought, and the demonstration begins with {THINK}: take the "
                 "thought out, or let the template think (enable_thinking)"

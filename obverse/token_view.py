@@ -56,13 +56,13 @@ def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Conso
     errors, lengths, rewritten = [], [], 0
     for problem in problems:
         try:
-            found = [len(rendered.ids) for _, rendered in answers(problem, renderer)]
+            sizes = [len(rendered.ids) for _, rendered in answers(problem, renderer)]
             rewritten += sum(not rendered.as_written for _, rendered in answers(problem, renderer))
-            lengths.append((len(renderer.prompt_ids(problem)), max(found, default=0)))
+            lengths.append((len(renderer.prompt_ids(problem)), max(sizes, default=0)))
         except (DataError, ConfigError) as error:
             errors.append(error)
     if lengths:
-        prompts, texts = (max(each) for each in zip(*lengths, strict=True))
+        prompts, texts = (max(column) for column in zip(*lengths, strict=True))
         console.print(Text(f"at most {prompts:,} tokens of a prompt, {texts:,} of an answer"))
     for number, problem, tokens in spelled_out(problems, renderer)[:MAX_TOLD]:
         read = "tokens (--parse_special_tokens)" if renderer.parse_special_tokens else "text"

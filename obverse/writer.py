@@ -52,7 +52,7 @@ class Writer:
     def values(self, problem: Problem) -> dict[str, Any]:
         """The variables that the row gives to the template. Raises DataError for one that it never reads."""
         given = problem.template
-        values = {name: given[name] for name in ("tools", "documents") if name in given}
+        values = {"tools": given["tools"]} if "tools" in given else {}
         values |= given.get("chat_template_kwargs", {})
         template = self.template(values)
         for name in values:
@@ -80,14 +80,14 @@ class Writer:
 
         def changes(number: int, message: Message) -> bool:
             others = [*messages[:number], message, *messages[number + 1 :]]
-            return self.render(others, values, where=where, answer_next=True) != text
+            return self.differs(others, values, text, where=where, answer_next=True)
 
         for number, message in enumerate(messages):
-            told = f"{where}: message {number + 1} ({message['role']})"
+            place = f"{where}: message {number + 1} ({message['role']})"
             content = message["content"]
             is_there = not content.strip() or content.strip() in text
             if not is_there and not changes(number, {**message, "content": content + PROBE}):
-                raise DataError(f"{told}: the chat template does not write it: take it out, or give another template")
+                raise DataError(f"{place}: the chat template does not write it: take it out, or give another template")
             for key in message.keys() - LINKS:
                 is_name = key == "name" and message["role"] == "tool"  # of the function, which the call names already
                 words = set(REASONING) if key in REASONING else {key}
@@ -95,7 +95,7 @@ class Writer:
                     continue
                 if not changes(number, {name: value for name, value in message.items() if name != key}):
                     raise DataError(
-                        f"{told}: {key}: the chat template does not read it: take it out, or give another template"
+                        f"{place}: {key}: the chat template does not read it: take it out, or give another template"
                     )
 
     def template(self, values: Mapping[str, Any] | None = None) -> ChatTemplate | None:
@@ -118,6 +118,15 @@ class Writer:
                 f"{where}: the chat template ({self.layout.name}) refuses its messages: {first_line(error)}"
             ) from error
 
+    def differs(
+        self, messages: Sequence[Message], values: Mapping[str, Any], text: str, *, where: str, answer_next: bool
+    ) -> bool:
+        """Whether the template writes something else than `text` of messages, or refuses them."""
+        try:
+            return self.render(messages, values, where=where, answer_next=answer_next) != text
+        except ConfigError:
+            return True
+
     def _keeps_system_messages(self) -> bool:
         messages = [{"role": "system", "content": PROBE}, {"role": "user", "content": "?"}]
         try:
@@ -133,7 +142,7 @@ class Writer:
         parts = [(messages, False), (messages[:1], True)]
         if self.takes_system:
             parts.append(([{"role": "system", "content": PROBE}, *messages[:1]], True))
-        return "".join(self.render(each, where="probe", answer_next=next_) for each, next_ in parts)
+        return "".join(self.render(turns, where="probe", answer_next=next_) for turns, next_ in parts)
 
     def turn_end(self) -> tuple[str, str | None]:
         """What the template writes after an answer: the text before its first control token, and that token.
@@ -143,8 +152,8 @@ class Writer:
         if self.layout.jinja is None:
             return "", None
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-        _, found, after = self.render(messages, where="probe", answer_next=False).rpartition(PROBE)
-        if not found:
+        _, is_there, after = self.render(messages, where="probe", answer_next=False).rpartition(PROBE)
+        if not is_there:
             raise ConfigError(f"the chat template ({self.layout.name}) does not write the assistant's messages")
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content.strip()]
         places = [(after.find(token), -len(token), token) for token in tokens if token in after]

@@ -8,6 +8,7 @@ import pytest
 from tiny_models import tiny_tokenizer
 from tiny_templates import TEMPLATES
 
+from obverse.config import DataConfig
 from obverse.errors import ConfigError
 from obverse.records import Problem
 from obverse.template import ERRORS, ChatTemplate, TooLargeError
@@ -122,3 +123,30 @@ def test_variables_that_are_not_read_are_refused(choice: str) -> None:
     tokenizer = tiny_tokenizer("llama")
     with pytest.raises(ConfigError, match="chat_template_kwargs: .*'enable_thinking'"):
         Renderer(tokenizer, choice, variables={"enable_thinking": False})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("enable_thinking=false", {"enable_thinking": False}),
+        ("a=1, b = 0.5,c=x y,d=null,e=True", {"a": 1, "b": 0.5, "c": "x y", "d": None, "e": True}),
+        ('{"a": [1, {"b": "c,d"}]}', {"a": [1, {"b": "c,d"}]}),
+        ({"a": 1}, {"a": 1}),
+        ("", {}),
+    ],
+)
+def test_variables_as_they_are_typed(text: Any, value: dict[str, Any]) -> None:
+    assert DataConfig(dataset="arithmetic", chat_template_kwargs=text).chat_template_kwargs == value
+
+
+@pytest.mark.parametrize("text", ["thinking", "a=1,a=2", '{"a": ', "=1", "[1]", '{"a": NaN}'])
+def test_variables_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="chat_template_kwargs"):
+        DataConfig(dataset="arithmetic", chat_template_kwargs=text)
+
+
+def test_a_date_may_be_given() -> None:
+    dated = "{{ date_string }} " + TEMPLATES["qwen2"].template
+    renderer = Renderer(tiny_tokenizer("qwen3", dated), variables={"date_string": "1 Jan 2026"})
+    assert renderer.prompt_text(Problem("a", "?")).startswith("1 Jan 2026<")
+    assert renderer.record()["date"] == "1 Jan 2026"

@@ -54,18 +54,18 @@ def splits_of(folder: Path) -> list[str]:
         return []
     if (declared := _declared(folder)) is not None:
         return list(declared)
-    found = set().union(*map(_words, [each.relative_to(folder) for each in _inside(folder)]))
-    return [split for split in SPLITS if split in found]
+    result = set().union(*map(_words, [item.relative_to(folder) for item in _inside(folder)]))
+    return [split for split in SPLITS if split in result]
 
 
 def _saved(folder: Path, split: str) -> list[Path]:
     """The files of one data set that was saved by `save_to_disk`."""
     state = read_object(folder / "state.json")
     files = state.get("_data_files")
-    own = state.get("_split")
-    if isinstance(own, str) and own in SPLITS and own != split:
-        raise DataError(f"{folder}: it holds the split {own!r}, not {split!r}")
-    names = [each.get("filename") if isinstance(each, dict) else None for each in files or [None]]
+    stored = state.get("_split")
+    if isinstance(stored, str) and stored in SPLITS and stored != split:
+        raise DataError(f"{folder}: it holds the split {stored!r}, not {split!r}")
+    names = [item.get("filename") if isinstance(item, dict) else None for item in files or [None]]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise DataError(f"{folder}: state.json does not list data files; save the data set again")
     return [folder / str(name) for name in names]
@@ -85,15 +85,15 @@ def _declared(folder: Path) -> dict[str, list[Path]] | None:
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
     configs = about.get("configs") if isinstance(about, dict) else None
-    known = [each for each in configs if isinstance(each, dict)] if isinstance(configs, list) else []
-    known = [each for each in known if each.get("data_files")]
-    if not known:
+    usable = [item for item in configs if isinstance(item, dict)] if isinstance(configs, list) else []
+    usable = [item for item in usable if item.get("data_files")]
+    if not usable:
         return None
-    default = [each for each in known if each.get("default") is True or each.get("config_name") == "default"]
-    if len(known) > 1 and len(default) != 1:
-        names = ", ".join(str(each.get("config_name")) for each in known[:10])
+    default = [item for item in usable if item.get("default") is True or item.get("config_name") == "default"]
+    if len(usable) > 1 and len(default) != 1:
+        names = ", ".join(str(item.get("config_name")) for item in usable[:10])
         raise DataError(f"{folder}: its README.md has several data sets ({names}); name a file or a folder of one")
-    chosen = (default or known)[0]
+    chosen = (default or usable)[0]
     return {split: _matching(folder, patterns) for split, patterns in _patterns(chosen["data_files"])}
 
 
@@ -101,24 +101,24 @@ def _patterns(given: Any) -> Iterator[tuple[str, list[str]]]:
     """The splits and their patterns, in any of the ways that a README.md may write them."""
     if isinstance(given, Mapping):
         given = [{"split": split, "path": path} for split, path in given.items()]
-    if isinstance(given, str) or (isinstance(given, list) and all(isinstance(each, str) for each in given)):
+    if isinstance(given, str) or (isinstance(given, list) and all(isinstance(item, str) for item in given)):
         given = [{"split": "train", "path": given}]
-    for each in given if isinstance(given, list) else []:
-        if isinstance(each, Mapping) and isinstance(each.get("split"), str):
-            paths = each.get("path")
-            yield each["split"], [paths] if isinstance(paths, str) else list(map(str, paths or []))
+    for item in given if isinstance(given, list) else []:
+        if isinstance(item, Mapping) and isinstance(item.get("split"), str):
+            paths = item.get("path")
+            yield item["split"], [paths] if isinstance(paths, str) else list(map(str, paths or []))
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    found: list[Path] = []
+    result: list[Path] = []
     for pattern in patterns:
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise DataError(f"{folder}: its README.md names {pattern!r:.80}, which is not inside; name a file")
-        matches = sorted(each for each in folder.glob(pattern) if not each.is_dir())
+        matches = sorted(item for item in folder.glob(pattern) if not item.is_dir())
         if not matches:
             raise DataError(f"{folder}: its README.md names {pattern!r:.80}, and there is no such file")
-        found += [each for each in matches if each not in found]
-    return found
+        result += [item for item in matches if item not in result]
+    return result
 
 
 def _inside(folder: Path, depth: int = 0) -> list[Path]:
@@ -126,19 +126,19 @@ def _inside(folder: Path, depth: int = 0) -> list[Path]:
 
     A link that points nowhere is one of them: it is refused when it is read, not passed over.
     """
-    entries = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    files = [each for each in entries if kind_of(each) and each.name not in ABOUT and not each.is_dir()]
+    entries = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+    files = [item for item in entries if kind_of(item) and item.name not in ABOUT and not item.is_dir()]
     if files or depth == MAX_DEPTH:
         return files
-    folders = [each for each in entries if each.is_dir()]
-    chosen = [each for each in folders if each.name == "data"] or [each for each in folders if _words(Path(each.name))]
+    folders = [item for item in entries if item.is_dir()]
+    chosen = [item for item in folders if item.name == "data"] or [item for item in folders if _words(Path(item.name))]
     chosen = chosen or folders[:1] * (len(folders) == 1)
-    found = [file for each in chosen for file in _inside(each, depth + 1)]
-    if not found and depth == 0:
-        names = ", ".join(each.name for each in folders[:5])
+    result = [file for item in chosen for file in _inside(item, depth + 1)]
+    if not result and depth == 0:
+        names = ", ".join(item.name for item in folders[:5])
         inside = f"; there are folders in it: {names}" if names else ""
         raise DataError(f"{folder}: no {listed()} file in this folder{inside}")
-    return found
+    return result
 
 
 def _together(folder: Path, files: list[Path]) -> list[Path]:
@@ -161,8 +161,8 @@ def _together(folder: Path, files: list[Path]) -> list[Path]:
 
 def _words(path: Path) -> set[str]:
     """The splits that a path has as words of its parts."""
-    found = {word.lower() for part in path.parts for word in _WORD.findall(part)}
-    return {OTHER_NAMES.get(word, word) for word in found} & {*SPLITS}
+    result = {word.lower() for part in path.parts for word in _WORD.findall(part)}
+    return {OTHER_NAMES.get(word, word) for word in result} & {*SPLITS}
 
 
 def _named(folder: Path, files: list[Path], split: str) -> list[Path]:

@@ -36,9 +36,9 @@ Convert = Callable[[Any], Any]
 def kind_of(path: str | Path) -> str | None:
     """Which key of READERS reads a file, by the end of its name; None for a kind that is not read."""
     name = Path(path).name.lower()
-    packing = next((each for each in PACKINGS if name.endswith(each)), "")
-    found = Path(name.removesuffix(packing)).suffix
-    return found if found in READERS and (not packing or found in PACKED) else None
+    packing = next((item for item in PACKINGS if name.endswith(item)), "")
+    suffix = Path(name.removesuffix(packing)).suffix
+    return suffix if suffix in READERS and (not packing or suffix in PACKED) else None
 
 
 def read_file(path: str | Path) -> Rows:
@@ -54,7 +54,7 @@ def listed() -> str:
 @contextmanager
 def _opened(file: str) -> Iterator[IO[bytes]]:
     """The unpacked bytes of a file. Errors: DataError where its packing is damaged."""
-    packing = next((each for each in PACKINGS if file.lower().endswith(each)), "")
+    packing = next((item for item in PACKINGS if file.lower().endswith(item)), "")
     stream: Any
     try:
         if packing == ".gz":
@@ -209,11 +209,11 @@ def _converter(column: Any) -> Convert | None:
     if types.is_dictionary(column):
         return _converter(column.value_type)
     if types.is_map(column):
-        key, item = (_converter(each) or _same for each in (column.key_type, column.item_type))
-        return lambda value: None if value is None else {key(name): item(each) for name, each in value}
+        key, part = _converter(column.key_type) or _same, _converter(column.item_type) or _same
+        return lambda value: None if value is None else {key(name): part(item) for name, item in value}
     if types.is_list(column) or types.is_large_list(column) or types.is_fixed_size_list(column):
-        each = _converter(column.value_type)
-        return each and (lambda value: None if value is None else list(map(each, value)))
+        inner = _converter(column.value_type)
+        return inner and (lambda value: None if value is None else list(map(inner, value)))
     if types.is_struct(column):
         parts = {field.name: convert for field in column if (convert := _converter(field.type))}
         return (lambda value: _converted(value, parts)) if parts else None
@@ -227,7 +227,7 @@ def _same(value: Any) -> Any:
 def _converted(value: Mapping[str, Any] | None, parts: Mapping[str, Convert]) -> dict[str, Any] | None:
     if value is None:
         return None
-    return {name: parts[name](each) if name in parts else each for name, each in value.items()}
+    return {name: parts[name](item) if name in parts else item for name, item in value.items()}
 
 
 def _shortest(value: float, code: str) -> float | None:

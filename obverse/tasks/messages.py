@@ -108,10 +108,10 @@ def as_objects(value: Any) -> list[dict[str, Any]]:
     """Return a list of objects, given as one or as its JSON; null within is absent, as tables fill up with nulls."""
     if isinstance(value, str):
         value = _json(value)
-    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise UnusableError("not a list of objects, nor the JSON of one")
-    found: list[dict[str, Any]] = without_null(value)
-    return found
+    result: list[dict[str, Any]] = without_null(value)
+    return result
 
 
 def as_object(value: Any) -> dict[str, Any]:
@@ -120,15 +120,15 @@ def as_object(value: Any) -> dict[str, Any]:
         value = _json(value)
     if not isinstance(value, dict):
         raise UnusableError("not an object, nor the JSON of one")
-    found: dict[str, Any] = without_null(value)
-    return found
+    result: dict[str, Any] = without_null(value)
+    return result
 
 
 def without_null(value: Any) -> Any:
     """The value without the keys of objects in it that are null."""
     if isinstance(value, dict):
-        return {key: without_null(each) for key, each in value.items() if each is not None}
-    return [without_null(each) for each in value] if isinstance(value, list) else value
+        return {key: without_null(item) for key, item in value.items() if item is not None}
+    return [without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def _json(text: str) -> Any:

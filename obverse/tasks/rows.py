@@ -148,9 +148,9 @@ class Reading:
     def take_answer(self, key: str, field: str) -> None:
         """Take what the assistant said from a key; with it what its message has beside a text."""
         is_text = field != "demonstration" and not isinstance(self.row[key], list)
-        found = self.take(key, lambda value: ((as_response(value),), {}) if is_text else as_answer(value))
-        if found is not None:
-            steps, beside = found
+        answer = self.take(key, lambda value: ((as_response(value),), {}) if is_text else as_answer(value))
+        if answer is not None:
+            steps, beside = answer
             self.fields[field] = steps if field == "demonstration" else "".join(steps)
             self.template |= {field: beside} if beside else {}
 
