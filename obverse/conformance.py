@@ -27,7 +27,7 @@ from obverse.sampling.protocol import Law, Order
 from obverse.sampling.rows import write
 
 TOLERANCE = 1e-4  # nats, and of the largest gradient; rounding in float32 mostly stays below a tenth of it
-# What is refused differs by more: scores that are not divided by the size of a head make rounding ten times as large.
+# What is refused differs by more: attention scores without their usual divisor make rounding ten times as large.
 WRONG = 1e-3
 ROUNDED = 5e-2  # the same for a model in bfloat16 that is tried as it is
 # Prompt and response lengths of the rows that are tried: around the length at which a copy's rotary frequencies change,
@@ -120,7 +120,8 @@ def spans(config: Any) -> tuple[tuple[int, ...], int | None]:
     for rope in rope_dicts(text):
         kind = str(rope.get("rope_type", "default"))
         if kind == "longrope":
-            switches.add(int(rope["original_max_position_embeddings"]))
+            original = "original_max_position_embeddings"
+            switches.add(int(rope.get(original) or getattr(text, original)))
         elif "dynamic" in kind:
             limit = int(text.max_position_embeddings)
     return tuple(sorted(switches)), limit
@@ -141,9 +142,8 @@ def _name(model: Any) -> str:
 
 
 def _key(model: Any) -> tuple[type, str]:
-    return architecture(model) or type(
-        model
-    ), f"{model.config._attn_implementation} {model.config.to_json_string(use_diff=False)}"
+    kind, config = architecture(model) or type(model), model.config
+    return kind, f"{config._attn_implementation} {config.to_json_string(use_diff=False)}"
 
 
 def _tried(model: Any, ways: Ways) -> Traits | None:
@@ -159,7 +159,7 @@ def _tried(model: Any, ways: Ways) -> Traits | None:
         _, end = spans(copy.config)
         update = _rows(copy.config, end)
         plain = _plain(copy, update)
-        _refuse_unless_causal(copy, update, plain)
+        _refuse_unless_causal(copy, update)
         short = spans(copy.config)[0]
         traits, least = Traits(switches=short, limit=end), float("inf")
         for pads, head in ((True, True), (True, False), (False, True), (False, False)):
@@ -291,7 +291,7 @@ def _plain(model: Any, update: Update) -> Reading:
     return Reading(logps, _taken(model))
 
 
-def _refuse_unless_causal(model: Any, update: Update, plain: Reading) -> None:
+def _refuse_unless_causal(model: Any, update: Update) -> None:
     """ConfigError where two forwards of one row differ, or a token's log-prob depends on tokens behind it."""
     worst = 0.0
     with torch.no_grad():

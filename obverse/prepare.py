@@ -166,7 +166,9 @@ def tell_networks(config: TrainConfig, course: Course, networks: Networks, watch
     apart = config.gradient_checkpointing or config.torch_compile or config.router_aux_loss_coef
     may_share = not (apart or root_of(networks.policy.model))
     if may_share and not networks.policy.shares and any(method.trains_policy for method in course.methods):
-        watcher.note("prompts are computed once per sample: this model's cache forgets what a response would attend to")
+        watcher.note(
+            "prompts are computed once per sample: read from a cache, this model's would differ (docs/models.md)"
+        )
 
 
 def with_models(
