@@ -230,8 +230,8 @@ def _may(copy: Any, name: str, traits: Traits) -> bool:
         table = copy.get_input_embeddings()
         plain = type(table) is torch.nn.Embedding
         return plain and table.max_norm is None and not table.scale_grad_by_freq and not table.sparse
-    if traits.switches or traits.limit or not traits.pads:
-        return False  # positions run on over the padding behind a response
+    if traits.switches or not traits.pads:
+        return False  # a prompt read alone is shorter than its row
     layers = DynamicCache(config=copy.config.get_text_config(decoder=True)).layers
     return all(type(layer) is DynamicLayer for layer in layers)  # others forget what a response would attend to
 

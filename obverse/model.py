@@ -236,6 +236,7 @@ def _logprobs(
         logits = outputs(policy.rows, micro, read, policy.model, "logits")
         return _score(logits, micro.target, micro.temperature, entropy_graph)
     if micro.prompts is not None:
+        policy.rows.check(micro)
         states = (reader or Reader(policy.model, policy.table)).states(micro)
     else:
         states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
@@ -296,6 +297,7 @@ def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
         yield outputs(policy.rows, micro, read, policy.model, "logits")
         return
     if micro.prompts is not None:
+        policy.rows.check(micro)
         states = Reader(policy.model, policy.table).states(micro)
     else:
         states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")

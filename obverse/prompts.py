@@ -69,10 +69,11 @@ class Reading:
         self.outputs = [out.last_hidden_state[:, -1], *keys_and_values]
         self.leaves = [state.detach().requires_grad_(state.requires_grad) for state in self.outputs]
 
-    def states(self, responses: Tensor, owner: Tensor) -> Tensor:
+    def states(self, responses: Tensor, owner: Tensor, longest: int | None = None) -> Tensor:
         """Hidden states [B, 1 + R, H]: what predicts the first token of `responses` [B, R], then the states after each.
 
-        `owner` [B] is the row of each response's prompt.
+        `owner` [B] is the row of each response's prompt, `longest` the tokens of the longest row, prompt and response:
+        padding stands at no later position, which a table of positions may not have.
         """
         first = self.leaves[0][owner][:, None]
         if responses.shape[1] == 0:
@@ -88,6 +89,7 @@ class Reading:
             before = self.prompts.mask[owner]
             mask = torch.cat([before, before.new_ones(responses.shape)], dim=1)
             position = before.sum(-1, keepdim=True) + offset
+            position = position if longest is None else position.clamp(max=longest - 1)
         out = self.model.get_decoder()(
             **reads(responses, self.table),
             attention_mask=mask,
@@ -121,7 +123,9 @@ class Reader:
         if self.reading is None or self.reading.prompts is not micro.prompts:
             self.finish()
             self.reading = Reading(self.model, micro.prompts, self.table)
-        return self.reading.states(micro.input_ids, micro.reads)[micro.row, micro.position + 1]
+        return self.reading.states(micro.input_ids, micro.reads, max(micro.lengths, default=None))[
+            micro.row, micro.position + 1
+        ]
 
     def finish(self) -> None:
         """Nothing more will be read of the present prompts: their gradient is complete."""

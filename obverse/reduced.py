@@ -186,6 +186,9 @@ def _narrow(config: Any) -> None:
         config.hidden_size = (_size(config, "head_dim") or hidden // heads) * config.num_attention_heads
         _set(config, kept, "num_key_value_heads")
         _set(config, config.num_attention_heads, "encoder_attention_heads", "decoder_attention_heads")
+        wide = _size(config, "attention_hidden_size") or 0
+        if wide and wide % hidden == 0:
+            config.attention_hidden_size = wide // hidden * config.hidden_size
         if _size(config, "mamba_d_head") and _size(config, "mamba_expand"):
             _set(config, config.mamba_expand * config.hidden_size // config.mamba_d_head, "mamba_n_heads")
     elif hidden is not None and heads is None and hidden > 256:
@@ -197,6 +200,8 @@ def _narrow(config: Any) -> None:
     if keys and values and keys > 2:
         _set(config, 2, "linear_num_key_heads")
         _set(config, 2 * max(1, values // keys), "linear_num_value_heads")
+    if (_size(config, "linear_num_heads") or 0) > 2:
+        config.linear_num_heads = 2
     for name, value in list(vars(config).items()):
         if name.startswith("intermediate_size") or name.endswith(FORWARD):
             if isinstance(value, int) and value > 128:

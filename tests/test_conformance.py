@@ -21,6 +21,8 @@ from transformers import (
     Gemma4ForCausalLM,
     Gemma4ForConditionalGeneration,
     Gemma4TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
@@ -123,11 +125,12 @@ def test_dynamic_rope_is_right_up_to_its_positions_and_refused_beyond() -> None:
     model = dynamic()
     policy, short = as_policy(model), batch({3: (2, 21), 12: (5, 12)})
     expected = plain(model, short)
-    assert not policy.shares  # the positions of a padded batch of responses run beyond
-    assert_same(ours(policy, short, 10**6), expected)
+    for shared in (False, policy.shares):  # the padding behind responses has no positions beyond
+        assert_same(ours(policy, short, 10**6, shared), expected)
     assert_sampled_as_plain(model, Law((), SWITCH - 9))
-    with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
-        ours(policy, batch({3: (2, 22)}), 10**6)
+    for shared in (False, policy.shares):
+        with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
+            ours(policy, batch({3: (2, 22)}), 10**6, shared)
     with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
         HFSampler(model, 4).sample([Order([5] * 9, [0])], Law((), SWITCH - 8))
 
@@ -254,6 +257,14 @@ def test_layers_that_share_keys_are_sampled() -> None:
         sliding_window=8,
     )
     assert_sampled_as_plain(made(Gemma4ForCausalLM, config), Law((), 14))
+
+
+def test_the_padding_behind_responses_needs_no_positions() -> None:
+    """A long prompt and a long response of another one: side by side they would reach beyond the table."""
+    model = made(GPT2LMHeadModel, GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=24))
+    policy, update = as_policy(model), batch({3: (2, 21), 20: (1, 4)})
+    assert policy.shares
+    assert_same(ours(policy, update, 10**6, shared=True), plain(model, update))
 
 
 def test_a_copy_of_a_large_model_is_small_and_has_its_classes() -> None:
