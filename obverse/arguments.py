@@ -6,6 +6,7 @@ What a value means is not decided here: it stays text and is validated with the 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,14 +34,15 @@ class Scanned:
     given: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)  # how each option by name was written
+    notes: list[str] = field(default_factory=list)  # on words that were replaced by later ones
 
     def give(self, name: str, value: Any, written: str) -> None:
-        """Take an option as it was written; one that is there already is a problem."""
+        """Take an option as it was written; one that is there already is replaced, with a note."""
         if name in self.written:
-            once = "" if self.written[name] == written else f", once as {self.written[name]}"
-            self.problems.append(f"{written}: given twice{once}: give it once")
+            before = "" if self.written[name] == written else f", before as {self.written[name]}"
+            self.notes.append(f"{written}: given twice{before}: the last one counts")
         self.given[name] = value
-        self.written.setdefault(name, written)
+        self.written[name] = written
 
     def take(self, number: int) -> list[str]:
         """The first `number` words that stand alone; any more are a problem."""
@@ -56,6 +58,8 @@ class Scanned:
             raise ConfigError("\n".join([*self.problems, str(error)])) from error
         if self.problems:
             raise ConfigError("\n".join(self.problems))
+        for note in self.notes:
+            print(f"note: {note}", file=sys.stderr)
         return made
 
 
@@ -63,8 +67,8 @@ def scan(words: Sequence[str], made: type[Options], others: Sequence[str] = ()) 
     """Sort a command's words by the options of `made`; `others` are options with a value that `made` lacks.
 
     `--x=y` and `--x y` are the same, as are dashes and underscores within a name. A flag may stand alone, be denied
-    (`--no-flag`), or be followed by true or false. An unknown option takes the next word, if it is no option. An option
-    that is given twice, by whatever name, is a problem: which of two values was meant cannot be known.
+    (`--no-flag`), or be followed by true or false. An unknown option takes the next word, if it is no option. The last
+    value counts where an option is given twice, by whatever name, and a note says so.
 
     Example:
         scan(["hpt", "--gate=1", "--no-log-completions"], schema(hpt)).given == {"gate": "1", "log_completions": False}

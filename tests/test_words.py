@@ -126,23 +126,25 @@ def test_texts_that_look_like_something_else_survive_a_round_trip(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("words", "name", "last"),
     [
-        ("--seed 1 --seed 2", "--seed"),
-        ("--seed 1 --seed 1", "--seed"),
-        ("--seed 1 --seed=2", "--seed"),
-        ("--no-report --report", "--report"),
-        ("--report --no-report", "--no-report"),
-        ("--report --report=false", "--report"),
-        ("--model a --model_name_or_path b", "--model_name_or_path"),
-        ("--learning-rate 1 --learning_rate 2", "--learning_rate"),
-        ("--config a --config b", "--config"),
-        ("--no_such 1 --no_such 2", "--no_such"),
+        ("--seed 1 --seed 2", "--seed", "2"),
+        ("--seed 1 --seed 1", "--seed", "1"),
+        ("--seed 1 --seed=2", "--seed", "2"),
+        ("--no-report --report", "--report", True),
+        ("--report --no-report", "--no-report", False),
+        ("--report --report=false", "--report", "false"),
+        ("--model a --model_name_or_path b", "--model_name_or_path", "b"),
+        ("--learning-rate 1 --learning_rate 2", "--learning_rate", "2"),
+        ("--config a --config b", "--config", "b"),
+        ("--no_such 1 --no_such 2", "--no_such", "2"),
     ],
 )
-def test_an_option_is_given_once(words: str, name: str) -> None:
-    (problem,) = scan(words.split(), TrainConfig, others=("config",)).problems
-    assert problem.startswith(f"{name}: given twice")
+def test_of_an_option_given_twice_the_last_one_counts_with_a_note(words: str, name: str, last: object) -> None:
+    scanned = scan(words.split(), TrainConfig, others=("config",))
+    (note,) = scanned.notes
+    assert note.startswith(f"{name}: given twice") and not scanned.problems
+    assert [*scanned.given.values()] == [last]
 
 
 def test_a_text_that_begins_with_a_dash_is_a_value() -> None:
