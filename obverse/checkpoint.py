@@ -125,7 +125,7 @@ def _finish(
 
 def _make_way(target: Path, run: str) -> None:
     """Move aside what stands under a checkpoint's name and is none of the run: it is not ours to replace."""
-    if os.path.lexists(target) and not _is_made_by(target, run):
+    if os.path.lexists(target) and not _is_all_of(target, run):
         history.put_aside(target.parent, target.name)
 
 
@@ -201,7 +201,7 @@ def _put(part: Path, target: Path) -> None:
 
 def _rotate(root: Path, step: int, keep: int, run: str) -> None:
     """Remove the run's older checkpoints; one that cannot go stays, for that is no reason to end a run."""
-    ours = [path for path in folders(root) if number(path) <= step and _is_made_by(path, run)]
+    ours = [path for path in made_by(root, run) if number(path) <= step]
     for old in ours[:-keep] if keep > 0 else []:
         gone = root / f".{old.name}.gone"  # in one step: half a folder must not look like a damaged checkpoint
         try:
@@ -209,11 +209,6 @@ def _rotate(root: Path, step: int, keep: int, run: str) -> None:
         except OSError:
             continue
         shutil.rmtree(gone, ignore_errors=True)
-
-
-def _is_made_by(path: Path, run: str) -> bool:
-    """Whether the run itself has written a checkpoint under this very name: no other folder may ever be removed."""
-    return _is_of(path, run) and not path.is_symlink() and _manifest(path)["step"] == number(path)
 
 
 def check(path: Path) -> None:
@@ -326,6 +321,11 @@ def _is_of(path: Path, run: str) -> bool:
         return _manifest(path)["run"] in ("", run) or not run
     except (CheckpointError, OSError):
         return False
+
+
+def is_written_by(path: Path, run: str) -> bool:
+    """Whether the folder of this name is one that the run has written, and no copy or link, whatever became of it."""
+    return _is_of(path, run) and not path.is_symlink() and _manifest(path)["step"] == number(path)
 
 
 def _manifest(path: Path) -> Manifest:

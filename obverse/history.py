@@ -172,6 +172,9 @@ def _cut_rows(rows: Path, target: Path, num_bytes: int) -> None:
     """Move the rows after `num_bytes` into a file of their own: first they are there, then they leave here."""
     if not rows.exists() or rows.stat().st_size <= num_bytes:
         return
+    if num_bytes == 0:
+        os.rename(rows, target)
+        return
     with rows.open("rb") as file:
         file.seek(num_bytes)
         _write(target, file.read())

@@ -20,6 +20,7 @@ from obverse.records import Problem
 from obverse.run import Run
 from obverse.runlog import RunFolder, packages
 from obverse.sampling.ahead import Ahead
+from obverse.snapshot import NAME as SNAPSHOT
 from obverse.state import migrated, state_of
 from obverse.template import Layout
 from obverse.text import recorded_layout
@@ -210,12 +211,14 @@ def seconds_before(run: Run, path: Path) -> float:
 def leave_the_rest(run: Run, path: Path, saved: Saved) -> None:
     """Move what the run's folder holds beyond a checkpoint of its own aside, and note where it is."""
     root, step, config = run.folder.path, run.state.step, run.config
-    names = [*history.later(root, step, run.state.lane)]
-    names += (
-        ["memory-snapshot.json"] if config.memory_snapshot > step and (root / "memory-snapshot.json").exists() else []
-    )
+    others = {each.name for each in checkpoint.folders(root) if not checkpoint.is_written_by(each, run.folder.run())}
+    names = [name for name in history.later(root, step, run.state.lane) if name not in others]
+    if config.memory_snapshot > step and (root / SNAPSHOT).exists():
+        names.append(SNAPSHOT)
     then = checkpoint.about(path)
     changed = all_changes(then.config, as_kept(config)).keys() | differences(then.inputs, run.inputs).keys()
+    if "eval_dataset" in then.inputs.keys() & run.inputs.keys():  # what it holds decides, not where it lies
+        changed -= {"eval_dataset"} - differences(then.inputs, run.inputs).keys()
     is_measured_anew = bool(changed & MEASURING)  # what was measured before is not comparable
     if is_measured_anew:
         names += [str(each.relative_to(root)) for each in sorted((root / "eval").glob("step-*.json"))]

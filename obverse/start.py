@@ -123,6 +123,9 @@ def begin(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]
             run.watcher.note(f"what an earlier run left in {folder.path} is set aside in {left}")
         folder.write_json(ENVIRONMENT, {**environment(threads), **sampler})
     elif is_inside(start, folder.path):
+        if run.team.is_first and (folder.path / ENVIRONMENT).exists() and not folder.environment():
+            kept = history.put_aside(folder.path, ENVIRONMENT)
+            run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is kept as {kept}, and begins anew")
         folder.write_json(ENVIRONMENT, {**continued(run, start, threads), **sampler})
     else:
         then = checkpoint.about(start)

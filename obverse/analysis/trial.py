@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from obverse import checkpoint, sealing, tasks
+from obverse import checkpoint, history, sealing, tasks
 from obverse.adapters import load_any
 from obverse.analysis.contents import expected
 from obverse.analysis.plan import BASE, ROOM, Plan, Trial, check_files, fingerprint
@@ -37,7 +36,6 @@ from obverse.watch import Silent, Watcher
 STEPS = ("last", "best")
 CLAIM = ".claim"
 TRIAL = "trial.json"
-UNSAVED = ("metrics.jsonl", "eval", "samples")  # what a run has before its first checkpoint
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,8 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
     folder = RunFolder(plan.root / trial.folder)
     with storing(folder.path, ROOM):
         if folder.metrics_path.exists() and not checkpoint.folders(folder.path):
-            set_aside(folder.path)  # killed before its first checkpoint: from the start
+            # killed before its first checkpoint: from the start
+            history.set_aside(folder.path, 0, 0, history.later(folder.path, -1, 0))
     try:
         outcome = train(config, watcher, expected(plan), resume_command(plan))
         if outcome.stopped:
@@ -143,18 +142,6 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
                 shutil.rmtree(path)
         folder.write_json(TRIAL, sealing.sealed(about))
     return 0
-
-
-def set_aside(root: Path) -> Path:
-    """Move what a run wrote that cannot go on out of the way of a new start; nothing is removed."""
-    number = 1
-    while (target := root / "set_aside" / f"branch-{number}").exists():
-        number += 1
-    target.mkdir(parents=True)
-    for name in UNSAVED:
-        if (root / name).exists():
-            os.rename(root / name, target / name)
-    return target
 
 
 def summary(trial: Trial, config: TrainConfig, folder: RunFolder) -> Result:

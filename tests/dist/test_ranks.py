@@ -15,7 +15,7 @@ from dist.teams import Job, Teams
 from safetensors.torch import load_file
 
 import runs
-from obverse import methods
+from obverse import checkpoint, methods
 
 NUM_STEPS = 50
 # Small, so that 50 steps are quick; what others wrote and what is sampled have uneven lengths.
@@ -167,6 +167,25 @@ def test_a_run_of_two_ranks_that_was_killed_goes_on_by_one(
     pair = Pair(teams, tiny, problems, tmp_path, "hpt", dtype="float64", max_steps=5, num_generations=2)
     folder = killed(teams, pair, "two", 2, rank=1, phase="train", after=2)
     goes_on(teams, pair, folder, 1)
+
+
+def test_two_ranks_go_back_to_a_checkpoint_and_begin_a_run_of_their_own(
+    teams: Teams, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    """The first rank moves and the others wait; all save in step, also each its own pieces."""
+    options = {**SMALL, "dtype": "float64", "max_steps": 3, "save_steps": 0, "save_minutes": 1e-9}
+    start = {"resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-2")}
+    pieces = {"fsdp": True, "fsdp_state_dict_type": "sharded"}
+    for name, more in (("run", {}), ("run", start), ("fork", start | pieces)):
+        job = Job("sft", str(tmp_path / name), str(tiny), str(problems), {**options, **more}, 2)
+        ended = teams.run(job)
+        assert [each.code for each in ended] == [0, 0], "\n".join(each.err for each in ended)
+    assert [row["step"] for row in runs.figures(tmp_path / "run")] == [1, 2, 3]
+    assert [row["step"] for row in runs.figures(tmp_path / "run" / "set_aside" / "branch-1")] == [3]
+    assert [row["step"] for row in runs.figures(tmp_path / "fork")] == [3]
+    saved = [path.name for path in checkpoint.folders(tmp_path / "fork")]
+    assert saved == ["checkpoint-2", "checkpoint-3"] and not (tmp_path / "fork" / "set_aside").exists()
+    assert len(list((tmp_path / "fork" / "checkpoint-2" / "optimizer").iterdir())) == 2
 
 
 @pytest.mark.release

@@ -214,11 +214,10 @@ def test_c11_what_others_put_under_a_checkpoints_name_is_moved_and_copies_stay(t
         shutil.copytree(tmp_path / "checkpoint-1", tmp_path / name)
     (tmp_path / "checkpoint-0").symlink_to(tmp_path / "checkpoint-1")
     (tmp_path / "checkpoint-3" / "mine.txt").write_text("kept")
+    (tmp_path / "checkpoint-2" / "notes.txt").write_text("of a user")
     faults.save(tmp_path, 3, keep=1)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"checkpoint-0", "checkpoint-007", "checkpoint-1-copy", "checkpoint-3", "checkpoint-backup-0"} | {
-        "set_aside"
-    }
+    assert names == {"set_aside", *(f"checkpoint-{name}" for name in ("0", "007", "1-copy", "2", "3", "backup-0"))}
     assert (tmp_path / "set_aside" / "branch-1" / "checkpoint-3" / "mine.txt").read_text() == "kept"
     assert checkpoint.newest(tmp_path, "mine") == tmp_path / "checkpoint-3"
 
@@ -287,6 +286,16 @@ def test_c12_by_default_a_kill_loses_no_whole_run_and_the_banner_says_what(tiny:
     assert f"every {config.save_steps:g} steps or {config.save_minutes:g} minutes" in saves(config)
     never = runs.config("sft", Path("run"), tiny, problems, save_steps=0, save_minutes=0)
     assert "loses the whole run" in saves(never)
+
+
+def test_c12_an_environment_that_is_damaged_is_kept_and_the_run_keeps_its_number(
+    folder: Path, tiny: Path, problems: Path
+) -> None:
+    number = RunFolder(folder).run()
+    (folder / "environment.json").write_text('{"run": ')
+    train(runs.config("sft", folder, tiny, problems, **OPTIONS, resume_from_checkpoint="auto"))
+    assert RunFolder(folder).run() == number
+    assert (folder / "set_aside" / "branch-1" / "environment.json").read_text() == '{"run": '
 
 
 # states of other versions
