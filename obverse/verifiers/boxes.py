@@ -11,6 +11,17 @@ import re
 from typing import NamedTuple
 
 from obverse.verifiers.lexicon import JOINT_WORDS
+from obverse.verifiers.surroundings import (
+    MAX_CHARS,
+    changes,
+    is_compared,
+    is_plain,
+    is_struck,
+    offers_other,
+    sentence_before,
+    speaks_against,
+    without_marks,
+)
 
 _NAME = r"\\+(?:boxed|fbox|framebox)(?![A-Za-z])"
 _PARTS = re.compile(rf"{_NAME}\s*(?:\[[^\[\]{{}}]{{0,20}}\]\s*)?\{{|\\.|[{{}}]", re.DOTALL)
@@ -19,6 +30,9 @@ _BARE = re.compile(rf"{_NAME}\s{{1,4}}([-+]?[0-9][0-9.,]*|[A-Za-z])(?![A-Za-z0-9
 _INNER = re.compile(rf"{_NAME}\s*(?:\[[^\[\]{{}}]{{0,20}}\]\s*)?(?=\{{)")
 _WORDS = re.compile(r"[A-Za-z']+")
 _MAX_JOINT_CHARS = 60
+_OFFERED = re.compile(
+    r"[\s$,.;)]*(?:\\text\s*\{\s*)?(?:or|otherwise|else|alternatively)\b(?!.*\b(?:so|hence|thus|therefore)\b)"
+)
 _DENIAL = re.compile(
     r"(?:(?:\bnot|n't|\bnever|\bcannot|\bneither|\bnor|\bexcept|\banything but|\bother than|\binstead of|\brather than"
     r"|\bunlike|\bexcluding|\bwithout|\\not|\\ne|\\neq|!=|\\lnot|\\neg)"
@@ -29,39 +43,22 @@ _DENIAL = re.compile(
     r"|choice|option|one)(?:\s+(?:is|was|would be|of|such as|like|here))*)[\s:;,$*({\[`\"']*$",
     re.IGNORECASE,
 )
-_DENYING = (
-    *(
-        "not",
-        "n't",
-        "never",
-        "nei",
-        "nor",
-        "except",
-        "but",
-        "than",
-        "instead",
-        "unlike",
-        "exclud",
-        "without",
-        "\\ne",
-        "!=",
-    ),
-    *("wrong", "incorrect", "false", "mistaken", "bad", "erroneous"),
-)
-_MAX_COMMAND_CHARS = 45
 _IN_FORMULA = re.compile(
     r"(?:[0-9]|\\[dt]?frac\s*\{[^{}]{0,30}\}\s*\{|(?<=[$\s=(+*/^0-9}])[-+*/^]|(?<![\s\n])[-+*/^]|\\(?:[x b]?cancel"
-    r"|sout|st|phantom|[hv]phantom|frac|dfrac|tfrac|sqrt"
-    r"|not|neg|lnot|overline|bar|sin|cos|tan|ln|log|pm|mp|text|overset|underset)(?:\{[^{}]{0,30})?\{?)[\s{]*$"
+    r"|sout|st|phantom|[hv]phantom|frac|dfrac|tfrac|sqrt|cdot|times|div|ast|circ|bmod|pmod|mod|log_[0-9a-z]"
+    r"|not|neg|lnot|overline|bar|sin|cos|tan|ln|log|pm|mp|text|overset|underset)(?:\{[^{}]{0,30})?\{?)\s*\$?[\s{]*$"
 )
 _BEHIND = re.compile(
-    r"[\s$)}\]]{0,6}(?:\\text\s*\{\s*|\\[,;: ]\s*)?"
-    r"(?:\^|\\?%?\s?\?|[-+*]\s?[0-9]|\\(?:cdot|times|div|pm)(?![A-Za-z])|/\s*\\?[0-9(fb]|(?:hundred|thousand|million"
-    r"|billion|trillion|dozen|squared|cubed|lakh|crore|halves|thirds"
-    r"|quarters|fourths|fifths|tenths)\b)",
+    r"[ \t$)}\]]{0,6}(?:\\text\s*\{\s*|\\[,;: ]\s*)?"
+    r"(?:\^(?!\s*\{?\s*\\circ)|\\?%?\s?\?|[-+*] ?[0-9\\]|:\s?[0-9]|\\(?:cdot|times|div|pm|sqrt|frac|pi)(?![A-Za-z])"
+    r"|/\s*\\?[0-9(fb]|(?:hundred|thousand|million|billion|trillion|dozen|squared|cubed|lakh|crore|halves|thirds"
+    r"|quarters|fourths|fifths|tenths)\b)"
+    r"|(?-i:[A-Za-z](?<![AmgshlLNJWVC])(?![A-Za-z]))|!\s*\$",
     re.IGNORECASE,
 )
-_MAX_DENIAL_CHARS = 90
+SUFFIX = re.compile(
+    r"[ \t$)]{0,3}(?:(?P<percent>\\?%|per\s?cent\b)|(?P<degree>\^\s*(?:\\circ(?![a-z])|\{\s*\\circ\s*\})|\u00b0))"
+)
 
 
 class Box(NamedTuple):
@@ -141,7 +138,9 @@ def _is_hedge(text: str, outer: list[Box]) -> bool:
     last = text[outer[-1].start : outer[-1].end].strip()
     for before, box in zip(outer[-2::-1], outer[:0:-1], strict=True):
         between = text[before.end + 1 : box.opening]
-        if len(between) > _MAX_JOINT_CHARS or not JOINT_WORDS.issuperset(_WORDS.findall(between.lower())):
+        if len(between) > _MAX_JOINT_CHARS or not (
+            _OFFERED.match(between) or JOINT_WORDS.issuperset(_WORDS.findall(between.lower()))
+        ):
             return False
         if text[before.start : before.end].strip() != last:
             return True
@@ -149,13 +148,19 @@ def _is_hedge(text: str, outer: list[Box]) -> bool:
 
 
 def _is_denied(text: str, box: Box) -> bool:
-    before = text[max(0, box.opening - _MAX_DENIAL_CHARS) : box.opening]
-    plain = before.rstrip("*_")  # stars of Markdown, which stand after a space
-    before = plain if not plain or plain[-1].isspace() or plain[-1] in ":." else before
-    lower = before.lower()
-    if any(word in lower for word in _DENYING) and _DENIAL.search(before):
+    """Whether the box's own line and sentence deny it, or make it part of a formula."""
+    sentence, content = sentence_before(text, box.opening), text[box.start : box.end]
+    end = box.end + 1 if text[box.end : box.end + 1] == "}" else box.end
+    behind = text[end : end + MAX_CHARS]
+    if is_plain(sentence):
+        return bool(_BEHIND.match(behind)) or changes(behind, content)
+    line = without_marks(sentence)
+    if line.endswith("*") and text.startswith("*", end):
+        line = line[:-1]
+    if _DENIAL.search(line) or speaks_against(sentence) or is_struck(sentence) or is_compared(line):
         return True
-    last = before.rstrip(" {\n")[-1:]
-    if (last in "-+*/^" or last.isdigit() or "\\" in before[-_MAX_COMMAND_CHARS:]) and _IN_FORMULA.search(before):
+    if _IN_FORMULA.search(line) or offers_other(line, content):
         return True
-    return bool(_BEHIND.match(text, box.end + 1 if text[box.end : box.end + 1] == "}" else box.end))
+    if line.endswith("|") and re.match(r"\|\s*[-+*/^]", behind):
+        return True
+    return bool(_BEHIND.match(behind)) or changes(behind, content)

@@ -29,6 +29,11 @@ _EXCLUDED = re.compile(
     r"(.+?)\s*(?:,|;|\(|\\text\s*\{[^{}]*\})\s*(?:where\s|for\s)?[A-Za-z]\s*(?:\\ne(?![a-z])|\\not=)\s*[^,;]+\)?",
     re.DOTALL,
 )
+_SYMBOL = re.compile(r"(?:\\(?!pi(?![a-z])))?[A-Za-z]+'*(?:_\{?[A-Za-z0-9]+\}?)?")
+_MARKED = re.compile(
+    r"\^\s*\{?\s*(?:(?:\\text\s*\{\s*)?T(?![A-Za-z])|\\(?:top|intercal|dagger)(?![a-z]))"
+    r"|(?<=[A-Z])\^\s*\{?\s*\\circ"
+)
 _DEGREES = frozenset({("degree", 1)})
 
 
@@ -264,6 +269,8 @@ def _same_formulas(expected: str, given: str, formulas: Formulas) -> bool | None
     wanted, found = number(expected), number(given)
     if wanted and wanted.unit.bases == _DEGREES and "\\pi" in given:
         return formulas(f"\\frac{{{wanted.value.numerator}\\pi}}{{{180 * wanted.value.denominator}}}", given)
+    if _MARKED.findall(expected) != _MARKED.findall(given):
+        return False  # a transpose is another matrix
     units_of = []
     for is_given, text in ((False, expected), (True, given)):
         if (wanted, found)[is_given]:
@@ -278,8 +285,8 @@ def _same_formulas(expected: str, given: str, formulas: Formulas) -> bool | None
         ):
             core, unit = core.removesuffix("^\\circ"), units.DEGREE
         core = re.sub(r"^\\(?:\$|euro|pounds|yen)\s*", "", core)
-        if is_given and unit is None:
-            return False
+        if is_given and (unit is None or (core != text and _SYMBOL.fullmatch(core))):
+            return False  # a unit belongs to a number, never to a symbol
         units_of.append(unit or units.NONE)
         expected, given = (expected, core) if is_given else (core, given)
     mine, other = units_of

@@ -68,7 +68,9 @@ def _by_residue(expected: str, given: str) -> bool | None:
         return bool(
             plain and plain.value.denominator == 1 and modulus and (int(plain.value) - int(wanted[1])) % modulus == 0
         )
-    return None if found is None or plain is None else plain.value == int(found[1])
+    if "equiv" in given and found is not None and plain is not None:
+        return plain.value == int(found[1])
+    return None if plain is None else False  # a residue is a class of numbers, and none of them
 
 
 def by_words(expected: str, given: str) -> bool | None:

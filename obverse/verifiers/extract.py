@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 
 from obverse.records import Verdict
-from obverse.verifiers.boxes import answering, last_box, unboxed
+from obverse.verifiers.boxes import SUFFIX, answering, last_box, unboxed
 from obverse.verifiers.phrases import announced, is_taken_back, last_phrase, later_answer
 from obverse.verifiers.reasoning import outcome
 
@@ -75,7 +75,10 @@ def _boxed(text: str, box: tuple[int, int, int] | None, phrases: bool) -> str | 
         return later
     if box is None or later == "" or is_taken_back(text, end):
         return None
-    return unboxed(text[box[1] : box[2]])
+    content = unboxed(text[box[1] : box[2]])
+    if suffix := SUFFIX.match(text, end):
+        content += "\\%" if suffix["percent"] else "^\\circ"
+    return content
 
 
 def _ends_in_heading(text: str) -> bool:

@@ -43,7 +43,8 @@ JOINT_WORDS = _words(
     a again also alternative alternatively and another as b be both but c candidate candidates case choice choices
     could d e either else even i if ii iii is it iv land lor mathrm maybe mid might ne neq not one option options or
     other otherwise perhaps possibly probably qquad quad rather text than the though to v vee versus vs wedge well
-    yet
+    yet plus cup first second third guess guesses possible possibility odd attempt
+    n x y k m
     """
 )
 
@@ -55,7 +56,7 @@ PLURALS = _words(
 # Words that change a number, compare it or argue about it, and closed-class words: what has one is no unit.
 DENIED = _words(
     """
-    myriad myriads max tops tip legion googols ballpark below best worst
+    thous mln mil basis bps ppm myriad myriads max tops tip legion googols ballpark below best worst
     a about above after again against all almost also although an and another any anything apart approaching are
     around as at back bad bc bce be because been before being below besides between beyond billions both but by can
     cannot certainly circa cos could crores cube cubed cubes debt decreased deficit despite did different divided do

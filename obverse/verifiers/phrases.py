@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from obverse.verifiers.surroundings import is_plain, sentence_before, speaks_against
+
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _LINK = (
     r"(?:\s{0,4}(?::|=|\uff1a|->|\u2192|\||\u2013|\u2014|(?<=\s)-(?=\s))"
@@ -91,11 +93,18 @@ _TURN = re.compile(
 )
 _STRONG_TURN = re.compile(
     r"[\s\"'(*_]{0,4}(?:wait|oops|no\b|nope|scratch|correction|on second thought|my bad|hold on|hang on|i meant"
-    r"|actually,?\s(?:no|it|that|this)|forget|sorry|apologies|just kidding|kidding)\b",
+    r"|actually,?\s(?:no|it|that|this)|forget|(?:or\s)?rather\b(?!\sthan)|i mean\b"
+    r"|sorry|apologies|just kidding|kidding)\b",
     re.IGNORECASE,
 )
-_REFUSAL = re.compile(r"[\s\"'(*_]*(?:no|nope|wrong|incorrect|false)[\s).*_]*", re.IGNORECASE)
-_SENTENCES = re.compile(r"[.!?]+(?=\s|$)|\n+|;\s|,\s(?=but|wait|no\b|which|however|actually)|\s-+\s", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"[\s\"'(*_]*(?:(?:oh|ah|wait|hm+|oops|sorry)[\s,.!]*)*(?:no|nope|nah|wrong|incorrect|false|oops|whoops|not)[\s).,!*_]*",
+    re.IGNORECASE,
+)
+_SENTENCES = re.compile(
+    r"[.!?]+(?=\s|$)|\n+|;\s|,\s(?=but|wait|no\b|which|however|actually|or\srather|rather\b|i\smean)|\s-+\s",
+    re.IGNORECASE,
+)
 _MAX_TURNS, _MAX_TURN_CHARS = 8, 800
 _MAX_AWAY = 40  # characters from an answer to what its own sentence says against it
 
@@ -109,8 +118,10 @@ def last_phrase(text: str, start: int = 0) -> tuple[int, bool]:
             last = phrase if last is None or phrase.end() > last.end() else last
     if last is None:
         return -1, False
-    line = text[max(0, text.rfind("\n", 0, last.start()) + 1, last.start() - 60) : last.start()]
-    return last.end(), bool(_DENIED_PHRASE.search(line))
+    sentence = sentence_before(text, last.start())
+    if is_plain(sentence):
+        return last.end(), False
+    return last.end(), bool(_DENIED_PHRASE.search(sentence[-60:])) or speaks_against(sentence)
 
 
 def _last_spoken(text: str, lower: str, start: int) -> re.Match[str] | None:
@@ -178,7 +189,8 @@ def is_taken_back(text: str, start: int) -> bool:
         if index > 0 and _REFUSAL.fullmatch(sentence):
             return True
         if _STRONG_TURN.match(sentence) and not _CONFIRMED.search(sentence + following):
-            return any(map(str.isdigit, sentence + following)) or bool(_RETRACTED.search(following))
+            refused = _REFUSAL.fullmatch(following.partition("\n")[0])
+            return any(map(str.isdigit, sentence + following)) or bool(refused or _RETRACTED.search(following))
         if stop is None:
             return False
         position = stop.end()

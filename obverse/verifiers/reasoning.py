@@ -67,6 +67,8 @@ def outcome(text: str) -> str:
     """
     start, end = span(text)
     text = text[start:end]
+    if 0 <= text.find("<s>") < text.rfind("</s>"):
+        text = text.replace("<s>", "~~")  # struck out, and no token
     return _SPECIAL.sub("\n", text) if "<" in text or "[" in text else text
 
 
