@@ -17,11 +17,13 @@ from obverse.records import Problem, Verdict
 from obverse.verifiers import math
 from obverse.verifiers.extract import UNANSWERED, final_answer, outcome
 from obverse.verifiers.phrases import is_taken_back
+from obverse.verifiers.spelling import in_latex
 
 MAX_CHARS = 2_000
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_NAMED = r"(?:(?:option|choice|letter|answer|it is|it's|(?:I|we) (?:think|believe|choose|pick)(?: it is)?)\s+)*"
+_NAMED = r"(?:(?:the\s(?:correct|right|best)\s(?:option|choice|answer)\sis:?"
+_NAMED += r"|option|choice|letter|answer|it is|it's|(?:I|we) (?:think|believe|choose|pick)(?: it is)?)\s+)*"
 _LETTER = re.compile(rf"{_NAMED}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?[.:]?", re.IGNORECASE)
 _AGAINST = re.compile(
     rf"{_NAMED}[(\[]?([A-Z])[)\]]?,?\s+(?:(?:and|but)\s+)?(?:not|rather than"
@@ -38,6 +40,14 @@ _CHOSEN = re.compile(
     r"\s(?:option\s|choice\s)?[(\[]?([A-Z])[)\]]?[.!]?\s*\Z",
     re.IGNORECASE,
 )
+_NAMING = re.compile(
+    r"(?:\A|[\n.,]\s*)(?:so|thus|therefore|hence|then)?,?\s*(?:the\s)?(?:correct|right|best|final)\s(?:option|choice)"
+    r"(?:\sis)?\s*:?\s*\**[(\[]?([A-Z])[)\]]?\**(?:[.!]|\s[^\n]*)?\s*\Z"
+    r"|(?:\A|[\n.,]\s*)(?:(?:so|thus|therefore|hence|then),?\s)?(?:option\s|choice\s)?\**[(\[]?([A-Z])[)\]]?\**\sis\s(?:the\s)?"
+    r"(?:correct|right)(?:\s(?:answer|option|choice|one))?[.!]?\s*\Z",
+    re.IGNORECASE,
+)
+_TRAILED = re.compile(r"(.+?)\s*[(\[]([A-Z])[)\]]")
 _UNSURE = re.compile(
     r"\s*(?:or|and|maybe|perhaps|possibly|not|wrong|incorrect|is\s(?:not|wrong|incorrect|false)|\?)\b", re.IGNORECASE
 )
@@ -68,6 +78,10 @@ def answer(problem: Problem, text: str) -> str | None:
             found = whole
         elif chosen := _CHOSEN.search(whole):
             found = chosen[1]
+        elif named := _NAMING.search(whole):
+            letter = named[1] or named[2]
+            rest_of = whole[named.end(1) if named[1] else named.end(2) :]
+            found = letter.upper() if not is_taken_back(rest_of, 0) and not _UNSURE.match(rest_of) else None
         elif (
             _letter(first.strip(), options)
             and rest.strip()
@@ -125,9 +139,11 @@ def _letter(said: str, options: dict[str, str]) -> str | None:
     """Which option is meant: by its letter alone, by its text, or by letter and text if they do not disagree."""
     if len(said) > MAX_CHARS:
         return None
-    said = _plain(said)
+    said = _plain(said if said.isascii() else in_latex(said))
     if alone := _LETTER.fullmatch(said) or _AGAINST.fullmatch(said) or _LEFT.fullmatch(said):
         return alone.group(1).upper()
+    if (trailed := _TRAILED.fullmatch(said)) and trailed[2] in options:  # Berlin (C)
+        return trailed[2] if _is_option(options[trailed[2]], trailed[1]) else None
     by_words = [letter for letter, option in options.items() if _spelled(option) == _spelled(said)]
     if len(by_words) == 1:
         return by_words[0]

@@ -24,6 +24,7 @@ from obverse.records import Verdict
 from obverse.verifiers.boxes import SUFFIX, answering, last_box, unboxed
 from obverse.verifiers.phrases import announced, is_taken_back, last_phrase, later_answer
 from obverse.verifiers.reasoning import outcome
+from obverse.verifiers.surroundings import TAGS
 
 __all__ = ["MAX_CHARS", "UNANSWERED", "final_answer", "last_box", "outcome", "unboxed"]
 
@@ -44,6 +45,8 @@ def final_answer(text: str, *, phrases: bool = False) -> str | None:
         final_answer("The answer is 72 clips.", phrases=True) == "72 clips"
     """
     text = outcome(text)
+    if "</" in text:
+        text = TAGS.sub("", text)
     found = _tagged(text)
     if found is None:
         box, has_boxes = answering(text)

@@ -38,6 +38,7 @@ _STATEMENT = re.compile(  # an answer that is written as a sentence
     r"(?:(?:so|thus|therefore|hence),?\s)?(?:(?:the|my)\s)?(?:(?:final|correct)\s)?(?:answer|ans)\s{0,4}(?:is\b:?|:|=)\s*(.*?)\.?",
     re.IGNORECASE | re.DOTALL,
 )
+_MARKS_IN_FRONT = re.compile(r"\A(?:#{1,6}\s|\*\*(?:final\s)?answer:?\*\*:?\s)", re.IGNORECASE)
 _WHOLE = re.compile(
     r"\A[\s`*_$]*(?:[a-z]*\n)?(?:(?:so|therefore|thus|hence|then|it's|it\sis|that's|that\sis|we\sget|(?:the\s)?(?:result|total|sum|value)"
     r"(?:\sis)?)\b[\s,:=]*){0,3}([$`\\(]{0,3}[-+]?[0-9.][0-9,./]*[`)$]{0,3}%?)[\s`*_$]*[.!]?\s*\Z",
@@ -60,6 +61,8 @@ def gold(problem: Problem) -> str:
     text = str(answer)
     boxed = last_box(text)
     text = (text if boxed is None else boxed).strip()
+    if boxed is None:
+        text = _MARKS_IN_FRONT.sub("", text).strip() or text
     if boxed is None and len(text) > 4 and (said := _STATEMENT.fullmatch(text)):
         text = said[1].strip()
     if not text:

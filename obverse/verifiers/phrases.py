@@ -8,7 +8,7 @@ from obverse.verifiers.surroundings import is_plain, sentence_before, speaks_aga
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _LINK = (
-    r"(?:\s{0,4}(?::|=|\uff1a|->|\u2192|\||\u2013|\u2014|(?<=\s)-(?=\s))"
+    r"(?:(?<=ans\.)\s{1,4}(?=[-$\\(0-9])|\s{0,4}(?::|=|\uff1a|->|\u2192|\||\u2013|\u2014|(?<=\s)-(?=\s))"
     r"|,?\s{1,4}(?:then,?\s|therefore,?\s|thus,?\s|hence,?\s|so,?\s)?"
     r"(?:is|was|equals|(?:would|should|must|will)\s(?:then\s|therefore\s|thus\s)?be|(?:comes?|turns?"
     r"|works?)\s(?:out\s)?to(?:\sbe)?)\b:?)"
@@ -32,14 +32,18 @@ _FOREIGN = re.compile(
 )
 _MAX_HEAD_CHARS = 40
 _LEAD = re.compile(
-    r"(?:(?:therefore|thus|then|hence|so|simply|just|indeed|clearly|exactly|precisely|about|approximately|roughly"
+    r"[\s,]{0,3}(?:(?:therefore|thus|then|hence|so|simply|just|indeed|clearly|exactly|precisely|about|approximately|roughly"
     r"|around|equal to"
-    r"|equals|given by|actually|option|choice|(?:I (?:think|believe) )?(?:it is|it's))\b[\s:,]{0,3})+",
+    r"|of course|found to be|going to be|equals|given by|actually|option|choice"
+    r"|(?:I (?:think|believe) )?(?:it is|it's))\b[\s:,]{0,3})+",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
     r"[.!?](?=\s|$|\*|_)|\u3002|\n|\||[,;]?\s\(?(?:because|since|as|given that|where|which)\s"
-    r"|\s\((?:see|by|from|cf|shown)\b"
+    r"|\s\((?:see|by|from|cf|shown|rounded|not\s[0-9]|in\s)\b"
+    r"|[,;]?\s(?:when|after)\s(?:simplified|simplifying|rounded|rounding|reduced)"
+    r"|[,;]\s(?:i\.e\.|see\s|obtained|given by)"
+    r"|\s[\u2013\u2014]\s(?=[a-z])|\s-\sdone\b"
     r"|[,;]\s(?:so|which"
     r"|where)\s"
     r"|[,;]?\s(?:(?:and|but)\s)?(?:not|rather than|instead of)\s(?=[\\$0-9-])|[,;]?\sand\s(?:the|this|that|it|we|so"

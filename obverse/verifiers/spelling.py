@@ -10,7 +10,8 @@ from obverse.verifiers.boxes import unboxed, without_boxes
 _SIGNS = {
     "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\ufe63": "-",
     "\u00d7": "\\times ", "\u2715": "\\times ", "\u22c5": "\\cdot ", "\u2217": "*", "\u00f7": "/", "\u2215": "/",
-    "\u2236": ":", "\u2044": "/", "\u00b7": "\\cdot ", "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u2264": "\\le ",
+    "\u2713": "", "\u2714": "", "\u2705": "", "\u220e": "", "\u2236": ":",
+    "\u2044": "/", "\u00b7": "\\cdot ", "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u2264": "\\le ",
     "\u2a7d": "\\le ", "\u2265": "\\ge ", "\u2a7e": "\\ge ", "\u2260": "\\ne ", "\u222a": "\\cup ",
     "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ", "\u211d": "\\mathbb{R}",
     "\u2124": "\\mathbb{Z}", "\u00b0": "^\\circ ", "\u00ba": "^\\circ ", "\u00b1": "\\pm ", "\u2213": "\\mp ",
@@ -86,6 +87,7 @@ _REPLACED = [
         (r"(?<![<>=!])<=(?![=>])", r"\\le "),
         (r"(?<![<>=!])>=(?![=<])", r"\\ge "),
         (r"\\not\s*=|\\not\s*\\(?:approx|equiv|sim|cong)(?![A-Za-z])", r"\\ne "),
+        (r"(?:\\(?:checkmark|blacksquare|square|Box|qed|ldotp)(?![A-Za-z])\s*)+$", ""),
         (r"\\(?:lt)(?![A-Za-z])", "<"),
         (r"\\(?:gt)(?![A-Za-z])", ">"),
         (r"\\degree(?![A-Za-z])", r"^\\circ"),
@@ -102,11 +104,19 @@ _REPLACED = [
         (r"\\(?:mathbf|boldsymbol|bm|vec|mathit)\s*(?:\{\s*([A-Za-z])\s*\}|\s([A-Za-z])(?![A-Za-z]))", r"\1\2"),
         (r"\\(?:math(?:rm|bf|it|sf)|textrm|textbf|textit)(?=\s*\{)", r"\\text"),
         (
-            r"\\overline\s*\{\s*([A-Za-z])\s*\}|\\bar\s*\{\s*([A-Za-z])\s*\}|\\bar\s+([A-Za-z])(?![A-Za-z])",
+            r"\\overline(?:\s*\{\s*|\s+)([A-Za-z])(?![A-Za-z])(?:\s*\})?|\\bar\s*\{\s*([A-Za-z])\s*\}|\\bar\s+([A-Za-z])(?![A-Za-z])",
             r"\\bar{\1\2\3}",
         ),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\\sqrt(?:\s*([0-9])|\s+([A-Za-z])(?![A-Za-z]))", r"\\sqrt{\1\2}"),
+        (r"\\sqrt\s*\[([^\[\]]{1,3})\]\s*([0-9A-Za-z])", r"\\sqrt[\1]{\2}"),
+        (r"\\mathbin\s*\{\s*:\s*\}", ":"),
+        (r"([0-9])\s*\\text\s*\{\s*and\s*\}\s*(?=\\frac|[0-9]+/)", r"\1 "),
+        (
+            r"_\s*\{?\s*\\text\s*\{\s*(?:base )?(?:two|2)\s*\}\s*\}?"
+            r"|\\text\s*\{\s*\(?(?:in )?base (?:two|2)\)?\s*\}$",
+            "_2",
+        ),
         (r"\\(lbrack)(?![A-Za-z])", "["),
         (r"\\(rbrack)(?![A-Za-z])", "]"),
     )
@@ -124,7 +134,7 @@ _SAME_COMMAND = [
 ]
 _TEXT_ONLY = re.compile(r"\\(?:text|mbox)\s*\{([^{}]*)\}")
 _LEADING = re.compile(
-    r"(?:=|\\(?:approx|simeq|sim|therefore|implies|Rightarrow|to)(?![A-Za-z])|~"
+    r"(?:=|\\text\s*\{\s*(?:the\s)?(?:total|sum|area|result|value|perimeter|volume)(?:\s[a-z]{1,12})?\s*:\s*\}|\\(?:approx|simeq|sim|therefore|implies|Rightarrow|to)(?![A-Za-z])|~"
     r"|(?:\\text\s*\{)?\s*(?:(?:the\s)?(?:final\s)?answer(?:\s*:|\s+is)"
     r"|ans(?:wer)?\s*[:=]|approximately|about|exactly|roughly)\s*:?\s*\}?)\s*",
     re.IGNORECASE,
@@ -148,7 +158,8 @@ def bare(text: str) -> str:
     while braced := _TEXT_ONLY.fullmatch(text):
         inner = braced[1].strip()
         if not inner or (
-            text[0] == "\\" and not re.fullmatch(r"[-+0-9.,/ ]+|\(?[A-Z]\)?|[a-z]?\s?=?\s?[-0-9.,]+", inner)
+            text[0] == "\\"
+            and not re.fullmatch(r"[-+0-9.,/ ]+|-?[0-9][0-9.,]*\s[A-Za-z ]+|\(?[A-Z]\)?|[a-z]?\s?=?\s?[-0-9.,]+", inner)
         ):
             break
         text = _without_ending(inner)

@@ -83,7 +83,7 @@ _CHANGED = re.compile(
     re.IGNORECASE,
 )
 _OTHER_BEHIND = re.compile(_CLOSED + r"[.,\s]*(?:or|/|versus|vs\.?)\s*\$?(-?[0-9]+)\$?\s*(?:[.?!,;)]|$)", re.IGNORECASE)
-_TAGS = re.compile(r"</?(?:b|i|em|strong|p|u|mark|span|div|br|center|font|h[1-6])\s{0,2}/?>", re.IGNORECASE)
+TAGS = re.compile(r"</?(?:b|i|em|strong|p|u|mark|span|div|br|center|font|h[1-6])\s{0,2}/?>", re.IGNORECASE)
 _STRUCK = re.compile(r"(?:~~|<(?:s|del|strike)\b[^<>]{0,20}>|<!--|(?:^|\n)\s{0,3}%)[\s$*_]*$", re.IGNORECASE)
 _COMPARED = re.compile(
     r"(?:[^\s<>=-]\s*(?<![=<-])[<>]|\\(?:l|g|n)(?:e|eq|eqslant|t)?(?![A-Za-z])|\\not\s*=?|!=|[<>]=)\s*\$?$"
@@ -114,7 +114,7 @@ def sentence_before(text: str, position: int) -> str:
 
 def without_marks(line: str) -> str:
     """Return what stands before an answer on its line without Markdown's stars, bullets, dashes and without tags."""
-    line = re.sub(r"\*{2,}|__+", "", _TAGS.sub("", line))
+    line = re.sub(r"\*{2,}|__+", "", TAGS.sub("", line))
     line = re.sub(r"(?<=[:.])[*_](?=\s*$)", "", line)
     line = re.sub(r"^\s*(?:[-+*>\u2022]+|[0-9]{1,2}[.)])\s+", "", line)
     return re.sub(r"(?<=[A-Za-z]{2})[:.]?\s+-{1,3}\s+$", " ", line)
@@ -136,7 +136,7 @@ def is_struck(before: str) -> bool:
 
 def is_compared(line: str) -> bool:
     """Whether what follows is the other side of an inequality."""
-    return bool(_COMPARED.search(_TAGS.sub("", line))) and bool(re.search(r"[^\s>]", line.rstrip(" <>$")))
+    return bool(_COMPARED.search(TAGS.sub("", line))) and bool(re.search(r"[^\s>]", line.rstrip(" <>$")))
 
 
 def changes(behind: str, content: str) -> bool:
