@@ -18,7 +18,7 @@ from pathlib import Path
 from time import thread_time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jinja2 import Undefined, nodes, pass_context
+from jinja2 import Undefined, meta, nodes, pass_context
 from jinja2.exceptions import TemplateError, TemplateRuntimeError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -127,21 +127,19 @@ class ChatTemplate:
         environment = Sandbox()
         try:
             tree = environment.parse(source)
-            self.variables = frozenset(item.name for item in tree.find_all(nodes.Name) if item.ctx == "load")
+            names = {item.name for item in tree.find_all(nodes.Name) if item.ctx == "load"}
+            self.reads_clock = bool(names & {"strftime_now", "date_string"})  # it gets FIXED_DATE
             self.words = frozenset(_words(tree))
-            random = {item.name for item in tree.find_all(nodes.Filter)} & {"random"} or self.variables & {"lipsum"}
+            random = {item.name for item in tree.find_all(nodes.Filter)} & {"random"} or names & {"lipsum"}
             if random:
                 raise ConfigError(
                     f"the chat template ({name}) draws at random ({min(random)}): no run could repeat its prompts"
                 )
+            # what a caller may give; with the bounds, for constants are computed here
+            self.variables = frozenset(meta.find_undeclared_variables(_Bounds().visit(tree)))
             self._compiled = environment.from_string(source)
         except ERRORS as error:
             raise ConfigError(f"the chat template ({name}) cannot be read: {first_line(error)}") from error
-
-    @property
-    def reads_clock(self) -> bool:
-        """Whether it asks for a date, which is FIXED_DATE then."""
-        return bool(self.variables & {"strftime_now", "date_string"})
 
     def render(self, messages: Sequence[Mapping[str, Any]], **values: Any) -> str:
         """What it writes of messages. Raises one of ERRORS where it refuses them, or does not end."""

@@ -255,13 +255,10 @@ class Renderer:
             opening = "".join(self.tokenizer.convert_ids_to_tokens(self.coder.opening))
             form = self.layout.form
             candidates = [portable.plain(opening + gap, form, self.system_prompt) for gap in ("", " ")]
-        problem = Problem("probe", PROBE)
+        wanted = self.prompt_ids(Problem("probe", PROBE))
         messages = [{"role": "user", "content": PROBE}]
         for text in filter(None, candidates):
-            there = self.tokenizer.apply_chat_template(
-                messages, chat_template=text, add_generation_prompt=True, return_dict=False
-            )
-            if list(there) == self.prompt_ids(problem):
+            if self.coder.encode(self.writer.render_by(text, messages)) == wanted:
                 return text
         return None
 

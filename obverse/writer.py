@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from obverse.errors import ConfigError, DataError
 from obverse.records import Message, Problem
-from obverse.template import ERRORS, FIXED_DATE, REASONING, ChatTemplate, Layout, compiled, first_line
+from obverse.template import ERRORS, FIXED_DATE, REASONING, ChatTemplate, Layout, TooLargeError, compiled, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,11 +57,9 @@ class Writer:
         template = self.template(values)
         for name in values:
             if template is None or name not in template.variables:
-                what = (
-                    "there is no chat template" if template is None else f"the chat template ({template.name}) does not"
-                )
+                reason = "there is no chat template" if template is None else f"{template.name} does not read it"
                 raise DataError(
-                    f"problem {problem.id}: {name}: {what} to read it: take it out, or give another template"
+                    f"problem {problem.id}: {name} is for chat templates, and {reason}: take it out or give another one"
                 )
         return values
 
@@ -114,9 +112,14 @@ class Writer:
         try:
             return template.render(messages, add_generation_prompt=answer_next, **{**self._special, **given})
         except ERRORS as error:
-            raise ConfigError(
-                f"{where}: the chat template ({self.layout.name}) refuses its messages: {first_line(error)}"
-            ) from error
+            what = "cannot be rendered" if isinstance(error, TooLargeError | RecursionError) else "refuses its messages"
+            place = f"{where}: " if where else ""
+            raise ConfigError(f"{place}the chat template ({self.layout.name}) {what}: {first_line(error)}") from error
+
+    def render_by(self, source: str, messages: Sequence[Message]) -> str:
+        """A prompt as a program writes it that knows nothing but a template and the tokenizer's special tokens."""
+        template = compiled("as it is stored", source)
+        return template.render(messages, add_generation_prompt=True, tools=None, documents=None, **self._special)
 
     def differs(
         self, messages: Sequence[Message], values: Mapping[str, Any], text: str, *, where: str, answer_next: bool
@@ -130,7 +133,7 @@ class Writer:
     def _keeps_system_messages(self) -> bool:
         messages = [{"role": "system", "content": PROBE}, {"role": "user", "content": "?"}]
         try:
-            return PROBE in self.render(messages, where="probe", answer_next=True)
+            return PROBE in self.render(messages, where="", answer_next=True)
         except ConfigError:
             return False
 
@@ -142,7 +145,7 @@ class Writer:
         parts = [(messages, False), (messages[:1], True)]
         if self.takes_system:
             parts.append(([{"role": "system", "content": PROBE}, *messages[:1]], True))
-        return "".join(self.render(turns, where="probe", answer_next=next_) for turns, next_ in parts)
+        return "".join(self.render(turns, where="", answer_next=next_) for turns, next_ in parts)
 
     def turn_end(self) -> tuple[str, str | None]:
         """What the template writes after an answer: the text before its first control token, and that token.
@@ -152,7 +155,7 @@ class Writer:
         if self.layout.jinja is None:
             return "", None
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE}]
-        _, is_there, after = self.render(messages, where="probe", answer_next=False).rpartition(PROBE)
+        _, is_there, after = self.render(messages, where="", answer_next=False).rpartition(PROBE)
         if not is_there:
             raise ConfigError(f"the chat template ({self.layout.name}) does not write the assistant's messages")
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content.strip()]

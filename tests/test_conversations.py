@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a developer": ({"messages": [{"role": "developer", "content": "x"}, ASK, says("4")]}, "does not write it"),
     "an unread variable": (
         {"prompt": [ASK], "demonstration": "4", "chat_template_kwargs": {"enable_thoughts": True}},
-        "enable_thoughts: the chat template",
+        "enable_thoughts is for chat templates",
     ),
     "images": ({"messages": [{**ASK, "images": "a.png"}, says("4")]}, "images: the chat template does not read it"),
 }
