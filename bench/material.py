@@ -69,7 +69,9 @@ def words(num_tokens: int) -> PreTrainedTokenizerFast:
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=names[EOS], pad_token=names[PAD])
+    # an unknown token is named, or Qwen2's own is added behind the last one, for which the model has no embedding
+    special = {"eos_token": names[EOS], "pad_token": names[PAD], "unk_token": names[PAD]}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
 def vocabulary(num_tokens: int) -> list[str]:

@@ -182,7 +182,7 @@ def test_ranks_with_other_rows_or_weights_under_one_name_are_refused(teams: Team
         save_tiny("qwen2", home / "model", seed=number)
         runs.write_problems(home / "chains.jsonl", 24 - number)
     named = replace(job, homes=[str(home) for home in homes])
-    refused(teams, replace(named, dataset="./chains.jsonl"), "rank 1 has rows of the data with sha256")
+    refused(teams, replace(named, dataset="./chains.jsonl"), "rank 1 has dataset with sha256")
     refused(teams, replace(named, model="./model"), "rank 1 has weights")
 
 
