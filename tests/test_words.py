@@ -36,7 +36,7 @@ PATHS = [
     (ExportConfig, ("model", "output")),
     (ReportConfig, ("run", "output", "figures")),
     (ServeConfig, ("model", "program")),
-    *((made, tuple({"model", "output"} & set(made.model_fields))) for made in QUESTIONS.values()),
+    *((made, tuple(name for name in ("model", "output") if name in made.model_fields)) for made in QUESTIONS.values()),
 ]
 NEEDED = {"dataset": "d", "verifier": "exact", "file": "f", "model": "m", "output": "o", "run": "r", "regrade": "g"}
 NEEDED |= {"methods": "sft", "budget": "1M", "method": "sft", "against": "m", "benchmarks": "aime24", "before": "m"}
