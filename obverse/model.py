@@ -15,9 +15,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse.batch import Micro
 from obverse.compiling import PLAIN, Compiled, compiled_layers
-from obverse.conformance import Traits, Ways, conforming, spans
+from obverse.conformance import Traits, Ways, conforming
 from obverse.dist.shards import inside, root_of
 from obverse.errors import ConfigError
+from obverse.frequencies import spans
 from obverse.pace import best_threads
 from obverse.prompts import Reader, can_share
 from obverse.reading import Rows, outputs

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from obverse.config import TrainConfig
-from obverse.conformance import longest_sampled, spans
 from obverse.course import Course
 from obverse.dist.shards import inside
 from obverse.errors import ConfigError
+from obverse.frequencies import longest_sampled, spans
 from obverse.positions import num_positions, rated_positions, reads
 from obverse.records import Problem, Wish
 from obverse.requirements import wishes

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from obverse.frequencies import rope_dicts
+
 MAX_PARAMETERS = 80_000_000  # of a copy: 320 MB in float32
 DEPTHS = (4, 8, 16)  # layers that are tried before all of them
 POSITIONS = 512  # of a copy; a row that is tried has at most 64 tokens
@@ -181,10 +183,10 @@ def _narrow(config: Any) -> None:
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     if hidden is not None and heads is not None and hidden > 256 and heads > 2:
         groups = _size(config, "num_key_value_heads") or heads
-        kept = min(groups, 4 if groups == heads else 2)
+        kept, size = min(groups, 4 if groups == heads else 2), _size(config, "head_dim") or hidden // heads
         config.num_attention_heads = kept * min(2, heads // groups)
-        config.hidden_size = (_size(config, "head_dim") or hidden // heads) * config.num_attention_heads
-        _set(config, kept, "num_key_value_heads")
+        config.hidden_size = size * config.num_attention_heads
+        _set(config, kept, "num_key_value_heads", "num_kv_heads")
         _set(config, config.num_attention_heads, "encoder_attention_heads", "decoder_attention_heads")
         wide = _size(config, "attention_hidden_size") or 0
         if wide and wide % hidden == 0:
@@ -260,12 +262,3 @@ def _fewer_tokens(config: Any, text: Any) -> None:
         for name, value in list(vars(part).items()):
             if name.endswith(("token_id", "token_index")) and isinstance(value, int) and value >= VOCABULARY:
                 setattr(part, name, VOCABULARY - 1 - value % 16)
-
-
-def rope_dicts(text: Any) -> Iterator[dict[str, Any]]:
-    """The rotary parameters of a text configuration: of all layers, or one each for every kind of layer."""
-    rope = getattr(text, "rope_parameters", None)
-    if not isinstance(rope, dict):
-        return
-    inner = [each for each in rope.values() if isinstance(each, dict)]
-    yield from inner or [rope]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from obverse.conformance import spans
 from obverse.errors import ConfigError
+from obverse.frequencies import spans
 from obverse.records import Problem, Sample
 from obverse.text import Renderer
 

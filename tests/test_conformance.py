@@ -278,6 +278,19 @@ def test_a_copy_of_a_large_model_is_small_and_has_its_classes() -> None:
     check_sampling(large)
 
 
+def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("obverse.conformance.reduced", lambda model: None)
+    model, update = made(LlamaForCausalLM, LlamaConfig(**SMALL | {"vocab_size": 97})), batch({3: (2, 9), 11: (4,)})
+    policy = as_policy(model)
+    assert policy.head is None and not policy.shares
+    assert_same(ours(policy, update, 10**6), plain(model, update))
+    with pytest.raises(ConfigError, match="no small copy of LlamaForCausalLM"):
+        HFSampler(model)
+    sizes = {name: size for name, size in SMALL.items() if name != "num_key_value_heads"}
+    with pytest.raises(ConfigError, match="not causal"):
+        as_policy(made(BertLMHeadModel, BertConfig(**sizes | {"vocab_size": 97})))
+
+
 def test_trying_a_model_draws_nothing_from_the_random_numbers_of_the_run() -> None:
     model, before = phi3(), torch.get_rng_state()
     assert reduced(model) is not None

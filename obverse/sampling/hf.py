@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from obverse.conformance import check_sampling, longest_sampled
+from obverse.conformance import check_sampling
 from obverse.errors import ConfigError
+from obverse.frequencies import longest_sampled
 from obverse.positions import num_positions, reads
 from obverse.records import Finish
 from obverse.sampling.cache import num_layers

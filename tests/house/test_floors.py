@@ -65,6 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "model",
         "compiling",
         "conformance",
+        "frequencies",
         "reduced",
         "reading",
         "loading",
