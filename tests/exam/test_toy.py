@@ -60,7 +60,9 @@ def test_law_6_a_step_raises_the_better_answer(name: str, solved: bool) -> None:
     before = preference(table, scores, method)
     # the anchor is the policy before its first step; a critic would have told right from wrong
     praise = update.samples.correct[micro.tokens.sample].double() * 2 - 1
-    tokens = replace(micro.tokens, anchor=logp.detach(), advantage=praise if solved else praise * 0)
+    zeros = torch.zeros_like(praise)
+    critic = {"advantage": praise if solved else zeros, "value": zeros, "returns": zeros}
+    tokens = replace(micro.tokens, anchor=logp.detach(), **critic)
     loss(tokens, update.samples, logp, entropy, method.terms, value=scores[micro.target]).backward()
     with torch.no_grad():
         for leaf in (table, scores):
