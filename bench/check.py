@@ -21,22 +21,22 @@ from torch import Tensor
 from bench.cases import CASES, Case
 from bench.material import model_folder, problem_file
 from bench.rewards import uneven
-from obverse.batch import pack
-from obverse.config import CPU_TOKENS
-from obverse.course import only
-from obverse.learn import Learner, learn, lesson
-from obverse.loading import load
-from obverse.method import Method
+from obverse.config.train import CPU_TOKENS
+from obverse.data import load as load_problems
+from obverse.data.renderer import Renderer
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import only
+from obverse.inference import SamplingParams
+from obverse.inference.hf import HFSampler
 from obverse.methods import build
-from obverse.model import as_policy
-from obverse.optim import StepResult
-from obverse.records import Group, Verdict
-from obverse.rollout import Collector
-from obverse.sampling import Law
-from obverse.sampling.hf import HFSampler
-from obverse.tasks import load as load_problems
-from obverse.text import Renderer
-from obverse.watch import Silent
+from obverse.models.batch import pack
+from obverse.models.load import load
+from obverse.models.policy import as_policy
+from obverse.runtime.callbacks import Silent
+from obverse.training.collector import Collector
+from obverse.training.optimizer import StepResult
+from obverse.training.update import Learner, optimizer_step, prepare_update
+from obverse.types import GradeResult, Group
 
 NUM_PROBLEMS, MAX_NEW = 3, 48
 
@@ -45,14 +45,14 @@ def batch(case: Case) -> list[Group]:
     """A few groups of the case, with a reward that is uneven in every group."""
     policy, tokenizer = load(model_folder(case))
     renderer = Renderer(tokenizer, eos_ids=policy.model.generation_config.eos_token_id)
-    law = Law(renderer.stop_ids, min(case.max_new, MAX_NEW))
+    params = SamplingParams(renderer.stop_ids, min(case.max_new, MAX_NEW))
     options = {} if case.method == "sft" else {"num_generations": NUM_GENERATIONS}
     method = only(build(case.method, options))
     problems = load_problems(problem_file(case), num_problems=NUM_PROBLEMS)
-    made = Collector(HFSampler(policy.model), renderer, law, 0).collect(problems, method, 0, 0.0)
+    made = Collector(HFSampler(policy.model), renderer, params, 0).collect(problems, method, 0, 0.0)
     for group in made:
         for sample in group.samples:
-            sample.verdict = Verdict(None, uneven(group.problem, sample.text))
+            sample.grade = GradeResult(None, uneven(group.problem, sample.text))
     return made
 
 
@@ -74,7 +74,7 @@ def ours(start: Start, method: Method, made: Sequence[Group]) -> dict[str, Tenso
     assert update is not None
     policy = as_policy(start.model())
     learner = Learner(policy, None, method, Standing(), CPU_TOKENS)  # type: ignore[arg-type]
-    learn(learner, lesson(learner, update, is_repeated=False), 0.0, Silent())
+    optimizer_step(learner, prepare_update(learner, update, is_repeated=False), 0.0, Silent())
     return named(policy.model)
 
 

@@ -26,7 +26,7 @@ from bench.cases import CASES, Case, Shape
 from bench.machine import describe
 from bench.material import model_folder, problem_file
 from bench.run import RESULTS, Worker
-from obverse.tasks import load
+from obverse.data import load
 
 EMBEDDED = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens=258)
 BACKWARD = 2  # operations of a backward pass over those of its forward pass

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from bench.cases import Case, Shape
-from obverse.loading import locate
-from obverse.tasks import load
+from obverse.data import load
+from obverse.models.load import locate
 
 HOME = Path("runs/bench")
 TASKS = ("arithmetic:1-6", "countdown")  # short prompts and long ones, short answers and long ones

@@ -26,12 +26,12 @@ import torch
 from bench.cases import HALF, Shape
 from bench.machine import describe
 from bench.material import HOME, NUM_SINGLE, SPACE, random_model, vocabulary, words
+from obverse.config.resolve import resolve
+from obverse.memory_plan.batch_shapes import Lengths
+from obverse.memory_plan.machine import resident
+from obverse.memory_plan.plan import plan
 from obverse.methods import find
-from obverse.plan.machine import resident
-from obverse.plan.memory import plan
-from obverse.plan.work import Lengths
-from obverse.resolve import resolve
-from obverse.train import train
+from obverse.training.loop import train
 
 TINY = Shape(width=64, layers=2, heads=4, kv_heads=2, inner=128, num_tokens=600)
 SMALL = Shape(width=256, layers=6, heads=8, kv_heads=4, inner=1024, num_tokens=8_192)
@@ -151,11 +151,11 @@ def measured(case: Case) -> int:
 
 def uneven() -> None:
     """Rewards that differ within every group, so that no group is left out: a text's own length of words decides."""
-    from obverse import rollout
-    from obverse.records import Verdict
+    from obverse.training import collector as rollout
+    from obverse.types import GradeResult
 
     rollout.judge_all = lambda asked, seconds: [  # type: ignore[assignment]
-        Verdict(True, random.Random(text).random()) for _, text in asked
+        GradeResult(True, random.Random(text).random()) for _, text in asked
     ]
 
 

@@ -17,11 +17,11 @@ from bench.channel import Channel
 from bench.machine import facts
 from bench.material import model_folder, problem_file
 from bench.rewards import uneven
-from obverse.metrics import Clock
-from obverse.problems import take
-from obverse.records import Problem
-from obverse.tasks import load
-from obverse.verifiers import judge
+from obverse.data import load
+from obverse.data.epoch_order import take
+from obverse.rewards import judge
+from obverse.training.metrics import Clock
+from obverse.types import Problem
 
 disable_progress_bars()
 SEED = 42

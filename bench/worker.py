@@ -18,16 +18,16 @@ from bench.channel import Channel
 from bench.machine import facts
 from bench.material import model_folder, problem_file
 from obverse import __version__, methods
-from obverse.interrupt import Attentive
-from obverse.loading import load
-from obverse.metrics import Clock
-from obverse.prepare import prepare
-from obverse.resolve import resolve
-from obverse.sampling import Law, Order
-from obverse.sampling.hf import HFSampler
-from obverse.tasks import load as load_problems
-from obverse.train import step
-from obverse.watch import Silent
+from obverse.config.resolve import resolve
+from obverse.data import load as load_problems
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.models.load import load
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.signals import Attentive
+from obverse.training.loop import step
+from obverse.training.metrics import Clock
+from obverse.training.setup import prepare
 
 UNEVEN = str(Path(__file__).with_name("rewards.py")) + ":uneven"
 
@@ -81,7 +81,7 @@ def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: st
     sampler, eos = HFSampler(model), tokenizer.eos_token_id
     # TRL gives a batch of repeated prompts, padded on the left, and nothing is cut from the distribution
     repeated = torch.tensor([prompt for prompt in prompts for _ in range(case.generations)], device=device)
-    law = Law(stop_ids=(eos,), max_tokens=case.max_new)
+    params = SamplingParams(stop_ids=(eos,), max_tokens=case.max_new)
     channel.say(facts(model, {"transformers": version("transformers")}))
     number = 0
     while True:
@@ -92,8 +92,8 @@ def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: st
             if side == "obverse":
                 seeds = [range(10**6 * number + 100 * row, 10**6 * number + 100 * row + case.generations)
                          for row in range(len(prompts))]  # fmt: skip
-                orders = [Order(prompt, each) for prompt, each in zip(prompts, seeds, strict=True)]
-                found = sampler.sample(orders, law)
+                requests = [SamplingRequest(prompt, each) for prompt, each in zip(prompts, seeds, strict=True)]
+                found = sampler.sample(requests, params)
                 generated = sum(len(each.ids) for completions in found for each in completions)
             else:
                 generated = by_generate(model, repeated, case.max_new, eos, tokenizer.pad_token_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from obverse.cli import main
+from obverse.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from obverse.config import TrainConfig
-from obverse.config_file import read
-from obverse.loading import local_config
+from obverse.config.resolve import resolve
+from obverse.config.train import TrainConfig
+from obverse.config.yaml_file import read
+from obverse.memory_plan.lengths import lengths
+from obverse.memory_plan.plan import Plan, plan
 from obverse.methods import find
-from obverse.plan.lengths import lengths
-from obverse.plan.memory import Plan, plan
-from obverse.resolve import resolve
+from obverse.models.load import local_config
 
 HERE = Path(__file__).parent
 TRAINING, SAMPLING = 0.35 * 760e12, 32e12  # operations per second of one H100, measured on case F

@@ -34,10 +34,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from obverse.records import Problem
+from obverse.data.synthetic import arithmetic, countdown, knights
+from obverse.rewards import verifier
 from obverse.seeds import seed_for
-from obverse.tasks import arithmetic, countdown, knights
-from obverse.verifiers import verifier
+from obverse.types import Problem
 
 SEED = 20250904
 NUM_STEPS = 1_000
@@ -52,7 +52,7 @@ GENERATE = {"arithmetic": arithmetic.generate, "countdown": countdown.generate, 
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSchedule:
     """What the base reads of one difficulty: its share of all texts, and how many problems under how many seeds.
 
     Small difficulties are generated under several seeds, which gives other names, permutations and orders of the same
@@ -71,14 +71,14 @@ class Course:
 # to stop too early. `excerpt`: three steps from the middle, in another form than an answer, so that going from any
 # operation to the next one is known and only the habit of stopping stands before the long chains.
 COURSES = (
-    Course("arithmetic", 1, 0.07, 1_250),
-    Course("arithmetic", 2, 0.09, 20_000),
-    Course("arithmetic", 3, 0.16, 40_000),
-    *(Course("arithmetic", num_operations, 0.04, 10_000, form="cut") for num_operations in (4, 5, 6)),
-    *(Course("arithmetic", num_operations, 0.05, 10_000, form="excerpt") for num_operations in (4, 5, 6)),
-    Course("countdown", 2, 0.07, 750, num_seeds=8),
-    Course("countdown", 3, 0.26, 22_000, num_seeds=2),
-    Course("knights", 2, 0.08, 500, num_seeds=16),
+    TrainingSchedule("arithmetic", 1, 0.07, 1_250),
+    TrainingSchedule("arithmetic", 2, 0.09, 20_000),
+    TrainingSchedule("arithmetic", 3, 0.16, 40_000),
+    *(TrainingSchedule("arithmetic", num_operations, 0.04, 10_000, form="cut") for num_operations in (4, 5, 6)),
+    *(TrainingSchedule("arithmetic", num_operations, 0.05, 10_000, form="excerpt") for num_operations in (4, 5, 6)),
+    TrainingSchedule("countdown", 2, 0.07, 750, num_seeds=8),
+    TrainingSchedule("countdown", 3, 0.26, 22_000, num_seeds=2),
+    TrainingSchedule("knights", 2, 0.08, 500, num_seeds=16),
 )
 
 # A base that had read flawless solutions only would solve everything it knows, and reinforcement would have nothing to
@@ -88,11 +88,11 @@ DIRECT = 0.10
 WRONG = 0.12
 
 
-def text(problem: Problem, course: Course, rng: Random) -> tuple[str, str]:
+def text(problem: Problem, schedule: TrainingSchedule, rng: Random) -> tuple[str, str]:
     """Return what the base reads of a problem: a beginning that is given, and what it learns to write after it."""
-    if course.form == "excerpt":
+    if schedule.form == "excerpt":
         return excerpt(problem, rng)
-    if course.form == "cut":
+    if schedule.form == "cut":
         return str(problem.prompt), "".join(cut(problem))
     return str(problem.prompt), "".join(solution(problem, rng))
 
@@ -197,12 +197,12 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 def read(rng_seed: int) -> Iterator[list[tuple[str, str]]]:
     """Yield, for ever, the texts of one step: pairs of what is given and what is learned."""
     pools = []
-    for course in COURSES:
-        level = (course.difficulty, course.difficulty)
-        seeds = [seed_for(rng_seed, "pool", i) for i in range(course.num_seeds)]
-        pools.append([p for s in seeds for p in GENERATE[course.task]("train", course.num_problems, s, level)])
+    for schedule in COURSES:
+        level = (schedule.difficulty, schedule.difficulty)
+        seeds = [seed_for(rng_seed, "pool", i) for i in range(schedule.num_seeds)]
+        pools.append([p for s in seeds for p in GENERATE[schedule.task]("train", schedule.num_problems, s, level)])
     rng = Random(seed_for(rng_seed, "texts"))
-    shares = [course.share for course in COURSES]
+    shares = [schedule.share for schedule in COURSES]
     while True:
         chosen = rng.choices(range(len(COURSES)), shares, k=TEXTS_PER_STEP)
         yield [text(rng.choice(pools[i]), COURSES[i], rng) for i in chosen]
@@ -278,12 +278,12 @@ def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> No
 def sample(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], room: int) -> list[str]:
     """Return one response to each prompt, sampled at temperature 1 from the whole vocabulary, `room` tokens at most."""
     tokenizer.padding_side = "left"
-    law = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": room}
+    params = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": room}
     texts = []
     for start in range(0, len(prompts), 256):  # so many at once keep the cache small
         inputs = tokenizer(list(prompts[start : start + 256]), return_tensors="pt", padding=True)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        out = model.generate(input_ids=ids, attention_mask=mask, **law)
+        out = model.generate(input_ids=ids, attention_mask=mask, **params)
         texts += tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return texts
 
@@ -306,10 +306,10 @@ def measure(folder: Path, num_problems: int = 128, num_samples: int = 8) -> None
                 room = max(len(problem.demonstration_text) for problem in problems) + 16
                 texts = sample(model, tokenizer, [str(p.prompt) for p in problems for _ in range(num_samples)], room)
                 judge = verifier(str(problems[0].verifier))
-                verdicts = [judge(problems[i // num_samples], text) for i, text in enumerate(texts)]
-                right = torch.tensor([bool(verdict.correct) for verdict in verdicts]).view(-1, num_samples).float()
+                grades = [judge(problems[i // num_samples], text) for i, text in enumerate(texts)]
+                right = torch.tensor([bool(grade.correct) for grade in grades]).view(-1, num_samples).float()
                 once, ever = right.mean().item(), right.amax(1).mean().item()
-                answered = sum(verdict.formatted for verdict in verdicts) / len(verdicts)
+                answered = sum(grade.formatted for grade in grades) / len(grades)
                 task = problems[0].meta["task"]
                 print(
                     f"| {task} | {split} | {level} | {len(problems)} | {once:.1%} | {ever:.1%} | {answered:.1%} |",

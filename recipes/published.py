@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from obverse.analysis.plan import BASE, Plan
-from obverse.analysis.standings import INSIDE, difference
-from obverse.intervals import Difference
+from obverse.comparison.plan import BASE, Plan
+from obverse.comparison.standings import INSIDE, difference
+from obverse.evaluation.bootstrap import Difference
 
 HPT, LUFFY, UFT, CORRECTED = "2509.04419", "2504.14945", "2505.16984", "2604.23747"
 OFF_POLICY, MIXED = "hpt-failed-off_policy", "hpt-failed-mixed"

@@ -17,15 +17,15 @@ from typing import Any
 
 from rich.console import Console
 
-from obverse import tasks
-from obverse.analysis.contest import compare
-from obverse.analysis.exports import markdown
-from obverse.analysis.plan import make_plan
-from obverse.analysis.standings import standings
-from obverse.comparison import CompareConfig
-from obverse.layers import Layer
-from obverse.records import Problem
-from obverse.resolve import read
+from obverse import data as tasks
+from obverse.comparison.export import markdown
+from obverse.comparison.plan import make_plan
+from obverse.comparison.run import compare
+from obverse.comparison.standings import standings
+from obverse.config.compare import CompareConfig
+from obverse.config.resolve import read
+from obverse.config.sources import Layer
+from obverse.types import Problem
 from recipes import published
 
 ROOT = Path(__file__).parents[1]

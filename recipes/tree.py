@@ -28,11 +28,11 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from obverse.course import only
+from obverse.cli.coefficients import coefficients, keep
+from obverse.cli.step_file import COLUMNS, Row
+from obverse.estimator.schedule import only
 from obverse.methods import build
-from obverse.records import Kind, Problem, Sample, Source, Verdict, Wish
-from obverse.step_file import COLUMNS, Row
-from obverse.weigh import coefficients, keep
+from obverse.types import GenerationRequest, GradeResult, Kind, Problem, Sample, Source
 
 BRANCHING = 3
 HORIZONS = (1, 2, 3, 4, 5, 6, 7)
@@ -114,7 +114,7 @@ def as_row(tree: Tree, way: Way, kind: Kind) -> Row:
         sources=[Source.HINT] * way.num_hint + [own] * (tree.horizon - way.num_hint),
         behavior=logps,
         text="",
-        verdict=Verdict(is_right, float(is_right)),
+        grade=GradeResult(is_right, float(is_right)),
     )
     columns: dict[str, list[float | None] | None] = dict.fromkeys(COLUMNS)
     columns["behavior"] = list(logps)
@@ -123,14 +123,14 @@ def as_row(tree: Tree, way: Way, kind: Kind) -> Row:
     return Row(kind, "tree", sample, True, None, logps, columns)
 
 
-def asked(tree: Tree, wishes: list[Wish]) -> list[tuple[Way, Kind]]:
+def asked(tree: Tree, requests: list[GenerationRequest]) -> list[tuple[Way, Kind]]:
     """What a method asks for at the root: demonstrations, and ways of its own with or without a hint."""
     ways: list[tuple[Way, Kind]] = []
-    for wish in wishes:
-        ways += [(Way(tree.target), "demonstration")] * wish.demonstrations
-        in_tokens = min(int(wish.hint * tree.horizon), tree.horizon - 1)
-        num_hint = in_tokens if wish.hint_in == "tokens" else round(wish.hint * tree.horizon)
-        ways += [(tree.walk(num_hint), "hinted" if num_hint else "rollout") for _ in range(wish.rollouts)]
+    for request in requests:
+        ways += [(Way(tree.target), "demonstration")] * request.demonstrations
+        in_tokens = min(int(request.hint * tree.horizon), tree.horizon - 1)
+        num_hint = in_tokens if request.hint_in == "tokens" else round(request.hint * tree.horizon)
+        ways += [(tree.walk(num_hint), "hinted" if num_hint else "rollout") for _ in range(request.rollouts)]
     return ways
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from obverse.analysis.variance import variance
-from obverse.config_analysis import VarianceConfig
+from obverse.config.analyze import VarianceConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "analyze.md"
 METHODS = "sft,dft,reinforce,rloo,grpo,dr_grpo,nft,raft,hpt,luffy,srft,uft,prefix_rft"

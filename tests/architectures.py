@@ -19,14 +19,14 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from obverse.batch import Update, pack
 from obverse.errors import ConfigError
-from obverse.model import Policy, as_policy, logprobs
-from obverse.prompts import Reader
-from obverse.records import Sample, Source
-from obverse.reduced import quiet, randomize, reduced
-from obverse.sampling import Law, Order
-from obverse.sampling.hf import HFSampler
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.models.batch import Update, pack
+from obverse.models.policy import Policy, as_policy, logprobs
+from obverse.models.reduced_model import quiet, randomize, reduced
+from obverse.models.shared_prefix import Reader
+from obverse.types import Sample, Source
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 TABLE = Path(__file__).parent / "data" / "architectures.json"
@@ -134,15 +134,15 @@ def gaps(found: Found, expected: Found) -> tuple[float, float]:
     return logp, max(float((found[1][name] - each).abs().max()) for name, each in expected[1].items()) / scale
 
 
-def sampled_gap(model: Any, law: Law, prompts: tuple[int, ...], num_tokens: int = NUM_TOKENS) -> float:
+def sampled_gap(model: Any, params: SamplingParams, prompts: tuple[int, ...], num_tokens: int = NUM_TOKENS) -> float:
     """The largest difference between the log-prob that a token was sampled with and that of a plain forward."""
     rng = random.Random(4)
-    orders = [Order([rng.randrange(3, num_tokens) for _ in range(length)], range(4)) for length in prompts]
+    requests = [SamplingRequest([rng.randrange(3, num_tokens) for _ in range(length)], range(4)) for length in prompts]
     worst = 0.0
-    for order, drawn in zip(orders, HFSampler(model, 5).sample(orders, law), strict=True):
+    for request, drawn in zip(requests, HFSampler(model, 5).sample(requests, params), strict=True):
         for each in drawn:
             with torch.no_grad():
-                logp = row_logps(model, list(order.prompt_ids), each.ids)
+                logp = row_logps(model, list(request.prompt_ids), each.ids)
             worst = max(worst, float((logp - torch.tensor(each.behavior)).abs().max()))
     return worst
 
@@ -183,7 +183,7 @@ def outcome(kind: str) -> dict[str, str]:
     told["prompts"] = "computed once" if policy.shares else "computed for each sample"
     told["head"] = "matrix" if policy.layer is not None else "capped or biased" if policy.head else "whole model"
     try:
-        gap = sampled_gap(model, Law((), 24), (3, 21, 11))
+        gap = sampled_gap(model, SamplingParams((), 24), (3, 21, 11))
     except ConfigError as error:
         return told | {"sampling": reason(error)}
     assert gap < SAMPLE, f"{kind}: sampled log-probs differ by {gap}"
@@ -207,8 +207,8 @@ def lists(table: dict[str, dict[str, str]]) -> str:
         else:
             title = f"Refused: it {told['training']}"
         groups.setdefault(title, []).append(f"`{kind}`")
-    order = sorted(groups, key=lambda title: (not title.startswith("Trained and"), title[:2] != "Tr", title))
-    texts = [f"**{title}** ({len(groups[title])}): {', '.join(groups[title])}." for title in order]
+    request = sorted(groups, key=lambda title: (not title.startswith("Trained and"), title[:2] != "Tr", title))
+    texts = [f"**{title}** ({len(groups[title])}): {', '.join(groups[title])}." for title in request]
     return "\n\n".join(textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False) for text in texts)
 
 

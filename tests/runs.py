@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from obverse import methods
-from obverse.config import TrainConfig
-from obverse.resolve import resolve
-from obverse.runlog import RunFolder
-from obverse.tasks import arithmetic
+from obverse.config.resolve import resolve
+from obverse.config.train import TrainConfig
+from obverse.data.synthetic import arithmetic
+from obverse.runtime.run_dir import RunFolder
 
 SMALL = {"prompts_per_step": 4, "max_completion_length": 12, "learning_rate": 1e-3, "micro_batch_tokens": 256}
 

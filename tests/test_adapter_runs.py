@@ -14,15 +14,15 @@ from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import runs
-from obverse.adapters import CONFIG, ORIGIN, WEIGHTS, base_of, load_any
-from obverse.config import TrainConfig
-from obverse.config_eval import EvalConfig
-from obverse.config_export import ExportConfig
+from obverse.cli.export import export
+from obverse.config.eval import EvalConfig
+from obverse.config.export import ExportConfig
+from obverse.config.train import TrainConfig
 from obverse.errors import CheckpointError, ConfigError, StorageError
-from obverse.evaluate import evaluate
-from obverse.export import export
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.evaluation.evaluate import evaluate
+from obverse.models.adapter_io import CONFIG, ORIGIN, WEIGHTS, base_of, load_any
+from obverse.runtime.callbacks import Silent
+from obverse.training.loop import train
 
 peft = pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
 
@@ -221,7 +221,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         exported(run / "checkpoint-2")
     with pytest.raises(ConfigError, match="has no whole checkpoint to export"):
         exported(run)
-    monkeypatch.setattr("obverse.export.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("obverse.cli.export.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(StorageError, match="could not be written: No space left"):
         exported(trained)
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.part").exists()

@@ -11,8 +11,8 @@ import torch
 from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM
 
-from obverse.adapters import base_of, load_any
 from obverse.errors import ConfigError
+from obverse.models.adapter_io import base_of, load_any
 
 peft = pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
 

@@ -11,8 +11,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
-from obverse.tasks import arithmetic, countdown
-from obverse.verifiers import verifier
+from obverse.data.synthetic import arithmetic, countdown
+from obverse.rewards import verifier
 from recipes import embedded_base
 
 BASE = Path(__file__).parents[1] / "obverse" / "assets" / "base"
@@ -78,7 +78,7 @@ def test_the_recipe_reads_the_train_side_and_three_steps_at_most(monkeypatch):
     def listen(generate):
         return lambda split, *rest: asked.append(split) or generate(split, *rest)
 
-    few = tuple(replace(course, num_problems=40, num_seeds=1) for course in embedded_base.COURSES)
+    few = tuple(replace(schedule, num_problems=40, num_seeds=1) for schedule in embedded_base.COURSES)
     monkeypatch.setattr(embedded_base, "COURSES", few)
     monkeypatch.setattr(
         embedded_base, "GENERATE", {task: listen(generate) for task, generate in embedded_base.GENERATE.items()}

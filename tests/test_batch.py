@@ -8,8 +8,8 @@ import pytest
 import torch
 from exam.batches import groups, sample
 
-from obverse.batch import pack
-from obverse.records import Sample, Source
+from obverse.models.batch import pack
+from obverse.types import Sample, Source
 
 BOTH = frozenset({Source.ROLLOUT, Source.DEMONSTRATION})
 

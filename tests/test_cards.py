@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from obverse import compiling
-from obverse.cli import main
+from obverse.cli.main import main
 from obverse.errors import ConfigError
-from obverse.loading import load, load_scalar
-from obverse.model import logprobs, with_checkpoints, with_compiled_layers
-from obverse.plan.phases import micro_batch
-from obverse.snapshot import NAME, recorded
+from obverse.memory_plan.phases import micro_batch
+from obverse.models import compile as compiling
+from obverse.models.load import load, load_scalar
+from obverse.models.policy import logprobs, with_checkpoints, with_compiled_layers
+from obverse.training.cuda_memory_snapshot import NAME, recorded
 
 TRAIN = ["train", "sft", "--max_steps", "1", "--report", "false", "--output_dir", "run", "--device", "cpu"]
 

@@ -14,23 +14,23 @@ from typing import Any
 
 import pytest
 
-from obverse import cli
-from obverse.arguments import scan
-from obverse.cli import main
-from obverse.commands import COMMANDS
-from obverse.config import TrainConfig, schema
-from obverse.config_eval import EvalConfig, RegradeConfig
-from obverse.config_file import read
+from obverse.cli import main as cli
+from obverse.cli.commands import COMMANDS
+from obverse.cli.main import main
+from obverse.cli.parser import scan
+from obverse.config.eval import EvalConfig, RegradeConfig
+from obverse.config.train import TrainConfig, schema
+from obverse.config.yaml_file import read
 from obverse.errors import CheckpointError, DataError
 from obverse.methods import find, names
-from obverse.watch import Watcher
+from obverse.runtime.callbacks import Watcher
 
 ROOT = str(Path(cli.__file__).parents[1])
 STEP = Path(__file__).parent / "data" / "step.json"
 SLOW = ("torch", "transformers", "datasets", "numpy", "pyarrow")
 REPORT_IMPORTS = f"""
 import sys
-from obverse.cli import main
+from obverse.cli.main import main
 main(sys.argv[1:])
 print([name for name in {SLOW} if name in sys.modules])
 """
@@ -195,7 +195,7 @@ def test_train_hands_over_the_resolved_configuration(monkeypatch: pytest.MonkeyP
         seen.append(config)
         return Outcome(143)
 
-    stub(monkeypatch, "obverse.train", train=train)
+    stub(monkeypatch, "obverse.training.loop", train=train)
     Path("f.yaml").write_text("method: hpt\nseed: 3\ngate: 2\n")
     assert main(["train", "--config", "f.yaml", "--gate", "1"]) == 143
     (config,) = seen
@@ -229,7 +229,7 @@ def test_eval_prints_the_table_and_the_path(
         assert config.model == "runs/x" and config.k == (1, 8) and config.model_fields_set == {"model", "k"}
         return [Report()]
 
-    stub(monkeypatch, "obverse.evaluate", evaluate_each=evaluate_each)
+    stub(monkeypatch, "obverse.evaluation.evaluate", evaluate_each=evaluate_each)
     assert main(["eval", "runs/x", "--k", "1,8"]) == 0
     assert capsys.readouterr().out == "the table\nevals/a.json\n"
 
@@ -243,7 +243,7 @@ def test_eval_of_several_models_has_a_folder_each(
         seen.append((config.model, config.output))
         return []
 
-    stub(monkeypatch, "obverse.evaluate", evaluate_each=evaluate_each)
+    stub(monkeypatch, "obverse.evaluation.evaluate", evaluate_each=evaluate_each)
     assert main(["eval", "runs/x", "b", "--output", "out"]) == 0
     assert seen == [("runs/x", Path("out/1-x")), ("b", Path("out/2-b"))]
     for words, said in (
@@ -263,12 +263,12 @@ def test_eval_regrades_without_a_model(monkeypatch: pytest.MonkeyPatch, capsys: 
         assert (config.regrade, config.verifier, config.k) == (Path("evals/x"), "exact", None)
         return []
 
-    stub(monkeypatch, "obverse.regrade", regrade=regrade)
+    stub(monkeypatch, "obverse.evaluation.regrade", regrade=regrade)
     assert main(["eval", "--regrade", "evals/x", "--verifier", "exact"]) == 0
 
 
 def test_demo_hands_over_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub(monkeypatch, "obverse.demo", demo=lambda config: len(config.methods))
+    stub(monkeypatch, "obverse.cli.demo", demo=lambda config: len(config.methods))
     assert main(["demo", "--methods", "hpt,grpo"]) == 2
 
 
@@ -332,7 +332,7 @@ def test_errors_have_their_codes_and_no_traceback(
     def train(config: TrainConfig, watcher: Watcher) -> Outcome:
         raise error
 
-    stub(monkeypatch, "obverse.train", train=train)
+    stub(monkeypatch, "obverse.training.loop", train=train)
     assert main(["train", "hpt"]) == code
     err = capsys.readouterr().err
     assert "Traceback" not in err and "\x1b" not in err and err.count("\n") == 1
@@ -345,7 +345,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_mistake_of_ours_is_not_swallowed() -> None:
-    code = "import obverse.cli as cli; cli.dispatch = lambda words: 1 / 0; cli.main([])"
+    code = "import obverse.cli.main as cli; cli.dispatch = lambda words: 1 / 0; cli.main([])"
     result = python("-c", code)
     assert result.returncode == 1
     assert "Traceback" in result.stderr
@@ -369,7 +369,7 @@ def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
 
 def test_an_interrupt_before_the_run_is_130() -> None:
     # whoever started the tests may have had SIGINT ignored: a shell's background job has
-    listen = "import os, signal, obverse.cli as cli; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    listen = "import os, signal, obverse.cli.main as cli; signal.signal(signal.SIGINT, signal.default_int_handler)"
     kill = "cli.dispatch = lambda words: os.kill(os.getpid(), signal.SIGINT)"
     result = python("-c", f"{listen}; {kill}; print(cli.main([]))")
     assert result.stdout.strip() == "130" and result.stderr.strip() == "interrupted"

@@ -8,18 +8,18 @@ from collections.abc import Callable
 import pytest
 import torch
 from exam.batches import Numbers, groups, numbers, ours
-from parts.test_golden import view
+from parts.test_golden import inputs
 
 from obverse import methods
-from obverse.course import Course, as_course
 from obverse.errors import ConfigError
-from obverse.estimator import Term, coefficient
-from obverse.method import Method
-from obverse.methods._compose import compose
-from obverse.parts import Always, Behavior, Corrected, PerToken
-from obverse.parts.mismatch import Correction
-from obverse.records import Source
-from obverse.view import Tokens
+from obverse.estimator.formula import Term, coefficient
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Always, Behavior, Corrected, PerToken
+from obverse.estimator.parts.mismatch import Correction
+from obverse.estimator.schedule import TrainingSchedule, as_schedule
+from obverse.estimator.tables import Tokens
+from obverse.methods._components import compose
+from obverse.types import Source
 
 CORRECTIONS: tuple[Correction, ...] = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 
@@ -45,7 +45,7 @@ def slope(method: Method, seed: int = 3) -> torch.Tensor:
 def test_components_are_off_by_default(name: str) -> None:
     plain = getattr(importlib.import_module(f"obverse.methods.{name}"), name)()
     assert methods.build(name) == plain
-    for method in as_course(plain).methods:
+    for method in as_schedule(plain).methods:
         assert compose(method) == method
 
 
@@ -182,7 +182,7 @@ def test_a_mismatch_correction_multiplies_own_tokens(name: str, mode: Correction
 
 def test_a_kl_is_not_corrected() -> None:
     method = built("grpo", importance_sampling="token_truncate", kl_coef=0.1)
-    gates = [(str(term.advantage), type(term.stable)) for term in method.terms]
+    gates = [(str(term.advantage), type(term.mask)) for term in method.terms]
     # neither the method's own KL nor the component's
     assert gates == [("standardized(eps=1e-06)", Corrected), ("towards_anchor", Always), ("towards_anchor", Always)]
 
@@ -200,9 +200,9 @@ def test_a_kl_is_not_corrected() -> None:
 )
 def test_golden_truncation(mode: Correction, cap: float, expected: float) -> None:
     """pi_old 0.25 over mu 0.10 is 2.5; ratio 1.2, A = 1 / 2."""
-    at = view((1.0,))
+    at = inputs((1.0,))
     tokens = Tokens(**{**vars(at.tokens), "sampler": torch.full_like(at.tokens.behavior, 0.10).log()})
-    term = Term(Source.ROLLOUT, reference=Behavior(), stable=Corrected(Always(), mode, cap), share=PerToken())
+    term = Term(Source.ROLLOUT, reference=Behavior(), mask=Corrected(Always(), mode, cap), normalizer=PerToken())
     assert 0.5 * float(coefficient(at._replace(tokens=tokens), (term,))) == pytest.approx(expected)
 
 
@@ -241,8 +241,8 @@ def test_a_methods_own_option_wins() -> None:
 
 
 def test_a_course_gives_components_to_lanes_with_own_samples() -> None:
-    course, plain = methods.build("alternate", {"kl_coef": 0.1, "kl_estimator": "k2"}), methods.build("alternate")
-    assert isinstance(course, Course) and isinstance(plain, Course)
-    assert course.methods[0] == built("grpo", beta=0.0, kl_coef=0.1, kl_estimator="k2")
-    assert course.methods[1] == plain.methods[1]
-    assert (course.turn, course.run) == (plain.turn, plain.run)
+    schedule, plain = methods.build("alternate", {"kl_coef": 0.1, "kl_estimator": "k2"}), methods.build("alternate")
+    assert isinstance(schedule, TrainingSchedule) and isinstance(plain, TrainingSchedule)
+    assert schedule.methods[0] == built("grpo", beta=0.0, kl_coef=0.1, kl_estimator="k2")
+    assert schedule.methods[1] == plain.methods[1]
+    assert (schedule.selector, schedule.run) == (plain.selector, plain.run)

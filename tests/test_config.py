@@ -9,16 +9,17 @@ import pytest
 from annotated_types import Ge, Gt
 
 from obverse import methods
-from obverse.config import EMBEDDED_PRESET, DataConfig, DemoConfig, GradeConfig, TrainConfig, schema
-from obverse.config_eval import EvalConfig
-from obverse.config_file import read as read_file
-from obverse.config_file import write
+from obverse.config.eval import EvalConfig
+from obverse.config.fields import Options
+from obverse.config.resolve import method_options, read, resolve
+from obverse.config.sources import COMMAND_LINE, Layer, is_option, kinds
+from obverse.config.train import EMBEDDED_PRESET, DataConfig, DemoConfig, GradeConfig, TrainConfig, schema
+from obverse.config.yaml_file import read as read_file
+from obverse.config.yaml_file import write
 from obverse.errors import ConfigError
-from obverse.layers import COMMAND_LINE, Layer, is_option, kinds
-from obverse.method import Method
+from obverse.estimator.method import Method
 from obverse.methods import find, names
-from obverse.options import Options
-from obverse.resolve import method_options, read, resolve, slug, with_folder
+from obverse.runtime.output_dir import slug, with_folder
 
 ALL = (TrainConfig, EvalConfig, GradeConfig, DemoConfig, DataConfig)
 

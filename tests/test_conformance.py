@@ -39,15 +39,16 @@ from transformers import (
 from transformers.models.gemma4.configuration_gemma4 import Gemma4Config, Gemma4VisionConfig
 
 import runs
-from obverse.conformance import check_sampling, conforming
 from obverse.errors import ConfigError
-from obverse.interrupt import Attentive
-from obverse.model import WAYS, as_policy
-from obverse.prepare import prepare
-from obverse.reduced import MAX_PARAMETERS, reduced
-from obverse.sampling import Law, Order
-from obverse.sampling.hf import HFSampler
-from obverse.watch import Silent
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.conformance import check_sampling
+from obverse.inference.hf import HFSampler
+from obverse.models.conformance import conforming
+from obverse.models.policy import WAYS, as_policy
+from obverse.models.reduced_model import MAX_PARAMETERS, reduced
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.signals import Attentive
+from obverse.training.setup import prepare
 
 SWITCH = 24  # tokens
 SMALL: dict[str, Any] = {
@@ -99,8 +100,8 @@ def assert_same(found: Found, expected: Found) -> None:
     assert logp < 2e-5 and gradient < 1e-4
 
 
-def assert_sampled_as_plain(model: Any, law: Law) -> None:
-    assert sampled_gap(model, law, (3, 9)) < 1e-4
+def assert_sampled_as_plain(model: Any, params: SamplingParams) -> None:
+    assert sampled_gap(model, params, (3, 9)) < 1e-4
 
 
 @pytest.mark.parametrize("budget", [1, 60, 10**6])
@@ -115,9 +116,9 @@ def test_longrope_rows_have_the_frequencies_of_their_own_length(budget: int) -> 
 
 def test_longrope_is_sampled_up_to_the_switch_and_refused_beyond() -> None:
     model = phi3()
-    assert_sampled_as_plain(model, Law((), SWITCH - 9))
+    assert_sampled_as_plain(model, SamplingParams((), SWITCH - 9))
     with pytest.raises(ConfigError, match="--max_completion_length") as caught:
-        HFSampler(model, 4).sample([Order([5] * 9, [0])], Law((), SWITCH - 8))
+        HFSampler(model, 4).sample([SamplingRequest([5] * 9, [0])], SamplingParams((), SWITCH - 8))
     assert f"beyond {SWITCH} " in str(caught.value)
 
 
@@ -127,12 +128,12 @@ def test_dynamic_rope_is_right_up_to_its_positions_and_refused_beyond() -> None:
     expected = plain(model, short)
     for shared in (False, policy.shares):  # the padding behind responses has no positions beyond
         assert_same(ours(policy, short, 10**6, shared), expected)
-    assert_sampled_as_plain(model, Law((), SWITCH - 9))
+    assert_sampled_as_plain(model, SamplingParams((), SWITCH - 9))
     for shared in (False, policy.shares):
         with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
             ours(policy, batch({3: (2, 22)}), 10**6, shared)
     with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
-        HFSampler(model, 4).sample([Order([5] * 9, [0])], Law((), SWITCH - 8))
+        HFSampler(model, 4).sample([SamplingRequest([5] * 9, [0])], SamplingParams((), SWITCH - 8))
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_layers_that_share_keys_are_sampled() -> None:
         layer_types=["sliding_attention", "full_attention"] * 2,
         sliding_window=8,
     )
-    assert_sampled_as_plain(made(Gemma4ForCausalLM, config), Law((), 14))
+    assert_sampled_as_plain(made(Gemma4ForCausalLM, config), SamplingParams((), 14))
 
 
 def test_the_padding_behind_responses_needs_no_positions() -> None:
@@ -279,7 +280,7 @@ def test_a_copy_of_a_large_model_is_small_and_has_its_classes() -> None:
 
 
 def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("obverse.conformance.reduced", lambda model: None)
+    monkeypatch.setattr("obverse.models.conformance.reduced", lambda model: None)
     model, update = made(LlamaForCausalLM, LlamaConfig(**SMALL | {"vocab_size": 97})), batch({3: (2, 9), 11: (4,)})
     policy = as_policy(model)
     assert policy.head is None and not policy.shares

@@ -10,10 +10,10 @@ from tiny_models import tiny_tokenizer
 from tiny_templates import TEMPLATES
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
+from obverse.data.renderer import Renderer
+from obverse.data.template_mismatches import spelled_out, spelled_remark
 from obverse.errors import ConfigError
-from obverse.misfits import spelled_out, spelled_remark
-from obverse.records import Problem
-from obverse.text import Renderer
+from obverse.types import Problem
 
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}</s>{% endfor %}"
 KINDS = [*TEMPLATES, "llama2 first", "llama2 always", "bytes"]

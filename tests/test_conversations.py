@@ -8,11 +8,11 @@ import pytest
 from tiny_models import tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from obverse.data.layouts import Flaw, Place, read_row
+from obverse.data.renderer import Renderer
+from obverse.data.template_mismatches import refuse_misfits
 from obverse.errors import DataError
-from obverse.misfits import refuse_misfits
-from obverse.records import Problem
-from obverse.tasks.rows import Flaw, Place, read_row
-from obverse.text import Renderer
+from obverse.types import Problem
 
 # Tools, calls, thoughts that are kept behind the last question only, and a way not to think.
 THINKER = """\

@@ -5,42 +5,53 @@ from __future__ import annotations
 import pytest
 
 from obverse import methods
-from obverse.course import Clock, Course, InOrder, InTurns, Lane, Only, Turn, WhenWaiting, as_course, only
 from obverse.errors import ConfigError
+from obverse.estimator.schedule import (
+    Clock,
+    InOrder,
+    InTurns,
+    Only,
+    Stage,
+    StageSelector,
+    TrainingSchedule,
+    WhenWaiting,
+    as_schedule,
+    only,
+)
 from obverse.methods.grpo import grpo
 from obverse.methods.sft import sft
-from obverse.records import Group, Problem, Sample, Source, Verdict
+from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 
-def built(name: str, **options: object) -> Course:
+def built(name: str, **options: object) -> TrainingSchedule:
     made = methods.build(name, options)
-    assert isinstance(made, Course)
+    assert isinstance(made, TrainingSchedule)
     return made
 
 
-@pytest.mark.parametrize(("progress", "lane"), [(0.0, 0), (0.29, 0), (0.3, 1), (0.31, 1), (1.0, 1)])
-def test_the_second_stage_begins_at_its_boundary(progress: float, lane: int) -> None:
-    assert InOrder(0.3).lane(Clock(progress=progress)) == lane
+@pytest.mark.parametrize(("progress", "stage"), [(0.0, 0), (0.29, 0), (0.3, 1), (0.31, 1), (1.0, 1)])
+def test_the_second_stage_begins_at_its_boundary(progress: float, stage: int) -> None:
+    assert InOrder(0.3).stage(Clock(progress=progress)) == stage
 
 
 @pytest.mark.parametrize(
-    ("lane", "progress", "expected"),
+    ("stage", "progress", "expected"),
     [(0, 0.0, 0.0), (0, 0.15, 0.5), (0, 0.3, 1.0), (0, 0.9, 1.0), (1, 0.1, 0.0), (1, 0.65, 0.5), (1, 1.0, 1.0)],
 )
-def test_each_stage_counts_its_own_progress(lane: int, progress: float, expected: float) -> None:
-    assert InOrder(0.3).progress(lane, progress) == pytest.approx(expected)
+def test_each_stage_counts_its_own_progress(stage: int, progress: float, expected: float) -> None:
+    assert InOrder(0.3).progress(stage, progress) == pytest.approx(expected)
 
 
 def test_turns_go_round() -> None:
-    turn = InTurns(first=3, second=2)
-    assert [turn.lane(Clock(step=step)) for step in range(11)] == [0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0]
-    assert [InTurns().lane(Clock(step=step)) for step in range(4)] == [0, 1, 0, 1]
-    assert turn.progress(1, 0.4) == 0.4
+    selector = InTurns(first=3, second=2)
+    assert [selector.stage(Clock(step=step)) for step in range(11)] == [0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0]
+    assert [InTurns().stage(Clock(step=step)) for step in range(4)] == [0, 1, 0, 1]
+    assert selector.progress(1, 0.4) == 0.4
 
 
-@pytest.mark.parametrize(("waiting", "lane"), [(0, 0), (127, 0), (128, 1), (500, 1)])
-def test_the_second_lane_acts_once_enough_problems_wait(waiting: int, lane: int) -> None:
-    assert WhenWaiting(128).lane(Clock(num_waiting=waiting)) == lane
+@pytest.mark.parametrize(("waiting", "stage"), [(0, 0), (127, 0), (128, 1), (500, 1)])
+def test_the_second_lane_acts_once_enough_problems_wait(waiting: int, stage: int) -> None:
+    assert WhenWaiting(128).stage(Clock(num_waiting=waiting)) == stage
 
 
 @pytest.mark.parametrize(
@@ -48,13 +59,13 @@ def test_the_second_lane_acts_once_enough_problems_wait(waiting: int, lane: int)
     [(Only(), [1.0]), (InOrder(0.3), [0.3, 0.7]), (InTurns(3, 2), [0.6, 0.4]), (WhenWaiting(), [1.0, 1.0])],
     ids=str,
 )
-def test_the_share_of_steps_that_a_schedule_counts_on(turn: Turn, spans: list[float]) -> None:
-    assert [turn.span(lane) for lane in range(len(spans))] == pytest.approx(spans)
+def test_the_share_of_steps_that_a_schedule_counts_on(selector: StageSelector, spans: list[float]) -> None:
+    assert [selector.span(stage) for stage in range(len(spans))] == pytest.approx(spans)
 
 
 def test_only_stages_begin_with_a_new_initial_model() -> None:
     assert InOrder().fresh_anchor
-    assert not any(turn.fresh_anchor for turn in (Only(), InTurns(), WhenWaiting()))
+    assert not any(selector.fresh_anchor for selector in (Only(), InTurns(), WhenWaiting()))
 
 
 @pytest.mark.parametrize("first", [-0.1, 0.0, 1.0, 1.5, float("nan")])
@@ -76,64 +87,68 @@ def test_at_least_one_problem_has_to_wait(num: int) -> None:
 
 
 def test_a_course_has_as_many_lanes_as_take_turns() -> None:
-    lane = Lane(sft())
-    for turn in (InOrder(), InTurns(), WhenWaiting()):
+    stage = Stage(sft())
+    for selector in (InOrder(), InTurns(), WhenWaiting()):
         with pytest.raises(ValueError, match="2 lanes"):
-            Course((lane,), turn)
+            TrainingSchedule((stage,), selector)
     with pytest.raises(ValueError, match="1 lanes"):
-        Course((lane, lane))
+        TrainingSchedule((stage, stage))
     with pytest.raises(ValueError, match="nobody to share"):
-        Course((Lane(sft(), shares_optimizer=True), lane), InTurns())
+        TrainingSchedule((Stage(sft(), shares_optimizer=True), stage), InTurns())
     with pytest.raises(ValueError, match="no learning rate of its own"):
-        Course((lane, Lane(sft(), 1e-5, shares_optimizer=True)), InTurns())
+        TrainingSchedule((stage, Stage(sft(), 1e-5, shares_optimizer=True)), InTurns())
 
 
 def test_one_method_is_a_course_of_one_lane() -> None:
     method = grpo()
-    course = as_course(method)
-    assert (course.methods, course.run, course.turn.lane(Clock(9, 0.9, 9))) == ((method,), method.run, 0)
-    assert as_course(course) is course
+    schedule = as_schedule(method)
+    assert (schedule.methods, schedule.run, schedule.selector.stage(Clock(9, 0.9, 9))) == ((method,), method.run, 0)
+    assert as_schedule(schedule) is schedule
     assert only(method) is method
     with pytest.raises(ConfigError, match="several methods"):
-        only(course)
+        only(schedule)
 
 
 def failed(*right: bool, demonstration: tuple[str, ...] = ("so",)) -> Group:
-    verdicts = [Verdict.right() if each else Verdict.wrong("no") for each in right]
-    own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", verdict=verdict) for verdict in verdicts]
+    grades = [GradeResult.right() if each else GradeResult.wrong("no") for each in right]
+    own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
     return Group(Problem("p", "x", demonstration=demonstration), own)
 
 
 def test_a_problem_waits_if_it_was_never_solved_and_somebody_did() -> None:
-    course = built("relift")
-    assert course.is_put_aside(failed(False, False))
-    assert not course.is_put_aside(failed(False, True))
-    assert not course.is_put_aside(failed(False, False, demonstration=()))
-    assert not course.is_put_aside(failed())  # nobody could grade it
+    schedule = built("relift")
+    assert schedule.is_put_aside(failed(False, False))
+    assert not schedule.is_put_aside(failed(False, True))
+    assert not schedule.is_put_aside(failed(False, False, demonstration=()))
+    assert not schedule.is_put_aside(failed())  # nobody could grade it
     assert not built("alternate").is_put_aside(failed(False, False))
-    assert (course.num_taken, built("alternate").num_taken, built("relift", num_waiting=3).num_taken) == (128, None, 3)
+    assert (schedule.num_taken, built("alternate").num_taken, built("relift", num_waiting=3).num_taken) == (
+        128,
+        None,
+        3,
+    )
 
 
 def test_stages_have_their_own_rates_and_the_first_takes_its_share() -> None:
-    course = built("sft_then_rl", sft_share=0.2, imitation_learning_rate=3e-5, num_generations=4)
-    assert course.turn == InOrder(0.2)
-    assert [lane.learning_rate for lane in course.lanes] == [3e-5, None]
-    assert [method.ask(Problem("p", "x"), 0.0)[0].rollouts for method in course.methods] == [0, 4]
-    assert not any(lane.shares_optimizer for lane in course.lanes)
+    schedule = built("sft_then_rl", sft_share=0.2, imitation_learning_rate=3e-5, num_generations=4)
+    assert schedule.selector == InOrder(0.2)
+    assert [stage.learning_rate for stage in schedule.stages] == [3e-5, None]
+    assert [method.ask(Problem("p", "x"), 0.0)[0].rollouts for method in schedule.methods] == [0, 4]
+    assert not any(stage.shares_optimizer for stage in schedule.stages)
 
 
 def test_alternation_shares_moments_if_asked() -> None:
     apart, shared = (
         built("alternate", rl_steps=3, imitation_learning_rate=2e-5, moments=m) for m in ("separate", "shared")
     )
-    assert apart.turn == shared.turn == InTurns(3, 1)
-    assert [(lane.learning_rate, lane.shares_optimizer) for lane in apart.lanes] == [(None, False), (2e-5, False)]
-    assert [(lane.learning_rate, lane.shares_optimizer) for lane in shared.lanes] == [(None, False), (None, True)]
+    assert apart.selector == shared.selector == InTurns(3, 1)
+    assert [(stage.learning_rate, stage.shares_optimizer) for stage in apart.stages] == [(None, False), (2e-5, False)]
+    assert [(stage.learning_rate, stage.shares_optimizer) for stage in shared.stages] == [(None, False), (None, True)]
 
 
 def test_a_whole_group_leaves_the_imitating_lane_the_failed_problems_only() -> None:
     imitate = built("relift").methods[1]
-    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", verdict=Verdict.right())
+    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.right())
     for right, kinds in (((False, False), ["demonstration"]), ((True, False), [])):
         group = failed(*right)
         group.samples.append(shown)
@@ -142,10 +157,10 @@ def test_a_whole_group_leaves_the_imitating_lane_the_failed_problems_only() -> N
 
 @pytest.mark.parametrize("name", ["sft_then_rl", "relift", "reft"])
 def test_a_lane_has_the_rate_that_a_run_begins_with(name: str) -> None:
-    course = built(name)
-    rates = {lane.learning_rate for lane in course.lanes} - {None}
-    assert rates == {course.run["imitation_learning_rate"]}
-    assert {lane.learning_rate for lane in built(name, imitation_learning_rate=None).lanes} == {None}
+    schedule = built(name)
+    rates = {stage.learning_rate for stage in schedule.stages} - {None}
+    assert rates == {schedule.run["imitation_learning_rate"]}
+    assert {stage.learning_rate for stage in built(name, imitation_learning_rate=None).stages} == {None}
 
 
 def test_a_partial_reward_belongs_to_the_run() -> None:

@@ -11,15 +11,15 @@ from exam.batches import sample
 from tiny_models import save_tiny
 
 import runs
-from obverse.batch import Micro, pack
-from obverse.critic import Critic, assess
-from obverse.loading import load, load_scalar
-from obverse.optim import Optimizer
-from obverse.parts import GAE
-from obverse.records import Source
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.view import Samples
+from obverse.estimator.parts import GAE
+from obverse.estimator.tables import Samples
+from obverse.models.batch import Micro, pack
+from obverse.models.load import load, load_scalar
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
+from obverse.training.optimizer import Optimizer
+from obverse.training.value_model import Critic, assess
+from obverse.types import Source
 
 OWN = frozenset({Source.ROLLOUT})
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from obverse import demo as module
-from obverse.config import DemoConfig
-from obverse.demo import demo
-from obverse.runlog import RunFolder
+from obverse.cli import demo as module
+from obverse.cli.demo import demo
+from obverse.config.train import DemoConfig
+from obverse.runtime.run_dir import RunFolder
 
 
 def test_two_methods_on_one_budget(

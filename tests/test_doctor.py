@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from obverse import doctor as module
-from obverse.doctor import Finding, base, doctor, folder, hardware, load_torch, optional_packages, packages
+from obverse.cli import doctor as module
+from obverse.cli.doctor import Finding, base, doctor, folder, hardware, load_torch, optional_packages, packages
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, findings: list[Finding]) -> tuple[int, str]:
@@ -90,7 +90,7 @@ def test_a_lost_base_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_hardware_says_which_threads_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch  # here: the other tests need no torch
 
-    from obverse import pace
+    from obverse.models import cpu_threads as pace
 
     monkeypatch.setattr(pace, "SECONDS", 0.001)
     monkeypatch.setattr(pace, "num_cores", lambda: 2)
@@ -104,7 +104,7 @@ def test_hardware_says_which_threads_and_why(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_threads_that_were_measured_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from obverse import pace
+    from obverse.models import cpu_threads as pace
 
     rates = {"float32": (1e11, 1.9e11), "bfloat16": (2e11, 3.8e11)}
     found = [pace.Pace(index + 1, dtype, rate) for dtype, pair in rates.items() for index, rate in enumerate(pair)]

@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from sampling.fake_vllm import FakeVLLM, ModelEngine, on
 
 import runs
-from obverse import cli, methods
-from obverse.course import as_course
+from obverse import methods
+from obverse.cli import main as cli
 from obverse.errors import CheckpointError, ConfigError, EngineError
-from obverse.interrupt import Attentive
-from obverse.loading import load
-from obverse.prepare import prepare
-from obverse.runlog import RunFolder
-from obverse.sampling.engine import HEAD, WEIGHTS, check_engine, write_head
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.estimator.schedule import as_schedule
+from obverse.inference.build import HEAD, WEIGHTS, check_engine, write_head
+from obverse.models.load import load
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.runtime.signals import Attentive
+from obverse.training.loop import train
+from obverse.training.setup import prepare
 
 ROUNDING = 1e-5  # log-probs of one and the same completion, sampled in another batch
 
@@ -262,7 +263,7 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     config = runs.config(method, tmp_path, "embedded", **given)
     with pytest.raises(ConfigError, match=sentence):
-        check_engine(config, as_course(methods.build(method, config.method_options)))
+        check_engine(config, as_schedule(methods.build(method, config.method_options)))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_it_becomes_that_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     made: list[Any] = []
-    monkeypatch.setattr("obverse.sampling.serving.os.execvpe", lambda *words: made.append(words))
+    monkeypatch.setattr("obverse.inference.serve_vllm.os.execvpe", lambda *words: made.append(words))
     assert cli.main(["serve-vllm", "some/model", "--program", str(program)]) == 0
     ((called, words, environment),) = made
     assert called == str(program) and words[1:3] == ["serve", "some/model"]

@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from scripted_sampler import ScriptedSampler
 from tiny_models import save_tiny
 from transformers import AutoTokenizer
 
 import runs
-from obverse import evaluate as evaluation
-from obverse.config_eval import EvalConfig
+from obverse.config.eval import EvalConfig
+from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError
-from obverse.evaluate import Report, Score, evaluate, evaluate_each, literal, measure
-from obverse.intervals import nested_interval
-from obverse.records import Problem
-from obverse.samples import Store
-from obverse.sampling import Law, Order
-from obverse.sampling.hf import HFSampler
-from obverse.sampling.scripted import ScriptedSampler
-from obverse.text import Renderer
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.evaluation import evaluate as evaluation
+from obverse.evaluation.bootstrap import nested_interval
+from obverse.evaluation.evaluate import Report, Score, evaluate, evaluate_each, literal, measure
+from obverse.evaluation.sample_store import Store
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.runtime.callbacks import Silent
+from obverse.training.loop import train
+from obverse.types import Problem
 
 LUCKY = "def lucky(problem, text):\n    return len(text) % 2\n"
 
@@ -65,9 +65,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seeds: list[int] = []
     sample = HFSampler.sample
 
-    def counting(self: HFSampler, orders: Sequence[Order], *rest: Any) -> Any:
-        seeds.extend(seed for order in orders for seed in order.seeds)
-        return sample(self, orders, *rest)
+    def counting(self: HFSampler, requests: Sequence[SamplingRequest], *rest: Any) -> Any:
+        seeds.extend(seed for request in requests for seed in request.seeds)
+        return sample(self, requests, *rest)
 
     monkeypatch.setattr(HFSampler, "sample", counting)
     return seeds
@@ -107,8 +107,8 @@ def test_every_sample_is_stored_with_its_verdict(tiny: Path, chains: Path, tmp_p
 def test_a_seed_names_the_problem_and_the_number_not_the_place(tiny: Path) -> None:
     def seeds(problems: list[Problem]) -> dict[str, list[int]]:
         sampler = ScriptedSampler(lambda prompt, seed: [5, renderer.stop_ids[0]])
-        measure(problems, sampler, renderer, Law(renderer.stop_ids, 4), num_samples=3, seed=1)
-        return {problem.id: list(order.seeds) for problem, order in zip(problems, sampler.orders, strict=True)}
+        measure(problems, sampler, renderer, SamplingParams(renderer.stop_ids, 4), num_samples=3, seed=1)
+        return {problem.id: list(request.seeds) for problem, request in zip(problems, sampler.requests, strict=True)}
 
     renderer = Renderer(AutoTokenizer.from_pretrained(tiny))
     problems = [Problem(name, "1+1=", "2", verifier="math") for name in "abc"]
@@ -214,14 +214,14 @@ def test_a_second_start_draws_only_what_is_missing(tiny: Path, chains: Path, tmp
 def test_a_stop_keeps_whole_chunks_and_the_same_command_goes_on(
     tiny: Path, chains: Path, tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("obverse.measure.CHUNK_SAMPLES", 6)
+    monkeypatch.setattr("obverse.evaluation.sample_and_score.CHUNK_SAMPLES", 6)
     asked = config(tiny, dataset=str(chains), output=tmp_path / "out")
     whole, sample = HFSampler.sample, HFSampler.sample
 
-    def stopping(self: HFSampler, orders: Sequence[Order], *rest: Any) -> Any:
+    def stopping(self: HFSampler, requests: Sequence[SamplingRequest], *rest: Any) -> Any:
         if len(drawn) >= 6:
             raise KeyboardInterrupt
-        return sample(self, orders, *rest)
+        return sample(self, requests, *rest)
 
     watch = Notes()
     monkeypatch.setattr(HFSampler, "sample", stopping)

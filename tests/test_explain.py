@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from obverse.catalog import FAMILIES, Entry, entries, entry, markdown_table, to_json
-from obverse.course import as_course
-from obverse.estimator import Term
-from obverse.explain import explanation, methods_table
-from obverse.method import Method
+from obverse.cli.explain import explanation, methods_table
+from obverse.cli.method_table import FAMILIES, Entry, entries, entry, markdown_table, to_json
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Linear, PerToken, Request, Reward
+from obverse.estimator.schedule import as_schedule
 from obverse.methods import names
-from obverse.parts import Linear, PerToken, Request, Reward
-from obverse.records import Source, Wish
+from obverse.types import GenerationRequest, Source
 
 README = Path(__file__).parents[1] / "README.md"
 MARKS = ("<!-- methods -->", "<!-- /methods -->")
@@ -31,7 +31,7 @@ def printed(renderable: RenderableType, width: int = 80) -> str:
 
 
 def made(method: Method) -> Entry:
-    return Entry("made", lambda: method, {}, {}, as_course(method))
+    return Entry("made", lambda: method, {}, {}, as_schedule(method))
 
 
 def test_families_and_needs_follow_from_what_a_method_asks_and_reads() -> None:
@@ -42,13 +42,15 @@ def test_families_and_needs_follow_from_what_a_method_asks_and_reads() -> None:
 
 
 def test_hints_and_pairs_are_seen() -> None:
-    def late_hint(problem: Any, progress: float) -> list[Wish]:
-        return [Wish(rollouts=4, hint=0.5 if progress > 0.8 else 0.0)]
+    def late_hint(problem: Any, progress: float) -> list[GenerationRequest]:
+        return [GenerationRequest(rollouts=4, hint=0.5 if progress > 0.8 else 0.0)]
 
-    rollout = Term(Source.ROLLOUT, Reward(), share=PerToken())
+    rollout = Term(Source.ROLLOUT, Reward(), normalizer=PerToken())
     assert made(Method(late_hint, (rollout,))).family == "hybrid"
     pairs = made(
-        Method(Request(pairs=1), (Term(Source.CHOSEN, share=PerToken()), Term(Source.REJECTED, share=PerToken())))
+        Method(
+            Request(pairs=1), (Term(Source.CHOSEN, normalizer=PerToken()), Term(Source.REJECTED, normalizer=PerToken()))
+        )
     )
     assert (pairs.family, pairs.data) == ("preferences", ["pairs"])
 
@@ -84,7 +86,7 @@ def test_json_has_stable_keys() -> None:
 
 
 def test_a_schedule_is_told_by_its_name() -> None:
-    term = Term(Source.ROLLOUT, share=PerToken(), weight=Linear(1.0, 0.0))
+    term = Term(Source.ROLLOUT, normalizer=PerToken(), weight=Linear(1.0, 0.0))
     assert made(Method(Request(rollouts=1), (term,))).record()["terms"][0]["weight"] == "linear(start=1, end=0)"
 
 
@@ -100,7 +102,7 @@ def test_an_explanation_holds_docstring_parts_options_and_papers_values(name: st
     for term in [term for method in each.methods for term in method.terms]:
         assert f": {term.source.label} tokens" in found
         assert str(term.advantage).partition("(")[0] in found and str(term.share).partition("(")[0] in found
-    assert all(f"--{option} " in found for option in (*each.options, *each.course.run))
+    assert all(f"--{option} " in found for option in (*each.options, *each.schedule.run))
     assert f"needs {', '.join(each.data)}" in words
 
 
@@ -123,7 +125,7 @@ def test_a_docstring_in_another_style_stands_as_it_is() -> None:
         """
         return entry("sft").methods[0]
 
-    found = printed(explanation(Entry("mine", mine, {}, {}, as_course(mine()))))
+    found = printed(explanation(Entry("mine", mine, {}, {}, as_schedule(mine()))))
     assert "It has prose" in found and "over two lines." in found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from obverse.cli import main
+from obverse.cli.main import main
 
 
 def graded(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, object]]:

@@ -8,18 +8,18 @@ import pytest
 
 import runs
 from obverse.errors import GraderError
-from obverse.graders import NUM_RECENT, Graders, by_reason, total
-from obverse.records import Group, Problem, Sample, Verdict
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.verifiers import NOT_APPLICABLE
+from obverse.rewards import NOT_APPLICABLE
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.grader_errors import NUM_RECENT, Graders, by_reason, total
+from obverse.training.loop import train
+from obverse.types import GradeResult, Group, Problem, Sample
 
-FAILED = Verdict(None, 0.0, "timeout")
+FAILED = GradeResult(None, 0.0, "timeout")
 
 
-def step(num_failed: int, num: int, verdict: Verdict = FAILED) -> list[Group]:
-    verdicts = [verdict] * num_failed + [Verdict.right()] * (num - num_failed)
-    samples = [Sample("rollout", [1], [2], [], [], "", verdict=each) for each in verdicts]
+def step(num_failed: int, num: int, grade: GradeResult = FAILED) -> list[Group]:
+    grades = [grade] * num_failed + [GradeResult.right()] * (num - num_failed)
+    samples = [Sample("rollout", [1], [2], [], [], "", grade=each) for each in grades]
     return [Group(Problem("p", "q"), samples)]
 
 
@@ -59,10 +59,10 @@ def test_the_share_is_an_option() -> None:
 
 
 def test_errors_and_refusals_are_counted_by_reason() -> None:
-    verdicts = ["timeout", "crash", "raised: ValueError: no", "no connection"]
-    groups = [group for reason in verdicts for group in step(1, 1, Verdict(None, 0.0, reason))]
-    groups += step(2, 4, Verdict.wrong("prefilter: exponent")) + step(1, 1, Verdict.wrong("unparseable: 'x'"))
-    groups += step(1, 1, NOT_APPLICABLE) + step(1, 1, Verdict.wrong("'7' is not the answer"))
+    grades = ["timeout", "crash", "raised: ValueError: no", "no connection"]
+    groups = [group for reason in grades for group in step(1, 1, GradeResult(None, 0.0, reason))]
+    groups += step(2, 4, GradeResult.wrong("prefilter: exponent")) + step(1, 1, GradeResult.wrong("unparseable: 'x'"))
+    groups += step(1, 1, NOT_APPLICABLE) + step(1, 1, GradeResult.wrong("'7' is not the answer"))
     assert by_reason(groups) == {
         "grader/crash": 1,
         "grader/other": 1,
@@ -78,12 +78,12 @@ def test_a_run_counts_what_its_graders_failed_on(tmp_path: Path) -> None:
     problems = runs.write_problems(tmp_path / "chains.jsonl", num_problems=8, difficulty=(1, 2))
     reward = tmp_path / "reward.py"
     reward.write_text(
-        "from obverse.records import Verdict\n"
+        "from obverse.types import Verdict\n"
         "calls = []\n"
         "def fn(problem, text):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 3:\n        raise OSError('no connection')\n"
-        "    return Verdict.wrong('prefilter: mine') if len(calls) < 3 else 1.0\n"
+        "    return GradeResult.wrong('prefilter: mine') if len(calls) < 3 else 1.0\n"
     )
     given = {"verifier": f"exact*0,{reward}:fn", "max_steps": 1, "num_generations": 2, "prompts_per_step": 4}
     train(runs.config("grpo", tmp_path / "run", "embedded", problems, max_completion_length=8, **given))

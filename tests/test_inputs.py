@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 import runs
-from obverse import checkpoint, fingerprint, inputs
-from obverse.agreement import compare
-from obverse.dist.team import Team
+from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import CheckpointError, ConfigError
-from obverse.loading import EMBEDDED
-from obverse.records import Problem
-from obverse.resume import refuse_changes
-from obverse.train import train
+from obverse.models.load import EMBEDDED
+from obverse.runtime import checkpoint, fingerprint
+from obverse.training import input_fingerprints as inputs
+from obverse.training.loop import train
+from obverse.training.rank_checks import compare
+from obverse.training.resume import refuse_changes
+from obverse.types import Problem
 
 PROBLEM = Problem("p", "2+2=", "4", ("2+2=4",), "math", "4", "5", {"tolerance": 0.1, "choices": ["A", "B"]})
 CHANGES: dict[str, Any] = {
@@ -161,7 +162,7 @@ def test_ranks_with_other_code_are_told_apart(tmp_path: Path) -> None:
         config = runs.config("grpo", tmp_path / "run", "embedded", verifier=str(tmp_path / "v.py"))
         told.append(inputs.facts(inputs.of_files(config, [PROBLEM])))
 
-    class Two(Team):
+    class Two(ProcessGroup):
         def gather(self, value: Any) -> list[Any]:
             return told
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from obverse.intervals import interval, nested_interval, paired, student
-from obverse.passk import pass_at_k
+from obverse.evaluation.bootstrap import interval, nested_interval, paired, student
+from obverse.evaluation.pass_at_k import pass_at_k
 
 WITHIN = 0.015  # of 95 %
 
@@ -22,7 +22,7 @@ def test_an_interval_is_the_same_again_and_another_with_another_seed() -> None:
 def test_blocks_of_resamples_do_not_matter_to_where_an_interval_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     values = list(np.random.default_rng(0).random(50))
     whole = interval(values)
-    monkeypatch.setattr("obverse.intervals.BLOCK", 500)
+    monkeypatch.setattr("obverse.evaluation.bootstrap.BLOCK", 500)
     assert interval(values) == pytest.approx(whole, abs=0.01)
 
 

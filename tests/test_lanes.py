@@ -12,15 +12,15 @@ import torch
 from tiny_models import save_tiny
 
 import runs
-from obverse import checkpoint
 from obverse.errors import CheckpointError
-from obverse.interrupt import Attentive
-from obverse.loading import load
-from obverse.prepare import enter, prepare
-from obverse.run import Run
-from obverse.runlog import RunFolder
-from obverse.train import step, train
-from obverse.watch import Phase, Silent
+from obverse.models.load import load
+from obverse.runtime import checkpoint
+from obverse.runtime.callbacks import Phase, Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.runtime.signals import Attentive
+from obverse.training.loop import step, train
+from obverse.training.setup import prepare, start_stage
+from obverse.training.state import Run
 
 LINEAR = {"lr_scheduler_type": "linear", "learning_rate": 1e-3, "imitation_learning_rate": 4e-3}
 
@@ -129,7 +129,7 @@ def test_the_rate_of_what_waits_stays_in_proportion_to_the_runs(tiny: Path, prob
     train(runs.config("relift", tmp_path / "run", tiny, problems, max_steps=5, num_waiting=6, **LINEAR))
     rates = [(row["lane"], row["learning_rate"]) for row in RunFolder(tmp_path / "run").metrics()]
     assert rates == [
-        (lane, pytest.approx((4e-3 if lane else 1e-3) * (1 - number / 5))) for number, (lane, _) in enumerate(rates)
+        (stage, pytest.approx((4e-3 if stage else 1e-3) * (1 - number / 5))) for number, (stage, _) in enumerate(rates)
     ]
 
 
@@ -146,7 +146,7 @@ def test_the_second_stage_begins_with_nothing_but_the_weights(
     before = {name: value.clone() for name, value in run.learner.policy.model.state_dict().items()}
     first, second = run.learners[0].optimizer, run.learners[1].optimizer
     assert first.tensors() and not second.tensors() and second.num_steps == 0
-    assert run.lane == enter(run) == 1
+    assert run.stage == start_stage(run) == 1
     assert not first.tensors() and not second.tensors()
     anchor = run.learners[1].anchor
     assert anchor is not None
@@ -185,7 +185,7 @@ def test_the_critic_of_a_second_stage_begins_as_the_policy_that_it_finds(
     run = begun("reft", tmp_path / "run", tiny, problems, **given)
     for _ in range(2):
         step(run)
-    enter(run)
+    start_stage(run)
     critic, policy = run.learners[1].critic, run.learners[1].policy
     assert critic is not None
     trunk = policy.model.base_model.state_dict()

@@ -12,23 +12,23 @@ from pydantic import ValidationError
 from tiny_models import save_tiny
 
 import runs
-from obverse import learn as module
-from obverse.config import TrainConfig
-from obverse.gather import Gathered, gather
-from obverse.interrupt import Attentive
-from obverse.metrics import Clock
-from obverse.prepare import prepare
-from obverse.run import Run
-from obverse.runlog import RunFolder
-from obverse.train import step, train
-from obverse.view import Samples, Tokens
-from obverse.watch import Phase, Silent
+from obverse.config.train import TrainConfig
+from obverse.estimator.tables import Samples, Tokens
+from obverse.runtime.callbacks import Phase, Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.runtime.signals import Attentive
+from obverse.training import update as module
+from obverse.training.loop import step, train
+from obverse.training.metrics import Clock
+from obverse.training.rollout_phase import Gathered, gather
+from obverse.training.setup import prepare
+from obverse.training.state import Run
 
 METHOD = """
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Behavior, Centered, Clip, One, PerToken, Request, TowardsAnchor
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, Centered, Clip, One, PerToken, Request, TowardsAnchor
+from obverse.types import Source
 
 def mine(num_generations: int = 3) -> Method:
     share = PerToken((Source.ROLLOUT, Source.DEMONSTRATION))

@@ -15,22 +15,22 @@ from transformers import AutoModelForCausalLM
 
 import runs
 from obverse import methods
-from obverse.adapters.lora import FOUR_BITS, frozen, load_adapted, merged, quantized, refuse_unready, without
-from obverse.batch import pack
-from obverse.config import TrainConfig
-from obverse.course import as_course
+from obverse.config.train import TrainConfig
 from obverse.errors import ConfigError
-from obverse.interrupt import Attentive
-from obverse.loading import load
-from obverse.model import Policy, logprobs, with_checkpoints
-from obverse.networks import load_networks
-from obverse.prepare import prepare
-from obverse.prompts import Reader
-from obverse.records import Source
-from obverse.sampling import Law, Order
-from obverse.sampling.hf import HFSampler
-from obverse.train import walk
-from obverse.watch import Silent
+from obverse.estimator.schedule import as_schedule
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.models.batch import pack
+from obverse.models.load import load
+from obverse.models.lora import FOUR_BITS, frozen, load_adapted, merged, quantized, refuse_unready, without
+from obverse.models.policy import Policy, logprobs, with_checkpoints
+from obverse.models.shared_prefix import Reader
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.signals import Attentive
+from obverse.training.build_models import load_networks
+from obverse.training.loop import walk
+from obverse.training.setup import prepare
+from obverse.types import Source
 
 pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
 
@@ -72,13 +72,13 @@ def batch(num_problems: int = 3) -> Any:
     return made
 
 
-def gradients(policy: Policy, budget: int, shared: bool, foreseen: bool = False) -> dict[str, torch.Tensor]:
+def gradients(policy: Policy, budget: int, shared: bool, known_logp_gradient: bool = False) -> dict[str, torch.Tensor]:
     """Of a weighted sum of the log-probs, by the names of the weights that have one."""
     policy.model.zero_grad()
     reader = Reader(policy.model, policy.table)
     for micro in batch().micros(budget, shared=shared):
         weight = torch.cos(micro.tokens.sample * 7.0 + micro.tokens.position)
-        logp, _ = logprobs(policy, micro, reader=reader, foreseen=weight if foreseen else None)
+        logp, _ = logprobs(policy, micro, reader=reader, known_logp_gradient=weight if known_logp_gradient else None)
         (logp * weight).sum().backward()
     reader.finish()
     return {name: each.grad.clone() for name, each in policy.model.named_parameters() if each.grad is not None}
@@ -107,7 +107,7 @@ def test_the_gradient_is_that_of_autograd(way: str, budget: int, tiny: Path, tmp
     expected = plain_gradients(policy)
     if way == "checkpointed":
         policy = with_checkpoints(policy)
-    found = gradients(policy, budget, shared=way in ("shared", "foreseen"), foreseen=way == "foreseen")
+    found = gradients(policy, budget, shared=way in ("shared", "foreseen"), known_logp_gradient=way == "foreseen")
     assert found.keys() == expected.keys() == {name for name, _ in policy.adapter.named_parameters()}
     assert all(each.dtype == torch.float64 for each in found.values())
     largest = max(float(each.abs().max()) for each in expected.values())
@@ -130,7 +130,7 @@ def test_only_the_adapters_learn(tiny: Path, tmp_path: Path) -> None:
 
 def test_the_initial_model_is_the_base_bit_for_bit_and_no_second_one(tiny: Path, tmp_path: Path) -> None:
     config = configured(tiny, tmp_path, beta=0.1)
-    networks = load_networks(config, as_course(methods.build("grpo", config.method_options)), None)
+    networks = load_networks(config, as_schedule(methods.build("grpo", config.method_options)), None)
     policy, anchor = networks.policy, networks.anchor
     assert anchor is not None and anchor.model is policy.model
     base, _ = load(str(tiny))
@@ -147,9 +147,9 @@ def test_the_initial_model_is_the_base_bit_for_bit_and_no_second_one(tiny: Path,
                 weight.normal_(std=0.1)
         assert torch.equal(logprobs(anchor, micro)[0], logprobs(base, micro)[0])
         assert not torch.allclose(logprobs(policy, micro)[0], logprobs(base, micro)[0], atol=1e-3)
-    order, law = [Order([5, 6, 7], [1, 2, 3])], Law(stop_ids=(0,), max_tokens=8)
-    drawn = HFSampler(anchor.model, scope=anchor.scope).sample(order, law)
-    assert drawn == HFSampler(base.model).sample(order, law) != HFSampler(policy.model).sample(order, law)
+    request, params = [SamplingRequest([5, 6, 7], [1, 2, 3])], SamplingParams(stop_ids=(0,), max_tokens=8)
+    drawn = HFSampler(anchor.model, scope=anchor.scope).sample(request, params)
+    assert drawn == HFSampler(base.model).sample(request, params) != HFSampler(policy.model).sample(request, params)
 
 
 def test_a_look_at_the_initial_model_takes_no_gradient_away(tiny: Path, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_four_bits_without_cuda_or_without_the_library_are_refused(
     with pytest.raises(ConfigError, match="4 bits need a CUDA device, and this run is on cpu"):
         prepare(configured(tiny, tmp_path / "run", load_in_4bit=True, device="cpu"), Attentive(Silent()))
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr("obverse.adapters.lora.installed", lambda name: None)
+    monkeypatch.setattr("obverse.models.lora.installed", lambda name: None)
     with pytest.raises(ConfigError, match="pip install 'obverse\\[gpu\\]'"):
         refuse_unready(configured(tiny, tmp_path, load_in_4bit=True, device="cuda"))
 

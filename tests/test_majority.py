@@ -8,9 +8,9 @@ from statistics import fmean
 
 import pytest
 
-from obverse import majority as module
-from obverse.majority import clusters, majority
-from obverse.records import Problem
+from obverse.evaluation import majority as module
+from obverse.evaluation.majority import clusters, majority
+from obverse.types import Problem
 
 PROBLEM = Problem("p", "?", answer="1/2", verifier="math")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from obverse.cli import main
-from obverse.config import schema
+from obverse.cli.main import main
+from obverse.config.resolve import resolve
+from obverse.config.train import schema
 from obverse.errors import ConfigError
 from obverse.methods import build, call, find, parameters
-from obverse.resolve import resolve
 
 GOOD = """
 from __future__ import annotations
@@ -19,11 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import PerToken, Request
-from obverse.parts.part import Part
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import PerToken, Request
+from obverse.estimator.parts.interfaces import Part
+from obverse.types import Source
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Twice(Part):
     deeper: ClassVar[int] = 1
 
     def __call__(self, view):
-        return view.live.logp.new_full(view.live.logp.shape, self.scale)
+        return inputs.policy.logp.new_full(inputs.policy.logp.shape, self.scale)
 
 
 def mine(scale: float = 2.0, *, level: int = 1, **others) -> Method:
     return Method(
         ask=Request(demonstrations=1),
-        terms=(Term(Source.DEMONSTRATION, Twice(scale), share=PerToken()),),
+        terms=(Term(Source.DEMONSTRATION, Twice(scale), normalizer=PerToken()),),
         run={"learning_rate": 1e-3},
     )
 
@@ -128,8 +128,8 @@ def test_a_file_without_a_function_is_told_how_to_name_one(name: str, tmp_path: 
         find(str(tmp_path / name))
 
 
-PART = GOOD.replace("return view.live.logp.new_full", "return view.tokens.anchor * view.live.logp.new_full")
-RAISES = GOOD.replace("        return view.live", "        raise KeyError('colour')\n        return view.live")
+PART = GOOD.replace("return inputs.policy.logp.new_full", "return view.tokens.anchor * inputs.policy.logp.new_full")
+RAISES = GOOD.replace("        return inputs.policy", "        raise KeyError('colour')\n        return inputs.policy")
 
 
 @pytest.mark.parametrize(("text", "reason"), [(PART, "needs = frozenset({'anchor'})"), (RAISES, "KeyError: 'colour'")])

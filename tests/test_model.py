@@ -9,11 +9,11 @@ import pytest
 import torch
 from exam.batches import groups, whole
 
-from obverse.batch import pack
 from obverse.errors import ConfigError
-from obverse.loading import load
-from obverse.model import Policy, logprobs, set_threads
-from obverse.records import Source
+from obverse.models.batch import pack
+from obverse.models.load import load
+from obverse.models.policy import Policy, logprobs, set_threads
+from obverse.types import Source
 
 SOURCES = frozenset({Source.ROLLOUT, Source.DEMONSTRATION})
 
@@ -28,7 +28,7 @@ def test_log_probs_and_entropies_are_those_of_the_whole_model(tiny_dir: Path, mo
     expected = (logits / micro.temperature[:, None]).log_softmax(-1)
     entropy = -(expected.exp() * expected).sum(-1)
     for chunk in (10**9, 2000):
-        monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", chunk)
         found = logprobs(policy, micro)
         torch.testing.assert_close(found[0], expected.gather(-1, micro.target[:, None])[:, 0])
         torch.testing.assert_close(found[1], entropy)
@@ -47,7 +47,7 @@ def test_a_model_that_scales_its_logits_takes_the_plain_way(tiny_dir: Path) -> N
         return out
 
     model.forward = scaled
-    from obverse.model import as_policy
+    from obverse.models.policy import as_policy
 
     policy = as_policy(model)
     assert policy.head is None

@@ -14,26 +14,26 @@ from transformers import AutoConfig, GPT2Config, GPT2ForSequenceClassification
 
 import runs
 from obverse import methods
-from obverse.batch import pack
-from obverse.course import as_course
 from obverse.errors import ConfigError
-from obverse.interrupt import Attentive
-from obverse.loading import check_kind, load, load_scalar
-from obverse.model import logprobs, mixed, scalars
-from obverse.networks import Networks, load_networks
-from obverse.parts import GreedyMix
-from obverse.prepare import prepare
-from obverse.records import Source
-from obverse.rollout import Collector
-from obverse.train import step, train
-from obverse.watch import Silent
+from obverse.estimator.parts import GreedyMix
+from obverse.estimator.schedule import as_schedule
+from obverse.models.batch import pack
+from obverse.models.load import check_kind, load, load_scalar
+from obverse.models.policy import logprobs, mixed, scalars
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.signals import Attentive
+from obverse.training.build_models import Networks, load_networks
+from obverse.training.collector import Collector
+from obverse.training.loop import step, train
+from obverse.training.setup import prepare
+from obverse.types import Source
 
 SHOWN = frozenset({Source.DEMONSTRATION})
 
 
 def networks(method: str, model: Path, tmp_path: Path, start: Path | None = None, **options: Any) -> Networks:
     config = runs.config(method, tmp_path / "run", model, "arithmetic", **options)
-    return load_networks(config, as_course(methods.build(method, config.method_options)), start)
+    return load_networks(config, as_schedule(methods.build(method, config.method_options)), start)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_mixture_without_guesses_is_plain_sft(tiny: Path, monkeypatch: pytest.
     torch.testing.assert_close(found, plain)
     half = mixed(policy, micro, GreedyMix(0.5), table)
     assert (logprobs(policy, micro, embeddings=half)[0] - plain).abs().max() > 1e-4
-    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 3000)
+    monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", 3000)
     torch.testing.assert_close(mixed(policy, micro, GreedyMix(0.5), table), half)
 
 

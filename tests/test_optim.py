@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from obverse.config import TrainConfig
+from obverse.config.train import TrainConfig
 from obverse.errors import DivergedError
-from obverse.optim import Optimizer
+from obverse.training.optimizer import Optimizer
 
 
 def build(total_steps: int = 10, **options: object) -> tuple[nn.Linear, Optimizer]:
@@ -71,7 +71,7 @@ def test_the_schedule_follows_the_steps_taken_or_not() -> None:
     for step in range(6):
         rates.append(optimizer.learning_rate)
         if step == 3:
-            optimizer.pass_by()
+            optimizer.skip_step()
         else:
             set_gradient(model, 0.1)
             optimizer.step()

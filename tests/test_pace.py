@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from obverse import pace
-from obverse.loading import load
-from obverse.pace import Pace, best, best_threads, candidates, measure, shapes
+from obverse.models import cpu_threads as pace
+from obverse.models.cpu_threads import Pace, best, best_threads, candidates, measure, shapes
+from obverse.models.load import load
 
 
 def paces(*rates: float) -> list[Pace]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from obverse.catalog import Entry, entries, entry
-from obverse.cli import main
-from obverse.course import as_course
-from obverse.method import Method
+from obverse.cli.main import main
+from obverse.cli.method_pages import INDEX, SHARED, escaped, pages, table
+from obverse.cli.method_table import Entry, entries, entry
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import as_schedule
 from obverse.methods import COMPONENTS, names
-from obverse.pages import INDEX, SHARED, escaped, pages, table
 
 FOLDER = Path(__file__).parents[1] / "docs" / "methods"
 HEADINGS = ("Paper", "Equation", "Estimator", "Paper writes", "Code does", "We do", "Defaults", "Pitfalls")
@@ -48,7 +48,7 @@ def test_a_page_holds_docstring_parts_options_and_commands(name: str, current: d
         for part in [part for term in method.terms for part in term.parts]:
             assert f"`{part}`" in text
         assert f"`{method.ask}`" in text and f"`{method.keep}`" in text
-    assert all(f"| `--{option}` |" in text for option in (*each.options, *each.course.run))
+    assert all(f"| `--{option}` |" in text for option in (*each.options, *each.schedule.run))
     assert f"\nobverse train {name}\n" in text and f"\nobverse weigh {name} STEP.json\n" in text
     assert f"]({SHARED})" in text and f"]({INDEX})" in text
 
@@ -70,7 +70,7 @@ def test_formulas_keep_their_lines_and_prose_does_not() -> None:
         """
         return entry("sft").methods[0]
 
-    text = pages([Entry("mine", mine, {}, {}, as_course(mine()))])["mine.md"]
+    text = pages([Entry("mine", mine, {}, {}, as_schedule(mine()))])["mine.md"]
     assert "\n```\na = b\nc = d\n```\n" in text and "\nThis and that.\n" in text
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from obverse.errors import ConfigError
-from obverse.intervals import nested_interval, paired
-from obverse.pairing import compare, over_seeds, store
-from obverse.scores import Report, Score
+from obverse.evaluation.bootstrap import nested_interval, paired
+from obverse.evaluation.paired import compare, over_seeds, store
+from obverse.evaluation.report import Report, Score
 
 NUM = 4
 
@@ -48,10 +48,10 @@ def test_a_pair_is_stored_beside_the_second(tmp_path: Path) -> None:
         replace(report(name, *c), path=tmp_path / name / "arithmetic" / "result.json")
         for name, c in (("a", [0, 0]), ("b", [4, 4]))
     )
-    for each, law in ((first, {"temperature": 1.0, "top_p": 1.0}), (second, {"temperature": 0.6, "top_p": 1.0})):
+    for each, params in ((first, {"temperature": 1.0, "top_p": 1.0}), (second, {"temperature": 0.6, "top_p": 1.0})):
         assert each.path is not None
         each.path.parent.mkdir(parents=True)
-        each.path.write_text(json.dumps(RESULT | {"law": law}))
+        each.path.write_text(json.dumps(RESULT | {"law": params}))
     pair = store(compare(first, second), first, second)
     assert pair.notes == ("not sampled alike: temperature 1.0 and 0.6",)
     assert pair.path == tmp_path / "b" / "paired-arithmetic-a.json"

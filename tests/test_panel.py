@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from obverse import panel as panel_module
-from obverse.panel import Panel, clock, figures, sparkline, times
-from obverse.watch import Watcher
+from obverse.cli import progress_panel as panel_module
+from obverse.cli.progress_panel import Panel, clock, figures, sparkline, times
+from obverse.runtime.callbacks import Watcher
 
 ROW: dict[str, float] = {
     "reward": 0.4123,
@@ -109,7 +109,7 @@ def test_the_terminal_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None
         panel.step(1, 20, ROW)
         panel.note("a note")
         raise KeyboardInterrupt
-    assert panel.live is None
+    assert panel.policy is None
     text = file.getvalue()
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is hidden and shown again
     assert "a note" in text and "step 1/20" in text

@@ -11,9 +11,9 @@ from tiny_models import tiny_tokenizer
 from tiny_templates import TEMPLATES
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from obverse.portable import literal, quoted
-from obverse.records import Problem
-from obverse.text import Renderer
+from obverse.data.portable_template import literal, quoted
+from obverse.data.renderer import Renderer
+from obverse.types import Problem
 
 TEXT = "Say \"2+2\" {{ x }} {% y %} \\n 'q'\n\t\U0001f600 \u00e9"
 SYSTEM = "Be brief: {{ bos_token }} {% if %} 'a' \\ \"b\"\n\U0001f600 \u4f60"

@@ -26,15 +26,15 @@ from transformers import (
 )
 
 import runs
-from obverse.config_eval import EvalConfig
+from obverse.config.eval import EvalConfig
 from obverse.errors import ConfigError
-from obverse.evaluate import evaluate
-from obverse.interrupt import Attentive
-from obverse.positions import num_positions, rated_positions, reads
-from obverse.prepare import prepare
-from obverse.sampling import Law, Order
-from obverse.sampling.hf import HFSampler
-from obverse.watch import Silent
+from obverse.evaluation.evaluate import evaluate
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.models.position_limits import num_positions, rated_positions, reads
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.signals import Attentive
+from obverse.training.setup import prepare
 
 NUM = 40
 SIZE: dict[str, Any] = {"vocab_size": 512, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 2}
@@ -81,7 +81,7 @@ def test_a_table_that_grows_is_no_bound() -> None:
     model = XGLMForCausalLM(
         XGLMConfig(**SIZE, d_model=16, ffn_dim=16, num_layers=1, attention_heads=2, max_position_embeddings=NUM)
     )
-    (drawn,) = HFSampler(model.eval()).sample([Order([3] * 20, [1])], Law((), NUM - 10))
+    (drawn,) = HFSampler(model.eval()).sample([SamplingRequest([3] * 20, [1])], SamplingParams((), NUM - 10))
     assert len(drawn[0].ids) == NUM - 10
 
 
@@ -167,7 +167,9 @@ def test_an_evaluation_refuses_what_a_table_does_not_reach(folders: Path, tmp_pa
 def test_the_sampler_refuses_for_all_others(folders: Path) -> None:
     sampler = HFSampler(made("gpt2"))
     torch.manual_seed(0)
-    (drawn,) = sampler.sample([Order([3] * 20, [1])], Law((), NUM - 19))  # the last token is not read
+    (drawn,) = sampler.sample(
+        [SamplingRequest([3] * 20, [1])], SamplingParams((), NUM - 19)
+    )  # the last token is not read
     assert len(drawn[0].ids) == NUM - 19
     with pytest.raises(ConfigError, match="more than the 40 positions"):
-        sampler.sample([Order([3] * 20, [1])], Law((), NUM - 18))
+        sampler.sample([SamplingRequest([3] * 20, [1])], SamplingParams((), NUM - 18))

@@ -12,13 +12,13 @@ from tiny_models import save_tiny, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM
 
 import runs
-from obverse.batch import pack
 from obverse.errors import ConfigError
-from obverse.loading import load, load_scalar
-from obverse.model import Policy, as_policy, logprobs, with_checkpoints
-from obverse.records import Source
-from obverse.runlog import RunFolder
-from obverse.train import train
+from obverse.models.batch import pack
+from obverse.models.load import load, load_scalar
+from obverse.models.policy import Policy, as_policy, logprobs, with_checkpoints
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
+from obverse.types import Source
 
 SOURCES = frozenset({Source.ROLLOUT, Source.DEMONSTRATION})
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from obverse.problems import take
-from obverse.records import Problem
+from obverse.data.epoch_order import take
+from obverse.types import Problem
 
 PROBLEMS = [Problem(str(i), f"prompt {i}") for i in range(10)]
 

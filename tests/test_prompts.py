@@ -10,11 +10,11 @@ import torch
 from exam.batches import sample
 from tiny_models import save_tiny
 
-from obverse.batch import Update, blocks, pack
-from obverse.loading import load
-from obverse.model import Policy, logprobs
-from obverse.prompts import Prompts, Reader
-from obverse.records import Sample, Source
+from obverse.models.batch import Update, blocks, pack
+from obverse.models.load import load
+from obverse.models.policy import Policy, logprobs
+from obverse.models.shared_prefix import Prompts, Reader
+from obverse.types import Sample, Source
 
 SHARING = ("qwen2", "qwen3", "llama", "gemma")
 OWN = frozenset({Source.ROLLOUT})

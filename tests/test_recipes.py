@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from obverse.cli import main
-from obverse.config_file import read
+from obverse.cli.main import main
+from obverse.config.resolve import resolve
+from obverse.config.yaml_file import read
+from obverse.data import load
 from obverse.methods import find
-from obverse.resolve import resolve
-from obverse.tasks import load
 from recipes.costs import HERE, RECIPES, comment, configuration, expected
 from recipes.openr1 import without_system
 

@@ -14,11 +14,11 @@ from report.test_damage import damage
 from tiny_models import save_tiny
 
 import runs
-from obverse.config_eval import EvalConfig, RegradeConfig
+from obverse.config.eval import EvalConfig, RegradeConfig
 from obverse.errors import ConfigError, DamageError, DataError, UserError
-from obverse.evaluate import evaluate
-from obverse.regrade import regrade
-from obverse.samples import SAMPLES, Store
+from obverse.evaluation.evaluate import evaluate
+from obverse.evaluation.regrade import regrade
+from obverse.evaluation.sample_store import SAMPLES, Store
 
 RULES = "def {}(problem, text):\n    return {}\n"
 

@@ -9,14 +9,16 @@ import pytest
 from tiny_models import save_tiny
 
 import runs
-from obverse import estimator, learn, methods
-from obverse.checkpoint import load
-from obverse.method import Method
-from obverse.records import Group, Problem
-from obverse.remember import RUN, recall, revise
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.view import Samples, View
+from obverse import methods
+from obverse.estimator import formula as estimator
+from obverse.estimator.method import Method
+from obverse.estimator.method_state import RUN, recall, revise
+from obverse.estimator.tables import PartInputs, Samples
+from obverse.runtime.checkpoint import load
+from obverse.runtime.run_dir import RunFolder
+from obverse.training import update as optimizer_step
+from obverse.training.loop import train
+from obverse.types import Group, Problem
 
 KINDS = ("greedy", "rollout")
 
@@ -87,11 +89,11 @@ def test_a_greedy_answer_is_graded_and_compared_with_and_never_trained(
     seen: list[tuple[Samples, int]] = []
     real = estimator.masked
 
-    def spy(view: View, terms: object) -> object:
-        seen.append((view.samples, len(view.tokens)))
-        return real(view, terms)  # type: ignore[arg-type]
+    def spy(inputs: PartInputs, terms: object) -> object:
+        seen.append((inputs.samples, len(inputs.tokens)))
+        return real(inputs, terms)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(learn, "masked", spy)
+    monkeypatch.setattr(optimizer_step, "masked", spy)
     problems = runs.write_problems(tmp_path / "chains.jsonl")
     given = {"baseline": "greedy", "num_generations": 2, "max_steps": 1, "micro_batch_tokens": 10**6, **options}
     train(runs.config("reinforce", tmp_path / "run", tiny, problems, **given))

@@ -10,23 +10,25 @@ import pytest
 from tiny_models import save_tiny
 
 import runs
-from obverse import methods, prepare
-from obverse.cli import main
-from obverse.course import Course, Lane, as_course
+from obverse import methods
+from obverse.cli.main import main
 from obverse.errors import ConfigError
-from obverse.loading import load, load_scalar
-from obverse.method import Method
+from obverse.estimator.method import Method
+from obverse.estimator.requests import samples_initial, wants
+from obverse.estimator.schedule import Stage, TrainingSchedule, as_schedule
 from obverse.methods.grpo import grpo
 from obverse.methods.reward_model import reward_model
-from obverse.requirements import check, samples_initial, wants
+from obverse.models.load import load, load_scalar
+from obverse.training import setup as prepare
+from obverse.training.validate import check
 
 METHODS = """
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import GAE, Itself, PerToken, Request, Written
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import GAE, Itself, PerToken, Request, Written
+from obverse.types import Source
 
-OWN = Term(Source.ROLLOUT, Written(), Itself(), share=PerToken())
+OWN = Term(Source.ROLLOUT, Written(), Itself(), normalizer=PerToken())
 
 def orphan() -> Method:
     return Method(ask=Request(rollouts=2), terms=(OWN,), run={"learning_rate": 1e-3})
@@ -134,15 +136,15 @@ def test_evaluating_a_reward_model_is_one_sentence(
 
 
 def test_a_course_trains_one_kind_of_model(tmp_path: Path) -> None:
-    from obverse.course import InTurns
+    from obverse.estimator.schedule import InTurns
 
-    course = Course((Lane(reward_model()), Lane(grpo())), InTurns())
+    schedule = TrainingSchedule((Stage(reward_model()), Stage(grpo())), InTurns())
     with pytest.raises(ConfigError, match="cannot be trained in one course"):
-        check(course, runs.config("grpo", tmp_path, "embedded", "arithmetic"))
+        check(schedule, runs.config("grpo", tmp_path, "embedded", "arithmetic"))
 
 
 def asks(name: str, kind: str) -> bool:
-    return any(wants(method, kind) for method in as_course(methods.build(name)).methods)
+    return any(wants(method, kind) for method in as_schedule(methods.build(name)).methods)
 
 
 def test_what_methods_want_is_read_off_their_wishes() -> None:
@@ -158,5 +160,5 @@ def test_what_methods_want_is_read_off_their_wishes() -> None:
     assert found["greedy"] == set()
     greedy = methods.build("reinforce", {"baseline": "greedy"})
     assert isinstance(greedy, Method) and wants(greedy, "greedy")
-    initial = {name for name in methods.names() if any(map(samples_initial, as_course(methods.build(name)).methods))}
+    initial = {name for name in methods.names() if any(map(samples_initial, as_schedule(methods.build(name)).methods))}
     assert {"discriminative", "rft"} <= initial and "grpo" not in initial

@@ -12,19 +12,19 @@ from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import runs
-from obverse.banner import balancing
-from obverse.batch import pack
 from obverse.errors import ConfigError
-from obverse.interrupt import Attentive
-from obverse.learn import learn, lesson
-from obverse.model import Policy, with_checkpoints
-from obverse.optim import Optimizer
-from obverse.prepare import prepare
-from obverse.routing import balance_of
-from obverse.run import Run
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.models.batch import pack
+from obverse.models.policy import Policy, with_checkpoints
+from obverse.models.router_loss import balance_of
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.runtime.signals import Attentive
+from obverse.training.banner import balancing
+from obverse.training.loop import train
+from obverse.training.optimizer import Optimizer
+from obverse.training.setup import prepare
+from obverse.training.state import Run
+from obverse.training.update import optimizer_step, prepare_update
 
 SIZE: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZE |= {"vocab_size": 512, "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0, "eos_token_id": 2}
@@ -63,7 +63,7 @@ def gradient(run: Run, tokens: int, weight: float = WEIGHT, policy: Policy | Non
     groups = run.collector.collect(run.problems[:4], learner.method, 0, 0.0)
     update = pack([group.samples for group in groups], learner.method.sources, dtype=torch.float64)
     assert update is not None
-    current = lesson(learner, update, is_repeated=False)
+    current = prepare_update(learner, update, is_repeated=False)
     assert current is not None
     found: list[torch.Tensor] = []
     take = type(optimizer).step
@@ -74,7 +74,7 @@ def gradient(run: Run, tokens: int, weight: float = WEIGHT, policy: Policy | Non
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Optimizer, "step", step)
-        figures = learn(learner, current, 0.0, Silent()).figures
+        figures = optimizer_step(learner, current, 0.0, Silent()).figures
     return torch.cat(found), figures.get("router_aux_loss", 0.0)
 
 

@@ -14,16 +14,26 @@ import pytest
 from tiny_models import save_tiny
 
 from obverse.errors import ConfigError, DamageError, InUseError, StorageError
-from obverse.records import Problem, Verdict
-from obverse.samples import ASKED, PROBLEMS, SAMPLES, Graded, Store, differences, digest, identity, sample_row
-from obverse.trials import folder_name
+from obverse.evaluation.eval_sets import folder_name
+from obverse.evaluation.sample_store import (
+    ASKED,
+    PROBLEMS,
+    SAMPLES,
+    Graded,
+    Store,
+    differences,
+    digest,
+    identity,
+    sample_row,
+)
+from obverse.types import GradeResult, Problem
 
 ASK: dict[str, Any] = {"law": {"temperature": 1.0, "stop_ids": (3, 4)}, "model": {"identity": "a"}}
 PROBLEM = Problem("p", [{"role": "user", "content": "2+2?"}], answer={"target": 4}, verifier="exact", meta={"level": 2})
 
 
 def row(seed: int, text: str = "4") -> dict[str, Any]:
-    graded = Graded.of(seed, seed, "stop", 2, Verdict.right(), text)
+    graded = Graded.of(seed, seed, "stop", 2, GradeResult.right(), text)
     return sample_row(PROBLEM, "d", 42, graded, text)
 
 
@@ -70,7 +80,7 @@ def test_samples_of_an_earlier_version_are_gone_on_with(tmp_path: Path, monkeypa
     older(tmp_path, range(5))
     store = Store(tmp_path)
     for size in (1, 7, 64, len((tmp_path / SAMPLES).read_bytes())):
-        monkeypatch.setattr("obverse.sealing.BLOCK", size)
+        monkeypatch.setattr("obverse.runtime.integrity.BLOCK", size)
         assert [each["seed"] for each in store.rows()] == [0, 1, 2, 3, 4]
     with pytest.raises(ConfigError, match="asked for in another way"):
         store.begin({**ASK, "model": {"identity": "b"}})

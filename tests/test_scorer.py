@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from exam.batches import sample
+from scripted_sampler import ScriptedSampler
 from tiny_models import save_tiny
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import runs
-from obverse.checkpoint import newest
+from obverse.data.renderer import Renderer
 from obverse.errors import GraderError
-from obverse.loading import load_scalar
-from obverse.networks import load_scorer
-from obverse.records import Group, Problem, Sample
-from obverse.rollout import Collector
-from obverse.runlog import RunFolder
-from obverse.sampling import Law
-from obverse.sampling.scripted import ScriptedSampler
-from obverse.scorer import RewardModel
-from obverse.text import Renderer
-from obverse.train import train
+from obverse.inference import SamplingParams
+from obverse.models.load import load_scalar
+from obverse.models.reward_model import RewardModel
+from obverse.runtime.checkpoint import newest
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.build_models import load_scorer
+from obverse.training.collector import Collector
+from obverse.training.loop import train
+from obverse.types import Group, Problem, Sample
 
 PROBLEM = Problem("p", "What is 2+2?")
 
@@ -100,8 +100,8 @@ def judged(folder: Path, judge: Fixed, own: bool = True) -> Group:
 
     rng = random.Random(0)
     renderer = Renderer(AutoTokenizer.from_pretrained(folder / "qwen2"))
-    law = Law(renderer.stop_ids, max_tokens=4)
-    maker = Collector(ScriptedSampler(lambda *_: [5]), renderer, law, seed=1, scorer=judge)
+    params = SamplingParams(renderer.stop_ids, max_tokens=4)
+    maker = Collector(ScriptedSampler(lambda *_: [5]), renderer, params, seed=1, scorer=judge)
     kinds = ("demonstration", "rollout", "greedy", "chosen", "rejected", "hinted")
     group = Group(PROBLEM, [replace(sample(rng, kind, 0.0, 1), ids=[10 + n]) for n, kind in enumerate(kinds)])
     maker.judge([group], own)
@@ -109,23 +109,23 @@ def judged(folder: Path, judge: Fixed, own: bool = True) -> Group:
 
 
 def test_a_score_is_the_reward_and_above_zero_is_right(folder: Path) -> None:
-    found = {each.kind: (each.reward, each.verdict.correct) for each in judged(folder, Fixed()).samples}
+    found = {each.kind: (each.reward, each.grade.correct) for each in judged(folder, Fixed()).samples}
     assert {kind: found[kind] for kind in ("rollout", "greedy", "hinted")} == {
         "rollout": (1.0, True), "greedy": (2.0, True), "hinted": (5.0, True)
     }  # fmt: skip
     assert found["demonstration"] == found["chosen"] == (1.0, True)
     assert found["rejected"] == (0.0, False)
-    assert judged(folder, Fixed(-0.5)).of("rollout")[0].verdict.correct is False
-    assert judged(folder, Fixed(0.0)).of("rollout")[0].verdict.correct is False
+    assert judged(folder, Fixed(-0.5)).of("rollout")[0].grade.correct is False
+    assert judged(folder, Fixed(0.0)).of("rollout")[0].grade.correct is False
 
 
 def test_a_method_that_reads_no_reward_is_not_scored(folder: Path) -> None:
-    assert judged(folder, Fixed(), own=False).of("rollout")[0].verdict.correct is None
+    assert judged(folder, Fixed(), own=False).of("rollout")[0].grade.correct is None
 
 
 def test_a_score_that_is_no_number_is_no_verdict(folder: Path) -> None:
-    verdict = judged(folder, Fixed(float("nan"))).of("rollout")[0].verdict
-    assert (verdict.correct, verdict.reward) == (None, 0.0) and "not finite" in verdict.reason
+    grade = judged(folder, Fixed(float("nan"))).of("rollout")[0].grade
+    assert (grade.correct, grade.reward) == (None, 0.0) and "not finite" in grade.reason
 
 
 def test_a_broken_reward_model_ends_a_run(folder: Path, tmp_path: Path) -> None:

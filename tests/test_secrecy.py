@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from obverse.cli import main
-from obverse.config_file import read, write
+from obverse.cli.main import main
+from obverse.config.resolve import refuse_secrets, resolve
+from obverse.config.yaml_file import read, write
 from obverse.errors import ConfigError
 from obverse.methods import find
-from obverse.resolve import refuse_secrets, resolve, slug
-from obverse.secrecy import flat, masked, secret_in
+from obverse.redact import flat, masked, secret_in
+from obverse.runtime.output_dir import slug
 
 PLAIN = "abcdefabcdef123"
 

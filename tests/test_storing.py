@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tiny_models import save_tiny
 
-from obverse import export as exporting
-from obverse.cli import main
-from obverse.config_export import ExportConfig
+from obverse.cli import export as exporting
+from obverse.cli.export import export, making
+from obverse.cli.main import main
+from obverse.config.export import ExportConfig
 from obverse.errors import ConfigError, InUseError, StorageError
-from obverse.export import export, making
-from obverse.runlog import RunFolder
-from obverse.storing import alone, write_whole
+from obverse.runtime.file_writes import alone, write_whole
+from obverse.runtime.run_dir import RunFolder
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

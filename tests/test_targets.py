@@ -12,12 +12,12 @@ from test_lora import batch, configured, gradients
 from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from obverse.adapters import load_any
-from obverse.adapters.lora import load_adapted, merged
-from obverse.adapters.targets import coverage
 from obverse.errors import ConfigError
-from obverse.loading import load
-from obverse.model import Policy, logprobs
+from obverse.models.adapter_io import load_any
+from obverse.models.load import load
+from obverse.models.lora import load_adapted, merged
+from obverse.models.lora_targets import coverage
+from obverse.models.policy import Policy, logprobs
 
 pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
 

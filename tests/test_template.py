@@ -8,11 +8,11 @@ import pytest
 from tiny_models import tiny_tokenizer
 from tiny_templates import TEMPLATES
 
-from obverse.config import DataConfig
+from obverse.config.train import DataConfig
+from obverse.data.chat_template import ERRORS, ChatTemplate, TooLargeError
+from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError
-from obverse.records import Problem
-from obverse.template import ERRORS, ChatTemplate, TooLargeError
-from obverse.text import Renderer
+from obverse.types import Problem
 
 ASK = [{"role": "user", "content": "2+2?"}]
 TURNS = [*ASK, {"role": "assistant", "content": " 4 "}, {"role": "user", "content": "sure?\n"}]

@@ -13,18 +13,18 @@ from tiny_templates import TEMPLATES
 from transformers import AutoTokenizer
 
 import runs
-from obverse.config_eval import EvalConfig
-from obverse.config_export import ExportConfig
+from obverse.cli.export import export
+from obverse.config.eval import EvalConfig
+from obverse.config.export import ExportConfig
 from obverse.errors import DataError
-from obverse.evaluate import load_speaker
-from obverse.export import export
-from obverse.interrupt import Attentive
-from obverse.prepare import prepare
-from obverse.records import Problem
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.trials import target_of, trials_of
-from obverse.watch import Silent
+from obverse.evaluation.eval_sets import target_of, trials_of
+from obverse.evaluation.evaluate import load_speaker
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.runtime.signals import Attentive
+from obverse.training.loop import train
+from obverse.training.setup import prepare
+from obverse.types import Problem
 
 TEMPLATE = "{{ strftime_now('%Y') }}{{ mood }}" + TEMPLATES["qwen2"].template
 CHOICES: dict[str, dict[str, Any]] = {

@@ -10,9 +10,9 @@ from tiny_models import EXCERPT, tiny_tokenizer
 from tiny_templates import QWEN2, TEMPLATES
 from transformers import PreTrainedTokenizerFast
 
+from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError, DataError
-from obverse.records import Problem
-from obverse.text import Renderer
+from obverse.types import Problem
 
 TURN_ENDS = {
     "qwen2": "<|im_end|>",

@@ -10,8 +10,8 @@ from tiny_templates import TEMPLATES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from obverse.records import Problem
-from obverse.text import Renderer
+from obverse.data.renderer import Renderer
+from obverse.types import Problem
 
 STEPS = ("48/2 = 24 clips in May.\n", "48+24 = 72 altogether.\n", "#### 72")
 CLIPS = Problem("clips", "How many clips did Natalia sell?", "72", STEPS)

@@ -13,12 +13,12 @@ import torch
 from tiny_models import save_tiny
 
 import runs
-from obverse import checkpoint
 from obverse.errors import CheckpointError, ConfigError, DataError, DivergedError, GraderError
-from obverse.loading import load
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.models.load import load
+from obverse.runtime import checkpoint
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 EXCERPT = ROOT / "tests" / "data" / "gsm8k_excerpt.jsonl"
@@ -193,8 +193,8 @@ def test_a_method_that_needs_answers_says_so(tiny: Path, tmp_path: Path) -> None
 def test_a_broken_verifier_stops_the_run(method: str, tiny: Path, chains: Path, tmp_path: Path) -> None:
     reward = tmp_path / "reward.py"
     reward.write_text(
-        "from obverse.records import Verdict\n\n"
-        "def broken(problem, text):\n    return Verdict(None, 0.0, 'no connection')\n"
+        "from obverse.types import Verdict\n\n"
+        "def broken(problem, text):\n    return GradeResult(None, 0.0, 'no connection')\n"
     )
     with pytest.raises(GraderError, match="no connection"):
         train(runs.config(method, tmp_path / "run", tiny, chains, verifier=f"{reward}:broken"))
@@ -212,10 +212,10 @@ def test_a_reward_that_does_not_apply_leaves_demonstrations_in(tiny: Path, chain
 def test_gradients_that_are_no_numbers_never_reach_the_weights(
     tiny: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import obverse.learn as learn
+    import obverse.training.update as optimizer_step
 
-    real = learn.loss
-    monkeypatch.setattr(learn, "loss", lambda *args: real(*args) * torch.nan)
+    real = optimizer_step.loss
+    monkeypatch.setattr(optimizer_step, "loss", lambda *args: real(*args) * torch.nan)
     with pytest.raises(DivergedError, match="not finite in 3 steps in a row"):
         train(runs.config("sft", tmp_path / "run", tiny, chains, max_steps=9))
     assert [row["step_taken"] for row in RunFolder(tmp_path / "run").metrics()] == [0.0, 0.0]
@@ -283,9 +283,9 @@ def test_bad_rows_leave_nothing_behind(tiny: Path, tmp_path: Path) -> None:
 def test_the_banner_tells_the_batch_of_every_method(
     method: str, options: dict[str, object], lines: dict[str, str], tiny: Path, chains: Path, tmp_path: Path
 ) -> None:
-    from obverse.banner import facts
-    from obverse.interrupt import Attentive
-    from obverse.prepare import prepare
+    from obverse.runtime.signals import Attentive
+    from obverse.training.banner import facts
+    from obverse.training.setup import prepare
 
     config = runs.config(method, tmp_path / "run", tiny, chains, **options)
     found = dict(facts(prepare(config, Attentive(Silent()))))

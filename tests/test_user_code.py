@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from obverse import methods, user_code
+from obverse import methods
+from obverse import python_files as user_code
 from obverse.errors import ConfigError
-from obverse.records import Problem
-from obverse.verifiers import user, verifier, workers
+from obverse.rewards import python_file as user
+from obverse.rewards import verifier
+from obverse.rewards import worker_pool as workers
+from obverse.types import Problem
 
 PROBLEM = Problem("p1", "2+2=", answer="4")
 IMPORTS = {
@@ -62,7 +65,7 @@ def test_what_it_is_and_not_where_it_lies_makes_the_fingerprint(tmp_path: Path) 
 
 
 def test_installed_packages_and_obverse_are_no_part(tmp_path: Path) -> None:
-    (tmp_path / "v.py").write_text("import json, numpy, yaml\nfrom obverse.records import Verdict\nimport nowhere\n")
+    (tmp_path / "v.py").write_text("import json, numpy, yaml\nfrom obverse.types import Verdict\nimport nowhere\n")
     (tmp_path / "json.py").write_text("")
     assert [source.module for source in user_code.read(tmp_path / "v.py").sources] == [user_code.MAIN]
 

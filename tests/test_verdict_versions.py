@@ -12,14 +12,14 @@ import pytest
 from tiny_models import save_tiny
 
 import runs
-from obverse.config_eval import EvalConfig
+from obverse.config.eval import EvalConfig
 from obverse.errors import ConfigError
-from obverse.evaluate import evaluate
-from obverse.pairing import compare, over_seeds, store
-from obverse.samples import Store
-from obverse.sampling import Order
-from obverse.sampling.hf import HFSampler
-from obverse.watch import Silent
+from obverse.evaluation.evaluate import evaluate
+from obverse.evaluation.paired import compare, over_seeds, store
+from obverse.evaluation.sample_store import Store
+from obverse.inference import SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.runtime.callbacks import Silent
 
 
 class Notes(Silent):
@@ -55,9 +55,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seeds: list[int] = []
     sample = HFSampler.sample
 
-    def counting(self: HFSampler, orders: Sequence[Order], *rest: Any) -> Any:
-        seeds.extend(seed for order in orders for seed in order.seeds)
-        return sample(self, orders, *rest)
+    def counting(self: HFSampler, requests: Sequence[SamplingRequest], *rest: Any) -> Any:
+        seeds.extend(seed for request in requests for seed in request.seeds)
+        return sample(self, requests, *rest)
 
     monkeypatch.setattr(HFSampler, "sample", counting)
     return seeds
@@ -96,7 +96,9 @@ def test_a_kill_while_verdicts_are_renewed_leaves_the_old_ones(
     before = samples.read_bytes()
     (tmp_path / "v.py").write_text("def verify(problem, text):\n    return 0.0\n")
     with monkeypatch.context() as patch:
-        patch.setattr("obverse.samples.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(
+            "obverse.evaluation.sample_store.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+        )
         with pytest.raises(KeyboardInterrupt):
             graded(tiny, chains, tmp_path)
     assert samples.read_bytes() == before and not list(samples.parent.glob(".samples*"))
@@ -120,7 +122,7 @@ def test_what_ships_with_the_library_has_versions_too(
 ) -> None:
     watch = Notes()
     graded(tiny, chains, tmp_path, verifier="math")
-    monkeypatch.setattr("obverse.verifiers.versions.shipped", lambda: "another")
+    monkeypatch.setattr("obverse.rewards.versions.shipped", lambda: "another")
     graded(tiny, chains, tmp_path, watch, verifier="math")
     assert any("12 stored samples were graded by another version" in note for note in watch.notes)
     assert len(drawn) == 12

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from obverse.vocabulary import Lookup, Scores, chunk_size, chunks, keeps_own_gradient, reads
+from obverse.models.fused_logprobs import Lookup, Scores, chunk_size, chunks, keeps_own_gradient, reads
 
 NUM_TOKENS, WIDTH, VOCABULARY = 23, 8, 31
 
@@ -27,8 +27,8 @@ def test_gradients_are_those_of_autograd(temperature: float, chunk: int, with_en
     slope, of_entropy = torch.sin(torch.arange(NUM_TOKENS) * 1.0), torch.cos(torch.arange(NUM_TOKENS) * 1.0)
     whole = ((states @ matrix.T) / temperatures[:, None]).log_softmax(-1)
     expected = whole.gather(-1, target[:, None])[:, 0], -(whole.exp() * whole).sum(-1)
-    foreseen = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
-    found = Scores.apply(states, matrix, target, temperatures, foreseen, chunk)
+    known_logp_gradient = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
+    found = Scores.apply(states, matrix, target, temperatures, known_logp_gradient, chunk)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     weigh = lambda logp, entropy: (slope * logp).sum() + with_entropy * (of_entropy * entropy).sum()  # noqa: E731
@@ -49,9 +49,9 @@ def test_a_tied_matrix_gathers_both_ends_in_its_own_gradient(known: str, padding
     logits = torch.tanh(tied(ids)) @ tied.weight.T / temperatures[:, None]
     (slope * logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]).sum().backward()
     expected, tied.weight.grad = tied.weight.grad, torch.ones_like(tied.weight)  # as another micro batch left it
-    foreseen = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
+    known_logp_gradient = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
     states = torch.tanh(reads(ids, tied)["inputs_embeds"])
-    logp, _ = Scores.apply(states, tied.weight, target, temperatures, foreseen, 5)
+    logp, _ = Scores.apply(states, tied.weight, target, temperatures, known_logp_gradient, 5)
     home = tied.weight.grad
     (slope * logp).sum().backward()
     assert tied.weight.grad is home
@@ -82,16 +82,16 @@ def test_a_token_with_probability_zero_is_no_nan() -> None:
 def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [part.stop - part.start for part in chunks(23, 5)] == [4, 5, 4, 5, 5]
     assert chunks(0, 5) == [] and chunks(5, 5) == [slice(0, 5)]
-    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 60)
+    monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", 60)
     cpu, card = torch.device("cpu"), torch.device("cuda")
     assert [chunk_size(10, cpu), chunk_size(10, cpu, lean=True), chunk_size(100, cpu)] == [6, 3, 1]
     assert chunk_size(10, card) == 96
 
 
 @pytest.mark.parametrize("foreseen", [None, torch.ones(1)])
-def test_a_logit_of_minus_infinity_is_no_nan(foreseen: Tensor | None) -> None:
+def test_a_logit_of_minus_infinity_is_no_nan(known_logp_gradient: Tensor | None) -> None:
     states, matrix = torch.tensor([[1.0]]), torch.tensor([[1.0], [-torch.inf], [1.0]], requires_grad=True)
-    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), foreseen, 1)
+    logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), known_logp_gradient, 1)
     assert float(entropy.detach()) == pytest.approx(0.693147, rel=1e-5)
     assert float(logp.detach()) == pytest.approx(-0.693147, rel=1e-5)
     (gradient,) = torch.autograd.grad(logp.sum() + entropy.sum(), matrix)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from obverse.cli.coefficients import weigh
+from obverse.cli.step_file import COLUMNS, read_step
 from obverse.errors import ConfigError, DataError
 from obverse.methods import COMPONENTS, names
-from obverse.step_file import COLUMNS, read_step
-from obverse.weigh import weigh
 
 PATH = Path(__file__).parent / "data" / "step.json"
 exp = math.exp
@@ -233,12 +233,12 @@ def test_keys_that_are_no_slip_are_the_files_own_business(step: Any) -> None:
 def test_a_reward_that_is_read_must_be_there(tmp_path: Path, step: Any) -> None:
     path = tmp_path / "mixed.py"
     path.write_text(
-        "from obverse.estimator import Term\n"
-        "from obverse.method import Method\n"
-        "from obverse.parts import Centered, PerToken, Request\n"
-        "from obverse.records import Source\n"
+        "from obverse.estimator.formula import Term\n"
+        "from obverse.estimator.method import Method\n"
+        "from obverse.estimator.parts import Centered, PerToken, Request\n"
+        "from obverse.types import Source\n"
         "def mixed():\n"
-        "    terms = (Term(Source.DEMONSTRATION, Centered(), share=PerToken()),)\n"
+        "    terms = (Term(Source.DEMONSTRATION, Centered(), normalizer=PerToken()),)\n"
         "    return Method(Request(1, 1), terms)\n"
     )
     assert sum(weigh(f"{path}:mixed", step)["samples"][0]["coefficient"]) == 0.0

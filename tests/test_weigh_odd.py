@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from obverse.cli.coefficients import weigh
+from obverse.cli.step_file import read_step
 from obverse.errors import UserError
-from obverse.step_file import read_step
-from obverse.weigh import weigh
 
 STEP = Path(__file__).parent / "data" / "step.json"
 ODD: list[Any] = [

@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 import runs
-from obverse.adapters import load_any
+from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError
-from obverse.interrupt import Attentive
-from obverse.loading import load, load_scalar
-from obverse.prepare import prepare
-from obverse.text import Renderer
-from obverse.watch import Silent
-from obverse.weights import unused
+from obverse.models.adapter_io import load_any
+from obverse.models.checkpoint_weights import unused
+from obverse.models.load import load, load_scalar
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.signals import Attentive
+from obverse.training.setup import prepare
 
 Weights = dict[str, Tensor]
 DOWN = "model.layers.1.mlp.down_proj.weight"

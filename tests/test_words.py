@@ -7,22 +7,22 @@ from typing import Any, get_args
 
 import pytest
 
-from obverse.arguments import scan
-from obverse.cli import main
-from obverse.comparison import CompareConfig
-from obverse.config import DataConfig, DemoConfig, GradeConfig, TrainConfig
-from obverse.config_analysis import QUESTIONS
-from obverse.config_eval import EvalConfig, RegradeConfig
-from obverse.config_export import ExportConfig
-from obverse.config_file import read, write
-from obverse.config_report import ReportConfig
-from obverse.config_scale import ServeConfig
+from obverse.cli.main import main
+from obverse.cli.parser import scan
+from obverse.config.analyze import QUESTIONS
+from obverse.config.compare import CompareConfig
+from obverse.config.eval import EvalConfig, RegradeConfig
+from obverse.config.export import ExportConfig
+from obverse.config.fields import LARGEST, Options
+from obverse.config.report import ReportConfig
+from obverse.config.resolve import read as read_options
+from obverse.config.resolve import resolve
+from obverse.config.scale import ServeConfig
+from obverse.config.sources import COMMAND_LINE, Layer
+from obverse.config.train import DataConfig, DemoConfig, GradeConfig, TrainConfig
+from obverse.config.yaml_file import read, write
 from obverse.errors import ConfigError
-from obverse.layers import COMMAND_LINE, Layer
 from obverse.methods import find
-from obverse.options import LARGEST, Options
-from obverse.resolve import read as read_options
-from obverse.resolve import resolve
 
 PATHS = [
     (TrainConfig, ("model", "dataset", "eval_dataset", "reward_model", "anchor_model", "resume_from_checkpoint")),

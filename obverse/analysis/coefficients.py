@@ -15,20 +15,21 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from obverse.analysis.reading import read
-from obverse.analysis.scene import Scene, check_data, chosen, filled, initial_of, progress_at, sampled_at, scene
-from obverse.analysis.stored import stored
+from obverse.analysis.context import Scene, check_data, chosen, filled, initial_of, progress_at, sampled_at, scene
+from obverse.analysis.forward_pass import read
+from obverse.analysis.stored_samples import stored
 from obverse.analysis.variance import written
-from obverse.batch import Update, pack
-from obverse.config_analysis import CoefficientsConfig
-from obverse.estimator import Term, coefficient
-from obverse.learn import Learner
-from obverse.loading import load
-from obverse.method import Method
-from obverse.records import Group, Problem, Sample, Source
-from obverse.remember import recall
-from obverse.view import View
-from obverse.watch import Silent, Watcher, flat
+from obverse.config.analyze import CoefficientsConfig
+from obverse.estimator.formula import Term, coefficient
+from obverse.estimator.method import Method
+from obverse.estimator.method_state import recall
+from obverse.estimator.tables import PartInputs
+from obverse.models.batch import Update, pack
+from obverse.models.load import load
+from obverse.redact import flat
+from obverse.runtime.callbacks import Silent, Watcher
+from obverse.training.update import Learner
+from obverse.types import Group, Problem, Sample, Source
 
 BINS = (0, 4, 16, 64, 256, 1024)  # where the classes of positions begin
 
@@ -49,7 +50,7 @@ class Mass:
     signed: float
     masked: float
     clipped: float
-    still: float
+    has_zero_gradient: float
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def mass_table(method: str, found: Sequence[Mass]) -> Table:
     for number, each in enumerate(found):
         last = number + 1 == len(found) or found[number + 1].by != each.by
         first = number == 0 or found[number - 1].by != each.by
-        shares = (f"{share:.1%}" for share in (each.masked, each.clipped, each.still))
+        shares = (f"{share:.1%}" for share in (each.masked, each.clipped, each.has_zero_gradient))
         cells = [f"{each.num_tokens}", f"{each.share:.1%}", written(each.mass), written(each.signed), *shares]
         table.add_row(each.by if first else "", Text(flat(each.name)), *cells, end_section=last)
     return table
@@ -153,7 +154,7 @@ def coefficients(config: CoefficientsConfig, watcher: Watcher | None = None) -> 
         else:
             groups = here.groups(named.method, 0, config.num_problems, progress, author)
         learner = here.learner(named.method, samples_itself=author is None)
-        tables[named.name] = weighed(named.method, groups, learner, progress, here.law.temperature)
+        tables[named.name] = weighed(named.method, groups, learner, progress, here.params.temperature)
     watch.phase("train", len(found), len(found))
     return Coefficients(
         about,
@@ -199,26 +200,26 @@ def weighed(
             for place, source in enumerate(sample.sources):
                 trained[begin + place] = source in method.sources
         with torch.no_grad():
-            for view, _ in read(learner, update, progress):
-                at = _places(update, view, starts)
+            for inputs, _ in read(learner, update, progress):
+                at = _places(update, inputs, starts)
                 for number, term in enumerate(method.terms):
-                    values[at, number] = coefficient(view, (term,), term.on).double().cpu()
-                    masked[at, number] = _shut(view, term).cpu()
-                    clipped[at, number] = masked[at, number] & term.stable.of_ratio
+                    values[at, number] = coefficient(inputs, (term,), term.on).double().cpu()
+                    masked[at, number] = _shut(inputs, term).cpu()
+                    clipped[at, number] = masked[at, number] & term.mask.of_ratio
     logp_terms = [number for number, term in enumerate(method.terms) if term.on == "logp"]
     return Weighed(samples, owner, values, masked, clipped, logp_terms, trained)
 
 
-def _places(update: Update, view: View, starts: Mapping[int, int]) -> Tensor:
+def _places(update: Update, inputs: PartInputs, starts: Mapping[int, int]) -> Tensor:
     """Where the tokens of a micro batch stand among all tokens of the batch; [t]."""
     begin = torch.tensor([starts[id(sample)] for sample in update.rows])
-    return begin[view.tokens.sample.cpu()] + view.tokens.position.cpu()
+    return begin[inputs.tokens.sample.cpu()] + inputs.tokens.position.cpu()
 
 
-def _shut(view: View, term: Term) -> Tensor:
+def _shut(inputs: PartInputs, term: Term) -> Tensor:
     """Which tokens have an advantage that the term's mask shuts out; bool [t]."""
-    stable, _, advantage = term.factors(view)
-    return (stable == 0) & (advantage != 0) & (view.tokens.source == int(term.source))
+    mask, _, advantage = term.factors(inputs)
+    return (mask == 0) & (advantage != 0) & (inputs.tokens.source == int(term.source))
 
 
 def masses(found: Weighed, method: Method) -> list[Mass]:
@@ -251,8 +252,10 @@ def masses(found: Weighed, method: Method) -> list[Mass]:
 def _mass(by: str, name: str, values: Tensor, masked: Tensor, clipped: Tensor, whole: float) -> Mass:
     """One row of the tokens with these coefficients; [n] each, and the sum of sizes that it is a share of."""
     mass = float(values.abs().sum())
-    shut, cut, still = (float(flag.double().mean()) for flag in (masked, clipped, values == 0))
-    return Mass(by, name, len(values), mass, mass / whole if whole else 0.0, float(values.sum()), shut, cut, still)
+    shut, cut, has_zero_gradient = (float(flag.double().mean()) for flag in (masked, clipped, values == 0))
+    return Mass(
+        by, name, len(values), mass, mass / whole if whole else 0.0, float(values.sum()), shut, cut, has_zero_gradient
+    )
 
 
 def position_class(place: int) -> str:

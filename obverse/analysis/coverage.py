@@ -12,14 +12,15 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from obverse import results
-from obverse.analysis.scene import filled, points, run_of, scene
-from obverse.config_analysis import CoverageConfig
+from obverse.analysis.context import filled, points, run_of, scene
+from obverse.config.analyze import CoverageConfig
 from obverse.errors import ConfigError, DataError
-from obverse.evaluate import measure
-from obverse.passk import interval, pass_at_k
-from obverse.sampling.hf import HFSampler
-from obverse.watch import Silent, Watcher, flat
+from obverse.evaluation import result_file as results
+from obverse.evaluation.evaluate import measure
+from obverse.evaluation.pass_at_k import interval, pass_at_k
+from obverse.inference.hf import HFSampler
+from obverse.redact import flat
+from obverse.runtime.callbacks import Silent, Watcher
 
 MOST = 1024
 ABLE = 0.5  # the base can do a problem of which it solves this share of its samples
@@ -206,7 +207,7 @@ def counts_of(model: str, config: CoverageConfig, watcher: Watcher) -> Counts:
     here = scene(config, point.place, point.place)
     chosen = here.problems[: config.num_problems]  # the first ones, as obverse eval takes them
     sampler = HFSampler(here.policy.model, decode=here.renderer.decode, mixed=here.policy.mixed)
-    scores = measure(chosen, sampler, here.renderer, here.law, config.num_generations, config.seed, watcher)
+    scores = measure(chosen, sampler, here.renderer, here.params, config.num_generations, config.seed, watcher)
     label = f"{model} ({point.name})" if point.step else model
     return Counts(label, {score.problem: (score.num_samples, score.num_correct) for score in scores})
 

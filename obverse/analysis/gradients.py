@@ -16,18 +16,18 @@ from rich.console import Group as Stack
 from rich.table import Table
 from torch import Tensor
 
-from obverse.analysis.reading import read
-from obverse.analysis.scene import Named, Scene, check_data, chosen, filled, initial_of, points, progress_at, scene
+from obverse.analysis.context import Named, Scene, check_data, chosen, filled, initial_of, points, progress_at, scene
+from obverse.analysis.forward_pass import read
 from obverse.analysis.variance import written
-from obverse.batch import Update, pack
-from obverse.config_analysis import GradientsConfig
-from obverse.estimator import Term, loss
-from obverse.learn import Learner
-from obverse.method import Method
-from obverse.parts import LeaveOneOut, PerSample, Request
-from obverse.records import Group, Source
-from obverse.remember import recall
-from obverse.watch import Silent, Watcher
+from obverse.config.analyze import GradientsConfig
+from obverse.estimator.formula import Term, loss
+from obverse.estimator.method import Method
+from obverse.estimator.method_state import recall
+from obverse.estimator.parts import LeaveOneOut, PerSample, Request
+from obverse.models.batch import Update, pack
+from obverse.runtime.callbacks import Silent, Watcher
+from obverse.training.update import Learner
+from obverse.types import Group, Source
 
 UNBIASED = "policy gradient"
 NUM_SAMPLES = 8  # per problem, of the policy gradient beside methods that do not say how many
@@ -178,7 +178,7 @@ def policy_gradient(config: GradientsConfig) -> Method:
     """The unbiased gradient of the expected reward."""
     return Method(
         ask=Request(rollouts=max(2, config.num_generations or NUM_SAMPLES)),
-        terms=(Term(Source.ROLLOUT, LeaveOneOut(), share=PerSample()),),
+        terms=(Term(Source.ROLLOUT, LeaveOneOut(), normalizer=PerSample()),),
     )
 
 
@@ -191,12 +191,12 @@ def one_batch(
     for named in found:
         method = named.method
         problems = here.batch(batch, config.num_problems)
-        wishes = tuple(wish for problem in problems for wish in [*method.ask(problem, progress), None])
-        if wishes not in collected:
-            collected[wishes] = here.groups(method, batch, config.num_problems, progress)
-        groups = collected[wishes]
+        requests = tuple(request for problem in problems for request in [*method.ask(problem, progress), None])
+        if requests not in collected:
+            collected[requests] = here.groups(method, batch, config.num_problems, progress)
+        groups = collected[requests]
         kept = [method.select(group) for group in groups]
-        update = pack(kept, method.sources, here.law.temperature, recall(method, {}, groups))
+        update = pack(kept, method.sources, here.params.temperature, recall(method, {}, groups))
         parts = {
             part: vector(here.learner(method), update, progress, terms, config.sketch)
             for part, terms in parts_of(method).items()
@@ -223,8 +223,10 @@ def vector(learner: Learner, update: Update | None, progress: float, terms: Sequ
     named = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if update is not None:
         model.zero_grad()
-        for view, live in read(learner, update, progress):
-            loss(view.tokens, view.samples, live.logp, live.entropy, terms, progress, live.value).backward()
+        for inputs, outputs in read(learner, update, progress):
+            loss(
+                inputs.tokens, inputs.samples, outputs.logp, outputs.entropy, terms, progress, outputs.value
+            ).backward()
     total = sum(parameter.numel() for parameter in named)
     size = min(sketch, total) if sketch else total
     found = torch.zeros(size)

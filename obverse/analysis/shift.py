@@ -12,16 +12,17 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from obverse.analysis.scene import Scene, filled, points, scene
-from obverse.batch import pack
-from obverse.config_analysis import ShiftConfig
+from obverse.analysis.context import Scene, filled, points, scene
+from obverse.config.analyze import ShiftConfig
 from obverse.errors import ConfigError
-from obverse.method import Method
-from obverse.model import Policy, logprobs
-from obverse.parts import Request
-from obverse.prompts import Reader
-from obverse.records import Sample, Source
-from obverse.watch import Silent, Watcher, flat
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Request
+from obverse.models.batch import pack
+from obverse.models.policy import Policy, logprobs
+from obverse.models.shared_prefix import Reader
+from obverse.redact import flat
+from obverse.runtime.callbacks import Silent, Watcher
+from obverse.types import Sample, Source
 
 NUM_BINS = 20
 SURE = 0.9  # a token is polarized where its probability lies above this, or below 1 - this
@@ -134,7 +135,7 @@ def shift(config: ShiftConfig, watcher: Watcher | None = None) -> Shift:
         )
     kinds = []
     for kind, found in samples.items():
-        said, says = (read_through(policy, found, here.law.temperature) for policy in (here.initial, here.policy))
+        said, says = (read_through(policy, found, here.params.temperature) for policy in (here.initial, here.policy))
         kinds.append(summed(kind, found, said, says, here.tokenizer, config.num_tokens))
     return Shift(before, f"{last.name} of {config.model}" if last.step else last.place, kinds)
 

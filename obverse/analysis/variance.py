@@ -10,14 +10,14 @@ from typing import Any
 from rich.table import Table as Grid
 
 from obverse import methods
-from obverse.analysis.exact import Moments, moments
-from obverse.analysis.world import LENGTH, Table, stages
-from obverse.config_analysis import VarianceConfig
-from obverse.course import as_course
+from obverse.analysis.enumerable_gradients import Moments, moments
+from obverse.analysis.enumerable_policy import LENGTH, Table, stages
+from obverse.config.analyze import VarianceConfig
 from obverse.errors import ConfigError
-from obverse.method import Method
-from obverse.records import Source
-from obverse.watch import Silent, Watcher
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import as_schedule
+from obverse.runtime.callbacks import Silent, Watcher
+from obverse.types import Source
 
 COLUMNS = ("bias", "cosine", "scale", "variance", "snr", "error")
 
@@ -27,7 +27,7 @@ class Estimator:
     """A method, of a course one of its lanes, and its moments at each stage."""
 
     method: str
-    lane: int
+    stage: int
     stages: list[Moments]
 
 
@@ -54,7 +54,7 @@ class Variance:
             "methods": [
                 {
                     "method": each.method,
-                    "lane": each.lane,
+                    "lane": each.stage,
                     "stages": [asdict(found) | {"is_exact": not found.uncertainty} for found in each.stages],
                 }
                 for each in self.estimators
@@ -64,9 +64,9 @@ class Variance:
 
     def rows(self) -> Iterable[list[str]]:
         """A row of text per method and stage."""
-        num_lanes = Counter(each.method for each in self.estimators)
+        num_stages = Counter(each.method for each in self.estimators)
         for each in self.estimators:
-            name = each.method if num_lanes[each.method] == 1 else f"{each.method}, lane {each.lane}"
+            name = each.method if num_stages[each.method] == 1 else f"{each.method}, lane {each.stage}"
             for rate, found in zip(self.success, each.stages, strict=True):
                 first = name if rate == self.success[0] else ""
                 groups = f"{'' if not found.uncertainty else '~'}{found.num_groups}"
@@ -112,13 +112,13 @@ def variance(config: VarianceConfig, watcher: Watcher | None = None) -> Variance
     estimators = []
     for number, name in enumerate(chosen):
         watch.phase("train", number, len(chosen))
-        for lane, method in enumerate(sized(name, config.num_generations)):
+        for stage, method in enumerate(sized(name, config.num_generations)):
             if why := unfit(method):
                 if config.methods:
                     raise ConfigError(f"--methods: {name} {why}")
                 left_out[name] = why
                 continue
-            estimators.append(Estimator(name, lane, _along(method, policies, config.seed)))
+            estimators.append(Estimator(name, stage, _along(method, policies, config.seed)))
     watch.phase("train", len(chosen), len(chosen))
     return Variance(
         config.num_generations,
@@ -139,11 +139,11 @@ def _along(method: Method, policies: Sequence[Table], seed: int) -> list[Moments
 def sized(name: str, num_generations: int | None, length: int = LENGTH) -> tuple[Method, ...]:
     """A method's lanes with the defaults that a run has, but as many own samples and tokens as here."""
     known = methods.parameters(methods.find(name))
-    run = as_course(methods.build(name)).run
+    run = as_schedule(methods.build(name)).run
     given = {"num_generations": num_generations, "max_completion_length": length}
     options = {option: value for option, value in run.items() if option in known}
     options |= {option: value for option, value in given.items() if option in known and value is not None}
-    return as_course(methods.build(name, options)).methods
+    return as_schedule(methods.build(name, options)).methods
 
 
 def unfit(method: Method) -> str:

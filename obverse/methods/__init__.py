@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from obverse import user_code
-from obverse.course import Course
+from obverse import python_files as user_code
 from obverse.errors import ConfigError, UserError
-from obverse.method import Method
-from obverse.methods._compose import TEXTS, compose
-from obverse.records import Source
-from obverse.user_code import Code
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import TrainingSchedule
+from obverse.methods._components import TEXTS, compose
+from obverse.python_files import Code
+from obverse.types import Source
 
-MakeMethod = Callable[..., Method | Course]
+MakeMethod = Callable[..., Method | TrainingSchedule]
 LONGEST = "max_completion_length"  # means the same to a method that has it and to its components
 COMPONENTS = dict(list(inspect.signature(compose, eval_str=True).parameters.items())[1:])
 
@@ -52,20 +52,20 @@ def composable(make: MakeMethod) -> MakeMethod:
     added = {name: each for name, each in COMPONENTS.items() if name not in own.parameters}
 
     @functools.wraps(make)
-    def made(**options: Any) -> Method | Course:
-        course = make(**{name: value for name, value in options.items() if name not in added})
-        if not isinstance(course, Method | Course):
-            kind = type(course).__name__
+    def made(**options: Any) -> Method | TrainingSchedule:
+        schedule = make(**{name: value for name, value in options.items() if name not in added})
+        if not isinstance(schedule, Method | TrainingSchedule):
+            kind = type(schedule).__name__
             raise ConfigError(f"{getattr(make, '__name__', kind)} returns a {kind}, and not a Method or a Course")
         chosen = {name: value for name, value in options.items() if name in added or name == LONGEST}
-        if isinstance(course, Method):
-            return compose(course, **chosen)
+        if isinstance(schedule, Method):
+            return compose(schedule, **chosen)
         # a lane without own samples has nothing that most components could act on
-        lanes = [
-            replace(lane, method=compose(lane.method, **chosen)) if Source.ROLLOUT in lane.method.sources else lane
-            for lane in course.lanes
+        stages = [
+            replace(stage, method=compose(stage.method, **chosen)) if Source.ROLLOUT in stage.method.sources else stage
+            for stage in schedule.stages
         ]
-        return replace(course, lanes=tuple(lanes))
+        return replace(schedule, stages=tuple(stages))
 
     parameters = [*own.parameters.values(), *(each.replace(kind=each.KEYWORD_ONLY) for each in added.values())]
     parameters.sort(key=lambda each: each.kind)  # **others stand last
@@ -106,7 +106,7 @@ def parameters(make: MakeMethod) -> Mapping[str, inspect.Parameter]:
     return signature(make).parameters
 
 
-def build(name: str, options: Mapping[str, Any] | None = None) -> Method | Course:
+def build(name: str, options: Mapping[str, Any] | None = None) -> Method | TrainingSchedule:
     """The method as a value, with `options` in place of the paper's; an unknown option is a ConfigError."""
     make = find(name)
     known = parameters(make)
@@ -118,7 +118,7 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method | Cours
     return call(name, make, options or {})
 
 
-def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Course:
+def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | TrainingSchedule:
     """The method as a value; ConfigError for what its function refuses (a ValueError), or raises in a user's file."""
     try:
         inspect.signature(make).bind(**options)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.course import Course, InTurns, Lane
+from obverse.estimator.schedule import InTurns, Stage, TrainingSchedule
 from obverse.methods.dr_grpo import dr_grpo
 from obverse.methods.grpo import grpo
 from obverse.methods.sft import sft
@@ -19,7 +19,7 @@ def alternate(
     max_completion_length: int = 8192,
     imitation_learning_rate: float | None = None,
     moments: Literal["separate", "shared"] = "separate",
-) -> Course:
+) -> TrainingSchedule:
     """Alternation: rl_steps updates on own samples, then sft_steps updates on demonstrations, and so on.
 
     Paper     The plain form of interleaving; with performance feedback it is relift, https://arxiv.org/abs/2506.07527,
@@ -47,5 +47,5 @@ def alternate(
         first = grpo(num_generations, epsilon, epsilon_high, beta)
     else:
         first = dr_grpo(num_generations, epsilon, epsilon_high, max_completion_length)
-    second = Lane(sft(), shares_optimizer=True) if moments == "shared" else Lane(sft(), imitation_learning_rate)
-    return Course((Lane(first), second), InTurns(rl_steps, sft_steps), run={"learning_rate": 1e-6})
+    second = Stage(sft(), shares_optimizer=True) if moments == "shared" else Stage(sft(), imitation_learning_rate)
+    return TrainingSchedule((Stage(first), second), InTurns(rl_steps, sft_steps), run={"learning_rate": 1e-6})

@@ -1,9 +1,9 @@
 """CHORD: own samples and demonstrations in one sum whose balance moves over the run."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Behavior, Clip, One, OwnStandardized, PerToken, Request, Rest, Undecided, WarmCosine
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, Clip, One, OwnStandardized, PerToken, Request, Rest, Undecided, WarmCosine
+from obverse.types import Source
 
 
 def chord(
@@ -41,8 +41,10 @@ def chord(
     """
     high = epsilon if epsilon_high is None else epsilon_high
     mu = WarmCosine(mu_peak, mu_valley, mu_warmup, mu_decay)
-    own = Term(Source.ROLLOUT, OwnStandardized(), Behavior(), Clip(epsilon, high), share=PerToken(), weight=Rest(mu))
-    shown = Term(Source.DEMONSTRATION, Undecided() if phi else One(), share=PerToken(), weight=mu)
+    own = Term(
+        Source.ROLLOUT, OwnStandardized(), Behavior(), Clip(epsilon, high), normalizer=PerToken(), weight=Rest(mu)
+    )
+    shown = Term(Source.DEMONSTRATION, Undecided() if phi else One(), normalizer=PerToken(), weight=mu)
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         terms=(own, shown),

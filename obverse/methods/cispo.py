@@ -1,9 +1,9 @@
 """Cap the importance weight instead of masking the token."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import CappedBehavior, PerToken, Request, Standardized
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import CappedBehavior, PerToken, Request, Standardized
+from obverse.types import Source
 
 
 def cispo(num_generations: int = 8, epsilon_high: float = 4.0, epsilon: float | None = None) -> Method:
@@ -29,6 +29,6 @@ def cispo(num_generations: int = 8, epsilon_high: float = 4.0, epsilon: float | 
     reference = CappedBehavior(1 + epsilon_high, 0.0 if epsilon is None else 1 - epsilon)
     return Method(
         ask=Request(rollouts=num_generations),
-        terms=(Term(Source.ROLLOUT, Standardized(), reference, share=PerToken()),),
+        terms=(Term(Source.ROLLOUT, Standardized(), reference, normalizer=PerToken()),),
         run={"learning_rate": 1e-6},
     )

@@ -1,9 +1,9 @@
 """Decoupled clip, dynamic sampling, a soft limit of the length."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Behavior, Clip, DoubleClip, MixedOutcomes, Overlong, PerToken, Request, Standardized
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, Clip, DoubleClip, MixedOutcomes, Overlong, PerToken, Request, Standardized
+from obverse.types import Source
 
 
 def dapo(
@@ -48,7 +48,7 @@ def dapo(
     return Method(
         ask=Request(rollouts=num_generations),
         keep=MixedOutcomes(),
-        terms=(Term(Source.ROLLOUT, Standardized(), Behavior(), clip, share=PerToken()),),
+        terms=(Term(Source.ROLLOUT, Standardized(), Behavior(), clip, normalizer=PerToken()),),
         shaping=(Overlong(max_completion_length, cache, overlong_factor),) if overlong_factor else (),
         max_rounds=max_num_gen_batches,
         run={"learning_rate": 1e-6, "warmup_steps": 10, "weight_decay": 0.1, "max_grad_norm": 1.0},

@@ -1,9 +1,9 @@
 """Dynamic fine-tuning: imitate each token by as much as it is already believed."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import PerToken, Request, Unit
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import PerToken, Request, Unit
+from obverse.types import Source
 
 
 def dft() -> Method:
@@ -27,6 +27,6 @@ def dft() -> Method:
     """
     return Method(
         ask=Request(demonstrations=1),
-        terms=(Term(Source.DEMONSTRATION, reference=Unit(), share=PerToken()),),
+        terms=(Term(Source.DEMONSTRATION, reference=Unit(), normalizer=PerToken()),),
         run={"learning_rate": 5e-5, "lr_scheduler_type": "cosine", "weight_decay": 0.01, "adam_beta2": 0.95},
     )

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Contrast, Demonstrated, LogPartition, One, PerSample, PerSequence, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Contrast, Demonstrated, LogPartition, One, PerSample, PerSequence, Request
+from obverse.types import Source
 
 
 def discriminative(
@@ -46,13 +46,13 @@ def discriminative(
     usual_gamma, usual_tau = (0.9, 0.3) if averaged else (0.85, 1.0)
     partition = LogPartition(usual_gamma if gamma is None else gamma, usual_tau if tau is None else tau, averaged)
     demonstrations = (Source.DEMONSTRATION,)
-    share = PerSequence(demonstrations) if averaged else PerSample(demonstrations)
+    normalizer = PerSequence(demonstrations) if averaged else PerSample(demonstrations)
     return Method(
         ask=Request(demonstrations=1, rollouts=num_generations, author="initial"),
         keep=Demonstrated(),
         terms=(
-            Term(Source.DEMONSTRATION, One(), share=share),
-            Term(Source.ROLLOUT, Contrast(partition), share=share),
+            Term(Source.DEMONSTRATION, One(), normalizer=normalizer),
+            Term(Source.ROLLOUT, Contrast(partition), normalizer=normalizer),
         ),
         memory=partition,
         run={"learning_rate": 2e-6, "lr_scheduler_type": "cosine", "num_train_epochs": 2.0},

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Everything, MixedOutcomes, PerPair, Preferred, Request
-from obverse.parts.pairs import Divergence
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Everything, MixedOutcomes, PerPair, Preferred, Request
+from obverse.estimator.parts.pairs import Divergence
+from obverse.types import Source
 
 
 def dpo(
@@ -50,6 +50,6 @@ def dpo(
     return Method(
         ask=Request(rollouts=num_generations) if own else Request(pairs=1),
         keep=MixedOutcomes() if own else Everything(),
-        terms=tuple(Term(source, part, share=PerPair(own)) for source in sources),
+        terms=tuple(Term(source, part, normalizer=PerPair(own)) for source in sources),
         run={"learning_rate": 1e-6},
     )

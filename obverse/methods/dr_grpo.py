@@ -1,9 +1,9 @@
 """GRPO without its two biases."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Behavior, Centered, Clip, Constant, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, Centered, Clip, Constant, Request
+from obverse.types import Source
 
 
 def dr_grpo(
@@ -28,9 +28,9 @@ def dr_grpo(
     Authors' names  num_samples -> num_generations, cliprange -> epsilon, generate_max_length -> max_completion_length.
     """
     high = epsilon if epsilon_high is None else epsilon_high
-    share = Constant(max_completion_length)
+    normalizer = Constant(max_completion_length)
     return Method(
         ask=Request(rollouts=num_generations),
-        terms=(Term(Source.ROLLOUT, Centered(), Behavior(), Clip(epsilon, high), share=share),),
+        terms=(Term(Source.ROLLOUT, Centered(), Behavior(), Clip(epsilon, high), normalizer=normalizer),),
         run={"learning_rate": 1e-6},
     )

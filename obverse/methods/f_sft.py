@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import JensenShannon, One, Part, Pearson, PerToken, Request, SquaredHellinger
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import JensenShannon, One, Part, Pearson, PerToken, Request, SquaredHellinger
+from obverse.types import Source
 
 
 def f_sft(
@@ -40,6 +40,6 @@ def f_sft(
     }
     return Method(
         ask=Request(demonstrations=1),
-        terms=(Term(Source.DEMONSTRATION, advantages[divergence], share=PerToken()),),
+        terms=(Term(Source.DEMONSTRATION, advantages[divergence], normalizer=PerToken()),),
         run={"learning_rate": 2e-5, "lr_scheduler_type": "linear"},
     )

@@ -1,9 +1,9 @@
 """The focal loss on demonstrations: work on what is badly fitted."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Doubt, PerToken, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Doubt, PerToken, Request
+from obverse.types import Source
 
 
 def focal(gamma: float = 2.0, detached: bool = False) -> Method:
@@ -26,6 +26,6 @@ def focal(gamma: float = 2.0, detached: bool = False) -> Method:
     """
     return Method(
         ask=Request(demonstrations=1),
-        terms=(Term(Source.DEMONSTRATION, Doubt(gamma, detached), share=PerToken()),),
+        terms=(Term(Source.DEMONSTRATION, Doubt(gamma, detached), normalizer=PerToken()),),
         run={"learning_rate": 2e-5, "lr_scheduler_type": "linear"},
     )

@@ -1,9 +1,9 @@
 """The geometric mean of the tokens' clipped ratios."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import ClippedMean, PerSequence, Request, Standardized, TokenClip
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import ClippedMean, PerSequence, Request, Standardized, TokenClip
+from obverse.types import Source
 
 
 def gmpo(num_generations: int = 8, epsilon: float = 0.4, epsilon_high: float | None = None) -> Method:
@@ -26,9 +26,9 @@ def gmpo(num_generations: int = 8, epsilon: float = 0.4, epsilon_high: float | N
     Authors' names  cliprange -> epsilon, num_samples -> num_generations.
     """
     high = epsilon if epsilon_high is None else epsilon_high
-    reference, stable = ClippedMean(epsilon, high), TokenClip(epsilon, high)
+    reference, mask = ClippedMean(epsilon, high), TokenClip(epsilon, high)
     return Method(
         ask=Request(rollouts=num_generations),
-        terms=(Term(Source.ROLLOUT, Standardized(), reference, stable, share=PerSequence()),),
+        terms=(Term(Source.ROLLOUT, Standardized(), reference, mask, normalizer=PerSequence()),),
         run={"learning_rate": 1e-6},
     )

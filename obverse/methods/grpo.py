@@ -1,16 +1,9 @@
 """Group relative policy optimization, as the paper has it."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import (
-    Behavior,
-    Clip,
-    PerSequence,
-    Request,
-    Standardized,
-    TowardsAnchor,
-)
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, Clip, PerSequence, Request, Standardized, TowardsAnchor
+from obverse.types import Source
 
 
 def grpo(
@@ -36,8 +29,8 @@ def grpo(
     Authors' names  TRL: the same; verl: kl_loss_coef, clip_ratio_low, clip_ratio_high, rollout.n.
     """
     high = epsilon if epsilon_high is None else epsilon_high
-    surrogate = Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(epsilon, high), share=PerSequence())
-    kl = Term(Source.ROLLOUT, TowardsAnchor(), share=PerSequence(), weight=beta)
+    surrogate = Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(epsilon, high), normalizer=PerSequence())
+    kl = Term(Source.ROLLOUT, TowardsAnchor(), normalizer=PerSequence(), weight=beta)
     return Method(
         ask=Request(rollouts=num_generations),
         terms=(surrogate, kl) if beta else (surrogate,),

@@ -1,9 +1,9 @@
 """The importance ratio of a whole sequence, length-normalized."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Clip, PerSequence, Request, SequenceMean, Standardized
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Clip, PerSequence, Request, SequenceMean, Standardized
+from obverse.types import Source
 
 
 def gspo(num_generations: int = 8, epsilon: float = 3e-4, epsilon_high: float = 4e-4) -> Method:
@@ -26,6 +26,8 @@ def gspo(num_generations: int = 8, epsilon: float = 3e-4, epsilon_high: float = 
     """
     return Method(
         ask=Request(rollouts=num_generations),
-        terms=(Term(Source.ROLLOUT, Standardized(), SequenceMean(), Clip(epsilon, epsilon_high), share=PerSequence()),),
+        terms=(
+            Term(Source.ROLLOUT, Standardized(), SequenceMean(), Clip(epsilon, epsilon_high), normalizer=PerSequence()),
+        ),
         run={"learning_rate": 1e-6},
     )

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from obverse.method import Method
+from obverse.estimator.method import Method
+from obverse.estimator.parts import StagedHint
 from obverse.methods.uft import uft
-from obverse.parts import StagedHint
 
 
 def hint_stages(

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from obverse.estimator import Term, entropy_bonus
-from obverse.method import Method
-from obverse.parts import (
+from obverse.estimator.formula import Term, entropy_bonus
+from obverse.estimator.method import Method
+from obverse.estimator.parts import (
     Always,
     Behavior,
     ByCount,
@@ -22,7 +22,7 @@ from obverse.parts import (
     SolvedGate,
     Standardized,
 )
-from obverse.records import Source
+from obverse.types import Source
 
 # The authors' soft gates: the coefficient where 1, 2, ..., 8 members of the group are right.
 SOFT_RL = (0.0, 0.125, 0.25, 0.5, 1.0, 1.0, 1.0, 1.0)
@@ -99,15 +99,15 @@ def hpt(
         gated(advantage, SOFT_RL),
         Behavior(),
         Always() if epsilon is None else Clip(epsilon, epsilon),
-        share=constant,
+        normalizer=constant,
         weight=rl_coef,
     )
-    imitated = Term(Source.DEMONSTRATION, gated(One(), SOFT_SFT), share=PerToken(), weight=sft_coef)
+    imitated = Term(Source.DEMONSTRATION, gated(One(), SOFT_SFT), normalizer=PerToken(), weight=sft_coef)
     reinforced = Term(
         Source.DEMONSTRATION,
         ByCount(advantage, SOFT_OFF[soft_type]) if soft else Reward(),
         Saturating(0.1),
-        share=constant,
+        normalizer=constant,
         weight=rl_coef * off_coef,
     )
     shown = {"sft": (imitated,), "off_policy": (reinforced,), "mixed": (imitated, reinforced)}[failed]

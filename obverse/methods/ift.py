@@ -3,10 +3,10 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Geometric, GreedyMix, PerSample, PerSequence, Propagated, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Geometric, GreedyMix, PerSample, PerSequence, Propagated, Request
+from obverse.types import Source
 
 
 def ift(greedy_share: float = 0.2, gamma: float = 0.95, form: Literal["code", "paper"] = "code") -> Method:
@@ -34,9 +34,9 @@ def ift(greedy_share: float = 0.2, gamma: float = 0.95, form: Literal["code", "p
     """
     if not 0 <= gamma <= 1 or not 0 <= greedy_share <= 1:
         raise ConfigError("gamma and greedy_share must be between 0 and 1")
-    term = Term(Source.DEMONSTRATION, Geometric(gamma), share=PerSequence())
+    term = Term(Source.DEMONSTRATION, Geometric(gamma), normalizer=PerSequence())
     if form == "code" and gamma:
-        term = Term(Source.DEMONSTRATION, Propagated(gamma), share=PerSample())
+        term = Term(Source.DEMONSTRATION, Propagated(gamma), normalizer=PerSample())
     return Method(
         ask=Request(demonstrations=1),
         terms=(term,),

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import AnchorRatio, PerToken, Request, SequenceAnchorRatio
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import AnchorRatio, PerToken, Request, SequenceAnchorRatio
+from obverse.types import Source
 
 
 def iw_sft(
@@ -39,6 +39,6 @@ def iw_sft(
     weight = SequenceAnchorRatio(low, high, tau) if level == "sequence" else AnchorRatio(low, high)
     return Method(
         ask=Request(demonstrations=1),
-        terms=(Term(Source.DEMONSTRATION, weight, share=PerToken()),),
+        terms=(Term(Source.DEMONSTRATION, weight, normalizer=PerToken()),),
         run={"learning_rate": 1e-5, "lr_scheduler_type": "cosine", "weight_decay": 1e-4, "adam_beta2": 0.95},
     )

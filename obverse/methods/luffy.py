@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from obverse.estimator import Term, entropy_bonus
-from obverse.method import Method
-from obverse.parts import (
+from obverse.estimator.formula import Term, entropy_bonus
+from obverse.estimator.method import Method
+from obverse.estimator.parts import (
     Accepted,
     Always,
     Behavior,
@@ -21,7 +21,7 @@ from obverse.parts import (
     Standardized,
     Unit,
 )
-from obverse.records import Source
+from obverse.types import Source
 
 Shaping = Literal["none", "p_div_p", "square_root", "pow", "logp", "p_logp", "classic_reject_token"]
 
@@ -80,13 +80,13 @@ def luffy(
     }
     chance = Accepted() if shaping == "classic_reject_token" else Always()
     advantage = Standardized() if scale_rewards == "group" else Centered()
-    stable = Always() if epsilon is None else Clip(epsilon, epsilon)
-    share = ConstantOfAll(max_completion_length)
+    mask = Always() if epsilon is None else Clip(epsilon, epsilon)
+    normalizer = ConstantOfAll(max_completion_length)
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         terms=(
-            Term(Source.ROLLOUT, advantage, Behavior(), stable, share=share),
-            Term(Source.DEMONSTRATION, advantage, shapings[shaping], chance, share=share),
+            Term(Source.ROLLOUT, advantage, Behavior(), mask, normalizer=normalizer),
+            Term(Source.DEMONSTRATION, advantage, shapings[shaping], chance, normalizer=normalizer),
             *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION),
         ),
         run={"learning_rate": 1e-6},

@@ -1,10 +1,10 @@
 """Learn from wrong answers by supervised learning of what they imply."""
 
 from obverse.errors import ConfigError
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Constant, ImplicitNegative, MixedOutcomes, Request, Right, Wrong
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Constant, ImplicitNegative, MixedOutcomes, Request, Right, Wrong
+from obverse.types import Source
 
 
 def nft(
@@ -43,9 +43,11 @@ def nft(
         raise ConfigError(f"prompt_weight must be 0, 1 or 2, not {prompt_weight:g}")
     if epsilon <= 0 or neg_weight < 0:
         raise ConfigError("epsilon must be above 0, neg_weight at least 0")
-    share = Constant(max_completion_length)
-    right = Term(Source.ROLLOUT, Right(prompt_weight), share=share)
-    wrong = Term(Source.ROLLOUT, Wrong(prompt_weight), ImplicitNegative(epsilon), share=share, weight=neg_weight)
+    normalizer = Constant(max_completion_length)
+    right = Term(Source.ROLLOUT, Right(prompt_weight), normalizer=normalizer)
+    wrong = Term(
+        Source.ROLLOUT, Wrong(prompt_weight), ImplicitNegative(epsilon), normalizer=normalizer, weight=neg_weight
+    )
     return Method(
         ask=Request(rollouts=num_generations),
         keep=MixedOutcomes(),

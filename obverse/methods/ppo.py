@@ -1,10 +1,9 @@
 """Proximal policy optimization with a critic."""
 
 from obverse.errors import ConfigError
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.methods._compose import compose
-from obverse.parts import (
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import (
     GAE,
     AdaptiveKL,
     AnchorPenalty,
@@ -16,8 +15,9 @@ from obverse.parts import (
     Surprise,
     Written,
 )
-from obverse.parts.penalties import Estimator
-from obverse.records import Source
+from obverse.estimator.parts.penalties import Estimator
+from obverse.methods._components import compose
+from obverse.types import Source
 
 
 def ppo(
@@ -71,8 +71,8 @@ def ppo(
     method = Method(
         ask=Request(rollouts=num_generations),
         terms=(
-            Term(Source.ROLLOUT, Written(), Behavior(), clip, share=PerToken()),
-            Term(Source.ROLLOUT, Surprise(value_clip), share=PerToken(), weight=value_coef, on="value"),
+            Term(Source.ROLLOUT, Written(), Behavior(), clip, normalizer=PerToken()),
+            Term(Source.ROLLOUT, Surprise(value_clip), normalizer=PerToken(), weight=value_coef, on="value"),
         ),
         critic=GAE(gamma, lam, learning_rate=critic_learning_rate),
         shaping=() if kl_target is None else (AnchorPenalty(None, kl_estimator or "k1"),),

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from obverse.estimator import Term, entropy_bonus
-from obverse.method import Method
-from obverse.parts import AgainstUnhinted, Behavior, ConstantOfAll, DoubleClip, OneHinted, TornHint
-from obverse.records import Source
+from obverse.estimator.formula import Term, entropy_bonus
+from obverse.estimator.method import Method
+from obverse.estimator.parts import AgainstUnhinted, Behavior, ConstantOfAll, DoubleClip, OneHinted, TornHint
+from obverse.types import Source
 
 
 def prefix_rft(
@@ -46,13 +46,13 @@ def prefix_rft(
     Authors' names  clip_ratio_c -> dual_clip, entropy_coeff -> entropy_coef, rollout.n -> num_generations; the ratio of
               masked prefix tokens (.8) -> top_entropy = 1 - it.
     """
-    advantage, share = AgainstUnhinted(alone=hint_advantage == "v1"), ConstantOfAll(max_completion_length)
+    advantage, normalizer = AgainstUnhinted(alone=hint_advantage == "v1"), ConstantOfAll(max_completion_length)
     torn = TornHint(top_entropy, epsilon, epsilon, dual_clip)
     return Method(
         ask=OneHinted(num_generations, hint_high, hint_low, seed),
         terms=(
-            Term(Source.ROLLOUT, advantage, Behavior(), DoubleClip(epsilon, epsilon, dual_clip), share=share),
-            Term(Source.HINT, advantage, Behavior(), torn, share=share),
+            Term(Source.ROLLOUT, advantage, Behavior(), DoubleClip(epsilon, epsilon, dual_clip), normalizer=normalizer),
+            Term(Source.HINT, advantage, Behavior(), torn, normalizer=normalizer),
             *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.HINT),
         ),
         run={"learning_rate": 1e-6},

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Behavior, BestOf, Clip, CorrectOnly, One, PerToken, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, BestOf, Clip, CorrectOnly, One, PerToken, Request
+from obverse.types import Source
 
 
 def raft(
@@ -33,9 +33,9 @@ def raft(
               trains nothing.
     Authors' names  K -> num_generations. "RFT" (2308.01825) is the same from the *initial* model, sampled once.
     """
-    term = Term(Source.ROLLOUT, share=PerToken())
+    term = Term(Source.ROLLOUT, normalizer=PerToken())
     if epsilon is not None:
-        term = Term(Source.ROLLOUT, One(), Behavior(), Clip(epsilon, epsilon), share=PerToken())
+        term = Term(Source.ROLLOUT, One(), Behavior(), Clip(epsilon, epsilon), normalizer=PerToken())
     return Method(
         ask=Request(rollouts=num_generations),
         keep=CorrectOnly() if select == "correct" else BestOf(),

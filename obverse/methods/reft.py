@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from obverse.course import Course, InOrder, Lane
+from obverse.estimator.parts import PerSequence
+from obverse.estimator.parts.penalties import Estimator
+from obverse.estimator.schedule import InOrder, Stage, TrainingSchedule
 from obverse.methods.ppo import ppo
 from obverse.methods.sft import sft
-from obverse.parts import PerSequence
-from obverse.parts.penalties import Estimator
 
 
 def reft(
@@ -22,7 +22,7 @@ def reft(
     kl_coef: float = 0.05,
     kl_estimator: Estimator = "k1",
     kl_in_reward: bool = True,
-) -> Course:
+) -> TrainingSchedule:
     """ReFT: SFT until the model answers at all, then PPO with a partial reward and the KL in the reward.
 
     Paper     ReFT: Reasoning with Reinforced Fine-Tuning, https://arxiv.org/abs/2401.08967.
@@ -64,9 +64,11 @@ def reft(
         kl_in_reward=kl_in_reward,
     )
     # its own terms, policy's and critic's, are means over sequences; a KL in the loss stays a mean over tokens
-    terms = tuple(term if "anchor" in term.needs else replace(term, share=PerSequence()) for term in reinforce.terms)
-    return Course(
-        (Lane(sft(), imitation_learning_rate), Lane(replace(reinforce, terms=terms))),
+    terms = tuple(
+        term if "anchor" in term.needs else replace(term, normalizer=PerSequence()) for term in reinforce.terms
+    )
+    return TrainingSchedule(
+        (Stage(sft(), imitation_learning_rate), Stage(replace(reinforce, terms=terms))),
         InOrder(first=sft_share),
         run={"learning_rate": 3e-7, "imitation_learning_rate": 1e-5, "format_reward": 0.1, "num_iterations": 2},
     )

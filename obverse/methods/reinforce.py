@@ -3,10 +3,19 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import AboveMemory, GreedyReward, PerSample, PerToken, Request, Reward, RunningMean, Whitened
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import (
+    AboveMemory,
+    GreedyReward,
+    PerSample,
+    PerToken,
+    Request,
+    Reward,
+    RunningMean,
+    Whitened,
+)
+from obverse.types import Source
 
 
 def reinforce(
@@ -49,10 +58,10 @@ def reinforce(
     whitened = Whitened(scale=scale_rewards == "batch")
     advantages = {"none": Reward(), "batch": whitened, "running": AboveMemory(), "greedy": AboveMemory()}
     memories = {"running": RunningMean(momentum), "greedy": GreedyReward()}
-    share = PerToken() if token_mean else PerSample()
+    normalizer = PerToken() if token_mean else PerSample()
     return Method(
         ask=Request(rollouts=num_generations, greedy=int(baseline == "greedy")),
-        terms=(Term(Source.ROLLOUT, advantages[baseline], share=share),),
+        terms=(Term(Source.ROLLOUT, advantages[baseline], normalizer=normalizer),),
         memory=memories.get(baseline),
         run={"learning_rate": 1e-6},
     )

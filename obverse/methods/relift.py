@@ -1,10 +1,10 @@
 """RL, and SFT on what RL cannot solve as soon as enough of it waits."""
 
-from obverse.course import Course, Lane, WhenWaiting
-from obverse.estimator import Term, entropy_bonus
-from obverse.method import Method
-from obverse.parts import Behavior, Centered, Constant, PerToken, Request, SolvedGate
-from obverse.records import Source
+from obverse.estimator.formula import Term, entropy_bonus
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, Centered, Constant, PerToken, Request, SolvedGate
+from obverse.estimator.schedule import Stage, TrainingSchedule, WhenWaiting
+from obverse.types import Source
 
 
 def relift(
@@ -13,7 +13,7 @@ def relift(
     imitation_learning_rate: float | None = 1e-6,
     entropy_coef: float = 0.001,
     max_completion_length: int = 8192,
-) -> Course:
+) -> TrainingSchedule:
     """ReLIFT: RL interleaved with fine-tuning on the demonstrations of problems that no own sample solved.
 
     Paper     Learning What Reinforcement Learning Can't: Interleaved Online Fine-Tuning for Hardest Questions,
@@ -39,15 +39,15 @@ def relift(
               demonstrations. Two AdamW drift apart. A problem without a demonstration never waits.
     Authors' names  rollout.n -> num_generations, entropy_coeff -> entropy_coef.
     """
-    own = Term(Source.ROLLOUT, Centered(), Behavior(), share=Constant(max_completion_length))
+    own = Term(Source.ROLLOUT, Centered(), Behavior(), normalizer=Constant(max_completion_length))
     reinforce = Method(ask=Request(rollouts=num_generations), terms=(own, *entropy_bonus(entropy_coef, Source.ROLLOUT)))
     imitate = Method(
         ask=Request(demonstrations=1),
         keep=SolvedGate(0),  # given the whole group of a problem, it is the failed ones that are imitated
-        terms=(Term(Source.DEMONSTRATION, share=PerToken()), *entropy_bonus(entropy_coef, Source.DEMONSTRATION)),
+        terms=(Term(Source.DEMONSTRATION, normalizer=PerToken()), *entropy_bonus(entropy_coef, Source.DEMONSTRATION)),
     )
-    return Course(
-        (Lane(reinforce), Lane(imitate, imitation_learning_rate)),
+    return TrainingSchedule(
+        (Stage(reinforce), Stage(imitate, imitation_learning_rate)),
         WhenWaiting(num_waiting),
         run={"learning_rate": 1e-6, "imitation_learning_rate": 1e-6, "max_grad_norm": 0.7},
     )

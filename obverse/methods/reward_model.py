@@ -1,9 +1,9 @@
 """A reward model: which of two responses people prefer, as one number per response."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import PerPair, Ranked, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import PerPair, Ranked, Request
+from obverse.types import Source
 
 
 def reward_model(margin: float = 0.0, center_rewards_coefficient: float = 0.0) -> Method:
@@ -29,6 +29,8 @@ def reward_model(margin: float = 0.0, center_rewards_coefficient: float = 0.0) -
     part = Ranked(margin, center_rewards_coefficient)
     return Method(
         ask=Request(pairs=1),
-        terms=tuple(Term(source, part, share=PerPair(), on="score") for source in (Source.CHOSEN, Source.REJECTED)),
+        terms=tuple(
+            Term(source, part, normalizer=PerPair(), on="score") for source in (Source.CHOSEN, Source.REJECTED)
+        ),
         run={"learning_rate": 9e-6},
     )

@@ -1,9 +1,9 @@
 """Rejection sampling: sample the initial model, keep what is right, imitate it."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import DistinctCorrect, PerToken, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import DistinctCorrect, PerToken, Request
+from obverse.types import Source
 
 
 def rft(num_generations: int = 100) -> Method:
@@ -31,6 +31,6 @@ def rft(num_generations: int = 100) -> Method:
     return Method(
         ask=Request(rollouts=num_generations, author="initial"),
         keep=DistinctCorrect(),
-        terms=(Term(Source.ROLLOUT, share=PerToken()),),
+        terms=(Term(Source.ROLLOUT, normalizer=PerToken()),),
         run={"learning_rate": 1e-5, "lr_scheduler_type": "cosine", "temperature": 0.7, "num_train_epochs": 3.0},
     )

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import (
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import (
     Always,
     AnchorPenalty,
     Behavior,
@@ -15,7 +15,7 @@ from obverse.parts import (
     Request,
     SequenceProduct,
 )
-from obverse.records import Source
+from obverse.types import Source
 
 
 def rloo(
@@ -50,10 +50,10 @@ def rloo(
     """
     clip = Always() if epsilon is None else Clip(epsilon, epsilon if epsilon_high is None else epsilon_high)
     references = {"sequence": SequenceProduct(), "token": Behavior(), "none": Itself()}
-    stable = Always() if ratio == "none" else clip
+    mask = Always() if ratio == "none" else clip
     return Method(
         ask=Request(rollouts=num_generations),
-        terms=(Term(Source.ROLLOUT, LeaveOneOut(), references[ratio], stable, share=PerSample()),),
+        terms=(Term(Source.ROLLOUT, LeaveOneOut(), references[ratio], mask, normalizer=PerSample()),),
         shaping=(AnchorPenalty(beta),) if beta else (),
         run={"learning_rate": 1e-6, "lr_scheduler_type": "linear"},
     )

@@ -1,9 +1,9 @@
 """A soft gate in place of the clip."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Behavior, PerSequence, Request, Soft, Standardized
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, PerSequence, Request, Soft, Standardized
+from obverse.types import Source
 
 
 def sapo(num_generations: int = 8, tau_pos: float = 1.0, tau_neg: float = 1.05) -> Method:
@@ -26,6 +26,6 @@ def sapo(num_generations: int = 8, tau_pos: float = 1.0, tau_neg: float = 1.05) 
     """
     return Method(
         ask=Request(rollouts=num_generations),
-        terms=(Term(Source.ROLLOUT, Standardized(), Behavior(), Soft(tau_pos, tau_neg), share=PerSequence()),),
+        terms=(Term(Source.ROLLOUT, Standardized(), Behavior(), Soft(tau_pos, tau_neg), normalizer=PerSequence()),),
         run={"learning_rate": 1e-6},
     )

@@ -1,9 +1,9 @@
 """Supervised fine-tuning: imitate the demonstration."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import PerToken, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import PerToken, Request
+from obverse.types import Source
 
 
 def sft() -> Method:
@@ -23,6 +23,6 @@ def sft() -> Method:
     """
     return Method(
         ask=Request(demonstrations=1),
-        terms=(Term(Source.DEMONSTRATION, share=PerToken()),),
+        terms=(Term(Source.DEMONSTRATION, normalizer=PerToken()),),
         run={"learning_rate": 2e-5, "lr_scheduler_type": "linear"},
     )

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from obverse.estimator import Term, entropy_bonus
-from obverse.method import Method
-from obverse.parts import Always, Behavior, Clip, Constant, OwnCentered, OwnStandardized, PerToken, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term, entropy_bonus
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Always, Behavior, Clip, Constant, OwnCentered, OwnStandardized, PerToken, Request
+from obverse.types import Source
 
 
 def sft_rl_sum(
@@ -44,10 +44,10 @@ def sft_rl_sum(
         OwnStandardized() if scale_rewards == "group" else OwnCentered(),
         Behavior(),
         Always() if epsilon is None else Clip(epsilon, epsilon),
-        share=Constant(max_completion_length),
+        normalizer=Constant(max_completion_length),
         weight=rl_coef,
     )
-    shown = Term(Source.DEMONSTRATION, share=PerToken(), weight=sft_coef)
+    shown = Term(Source.DEMONSTRATION, normalizer=PerToken(), weight=sft_coef)
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         terms=(own, shown, *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION)),

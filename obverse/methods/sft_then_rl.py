@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.course import Course, InOrder, Lane
+from obverse.estimator.schedule import InOrder, Stage, TrainingSchedule
 from obverse.methods.dr_grpo import dr_grpo
 from obverse.methods.grpo import grpo
 from obverse.methods.sft import sft
@@ -17,7 +17,7 @@ def sft_then_rl(
     epsilon_high: float | None = None,
     beta: float = 0.0,
     max_completion_length: int = 8192,
-) -> Course:
+) -> TrainingSchedule:
     """SFT -> RL: demonstrations for a share of the run, own samples for the rest.
 
     Paper     The baseline of every hybrid: "SFT -> GRPO" of https://arxiv.org/abs/2509.04419, "SFT -> RL" of
@@ -46,8 +46,8 @@ def sft_then_rl(
         second = grpo(num_generations, epsilon, epsilon_high, beta)
     else:
         second = dr_grpo(num_generations, epsilon, epsilon_high, max_completion_length)
-    return Course(
-        (Lane(sft(), imitation_learning_rate), Lane(second)),
+    return TrainingSchedule(
+        (Stage(sft(), imitation_learning_rate), Stage(second)),
         InOrder(first=sft_share),
         run={"learning_rate": 1e-6, "imitation_learning_rate": 5e-6},
     )

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import (
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import (
     Behavior,
     Confident,
     ConstantOfAll,
@@ -16,7 +16,7 @@ from obverse.parts import (
     Standardized,
     Unit,
 )
-from obverse.records import Source
+from obverse.types import Source
 
 
 def srft(
@@ -56,14 +56,14 @@ def srft(
     Authors' names  w_SFT -> sft_coef, w_RL -> rl_coef (their constant factors); srft_type -> surrogate.
     """
     constant = ConstantOfAll(max_completion_length)
-    share = constant if loss_type == "constant" else PerToken()
+    normalizer = constant if loss_type == "constant" else PerToken()
     references: dict[str, Part] = {"logp": Itself(), "p": Unit(), "ratio": Behavior()}
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         terms=(
-            Term(Source.DEMONSTRATION, Confident(sft_coef, entropy_level), share=PerToken()),
-            Term(Source.DEMONSTRATION, Standardized(), Unit(), share=share),
-            Term(Source.ROLLOUT, Signed(rl_coef, entropy_level), references[surrogate], share=share),
+            Term(Source.DEMONSTRATION, Confident(sft_coef, entropy_level), normalizer=PerToken()),
+            Term(Source.DEMONSTRATION, Standardized(), Unit(), normalizer=normalizer),
+            Term(Source.ROLLOUT, Signed(rl_coef, entropy_level), references[surrogate], normalizer=normalizer),
         ),
         run={"learning_rate": 1e-6},
     )

@@ -1,17 +1,9 @@
 """Own samples that continue a piece of the demonstration, a shorter one as the run goes on."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import (
-    Behavior,
-    BinomialHint,
-    Clip,
-    ConstantOfAll,
-    PerToken,
-    Standardized,
-    TowardsAnchor,
-)
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Behavior, BinomialHint, Clip, ConstantOfAll, PerToken, Standardized, TowardsAnchor
+from obverse.types import Source
 
 
 def uft(
@@ -55,10 +47,10 @@ def uft(
     """
     hint = beta if hint_coef is None else hint_coef
     terms = [
-        Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(epsilon, epsilon), share=PerToken()),
-        Term(Source.ROLLOUT, TowardsAnchor(), share=PerToken(), weight=beta),
-        Term(Source.HINT, share=ConstantOfAll(1) if hint_sum else PerToken(), weight=hint),
-        Term(Source.ROLLOUT, share=PerToken(), weight=entropy_coef, on="entropy"),
+        Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(epsilon, epsilon), normalizer=PerToken()),
+        Term(Source.ROLLOUT, TowardsAnchor(), normalizer=PerToken(), weight=beta),
+        Term(Source.HINT, normalizer=ConstantOfAll(1) if hint_sum else PerToken(), weight=hint),
+        Term(Source.ROLLOUT, normalizer=PerToken(), weight=entropy_coef, on="entropy"),
     ]
     return Method(
         ask=BinomialHint(num_generations, num_chunks, p_high, p_low, hint_until, seed),

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import ConstantOfAll, ImplicitScore, Request
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import ConstantOfAll, ImplicitScore, Request
+from obverse.types import Source
 
 
 def una(
@@ -51,7 +51,7 @@ def una(
     return Method(
         ask=Request(rollouts=num_generations or 0, demonstrations=int(shown), pairs=int(paired)),
         terms=tuple(
-            Term(source, ImplicitScore(beta, loss, target), share=ConstantOfAll(1))
+            Term(source, ImplicitScore(beta, loss, target), normalizer=ConstantOfAll(1))
             for source, target in targets.items()
         ),
         run={"learning_rate": 3e-5},

@@ -1,9 +1,9 @@
 """Learn the first tokens of one's own answers, right or wrong."""
 
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import Itself, One, PerPrefixToken, Prefix, PrefixRequest
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Itself, One, PerPrefixToken, Prefix, PrefixRequest
+from obverse.types import Source
 
 
 def upft(prefix_length: int = 8, whole_share: float = 0.1) -> Method:
@@ -30,6 +30,6 @@ def upft(prefix_length: int = 8, whole_share: float = 0.1) -> Method:
     prefix = Prefix(prefix_length, whole_share)
     return Method(
         ask=PrefixRequest(prefix_length, whole_share),
-        terms=(Term(Source.ROLLOUT, One(), Itself(), prefix, share=PerPrefixToken(prefix_length, whole_share)),),
+        terms=(Term(Source.ROLLOUT, One(), Itself(), prefix, normalizer=PerPrefixToken(prefix_length, whole_share)),),
         run={"learning_rate": 1e-6, "lr_scheduler_type": "constant_with_warmup"},
     )

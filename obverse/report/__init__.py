@@ -8,20 +8,20 @@ from pathlib import Path
 from shlex import quote as quoted
 from urllib.parse import quote
 
-from obverse.config_report import ReportConfig
+from obverse.config.report import ReportConfig
 from obverse.errors import DataError
 from obverse.report.analyses import FOLDER as ANALYSIS
 from obverse.report.analyses import analysis_sections
 from obverse.report.completions import pick
 from obverse.report.evaluations import evaluation_figures, measured, measured_tries
 from obverse.report.figures import Figure, compared, curves_of, gate_of, trained_of
+from obverse.report.load_runs import STANDINGS, RunData, arms, entries, find_runs, is_run
 from obverse.report.page import Page, Section, render
 from obverse.report.pictures import save_pictures
-from obverse.report.runs import STANDINGS, RunData, arms, entries, find_runs, is_run
 from obverse.report.standings import demo_table, standing_figures, standing_tables
 from obverse.report.tables import Table, arms_table, headline, runs_table, settings
-from obverse.storing import storing, write_whole
-from obverse.watch import Watcher
+from obverse.runtime.callbacks import Watcher
+from obverse.runtime.file_writes import storing, write_whole
 
 NAME = "report.html"
 MEGABYTE = 1_000_000

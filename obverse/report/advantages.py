@@ -8,16 +8,16 @@ from typing import Any, cast
 
 import torch
 
-from obverse.columns import Unfilled
-from obverse.course import as_course
+from obverse.config.resolve import method_options
 from obverse.errors import ConfigError, DataError
-from obverse.method import Method
+from obverse.estimator.columns import Unfilled
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Part
+from obverse.estimator.schedule import as_schedule
+from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.methods import build, find, names, parameters
-from obverse.parts import Part
-from obverse.records import Source
-from obverse.report.runs import Row, RunData
-from obverse.resolve import method_options
-from obverse.view import Live, Samples, Tokens, View
+from obverse.report.load_runs import Row, RunData
+from obverse.types import Source
 
 OF_KIND = {
     "rollout": Source.ROLLOUT,
@@ -26,28 +26,28 @@ OF_KIND = {
     "chosen": Source.CHOSEN,
     "rejected": Source.REJECTED,
 }
-HIDDEN = ("tokens.behavior", "live.logp", "live.entropy")  # what it does not tell
+HIDDEN = ("tokens.behavior", "policy.logp", "policy.entropy")  # what it does not tell
 KNOWN = frozenset({"reward", "correct", "group", "own_group"})  # what a stored completion tells of itself
 
 
-def lanes(run: RunData) -> tuple[Method, ...]:
+def stages(run: RunData) -> tuple[Method, ...]:
     """The run's method as a value (of a course each lane's); none for a user's own file, which no report runs."""
     if run.method not in names():
         return ()
     make = find(run.method)
     given = {name: run.config[name] for name in parameters(make) if name in run.config}
     try:
-        return as_course(build(run.method, method_options(run.method, make, given))).methods
+        return as_schedule(build(run.method, method_options(run.method, make, given))).methods
     except ConfigError as error:
         raise DataError(f"{run.path / 'config.yaml'}: {error}") from None
 
 
-def settled(method: Method) -> dict[Source, list[Part]]:
+def is_policy_independent(method: Method) -> dict[Source, list[Part]]:
     """By source, the advantages that rewards alone decide; several where a method has several terms for it."""
     found: dict[Source, list[Part]] = {}
     for term in method.terms if not method.shaping else ():
         part = term.advantage
-        if term.on == "logp" and part.settled and part.needs <= KNOWN:
+        if term.on == "logp" and part.is_policy_independent and part.needs <= KNOWN:
             found.setdefault(term.source, []).append(part)
     return found
 
@@ -59,13 +59,13 @@ def advantages(method: Method | None, rows: Sequence[Row]) -> tuple[list[float |
     advantages depend on more than rewards (a critic, log-probs). Where that leaves nothing, the number is the reward
     minus the mean of the problem's own samples.
     """
-    parts = settled(method) if method else {}
+    parts = is_policy_independent(method) if method else {}
     trained = [row for row in rows if row.get("kept") and row["kind"] in OF_KIND]
     if not trained or not parts.keys() & {OF_KIND[row["kind"]] for row in trained}:
         return centered(rows), "reward minus the mean of the problem's own samples"
-    view, found = tables(trained), {}
+    inputs, found = tables(trained), {}
     for source, members in sorted(parts.items()):
-        total = torch.stack([part(view) for part in members]).sum(0)
+        total = torch.stack([part(inputs) for part in members]).sum(0)
         for row, value in zip(trained, total.tolist(), strict=True):
             if OF_KIND[row["kind"]] is source:
                 found[id(row)] = value
@@ -85,7 +85,7 @@ def centered(rows: Sequence[Row]) -> list[float | None]:
     ]
 
 
-def tables(rows: Sequence[Row]) -> View:
+def tables(rows: Sequence[Row]) -> PartInputs:
     """The estimator's view of what trained, one token per sample: settled advantages are the same at every token."""
     groups = {problem: i for i, problem in enumerate(dict.fromkeys(row["problem"] for row in rows))}
     counts = torch.zeros(len(rows), len(Source), dtype=torch.long)
@@ -103,4 +103,6 @@ def tables(rows: Sequence[Row]) -> View:
         counts=counts,
     )
     behavior, logp, entropy = (Unfilled(column, samples.reward) for column in HIDDEN)
-    return View(Tokens(at, source, torch.zeros_like(at), cast(Any, behavior)), samples, cast(Any, Live)(logp, entropy))
+    return PartInputs(
+        Tokens(at, source, torch.zeros_like(at), cast(Any, behavior)), samples, cast(Any, PolicyOutputs)(logp, entropy)
+    )

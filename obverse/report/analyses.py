@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from obverse import sealing
 from obverse.errors import DataError
 from obverse.report import schemas
-from obverse.report.chart import Chart, Series, number
 from obverse.report.figures import Figure
 from obverse.report.page import Section
+from obverse.report.svg_chart import Chart, Series, number
 from obverse.report.tables import Table, table
+from obverse.runtime import integrity as sealing
 
 FOLDER = "analysis"
 Answer = Mapping[str, Any]
@@ -74,9 +74,9 @@ def analysis_sections(folder: Path) -> Iterator[Section]:
 
 def named(methods: Sequence[Answer]) -> list[tuple[str, Answer]]:
     """Methods by name; a lane of a course has its number."""
-    lanes = [each["method"] for each in methods]
+    names = [each["method"] for each in methods]
     return [
-        (each["method"] + (f", lane {each.get('lane', 0)}" if lanes.count(each["method"]) > 1 else ""), each)
+        (each["method"] + (f", lane {each.get('lane', 0)}" if names.count(each["method"]) > 1 else ""), each)
         for each in methods
     ]
 

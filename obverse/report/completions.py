@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from obverse.jsonlines import read_objects
-from obverse.report.advantages import advantages, lanes
-from obverse.report.runs import Row, RunData
+from obverse.redact import flat
+from obverse.report.advantages import advantages, stages
+from obverse.report.load_runs import Row, RunData
 from obverse.report.schemas import COMPLETION, check
-from obverse.watch import flat
+from obverse.runtime.json_lines import read_objects
 
 ORIGINS = ("shown", "own, right", "own, wrong")
 MOST_STEPS = 60
@@ -49,15 +49,15 @@ def pick(run: RunData, number: int, max_bytes: int) -> Picked:
     """The completions of a run that fit into `max_bytes` of JSON; `number` is the run's place on the page."""
     files = run.sample_files()
     steps = spread(list(files), MOST_STEPS)
-    methods, lane_of = lanes(run), {int(row["step"]): int(row.get("lane") or 0) for row in run.rows}
+    methods, lane_of = stages(run), {int(row["step"]): int(row.get("lane") or 0) for row in run.rows}
     picked = Picked(num_steps=len(steps), total_steps=len(files))
     queues = []
     for step in steps:
         rows: list[Row] = [
             check(COMPLETION, row, f"{files[step]}:{number}") for number, row in enumerate(read_objects(files[step]), 1)
         ]
-        lane = lane_of.get(step, 0)
-        worth, parts = advantages(methods[lane] if lane < len(methods) else None, rows)
+        stage = lane_of.get(step, 0)
+        worth, parts = advantages(methods[stage] if stage < len(methods) else None, rows)
         groups = grouped(rows, worth)
         picked.trained[step] = trained_tokens(rows)
         picked.read_groups += len(groups)

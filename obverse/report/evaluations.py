@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from obverse.fingerprint import short
-from obverse.report.chart import Chart, Series, number
 from obverse.report.figures import Figure, mean, together
-from obverse.report.runs import AXES, RunData
+from obverse.report.load_runs import AXES, RunData
+from obverse.report.svg_chart import Chart, Series, number
 from obverse.report.tables import EVALUATED, Table, average, table, with_interval
+from obverse.runtime.fingerprint import short
 
 SOLVED = (
     "The share of samples to held-out problems that the verifier called right, as training goes on. These problems are "

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from obverse.report.chart import Chart, Series, number
-from obverse.report.runs import AXES, RunData
+from obverse.report.load_runs import AXES, RunData
+from obverse.report.svg_chart import Chart, Series, number
 
 SMOOTH = 25  # a curve is a running mean over a 25th of its steps
 GRID = 120  # points at which runs on other axes than steps are brought together

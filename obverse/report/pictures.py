@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from obverse.errors import ConfigError, StorageError
-from obverse.report.chart import LIGHT, NUM_COLORS, Chart, number, standalone
 from obverse.report.figures import Figure, spoken
-from obverse.storing import write_whole
+from obverse.report.svg_chart import LIGHT, NUM_COLORS, Chart, number, standalone
+from obverse.runtime.file_writes import write_whole
 
 DPI = 200
 

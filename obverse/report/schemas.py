@@ -12,14 +12,14 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from typing_extensions import TypedDict
 
 from obverse.errors import DataError
-from obverse.records import Kind
+from obverse.types import Kind
 
 LARGEST = 1e100  # no figure of a run is larger, and arithmetic with these stays finite
 MOST_STEPS = 2**53
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Normalizer = Annotated[float, Field(ge=0, le=1)]
 Ends = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Maybe = Number | None
 Text = str | int | None
@@ -122,10 +122,10 @@ class Cell(TypedDict):
     step: str
     test: str
     k: Annotated[int, Field(ge=1, le=MOST_STEPS)]
-    mean: Share
+    mean: Normalizer
     low: Number
     high: Number
-    verdict: NotRequired[str | None]
+    grade: NotRequired[str | None]
     samples: NotRequired[str | None]
 
 
@@ -164,7 +164,7 @@ class Stage(TypedDict):
 
 class Estimator(TypedDict):
     method: str
-    lane: NotRequired[int]
+    stage: NotRequired[int]
     stages: list[Stage]
 
 
@@ -287,7 +287,7 @@ def _with_tries(value: Able) -> Able:
     return value
 
 
-_TRIES = TypeAdapter(Annotated[dict[Tries, Share], Field(min_length=1)])
+_TRIES = TypeAdapter(Annotated[dict[Tries, Normalizer], Field(min_length=1)])
 
 
 class Against(TypedDict):

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from obverse.jsonlines import read_object
 from obverse.report import schemas
-from obverse.report.chart import Chart, Series, number
 from obverse.report.evaluations import BASE, BASE_COLOR
 from obverse.report.figures import Figure
-from obverse.report.runs import read_standings
+from obverse.report.load_runs import read_standings
+from obverse.report.svg_chart import Chart, Series, number
 from obverse.report.tables import Cell, Table, table
+from obverse.runtime.json_lines import read_object
 
 STEPS = {
     "last": "the last step: what the budget buys, nothing chosen",
@@ -45,7 +45,7 @@ def standing_tables(folder: Path, back: str, links: Mapping[str, str]) -> Iterat
             figures = [found.get((entry, test)) for test in columns]
             if any(figures):
                 rows.append([Cell(label, links.get(entry, "")), *(figure_cell(each, back) for each in figures)])
-        note = NOTE.format(k=first, verdict='"not distinguishable"')
+        note = NOTE.format(k=first, grade='"not distinguishable"')
         yield table(f"At {meaning}", ["method", *columns], rows, note)
     yield costs(standings)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from obverse.report.chart import number
 from obverse.report.figures import mean
-from obverse.report.runs import AXES, RunData
+from obverse.report.load_runs import AXES, RunData
+from obverse.report.svg_chart import number
 
 PART = 10  # "at first" and "at last" are means over a tenth of the steps
 EVALUATED = "in brackets: the 95 % interval over problems"

@@ -18,10 +18,10 @@ from obverse.analysis.coefficients import (
     shaded,
     weighed,
 )
-from obverse.analysis.scene import Scene, filled, scene
-from obverse.config_analysis import CoefficientsConfig
-from obverse.method import Method
-from obverse.records import Group, Problem, Sample, Source, Verdict
+from obverse.analysis.context import Scene, filled, scene
+from obverse.config.analyze import CoefficientsConfig
+from obverse.estimator.method import Method
+from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def here() -> Scene:
 def response(here: Scene, text: str, kind: str, right: bool, behavior: float = 0.0) -> Sample:
     ids = here.tokenizer.encode(text, add_special_tokens=False)
     source = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
-    verdict = Verdict.right() if right else Verdict.wrong("no")
+    grade = GradeResult.right() if right else GradeResult.wrong("no")
     return Sample(kind, here.renderer.prompt_ids(PROBLEM), ids, [source] * len(ids), [behavior] * len(ids), text,
-                  verdict=verdict)  # fmt: skip
+                  grade=grade)  # fmt: skip
 
 
 PROBLEM = Problem("p", "1+1", answer="2", demonstration=("1+1=2#2",), verifier="math", meta={"difficulty": 1})
@@ -54,7 +54,7 @@ def found(here: Scene, method: Method, behavior: float | None = None) -> dict[tu
 def test_imitation(here: Scene) -> None:
     rows = found(here, methods.build("sft"))
     shown = rows["source", "demonstration"]
-    assert (shown.num_tokens, shown.share, shown.still) == (7, 1, 0)
+    assert (shown.num_tokens, shown.share, shown.has_zero_gradient) == (7, 1, 0)
     assert shown.mass == shown.signed == pytest.approx(1)  # a token mean
     assert rows["position", "0-3"].mass == pytest.approx(4 / 7) and rows["position", "4-15"].num_tokens == 3
     assert rows["difficulty", "1"].num_tokens == 7
@@ -74,7 +74,7 @@ def test_the_clip_is_seen(here: Scene) -> None:
     """Behind the policy by e^5, every token of the right sample has a ratio above the clip; of the wrong one none."""
     rows = found(here, methods.build("dr_grpo", {"num_generations": 2, "epsilon": 0.2}), behavior=-30.0)
     assert (rows["outcome", "right"].masked, rows["outcome", "right"].clipped) == (1, 1)
-    assert rows["outcome", "right"].still == 1 and rows["outcome", "wrong"].masked == 0
+    assert rows["outcome", "right"].has_zero_gradient == 1 and rows["outcome", "wrong"].masked == 0
 
 
 def test_a_gate_drops_the_demonstration(here: Scene) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from obverse.cli import main
-from obverse.passk import pass_at_k
-from obverse.runlog import RunFolder
+from obverse.cli.main import main
+from obverse.evaluation.pass_at_k import pass_at_k
+from obverse.runtime.run_dir import RunFolder
 
 BUDGET = 2_000
 WORDS = [
@@ -123,8 +123,8 @@ def test_every_figure_comes_from_its_samples(done: Path, table: dict[str, Any]) 
         assert figure["samples"] == (None if len(tests) > 1 else f"{folder}/{tests[0]}")
         files = [path for test in tests for path in sorted((done / folder / test).iterdir())]
         assert len(files) == 2 * len(tests)
-        verdicts = [json.loads(line)["correct"] for path in files for line in path.read_text().splitlines()]
-        mean = fmean(pass_at_k(len(each), sum(each), figure["k"]) for each in verdicts)
+        grades = [json.loads(line)["correct"] for path in files for line in path.read_text().splitlines()]
+        mean = fmean(pass_at_k(len(each), sum(each), figure["k"]) for each in grades)
         assert figure["mean"] == pytest.approx(mean, abs=1e-12)
         assert figure["low"] <= figure["mean"] <= figure["high"]
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 import runs
-from obverse.analysis import contest, trial
-from obverse.analysis.plan import Plan, make_plan
-from obverse.comparison import CompareConfig
+from obverse.comparison import run as contest
+from obverse.comparison import run_trial as trial
+from obverse.comparison.plan import Plan, make_plan
+from obverse.config.compare import CompareConfig
+from obverse.config.resolve import read
+from obverse.config.sources import Layer
 from obverse.errors import ConfigError
-from obverse.layers import Layer
-from obverse.loading import EMBEDDED
-from obverse.resolve import read
-from obverse.train import train
-from obverse.user_code import read_once
-from obverse.watch import Silent
+from obverse.models.load import EMBEDDED
+from obverse.python_files import read_once
+from obverse.runtime.callbacks import Silent
+from obverse.training.loop import train
 
 METHOD = "from obverse.methods.sft import sft\ndef mine():\n    return sft()\n"
 
@@ -82,7 +83,7 @@ def test_a_change_between_two_calls_is_refused(what: str, change: Callable[[Path
 
 
 def test_another_version_of_our_own_verifiers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("obverse.analysis.contents.shipped", lambda: "0" * 64)
+    monkeypatch.setattr("obverse.comparison.input_fingerprints.shipped", lambda: "0" * 64)
     with pytest.raises(ConfigError, match=r"the verifiers of obverse: content with sha256 \w+ then"):
         contest.begin(planned(root))
 
@@ -95,10 +96,10 @@ def test_a_change_while_it_runs_is_refused_before_the_next_trial(root: Path, mon
     with read_once():
         plan = planned(root)
         edited("bonus.py", "1.0", "0.0")(root)
-        contest.turn(plan, None)
+        contest.selector(plan, None)
         flipped("model/model.safetensors")(root)
         with pytest.raises(ConfigError, match="other contents: model:"):
-            contest.turn(plan, None)
+            contest.selector(plan, None)
     assert len(begun) == 1
 
 

@@ -9,19 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from exam.batches import lanes
+from exam.batches import method_stages
 
 from obverse import methods
-from obverse.analysis import exact
-from obverse.analysis.exact import Moments, asked, moments
+from obverse.analysis import enumerable_gradients as exact
+from obverse.analysis.enumerable_gradients import Moments, asked, moments
+from obverse.analysis.enumerable_policy import (
+    NUM_CONTEXTS,
+    NUM_TOKENS,
+    Table,
+    completions,
+    contexts,
+    greedy,
+    is_right,
+    stages,
+)
 from obverse.analysis.variance import sized, unfit, variance
-from obverse.analysis.world import NUM_CONTEXTS, NUM_TOKENS, Table, completions, contexts, greedy, is_right, stages
-from obverse.config_analysis import VarianceConfig
+from obverse.config.analyze import VarianceConfig
 from obverse.errors import ConfigError
-from obverse.estimator import Term
-from obverse.method import Method
-from obverse.parts import PerSample, Request, Reward, SequenceProduct
-from obverse.records import Source
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import PerSample, Request, Reward, SequenceProduct
+from obverse.types import Source
 from recipes import variance_table
 
 UNIFORM = Table(torch.zeros(NUM_CONTEXTS, NUM_TOKENS, dtype=torch.float64))
@@ -84,7 +93,7 @@ def test_unbiased(name: str, num: int) -> None:
 def test_what_the_initial_model_wrote_is_weighed_by_what_it_thought() -> None:
     """Importance sampling from the initial model is unbiased, so both the chances and the ratios are its own."""
     initial, policy = two_stages()
-    term = Term(Source.ROLLOUT, Reward(), SequenceProduct(), share=PerSample())
+    term = Term(Source.ROLLOUT, Reward(), SequenceProduct(), normalizer=PerSample())
     found = moments(Method(ask=Request(rollouts=1, author="initial"), terms=(term,)), policy, initial)
     assert found.bias < EXACT and found.num_groups == 15
     assert moments(Method(ask=Request(rollouts=1), terms=(term,)), policy, initial).variance < found.variance
@@ -170,7 +179,7 @@ def test_drawn_groups_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hints_are_asked_for_as_often_as_they_come() -> None:
     uft = methods.build("uft", {"num_generations": 2})
-    chances = {round(wishes[0].hint * 2): chance for chance, _, wishes in asked(uft, 0.0)}
+    chances = {round(requests[0].hint * 2): chance for chance, _, requests in asked(uft, 0.0)}
     # Binomial(2, 0.95) steps of the demonstration
     assert chances == pytest.approx({2: 0.9025, 1: 0.095, 0: 0.0025}, abs=0.04) or chances == pytest.approx(
         {2: 0.9025, 1: 0.0975}, abs=0.04
@@ -178,10 +187,12 @@ def test_hints_are_asked_for_as_often_as_they_come() -> None:
     assert sum(chances.values()) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in lanes() if not name.startswith(("dpo", "ift", "reward_model"))])
+@pytest.mark.parametrize(
+    "name", [name for name in method_stages() if not name.startswith(("dpo", "ift", "reward_model"))]
+)
 def test_every_method_has_its_moments(name: str) -> None:
-    base, _, lane = name.partition(":")
-    found = sized(base, 2)[int(lane or 0)]
+    base, _, stage = name.partition(":")
+    found = sized(base, 2)[int(stage or 0)]
     assert not unfit(found)
     initial, policy = two_stages()
     figures = moments(found, policy, initial, progress=0.5)

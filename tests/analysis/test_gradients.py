@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from obverse.analysis.context import Named, Scene, chosen, filled, scene
 from obverse.analysis.gradients import (
     OWN,
     SHOWN,
@@ -22,10 +23,9 @@ from obverse.analysis.gradients import (
     stage_of,
     vector,
 )
-from obverse.analysis.scene import Named, Scene, chosen, filled, scene
-from obverse.batch import pack
-from obverse.config_analysis import GradientsConfig
+from obverse.config.analyze import GradientsConfig
 from obverse.errors import ConfigError
+from obverse.models.batch import pack
 
 # two gradients over two batches: the second is the first plus a constant
 PAIR = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [0.0, 3.0]]])
@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_the_plain_loss(here: Scene) -> None:
         groups = here.groups(named.method, 0, 2, 0.0)
         kept = [sample for group in groups for sample in named.method.select(group)]
         for number, sample in enumerate(kept):  # the base solves little: as if it had solved every other one
-            sample.verdict = type(sample.verdict)(number % 2 == 0, float(number % 2 == 0))
+            sample.grade = type(sample.grade)(number % 2 == 0, float(number % 2 == 0))
         update = pack([named.method.select(group) for group in groups], named.method.sources)
         found = vector(here.learner(named.method), update, 0.0, named.method.terms, sketch=0)
         model.zero_grad()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from obverse import tasks
-from obverse.analysis.plan import Entry, Plan, Trial, make_plan, write_problems
-from obverse.cli import main
-from obverse.comparison import CompareConfig
+from obverse import data as tasks
+from obverse.cli.main import main
+from obverse.comparison.plan import Entry, Plan, Trial, make_plan, write_problems
+from obverse.config.compare import CompareConfig
+from obverse.config.resolve import read
+from obverse.config.sources import Layer
 from obverse.errors import ConfigError
-from obverse.layers import Layer
-from obverse.resolve import read
 
 
 def plan(root: Path | None = None, **options: Any) -> Plan:

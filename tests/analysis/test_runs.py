@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from obverse.analysis.coefficients import coefficients
+from obverse.analysis.context import Point, filled, initial_of, points, sampled_at, scene
 from obverse.analysis.gradients import OWN, SHOWN, WHOLE, gradients
-from obverse.analysis.scene import Point, filled, initial_of, points, sampled_at, scene
-from obverse.analysis.stored import stored
-from obverse.cli import main
-from obverse.config_analysis import QUESTIONS, CoefficientsConfig, GradientsConfig
+from obverse.analysis.stored_samples import stored
+from obverse.cli.main import main
+from obverse.config.analyze import QUESTIONS, CoefficientsConfig, GradientsConfig
 from obverse.errors import ConfigError, DataError
-from obverse.train import train
+from obverse.training.loop import train
 from runs import config
 
 STEPS = 2

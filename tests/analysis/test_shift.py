@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from obverse.analysis.shift import NUM_BINS, Moved, Through, by_position, histogram, moved, polarized, shift, summed
-from obverse.config_analysis import ShiftConfig
+from obverse.config.analyze import ShiftConfig
 from obverse.errors import ConfigError
-from obverse.loading import EMBEDDED
-from obverse.records import Sample, Source
+from obverse.models.load import EMBEDDED
+from obverse.types import Sample, Source
 
 CHANCES = torch.tensor([0.01, 0.03, 0.5, 0.95, 1.0])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from obverse.records import Wish
+from obverse.types import GenerationRequest
 from recipes import tree as module
 from recipes.tree import Tree, Way, asked, explore
 
@@ -25,18 +25,20 @@ def test_a_step_follows_the_gradient() -> None:
     tree.logits[()], tree.logits[tree.target[:1]] = [1.0, 0.0, -2.0], [0.5, 3.0, 0.0]
     before = math.log(tree.success())
     squares = []
-    for depth, turn in enumerate(tree.target):
+    for depth, selector in enumerate(tree.target):
         chances = tree.probabilities(tree.target[:depth])
-        squares.append(sum(((other == turn) - chance) ** 2 for other, chance in enumerate(chances)))
+        squares.append(sum(((other == selector) - chance) ** 2 for other, chance in enumerate(chances)))
     tree.climb([(Way(tree.target), [1.0, 2.0])], small)
     assert (math.log(tree.success()) - before) / small == pytest.approx(squares[0] + 2 * squares[1], rel=1e-4)
 
 
 def test_hints_count_steps_or_tokens() -> None:
     tree = Tree(2, 5, seed=0)
-    assert [way.num_hint for way, _ in asked(tree, [Wish(rollouts=2, hint=0.5), Wish(rollouts=1)])] == [2, 2, 0]
-    assert [way.num_hint for way, _ in asked(tree, [Wish(rollouts=1, hint=0.99, hint_in="tokens")])] == [4]
-    kinds = [kind for _, kind in asked(tree, [Wish(rollouts=1, demonstrations=1)])]
+    assert [
+        way.num_hint for way, _ in asked(tree, [GenerationRequest(rollouts=2, hint=0.5), GenerationRequest(rollouts=1)])
+    ] == [2, 2, 0]
+    assert [way.num_hint for way, _ in asked(tree, [GenerationRequest(rollouts=1, hint=0.99, hint_in="tokens")])] == [4]
+    kinds = [kind for _, kind in asked(tree, [GenerationRequest(rollouts=1, demonstrations=1)])]
     assert kinds == ["demonstration", "rollout"]
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 import runs
-from obverse.analysis import contest, trial
-from obverse.analysis.plan import make_plan
-from obverse.cli import main
-from obverse.comparison import CompareConfig
+from obverse.cli.main import main
+from obverse.comparison import run as contest
+from obverse.comparison import run_trial as trial
+from obverse.comparison.plan import make_plan
+from obverse.config.compare import CompareConfig
+from obverse.config.resolve import read
+from obverse.config.sources import Layer
 from obverse.errors import DamageError
-from obverse.layers import Layer
-from obverse.resolve import read
-from obverse.runlog import RunFolder
+from obverse.runtime.run_dir import RunFolder
 
 BREAKS = "\u2028\u2029\x85"  # ends of lines for Python, not for JSON Lines
 RUN = Path("runs", "sft", "seed-42")

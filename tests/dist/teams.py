@@ -25,11 +25,14 @@ import torch
 from dist.ranks import free_port, variables
 
 import runs
-from obverse import gather, learn, rollout, train
-from obverse.cli import complaint
+from obverse.training import rollout_phase as gather
+from obverse.training import update as learn
+from obverse.training import collector as rollout
+from obverse.training import loop as train
+from obverse.cli.main import complaint
 from obverse.errors import UserError
-from obverse.records import Verdict
-from obverse.watch import Phase, Silent
+from obverse.types import GradeResult
+from obverse.runtime.callbacks import Phase, Silent
 
 SECONDS = 900.0
 MARK = "OBVERSE_TEST_RUN"
@@ -94,8 +97,8 @@ class Faulty(Silent):
             os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[kind])
 
 
-def lucky(asked: Sequence[Any], seconds: float) -> list[Verdict]:
-    return [Verdict.right() if len(text) % 2 else Verdict.wrong("unlucky") for _, text in asked]
+def lucky(asked: Sequence[Any], seconds: float) -> list[GradeResult]:
+    return [GradeResult.right() if len(text) % 2 else GradeResult.wrong("unlucky") for _, text in asked]
 
 
 def dealing(split: Sequence[int]) -> Any:

@@ -15,7 +15,8 @@ from dist.teams import Job, Teams
 from safetensors.torch import load_file
 
 import runs
-from obverse import checkpoint, methods
+from obverse.runtime import checkpoint
+from obverse import methods
 
 NUM_STEPS = 50
 # Small, so that 50 steps are quick; what others wrote and what is sampled have uneven lengths.

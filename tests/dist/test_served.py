@@ -25,10 +25,10 @@ def test_two_ranks_and_a_server_write_what_one_process_does(more: list[str], tmp
     chains = runs.write_problems(tmp_path / "chains.jsonl", difficulty=(2, 4))
     words = ["train", "grpo", "--model", "embedded", "--dataset", str(chains), "--max_steps", "3", "--report", "false"]
     words += ["--prompts_per_step", "3", "--num_generations", "3", "--max_completion_length", "24"]
-    team = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process_group = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with FakeVLLM(ModelEngine("embedded"), 256) as server:
         served = ["--sampler", "vllm", "--vllm_url", server.url]
-        for name, start, options in (("one", [], []), ("two", team, served)):
+        for name, start, options in (("one", [], []), ("two", process_group, served)):
             ahead = [option for option in more if name == "two" or option == "--async_sampling"]
             command = [sys.executable, *start, "-m", "obverse", *words, *options, *ahead]
             done = subprocess.run(

@@ -19,14 +19,14 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 from transformers import AutoModelForCausalLM
 
 import runs
-from obverse import checkpoint
-from obverse.config_export import ExportConfig
-from obverse.dist.pieces import OFFSETS, Pieces, files_of, write
-from obverse.dist.shards import Sharing
-from obverse.dist.team import ALONE, Team
+from obverse.runtime import checkpoint
+from obverse.config.export import ExportConfig
+from obverse.distributed.sharded_safetensors import OFFSETS, Pieces, files_of, write
+from obverse.distributed.fsdp import Sharing
+from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.errors import CheckpointError, ConfigError
-from obverse.export import export
-from obverse.networks import refuse_unfit
+from obverse.cli.export import export
+from obverse.training.build_models import refuse_unfit
 
 SMALL: dict[str, Any] = {"prompts_per_step": 8, "max_completion_length": 6, "dtype": "float64", "max_steps": 3}
 METHODS: dict[str, dict[str, Any]] = {
@@ -97,8 +97,8 @@ def apart(mine: Pieces, theirs: Pieces) -> float:
 
 def test_shares_learn_what_one_process_learns(teams: Teams, tiny: Path, problems: Path, tmp_path: Path) -> None:
     """With one micro batch whose last pass has no gradient (a law that cuts): the step must not leave it whole."""
-    law = {"top_k": 50, "micro_batch_tokens": 4096}
-    found = Runs(teams, tiny, problems, tmp_path, "hpt", eval_dataset=str(problems), num_eval_problems=4, **law)
+    params = {"top_k": 50, "micro_batch_tokens": 4096}
+    found = Runs(teams, tiny, problems, tmp_path, "hpt", eval_dataset=str(problems), num_eval_problems=4, **params)
     one, two = found.alone(), found.start("two", [3, 5], fsdp=True)
     assert found.differ(one, two) < 1e-9
     for name in ("config.json", "generation_config.json", "tokenizer.json"):  # a folder like any other
@@ -155,7 +155,7 @@ def damaged(place: Path, root: Path) -> None:
 def test_pieces_are_read_by_rows(tmp_path: Path) -> None:
     table, number = torch.arange(12.0).reshape(6, 2), torch.tensor(3.0)
     tied = {"a/table": table, "a/tied": table, "b/number": number}
-    (path,) = write(tmp_path, tied, ALONE)
+    (path,) = write(tmp_path, tied, SINGLE_PROCESS)
     found = Pieces.of([path])
     assert set(found) == {"a/table", "b/number"} and torch.equal(found["b/number"], number)
     assert torch.equal(found.rows("a/table", 2, 5), table[2:5]) and found.rows("a/table", 6, 6).shape == (0, 2)
@@ -166,7 +166,7 @@ def test_pieces_are_read_by_rows(tmp_path: Path) -> None:
     two = Pieces.of([tmp_path / name for name in parts])
     assert torch.equal(two["table"], table) and torch.equal(two.rows("table", 3, 5), table[3:5])
     assert torch.equal(two.rows("table", 4, 6), table[4:]) and two.rows("table", 6, 6).shape == (0, 2)
-    assert write(tmp_path, tied, Team(rank=1, size=2)) == []  # rank 0 writes what nobody has a share of
+    assert write(tmp_path, tied, ProcessGroup(rank=1, size=2)) == []  # rank 0 writes what nobody has a share of
 
 
 def test_one_process_has_nobody_to_share_with(teams: Teams, tiny: Path, problems: Path, tmp_path: Path) -> None:
@@ -178,15 +178,15 @@ def test_one_process_has_nobody_to_share_with(teams: Teams, tiny: Path, problems
 
 
 def test_what_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
-    team = Team(rank=0, size=2)
-    refuse_unfit(runs.config("sft", tmp_path, "embedded", fsdp=True), team)
+    process_group = ProcessGroup(rank=0, size=2)
+    refuse_unfit(runs.config("sft", tmp_path, "embedded", fsdp=True), process_group)
     for options, sentence in (
         ({"fsdp_offload_params": True}, "--fsdp_offload_params: on a CPU"),
         ({"use_peft": True}, "--fsdp shares whole policies out"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            refuse_unfit(runs.config("sft", tmp_path, "embedded", fsdp=True, **options), team)
-    assert Sharing(team).reshards
+            refuse_unfit(runs.config("sft", tmp_path, "embedded", fsdp=True, **options), process_group)
+    assert Sharing(process_group).reshards
 
 
 @pytest.mark.release

@@ -8,15 +8,15 @@ import pytest
 import torch
 from dist import ranks
 
-from obverse.dist.deal import deal
-from obverse.dist.join import joined
-from obverse.dist.place import Place, find_place
-from obverse.dist.team import ALONE, buckets
+from obverse.distributed.balance import deal
+from obverse.distributed.launch import joined
+from obverse.distributed.env import RankEnv, find_place
+from obverse.distributed.process_group import SINGLE_PROCESS, buckets
 from obverse.errors import ConfigError
 
 PROGRAM = """
 import json, torch
-from obverse.dist.join import joined
+from obverse.distributed.launch import joined
 
 with joined(30.0) as team:
     rank = team.rank
@@ -49,18 +49,18 @@ def test_sums_and_gathers_over_three_ranks() -> None:
 
 
 def test_a_team_of_one_is_the_identity() -> None:
-    team, tensor = ALONE, torch.ones(3)
-    team.sum_([tensor])
-    team.barrier()
-    assert team.sum(tensor) is tensor and team.gather(3) == [3] and team.share("x") == "x"
-    assert team.gather_tensors(tensor) == [tensor]
-    assert tensor.tolist() == [1.0] * 3 and team.is_first and team.is_alone
+    process_group, tensor = SINGLE_PROCESS, torch.ones(3)
+    process_group.sum_([tensor])
+    process_group.barrier()
+    assert process_group.sum(tensor) is tensor and process_group.gather(3) == [3] and process_group.broadcast("x") == "x"
+    assert process_group.gather_tensors(tensor) == [tensor]
+    assert tensor.tolist() == [1.0] * 3 and process_group.is_first and process_group.is_alone
 
 
 def test_a_lone_process_never_opens_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined(1.0) as team:
-        assert team is ALONE and not torch.distributed.is_initialized()
+    with joined(1.0) as process_group:
+        assert process_group is SINGLE_PROCESS and not torch.distributed.is_initialized()
 
 
 def test_buckets_keep_every_tensor_and_its_order() -> None:
@@ -99,8 +99,8 @@ ENVIRON = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "10
 
 
 def test_a_place_by_the_environment() -> None:
-    assert find_place({}) == Place() == find_place({"WORLD_SIZE": "1"})
-    assert find_place(ENVIRON) == Place(1, 2, 0, "10.0.0.1", 29500)
+    assert find_place({}) == RankEnv() == find_place({"WORLD_SIZE": "1"})
+    assert find_place(ENVIRON) == RankEnv(1, 2, 0, "10.0.0.1", 29500)
     assert not find_place(ENVIRON | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).hosts_store
 
 

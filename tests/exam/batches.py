@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from obverse import methods
-from obverse.batch import Micro, Update, pack
-from obverse.course import as_course
-from obverse.estimator import loss, shaped
-from obverse.method import Method
-from obverse.records import Group, Problem, Sample, Source, Verdict
-from obverse.view import Samples, Tokens
+from obverse.estimator.formula import loss, shaped
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import as_schedule
+from obverse.estimator.tables import Samples, Tokens
+from obverse.models.batch import Micro, Update, pack
+from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 STEPS = ("first;", "second;", "last")
 
@@ -22,7 +22,7 @@ STEPS = ("first;", "second;", "last")
 def sample(rng: random.Random, kind: str, reward: float, num_tokens: int, num_hint: int = 0) -> Sample:
     """A sample with made-up ids and behavior; the numbers that matter are put on the token table later."""
     source = {"hinted": Source.ROLLOUT, "greedy": Source.ROLLOUT}.get(kind) or Source[kind.upper()]
-    verdict = Verdict.right() if reward >= 1 else Verdict(False, reward)
+    grade = GradeResult.right() if reward >= 1 else GradeResult(False, reward)
     return Sample(
         kind=kind,
         prompt_ids=[rng.randrange(3, 30) for _ in range(rng.randint(1, 5))],
@@ -30,7 +30,7 @@ def sample(rng: random.Random, kind: str, reward: float, num_tokens: int, num_hi
         sources=[Source.HINT] * num_hint + [source] * num_tokens,
         behavior=[0.0] * num_hint + [-rng.random() * 3 - 0.01 if source is Source.ROLLOUT else 0.0] * num_tokens,
         text="",
-        verdict=verdict,
+        grade=grade,
         draw=rng.random(),
     )
 
@@ -85,8 +85,8 @@ def for_method(made: list[Group], method: Method, seed: int) -> list[Group]:
     """The groups with every kind of sample that `method` asks for; others never see one."""
     made = with_hints(made, seed) if Source.HINT in method.sources else made
     made = with_pairs(made, seed) if Source.CHOSEN in method.sources else made
-    wishes = [wish for group in made for wish in method.ask(group.problem, 0.0)]
-    return with_greedy(made, seed) if any(wish.greedy for wish in wishes) else made
+    requests = [request for group in made for request in method.ask(group.problem, 0.0)]
+    return with_greedy(made, seed) if any(request.greedy for request in requests) else made
 
 
 def learned(made: list[Group], method: Method) -> Update | None:
@@ -167,16 +167,16 @@ def ours(data: Numbers, method: Method, progress: float = 0.0) -> tuple[Tensor, 
     return gradients(total, data)
 
 
-def lanes() -> list[str]:
+def method_stages() -> list[str]:
     """Every method of the folder by name; a course as `name:0`, `name:1`, a method for each of its lanes."""
     found = []
     for name in methods.names():
-        num = len(as_course(methods.build(name)).lanes)
+        num = len(as_schedule(methods.build(name)).stages)
         found += [name] if num == 1 else [f"{name}:{i}" for i in range(num)]
     return found
 
 
-def lane(name: str, options: dict[str, object] | None = None) -> Method:
+def stage(name: str, options: dict[str, object] | None = None) -> Method:
     """The method behind a name of `lanes`."""
     base, _, number = name.partition(":")
-    return as_course(methods.build(base, options)).methods[int(number or 0)]
+    return as_schedule(methods.build(base, options)).methods[int(number or 0)]

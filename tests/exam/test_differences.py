@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exam.batches import Numbers, groups, lane, numbers, ours, sample
+from exam.batches import Numbers, groups, numbers, ours, sample, stage
 from exam.test_formula import cases, literals
 from torch import Tensor
 
-from obverse.records import Group
+from obverse.types import Group
 
 RELATIVE = 1e-6
 ROUNDING = 1e-15  # of a loss in float64, relative: a central difference has it divided by its step
@@ -75,7 +75,7 @@ def test_n4_the_gradient_is_the_slope_of_the_papers_loss(
         return  # a lane whose case is that of another one
     options, literal = literals(name)[case]
     make, spread, step = BATCHES[batch]
-    method = lane(name, options)
+    method = stage(name, options)
     data = numbers(make(3), method, 3, spread)
     if data is None:
         return  # the method keeps nothing of such a batch: there is no loss

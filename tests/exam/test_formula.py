@@ -9,14 +9,26 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exam.batches import Numbers, for_method, gradients, groups, lane, lanes, learned, numbers, ours, sample, whole
+from exam.batches import (
+    Numbers,
+    for_method,
+    gradients,
+    groups,
+    learned,
+    method_stages,
+    numbers,
+    ours,
+    sample,
+    stage,
+    whole,
+)
 
 from obverse import methods
-from obverse.estimator import coefficient, foreseen, loss, still
-from obverse.records import Source
-from obverse.view import Live, View
+from obverse.estimator.formula import coefficient, has_zero_gradient, known_logp_gradient, loss
+from obverse.estimator.tables import PartInputs, PolicyOutputs
+from obverse.types import Source
 
-NAMES = lanes()
+NAMES = method_stages()
 MIXED = ((1.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 0.0, 0.0))
 
 
@@ -35,7 +47,7 @@ def cases() -> list[tuple[str, int]]:
 @pytest.mark.parametrize("spread", [0.05, 0.4, 3.0])
 def test_law_1_the_coefficient_is_the_gradient_of_the_papers_loss(name: str, case: int, spread: float) -> None:
     options, literal = literals(name)[case]
-    method = lane(name, options)
+    method = stage(name, options)
     for seed in range(5):
         data = numbers(groups(seed), method, seed, spread)
         assert data is not None
@@ -53,7 +65,7 @@ def by_place(data: Numbers, values: torch.Tensor) -> dict[tuple[int, int], float
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("budget", [1, 9, 20])
 def test_law_2_any_split_gives_the_same_gradient(name: str, budget: int) -> None:
-    method = lane(name)
+    method = stage(name)
     # several failed problems, for a lane that trains on nothing else
     data = numbers(groups(3, rewards=(*MIXED, *((0.0,) * 4,) * 3)), method)
     assert data is not None
@@ -68,9 +80,11 @@ def test_law_2_any_split_gives_the_same_gradient(name: str, budget: int) -> None
         places = list(zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True))
         pick = lambda table, at=places: torch.tensor([table[place] for place in at], dtype=torch.float64)  # noqa: E731
         tokens = replace(micro.tokens, **{column: pick(table) for column, table in columns.items()})
-        logp, entropy, value = live = [pick(leaf).requires_grad_() for leaf in leaves]
+        logp, entropy, value = outputs = [pick(leaf).requires_grad_() for leaf in leaves]
         total = loss(tokens, data.samples, logp, entropy, method.terms, value=value)
-        for slopes, table, leaf in zip(torch.autograd.grad(total, live, allow_unused=True), found, live, strict=True):
+        for slopes, table, leaf in zip(
+            torch.autograd.grad(total, outputs, allow_unused=True), found, outputs, strict=True
+        ):
             table |= dict(zip(places, (torch.zeros_like(leaf) if slopes is None else slopes).tolist(), strict=True))
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.keys() == theirs.keys()
@@ -79,23 +93,25 @@ def test_law_2_any_split_gives_the_same_gradient(name: str, budget: int) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_law_3_the_order_of_samples_does_not_matter(name: str) -> None:
-    method = lane(name)
+    method = stage(name)
     data = numbers(groups(5), method)
     assert data is not None
     perm = torch.randperm(len(data.samples), generator=torch.Generator().manual_seed(0))
     place = torch.empty_like(perm).scatter_(0, perm, torch.arange(len(perm)))
     shuffled = type(data.samples)(**{name: column[perm] for name, column in vars(data.samples).items()})
     tokens = replace(data.tokens, sample=place[data.tokens.sample])
-    view = View(data.tokens, data.samples, Live(data.logp.detach(), data.entropy.detach(), data.value.detach()))
-    moved = view._replace(tokens=tokens, samples=shuffled)
+    inputs = PartInputs(
+        data.tokens, data.samples, PolicyOutputs(data.logp.detach(), data.entropy.detach(), data.value.detach())
+    )
+    moved = inputs._replace(tokens=tokens, samples=shuffled)
     for on in method.streams:
-        mine, theirs = (coefficient(each, method.terms, on) for each in (moved, view))
+        mine, theirs = (coefficient(each, method.terms, on) for each in (moved, inputs))
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_law_4_prompt_tokens_get_no_gradient(name: str) -> None:
-    method = lane(name)
+    method = stage(name)
     update = learned(for_method(groups(7), method, 7), method)
     assert update is not None
     micro = whole(update)
@@ -119,7 +135,7 @@ def test_law_4_prompt_tokens_get_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_law_5_equal_rewards_give_zero_or_the_docstring_says_why_not(name: str, reward: float) -> None:
-    method = lane(name)
+    method = stage(name)
     data = numbers(groups(1, rewards=((reward,) * 4, (reward,) * 4)), method)
     excused = "equal rewards" in (methods.find(name.partition(":")[0]).__doc__ or "").lower()
     if data is not None and max(gradient.abs().max() for gradient in ours(data, method)) > 0:
@@ -129,21 +145,21 @@ def test_law_5_equal_rewards_give_zero_or_the_docstring_says_why_not(name: str, 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("gap", [-200.0, -50.0, 50.0, 200.0])
 def test_law_7_finite_at_extreme_log_ratios(name: str, gap: float) -> None:
-    method = lane(name)
+    method = stage(name)
     data = numbers(groups(2), method)
     assert data is not None
     logp = torch.full_like(data.logp, -0.1 if gap > 0 else gap - 0.1).float()
     other = (logp - gap).clamp(max=0) if gap < 0 else logp - gap
     tokens = replace(data.tokens, behavior=other, anchor=other)
     samples = replace(data.samples, reward=data.samples.reward.float(), memory=data.samples.memory.float())
-    view = View(tokens, samples, Live(logp, torch.ones_like(logp), gap * torch.ones_like(logp)))
-    assert all(torch.isfinite(coefficient(view, method.terms, on)).all() for on in method.streams)
+    inputs = PartInputs(tokens, samples, PolicyOutputs(logp, torch.ones_like(logp), gap * torch.ones_like(logp)))
+    assert all(torch.isfinite(coefficient(inputs, method.terms, on)).all() for on in method.streams)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("demonstrations", "rollouts"), [(True, False), (False, True)])
 def test_law_8_a_source_may_be_absent(name: str, demonstrations: bool, rollouts: bool) -> None:
-    method = lane(name)
+    method = stage(name)
     data = numbers(groups(4, demonstrations=demonstrations, rollouts=rollouts), method)
     if data is not None:
         assert all(torch.isfinite(grad).all() for grad in ours(data, method))
@@ -151,7 +167,7 @@ def test_law_8_a_source_may_be_absent(name: str, demonstrations: bool, rollouts:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_single_token_and_an_empty_group_are_fine(name: str) -> None:
-    method = lane(name)
+    method = stage(name)
     made = groups(0, rewards=((1.0, 0.0),))
     rng = random.Random(0)
     made[0].samples = [sample(rng, "demonstration", 1.0, 1), sample(rng, "rollout", 0.0, 1)]
@@ -163,10 +179,10 @@ def test_a_single_token_and_an_empty_group_are_fine(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_that_stand_still_have_no_gradient_whatever_the_policy_says(name: str) -> None:
-    method = lane(name)
+    method = stage(name)
     data = numbers(groups(8), method)
     assert data is not None
-    left_out = still(data.samples, method.terms)[data.tokens.sample]
+    left_out = has_zero_gradient(data.samples, method.terms)[data.tokens.sample]
     for gradient in ours(data, method):
         assert (gradient[left_out] == 0).all()
 
@@ -175,21 +191,21 @@ def test_samples_that_stand_still_have_no_gradient_whatever_the_policy_says(name
     ("name", "options"), [("dr_grpo", {}), ("grpo", {"beta": 0.0}), ("hpt", {"entropy_coef": 0.0})]
 )
 def test_equal_rewards_stand_still(name: str, options: dict[str, object]) -> None:
-    method = lane(name, options)
+    method = stage(name, options)
     data = numbers(groups(8, rewards=((1.0,) * 4, (1.0, 0.0, 0.0, 1.0))), method)
     assert data is not None
     own = data.samples.counts[:, int(Source.ROLLOUT)] > 0
-    found = still(data.samples, method.terms)
+    found = has_zero_gradient(data.samples, method.terms)
     assert found[own & (data.samples.group == 0)].all() and not found[own & (data.samples.group == 1)].any()
-    assert not still(data.samples, lane("grpo").terms).any()  # its KL moves every token
+    assert not has_zero_gradient(data.samples, stage("grpo").terms).any()  # its KL moves every token
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_foreseen_slope_is_the_slope_of_an_unmoved_policy(name: str) -> None:
-    method = lane(name)
+    method = stage(name)
     data = numbers(groups(6), method)
     assert data is not None
-    slope = foreseen(data.tokens, data.samples, method.terms, 0.3)
+    slope = known_logp_gradient(data.tokens, data.samples, method.terms, 0.3)
     unmoved = replace(data, tokens=replace(data.tokens, behavior=data.logp.detach()))
     if slope is not None:
         assert torch.equal(ours(unmoved, method, 0.3)[0], slope)
@@ -197,10 +213,10 @@ def test_a_foreseen_slope_is_the_slope_of_an_unmoved_policy(name: str) -> None:
 
 def test_what_reads_the_policy_is_not_foreseen() -> None:
     known = {"sft", "grpo:no KL", "dr_grpo", "raft", "reinforce", "rloo", "dft"}
-    built = {name: lane(name.partition(":")[0], {"beta": 0.0} if ":" in name else None) for name in known}
+    built = {name: stage(name.partition(":")[0], {"beta": 0.0} if ":" in name else None) for name in known}
     found = set()
     for name, method in built.items():
         data = numbers(groups(6), method)
         assert data is not None
-        found |= {name} if foreseen(data.tokens, data.samples, method.terms, 0.0) is not None else set()
+        found |= {name} if known_logp_gradient(data.tokens, data.samples, method.terms, 0.0) is not None else set()
     assert found == {"sft", "grpo:no KL", "dr_grpo", "raft", "reinforce"}  # not DFT's p, nor RLOO's product

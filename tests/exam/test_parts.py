@@ -8,17 +8,20 @@ import re
 
 import pytest
 
-from obverse import methods, parts
-from obverse.course import as_course
-from obverse.parts.part import Gate, Named, Part, Share
+from obverse import methods
+from obverse.estimator import parts
+from obverse.estimator.parts.interfaces import Mask, Named, Normalizer, Part
+from obverse.estimator.schedule import as_schedule
 
-MODULES = [importlib.import_module(f"obverse.parts.{module.name}") for module in pkgutil.iter_modules(parts.__path__)]
+MODULES = [
+    importlib.import_module(f"obverse.estimator.parts.{module.name}") for module in pkgutil.iter_modules(parts.__path__)
+]
 PARTS = sorted(
     {
         value
         for module in MODULES
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Named) and value not in (Named, Part, Gate, Share)
+        if isinstance(value, type) and issubclass(value, Named) and value not in (Named, Part, Mask, Normalizer)
     },
     key=lambda part: part.__name__,
 )
@@ -29,16 +32,16 @@ def test_a_part_says_what_it_is(part: type[Named]) -> None:
     assert part.__doc__ and not part.__doc__.startswith(f"{part.__name__}("), (
         "a dataclass's own docstring is no docstring"
     )
-    if issubclass(part, Part | Gate):
+    if issubclass(part, Part | Mask):
         assert "Source:" in part.__doc__
         assert re.search(r"\d{4}\.\d{4,5}", part.__doc__) or part.__name__ == "Always"
 
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_part_of_a_method_prints_its_name(name: str) -> None:
-    course = as_course(methods.build(name))
-    for term in [term for method in course.methods for term in method.terms]:
-        for part in (*term.parts, course.turn):
+    schedule = as_schedule(methods.build(name))
+    for term in [term for method in schedule.methods for term in method.terms]:
+        for part in (*term.parts, schedule.turn):
             assert re.fullmatch(r"[a-z0-9_]+(\([^<>]*\))?", str(part)), str(part)
 
 

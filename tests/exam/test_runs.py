@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from exam.batches import lanes
+from exam.batches import method_stages
 from tiny_models import save_tiny
 
 import runs
 from obverse import methods
-from obverse.batch import pack
-from obverse.config_file import read, write
-from obverse.course import as_course
-from obverse.estimator import loss
-from obverse.interrupt import Attentive
-from obverse.learn import forward, prepare_lessons
-from obverse.loading import load, load_scalar
-from obverse.model import Policy
-from obverse.prepare import prepare
-from obverse.prompts import Reader
-from obverse.records import Source
-from obverse.remember import recall
-from obverse.resolve import resolve
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.config.resolve import resolve
+from obverse.config.yaml_file import read, write
+from obverse.estimator.formula import loss
+from obverse.estimator.method_state import recall
+from obverse.estimator.schedule import as_schedule
+from obverse.models.batch import pack
+from obverse.models.load import load, load_scalar
+from obverse.models.policy import Policy
+from obverse.models.shared_prefix import Reader
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.signals import Attentive
+from obverse.training.loop import train
+from obverse.training.setup import prepare
+from obverse.training.update import forward, prepare_updates
+from obverse.types import Source
 
 NAMES = methods.names()
 LONG = {"sft": 50, "grpo": 50, "hpt": 50}  # steps of two runs with one seed; others take 3
@@ -54,7 +54,7 @@ def test_law_10_options_survive_a_round_trip(name: str, tmp_path: Path) -> None:
     assert methods.build(name, second.method_options) == methods.build(name, first.method_options)
 
 
-@pytest.mark.parametrize("name", lanes())
+@pytest.mark.parametrize("name", method_stages())
 def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     name: str, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +67,7 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     run.collector.judge(groups)
     for group in groups:  # a random model solves nothing: let every second answer of its own count as right
         for sample in group.of("rollout")[::2] if Source.ROLLOUT in method.sources else []:
-            sample.verdict = type(sample.verdict).right()
+            sample.grade = type(sample.grade).right()
     kept, memories = [method.select(group) for group in groups], recall(method, {}, groups)
     update = pack(kept, method.sources, 1.0, memories, "score" in method.streams)
     assert update is not None
@@ -78,12 +78,14 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
         policy = learner.policy if head else Policy(model, head=None)
         table = learner.table and learner.table.double()
         each = replace(learner, policy=policy, micro_batch_tokens=budget, table=table)
-        (made,) = prepare_lessons(each, [update], is_repeated=True)
+        (made,) = prepare_updates(each, [update], is_repeated=True)
         assert made is not None
         reader = Reader(model)
         for micro in made.micros:
-            live = forward(each, micro, reader)
-            loss(micro.tokens, made.samples, live.logp, live.entropy, method.terms, value=live.value).backward()
+            outputs = forward(each, micro, reader)
+            loss(
+                micro.tokens, made.samples, outputs.logp, outputs.entropy, method.terms, value=outputs.value
+            ).backward()
         reader.finish()
         parameters = [parameter for network in networks for parameter in network.parameters()]
         return torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
@@ -93,7 +95,7 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     tiny_part = 1e-6 * float(plain.abs().max())
     for budget in (1, 90, 10**9):
         torch.testing.assert_close(gradient(budget, head=True), plain, rtol=1e-5, atol=tiny_part)
-    monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 3000)
+    monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", 3000)
     torch.testing.assert_close(gradient(10**9, head=True), plain, rtol=1e-5, atol=tiny_part)
 
 
@@ -131,7 +133,7 @@ def test_the_same_seed_twice_gives_the_same_bits(name: str, tiny: Path, problems
     assert first["model.safetensors"] == second["model.safetensors"]
     assert first["optimizer.safetensors"] == second["optimizer.safetensors"]
     assert runs.figures(tmp_path / "first") == runs.figures(tmp_path / "second")
-    reader = load if as_course(methods.build(name)).lanes[0].method.trains_policy else load_scalar
+    reader = load if as_schedule(methods.build(name)).stages[0].method.trains_policy else load_scalar
     assert reader(str(tmp_path / "first" / f"checkpoint-{num}"))[1].vocab_size > 0
 
 

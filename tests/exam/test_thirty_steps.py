@@ -10,9 +10,9 @@ import pytest
 
 import runs
 from obverse import methods
-from obverse.course import as_course
-from obverse.runlog import RunFolder
-from obverse.train import train
+from obverse.estimator.schedule import as_schedule
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
 
 SMALL = {
     "dataset": "arithmetic:1-4",
@@ -44,10 +44,10 @@ def solved(folder: Path, step: int) -> float:
 
 @pytest.mark.parametrize("name", methods.names())
 def test_thirty_steps_do_what_the_method_is_for(name: str, tmp_path: Path) -> None:
-    course = as_course(methods.build(name))
+    schedule = as_schedule(methods.build(name))
     known = methods.parameters(methods.find(name))
     options = {**SMALL, **ALSO.get(name, {})}
-    if any(method.grades for method in course.methods):
+    if any(method.grades for method in schedule.methods):
         options |= {"eval_dataset": "arithmetic:1-4", "eval_steps": 30, "num_eval_problems": 60}
     if "num_generations" not in known:
         options.pop("num_generations")

@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exam.batches import lane, lanes, learned, whole
+from exam.batches import learned, method_stages, stage, whole
 
-from obverse.estimator import loss
-from obverse.method import Method
-from obverse.records import Group, Problem, Sample, Source, Verdict
+from obverse.estimator.formula import loss
+from obverse.estimator.method import Method
+from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 GOOD, BAD = [5, 6], [7, 8]
 
 
 def response(kind: str, ids: list[int], right: bool) -> Sample:
     source = Source.ROLLOUT if kind in ("rollout", "greedy") else Source[kind.upper()]
-    verdict = Verdict.right() if right else Verdict.wrong("other answer")
+    grade = GradeResult.right() if right else GradeResult.wrong("other answer")
     behavior = [-2.3] * len(ids) if source is Source.ROLLOUT else [0.0] * len(ids)
-    return Sample(kind, [1, 2], ids, [source] * len(ids), behavior, "", verdict=verdict)
+    return Sample(kind, [1, 2], ids, [source] * len(ids), behavior, "", grade=grade)
 
 
 def group_for(method: Method, solved: bool) -> Group:
@@ -45,10 +45,10 @@ def preference(table: torch.Tensor, scores: torch.Tensor, method: Method) -> flo
     return log_likelihood(table, GOOD) - log_likelihood(table, BAD)
 
 
-@pytest.mark.parametrize("name", lanes())
+@pytest.mark.parametrize("name", method_stages())
 @pytest.mark.parametrize("solved", [True, False])
 def test_law_6_a_step_raises_the_better_answer(name: str, solved: bool) -> None:
-    method = lane(name)
+    method = stage(name)
     update = learned([group_for(method, solved)], method)
     table, scores = (torch.zeros(*shape, dtype=torch.float64, requires_grad=True) for shape in ((10, 10), (10,)))
     if update is None:

@@ -15,21 +15,22 @@ LOADERS = {"import_module", "__import__", "spec_from_file_location"}  # imports 
 
 @dataclass(frozen=True)
 class Module:
-    """One file of the package; `name` is dotted without the package: "parts.gates", "" for the package itself."""
+    """One file of the package; `name` is dotted without it: "estimator.parts.masks", "" for the package itself."""
 
     name: str
     path: Path
     tree: ast.Module
 
     @property
-    def room(self) -> str:
-        """The name by which the table of floors knows it: its first part."""
-        return self.name.partition(".")[0]
+    def package(self) -> str:
+        """The package that holds it; "" for the modules beside the packages."""
+        first = self.name.partition(".")[0]
+        return first if (PACKAGE / first).is_dir() else ""
 
 
 @dataclass(frozen=True)
 class Import:
-    target: str  # dotted, as written: "obverse.parts.gates", "torch"; or the name of a loader
+    target: str  # dotted, as written: "obverse.estimator.parts.masks", "torch"; or the name of a loader
     line: int
     hidden: bool = False  # inside a function
     typing: bool = False  # under TYPE_CHECKING: not there at run time
@@ -57,7 +58,7 @@ def inside(target: str) -> str | None:
     if target.partition(".")[0] != "obverse":
         return None
     name = target.removeprefix("obverse").removeprefix(".")
-    while name not in modules():  # obverse.records.Problem -> records
+    while name not in modules():  # obverse.types.Problem -> types
         name = name.rpartition(".")[0]
     return name
 

@@ -9,8 +9,14 @@ import tomllib
 import pytest
 from house.source import ROOT
 
-from obverse import config, config_analysis, config_eval, config_export, config_report, config_scale, doctor
-from obverse.options import Options
+from obverse.cli import doctor
+from obverse.config import analyze as config_analysis
+from obverse.config import eval as config_eval
+from obverse.config import export as config_export
+from obverse.config import report as config_report
+from obverse.config import scale as config_scale
+from obverse.config import train as config
+from obverse.config.fields import Options
 
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "obverse").rglob("*.py"))}
 SCHEMAS = (config, config_analysis, config_eval, config_export, config_report, config_scale)
@@ -40,7 +46,9 @@ def test_the_doctor_looks_for_what_is_imported(package: str) -> None:
 
 def test_every_option_is_read_somewhere() -> None:
     made = [
-        value for module in (*SCHEMAS, importlib.import_module("obverse.comparison")) for value in vars(module).values()
+        value
+        for module in (*SCHEMAS, importlib.import_module("obverse.config.compare"))
+        for value in vars(module).values()
     ]
     schemas = [each for each in made if isinstance(each, type) and issubclass(each, Options)]
     names = {name for schema in schemas for name in schema.model_fields}

@@ -9,35 +9,35 @@ from pathlib import Path
 
 import pytest
 from house.source import PACKAGE, ROOT, docstrings, modules
-from house.test_floors import FLOOR
+from house.test_packages import ORDER
 
 VAGUE_FILES = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "base"}
 VAGUE_CLASS = re.compile(r"^Base(?=[A-Z]|$)|Impl$|Manager|Helper|Util")
 COUNT = re.compile(r"^n_[a-z]|^num[A-Z]|_count$|_cnt$")  # counts are num_*
 
 METHODS = sorted(path.stem for path in (PACKAGE / "methods").glob("*.py") if not path.stem.startswith("_"))
-TOP_OF_BLINDNESS = 5  # above it the words are shown to users
+LAST_BLIND = ORDER["comparison"]  # the packages after it show the words to users
 # (module, method name): why it may say it.
 MAY_NAME = {
-    ("config", "hpt"): "what `obverse demo` shows if nothing is asked for",
-    ("tasks.rows", "uft"): "a published row layout of that name",
-    ("benchmarks", "uft"): "published files of that name",
-    ("tasks.rows", "reward_model"): "a published column of that name",
-    ("verifiers.user", "reward_model"): "the same",
+    ("config.train", "hpt"): "what `obverse demo` shows if nothing is asked for",
+    ("data.layouts", "uft"): "a published row layout of that name",
+    ("data.benchmarks", "uft"): "published files of that name",
+    ("data.layouts", "reward_model"): "a published column of that name",
+    ("rewards.python_file", "reward_model"): "the same",
     **{
         (module, "reward_model"): "the field's word for a network that scores, whoever trained it"
         for module in (
-            "analysis.scene",
-            "config",
-            "inputs",
-            "loading",
-            "networks",
-            "reach",
-            "plan.shadow",
-            "prepare",
-            "requirements",
-            "resume",
-            "scorer",
+            "analysis.context",
+            "config.train",
+            "training.input_fingerprints",
+            "models.load",
+            "training.build_models",
+            "models.context_limits",
+            "memory_plan.meta_models",
+            "training.setup",
+            "training.validate",
+            "training.resume",
+            "models.reward_model",
         )
     },
 }
@@ -119,7 +119,9 @@ def test_counts_are_called_num() -> None:
 def test_the_trainer_is_blind() -> None:
     """No module that methods run on knows a method by name."""
     blind = [
-        m for m in modules().values() if m.room not in ("", "methods") and FLOOR.get(m.room, 0) <= TOP_OF_BLINDNESS
+        module
+        for module in modules().values()
+        if module.name and module.package != "methods" and ORDER[module.package] <= LAST_BLIND
     ]
     said = {(module.name, word): line for module in blind for line, word in method_words(module.tree)}
     seen = [f"{name}:{line}: {word}" for (name, word), line in said.items() if (name, word) not in MAY_NAME]

@@ -7,7 +7,7 @@ from exam.batches import Numbers
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from obverse.records import Source
+from obverse.types import Source
 
 Loss = Callable[[Tensor, Tensor, int, int], Tensor]
 Score = Callable[[Tensor], Tensor]
@@ -19,8 +19,8 @@ def objective(loss: Loss, own: bool = False) -> Callable[[Numbers], Tensor]:
     def literal(data: Numbers) -> Tensor:
         if own:
             wrote = data.rows(Source.ROLLOUT)
-            chosen = [each for each in wrote if data.update.rows[each[0]].verdict.correct]
-            rejected = [each for each in wrote if not data.update.rows[each[0]].verdict.correct]
+            chosen = [each for each in wrote if data.update.rows[each[0]].grade.correct]
+            rejected = [each for each in wrote if not data.update.rows[each[0]].grade.correct]
         else:
             chosen, rejected = data.rows(Source.CHOSEN), data.rows(Source.REJECTED)
         losses = []

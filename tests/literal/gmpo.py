@@ -6,7 +6,7 @@ import torch
 from exam.batches import Numbers
 from torch import Tensor
 
-from obverse.records import Source
+from obverse.types import Source
 
 
 def objective(low: float, high: float) -> Callable[[Numbers], Tensor]:

@@ -9,7 +9,7 @@ import torch
 from exam.batches import Numbers
 from torch import Tensor
 
-from obverse.records import Source
+from obverse.types import Source
 
 
 def propagated(gamma: float) -> Callable[[Numbers], Tensor]:

@@ -6,7 +6,7 @@ import torch
 from exam.batches import Numbers
 from torch import Tensor
 
-from obverse.records import Source
+from obverse.types import Source
 
 OMEGA: dict[int, Callable[[float], float]] = {0: lambda r: 1.0, 1: lambda r: 1 - r, 2: lambda r: ((1 - r) / r) ** 0.5}
 

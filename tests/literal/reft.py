@@ -7,7 +7,7 @@ from exam.batches import Numbers
 from torch import Tensor
 
 from literal.sft_then_rl import likelihood
-from obverse.records import Source
+from obverse.types import Source
 
 
 def objective(clip: float = 0.2, value_clip: float = 0.2, value_coef: float = 1.0) -> Callable[[Numbers], Tensor]:

@@ -7,7 +7,7 @@ from exam.batches import Numbers
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from obverse.records import Source
+from obverse.types import Source
 
 
 def objective(margin: float, center: float) -> Callable[[Numbers], Tensor]:

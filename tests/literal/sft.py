@@ -3,7 +3,7 @@
 from exam.batches import Numbers
 from torch import Tensor
 
-from obverse.records import Source
+from obverse.types import Source
 
 
 def literal(data: Numbers) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from exam.batches import Numbers
 from torch import Tensor
 
-from obverse.records import Source
+from obverse.types import Source
 
 
 def objective(beta: float, entropic: bool, *sources: Source) -> Callable[[Numbers], Tensor]:
@@ -14,7 +14,7 @@ def objective(beta: float, entropic: bool, *sources: Source) -> Callable[[Number
         losses = []
         for source in sources:
             for row, mask in data.rows(source):
-                reward = min(max(data.update.rows[row].verdict.reward, 0.0), 1.0)
+                reward = min(max(data.update.rows[row].grade.reward, 0.0), 1.0)
                 target = {Source.REJECTED: 0.0, Source.ROLLOUT: reward}.get(source, 1.0)
                 score = torch.sigmoid(beta * (data.logp[mask] - data.tokens.anchor[mask]).sum())
                 if entropic:

@@ -32,12 +32,12 @@ from parity.trainers import (  # noqa: E402
 )
 from tiny_models import save_tiny  # noqa: E402
 
-from obverse.course import only  # noqa: E402
-from obverse.estimator import Term  # noqa: E402
-from obverse.method import Method  # noqa: E402
+from obverse.estimator.formula import Term  # noqa: E402
+from obverse.estimator.method import Method  # noqa: E402
+from obverse.estimator.parts import BackToAnchor, Behavior, PerSequence  # noqa: E402
+from obverse.estimator.schedule import only  # noqa: E402
 from obverse.methods import build  # noqa: E402
-from obverse.parts import BackToAnchor, Behavior, PerSequence  # noqa: E402
-from obverse.records import Group, Source  # noqa: E402
+from obverse.types import Group, Source  # noqa: E402
 
 TOLERANCE = 2e-5  # float32; a wrong mask or denominator shows as 1e-2 and more
 
@@ -136,7 +136,7 @@ def test_kl_weighted_by_the_ratio(start: Start) -> None:
     """TRL's default, r k3: its gradient is that of k2 with the sampling policy as reference."""
     made = own_samples(start)
     surrogate, _ = (plain := method("grpo", {"beta": 0.04})).terms
-    kl = Term(Source.ROLLOUT, BackToAnchor(), Behavior(), share=PerSequence(), weight=0.04)
+    kl = Term(Source.ROLLOUT, BackToAnchor(), Behavior(), normalizer=PerSequence(), weight=0.04)
     theirs = trained_by_samples(start, made, {"loss_type": "grpo", "beta": 0.04})
     same("grpo, r k3", ours(start, replace(plain, terms=(surrogate, kl)), made), theirs)
 

@@ -22,14 +22,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from obverse.batch import Micro, pack
-from obverse.estimator import loss
-from obverse.learn import Learner, forward, lesson
-from obverse.method import Method
-from obverse.model import as_policy, logprobs
-from obverse.parts import Everything, Standardized
-from obverse.prompts import Reader
-from obverse.records import Group, Sample
+from obverse.estimator.formula import loss
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Everything, Standardized
+from obverse.models.batch import Micro, pack
+from obverse.models.policy import as_policy, logprobs
+from obverse.models.shared_prefix import Reader
+from obverse.training.update import Learner, forward, prepare_update
+from obverse.types import Group, Sample
 
 disable_progress_bars()
 
@@ -139,18 +139,18 @@ def ours(
     moving = start.model(times=1)
     anchor = as_policy(start.model()) if method.needs("anchor") else None
     learner = Learner(as_policy(moving), anchor, method, None, 10**9)  # type: ignore[arg-type]
-    current = lesson(learner, update, is_repeated=True)
+    current = prepare_update(learner, update, is_repeated=True)
     start.move(moving, 1)
     (whole,) = update.micros(10**9)
     # a sample that cannot move is not in the lesson: its tokens have no gradient
     slopes = dict.fromkeys(places(whole), 0.0)
     reader = Reader(moving)
     for micro in current.micros:
-        live = forward(learner, micro, reader)
-        live.logp.retain_grad()
-        loss(micro.tokens, current.samples, live.logp, live.entropy, method.terms, 0.0, live.value).backward()
-        assert live.logp.grad is not None
-        slopes |= dict(zip(places(micro), live.logp.grad.tolist(), strict=True))
+        outputs = forward(learner, micro, reader)
+        outputs.logp.retain_grad()
+        loss(micro.tokens, current.samples, outputs.logp, outputs.entropy, method.terms, 0.0, outputs.value).backward()
+        assert outputs.logp.grad is not None
+        slopes |= dict(zip(places(micro), outputs.logp.grad.tolist(), strict=True))
     reader.finish()
     rank = order or (lambda sample: 0)
     ordered = sorted(slopes, key=lambda place: (rank(update.rows[place[0]]), *place))

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from obverse.columns import OPENS, Unfilled
 from obverse.errors import ConfigError
-from obverse.estimator import Term, coefficient, loss, shaped, still
-from obverse.method import Method
-from obverse.parts import Centered, Everything, PerToken, Request
-from obverse.parts.part import Gate, Memory, Part, Shaping, Share
-from obverse.records import Group, Problem, Sample, Source
-from obverse.requirements import check_method
-from obverse.view import Live, Samples, Tokens, View
+from obverse.estimator.columns import OPENS, Unfilled
+from obverse.estimator.formula import Term, coefficient, has_zero_gradient, loss, shaped
+from obverse.estimator.method import Method
+from obverse.estimator.parts import Centered, Everything, PerToken, Request
+from obverse.estimator.parts.interfaces import Mask, Memory, Normalizer, Part, Shaping
+from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
+from obverse.training.validate import check_method
+from obverse.types import Group, Problem, Sample, Source
 
 NUM = 3
 COLUMNS = {
@@ -28,20 +28,20 @@ COLUMNS = {
 READ = [(table, column) for table, columns in COLUMNS.items() for column in columns]
 
 
-def view(source: Source = Source.ROLLOUT, **live: Any) -> View:
+def inputs(source: Source = Source.ROLLOUT, **outputs: Any) -> PartInputs:
     """Three samples of a token each; every column is filled, with numbers that are no zeros."""
     at, full = torch.arange(NUM), torch.full((NUM,), -0.5)
     tokens = Tokens(at, at * 0 + int(source), at * 0, full, full, full, full, full, full, full * 0)
     counts = torch.zeros(NUM, len(Source), dtype=torch.long).index_fill(1, torch.tensor([int(source)]), 1)
     samples = Samples(full, full < 0, at * 0, full > 0, counts, memory=full, draw=full)
-    return View(tokens, samples, Live(full, **{"entropy": full, "value": full, **live}))
+    return PartInputs(tokens, samples, PolicyOutputs(full, **{"entropy": full, "value": full, **outputs}))
 
 
 def reader(table: str, column: str, kind: type = Part, **attributes: Any) -> Any:
     """A part of a user's that reads one column, with what its class declares."""
 
-    def call(self: object, view: View, *others: object) -> torch.Tensor:
-        return getattr(getattr(view, table), column) * 2.0
+    def call(self: object, inputs: PartInputs, *others: object) -> torch.Tensor:
+        return getattr(getattr(inputs, table), column) * 2.0
 
     return type("Mine", (kind,), {"__call__": call, **attributes})()
 
@@ -49,19 +49,19 @@ def reader(table: str, column: str, kind: type = Part, **attributes: Any) -> Any
 @pytest.mark.parametrize(("table", "column"), READ)
 @pytest.mark.parametrize("place", ["advantage", "reference", "stable", "share"])
 def test_an_undeclared_column_is_refused_by_name(table: str, column: str, place: str) -> None:
-    kind = {"stable": Gate, "share": Share}.get(place, Part)
+    kind = {"stable": Mask, "share": Normalizer}.get(place, Part)
     part = reader(table, column, kind)
     term = Term(Source.ROLLOUT, **{"share": PerToken(), place: part})
     with pytest.raises(ConfigError, match=rf"the part Mine reads view\.{table}\.{column}.*needs = frozenset"):
-        coefficient(view(), [term])
+        coefficient(inputs(), [term])
 
 
 @pytest.mark.parametrize("need", OPENS)
 def test_a_declared_column_is_read(need: str) -> None:
     for name in OPENS[need]:
         table, column = name.split(".")
-        term = Term(Source.ROLLOUT, reader(table, column, needs=frozenset({need})), share=PerToken())
-        assert coefficient(view(), [term]).abs().sum() > 0
+        term = Term(Source.ROLLOUT, reader(table, column, needs=frozenset({need})), normalizer=PerToken())
+        assert coefficient(inputs(), [term]).abs().sum() > 0
 
 
 USES: list[Callable[[Any], Any]] = [
@@ -114,42 +114,42 @@ def test_samples_move_with_what_is_missing() -> None:
 
 @pytest.mark.parametrize("table", ["tokens", "live"])
 def test_a_declared_column_that_nothing_computed_is_refused(table: str) -> None:
-    at = view()
+    at = inputs()
     bare = Tokens(at.tokens.sample, at.tokens.source, at.tokens.position, at.tokens.behavior)
     part = reader("tokens", "anchor", needs=frozenset({"anchor"})) if table == "tokens" else reader("live", "value")
-    live = Live(at.live.logp, at.live.entropy)
+    outputs = PolicyOutputs(at.policy.logp, at.policy.entropy)
     with pytest.raises(ConfigError, match=r"Mine reads view\.(tokens\.anchor|live\.value), which holds no numbers"):
-        coefficient(at._replace(tokens=bare, live=live), [Term(Source.ROLLOUT, part, share=PerToken())])
+        coefficient(at._replace(tokens=bare, policy=outputs), [Term(Source.ROLLOUT, part, normalizer=PerToken())])
 
 
 def test_what_says_it_is_settled_may_not_read_the_policy() -> None:
-    part = reader("live", "logp", settled=True)
+    part = reader("live", "logp", is_policy_independent=True)
     with pytest.raises(ConfigError, match=r"live\.logp"):
-        still(view().samples, [Term(Source.ROLLOUT, part, share=PerToken())])
+        has_zero_gradient(inputs().samples, [Term(Source.ROLLOUT, part, normalizer=PerToken())])
 
 
 def test_a_scalar_heads_term_has_no_log_probs() -> None:
-    term = Term(Source.CHOSEN, reader("live", "logp"), share=PerToken(), on="score")
+    term = Term(Source.CHOSEN, reader("live", "logp"), normalizer=PerToken(), on="score")
     with pytest.raises(ConfigError, match=r"live\.logp"):
-        coefficient(view(Source.CHOSEN), [term], "score")
+        coefficient(inputs(Source.CHOSEN), [term], "score")
 
 
 def test_a_shaping_and_a_memory_read_what_they_declare() -> None:
-    at = view()
+    at = inputs()
     with pytest.raises(ConfigError, match="Mine reads view.tokens.anchor"):
         shaped(at.tokens, at.samples, [reader("tokens", "anchor", Shaping)])
 
     class Keeps(Memory):
-        def observe(self, view: View) -> torch.Tensor:
-            return view.sample_sum(view.live.entropy)
+        def observe(self, inputs: PartInputs) -> torch.Tensor:
+            return inputs.sample_sum(inputs.policy.entropy)
 
     method = replace(plain(), memory=Keeps())
-    with pytest.raises(ConfigError, match="Keeps reads view.live.entropy"):
+    with pytest.raises(ConfigError, match="Keeps reads inputs.policy.entropy"):
         method.observed(at)
 
 
 def plain(*parts: Part, source: Source = Source.ROLLOUT, **others: Any) -> Method:
-    terms = tuple(Term(source, part, share=PerToken()) for part in parts)
+    terms = tuple(Term(source, part, normalizer=PerToken()) for part in parts)
     return Method(ask=Request(rollouts=2), terms=terms, **others)
 
 
@@ -199,7 +199,7 @@ def test_what_keeps_samples_may_not_read_verdicts_that_nobody_gave() -> None:
 
 
 def test_a_loss_without_a_heads_values_is_refused_where_they_are_read() -> None:
-    at, zeros = view(), torch.zeros(NUM, requires_grad=True)
-    term = Term(Source.ROLLOUT, reader("live", "value"), share=PerToken())
+    at, zeros = inputs(), torch.zeros(NUM, requires_grad=True)
+    term = Term(Source.ROLLOUT, reader("live", "value"), normalizer=PerToken())
     with pytest.raises(ConfigError, match=r"live\.value"):
         loss(at.tokens, at.samples, zeros, zeros, [term])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from obverse.parts import SolvedGate
-from obverse.records import Group, Problem, Sample, Source, Verdict
+from obverse.estimator.parts import SolvedGate
+from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 
 def group(num_correct: int, demonstrations: int = 1) -> Group:
-    verdicts = [Verdict.right()] * num_correct + [Verdict.wrong("no")] * (4 - num_correct)
-    own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", verdict=verdict) for verdict in verdicts]
-    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", verdict=Verdict.right())
+    grades = [GradeResult.right()] * num_correct + [GradeResult.wrong("no")] * (4 - num_correct)
+    own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
+    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.right())
     return Group(Problem("p", "x"), [*own, *[shown] * demonstrations])
 
 

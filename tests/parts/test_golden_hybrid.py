@@ -10,9 +10,9 @@ import torch
 
 from obverse import methods
 from obverse.errors import ConfigError
-from obverse.estimator import Term, coefficient
-from obverse.method import Method
-from obverse.parts import (
+from obverse.estimator.formula import Term, coefficient
+from obverse.estimator.method import Method
+from obverse.estimator.parts import (
     Accepted,
     AgainstUnhinted,
     Behavior,
@@ -36,10 +36,10 @@ from obverse.parts import (
     UniformHint,
     Unit,
 )
-from obverse.parts.hints import annealed
-from obverse.parts.imitation import log_anchor_ratio
-from obverse.records import Problem, Source
-from obverse.view import Live, Samples, Tokens, View
+from obverse.estimator.parts.hints import annealed
+from obverse.estimator.parts.imitation import log_anchor_ratio
+from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
+from obverse.types import Problem, Source
 
 FIVE = Problem("five", "x", "y", tuple("abcde"))
 
@@ -48,11 +48,11 @@ class Fixed(Part):
     def __init__(self, value: float) -> None:
         self.value = value
 
-    def __call__(self, view: View) -> torch.Tensor:
-        return torch.full_like(view.live.logp, self.value)
+    def __call__(self, inputs: PartInputs) -> torch.Tensor:
+        return torch.full_like(inputs.policy.logp, self.value)
 
 
-def view(layout: list[str], rewards: list[float], entropy: list[float] | None = None, p: float = 0.30) -> View:
+def inputs(layout: list[str], rewards: list[float], entropy: list[float] | None = None, p: float = 0.30) -> PartInputs:
     """One group; a sample is a word of h (hint), d (demonstration) and r (rollout); pi_old is 0.25."""
     kinds = {"h": Source.HINT, "d": Source.DEMONSTRATION, "r": Source.ROLLOUT}
     sample = torch.tensor([i for i, word in enumerate(layout) for _ in word])
@@ -64,7 +64,7 @@ def view(layout: list[str], rewards: list[float], entropy: list[float] | None = 
     tokens = Tokens(sample, source, sample * 0, column(0.25).log(), column(0.20).log(), column(0.0))
     samples = Samples(reward, reward >= 1, torch.zeros(len(layout), dtype=torch.long), reward < 0, counts)
     known = column(0.7) if entropy is None else torch.tensor(entropy, dtype=torch.float64)
-    return View(tokens, samples, Live(column(p).log(), known))
+    return PartInputs(tokens, samples, PolicyOutputs(column(p).log(), known))
 
 
 @pytest.mark.parametrize(
@@ -80,26 +80,28 @@ def view(layout: list[str], rewards: list[float], entropy: list[float] | None = 
     ],
 )
 def test_a_shaping_is_the_derivative_of_its_objective(reference: Part, expected: float) -> None:
-    term = Term(Source.DEMONSTRATION, Fixed(0.875), reference, share=PerToken())
-    assert float(coefficient(view(["d"], [1.0]), (term,))) == pytest.approx(expected, abs=1e-6)
+    term = Term(Source.DEMONSTRATION, Fixed(0.875), reference, normalizer=PerToken())
+    assert float(coefficient(inputs(["d"], [1.0]), (term,))) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("p", "expected"), [(0.01, 0.083), (0.05, 0.222), (0.1, 0.25), (0.9, 0.09), (1.0, 0.083)])
 def test_the_saturating_shape_is_highest_at_gamma(p: float, expected: float) -> None:
-    term = Term(Source.DEMONSTRATION, reference=Saturating(0.1), share=PerToken())
-    assert float(coefficient(view(["d"], [1.0], p=p), (term,))) == pytest.approx(expected, abs=1e-3)
+    term = Term(Source.DEMONSTRATION, reference=Saturating(0.1), normalizer=PerToken())
+    assert float(coefficient(inputs(["d"], [1.0], p=p), (term,))) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_ratio_and_the_distance_to_the_anchor() -> None:
-    at = view(["r"], [1.0])
-    assert float(coefficient(at, (Term(Source.ROLLOUT, reference=Behavior(), share=PerToken()),))) == pytest.approx(1.2)
+    at = inputs(["r"], [1.0])
+    assert float(
+        coefficient(at, (Term(Source.ROLLOUT, reference=Behavior(), normalizer=PerToken()),))
+    ) == pytest.approx(1.2)
     assert float(log_anchor_ratio(at)) == pytest.approx(0.405465, abs=1e-6)
 
 
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.9])
 def test_a_token_is_accepted_as_often_as_it_is_likely(p: float) -> None:
     num, ones = 200, torch.ones(400, dtype=torch.float64)
-    at = view(["dd"] * num, [1.0] * num, p=p)
+    at = inputs(["dd"] * num, [1.0] * num, p=p)
     draws = torch.rand(num, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     position = torch.arange(2).repeat(num)
     at = at._replace(samples=replace(at.samples, draw=draws), tokens=replace(at.tokens, position=position))
@@ -113,9 +115,9 @@ def test_a_token_is_accepted_as_often_as_it_is_likely(p: float) -> None:
 
 @pytest.mark.parametrize(("rewards", "expected"), [((0, 0, 0), 10.0), ((1, 0, 0), 10.0), ((1, 1, 0), 20.0)])
 def test_a_soft_gate_counts_the_right_ones_the_demonstration_too(rewards: tuple[int, ...], expected: float) -> None:
-    at = view(["d", "rr", "r"], [float(reward) for reward in rewards])
+    at = inputs(["d", "rr", "r"], [float(reward) for reward in rewards])
     assert ByCount(Fixed(0.5), (10.0, 20.0, 30.0))(at).tolist() == [expected / 2] * 4
-    full = view(["d", "r", "r", "r"], [1.0] * 4)
+    full = inputs(["d", "r", "r", "r"], [1.0] * 4)
     assert ByCount(Fixed(1.0), (10.0, 20.0, 30.0))(full).tolist() == [30.0] * 4
     assert ByCount(AgainstUnhinted(), (1.0,)).needs == AgainstUnhinted().needs | {"correct"}
 
@@ -128,19 +130,19 @@ def hpt(**options: object) -> Method:
 
 def test_what_is_done_with_failed_problems() -> None:
     # a lone right demonstration: A = 1, gamma p / (p + gamma)^2 at p = 0.3, over L = 10 and one sample
-    at = view(["d"], [1.0])
+    at = inputs(["d"], [1.0])
     for failed, expected in (("sft", 1.0), ("off_policy", 0.01875), ("mixed", 1.01875)):
         method = hpt(failed=failed, max_completion_length=10)
         assert float(coefficient(at, method.terms)) == pytest.approx(expected)
         assert method.keep == SolvedGate(0)
-    assert float(coefficient(view(["d"], [0.0]), hpt(failed="off_policy").terms)) == 0.0
+    assert float(coefficient(inputs(["d"], [0.0]), hpt(failed="off_policy").terms)) == 0.0
 
 
 def test_a_soft_gate_keeps_the_whole_group() -> None:
     soft = hpt(gate_type="soft")
     assert soft.keep == Everything()
     # one right of three: imitation by half where two are right, the rest of the group by an eighth
-    at = view(["d", "r", "r"], [1.0, 1.0, 0.0], p=0.25)
+    at = inputs(["d", "r", "r"], [1.0, 1.0, 0.0], p=0.25)
     found = coefficient(at, hpt(gate_type="soft", soft_type="never", max_completion_length=10).terms).tolist()
     assert found == pytest.approx([0.5, 0.125 / 3 / 30, -0.125 * 2 / 3 / 30])
 
@@ -159,12 +161,12 @@ def test_bad_shapings_are_refused() -> None:
 
 def test_entropy_weights() -> None:
     both = (
-        Term(Source.DEMONSTRATION, Confident(), share=PerToken()),
-        Term(Source.DEMONSTRATION, Fixed(0.875), Unit(), share=PerToken()),
+        Term(Source.DEMONSTRATION, Confident(), normalizer=PerToken()),
+        Term(Source.DEMONSTRATION, Fixed(0.875), Unit(), normalizer=PerToken()),
     )
-    assert float(coefficient(view(["d"], [1.0]), both)) == pytest.approx(0.510793, abs=1e-6)
-    assert Signed()(view(["r", "r"], [1.0, 0.0])).tolist() == pytest.approx([0.201375, -1.0], abs=1e-6)
-    uneven = view(["rr", "dd"], [1.0, 1.0], [0.2, 1.2, 0.4, 1.0])
+    assert float(coefficient(inputs(["d"], [1.0]), both)) == pytest.approx(0.510793, abs=1e-6)
+    assert Signed()(inputs(["r", "r"], [1.0, 0.0])).tolist() == pytest.approx([0.201375, -1.0], abs=1e-6)
+    uneven = inputs(["rr", "dd"], [1.0, 1.0], [0.2, 1.2, 0.4, 1.0])
     assert Signed()(uneven).tolist()[:2] == pytest.approx([0.201375] * 2, abs=1e-6)
     assert Signed(level="token")(uneven).tolist()[:2] == pytest.approx([0.1 * math.exp(0.2), 0.1 * math.exp(1.2)])
     assert Confident()(uneven).tolist()[2:] == pytest.approx([0.5 * math.exp(-0.7)] * 2)
@@ -225,18 +227,18 @@ def test_a_problem_without_a_demonstration_is_asked_the_same(plan: BinomialHint)
 
 
 def test_a_hint_is_measured_by_the_samples_without_one() -> None:
-    at = view(["r", "rr", "r", "hr", "hhr"], [1.0, 0.0, 0.0, 1.0, 0.0])
+    at = inputs(["r", "rr", "r", "hr", "hhr"], [1.0, 0.0, 0.0, 1.0, 0.0])
     mean = 1 / 3
     own, other = [1 - mean, -mean, -mean, -mean], [1 - mean] * 2 + [-mean] * 3
     assert AgainstUnhinted()(at).tolist() == pytest.approx(own + other)
     assert AgainstUnhinted(alone=True)(at).tolist() == pytest.approx([*own, 1 - mean, 1.0, -mean, -mean, 0.0])
-    assert AgainstUnhinted()(view(["hr"], [1.0])).tolist() == [1.0, 1.0]
+    assert AgainstUnhinted()(inputs(["hr"], [1.0])).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("num", "kept"), [(1, 1), (5, 1), (6, 2), (10, 2), (11, 3), (16, 4), (36, 8)])
 def test_the_torn_part_of_a_hint(num: int, kept: int) -> None:
     entropy = torch.randperm(num, generator=torch.Generator().manual_seed(num)).double()
-    at = view(["h" * num + "r"], [1.0], [*entropy.tolist(), 99.0])
+    at = inputs(["h" * num + "r"], [1.0], [*entropy.tolist(), 99.0])
     gate = TornHint()(at, torch.ones(num + 1), torch.ones(num + 1))
     assert gate[:num].tolist() == (entropy >= torch.quantile(entropy, 0.8)).double().tolist()
     assert gate[:num].sum() == kept and gate[num] == 0
@@ -245,10 +247,10 @@ def test_the_torn_part_of_a_hint(num: int, kept: int) -> None:
 def test_double_clip() -> None:
     ratio = torch.tensor([0.5, 1.0, 1.5, 2.9, 3.1, 0.7, 1.1, 1.3])
     advantage = torch.tensor([-0.5] * 5 + [0.5] * 3)
-    assert DoubleClip()(view(["r"], [1.0]), ratio, advantage).tolist() == [0, 1, 1, 1, 0, 1, 1, 0]
+    assert DoubleClip()(inputs(["r"], [1.0]), ratio, advantage).tolist() == [0, 1, 1, 1, 0, 1, 1, 0]
 
 
 def test_one_denominator_for_all_kinds() -> None:
-    at = view(["rr", "r", "dd", "hr"], [1.0] * 4)
+    at = inputs(["rr", "r", "dd", "hr"], [1.0] * 4)
     for source in Source:
         assert ConstantOfAll(10)(at, source).tolist() == pytest.approx([1 / 40] * 7)

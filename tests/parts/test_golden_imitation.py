@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from obverse.estimator import Term, coefficient
-from obverse.parts import (
+from obverse.estimator.formula import Term, coefficient
+from obverse.estimator.parts import (
     AnchorRatio,
     Doubt,
     JensenShannon,
@@ -24,33 +24,33 @@ from obverse.parts import (
     Unit,
     WarmCosine,
 )
-from obverse.records import Source
-from obverse.view import Live, Samples, Tokens, View
+from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
+from obverse.types import Source
 
 
-def view(
+def inputs(
     probabilities: tuple[float, ...] = (0.30,),
     anchors: tuple[float, ...] = (0.20,),
     owners: tuple[int, ...] = (0,),
     source: Source = Source.DEMONSTRATION,
-) -> View:
+) -> PartInputs:
     """One group of samples of one source; each token has its probability, its anchor's and its owner."""
     logs = lambda values: torch.tensor(values, dtype=torch.float64).log()  # noqa: E731
     owner = torch.tensor(owners)
     num = int(owner.max()) + 1
     counts = torch.zeros(num, len(Source), dtype=torch.long)
     counts[:, int(source)] = torch.bincount(owner)
-    live = Live(logs(probabilities), torch.ones(len(owners), dtype=torch.float64))
-    nothing = torch.zeros_like(live.logp)
+    outputs = PolicyOutputs(logs(probabilities), torch.ones(len(owners), dtype=torch.float64))
+    nothing = torch.zeros_like(outputs.logp)
     tokens = Tokens(owner, torch.full_like(owner, int(source)), owner * 0, nothing, logs(anchors), nothing)
     reward = torch.ones(num, dtype=torch.float64)
-    return View(tokens, Samples(reward, reward > 0, owner[:num] * 0, reward < 0, counts), live)
+    return PartInputs(tokens, Samples(reward, reward > 0, owner[:num] * 0, reward < 0, counts), outputs)
 
 
-def group(rewards: tuple[float, ...], shown_reward: float) -> View:
+def group(rewards: tuple[float, ...], shown_reward: float) -> PartInputs:
     """Own samples of one token each, and one demonstration, in one group."""
     num = len(rewards) + 1
-    at = view((0.3,) * num, (0.2,) * num, tuple(range(num)), Source.ROLLOUT)
+    at = inputs((0.3,) * num, (0.2,) * num, tuple(range(num)), Source.ROLLOUT)
     at.samples.counts[-1] = torch.eye(len(Source), dtype=torch.long)[int(Source.DEMONSTRATION)]
     reward = torch.tensor([*rewards, shown_reward], dtype=torch.float64)
     return at._replace(samples=replace(at.samples, reward=reward, group=torch.zeros(num, dtype=torch.long)))
@@ -76,18 +76,18 @@ def group(rewards: tuple[float, ...], shown_reward: float) -> View:
     ids=str,
 )
 def test_the_worth_of_a_token(advantage: Part, expected: float) -> None:
-    term = Term(Source.DEMONSTRATION, advantage, share=PerToken())
-    assert float(coefficient(view(), (term,))) == pytest.approx(expected, abs=1e-6)
+    term = Term(Source.DEMONSTRATION, advantage, normalizer=PerToken())
+    assert float(coefficient(inputs(), (term,))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_reference_of_one_leaves_the_probability() -> None:
-    term = Term(Source.DEMONSTRATION, reference=Unit(), share=PerToken())
-    assert float(coefficient(view(), (term,))) == pytest.approx(0.3, abs=1e-12)
+    term = Term(Source.DEMONSTRATION, reference=Unit(), normalizer=PerToken())
+    assert float(coefficient(inputs(), (term,))) == pytest.approx(0.3, abs=1e-12)
 
 
 def test_a_sequence_has_one_ratio_its_geometric_mean() -> None:
     # sample 0: ratios 1.5 and 6, whose geometric mean is 3; sample 1: 0.5
-    at = view((0.3, 0.6, 0.1), (0.2, 0.1, 0.2), (0, 0, 1))
+    at = inputs((0.3, 0.6, 0.1), (0.2, 0.1, 0.2), (0, 0, 1))
     assert SequenceAnchorRatio(0.0, 16.0)(at).tolist() == pytest.approx([3.0, 3.0, 0.5])
     assert SequenceAnchorRatio(0.6, 2.0)(at).tolist() == pytest.approx([2.0, 2.0, 0.6])
 
@@ -95,17 +95,17 @@ def test_a_sequence_has_one_ratio_its_geometric_mean() -> None:
 @pytest.mark.parametrize(("part", "expected"), [(SquaredHellinger(1.0), 4.0), (JensenShannon(1.0), 4.693484)], ids=str)
 def test_no_pole_where_the_policy_has_fallen_far_below_the_anchor(part: Part, expected: float) -> None:
     for probability in (0.1, 1e-4, 1e-80):
-        assert float(part(view((probability,), (0.9,)))) == pytest.approx(expected, abs=1e-6)
+        assert float(part(inputs((probability,), (0.9,)))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_divergences_are_plain_imitation_where_the_policy_is_the_anchor() -> None:
-    at = view((0.2,), (0.2,))
+    at = inputs((0.2,), (0.2,))
     assert [float(part(at)) for part in (Pearson(0.7), SquaredHellinger(0.7), JensenShannon(0.7))] == [1.0] * 3
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
 def test_doubt_is_finite_at_certainty(gamma: float) -> None:
-    at = view((1.0, 1e-300), (0.2, 0.2), (0, 0))
+    at = inputs((1.0, 1e-300), (0.2, 0.2), (0, 0))
     assert Doubt(gamma)(at).tolist() == pytest.approx([0.0, 1.0], abs=2e-3)
 
 

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from obverse.errors import ConfigError
-from obverse.estimator import coefficient
-from obverse.method import Method
+from obverse.estimator.formula import coefficient
+from obverse.estimator.method import Method
+from obverse.estimator.parts import DoubleClip, ImplicitScore, PerPair, Preferred, Ranked
+from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.methods import build
-from obverse.parts import DoubleClip, ImplicitScore, PerPair, Preferred, Ranked
-from obverse.records import Source
-from obverse.view import Live, Samples, Tokens, View
+from obverse.types import Source
 
 KINDS = {"c": Source.CHOSEN, "x": Source.REJECTED, "d": Source.DEMONSTRATION, "r": Source.ROLLOUT}
 DIVERGENCES = ("reverse_kl", "forward_kl", "js", "alpha")
 
 
-def view(
+def inputs(
     layout: str,
     ratios: list[float],
     groups: tuple[int, ...] | None = None,
     rewards: tuple[float, ...] | None = None,
     values: list[float] | None = None,
-) -> View:
+) -> PartInputs:
     """Samples as words of one letter per token, "cc x": chosen, rejected, demonstration, rollout; log-ratios [T]."""
     words = layout.split()
     sample = torch.tensor([i for i, word in enumerate(words) for _ in word])
@@ -40,27 +40,27 @@ def view(
     group = torch.tensor(groups or (0,) * len(words))
     tokens = Tokens(sample, source, position, anchor * 0, anchor, anchor * 0)
     value = anchor * 0 if values is None else torch.tensor(values, dtype=torch.float64)
-    live = Live(anchor + torch.tensor(ratios, dtype=torch.float64), anchor * 0, value)
-    return View(tokens, Samples(reward, reward >= 1, group, reward < 0, counts), live)
+    outputs = PolicyOutputs(anchor + torch.tensor(ratios, dtype=torch.float64), anchor * 0, value)
+    return PartInputs(tokens, Samples(reward, reward >= 1, group, reward < 0, counts), outputs)
 
 
-def part_of(at: View, keep: Tensor) -> View:
+def part_of(at: PartInputs, keep: Tensor) -> PartInputs:
     """A micro batch: the tokens `keep` only, all samples."""
-    return at._replace(tokens=at.tokens.rows(keep), live=Live(*(column[keep] for column in at.live)))
+    return at._replace(tokens=at.tokens.rows(keep), policy=PolicyOutputs(*(column[keep] for column in at.policy)))
 
 
 def test_a_pair() -> None:
-    pair = view("c x", [0.5, -0.3])
+    pair = inputs("c x", [0.5, -0.3])
     assert Preferred(0.1)(pair).tolist() == pytest.approx([0.048001, -0.048001], abs=1e-6)
     assert Preferred(0.1).margins(pair).tolist() == pytest.approx([0.08])
-    same = view("cc xxx", [0.2, 0.3, -0.1, -0.1, -0.1])
+    same = inputs("cc xxx", [0.2, 0.3, -0.1, -0.1, -0.1])
     assert Preferred(0.1)(same).tolist() == pytest.approx([0.048001] * 2 + [-0.048001] * 3, abs=1e-6)
 
 
 def test_at_the_anchor_a_pair_gets_half_of_beta() -> None:
     for divergence in DIVERGENCES:
         slope = 0.5 if divergence == "js" else 1.0
-        half = Preferred(0.3, divergence)(view("c x", [0.0, 0.0]))
+        half = Preferred(0.3, divergence)(inputs("c x", [0.0, 0.0]))
         assert half.tolist() == pytest.approx([0.15 * slope, -0.15 * slope])
 
 
@@ -79,7 +79,7 @@ def test_at_the_anchor_a_pair_gets_half_of_beta() -> None:
     ],
 )
 def test_divergences(divergence: str, up: float, down: float, slope_up: float, slope_down: float) -> None:
-    part, pair = Preferred(0.4, divergence), view("c x", [0.5, -0.3])
+    part, pair = Preferred(0.4, divergence), inputs("c x", [0.5, -0.3])
     margin = 0.4 * (up - down)
     assert part.margins(pair).tolist() == pytest.approx([margin])
     pull = 0.4 / (1 + math.exp(margin))
@@ -87,22 +87,22 @@ def test_divergences(divergence: str, up: float, down: float, slope_up: float, s
 
 
 def test_ipo_compares_means_and_stops_at_its_margin() -> None:
-    uneven = view("cc x", [0.3, 0.5, -0.2])  # means 0.4 and -0.2
+    uneven = inputs("cc x", [0.3, 0.5, -0.2])  # means 0.4 and -0.2
     gap = 0.6 - 1 / (2 * 0.25)
     assert Preferred(0.25, loss="ipo")(uneven).tolist() == pytest.approx([-gap, -gap, 2 * gap])
-    there = view("cc x", [1.9, 1.7, -0.2])
+    there = inputs("cc x", [1.9, 1.7, -0.2])
     assert Preferred(0.25, loss="ipo")(there).tolist() == pytest.approx([0.0] * 3)
 
 
 def test_label_smoothing_turns_some_pairs_round() -> None:
     sure = 1 / (1 + math.exp(-0.8))
-    found = Preferred(1.0, label_smoothing=0.2)(view("c x", [0.5, -0.3]))
+    found = Preferred(1.0, label_smoothing=0.2)(inputs("c x", [0.5, -0.3]))
     assert found.tolist() == pytest.approx([0.8 * (1 - sure) - 0.2 * sure, 0.2 * sure - 0.8 * (1 - sure)])
 
 
 def test_every_right_answer_is_compared_with_every_wrong_one() -> None:
     ratios, rewards = [0.1, 0.2, 0.3, 0.4, 0.5], (1.0, 0.0, 0.0, 1.0, 1.0)
-    at = view("r r r r r", ratios, (0, 0, 0, 0, 1), rewards)
+    at = inputs("r r r r r", ratios, (0, 0, 0, 0, 1), rewards)
     expected = [0.0] * 5
     for better in (0, 3):
         for worse in (1, 2):
@@ -117,18 +117,18 @@ def test_every_right_answer_is_compared_with_every_wrong_one() -> None:
 
 @pytest.mark.parametrize("part", [*(Preferred(0.1, each) for each in DIVERGENCES), Preferred(loss="ipo"), Ranked(0.1)])
 def test_one_side_alone_makes_no_pair(part: Preferred | Ranked) -> None:
-    lonely = view("c c x", [0.5, -0.3, 0.2], (0, 0, 1))
+    lonely = inputs("c c x", [0.5, -0.3, 0.2], (0, 0, 1))
     assert part(lonely).tolist() == [0.0] * 3
     assert part.margins(lonely).tolist() == []
     assert PerPair()(lonely, Source.CHOSEN).tolist() == [1.0] * 3
-    beside = view("c c x c x", [0.5, -0.3, 0.2, 0.5, -0.3], (0, 0, 1, 2, 2), values=[9.0, 9.0, 9.0, 0.5, -0.3])
-    pair = view("c x", [0.5, -0.3], values=[0.5, -0.3])
+    beside = inputs("c c x c x", [0.5, -0.3, 0.2, 0.5, -0.3], (0, 0, 1, 2, 2), values=[9.0, 9.0, 9.0, 0.5, -0.3])
+    pair = inputs("c x", [0.5, -0.3], values=[0.5, -0.3])
     assert part(beside).tolist() == pytest.approx([0.0] * 3 + part(pair).tolist())
 
 
 @pytest.mark.parametrize("part", [Preferred(0.1), Ranked(center=0.1)])
 def test_a_micro_batch_knows_its_own_pairs_only(part: Preferred | Ranked) -> None:
-    both = view("cc x c xx", [0.5, 0.1, -0.3, 0.2, 0.7, 0.6], (0, 0, 1, 1), values=[0.5, 0.1, -0.3, 0.2, 0.7, 0.6])
+    both = inputs("cc x c xx", [0.5, 0.1, -0.3, 0.2, 0.7, 0.6], (0, 0, 1, 1), values=[0.5, 0.1, -0.3, 0.2, 0.7, 0.6])
     for keep in (torch.arange(3), torch.arange(3, 6)):
         piece = part_of(both, keep)
         torch.testing.assert_close(part(piece), part(both)[keep])
@@ -137,7 +137,7 @@ def test_a_micro_batch_knows_its_own_pairs_only(part: Preferred | Ranked) -> Non
 
 
 def test_a_ranking_stands_on_the_last_token() -> None:
-    at = view("cc xxx", [0.0] * 5, values=[7.0, 1.2, 7.0, 7.0, 0.4])
+    at = inputs("cc xxx", [0.0] * 5, values=[7.0, 1.2, 7.0, 7.0, 0.4])
     pull = 1 / (1 + math.exp(0.8))
     assert Ranked()(at).tolist() == pytest.approx([0.0, pull, 0.0, 0.0, -pull])
     assert Ranked().margins(at).tolist() == pytest.approx([0.8])
@@ -147,14 +147,14 @@ def test_a_ranking_stands_on_the_last_token() -> None:
 
 @pytest.mark.parametrize(("loss", "expected"), [("mse", 0.070184), ("bce", 0.140888)])
 def test_an_implicit_score(loss: str, expected: float) -> None:
-    at = view("d", [math.log(0.30 / 0.20)])
+    at = inputs("d", [math.log(0.30 / 0.20)])
     assert ImplicitScore(0.3, loss, target=1.0)(at).tolist() == pytest.approx([expected], abs=1e-6)
     wrong = ImplicitScore(0.3, "bce", target=0.0)(at)
     assert wrong.tolist() == pytest.approx([expected - 0.3 if loss == "bce" else -0.159112], abs=1e-6)
 
 
 def test_a_score_is_a_reward_between_0_and_1() -> None:
-    at = view("r rr r", [0.0] * 4, rewards=(-1.0, 0.3, 5.0))
+    at = inputs("r rr r", [0.0] * 4, rewards=(-1.0, 0.3, 5.0))
     assert ImplicitScore(1.0, "bce")(at).tolist() == pytest.approx([-0.5, -0.2, -0.2, 0.5])
 
 
@@ -163,16 +163,16 @@ def test_a_score_is_a_reward_between_0_and_1() -> None:
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
 def test_extreme_ratios_stay_finite(gap: float, divergence: str, loss: str) -> None:
     for ratios in ([gap, -gap], [gap, gap], [0.0, gap], [gap, 0.0]):
-        at = view("c x", ratios)
+        at = inputs("c x", ratios)
         tokens = replace(at.tokens, anchor=at.tokens.anchor.float())
-        single = at._replace(tokens=tokens, live=Live(*(column.float() for column in at.live)))
+        single = at._replace(tokens=tokens, policy=PolicyOutputs(*(column.float() for column in at.policy)))
         for part in (Preferred(0.1, divergence, loss=loss), Preferred(0.1, "alpha", 3.0, loss)):
             assert part(single).isfinite().all() and part.margins(single).isfinite().all()
         assert ImplicitScore(1.0, "mse", 1.0)(single).isfinite().all()
 
 
 def test_the_dual_clip() -> None:
-    at, minus = view("r", [0.0]), torch.tensor([-0.5])
+    at, minus = inputs("r", [0.0]), torch.tensor([-0.5])
     for old, expected in ((0.09, 0.0), (0.1, -1.5), (0.24, -0.625)):
         ratio = torch.tensor([0.3 / old], dtype=torch.float64).round(decimals=12)
         assert float(DoubleClip(most=3.0)(at, ratio, minus) * ratio * -0.5) == pytest.approx(expected)
@@ -205,7 +205,7 @@ def test_what_is_read(name: str, options: dict[str, object], read: set[str], tog
 
 def test_the_share_counts_pairs_in_the_loss() -> None:
     method = build("dpo", {"pairs": "own", "beta": 1.0})
-    at = view("rr r r", [0.0] * 4, rewards=(1.0, 0.0, 0.0))
+    at = inputs("rr r r", [0.0] * 4, rewards=(1.0, 0.0, 0.0))
     assert coefficient(at, method.terms).tolist() == pytest.approx([0.5, 0.5, -0.25, -0.25])
 
 

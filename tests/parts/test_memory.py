@@ -8,16 +8,24 @@ from dataclasses import replace
 import pytest
 import torch
 from exam.batches import for_method, groups, learned, numbers, ours
-from parts.test_golden import view
+from parts.test_golden import inputs
 
-from obverse.course import only
+from obverse.estimator.parts import (
+    AboveMemory,
+    AdaptiveKL,
+    AnchorPenalty,
+    Contrast,
+    GreedyReward,
+    LogPartition,
+    RunningMean,
+)
+from obverse.estimator.schedule import only
+from obverse.estimator.tables import PartInputs
 from obverse.methods import build
-from obverse.parts import AboveMemory, AdaptiveKL, AnchorPenalty, Contrast, GreedyReward, LogPartition, RunningMean
-from obverse.records import Group, Problem, Sample, Source, Verdict
-from obverse.view import View
+from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 
-def remembering(at: View, *numbers: float) -> View:
+def remembering(at: PartInputs, *numbers: float) -> PartInputs:
     return at._replace(samples=replace(at.samples, memory=torch.tensor(numbers, dtype=torch.float64)))
 
 
@@ -30,7 +38,7 @@ def test_the_coefficient_of_a_kl_follows_its_target(observed: list[float], expec
 
 
 def test_a_sample_shows_the_mean_divergence_of_its_own_tokens() -> None:
-    two = view((1.0, 0.0), tokens=3)
+    two = inputs((1.0, 0.0), tokens=3)
     assert AdaptiveKL(0.05, 6.0).observe(two).tolist() == pytest.approx([math.log(0.25 / 0.20)] * 2)
     source = torch.tensor([int(Source.HINT)] + [int(Source.ROLLOUT)] * 5)
     counts = two.samples.counts.clone()
@@ -44,7 +52,7 @@ def test_a_sample_shows_the_mean_divergence_of_its_own_tokens() -> None:
 
 
 def test_a_penalty_reads_the_coefficient_that_is_remembered() -> None:
-    two = remembering(view((1.0, 0.0)), 0.1, 0.3)
+    two = remembering(inputs((1.0, 0.0)), 0.1, 0.3)
     assert AnchorPenalty(None)(two).tolist() == pytest.approx([-0.1 * math.log(1.25), -0.3 * math.log(1.25)])
 
 
@@ -53,35 +61,35 @@ def test_a_running_mean_moves_a_little() -> None:
     assert mean.start == 0.0
     assert mean.revise(0.5, [1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.475)
     assert mean.revise(0.5, []) == 0.5
-    assert mean.observe(view((1.0, 0.25))).tolist() == [1.0, 0.25]
-    assert AboveMemory()(remembering(view((1.0, 0.0)), 0.25, 0.25)).tolist() == [0.75, -0.25]
+    assert mean.observe(inputs((1.0, 0.25))).tolist() == [1.0, 0.25]
+    assert AboveMemory()(remembering(inputs((1.0, 0.0)), 0.25, 0.25)).tolist() == [0.75, -0.25]
 
 
 @pytest.mark.parametrize("greedy", [0.0, 1.0])
 def test_a_greedy_answer_is_a_baseline_and_never_trains(greedy: float) -> None:
-    verdict = Verdict.right() if greedy else Verdict.wrong("no")
+    grade = GradeResult.right() if greedy else GradeResult.wrong("no")
     ids = {"prompt_ids": [1], "ids": [2], "sources": [Source.ROLLOUT], "behavior": [-0.1]}
-    own = [Sample("rollout", **ids, text="", verdict=each) for each in (Verdict.right(), Verdict.wrong("no"))]
+    own = [Sample("rollout", **ids, text="", grade=each) for each in (GradeResult.right(), GradeResult.wrong("no"))]
     method = only(build("reinforce", {"baseline": "greedy"}))
-    assert [wish.greedy for wish in method.ask(Problem("p", "x"), 0.0)] == [1]
-    group = Group(Problem("p", "x"), [Sample("greedy", **ids, text="", verdict=verdict), *own])
+    assert [request.greedy for request in method.ask(Problem("p", "x"), 0.0)] == [1]
+    group = Group(Problem("p", "x"), [Sample("greedy", **ids, text="", grade=grade), *own])
     assert GreedyReward().recall(group, known=7.0) == greedy
-    assert GreedyReward().observe(view()) is None
+    assert GreedyReward().observe(inputs()) is None
     update = learned([group], method)
     assert update is not None and [row.kind for row in update.rows] == ["rollout"] * 2
     assert update.samples.memory.tolist() == [greedy] * 2
-    assert AboveMemory()(remembering(view((1.0, 0.0)), greedy, greedy)).tolist() == [1.0 - greedy, -greedy]
+    assert AboveMemory()(remembering(inputs((1.0, 0.0)), greedy, greedy)).tolist() == [1.0 - greedy, -greedy]
 
 
-def scored(*problems: tuple[float, ...], known: float = 0.0) -> View:
+def scored(*problems: tuple[float, ...], known: float = 0.0) -> PartInputs:
     """One demonstration and then own samples of a token each, whose log-ratios to the anchor are given, per problem."""
     group = torch.tensor([index for index, scores in enumerate(problems) for _ in (0.0, *scores)])
     gaps = torch.tensor([gap for scores in problems for gap in (0.0, *scores)], dtype=torch.float64)
     shown = torch.cat([torch.tensor([True] + [False] * len(scores)) for scores in problems])
     source = torch.where(shown, int(Source.DEMONSTRATION), int(Source.ROLLOUT))
-    flat = view((1.0,) * len(gaps), groups=tuple(group.tolist()))
+    flat = inputs((1.0,) * len(gaps), groups=tuple(group.tolist()))
     counts = torch.zeros(len(gaps), len(Source), dtype=torch.long).scatter(1, source[:, None], 1)
-    tokens = replace(flat.tokens, source=source, anchor=flat.live.logp - gaps)
+    tokens = replace(flat.tokens, source=source, anchor=flat.policy.logp - gaps)
     at = flat._replace(tokens=tokens, samples=replace(flat.samples, counts=counts))
     return remembering(at, *([known] * len(gaps)))
 
@@ -103,18 +111,20 @@ def test_the_log_partition_is_an_average_of_probabilities() -> None:
 
 def test_tau_divides_the_policys_own_part_only() -> None:
     at = scored((0.0,))
-    logp = float(at.live.logp[0])
+    logp = float(at.policy.logp[0])
     assert LogPartition(1.0, tau=2.0).observe(at)[1].item() == pytest.approx(logp / 2 - logp)
     averaged = LogPartition(1.0, tau=2.0, length_averaged=True)
     assert averaged.observe(at)[1].item() == pytest.approx(logp / 2)
-    assert averaged.observe(view((1.0,), tokens=3)).tolist() == pytest.approx([math.log(0.30) / 2])
+    assert averaged.observe(inputs((1.0,), tokens=3)).tolist() == pytest.approx([math.log(0.30) / 2])
 
 
 @pytest.mark.parametrize("gap", [-2000.0, 2000.0])
 @pytest.mark.parametrize("gamma", [0.1, 1.0])
 def test_a_contrast_stays_finite(gap: float, gamma: float) -> None:
     at = scored((gap, 0.0))
-    found = Contrast(LogPartition(gamma))(at._replace(live=at.live._replace(logp=at.tokens.anchor + at.live.logp)))
+    found = Contrast(LogPartition(gamma))(
+        at._replace(policy=at.policy._replace(logp=at.tokens.anchor + at.policy.logp))
+    )
     assert torch.isfinite(found).all() and found.min() >= -1 / gamma - 1e-12 and found.max() <= 0
 
 
@@ -154,9 +164,9 @@ def test_the_new_partition_is_the_one_that_counts() -> None:
     made = for_method(groups(3), method, 3)
     data = numbers(made, method, 3)
     assert data is not None and isinstance(method.memory, LogPartition)
-    live = view()._replace(tokens=data.tokens, samples=data.samples)
-    live = live._replace(live=live.live._replace(logp=data.logp.detach()))
-    moved = method.memory.observe(live)
+    outputs = inputs()._replace(tokens=data.tokens, samples=data.samples)
+    outputs = outputs._replace(policy=outputs.policy._replace(logp=data.logp.detach()))
+    moved = method.memory.observe(outputs)
     rows = dict(data.rows(Source.ROLLOUT))
     slopes = ours(data, method)[0]
     for row, mask in rows.items():

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from obverse.estimator import shaped
+from obverse.estimator.formula import shaped
+from obverse.estimator.parts import GAE, AnchorPenalty, Surprise, Written
+from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.methods import build
-from obverse.parts import GAE, AnchorPenalty, Surprise, Written
-from obverse.records import Source
-from obverse.view import Live, Samples, Tokens, View
+from obverse.types import Source
 
 LENGTHS = (3, 1, 7, 4, 2)
 
 
-def view(seed: int = 0, shuffled: bool = True, offset: int = 0) -> View:
+def inputs(seed: int = 0, shuffled: bool = True, offset: int = 0) -> PartInputs:
     """Ragged own samples with random numbers; Samples.reward has the shaping in it, as in an update."""
     rng = torch.Generator().manual_seed(seed)
     sample = torch.tensor([i for i, length in enumerate(LENGTHS) for _ in range(length)])
@@ -31,12 +31,14 @@ def view(seed: int = 0, shuffled: bool = True, offset: int = 0) -> View:
     counts[:, int(Source.ROLLOUT)] = torch.tensor(LENGTHS)
     reward = draw(len(LENGTHS)).index_add(0, tokens.sample, tokens.reward)
     right = reward > 0
-    return View(
-        tokens, Samples(reward, right, torch.arange(len(LENGTHS)), ~right, counts), Live(draw(), draw(), draw())
+    return PartInputs(
+        tokens,
+        Samples(reward, right, torch.arange(len(LENGTHS)), ~right, counts),
+        PolicyOutputs(draw(), draw(), draw()),
     )
 
 
-def naive(at: View, gamma: float, lam: float) -> dict[tuple[int, int], float]:
+def naive(at: PartInputs, gamma: float, lam: float) -> dict[tuple[int, int], float]:
     """1506.02438 eq. 16 as a double loop over each sample: sum_k (gamma lam)^k delta_(t+k), by sample and position."""
     found = {}
     for row in range(len(at.samples)):
@@ -59,7 +61,7 @@ def naive(at: View, gamma: float, lam: float) -> dict[tuple[int, int], float]:
 @pytest.mark.parametrize("offset", [0, 5])
 def test_advantages_are_the_double_loops(gamma: float, lam: float, shuffled: bool, offset: int) -> None:
     for seed in range(4):
-        at = view(seed, shuffled, offset)
+        at = inputs(seed, shuffled, offset)
         advantages, returns = GAE(gamma, lam)(at)
         expected = naive(at, gamma, lam)
         places = zip(at.tokens.sample.tolist(), at.tokens.position.tolist(), strict=True)
@@ -69,7 +71,7 @@ def test_advantages_are_the_double_loops(gamma: float, lam: float, shuffled: boo
 
 
 def test_a_micro_batch_gives_the_same_advantages() -> None:
-    at, gae = view(3), GAE(0.9, 0.8)
+    at, gae = inputs(3), GAE(0.9, 0.8)
     whole, _ = gae(at)
     for rows in ([0, 2], [1], [3, 4]):
         keep = torch.isin(at.tokens.sample, torch.tensor(rows))
@@ -78,29 +80,29 @@ def test_a_micro_batch_gives_the_same_advantages() -> None:
 
 
 def test_without_discount_a_token_should_expect_what_is_still_to_come() -> None:
-    at = view(1, shuffled=False)
+    at = inputs(1, shuffled=False)
     plain = replace(at.tokens, reward=torch.zeros_like(at.tokens.reward))
     _, returns = GAE()(at._replace(tokens=plain))
     torch.testing.assert_close(returns, at.spread(at.samples.reward))
 
 
 def test_a_kl_in_the_reward_is_counted_once_and_from_its_token_on() -> None:
-    at = view(2, shuffled=False)
-    verdict = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.5], dtype=torch.float64)
-    tokens, added = shaped(at.tokens, replace(at.samples, reward=verdict), (AnchorPenalty(0.1),))
-    samples = replace(at.samples, reward=verdict + added)
+    at = inputs(2, shuffled=False)
+    grade = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.5], dtype=torch.float64)
+    tokens, added = shaped(at.tokens, replace(at.samples, reward=grade), (AnchorPenalty(0.1),))
+    samples = replace(at.samples, reward=grade + added)
     _, returns = GAE()(at._replace(tokens=tokens, samples=samples))
     gap = 0.1 * (tokens.behavior - tokens.anchor)
     for i in range(len(tokens)):
         row = int(tokens.sample[i])
         later = (tokens.sample == row) & (tokens.position >= tokens.position[i])
-        assert float(returns[i]) == pytest.approx(float(verdict[row] - gap[later].sum()))
+        assert float(returns[i]) == pytest.approx(float(grade[row] - gap[later].sum()))
 
 
 def test_an_adaptive_coefficient_comes_from_the_memory() -> None:
     method = build("ppo", {"kl_coef": 0.3, "kl_target": 0.1, "kl_horizon": 100})
     assert method.memory is not None and method.memory.start == 0.3
-    at = view(4)
+    at = inputs(4)
     remembered = replace(at.samples, memory=torch.full_like(at.samples.reward, 0.7))
     _, added = shaped(at.tokens, remembered, method.shaping)
     gap = at.tokens.behavior - at.tokens.anchor
@@ -111,8 +113,8 @@ def test_an_adaptive_coefficient_comes_from_the_memory() -> None:
 
 @pytest.mark.parametrize("clip", [None, 0.05, 0.5])
 def test_what_the_critic_learns_is_the_clipped_square(clip: float | None) -> None:
-    at = view(5)
-    value = at.live.value.clone().requires_grad_()
+    at = inputs(5)
+    value = at.policy.value.clone().requires_grad_()
     squares = (value - at.tokens.returns) ** 2
     if clip is not None:
         near = at.tokens.value + (value - at.tokens.value).clamp(-clip, clip)
@@ -133,13 +135,13 @@ def test_what_the_critic_learns_is_the_clipped_square(clip: float | None) -> Non
     ],
 )
 def test_a_value_that_went_far_enough_rests(value: float, old: float, returns: float, expected: float) -> None:
-    at = view(shuffled=False)
+    at = inputs(shuffled=False)
     fill = lambda number: torch.full_like(at.tokens.value, number)  # noqa: E731
     tokens = replace(at.tokens, value=fill(old), returns=fill(returns))
-    live = at.live._replace(value=fill(value))
-    assert Surprise(0.5)(at._replace(tokens=tokens, live=live)).tolist() == [expected] * sum(LENGTHS)
+    outputs = at.policy._replace(value=fill(value))
+    assert Surprise(0.5)(at._replace(tokens=tokens, policy=outputs)).tolist() == [expected] * sum(LENGTHS)
 
 
 def test_a_written_advantage_stands_as_it_is() -> None:
-    at = view(6)
+    at = inputs(6)
     assert Written()(at) is at.tokens.advantage

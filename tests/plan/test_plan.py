@@ -13,17 +13,18 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from obverse.cli import main
-from obverse.config import TrainConfig
+from obverse.cli.main import main
+from obverse.config.resolve import resolve
+from obverse.config.train import TrainConfig
+from obverse.memory_plan import batch_shapes as work
+from obverse.memory_plan import machine, table
+from obverse.memory_plan.batch_shapes import Lengths
+from obverse.memory_plan.fake_ledger import Ledger
+from obverse.memory_plan.meta_models import _with_quick_head
+from obverse.memory_plan.phases import micro_batch
+from obverse.memory_plan.plan import plan
 from obverse.methods import find
-from obverse.model import as_policy, logprobs, traits_of
-from obverse.plan import machine, table, work
-from obverse.plan.ledger import Ledger
-from obverse.plan.memory import plan
-from obverse.plan.phases import micro_batch
-from obverse.plan.shadow import _with_quick_head
-from obverse.plan.work import Lengths
-from obverse.resolve import resolve
+from obverse.models.policy import as_policy, logprobs, traits_of
 
 ROOT = Path(__file__).parents[2]
 SMALL = Qwen2Config(
@@ -52,11 +53,11 @@ def test_a_ledger_counts_what_lives() -> None:
         kept = torch.zeros(1000)
         before = ledger.mark()
         passing = torch.zeros(500) + 1
-        view = passing[:10]
+        inputs = passing[:10]
         assert (before, ledger.live) == (4000, 6000) and ledger.peak == 8000  # the zeros that 1 was added to are gone
         del passing
         assert ledger.live == 6000  # a view holds all of it
-        del view
+        del inputs
         assert ledger.live == 4000
         assert bool(kept.isfinite().all()) and torch.equal(kept, kept + 1)  # questions about numbers are answered yes
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from obverse import checkpoint
-from obverse.checkpoint import About
-from obverse.dist import saving
+from obverse.distributed import collective_save as saving
+from obverse.runtime import checkpoint
+from obverse.runtime.checkpoint import About
 
 Fault = Literal["kill", "full", "none"]
 WRITES = os.O_WRONLY | os.O_RDWR

@@ -21,9 +21,9 @@ from reliability.faults import Breaker
 
 import runs
 from obverse.errors import UserError
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.watch import Phase, Silent
+from obverse.runtime.callbacks import Phase, Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
 
 
 class Points(Silent, Breaker):

@@ -16,7 +16,8 @@ from typing import Any
 
 from reliability import faults, forks
 
-from obverse import checkpoint, prepare
+from obverse.runtime import checkpoint
+from obverse.training import setup as prepare
 
 PAGE = 4096  # what the file system gives out
 RUN: dict[str, Any] = {"save_steps": 1, "resume_from_checkpoint": "auto", "log_completions": True, "report": False}

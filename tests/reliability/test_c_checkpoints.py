@@ -21,12 +21,13 @@ from reliability import faults
 from reliability.forks import Forks
 
 import runs
-from obverse import checkpoint, prepare
-from obverse.dist import saving
+from obverse.distributed import collective_save as saving
 from obverse.errors import CheckpointError, StorageError
-from obverse.runlog import RunFolder
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.runtime import checkpoint
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.training import setup as prepare
+from obverse.training.loop import train
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "config.json", "tokenizer.json")
 

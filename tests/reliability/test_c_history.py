@@ -16,16 +16,17 @@ from reliability import faults
 from reliability.test_c_kills import At
 
 import runs
-from obverse import checkpoint, history
-from obverse.banner import saves
-from obverse.checkpoint import MANIFEST, STATE
-from obverse.commands import train as train_command
-from obverse.dist.place import launcher
+from obverse.cli.commands import train as train_command
+from obverse.distributed.env import launcher
 from obverse.errors import CheckpointError, ConfigError, StorageError
-from obverse.report.runs import find_runs, read_run
-from obverse.runlog import LOCK, RunFolder
-from obverse.state import VERSION, migrated
-from obverse.train import is_save_due, train
+from obverse.report.load_runs import find_runs, read_run
+from obverse.runtime import branches as history
+from obverse.runtime import checkpoint
+from obverse.runtime.checkpoint import MANIFEST, STATE
+from obverse.runtime.run_dir import LOCK, RunFolder
+from obverse.training.banner import saves
+from obverse.training.checkpoint_state import VERSION, migrated
+from obverse.training.loop import is_save_due, train
 
 OPTIONS: dict[str, Any] = {
     "max_steps": 4,
@@ -275,8 +276,8 @@ def test_c12_a_checkpoint_by_time_is_decided_by_the_first_rank_and_changes_no_bi
 
     config = runs.config("sft", tmp_path, tiny, problems, save_steps=0, save_minutes=1e-9)
     for answer in (True, False):
-        team, state = SimpleNamespace(share=lambda own, a=answer: a), SimpleNamespace(step=1)
-        run: Any = SimpleNamespace(config=config, team=team, state=state, saved_at=0.0)
+        process_group, state = SimpleNamespace(share=lambda own, a=answer: a), SimpleNamespace(step=1)
+        run: Any = SimpleNamespace(config=config, process_group=process_group, state=state, saved_at=0.0)
         assert is_save_due(run) is answer
 
 
@@ -359,7 +360,7 @@ def test_c8_a_file_system_without_locks_is_no_other_run(tmp_path: Path, monkeypa
     def refuse(*args: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("obverse.runlog.fcntl.flock", refuse)
+    monkeypatch.setattr("obverse.runtime.run_dir.fcntl.flock", refuse)
     with pytest.raises(StorageError, match="cannot be locked: No locks available"):
         RunFolder(tmp_path).lock()
     monkeypatch.undo()

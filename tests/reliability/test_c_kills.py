@@ -13,10 +13,11 @@ from conftest import Count
 from reliability.forks import KILLED, Forks, digest, steps
 
 import runs
-from obverse import checkpoint, methods
+from obverse import methods
 from obverse.errors import CheckpointError
-from obverse.train import train
-from obverse.watch import Phase, Silent
+from obverse.runtime import checkpoint
+from obverse.runtime.callbacks import Phase, Silent
+from obverse.training.loop import train
 
 NUM_STEPS = 4
 NUM_CHAINED = 12  # more than ten deaths can get through, at about a step each

@@ -14,13 +14,13 @@ from reliability import faults
 from safetensors.torch import load_file
 
 import runs
-from obverse import checkpoint
-from obverse.config import TrainConfig
+from obverse.config.train import TrainConfig
 from obverse.errors import CheckpointError, InUseError
-from obverse.resume import BINDING, FREE, changes
-from obverse.runlog import LOCK, RunFolder
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.runtime import checkpoint
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import LOCK, RunFolder
+from obverse.training.loop import train
+from obverse.training.resume import BINDING, FREE, changes
 
 FIXTURES = Path(__file__).parents[1] / "data" / "checkpoints"
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import runs
+from obverse.data.readers import read_path
 from obverse.errors import ConfigError, DataError
-from obverse.tasks.files import read_path
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.runtime.callbacks import Silent
+from obverse.training.loop import train
 
 FIRST = b'{"prompt": "a", "answer": "1", "id": "taken"}\n'
 BAD = [

@@ -15,19 +15,20 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from reliability import faults
 
-from obverse import checkpoint, methods
-from obverse.arguments import scan
-from obverse.config import schema
-from obverse.config_file import read as read_yaml
+from obverse import methods
+from obverse.cli.coefficients import weigh
+from obverse.cli.parser import scan
+from obverse.cli.step_file import read_step
+from obverse.config.resolve import resolve
+from obverse.config.train import schema
+from obverse.config.yaml_file import read as read_yaml
+from obverse.data.layouts import Place, read_row
+from obverse.data.readers import read_path
 from obverse.errors import ConfigError, DataError, UserError
-from obverse.records import Problem
-from obverse.resolve import resolve
-from obverse.step_file import read_step
-from obverse.tasks.files import read_path
-from obverse.tasks.rows import Place, read_row
-from obverse.verifiers import judge
-from obverse.watch import flat
-from obverse.weigh import weigh
+from obverse.redact import flat
+from obverse.rewards import judge
+from obverse.runtime import checkpoint
+from obverse.types import Problem
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(
@@ -174,9 +175,9 @@ def test_a_grader_has_a_verdict_on_any_text(text: str, name: str) -> None:
     }.get(name, "17")
     meta = {"choices": ["x", "y"]} if name == "choice" else {}
     for shown in (text, f"\\boxed{{{text}}}", f"<answer>{text}</answer>"):
-        verdict = judge(Problem("p", "?", answer=answer, verifier=name, meta=meta), shown)
-        assert verdict is not None and math.isfinite(verdict.reward)
-        assert not verdict.correct or any(char.isalnum() for char in text)
+        grade = judge(Problem("p", "?", answer=answer, verifier=name, meta=meta), shown)
+        assert grade is not None and math.isfinite(grade.reward)
+        assert not grade.correct or any(char.isalnum() for char in text)
 
 
 # The manifest

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.traces import luck, sharp
+from reliability.traces import sharp, uniforms
 
 import runs
-from obverse.runlog import RunFolder
-from obverse.train import train
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
 
 NUM_STEPS = 8
 LARGEST, MEAN = 1e-6, 2e-7  # of the differences, per unit of loss; a mean shows what leans to one side
@@ -29,7 +29,7 @@ def test_n3_equal_ways_have_equal_losses(
     method: str, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = sharp(tmp_path / "sharp")
-    options = PLAIN | {"verifier": luck(tmp_path), "log_completions": False}
+    options = PLAIN | {"verifier": uniforms(tmp_path), "log_completions": False}
 
     def losses(name: str, **other: Any) -> list[float]:
         train(runs.config(method, tmp_path / name, model, problems, **options | other))
@@ -39,7 +39,7 @@ def test_n3_equal_ways_have_equal_losses(
     assert len(plain) == NUM_STEPS and any(plain)
     for way, other in WAYS.items():
         if way == "in chunks":
-            monkeypatch.setattr("obverse.vocabulary.CHUNK_ELEMENTS", 3000)
+            monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", 3000)
         found = losses(way, **other)
         apart = [(mine - theirs) / max(1.0, abs(theirs)) for mine, theirs in zip(found, plain, strict=True)]
         assert max(map(abs, apart)) <= LARGEST and abs(sum(apart)) / NUM_STEPS <= MEAN, (way, apart)

@@ -12,20 +12,20 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
 from torch import Tensor
 
-import obverse.sampling.rows as rows_of_a_cache
+import obverse.inference.decode_loop as rows_of_a_cache
 import runs
-from obverse.batch import pack
 from obverse.errors import DivergedError
-from obverse.interrupt import Attentive
-from obverse.loading import load
-from obverse.mismatch import Mismatch, divergence, under_law
-from obverse.prepare import prepare
-from obverse.records import Source
-from obverse.runlog import RunFolder
-from obverse.sampling.hf import HFSampler
-from obverse.sampling.law import draw
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.inference.distribution import draw
+from obverse.inference.hf import HFSampler
+from obverse.models.batch import pack
+from obverse.models.load import load
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.runtime.signals import Attentive
+from obverse.training.loop import train
+from obverse.training.setup import prepare
+from obverse.training.train_inference_kl import Mismatch, divergence, logprobs_under
+from obverse.types import Source
 
 LAWS: list[dict[str, float]] = [
     {"temperature": 1.0},
@@ -49,25 +49,27 @@ def sharp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def luck(tmp_path: Path, problems: Path) -> dict[str, str]:
+def uniforms(tmp_path: Path, problems: Path) -> dict[str, str]:
     """Data and a reward by which most groups have right and wrong answers: a random model solves nothing."""
     file = tmp_path / "reward.py"
     file.write_text("def lucky(problem, text):\n    return sum(map(ord, text)) % 2\n")
     return {"dataset": str(problems), "verifier": f"{file}:lucky"}
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: " ".join(f"{name}={value:g}" for name, value in law.items()))
+@pytest.mark.parametrize(
+    "params", LAWS, ids=lambda params: " ".join(f"{name}={value:g}" for name, value in params.items())
+)
 def test_n6_the_first_ratio_is_1_under_every_law(
-    law: dict[str, Any], sharp: Path, problems: Path, tmp_path: Path
+    params: dict[str, Any], sharp: Path, problems: Path, tmp_path: Path
 ) -> None:
     """At most 1e-4 from 1 for every token, in float32: the bar."""
-    config = runs.config("grpo", tmp_path / "run", sharp, problems, **law)
+    config = runs.config("grpo", tmp_path / "run", sharp, problems, **params)
     run = prepare(config, Attentive(Silent()))
     groups = run.collector.collect(run.problems[:6], run.method, 0, 0.0)
     update = pack([group.samples for group in groups], frozenset({Source.ROLLOUT}), config.temperature)
-    assert update is not None and run.learner.law is not None
+    assert update is not None and run.learner.params is not None
     ratios = [
-        (under_law(run.learner.policy, micro, run.learner.law) - micro.tokens.sampler).exp()
+        (logprobs_under(run.learner.policy, micro, run.learner.params) - micro.tokens.sampler).exp()
         for shared in (True, False)  # prompts computed once, and rows that hold them
         for micro in update.micros(256, shared=shared)
     ]
@@ -76,12 +78,14 @@ def test_n6_the_first_ratio_is_1_under_every_law(
     assert len(found) > 120 and float((found - 1).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("law", [{}, {"temperature": 0.7}, {"top_k": 20, "top_p": 0.8}], ids=["whole", "cold", "cut"])
+@pytest.mark.parametrize(
+    "params", [{}, {"temperature": 0.7}, {"top_k": 20, "top_p": 0.8}], ids=["whole", "cold", "cut"]
+)
 def test_n6_every_step_has_the_figure_once_per_collection(
-    law: dict[str, Any], sharp: Path, luck: dict[str, str], tmp_path: Path
+    params: dict[str, Any], sharp: Path, uniforms: dict[str, str], tmp_path: Path
 ) -> None:
     """Two mini batches and two passes: the ratio is 1 in the first update alone, and the figure is of that one."""
-    options = {"max_steps": 3, "num_iterations": 2, "num_mini_batches": 2, **luck, **law}
+    options = {"max_steps": 3, "num_iterations": 2, "num_mini_batches": 2, **uniforms, **params}
     train(runs.config("grpo", tmp_path / "run", sharp, max_mismatch_kl=1e-6, **options))
     rows = RunFolder(tmp_path / "run").metrics()
     assert [row["step_taken"] for row in rows] == [1.0] * 3
@@ -91,10 +95,10 @@ def test_n6_every_step_has_the_figure_once_per_collection(
 
 @pytest.mark.parametrize(("method", "measured"), [("sft", False), ("rft", False), ("hpt", True), ("ppo", True)])
 def test_n6_only_the_present_policys_own_samples_are_compared(
-    method: str, measured: bool, sharp: Path, luck: dict[str, str], tmp_path: Path
+    method: str, measured: bool, sharp: Path, uniforms: dict[str, str], tmp_path: Path
 ) -> None:
     """Demonstrations have no sampler; rft trains on what the initial model wrote, whose ratio is not 1."""
-    train(runs.config(method, tmp_path / "run", sharp, max_steps=2, **luck))
+    train(runs.config(method, tmp_path / "run", sharp, max_steps=2, **uniforms))
     rows = RunFolder(tmp_path / "run").metrics()
     assert any("mismatch_kl" in row for row in rows) == measured
 
@@ -102,8 +106,8 @@ def test_n6_only_the_present_policys_own_samples_are_compared(
 def reports(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
     """`draw`, whose log-probs are made of the right ones and of those at temperature 1."""
 
-    def wrong(logits: Tensor, law: Any, uniform: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        chosen, logp = draw(logits, law, uniform, row)
+    def wrong(logits: Tensor, params: Any, uniform: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        chosen, logp = draw(logits, params, uniform, row)
         return chosen, change(logp, logits.log_softmax(-1)[row, chosen])
 
     return wrong
@@ -117,11 +121,11 @@ class Notes(Silent):
         self.texts.append(text)
 
 
-@pytest.mark.parametrize("law", [{"temperature": 0.5}, {"temperature": 0.5, "top_k": 20}], ids=["whole", "cut"])
+@pytest.mark.parametrize("params", [{"temperature": 0.5}, {"temperature": 0.5, "top_k": 20}], ids=["whole", "cut"])
 def test_n6_a_sampler_that_forgets_the_temperature_ends_the_run(
-    law: dict[str, Any], sharp: Path, luck: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    params: dict[str, Any], sharp: Path, uniforms: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"max_steps": 3, "save_steps": 1, **luck, **law}
+    options = {"max_steps": 3, "save_steps": 1, **uniforms, **params}
 
     class LaterWrong(Silent):
         def step(self, step: int, total_steps: int, metrics: object) -> None:
@@ -141,12 +145,12 @@ def test_n6_a_sampler_that_forgets_the_temperature_ends_the_run(
 
 
 def test_n6_a_small_mismatch_is_said_once_and_the_run_goes_on(
-    sharp: Path, luck: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sharp: Path, uniforms: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     HFSampler(load(str(sharp))[0].model)  # its architecture is tried before the fault
     monkeypatch.setattr(rows_of_a_cache, "draw", reports(lambda logp, raw: logp - 0.08))  # exp(r) - 1 - r is 0.0033
     watch = Notes()
-    train(runs.config("grpo", tmp_path / "run", sharp, max_steps=3, **luck), watch)
+    train(runs.config("grpo", tmp_path / "run", sharp, max_steps=3, **uniforms), watch)
     assert sum("mismatch_kl is 0.0033 nats" in text for text in watch.texts) == 1
     rows = RunFolder(tmp_path / "run").metrics()
     assert [row["mismatch_kl"] for row in rows] == pytest.approx([0.08 * 0.08 / 2 * 1.0270] * 3, rel=2e-3)
@@ -172,8 +176,8 @@ def test_n6_the_limit_is_the_options(limit: float | None, found: float, ends: bo
     assert len(watch.texts) == (0 if ends else 1)
 
 
-def test_n6_mixed_precision_stays_below_the_limit(sharp: Path, luck: dict[str, str], tmp_path: Path) -> None:
+def test_n6_mixed_precision_stays_below_the_limit(sharp: Path, uniforms: dict[str, str], tmp_path: Path) -> None:
     for name in ("mixed", "bfloat16"):
-        train(runs.config("grpo", tmp_path / name, sharp, max_steps=2, dtype=name, **luck))
+        train(runs.config("grpo", tmp_path / name, sharp, max_steps=2, dtype=name, **uniforms))
         found = [row["mismatch_kl"] for row in RunFolder(tmp_path / name).metrics()]
         assert all(0 < each < 1e-3 for each in found), found

@@ -15,23 +15,23 @@ from typing import Any
 
 import pytest
 import torch
-from exam.batches import groups, lane, lanes, numbers
+from exam.batches import groups, method_stages, numbers, stage
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
 
-import obverse.learn as learn
-import obverse.train as loop
+import obverse.training.loop as loop
+import obverse.training.update as learn
 import runs
 from obverse.errors import ConfigError, DivergedError, GraderError
-from obverse.estimator import coefficient
-from obverse.interrupt import Attentive
-from obverse.optim import Optimizer, StepResult
-from obverse.prepare import prepare
-from obverse.runlog import RunFolder
-from obverse.sampling import law_of
-from obverse.train import train
-from obverse.view import Live, View
-from obverse.watch import Silent
+from obverse.estimator.formula import coefficient
+from obverse.estimator.tables import PartInputs, PolicyOutputs
+from obverse.inference import sampling_params
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.runtime.signals import Attentive
+from obverse.training.loop import train
+from obverse.training.optimizer import Optimizer, StepResult
+from obverse.training.setup import prepare
 
 
 def rewards(tmp_path: Path, body: str) -> str:
@@ -73,9 +73,9 @@ def test_n5_a_poisoned_update_is_not_taken_and_three_in_a_row_end_the_run(
             monkeypatch.setattr(learn, "loss", lambda *args: real_loss(*args) + bad)
         elif place == "log-probs":
 
-            def forward(*args: Any, **options: Any) -> Live:
-                live = real_forward(*args, **options)
-                return live._replace(logp=live.logp + bad)
+            def forward(*args: Any, **options: Any) -> PolicyOutputs:
+                outputs = real_forward(*args, **options)
+                return outputs._replace(logp=outputs.logp + bad)
 
             monkeypatch.setattr(learn, "forward", forward)
         else:
@@ -205,22 +205,22 @@ def test_sampling_that_takes_too_long_is_cut_off(tiny: Path, problems: Path, tmp
         "grpo", tmp_path / "run", tiny, problems, max_completion_length=4000, max_sampling_seconds=0.05
     )
     run = prepare(config, Attentive(Silent()))
-    law = law_of(config, run.collector.renderer.stop_ids)
-    assert law.max_tokens == 4000
+    params = sampling_params(config, run.collector.renderer.stop_ids)
+    assert params.max_tokens == 4000
     made = run.collector.collect(run.problems[:2], run.method, 0, 0.0)
     assert all(sample.finish == "length" for group in made for sample in group.samples if len(sample.ids) > 500)
     assert all(len(sample.ids) < 4000 for group in made for sample in group.samples)
 
 
-@pytest.mark.parametrize("name", lanes())
+@pytest.mark.parametrize("name", method_stages())
 @pytest.mark.parametrize("gap", [200.0, -200.0, 5000.0, -5000.0])
 def test_a_log_ratio_beyond_every_float_gives_a_finite_coefficient(name: str, gap: float) -> None:
-    method = lane(name)
+    method = stage(name)
     data = numbers(groups(2), method)
     assert data is not None
     logp = torch.full_like(data.logp, -0.1 if gap > 0 else gap - 0.1).float()
     other = logp - gap if gap > 0 else torch.full_like(logp, -0.1)
     samples = replace(data.samples, reward=data.samples.reward.float(), memory=data.samples.memory.float())
     tokens = replace(data.tokens, behavior=other, anchor=other)
-    view = View(tokens, samples, Live(logp, torch.ones_like(logp), torch.ones_like(logp)))
-    assert all(torch.isfinite(coefficient(view, method.terms, on)).all() for on in method.streams)
+    inputs = PartInputs(tokens, samples, PolicyOutputs(logp, torch.ones_like(logp), torch.ones_like(logp)))
+    assert all(torch.isfinite(coefficient(inputs, method.terms, on)).all() for on in method.streams)

@@ -19,16 +19,20 @@ from rich.console import Console
 from tiny_models import save_tiny
 
 import runs
-from obverse import checkpoint, cli, data, methods
-from obverse.analysis.exports import plain
-from obverse.arguments import scan
-from obverse.config import DataConfig, schema
-from obverse.config_file import MAX_BYTES, read
+from obverse import methods
+from obverse.cli import data
+from obverse.cli import main as cli
+from obverse.cli.parser import scan
+from obverse.comparison.export import plain
+from obverse.config.resolve import resolve
+from obverse.config.train import DataConfig, schema
+from obverse.config.yaml_file import MAX_BYTES, read
 from obverse.errors import CheckpointError, ConfigError, UserError
-from obverse.loading import load
-from obverse.resolve import free_folder, resolve, slug
-from obverse.train import train
-from obverse.watch import flat, masked
+from obverse.models.load import load
+from obverse.redact import flat, masked
+from obverse.runtime import checkpoint
+from obverse.runtime.output_dir import free_folder, slug
+from obverse.training.loop import train
 
 # S1: no text becomes code
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import runs
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.runtime.callbacks import Silent
+from obverse.training.loop import train
 
 SECONDS = float(os.environ.get("OBVERSE_SOAK_SECONDS", "600"))
 MAX_SLOPE = 1.0  # MB a minute

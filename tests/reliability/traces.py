@@ -22,8 +22,8 @@ from tiny_models import save_tiny
 
 import runs
 from obverse import methods
-from obverse.runlog import RunFolder
-from obverse.train import train
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
 
 FOLDER = Path(__file__).parents[1] / "data" / "traces"
 FIGURES = ("loss", "grad_norm")
@@ -62,7 +62,7 @@ def sharp(folder: Path) -> Path:
     return folder
 
 
-def luck(folder: Path) -> str:
+def uniforms(folder: Path) -> str:
     """A reward by which most groups have right and wrong answers: a random model solves nothing."""
     file = folder / "reward.py"
     file.write_text("def lucky(problem, text):\n    return sum(map(ord, text)) % 2\n")
@@ -72,7 +72,7 @@ def luck(folder: Path) -> str:
 def trace(method: str, num_steps: int, root: Path, model: Path) -> dict[str, list[float]]:
     """The figures of a run, step by step; a step without one (nothing to train on) has 0."""
     options = {"max_steps": num_steps, "log_completions": False, "dtype": "float32", "threads": 1, "device": "cpu"}
-    options |= {"dataset": str(runs.write_problems(root / "chains.jsonl")), "verifier": luck(root)}
+    options |= {"dataset": str(runs.write_problems(root / "chains.jsonl")), "verifier": uniforms(root)}
     folder = root / f"{method}-{num_steps}"
     train(runs.config(method, folder, model, **options, **ALSO.get(method, {})))
     rows = RunFolder(folder).metrics()

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from obverse.config import EMBEDDED_PRESET
+from obverse.config.train import EMBEDDED_PRESET
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
 HOSTILE += "\x1b[31mred\x00\u202eevil\ud800 & \u2028 end"

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from obverse.report.chart import (
+from obverse.report.svg_chart import (
     DARK,
     LIGHT,
     NUM_COLORS,

@@ -10,7 +10,7 @@ import pytest
 from report.folders import group, write_lines, write_run
 
 from obverse.methods import build
-from obverse.report.advantages import advantages, lanes
+from obverse.report.advantages import advantages, stages
 from obverse.report.completions import (
     MOST_CHARACTERS,
     num_bytes,
@@ -21,8 +21,8 @@ from obverse.report.completions import (
     trained_tokens,
     varied,
 )
+from obverse.report.load_runs import read_run
 from obverse.report.page import island_of
-from obverse.report.runs import read_run
 
 
 def step(*numbers: int) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def test_a_users_file_is_never_run(tmp_path: Path) -> None:
     trap = tmp_path / "trap.py"
     trap.write_text("raise SystemExit('the report ran a file that a configuration names')")
     run = read_run(write_run(tmp_path / "run", f"{trap}:mine"))
-    assert lanes(run) == () and pick(run, 0, 10**6).groups
+    assert stages(run) == () and pick(run, 0, 10**6).groups
 
 
 def test_a_course_has_the_part_of_the_lane_that_acted(tmp_path: Path) -> None:

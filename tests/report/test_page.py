@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from report.folders import HOSTILE, LEVELS, summary, write_analyses, write_comparison, write_run
 
-from obverse.config_report import ReportConfig
+from obverse.config.report import ReportConfig
 from obverse.report import report
 from obverse.report.page import island_of
-from obverse.runlog import RunFolder
+from obverse.runtime.run_dir import RunFolder
 
 VOID = {"meta", "link", "input", "br", "img", "path", "circle", "rect"}
 

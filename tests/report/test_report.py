@@ -12,13 +12,13 @@ import pytest
 from report.folders import write_analyses, write_comparison, write_run
 
 from obverse import report as module
-from obverse.cli import main
-from obverse.config_report import ReportConfig
+from obverse.cli.main import main
+from obverse.config.report import ReportConfig
 from obverse.errors import ConfigError, StorageError
 from obverse.report import report
-from obverse.report.chart import Chart, Series
 from obverse.report.figures import Figure
 from obverse.report.pictures import save_pictures
+from obverse.report.svg_chart import Chart, Series
 
 
 def test_pictures_of_every_figure(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from report.folders import metrics_row, write_comparison, write_run
 
 from obverse.errors import DataError
-from obverse.report.chart import Chart, Series
 from obverse.report.figures import across, compared, smooth, table_of, together
-from obverse.report.runs import arms, entries, find_runs, num_parameters, read_run
+from obverse.report.load_runs import arms, entries, find_runs, num_parameters, read_run
+from obverse.report.svg_chart import Chart, Series
 
 
 def test_a_run(tmp_path: Path) -> None:

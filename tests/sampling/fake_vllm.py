@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from obverse.loading import load
-from obverse.sampling import Law, Order
-from obverse.sampling.deliver import digest
-from obverse.sampling.hf import HFSampler
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.inference.weight_sync import digest
+from obverse.models.load import load
 
 GENERATE = "/inference/v1/generate"
 Fault = Callable[["FakeVLLM", str, dict[str, Any]], "tuple[int, Any] | None"]
@@ -63,9 +63,11 @@ class ModelEngine(Engine):
         super().reload(folder)
 
     def complete(self, prompt: list[int], how: dict[str, Any]) -> tuple[list[int], list[float]]:
-        law = Law(tuple(how["stop_token_ids"]), how["max_tokens"], how["temperature"], how["top_p"], how["top_k"])
+        params = SamplingParams(
+            tuple(how["stop_token_ids"]), how["max_tokens"], how["temperature"], how["top_p"], how["top_k"]
+        )
         with self.lock:
-            ((found,),) = HFSampler(self.model).sample([Order(prompt, [how["seed"]])], law)
+            ((found,),) = HFSampler(self.model).sample([SamplingRequest(prompt, [how["seed"]])], params)
         return found.ids, found.behavior
 
     def scores(self, ids: list[int]) -> list[float]:

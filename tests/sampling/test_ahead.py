@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 
 import pytest
+from scripted_sampler import ScriptedSampler
 
-from obverse.sampling import Completion, Law, Order
-from obverse.sampling.ahead import Ahead
-from obverse.sampling.scripted import ScriptedSampler
+from obverse.inference import Completion, SamplingParams, SamplingRequest
+from obverse.inference.async_rollout import Ahead
 
-LAW = Law((2,), 6)
-GREEDY = Law((2,), 6, temperature=0.0)
-ORDERS = [Order([5, 6], [1, 2]), Order([7], [3])]
+LAW = SamplingParams((2,), 6)
+GREEDY = SamplingParams((2,), 6, temperature=0.0)
+ORDERS = [SamplingRequest([5, 6], [1, 2]), SamplingRequest([7], [3])]
 
 
 def scripted() -> ScriptedSampler:
@@ -30,34 +30,36 @@ def test_what_was_drawn_ahead_is_used_and_is_of_the_weights_before(threaded: boo
     assert [each.weights for group in first for each in group] == [0, 0, 0]  # nothing was drawn ahead yet
     ahead.draw([(ORDERS, LAW)], 1)
     ahead.follow(1)
-    num_asked = len(inner.orders)
-    assert ahead.sample(ORDERS, LAW) == first and len(inner.orders) == num_asked
+    num_asked = len(inner.requests)
+    assert ahead.sample(ORDERS, LAW) == first and len(inner.requests) == num_asked
     ahead.follow(2)
     assert [each.weights for group in ahead.sample(ORDERS, LAW) for each in group] == [2, 2, 2]  # it is used up
 
 
 def test_what_could_not_be_foreseen_is_drawn_when_it_is_asked_for() -> None:
     ahead = Ahead(scripted(), threaded=False)
-    ahead.draw([([Order([5, 6], [1]), Order([7], [3])], LAW)], 1)
+    ahead.draw([([SamplingRequest([5, 6], [1]), SamplingRequest([7], [3])], LAW)], 1)
     ahead.follow(1)
-    found = ahead.sample([Order([5, 6], [1, 2]), Order([7, 7], [3]), Order([7], [3])], LAW)
+    found = ahead.sample(
+        [SamplingRequest([5, 6], [1, 2]), SamplingRequest([7, 7], [3]), SamplingRequest([7], [3])], LAW
+    )
     assert [[each.weights for each in group] for group in found] == [[0, 1], [1], [0]]  # another prompt is another
-    assert ahead.sample([Order([5, 6], [1])], GREEDY)[0][0].weights == 1  # and so is another law
-    assert ahead.sample([Order([5, 6], [1])], Law((2,), 3))[0][0].weights == 1
+    assert ahead.sample([SamplingRequest([5, 6], [1])], GREEDY)[0][0].weights == 1  # and so is another law
+    assert ahead.sample([SamplingRequest([5, 6], [1])], SamplingParams((2,), 3))[0][0].weights == 1
 
 
 def test_a_checkpoint_keeps_them_to_the_last_bit() -> None:
     ahead = Ahead(ScriptedSampler(lambda prompt, seed: [seed] * 3), threaded=True)
     ahead.follow(4)
-    ahead.draw([(ORDERS, LAW), ([Order([9], [8])], GREEDY)], 5)
+    ahead.draw([(ORDERS, LAW), ([SamplingRequest([9], [8])], GREEDY)], 5)
     rows = json.loads(json.dumps(ahead.record(5)))
     assert len(rows) == 4 and ahead.record(4) == []
     again = Ahead(scripted(), threaded=True)
     again.restore(5, rows)
     for each in (ahead, again):
         each.follow(5)
-    for orders, law in ((ORDERS, LAW), ([Order([9], [8])], GREEDY)):
-        assert again.sample(orders, law) == ahead.sample(orders, law)
+    for requests, params in ((ORDERS, LAW), ([SamplingRequest([9], [8])], GREEDY)):
+        assert again.sample(requests, params) == ahead.sample(requests, params)
     assert again.sample(ORDERS, LAW)[0][0].weights == 4
 
 
@@ -71,12 +73,12 @@ class Gated:
         self.step = step
 
     def sample(
-        self, orders: Sequence[Order], law: Law, progress: Callable[[int], None] | None = None
+        self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
         self.gate.wait(10)
         if self.error is not None:
             raise self.error
-        return [[Completion([seed], [-1.0], "stop", self.step) for seed in order.seeds] for order in orders]
+        return [[Completion([seed], [-1.0], "stop", self.step) for seed in request.seeds] for request in requests]
 
 
 def test_new_weights_wait_for_what_is_being_drawn_from_the_old_ones() -> None:

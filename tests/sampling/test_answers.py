@@ -17,9 +17,9 @@ from sampling.fake_vllm import GENERATE, FakeVLLM, on, once
 from sampling.test_vllm import LAW, ORDERS, Made, expected, made, server  # noqa: F401  # fixtures
 
 from obverse.errors import ConfigError, EngineError
-from obverse.sampling import Law, Order
-from obverse.sampling.answers import About, Completed
-from obverse.sampling.client import Client, Gone, retry_after
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.http import Client, Gone, retry_after
+from obverse.inference.server_schemas import About, Completed
 
 NAN, INFINITE = float("nan"), float("inf")
 CHOICE = {
@@ -80,7 +80,7 @@ def scores(*pairs: tuple[Any, Any]) -> dict[str, Any]:
 def test_a_completion_of_another_form_is_refused_by_its_field(answer: Any, field: str, server, made) -> None:  # noqa: F811
     server.faults.append(on(GENERATE, 200, answer))
     with pytest.raises(EngineError, match="sent ") as caught:
-        made.sampler.sample([Order([5], [3])], LAW)
+        made.sampler.sample([SamplingRequest([5], [3])], LAW)
     assert server.url in str(caught.value) and field in str(caught.value) and caught.value.exit_code == 10
 
 
@@ -210,7 +210,7 @@ def test_what_is_no_answer_ends_by_a_sentence(reply: Callable[[socket.socket], N
 
 
 def test_a_huge_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("obverse.sampling.client.MAX_BYTES", 1000)
+    monkeypatch.setattr("obverse.inference.http.MAX_BYTES", 1000)
     with raw(whole(head(10**12), *[b"x" * 1000] * 50)) as url, pytest.raises(EngineError, match="sent more than"):
         Client(url, 2.0).ask("/version", schema=Completed)
 
@@ -253,7 +253,7 @@ def test_a_server_that_is_busy_beyond_the_deadline_is_given_up_at_once() -> None
 
 def test_a_completion_that_a_busy_server_refused_is_asked_for_again(server: FakeVLLM, made: Made) -> None:  # noqa: F811
     server.faults.append(once(on(GENERATE, 429, {"error": {"message": "busy"}})))
-    assert made.sampler.sample(ORDERS, LAW) == [expected(order) for order in ORDERS]
+    assert made.sampler.sample(ORDERS, LAW) == [expected(request) for request in ORDERS]
 
 
 @pytest.mark.parametrize("url", ["http://u:pw@h:1", "http://token@h:1", "http://h:1/?key=x", "http://h:1/#a"])
@@ -264,4 +264,7 @@ def test_an_address_has_no_key(url: str) -> None:
 
 
 def test_a_greedy_law_is_no_exception(made: Made) -> None:  # noqa: F811
-    assert made.sampler.sample([Order([5], [3])], Law((2,), 6, temperature=0.0))[0][0].behavior[0] == 0.0
+    assert (
+        made.sampler.sample([SamplingRequest([5], [3])], SamplingParams((2,), 6, temperature=0.0))[0][0].behavior[0]
+        == 0.0
+    )

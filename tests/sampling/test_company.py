@@ -11,17 +11,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from obverse.errors import ConfigError
-from obverse.loading import load
-from obverse.sampling import Completion, Law, Order
-from obverse.sampling.hf import HFSampler
+from obverse.inference import Completion, SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.models.load import load
 
 PROMPTS = ([5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21], [22, 23], [24, 25, 26, 27], [28])
-ORDERS = [Order(prompt, [10 * n + i for i in range(1 + 2 * (n % 3))]) for n, prompt in enumerate(PROMPTS)]
+ORDERS = [SamplingRequest(prompt, [10 * n + i for i in range(1 + 2 * (n % 3))]) for n, prompt in enumerate(PROMPTS)]
 
 
-def stopping(model: Any, **options: Any) -> Law:
+def stopping(model: Any, **options: Any) -> SamplingParams:
     """A sixth of all tokens stops: lengths are mixed."""
-    return Law(stop_ids=tuple(range(0, model.config.vocab_size, 6)), max_tokens=14, **options)
+    return SamplingParams(stop_ids=tuple(range(0, model.config.vocab_size, 6)), max_tokens=14, **options)
 
 
 def widths(model: Any) -> list[int]:
@@ -43,23 +43,23 @@ def same(left: list[list[Completion]], right: list[list[Completion]]) -> None:
 @pytest.mark.parametrize("max_rows", [1, 3, 4, 7])
 def test_who_waits_joins_and_is_the_same(tiny_dir: Path, max_rows: int) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
-    law = stopping(model, temperature=1.3)
-    together = HFSampler(model).sample(ORDERS, law)
+    params = stopping(model, temperature=1.3)
+    together = HFSampler(model).sample(ORDERS, params)
     assert len({len(each.ids) for row in together for each in row}) > 3
-    same(HFSampler(model, max_rows).sample(ORDERS, law), together)
+    same(HFSampler(model, max_rows).sample(ORDERS, params), together)
     shuffled = random.Random(max_rows).sample(range(len(ORDERS)), len(ORDERS))
-    found = HFSampler(model, max_rows).sample([ORDERS[number] for number in shuffled], law)
+    found = HFSampler(model, max_rows).sample([ORDERS[number] for number in shuffled], params)
     same([found[shuffled.index(number)] for number in range(len(ORDERS))], together)
 
 
 @pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
 def test_memory_that_was_never_written_is_never_read(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
-    law = stopping(model, temperature=1.3)
-    together = HFSampler(model).sample(ORDERS, law)
+    params = stopping(model, temperature=1.3)
+    together = HFSampler(model).sample(ORDERS, params)
     torch.use_deterministic_algorithms(True)  # fresh memory is NaN
     try:
-        same(HFSampler(model, 4).sample(ORDERS, law), together)
+        same(HFSampler(model, 4).sample(ORDERS, params), together)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -68,11 +68,11 @@ def test_memory_that_was_never_written_is_never_read(tiny_dir: Path) -> None:
 def test_a_history_is_computed_once_for_all_that_share_it(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     found = widths(model)
-    HFSampler(model).sample([Order([5, 6], range(8))], Law((), 6, temperature=0.0))
+    HFSampler(model).sample([SamplingRequest([5, 6], range(8))], SamplingParams((), 6, temperature=0.0))
     assert found == [1] * 6
     found.clear()
     model.lm_head.weight.data *= 6  # some share a beginning, some do not
-    (drawn,) = HFSampler(model).sample([Order([5, 6], range(40))], Law((), 6))
+    (drawn,) = HFSampler(model).sample([SamplingRequest([5, 6], range(40))], SamplingParams((), 6))
     histories = {tuple(each.ids[:num]) for each in drawn for num in range(6)}
     assert 12 < len(histories) < 200
     assert sum(found) == len(histories)
@@ -82,8 +82,8 @@ def test_a_history_is_computed_once_for_all_that_share_it(tiny_dir: Path) -> Non
 def test_free_places_are_taken_while_others_go_on(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     found = widths(model)
-    law = Law(stop_ids=tuple(range(0, model.config.vocab_size, 8)), max_tokens=60)
-    (drawn,) = HFSampler(model, max_rows=8).sample([Order([5, 6], range(64))], law)
+    params = SamplingParams(stop_ids=tuple(range(0, model.config.vocab_size, 8)), max_tokens=60)
+    (drawn,) = HFSampler(model, max_rows=8).sample([SamplingRequest([5, 6], range(64))], params)
     num_tokens = sum(len(each.ids) for each in drawn)
     assert max(found) <= 8
     assert len(found) < 2 * num_tokens / 8  # in turns of eight at a time it would be 2.4
@@ -94,12 +94,12 @@ def test_sliding_windows_slide_for_every_row(tiny_dir: Path) -> None:
     config = AutoConfig.from_pretrained(tiny_dir)
     config.sliding_window, config.layer_types = 4, ["sliding_attention", "full_attention"]
     model = AutoModelForCausalLM.from_pretrained(tiny_dir, dtype=torch.float32, config=config).eval()
-    law = Law((), 12)
-    for order, drawn in zip(ORDERS, HFSampler(model, 5).sample(ORDERS, law), strict=True):
+    params = SamplingParams((), 12)
+    for request, drawn in zip(ORDERS, HFSampler(model, 5).sample(ORDERS, params), strict=True):
         for each in drawn:
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([[*order.prompt_ids, *each.ids]]), use_cache=False).logits
-            logp = logits[0, len(order.prompt_ids) - 1 : -1].log_softmax(-1)
+                logits = model(input_ids=torch.tensor([[*request.prompt_ids, *each.ids]]), use_cache=False).logits
+            logp = logits[0, len(request.prompt_ids) - 1 : -1].log_softmax(-1)
             expected = logp.gather(-1, torch.tensor(each.ids)[:, None])[:, 0]
             assert each.behavior == pytest.approx(expected.tolist(), abs=1e-4)
 

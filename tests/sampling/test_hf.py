@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from obverse.loading import load
-from obverse.sampling import Completion, Law, Order
-from obverse.sampling.cache import Slots
-from obverse.sampling.hf import HFSampler
+from obverse.inference import Completion, SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.inference.kv_cache import Slots
+from obverse.models.load import load
 
-LAW = Law(stop_ids=(), max_tokens=9, temperature=0.7)
-ORDERS = [Order([5, 6, 7, 8, 9, 10, 11], [1, 2, 3]), Order([5], [4]), Order([40, 41, 42], [5, 6])]
+LAW = SamplingParams(stop_ids=(), max_tokens=9, temperature=0.7)
+ORDERS = [
+    SamplingRequest([5, 6, 7, 8, 9, 10, 11], [1, 2, 3]),
+    SamplingRequest([5], [4]),
+    SamplingRequest([40, 41, 42], [5, 6]),
+]
 
 
 def close(left: Completion, right: Completion) -> None:
@@ -26,13 +30,13 @@ def close(left: Completion, right: Completion) -> None:
 
 def test_recorded_log_probs_are_those_of_a_plain_forward_pass(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
-    for order, completions in zip(ORDERS, HFSampler(model).sample(ORDERS, LAW), strict=True):
-        assert len(completions) == len(order.seeds)
+    for request, completions in zip(ORDERS, HFSampler(model).sample(ORDERS, LAW), strict=True):
+        assert len(completions) == len(request.seeds)
         for completion in completions:
-            ids = torch.tensor([list(order.prompt_ids) + completion.ids])
+            ids = torch.tensor([list(request.prompt_ids) + completion.ids])
             with torch.no_grad():
                 logp = (model(input_ids=ids).logits / LAW.temperature).log_softmax(-1)
-            first = len(order.prompt_ids) - 1
+            first = len(request.prompt_ids) - 1
             expected = [float(logp[0, first + i, token]) for i, token in enumerate(completion.ids)]
             assert completion.behavior == pytest.approx(expected, abs=1e-4)
 
@@ -42,9 +46,9 @@ def test_a_completion_does_not_depend_on_its_company(tiny_dir: Path) -> None:
     together = HFSampler(model).sample(ORDERS, LAW)
     backwards = HFSampler(model).sample(ORDERS[::-1], LAW)[::-1]
     few = HFSampler(model, max_rows=2).sample(ORDERS, LAW)
-    for index, order in enumerate(ORDERS):
-        for number, seed in enumerate(order.seeds):
-            alone = HFSampler(model).sample([Order(order.prompt_ids, [seed])], LAW)[0][0]
+    for index, request in enumerate(ORDERS):
+        for number, seed in enumerate(request.seeds):
+            alone = HFSampler(model).sample([SamplingRequest(request.prompt_ids, [seed])], LAW)[0][0]
             for other in (together, backwards, few):
                 close(other[index][number], alone)
 
@@ -53,7 +57,7 @@ def test_a_completion_does_not_depend_on_its_company(tiny_dir: Path) -> None:
 def test_a_cache_that_has_to_grow_changes_nothing(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     roomy = HFSampler(model).sample(ORDERS, LAW)
-    monkeypatch.setattr("obverse.sampling.cache.ROOM", 0)
+    monkeypatch.setattr("obverse.inference.kv_cache.ROOM", 0)
     for left, right in zip(roomy, HFSampler(model).sample(ORDERS, LAW), strict=True):
         for one, other in zip(left, right, strict=True):
             close(one, other)
@@ -63,15 +67,17 @@ def test_a_cache_that_has_to_grow_changes_nothing(tiny_dir: Path, monkeypatch: p
 def test_rows_end_with_the_stop_token_or_at_the_limit(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     vocabulary = model.config.vocab_size
-    law = Law(stop_ids=tuple(range(0, vocabulary, 4)), max_tokens=6)  # a quarter of all tokens: rows end at all lengths
+    params = SamplingParams(
+        stop_ids=tuple(range(0, vocabulary, 4)), max_tokens=6
+    )  # a quarter of all tokens: rows end at all lengths
     done: list[int] = []
-    (completions,) = HFSampler(model).sample([Order([5, 6], range(60))], law, done.append)
+    (completions,) = HFSampler(model).sample([SamplingRequest([5, 6], range(60))], params, done.append)
     for completion in completions:
         *before, last = completion.ids
-        assert not set(before) & set(law.stop_ids)
+        assert not set(before) & set(params.stop_ids)
         assert len(completion.behavior) == len(completion.ids)
-        assert completion.finish == ("stop" if last in law.stop_ids else "length")
-        assert completion.finish == "stop" or len(completion.ids) == law.max_tokens
+        assert completion.finish == ("stop" if last in params.stop_ids else "length")
+        assert completion.finish == "stop" or len(completion.ids) == params.max_tokens
     assert {len(completion.ids) for completion in completions} == set(range(1, 7))
     assert done == sorted(done) and done[-1] == 60
 
@@ -83,8 +89,8 @@ def test_finished_rows_leave_the_batch(tiny_dir: Path) -> None:
     model.register_forward_pre_hook(
         lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    law = Law(stop_ids=tuple(range(0, model.config.vocab_size, 2)), max_tokens=12)
-    HFSampler(model).sample([Order([5, 6], range(64))], law)
+    params = SamplingParams(stop_ids=tuple(range(0, model.config.vocab_size, 2)), max_tokens=12)
+    HFSampler(model).sample([SamplingRequest([5, 6], range(64))], params)
     assert widths[0] == 1  # the prompt once
     assert widths[1] <= 64 and widths[-1] < 8
     assert sum(widths[1:]) < 64 * 4
@@ -104,7 +110,7 @@ def test_the_cache_goes_with_the_call_that_made_it(tiny_dir: Path) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Slots, "take", take)
-            sampler.sample([Order([1, 2, 3], [7, 8])], Law((), 4))
+            sampler.sample([SamplingRequest([1, 2, 3], [7, 8])], SamplingParams((), 4))
         assert held and all(each() is None for each in held)
     finally:
         gc.enable()

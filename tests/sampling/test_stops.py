@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from obverse.loading import load
-from obverse.sampling import Law, Order
-from obverse.sampling.hf import HFSampler
-from obverse.sampling.stops import Stops
+from obverse.inference import SamplingParams, SamplingRequest
+from obverse.inference.hf import HFSampler
+from obverse.inference.stops import Stops
+from obverse.models.load import load
 
-ORDERS = [Order([5, 6, 7], range(30)), Order([9], range(30, 40))]
+ORDERS = [SamplingRequest([5, 6, 7], range(30)), SamplingRequest([9], range(30, 40))]
 
 
 def letters(ids: Sequence[int]) -> str:
@@ -23,8 +23,8 @@ def letters(ids: Sequence[int]) -> str:
 @pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
 def test_a_completion_ends_with_the_token_that_completes_a_stop_string(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
-    free = HFSampler(model).sample(ORDERS, Law((), 40))
-    found = HFSampler(model, decode=letters).sample(ORDERS, Law((), 40, stop_strings=("ab", "q")))
+    free = HFSampler(model).sample(ORDERS, SamplingParams((), 40))
+    found = HFSampler(model, decode=letters).sample(ORDERS, SamplingParams((), 40, stop_strings=("ab", "q")))
     stopped = 0
     for before, after in zip(chain(*free), chain(*found), strict=True):
         text = letters(before.ids)
@@ -37,7 +37,9 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(tiny_dir:
 
 def test_a_stop_string_is_found_in_the_middle_of_a_token_and_across_many() -> None:
     texts = ["x", "a###b", "#", "", "<sto", "p", ">!"]
-    stops = Stops(Law((3,), 9, stop_strings=("###", "<stop>")), lambda ids: "".join(texts[number] for number in ids))
+    stops = Stops(
+        SamplingParams((3,), 9, stop_strings=("###", "<stop>")), lambda ids: "".join(texts[number] for number in ids)
+    )
     assert stops.stop([0, 1])
     assert not stops.stop([0] * 50 + [2, 0, 2, 2])
     assert stops.stop([0] * 50 + [2, 2, 2])
@@ -47,20 +49,20 @@ def test_a_stop_string_is_found_in_the_middle_of_a_token_and_across_many() -> No
 
 def test_stop_strings_need_a_decoder() -> None:
     with pytest.raises(ValueError, match="can decode"):
-        Stops(Law((), 9, stop_strings=("a",)), None)
+        Stops(SamplingParams((), 9, stop_strings=("a",)), None)
 
 
 @pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
 def test_a_cap_ends_the_call_with_what_there_is(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
-    whole = HFSampler(model).sample(ORDERS, Law((), 12))
+    whole = HFSampler(model).sample(ORDERS, SamplingParams((), 12))
     done: list[int] = []
-    found = HFSampler(model, max_rows=20).sample(ORDERS, Law((), 12, max_call_tokens=95), done.append)
+    found = HFSampler(model, max_rows=20).sample(ORDERS, SamplingParams((), 12, max_call_tokens=95), done.append)
     drawn = list(chain(*found))
     assert sum(len(each.ids) for each in drawn) == 100  # five tokens each for the first twenty
     assert {each.finish for each in drawn} == {"length"} and [] in [each.ids for each in drawn]
     for before, after in zip(chain(*whole), drawn, strict=True):
         assert after.ids == before.ids[: len(after.ids)]
     assert done[-1] == 40
-    (timed, _) = HFSampler(model).sample(ORDERS, Law((), 12, max_seconds=1e-9))
+    (timed, _) = HFSampler(model).sample(ORDERS, SamplingParams((), 12, max_seconds=1e-9))
     assert [len(each.ids) for each in timed] == [1] * 30

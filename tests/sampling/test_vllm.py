@@ -12,13 +12,13 @@ import pytest
 from sampling.fake_vllm import GENERATE, Engine, FakeVLLM, Fault, on, once
 
 from obverse.errors import ConfigError, EngineError
-from obverse.sampling import Completion, Law, Order
-from obverse.sampling.client import Client
-from obverse.sampling.deliver import MAX_STILL, Delivery
-from obverse.sampling.vllm import MAX_FRUITLESS, Needs, VLLMSampler, parameters
+from obverse.inference import Completion, SamplingParams, SamplingRequest
+from obverse.inference.http import Client
+from obverse.inference.vllm import MAX_FRUITLESS, Needs, VLLMSampler, parameters
+from obverse.inference.weight_sync import MAX_STILL, Delivery
 
-LAW = Law((2,), 6, temperature=0.7, top_p=0.9, top_k=20)
-ORDERS = [Order([5, 6, 7], range(4)), Order([9], range(10, 13))]
+LAW = SamplingParams((2,), 6, temperature=0.7, top_p=0.9, top_k=20)
+ORDERS = [SamplingRequest([5, 6, 7], range(4)), SamplingRequest([9], range(10, 13))]
 
 
 class Quiet:
@@ -62,11 +62,11 @@ def made(server: FakeVLLM, tmp_path: Path) -> Made:
     return found
 
 
-def expected(order: Order, law: Law = LAW, weights: int = 0) -> list[Completion]:
+def expected(request: SamplingRequest, params: SamplingParams = LAW, weights: int = 0) -> list[Completion]:
     found = []
-    for seed in order.seeds:
-        ids, behavior = Engine().complete(list(order.prompt_ids), parameters(law, seed))
-        found.append(Completion(ids, behavior, "stop" if ids[-1] in law.stop_ids else "length", weights))
+    for seed in request.seeds:
+        ids, behavior = Engine().complete(list(request.prompt_ids), parameters(params, seed))
+        found.append(Completion(ids, behavior, "stop" if ids[-1] in params.stop_ids else "length", weights))
     return found
 
 
@@ -74,7 +74,7 @@ def expected(order: Order, law: Law = LAW, weights: int = 0) -> list[Completion]
 
 
 def test_every_completion_is_a_request_with_its_own_seed(server: FakeVLLM, made: Made) -> None:
-    assert made.sampler.sample(ORDERS, LAW) == [expected(order) for order in ORDERS]
+    assert made.sampler.sample(ORDERS, LAW) == [expected(request) for request in ORDERS]
     asked = sorted(server.asked(), key=lambda body: body["sampling_params"]["seed"])
     assert [body["token_ids"] for body in asked] == [[5, 6, 7]] * 4 + [[9]] * 3
     assert [body["sampling_params"]["seed"] for body in asked] == [0, 1, 2, 3, 10, 11, 12]
@@ -87,28 +87,30 @@ def test_the_law_is_told_in_full() -> None:
     assert {name: found[name] for name in wanted} == wanted
     assert found["stop_token_ids"] == [2] and found["ignore_eos"] and found["repetition_penalty"] == 1.0
     assert "stop" not in found and not found["detokenize"] and found["logprobs"] == 0
-    strings = parameters(Law((2,), 6, stop_strings=("\n", "Q:")), 7)
+    strings = parameters(SamplingParams((2,), 6, stop_strings=("\n", "Q:")), 7)
     assert strings["stop"] == ["\n", "Q:"] and strings["detokenize"] and strings["include_stop_str_in_output"]
     assert strings["skip_special_tokens"] is False
 
 
-@pytest.mark.parametrize("law", [Law((), 4, temperature=1e-3), Law((), 4, top_p=0.9, min_p=0.1)])
-def test_a_law_that_the_server_would_draw_otherwise_is_refused(law: Law) -> None:
+@pytest.mark.parametrize(
+    "params", [SamplingParams((), 4, temperature=1e-3), SamplingParams((), 4, top_p=0.9, min_p=0.1)]
+)
+def test_a_law_that_the_server_would_draw_otherwise_is_refused(params: SamplingParams) -> None:
     with pytest.raises(ConfigError):
-        parameters(law, 0)
+        parameters(params, 0)
 
 
 def test_greedy_tokens_have_probability_one(made: Made) -> None:
-    ((found,),) = made.sampler.sample([Order([5], [4])], Law((2,), 6, temperature=0.0))
+    ((found,),) = made.sampler.sample([SamplingRequest([5], [4])], SamplingParams((2,), 6, temperature=0.0))
     assert len(found.ids) == 5 and found.behavior == [0.0] * 5
 
 
 def test_a_completion_ends_where_a_stop_string_ends(server: FakeVLLM, tmp_path: Path) -> None:
     found = Made(server, tmp_path, decode=lambda ids: "".join(chr(97 + number % 26) for number in ids))
     found.sampler.follow(0)
-    ((plain,),) = found.sampler.sample([Order([5], [14])], Law((), 6))
+    ((plain,),) = found.sampler.sample([SamplingRequest([5], [14])], SamplingParams((), 6))
     text = "".join(chr(97 + number % 26) for number in plain.ids)
-    ((cut,),) = found.sampler.sample([Order([5], [14])], Law((), 6, stop_strings=(text[1:3],)))
+    ((cut,),) = found.sampler.sample([SamplingRequest([5], [14])], SamplingParams((), 6, stop_strings=(text[1:3],)))
     assert (cut.ids, cut.behavior, cut.finish) == (plain.ids[:3], plain.behavior[:3], "stop") and len(plain.ids) == 5
 
 
@@ -117,7 +119,7 @@ def test_no_more_requests_are_on_their_way_than_wished(server: FakeVLLM, tmp_pat
     found.sampler.follow(0)
     server.faults.append(lambda *args: time.sleep(0.01))
     seen: list[int] = []
-    found.sampler.sample([Order([5], range(12))], LAW, seen.append)
+    found.sampler.sample([SamplingRequest([5], range(12))], LAW, seen.append)
     assert server.most_at_once == 3 and seen == sorted(seen) and seen[-1] == 12
 
 
@@ -142,9 +144,9 @@ def test_a_signal_breaks_a_call_off_at_once(server: FakeVLLM, made: Made) -> Non
 
 
 def test_weights_are_loaded_stamped_and_told_apart(server: FakeVLLM, made: Made, tmp_path: Path) -> None:
-    order = ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/weight_info", GENERATE]
+    request = ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version", "/weight_info", GENERATE]
     pushed = server.paths()[server.paths().index("/collective_rpc") :]
-    assert pushed[:5] == order
+    assert pushed[:5] == request
     rpc = next(body for path, body in server.hits if path == "/collective_rpc")
     assert rpc == {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path / "step-0")}}
     made.sampler.follow(0)
@@ -152,7 +154,7 @@ def test_weights_are_loaded_stamped_and_told_apart(server: FakeVLLM, made: Made,
     made.voice.number = 1
     made.sampler.follow(1)
     assert server.version == "mine-1" and [path.name for path in tmp_path.iterdir()] == ["step-1"]
-    ((found,),) = made.sampler.sample([Order([5], [3])], LAW)
+    ((found,),) = made.sampler.sample([SamplingRequest([5], [3])], LAW)
     assert found.weights == 1
 
 
@@ -183,14 +185,14 @@ def test_once_they_moved_nobody_asks_again(server: FakeVLLM, made: Made) -> None
 
 def test_what_was_lost_is_asked_for_again_and_nothing_else(server: FakeVLLM, made: Made) -> None:
     server.faults += [once(on(GENERATE, 0)), once(on(GENERATE, 500, {"error": {"message": "EngineDeadError"}}))]
-    assert made.sampler.sample(ORDERS, LAW) == [expected(order) for order in ORDERS]
+    assert made.sampler.sample(ORDERS, LAW) == [expected(request) for request in ORDERS]
     assert len(server.asked()) == 7 + 2 and any("is gone" in note for note in made.notes)
 
 
 def test_a_server_that_was_started_again_gets_the_weights_again(server: FakeVLLM, made: Made) -> None:
     server.kill()
     server.start()
-    assert made.sampler.sample(ORDERS, LAW) == [expected(order) for order in ORDERS]
+    assert made.sampler.sample(ORDERS, LAW) == [expected(request) for request in ORDERS]
     assert server.version == "mine-0" and server.paths().count("/collective_rpc") == 2
 
 
@@ -208,7 +210,7 @@ def test_a_server_that_is_killed_in_the_midst_is_waited_for(server: FakeVLLM, ma
         return None
 
     server.faults.append(once(fault))
-    assert made.sampler.sample(ORDERS, LAW) == [expected(order) for order in ORDERS]
+    assert made.sampler.sample(ORDERS, LAW) == [expected(request) for request in ORDERS]
     assert server.paths().count("/collective_rpc") == 2 and made.notes[-1].endswith("has the weights")
 
 
@@ -225,7 +227,7 @@ def test_a_server_that_stays_away_ends_the_run_in_time(server: FakeVLLM, tmp_pat
 def test_a_server_that_answers_nothing_is_not_asked_for_ever(server: FakeVLLM, made: Made) -> None:
     server.faults.append(lambda fake, path, body: (0, None) if path == GENERATE and "cache_salt" in body else None)
     with pytest.raises(EngineError, match="answers nothing"):
-        made.sampler.sample([Order([5], [3])], LAW)
+        made.sampler.sample([SamplingRequest([5], [3])], LAW)
     assert len(server.asked()) == MAX_FRUITLESS + 1
 
 
@@ -234,13 +236,13 @@ def test_a_server_that_swallows_a_request_is_left_when_it_is_dead(
 ) -> None:
     """Its host is gone: no connection breaks, nobody answers."""
     for name in ("HEALTH_SECONDS", "NEWS_SECONDS"):
-        monkeypatch.setattr(f"obverse.sampling.vllm.{name}", 0.1)
+        monkeypatch.setattr(f"obverse.inference.vllm.{name}", 0.1)
     found = Made(server, tmp_path, timeout=0.5)
     found.sampler.follow(0)
     gate = threading.Event()
     server.faults.append(lambda fake, path, body: gate.wait(20) and (0, None))
     with pytest.raises(EngineError, match="no vLLM server answers"):
-        found.sampler.sample([Order([5], [3])], LAW)
+        found.sampler.sample([SamplingRequest([5], [3])], LAW)
     gate.set()
 
 
@@ -270,7 +272,7 @@ def test_an_answer_that_cannot_be_ends_the_run(change: dict[str, Any], server: F
 
     server.faults.append(fault)
     with pytest.raises(EngineError, match="sent "):
-        made.sampler.sample([Order([5], [3])], LAW)
+        made.sampler.sample([SamplingRequest([5], [3])], LAW)
 
 
 def test_a_completion_that_was_aborted_is_drawn_again(server: FakeVLLM, made: Made) -> None:
@@ -282,7 +284,7 @@ def test_a_completion_that_was_aborted_is_drawn_again(server: FakeVLLM, made: Ma
         return status, answer
 
     server.faults.append(once(fault))
-    assert made.sampler.sample(ORDERS, LAW) == [expected(order) for order in ORDERS]
+    assert made.sampler.sample(ORDERS, LAW) == [expected(request) for request in ORDERS]
 
 
 # servers that are the wrong one: each a sentence, before the first step
@@ -345,7 +347,7 @@ def test_a_server_with_another_opinion_of_a_known_text_is_refused(server: FakeVL
 
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_asked(server: FakeVLLM, made: Made) -> None:
     with pytest.raises(ConfigError, match="takes 64 tokens, prompt and completion need 66"):
-        made.sampler.sample([Order(list(range(60)), [1])], LAW)
+        made.sampler.sample([SamplingRequest(list(range(60)), [1])], LAW)
     assert not server.asked()
 
 
@@ -378,5 +380,5 @@ def test_a_connection_that_the_server_closed_when_it_was_idle_is_no_loss(server:
 
 def test_a_server_that_still_has_the_weights_is_not_given_them_again(server: FakeVLLM, made: Made) -> None:
     server.faults.append(once(on(GENERATE, 0)))
-    made.sampler.sample([Order([5], [3])], LAW)
+    made.sampler.sample([SamplingRequest([5], [3])], LAW)
     assert server.paths().count("/collective_rpc") == 1

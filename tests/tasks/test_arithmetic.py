@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from obverse.tasks import arithmetic
-from obverse.verifiers import verifier
+from obverse.data.synthetic import arithmetic
+from obverse.rewards import verifier
 
 
 def chain_of(problem):

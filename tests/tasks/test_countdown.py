@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from obverse.tasks import countdown
-from obverse.verifiers import verifier
+from obverse.data.synthetic import countdown
+from obverse.rewards import verifier
 
 
 def compute(expression):

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from obverse.data import file_formats as formats
+from obverse.data.readers import count, read_hub, read_path
 from obverse.errors import ConfigError, DataError
-from obverse.records import Problem
-from obverse.tasks import formats
-from obverse.tasks.files import count, read_hub, read_path
-from obverse.verifiers import verifier
+from obverse.rewards import verifier
+from obverse.types import Problem
 
 ROWS = Path(__file__).parents[1] / "data" / "rows"
 SHARED = Path(__file__).parents[2] / "../shared/data"

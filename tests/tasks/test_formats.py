@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from obverse.config import DataConfig
-from obverse.data import overlaps, splits
+from obverse.cli.data import overlaps, splits
+from obverse.config.train import DataConfig
+from obverse.data import load
+from obverse.data.readers import read_hub, read_path
 from obverse.errors import ConfigError, DataError
-from obverse.records import Problem
-from obverse.tasks import load
-from obverse.tasks.files import read_hub, read_path
+from obverse.types import Problem
 
 ROWS = [{"prompt": f"{n}+1=\u2028?", "answer": str(n + 1)} for n in range(3)]
 JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from obverse.tasks import knights
-from obverse.tasks.knights import Claim
-from obverse.verifiers import verifier
+from obverse.data.synthetic import knights
+from obverse.data.synthetic.knights import Claim
+from obverse.rewards import verifier
 
 
 def true(words, who):

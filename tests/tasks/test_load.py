@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from obverse import tasks
+from obverse import data as tasks
+from obverse.data import EMBEDDED, NUM_PROBLEMS, load
 from obverse.errors import ConfigError, DataError
-from obverse.tasks import EMBEDDED, NUM_PROBLEMS, load
-from obverse.verifiers import verifier
+from obverse.rewards import verifier
 
 
 @pytest.mark.parametrize("name", sorted(EMBEDDED))
@@ -90,5 +90,5 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_the_look_of_a_path(name
 
 
 def test_reading_data_needs_neither_torch_nor_pyarrow_before_a_parquet_file_comes():
-    code = "import sys, obverse.tasks; print({'torch', 'pyarrow', 'datasets', 'numpy', 'sympy'} & sys.modules.keys())"
+    code = "import sys, obverse.data; print({'torch', 'pyarrow', 'datasets', 'numpy', 'sympy'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obverse.records import Problem
-from obverse.tasks.rows import LAYOUTS, Flaw, Place, read_row
+from obverse.data.layouts import LAYOUTS, Flaw, Place, read_row
+from obverse.types import Problem
 
 PLACE = Place("data/train.jsonl", 7)
 ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2="}]

@@ -4,9 +4,9 @@ from random import Random
 
 import pytest
 
+from obverse.data.splits import Draft, deal, resolve, side
+from obverse.data.synthetic import arithmetic, countdown, knights
 from obverse.errors import ConfigError
-from obverse.tasks import arithmetic, countdown, knights
-from obverse.tasks.splits import Draft, deal, resolve, side
 
 TASKS = [arithmetic, countdown, knights]
 ALLOWED = {"train": (1, 3), "heldout": (1, 3), "ood": (4, 5)}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from obverse.records import Problem
-from obverse.verifiers import algebra_questions, verifier, workers
+from obverse.rewards import algebra_requests as algebra_questions
+from obverse.rewards import verifier
+from obverse.rewards import worker_pool as workers
+from obverse.types import Problem
 
 NUM_BUSY = 6
 SOURCE = """
@@ -54,12 +56,12 @@ def test_waiting_for_a_core_is_not_charged(tmp_path: Path, busy_machine: None) -
     path.write_text(SOURCE)
     verify = verifier(f"{path}:act", 0.6)
     problem = Problem("p", "q", answer="1")
-    seconds, verdicts = {}, {}
+    seconds, grades = {}, {}
     for text in ("compute", "child", "sleep", "sleep too long"):
         start = time.monotonic()
-        verdicts[text] = verify(problem, text).reason
+        grades[text] = verify(problem, text).reason
         seconds[text] = time.monotonic() - start
-    assert verdicts == {
+    assert grades == {
         "compute": "",
         "child": "",
         "sleep": "",
@@ -72,8 +74,8 @@ def test_what_is_too_hard_is_wrong_by_the_number_of_calls(monkeypatch: pytest.Mo
     monkeypatch.setattr(algebra_questions, "MAX_CALLS", 300_000)
     algebra_questions.ask.cache_clear()
     problem = Problem("p", "q", answer="(a+b+c+d+f+g)^{10}")
-    verdict = verifier("math")(problem, "\\boxed{(a+b+c+d+f+h)^{10}}")
-    assert (verdict.correct, verdict.reason.partition(":")[0]) == (False, "too_hard")
+    grade = verifier("math")(problem, "\\boxed{(a+b+c+d+f+h)^{10}}")
+    assert (grade.correct, grade.reason.partition(":")[0]) == (False, "too_hard")
     algebra_questions.ask.cache_clear()
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obverse.errors import GraderError
-from obverse.records import Problem
-from obverse.verifiers import verifier
-from obverse.verifiers.countdown import MAX_DEPTH, ExpressionError, evaluate, tokenize
+from obverse.rewards import verifier
+from obverse.rewards.countdown import MAX_DEPTH, ExpressionError, evaluate, tokenize
+from obverse.types import Problem
 
 
 def judge(numbers, target, answer):
@@ -91,9 +91,9 @@ def test_right(numbers, target, text):
     ],
 )
 def test_wrong(numbers, target, text, reason):
-    verdict = judge(numbers, target, text)
-    assert (verdict.correct, verdict.reward, verdict.reason) == (False, 0.0, reason)
-    assert verdict.formatted == (reason != "no final answer")
+    grade = judge(numbers, target, text)
+    assert (grade.correct, grade.reward, grade.reason) == (False, 0.0, reason)
+    assert grade.formatted == (reason != "no final answer")
 
 
 def test_long_and_deep_answers_are_refused_at_once():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obverse.verifiers.extract import MAX_CHARS, final_answer, last_box, unboxed
+from obverse.rewards.answer_extraction import MAX_CHARS, final_answer, last_box, unboxed
 
 CASES = [
     # the answer tag, and what it outranks

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from verifiers.hostile import CANARY, COUNTDOWN, MATH
 
-from obverse.records import Problem, Verdict
-from obverse.verifiers import verifier, warm
+from obverse.rewards import verifier, warm
+from obverse.types import GradeResult, Problem
 
 SECONDS = 1.5  # the bar is 1.0 on a machine that does nothing else; tests share theirs
 CASES = [(Problem(f"{name}-{n}", "q", gold), text, right)
@@ -27,21 +27,21 @@ def ready() -> None:
     warm("math")
 
 
-def timed(problem: Problem, text: str) -> tuple[Verdict, float]:
+def timed(problem: Problem, text: str) -> tuple[GradeResult, float]:
     start = time.perf_counter()
     return verifier("math")(problem, text), time.perf_counter() - start
 
 
-def check(verdict: Verdict, expected: bool | None) -> None:
-    assert verdict.correct is expected if expected is not None else not verdict.correct, verdict
-    assert verdict.reason.isascii() and len(verdict.reason) <= 400
+def check(grade: GradeResult, expected: bool | None) -> None:
+    assert grade.correct is expected if expected is not None else not grade.correct, grade
+    assert grade.reason.isascii() and len(grade.reason) <= 400
     assert not Path(CANARY).exists()
 
 
 @pytest.mark.parametrize(("problem", "text", "expected"), CASES, ids=[problem.id for problem, _, _ in CASES])
 def test_math(problem: Problem, text: str, expected: bool | None) -> None:
-    verdict, seconds = timed(problem, text)
-    check(verdict, expected)
+    grade, seconds = timed(problem, text)
+    check(grade, expected)
     assert seconds < SECONDS
 
 
@@ -55,15 +55,15 @@ def test_countdown(numbers: list[int], target: int, text: str, expected: bool | 
 def test_from_threads_and_from_asyncio() -> None:
     some = CASES[::3]
     with ThreadPoolExecutor(4) as threads:
-        for verdict, (_, _, expected) in zip(threads.map(lambda case: timed(*case[:2])[0], some), some, strict=True):
-            check(verdict, expected)
+        for grade, (_, _, expected) in zip(threads.map(lambda case: timed(*case[:2])[0], some), some, strict=True):
+            check(grade, expected)
 
-    async def together() -> list[Verdict]:
+    async def together() -> list[GradeResult]:
         found = await asyncio.gather(*(asyncio.to_thread(timed, *case[:2]) for case in some))
-        return [verdict for verdict, _ in found]
+        return [grade for grade, _ in found]
 
-    for verdict, (_, _, expected) in zip(asyncio.run(together()), some, strict=True):
-        check(verdict, expected)
+    for grade, (_, _, expected) in zip(asyncio.run(together()), some, strict=True):
+        check(grade, expected)
 
 
 def test_in_two_processes_at_once(tmp_path: Path) -> None:
@@ -75,6 +75,6 @@ def test_in_two_processes_at_once(tmp_path: Path) -> None:
     for process in both:
         printed, _ = process.communicate(timeout=120)
         assert process.returncode == 0
-        verdicts = [json.loads(line)["verdict"] for line in printed.splitlines()]
-        for verdict, (_, _, expected) in zip(verdicts, CASES[1::4], strict=True):
-            assert verdict == str(expected).lower() if expected is not None else verdict != "true"
+        grades = [json.loads(line)["verdict"] for line in printed.splitlines()]
+        for grade, (_, _, expected) in zip(grades, CASES[1::4], strict=True):
+            assert grade == str(expected).lower() if expected is not None else grade != "true"

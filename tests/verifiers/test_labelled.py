@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import Count
 
-from obverse.records import Problem
-from obverse.verifiers import judge_all, warm
+from obverse.rewards import judge_all, warm
+from obverse.types import Problem
 
 ANSWERS = Path(__file__).parents[1] / "data" / "answers.jsonl"
 OUTSIDE = Path(__file__).parents[3] / "shared" / "graded_pairs.json"
@@ -35,11 +35,11 @@ def test_own_answers_get_their_label(kind: str, count: Count) -> None:
         for label in ("right", "wrong")
         for text in group[label]
     ]
-    verdicts = judge_all([(asked, text) for asked, text, _ in cases])
+    grades = judge_all([(asked, text) for asked, text, _ in cases])
     mistaken = [
-        f"{text!a} for {asked.answer!a}: {verdict and (verdict.correct, verdict.reason)}"
-        for (asked, text, right), verdict in zip(cases, verdicts, strict=True)
-        if verdict is None or verdict.correct is not right
+        f"{text!a} for {asked.answer!a}: {grade and (grade.correct, grade.reason)}"
+        for (asked, text, right), grade in zip(cases, grades, strict=True)
+        if grade is None or grade.correct is not right
     ]
     assert not mistaken, "\n".join(mistaken)
     count("G2 labelled answers judged", len(cases))
@@ -48,8 +48,8 @@ def test_own_answers_get_their_label(kind: str, count: Count) -> None:
 @pytest.mark.skipif(not OUTSIDE.exists(), reason="the shared list of labelled pairs is not part of the repository")
 def test_no_wrong_answer_of_the_outside_list_is_accepted() -> None:
     rows = json.loads(OUTSIDE.read_text())
-    verdicts = judge_all([(problem(row), row["prediction"]) for row in rows])
-    tally = Counter((row["right"], verdict and verdict.correct) for row, verdict in zip(rows, verdicts, strict=True))
+    grades = judge_all([(problem(row), row["prediction"]) for row in rows])
+    tally = Counter((row["right"], grade and grade.correct) for row, grade in zip(rows, grades, strict=True))
     assert tally[True, None] == tally[False, None] == 0
     assert tally[False, True] == 0
     assert tally[True, False] <= MOST_FALSE_REJECTS

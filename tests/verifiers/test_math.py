@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obverse.errors import GraderError
-from obverse.records import Problem
-from obverse.verifiers import gold_notes, objection, unreadable, verifier
-from obverse.verifiers.math import compare, equal, gold, judge
-from obverse.verifiers.numbers import number
-from obverse.verifiers.prefilter import objection as refused
-from obverse.verifiers.units import NONE
+from obverse.rewards import gold_notes, objection, unreadable, verifier
+from obverse.rewards.math import compare, equal, gold, judge
+from obverse.rewards.number_parsing import number
+from obverse.rewards.prefilter import objection as refused
+from obverse.rewards.units import NONE
+from obverse.types import Problem
 
 EQUAL = [
     # numbers in every spelling
@@ -184,8 +184,8 @@ ALGEBRA = [
 @pytest.mark.parametrize(("expected", "found", "right"), ALGEBRA)
 def test_computer_algebra_decides_what_text_and_numbers_do_not(expected, found, right):
     assert isinstance(compare(expected, found), list)
-    verdict = judge(expected, found)
-    assert verdict.correct is right, verdict
+    grade = judge(expected, found)
+    assert grade.correct is right, grade
 
 
 def test_guards_refuse_what_computer_algebra_calls_equal():

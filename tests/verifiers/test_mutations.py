@@ -9,8 +9,8 @@ import pytest
 from conftest import Count
 from verifiers.mutations import mutant
 
-from obverse.records import Problem
-from obverse.verifiers import verifier, warm
+from obverse.rewards import verifier, warm
+from obverse.types import Problem
 
 NUM_ALWAYS = 150
 NUM_BEFORE_A_RELEASE = 5_000
@@ -24,12 +24,12 @@ def survey(seed: int, number: int) -> tuple[list[str], float, int]:
     for _ in range(number):
         one = mutant(draw)
         start = time.perf_counter()
-        verdict = verify(Problem("p", "q", answer=one.gold), one.text)
+        grade = verify(Problem("p", "q", answer=one.gold), one.text)
         longest = max(longest, time.perf_counter() - start)
-        num_errors += verdict.correct is None
-        if verdict.correct is not one.right if one.right is not None else verdict.correct:
-            wrong.append(f"{one} -> {verdict.correct} {verdict.reason}")
-        assert verdict.correct is not None, (one, verdict)
+        num_errors += grade.correct is None
+        if grade.correct is not one.right if one.right is not None else grade.correct:
+            wrong.append(f"{one} -> {grade.correct} {grade.reason}")
+        assert grade.correct is not None, (one, grade)
     return wrong, longest, num_errors
 
 

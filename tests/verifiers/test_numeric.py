@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from obverse.errors import GraderError
-from obverse.records import Problem
-from obverse.verifiers import answer_of, same, verifier
+from obverse.rewards import answer_of, same, verifier
+from obverse.types import Problem
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_near_enough_is_right(answer, text, tolerance, right):
 
 
 def test_what_is_no_number_is_wrong_and_says_so():
-    verdict = verifier("numeric")(Problem("p", "q", answer=3), "#### \\sqrt{x}")
-    assert (verdict.correct, verdict.reason) == (False, "unparseable: '\\\\sqrt{x}'")
+    grade = verifier("numeric")(Problem("p", "q", answer=3), "#### \\sqrt{x}")
+    assert (grade.correct, grade.reason) == (False, "unparseable: '\\\\sqrt{x}'")
     assert not verifier("numeric")(Problem("p", "q", answer=3), "no idea").formatted
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from obverse.records import Problem
-from obverse.verifiers import verifier
+from obverse.rewards import verifier
+from obverse.types import Problem
 
 DENIED = [
     r"It is false that the answer is \boxed{38}.",

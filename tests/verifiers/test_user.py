@@ -10,9 +10,9 @@ import numpy
 import pytest
 
 from obverse.errors import ConfigError, GraderError
-from obverse.records import Problem, Verdict
-from obverse.verifiers import verifier
-from obverse.verifiers.user import adapt
+from obverse.rewards import verifier
+from obverse.rewards.python_file import adapt
+from obverse.types import GradeResult, Problem
 
 PROBLEM = Problem(
     "p1",
@@ -51,10 +51,10 @@ def rewards(tmp_path):
 
 
 def test_a_file_is_loaded_by_path_and_function(rewards):
-    assert verifier(f"{rewards}:brief")(PROBLEM, "4") == Verdict(False, 0.5)
-    assert verifier(f"{rewards}:brief")(PROBLEM, "2+2=4") == Verdict(True, 1.0)
-    assert verifier(f"{rewards}:verify")(PROBLEM, "4") == Verdict(True, 1.0)
-    assert verifier(str(rewards))(PROBLEM, "5") == Verdict(False, 0.0)
+    assert verifier(f"{rewards}:brief")(PROBLEM, "4") == GradeResult(False, 0.5)
+    assert verifier(f"{rewards}:brief")(PROBLEM, "2+2=4") == GradeResult(True, 1.0)
+    assert verifier(f"{rewards}:verify")(PROBLEM, "4") == GradeResult(True, 1.0)
+    assert verifier(str(rewards))(PROBLEM, "5") == GradeResult(False, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_trl_functions_get_lists_of_one_and_every_column():
         columns["log_metric"]("accuracy", 1.0)
         return [0.25]
 
-    assert adapt(fn, "fn")(PROBLEM, "four") == Verdict(False, 0.25)
+    assert adapt(fn, "fn")(PROBLEM, "four") == GradeResult(False, 0.25)
     assert (seen["prompts"], seen["completions"], seen["ids"]) == (["2+2="], ["four"], [[]])
     assert (seen["level"], seen["solution"], seen["answer"], seen["ground_truth"]) == ([3], ["4"], ["4"], ["4"])
     assert (seen["demonstration"], seen["id"], seen["trainer_state"]) == (["2+2=4"], ["p1"], None)
@@ -119,11 +119,11 @@ def test_trl_functions_get_messages_where_the_prompt_is_messages():
 
 
 def test_trl_functions_may_take_completions_only_and_have_defaults():
-    assert adapt(lambda completions, scale=2.0: [scale], "fn")(PROBLEM, "4") == Verdict(True, 2.0)
+    assert adapt(lambda completions, scale=2.0: [scale], "fn")(PROBLEM, "4") == GradeResult(True, 2.0)
 
 
 def test_none_of_a_trl_function_means_not_applicable():
-    assert adapt(lambda completions: [None], "fn")(PROBLEM, "4") == Verdict(None, 0.0, "not applicable")
+    assert adapt(lambda completions: [None], "fn")(PROBLEM, "4") == GradeResult(None, 0.0, "not applicable")
 
 
 def test_a_column_that_the_row_does_not_have_is_named():
@@ -138,24 +138,25 @@ def test_verl_functions_get_the_row_as_verl_would_pass_it():
         assert (data_source, extra_info) == ("sums", {"i": 7})
         return {"score": float(solution_str == ground_truth), "acc": True}
 
-    assert adapt(compute_score, "fn")(PROBLEM, "4") == Verdict(True, 1.0)
-    assert adapt(compute_score, "fn")(PROBLEM, "5") == Verdict(False, 0.0)
+    assert adapt(compute_score, "fn")(PROBLEM, "4") == GradeResult(True, 1.0)
+    assert adapt(compute_score, "fn")(PROBLEM, "5") == GradeResult(False, 0.0)
     truth = {"target": "4", "question": "2+2="}
     row = dataclasses.replace(PROBLEM, meta={**PROBLEM.meta, "reward_model": {"ground_truth": truth}})
     assert adapt(lambda solution_str, ground_truth: float(ground_truth == truth), "fn")(row, "4").correct
 
 
 @pytest.mark.parametrize(
-    ("value", "verdict"), [(1, Verdict(True, 1.0)), (True, Verdict(True, 1.0)), (0.99, Verdict(False, 0.99))]
+    ("value", "grade"),
+    [(1, GradeResult(True, 1.0)), (True, GradeResult(True, 1.0)), (0.99, GradeResult(False, 0.99))],
 )
-def test_plain_functions_return_a_number_or_a_bool(value, verdict):
-    assert adapt(lambda problem, text: value, "fn")(PROBLEM, "4") == verdict
+def test_plain_functions_return_a_number_or_a_bool(value, grade):
+    assert adapt(lambda problem, text: value, "fn")(PROBLEM, "4") == grade
 
 
 def test_plain_functions_may_return_a_verdict():
-    assert adapt(lambda problem, text: Verdict.wrong("no", formatted=False), "fn")(PROBLEM, "4").formatted is False
+    assert adapt(lambda problem, text: GradeResult.wrong("no", formatted=False), "fn")(PROBLEM, "4").formatted is False
     with pytest.raises(GraderError, match="problem p1: nan is no finite number"):
-        adapt(lambda problem, text: Verdict(True, float("nan")), "fn")(PROBLEM, "4")
+        adapt(lambda problem, text: GradeResult(True, float("nan")), "fn")(PROBLEM, "4")
 
 
 ARRAYS = [numpy.bool_(True), numpy.float32(1), numpy.int64(1), numpy.array(1.0), numpy.array(True), Decimal("1.0")]
@@ -165,16 +166,16 @@ ARRAYS = [numpy.bool_(True), numpy.float32(1), numpy.int64(1), numpy.array(1.0),
 def test_scalars_of_other_libraries_are_rewards(value):
     for function in (
         lambda problem, text: value,
-        lambda problem, text: Verdict(True, value),
+        lambda problem, text: GradeResult(True, value),
         lambda data_source, solution_str, ground_truth: {"score": value},
         lambda completions: [value],
     ):
-        verdict = adapt(function, "fn")(PROBLEM, "4")
-        assert verdict == Verdict(True, 1.0) and type(verdict.reward) is float
+        grade = adapt(function, "fn")(PROBLEM, "4")
+        assert grade == GradeResult(True, 1.0) and type(grade.reward) is float
 
 
 def test_an_array_of_rewards_is_a_list_and_one_for_a_number_is_not():
-    assert adapt(lambda completions: numpy.array([0.5], "float32"), "fn")(PROBLEM, "4") == Verdict(False, 0.5)
+    assert adapt(lambda completions: numpy.array([0.5], "float32"), "fn")(PROBLEM, "4") == GradeResult(False, 0.5)
     for value in (numpy.array([1.0]), numpy.array([[1.0]]), numpy.array("1.0"), numpy.float64("nan")):
         with pytest.raises(GraderError, match="problem p1"):
             adapt(lambda problem, text, value=value: value, "fn")(PROBLEM, "4")
@@ -183,8 +184,8 @@ def test_an_array_of_rewards_is_a_list_and_one_for_a_number_is_not():
 @pytest.mark.parametrize("fields", [{"correct": "no"}, {"correct": 1}, {"correct": True, "formatted": "yes"}])
 def test_a_verdict_of_the_user_has_fields_of_their_types(fields):
     with pytest.raises(GraderError, match="problem p1"):
-        adapt(lambda problem, text: Verdict(reward=1.0, **fields), "fn")(PROBLEM, "4")
-    kept = adapt(lambda problem, text: Verdict(numpy.bool_(False), 0.0, "no"), "fn")(PROBLEM, "4")
+        adapt(lambda problem, text: GradeResult(reward=1.0, **fields), "fn")(PROBLEM, "4")
+    kept = adapt(lambda problem, text: GradeResult(numpy.bool_(False), 0.0, "no"), "fn")(PROBLEM, "4")
     assert kept.correct is False and kept.reason == "no"
 
 

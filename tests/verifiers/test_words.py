@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from obverse.errors import ConfigError, GraderError
-from obverse.records import Problem
-from obverse.verifiers import NAMES, verifier
+from obverse.rewards import NAMES, verifier
+from obverse.types import Problem
 
 WHO = {"names": ["Zoey", "Ann", "Mary Ann"], "solution": [True, False, True], "statements": "ignored"}
 
@@ -28,10 +28,10 @@ WHO = {"names": ["Zoey", "Ann", "Mary Ann"], "solution": [True, False, True], "s
     ],
 )
 def test_knights(text, reason):
-    verdict = verifier("knights")(Problem("p", "q", answer=WHO), text)
-    assert verdict.correct == (reason == "")
-    assert verdict.reason.startswith(reason)
-    assert verdict.formatted == (reason != "no final answer")
+    grade = verifier("knights")(Problem("p", "q", answer=WHO), text)
+    assert grade.correct == (reason == "")
+    assert grade.reason.startswith(reason)
+    assert grade.formatted == (reason != "no final answer")
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_a_choice_is_a_letter_or_the_text_of_an_option(text, answer):
     ],
 )
 def test_wrong_choices(text, reason):
-    verdict = verifier("choice")(Problem("p", "q", answer="B", meta=CITIES), text)
-    assert (verdict.correct, verdict.reason) == (False, reason)
-    assert verdict.formatted == (reason != "no final answer")
+    grade = verifier("choice")(Problem("p", "q", answer="B", meta=CITIES), text)
+    assert (grade.correct, grade.reason) == (False, reason)
+    assert grade.formatted == (reason != "no final answer")
 
 
 def test_a_choice_without_options_is_a_letter():
@@ -125,8 +125,8 @@ def test_the_right_choice_must_be_one_of_them(answer, choices, reason):
 )
 @pytest.mark.parametrize("answer", ["12", 12, " 12 "])
 def test_exact(text, correct, formatted, answer):
-    verdict = verifier("exact")(Problem("p", "q", answer=answer), text)
-    assert (verdict.correct, verdict.formatted) == (correct, formatted)
+    grade = verifier("exact")(Problem("p", "q", answer=answer), text)
+    assert (grade.correct, grade.formatted) == (correct, formatted)
 
 
 @pytest.mark.parametrize("answer", [None, True, 1.5, [], "", " "])

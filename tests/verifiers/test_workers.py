@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from obverse.errors import ConfigError
-from obverse.records import Problem, Verdict
-from obverse.verifiers import verifier, workers
-from obverse.verifiers.user import code_of
+from obverse.rewards import verifier
+from obverse.rewards import worker_pool as workers
+from obverse.rewards.python_file import code_of
+from obverse.types import GradeResult, Problem
 
 SOURCE = """
 import ctypes, os, sys, time
@@ -65,11 +66,11 @@ def act(tmp_path: Path):
 )
 def test_a_function_that_fails_is_an_error_with_its_reason_and_the_next_call_works(act, text, reason):
     start = time.perf_counter()
-    verdict = act(PROBLEM, text)
-    assert (verdict.correct, verdict.reward) == (None, 0.0)
-    assert verdict.reason.startswith(reason)
+    grade = act(PROBLEM, text)
+    assert (grade.correct, grade.reward) == (None, 0.0)
+    assert grade.reason.startswith(reason)
     assert time.perf_counter() - start < 3
-    assert act(PROBLEM, "right") == Verdict.right()
+    assert act(PROBLEM, "right") == GradeResult.right()
     assert act(PROBLEM, "other").correct is False
 
 
@@ -104,7 +105,7 @@ def test_when_the_process_that_forks_is_killed_another_takes_its_place(act):
 def test_threads_share_the_workers(act):
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda number: act(PROBLEM, "right" if number % 2 else "raise"), range(40)))
-    assert [verdict.correct for verdict in found] == [None, True] * 20
+    assert [grade.correct for grade in found] == [None, True] * 20
 
 
 def test_a_fork_of_the_process_has_workers_of_its_own(act):
@@ -122,8 +123,8 @@ def test_no_worker_outlives_its_parent(tmp_path, children):
     (tmp_path / "act.py").write_text(SOURCE)
     code = (
         "import ctypes, os, sys, time\n"
-        "from obverse.records import Problem\n"
-        "from obverse.verifiers import verifier\n"
+        "from obverse.types import Problem\n"
+        "from obverse.rewards import verifier\n"
         "act = verifier(sys.argv[1] + ':act', 60)\n"
         "problem = Problem('p', 'q', answer='right')\n"
         "print(int(act(problem, 'pid').reward), flush=True)\n"
@@ -150,8 +151,8 @@ def _lives(pid: int) -> bool:
 
 def test_nothing_is_started_before_it_is_needed():
     code = (
-        "from obverse.records import Problem\n"
-        "from obverse.verifiers import judge, workers\n"
+        "from obverse.types import Problem\n"
+        "from obverse.rewards import judge, workers\n"
         "problem = Problem('p', 'q', answer='1,080', verifier='math')\n"
         "assert judge(problem, '#### 1080').correct and not judge(problem, 'The answer is 7.').correct\n"
         "assert not workers._zygotes\n"
@@ -169,7 +170,7 @@ def test_a_file_that_ends_its_process_is_refused(tmp_path):
 
 
 def test_workers_hold_to_their_limits(tmp_path):
-    kind = workers.Kind("obverse.verifiers.user", memory=2**28, files=32)
+    kind = workers.Kind("obverse.rewards.python_file", memory=2**28, files=32)
     (tmp_path / "big.py").write_text("def fn(problem, text):\n    return float(len(bytearray(2**29)))\n")
     code = code_of(f"{tmp_path / 'big.py'}:fn")
     source = (code.module, "fn", "big.py:fn")

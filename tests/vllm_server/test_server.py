@@ -23,21 +23,21 @@ import torch
 from house.source import ROOT
 
 import runs
-from obverse.dist.team import ALONE
-from obverse.loading import load
-from obverse.mismatch import divergence
-from obverse.model import Policy
-from obverse.runlog import RunFolder
-from obverse.sampling import Completion, Law, Order
-from obverse.sampling.client import Client
-from obverse.sampling.deliver import Delivery
-from obverse.sampling.engine import NUM_KNOWN, TEXT, PolicyVoice
-from obverse.sampling.hf import HFSampler
-from obverse.sampling.law import log_law
-from obverse.sampling.vllm import Needs, VLLMSampler
-from obverse.text import Renderer
-from obverse.train import train
-from obverse.watch import Silent
+from obverse.data.renderer import Renderer
+from obverse.distributed.process_group import SINGLE_PROCESS
+from obverse.inference import Completion, SamplingParams, SamplingRequest
+from obverse.inference.build import NUM_KNOWN, TEXT, PolicyVoice
+from obverse.inference.distribution import log_law
+from obverse.inference.hf import HFSampler
+from obverse.inference.http import Client
+from obverse.inference.vllm import Needs, VLLMSampler
+from obverse.inference.weight_sync import Delivery
+from obverse.models.load import load
+from obverse.models.policy import Policy
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
+from obverse.training.train_inference_kl import divergence
 
 PROGRAM = ROOT / ".venv-vllm" / "bin" / "vllm"
 START_SECONDS = 600
@@ -104,35 +104,35 @@ class Bench:
         self.prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
         client = Client(server.url, 60.0)
         self.delivery = Delivery(
-            client, PolicyVoice(policy, ALONE), folder, "bench", self.prompts[0][:NUM_KNOWN], ALONE
+            client, PolicyVoice(policy, SINGLE_PROCESS), folder, "bench", self.prompts[0][:NUM_KNOWN], SINGLE_PROCESS
         )
         needs = Needs(258, TEXT, tokenizer(TEXT, add_special_tokens=False)["input_ids"], 100)
         self.sampler = VLLMSampler(client, self.delivery, needs, self.renderer.decode)
         self.sampler.meet()
 
-    def orders(self, num: int, seed: int = 0) -> list[Order]:
-        return [Order(ids, range(seed + 100 * n, seed + 100 * n + num)) for n, ids in enumerate(self.prompts)]
+    def requests(self, num: int, seed: int = 0) -> list[SamplingRequest]:
+        return [SamplingRequest(ids, range(seed + 100 * n, seed + 100 * n + num)) for n, ids in enumerate(self.prompts)]
 
     @torch.no_grad()
-    def scores(self, prompt: list[int], found: Completion, law: Law) -> torch.Tensor:
+    def scores(self, prompt: list[int], found: Completion, params: SamplingParams) -> torch.Tensor:
         """Our log-probs of the law for a completion's tokens."""
         logits = self.policy.model(input_ids=torch.tensor([prompt + found.ids])).logits[0, len(prompt) - 1 : -1]
-        return log_law(logits, law).gather(-1, torch.tensor(found.ids)[:, None])[:, 0]
+        return log_law(logits, params).gather(-1, torch.tensor(found.ids)[:, None])[:, 0]
 
-    def gaps(self, law: Law, num: int = 4) -> torch.Tensor:
+    def gaps(self, params: SamplingParams, num: int = 4) -> torch.Tensor:
         """Our log-probs minus the server's, of every token that it drew."""
-        orders = self.orders(num)
-        found = self.sampler.sample(orders, law)
+        requests = self.requests(num)
+        found = self.sampler.sample(requests, params)
         return torch.cat(
             [
-                self.scores(list(order.prompt_ids), each, law) - torch.tensor(each.behavior)
-                for order, group in zip(orders, found, strict=True)
+                self.scores(list(request.prompt_ids), each, params) - torch.tensor(each.behavior)
+                for request, group in zip(requests, found, strict=True)
                 for each in group
             ]
         )
 
-    def law(self, **more: Any) -> Law:
-        return Law(self.renderer.stop_ids, 48, **more)
+    def params(self, **more: Any) -> SamplingParams:
+        return SamplingParams(self.renderer.stop_ids, 48, **more)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ LAWS = [{}, {"temperature": 0.6}, {"temperature": 1.3, "top_k": 5}, {"top_p": 0.
 
 @pytest.mark.parametrize("cut", LAWS, ids=str)
 def test_the_servers_log_probs_are_ours(cut: dict[str, float], bench: Bench) -> None:
-    gaps = bench.gaps(bench.law(**cut))
+    gaps = bench.gaps(bench.params(**cut))
     allowed = gaps.isfinite()  # a token on the border of a cut may be inside there and outside here
     kl = float(divergence(gaps[allowed], torch.zeros(int(allowed.sum()))).mean())
     print(
@@ -160,31 +160,31 @@ def test_the_servers_log_probs_are_ours(cut: dict[str, float], bench: Bench) -> 
 
 
 def test_a_seed_names_a_completion_and_groups_differ(bench: Bench) -> None:
-    first, again = (bench.sampler.sample(bench.orders(4), bench.law()) for _ in range(2))
+    first, again = (bench.sampler.sample(bench.requests(4), bench.params()) for _ in range(2))
     assert first == again
-    other = bench.sampler.sample(bench.orders(4, seed=50), bench.law())
+    other = bench.sampler.sample(bench.requests(4, seed=50), bench.params())
     assert other != first and len({tuple(each.ids) for group in first for each in group}) > len(PROMPTS)
 
 
 def test_completions_end_as_ours_do(bench: Bench) -> None:
-    law = bench.law()
-    for found in (each for group in bench.sampler.sample(bench.orders(4), law) for each in group):
-        assert (found.finish == "stop") == (found.ids[-1] in law.stop_ids)
-        assert not set(found.ids[:-1]) & set(law.stop_ids)
-    free = bench.sampler.sample(bench.orders(4), law)
-    cut = bench.sampler.sample(bench.orders(4), Law(law.stop_ids, 48, stop_strings=("=",)))
+    params = bench.params()
+    for found in (each for group in bench.sampler.sample(bench.requests(4), params) for each in group):
+        assert (found.finish == "stop") == (found.ids[-1] in params.stop_ids)
+        assert not set(found.ids[:-1]) & set(params.stop_ids)
+    free = bench.sampler.sample(bench.requests(4), params)
+    cut = bench.sampler.sample(bench.requests(4), SamplingParams(params.stop_ids, 48, stop_strings=("=",)))
     for before, after in zip(chain(*free), chain(*cut), strict=True):
         text = bench.renderer.decode(before.ids)
         assert bench.renderer.decode(after.ids) == (text[: text.index("=") + 1] if "=" in text else text)
-    short = bench.sampler.sample(bench.orders(1), Law((), 5))
+    short = bench.sampler.sample(bench.requests(1), SamplingParams((), 5))
     assert all(len(each.ids) == 5 and each.finish == "length" for group in short for each in group)
 
 
 def test_greedy_is_ours(bench: Bench) -> None:
-    law = bench.law(temperature=0.0)
-    orders = bench.orders(1)
-    ours = HFSampler(bench.policy.model, decode=bench.renderer.decode).sample(orders, law)
-    assert [group[0].ids for group in bench.sampler.sample(orders, law)] == [group[0].ids for group in ours]
+    params = bench.params(temperature=0.0)
+    requests = bench.requests(1)
+    ours = HFSampler(bench.policy.model, decode=bench.renderer.decode).sample(requests, params)
+    assert [group[0].ids for group in bench.sampler.sample(requests, params)] == [group[0].ids for group in ours]
 
 
 def test_weights_are_really_updated(bench: Bench) -> None:
@@ -200,7 +200,7 @@ def test_weights_are_really_updated(bench: Bench) -> None:
             begun = time.monotonic()
             bench.sampler.follow(step)
             seconds = time.monotonic() - begun
-            gaps = bench.gaps(bench.law(), num=2)
+            gaps = bench.gaps(bench.params(), num=2)
             print(f"push {step} ({part or 'all'} moved): {seconds:.2f} s, largest gap {float(gaps.abs().max()):.1e}")
             assert float(gaps.abs().max()) < TOLERANCE
     finally:
@@ -210,10 +210,10 @@ def test_weights_are_really_updated(bench: Bench) -> None:
 
 def test_speed(bench: Bench) -> None:
     """Printed, not judged: other work on the machine moves it."""
-    orders, law = bench.orders(8, seed=7), bench.law()
+    requests, params = bench.requests(8, seed=7), bench.params()
     for name, sampler in (("vllm", bench.sampler), ("own", HFSampler(bench.policy.model))):
         begun = time.monotonic()
-        found = sampler.sample(orders, law)
+        found = sampler.sample(requests, params)
         seconds = time.monotonic() - begun
         num = sum(len(each.ids) for group in found for each in group)
         print(f"{name}: {num} tokens in {seconds:.2f} s, {num / seconds:,.0f} tokens/s")

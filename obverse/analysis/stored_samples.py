@@ -1,0 +1,77 @@
+"""The samples that a run stored at a step, as the groups that they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from obverse.data.renderer import Renderer
+from obverse.errors import DataError
+from obverse.runtime.json_lines import read_objects
+from obverse.types import OWN, Finish, GradeResult, Group, Kind, Problem, Sample, Source
+
+
+class Row(TypedDict):
+    """A stored sample, as far as it is read again."""
+
+    problem: str
+    kind: Kind
+    ids: list[int]
+    num_hint: int
+    text: str
+    finish: Finish
+    correct: bool | None
+    reward: float
+    reason: str
+
+
+_ROW = TypeAdapter(Row)
+
+
+def checked(raw: dict[str, Any], where: str) -> Row:
+    """A row of stored samples; DataError with its field where it is none."""
+    try:
+        row = _ROW.validate_python(raw, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if not 0 <= row["num_hint"] <= len(row["ids"]):
+        raise DataError(f"{where}: num_hint: {row['num_hint']} of {len(row['ids'])} tokens")
+    return row
+
+
+def stored(run: str, step: int, renderer: Renderer, problems: Sequence[Problem]) -> list[Group]:
+    """The groups of `samples/step-N.jsonl` in the run's folder; who sampled them is not stored, so `behavior` is zeros.
+
+    Raises DataError where the step has no file, or a sample is of a problem that the data set does not have.
+    """
+    path = Path(run) / "samples" / f"step-{step:06d}.jsonl"
+    if not path.is_file():
+        raise DataError(f"--step: {path} is not there: only runs with --log_completions store their samples")
+    known = {problem.id: problem for problem in problems}
+    groups: dict[str, Group] = {}
+    for number, raw in enumerate(read_objects(path), 1):
+        row = checked(raw, f"{path}:{number}")
+        name = row["problem"]
+        if name not in known:
+            raise DataError(f"{path}:{number}: the data set has no problem {name!r}: give the run's own --dataset")
+        source = Source.ROLLOUT if row["kind"] in OWN else Source[row["kind"].upper()]
+        num_hint = row["num_hint"]
+        groups.setdefault(name, Group(known[name], [])).samples.append(
+            Sample(
+                kind=row["kind"],
+                prompt_ids=renderer.prompt_ids(known[name]),
+                ids=row["ids"],
+                sources=[Source.HINT] * num_hint + [source] * (len(row["ids"]) - num_hint),
+                behavior=[0.0] * len(row["ids"]),
+                text=row["text"],
+                finish=row["finish"],
+                grade=GradeResult(row["correct"], row["reward"], row["reason"]),
+                draw=known[name].draw,
+            )
+        )
+    return list(groups.values())

@@ -1,0 +1,177 @@
+"""What is in a data set: counts, leaks between its splits, and problems as a person reads them. No torch here."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from obverse.config.train import DataConfig
+from obverse.data import EMBEDDED, load
+from obverse.data.control_tokens import LOOKS_LIKE, texts_in
+from obverse.data.dataset_folders import splits_of
+from obverse.data.epoch_order import wording
+from obverse.data.readers import count
+from obverse.redact import flat
+from obverse.rewards import gold_notes, unreadable
+from obverse.seeds import seed_for
+from obverse.types import Problem
+
+MAX_LISTED = 20
+
+
+def check(config: DataConfig, console: Console) -> list[Problem]:
+    """Read every row and print counts; DataError (exit 3) lists all rows that cannot be read. Returns the problems."""
+    problems = read(config, config.dataset_split)
+    table = Table.grid(padding=(0, 2))
+    for name, text in counts(problems).items():
+        table.add_row(Text(name, style="dim"), Text(flat(text)))
+    console.print(table)
+    for line in [
+        *(remarks(problems) if config.model is None else turns(problems)),
+        *compared_as_text(problems),
+        *overlaps(config, problems),
+    ]:
+        console.print(Text(flat(line)))
+    return problems
+
+
+def read(config: DataConfig, split: str) -> list[Problem]:
+    """The problems of one split."""
+    return load(config.dataset, split=split, num_problems=config.num_problems, seed=config.seed)
+
+
+def counts(problems: Sequence[Problem]) -> dict[str, str]:
+    """What there is, in words; a line that would say nothing is left out."""
+    known = count(problems)
+    levels = Counter(str(problem.meta.get("difficulty", problem.meta.get("level", ""))) for problem in problems)
+    shown = [problem for problem in problems if problem.demonstration]
+    repeated = len(problems) - len({wording(problem) for problem in problems})
+    found = {
+        "problems": f"{known.num_rows:,}",
+        "answers": f"{known.num_with_answer:,}",
+        "demonstrations": f"{known.num_with_demonstration:,}",
+        "pairs": f"{sum(problem.chosen is not None and problem.rejected is not None for problem in problems):,}",
+        "verifiers": tally(known.num_by_verifier),
+        "difficulty": tally(levels) if set(levels) != {""} else "",
+        "repeated": f"{repeated:,} prompts stand there more than once" if repeated else "",
+        "prompt": lengths([len(wording(problem)) for problem in problems]),
+        "demonstration": lengths([len(problem.demonstration_text) for problem in shown]),
+        "steps": lengths([len(problem.demonstration) for problem in shown], "steps"),
+    }
+    return {name: text for name, text in found.items() if text not in ("", "0")}
+
+
+def tally(numbers: Mapping[str, int]) -> str:
+    """`exact 100, math 900`, by name."""
+    return ", ".join(f"{name or 'unknown'} {number:,}" for name, number in sorted(numbers.items()))
+
+
+def lengths(values: Sequence[int], unit: str = "characters") -> str:
+    """Median and largest."""
+    return f"{statistics.median(values):g} {unit} in the middle, {max(values):,} at most" if values else ""
+
+
+def remarks(problems: Sequence[Problem]) -> list[str]:
+    """What a reader should know before training: turns that are not trained, texts that look like control tokens."""
+    lines = turns(problems)
+    rows = [(number, row, match) for number, row in enumerate(problems, 1) if (match := _looks_like_control(row))]
+    for number, problem, token in rows[:MAX_LISTED]:
+        lines.append(f"row {number} ({problem.id}): {token!a} looks like a control token: it is read as text")
+    if len(rows) > MAX_LISTED:
+        lines.append(f"... and {len(rows) - MAX_LISTED:,} more rows with such texts")
+    if rows:
+        lines.append("which of them are control tokens depends on the tokenizer: give --model to see")
+    return lines
+
+
+def turns(problems: Sequence[Problem]) -> list[str]:
+    """A line on answers of the assistant that stand in prompts."""
+    prompts = [problem.prompt for problem in problems if not isinstance(problem.prompt, str)]
+    counted = [sum(message["role"] == "assistant" for message in prompt) for prompt in prompts]
+    if not any(counted):
+        return []
+    with_answers = sum(map(bool, counted))
+    return [f"{with_answers:,} prompts hold {sum(counted):,} answers of the assistant: only the last one is trained"]
+
+
+def _looks_like_control(problem: Problem) -> str:
+    texts = [*texts_in(problem.prompt), *problem.demonstration, problem.chosen or "", problem.rejected or ""]
+    return next((match[0] for text in [*texts, *texts_in(problem.template)] for match in LOOKS_LIKE.finditer(text)), "")
+
+
+def compared_as_text(problems: Sequence[Problem]) -> list[str]:
+    """A line for every expected answer of the math verifier that computer algebra cannot read, and for odd sorts."""
+    as_text = [
+        f"{problem.id}: the answer {str(problem.answer)[:80]!a} is compared as text: computer algebra cannot read it"
+        for problem in unreadable(problems)
+    ]
+    return [*as_text, *gold_notes(problems)]
+
+
+def overlaps(config: DataConfig, problems: Sequence[Problem]) -> list[str]:
+    """A line for every two splits that hold the same prompt, or one that says that no two do."""
+    names = splits(config.dataset)
+    if len(names) < 2:
+        return []
+    found = {name: list(problems) if name == config.dataset_split else read(config, name) for name in names}
+    prompts = {name: {wording(problem) for problem in rows} for name, rows in found.items()}
+    shared = {pair: len(prompts[pair[0]] & prompts[pair[1]]) for pair in combinations(names, 2)}
+    lines = [
+        f"LEAK: {number:,} prompts of {one} are also in {other}" for (one, other), number in shared.items() if number
+    ]
+    return lines or [f"no prompt stands in two of {', '.join(names)}"]
+
+
+def splits(dataset: str) -> list[str]:
+    """The splits that can be compared: those of an embedded task, and those that files of a folder are named after."""
+    if dataset.partition(":")[0] in EMBEDDED:
+        return ["train", "heldout"]
+    folder = Path(dataset).expanduser()
+    return splits_of(folder) if folder.is_dir() else []
+
+
+def some(config: DataConfig) -> list[Problem]:
+    """As many problems as are to be shown, drawn by the seed, in their order."""
+    problems = read(config, config.dataset_split)
+    draw = random.Random(seed_for(config.seed, "show"))
+    chosen = draw.sample(range(len(problems)), min(config.num, len(problems)))
+    return [problems[index] for index in sorted(chosen)]
+
+
+def show(config: DataConfig, console: Console) -> None:
+    """Print some problems as text."""
+    for problem in some(config):
+        console.rule(Text(flat(problem.id)), align="left", characters="-")
+        messages = (
+            [{"role": "prompt", "content": problem.prompt}] if isinstance(problem.prompt, str) else problem.prompt
+        )
+        for message in messages:
+            _print(console, message["role"], message["content"])
+            for key in message.keys() - {"role", "content"}:
+                _print(console, key, str(message[key]))
+        for number, step in enumerate(problem.demonstration, start=1):
+            _print(console, f"step {number}" if len(problem.demonstration) > 1 else "demonstration", step, "green")
+        for name in ("chosen", "rejected", "answer", "verifier"):
+            if getattr(problem, name) is not None:
+                _print(console, name, str(getattr(problem, name)))
+        for kind in ("demonstration", "chosen", "rejected"):
+            for name, value in problem.template.get(kind, {}).items():
+                _print(console, f"{kind}'s {name}", str(value))
+        for name, value in problem.meta.items():
+            _print(console, name, str(value)[:200], "dim")
+
+
+def _print(console: Console, name: str, text: str, style: str = "") -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=14, style="dim")
+    table.add_column(overflow="fold")
+    table.add_row(Text(flat(name)), Text(flat(text), style=style))
+    console.print(table)

@@ -1,0 +1,151 @@
+"""`obverse demo`: the embedded base learns the embedded task by one method or several, all at the same budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from obverse import data as tasks
+from obverse import methods
+from obverse.cli.progress_panel import Panel
+from obverse.config.resolve import resolve
+from obverse.config.train import DemoConfig
+from obverse.data.renderer import Renderer
+from obverse.evaluation.evaluate import Report, measure
+from obverse.inference import SamplingParams
+from obverse.inference.hf import HFSampler
+from obverse.models.load import load
+from obverse.models.policy import set_threads
+from obverse.redact import flat
+from obverse.report import afterwards
+from obverse.runtime import checkpoint
+from obverse.runtime.callbacks import Watcher
+from obverse.runtime.output_dir import free_folder, slug
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
+from obverse.types import Problem
+
+DATASET = "arithmetic:1-6"
+EASY, HARD = (1, 3), (4, 6)  # what the base has seen the like of, and what it never solves
+K = (1, 8)
+NUM_HELD_OUT = 120
+
+# What a laptop does in about two minutes; the same for every method.
+RUN: Mapping[str, Any] = {
+    "dataset": DATASET,
+    "num_problems": 1000,
+    "max_completion_length": 96,
+    "log_completions": True,
+}
+BUDGET = 1_000_000  # generated plus trained tokens
+NEVER = 10**6  # steps: the budget ends the run
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One policy's answers to the held-out problems."""
+
+    name: str
+    report: Report
+
+
+def demo(config: DemoConfig) -> int:
+    """Preflight, train each method, compare; returns the exit code (130 or 143 when stopped, with a checkpoint)."""
+    console = Console(highlight=False)
+    root = free_folder(Path("runs"), "demo") if config.output_dir is None else config.output_dir
+    problems = tasks.load(DATASET, split="heldout", num_problems=NUM_HELD_OUT, seed=config.seed)
+    with Panel(console) as watcher:
+        shown = [Shown("base", score("embedded", problems, config.seed, watcher))]
+        watcher.note(preflight(shown[0].report))
+        budget = BUDGET
+        for name in config.methods:
+            limit = {"budget": budget, "max_steps": NEVER}
+            if config.max_steps and len(shown) == 1:
+                limit = {"max_steps": config.max_steps}
+            options = {**RUN, **limit, "seed": config.seed, "output_dir": str(root / slug(name))}
+            outcome = train(resolve(name, methods.find(name), options), watcher)
+            if outcome.stopped:
+                return outcome.exit_code
+            budget = int(RunFolder(outcome.folder).metrics()[-1]["num_tokens"])
+            place = str(checkpoint.newest(outcome.folder))
+            shown.append(Shown(name, score(place, problems, config.seed, watcher)))
+        RunFolder(root).write_json("demo.json", figures(shown))
+        if config.report:
+            afterwards(root, watcher)
+    console.print(before_and_after(shown))
+    console.print(side_by_side(shown, problems))
+    console.print(f"{root}: the runs, each of {budget:,} generated plus trained tokens", soft_wrap=True)
+    return 0
+
+
+def score(model: str, problems: Sequence[Problem], seed: int, watcher: Watcher) -> Report:
+    """The held-out problems, 8 samples each at temperature 1."""
+    policy, tokenizer = load(model)
+    set_threads(0, policy)
+    renderer = Renderer(tokenizer, eos_ids=policy.model.generation_config.eos_token_id)
+    params = SamplingParams(renderer.stop_ids, RUN["max_completion_length"])
+    scores = measure(problems, HFSampler(policy.model), renderer, params, max(K), seed, watcher)
+    return Report(model, scores, K)
+
+
+def preflight(base: Report) -> str:
+    """What the base can do before anything is trained, and whether its answers can be read at all."""
+    row = base.summary()["all"]
+    return (
+        f"preflight: the base solves {base.pass_at(1):.0%} of held-out problems; {row['truncated']:.0%} of its answers "
+        f"are cut off, {row['formatted']:.0%} have the form that the verifier reads"
+    )
+
+
+def split(report: Report) -> dict[str, Report]:
+    """The report by difficulty, with the easy half, the hard half and all of it."""
+    found = {level: scores for level, scores in report.groups().items() if level != "all"}
+    for name, (low, high) in (("easy half", EASY), ("hard half", HARD)):
+        found[name] = [score for score in report.scores if low <= int(score.difficulty) <= high]
+    found["all"] = report.scores
+    return {name: Report(report.name, scores, report.k) for name, scores in found.items()}
+
+
+def figures(shown: Sequence[Shown]) -> dict[str, dict[str, dict[str, float]]]:
+    """pass@k by policy and difficulty, for `demo.json`."""
+    return {
+        policy.name: {level: {f"pass@{k}": part.pass_at(k) for k in K} for level, part in split(policy.report).items()}
+        for policy in shown
+    }
+
+
+def before_and_after(shown: Sequence[Shown]) -> Table:
+    """pass@1 and pass@8 by difficulty, a pair of columns per policy."""
+    table = Table(title="held-out problems: pass@1 / pass@8", title_justify="left")
+    table.add_column("operations")
+    for policy in shown:
+        table.add_column(policy.name, justify="right")
+    parts = [split(policy.report) for policy in shown]
+    for level in parts[0]:
+        cells = [" / ".join(f"{part[level].pass_at(k):6.1%}" for k in K) for part in parts]
+        table.add_row(level, *cells, end_section=level in (str(HARD[1]), "hard half"))
+    return table
+
+
+def side_by_side(shown: Sequence[Shown], problems: Sequence[Problem], num: int = 3) -> Table:
+    """Completions of every policy to problems that the base fails, solved ones first, hardest first."""
+    table = Table(title="the first answer of each to the same problem", title_justify="left", show_lines=True)
+    table.add_column("problem")
+    for policy in shown:
+        table.add_column(policy.name, overflow="fold")
+
+    def interest(index: int) -> tuple[bool, bool, int]:
+        base, last = shown[0].report.scores[index], shown[-1 if len(shown) < 3 else 1].report.scores[index]
+        return last.correct[0], not base.correct[0], int(base.difficulty)
+
+    for index in sorted(range(len(problems)), key=interest, reverse=True)[:num]:
+        answers = [policy.report.scores[index] for policy in shown]
+        cells = [Text(flat(score.texts[0]), style="green" if score.correct[0] else "red") for score in answers]
+        table.add_row(flat(problems[index].prompt), *cells)
+    return table

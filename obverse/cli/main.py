@@ -1,0 +1,133 @@
+"""The command line: finds the command, and turns what can go wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+
+from obverse import __version__
+from obverse import python_files as user_code
+from obverse.cli.command import take_flag
+from obverse.cli.commands import COMMANDS
+from obverse.distributed.env import find_place
+from obverse.errors import ConfigError, UserError
+from obverse.redact import flat, masked
+
+INTRODUCTION = """\
+obverse: post-training of language models; SFT and RL as one estimator.
+
+  obverse demo                    a tiny model learns in minutes, here and now
+  obverse methods                 every method: what it needs, how its tokens count
+  obverse explain hpt             one of them in full: formula, defaults, pitfalls
+  obverse train hpt --dry-run     what a run would be; without --dry-run it runs
+  obverse doctor                  what this machine has, and what is missing
+
+All commands: obverse --help. All options: obverse train hpt --help."""
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+ONE_AT_A_TIME = (
+    "eval",
+    "compare",
+    "analyze",
+    "demo",
+    "report",
+)  # commands of which several at once would write the same files
+NO_READER = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (without the program's name) and return its exit code.
+
+    A UserError ends in its lines on stderr and its own code; with --debug its traceback too. What a user's own file
+    raises is an error of options, with the file's line. Anything else that is raised is a mistake of obverse: it stays
+    unhandled, and Python ends with its traceback, one more line, and code 1.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = take_flag(words, "debug")
+    sys.excepthook = report_mistake
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks must not end a run
+    try:
+        code = dispatch(words)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        if debug:
+            print(masked(traceback.format_exc()), file=sys.stderr, end="")
+        print(complaint(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    except (Exception, SystemExit) as error:
+        if not (place := user_code.place(error)):
+            raise
+        if debug:
+            print(masked(traceback.format_exc()), file=sys.stderr, end="")
+        print(complaint(ConfigError(f"{type(error).__name__}: {error}{place}")), file=sys.stderr)
+        return ConfigError.exit_code
+
+
+def dispatch(words: list[str]) -> int:
+    """Run the command that the first word names."""
+    if not words:
+        print(INTRODUCTION)
+        return 0
+    name, *rest = words
+    if name == "--version":
+        print(f"obverse {__version__}")
+        return 0
+    if name in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {name}: {hint}")
+    if wanted := [word for word in rest if word in ("--help", "-h")]:
+        COMMANDS[name].help([word for word in rest if word not in wanted])
+        return 0
+    if name in ONE_AT_A_TIME and find_place().size > 1:
+        raise ConfigError(f"{name} runs in one process, and WORLD_SIZE names several: only train shares out its work")
+    return COMMANDS[name].run(rest)
+
+
+def overview() -> str:
+    """All commands with what they do."""
+    lines = [f"  {command.usage:<35}{command.summary}" for command in COMMANDS.values()]
+    return "\n".join(
+        [
+            "usage: obverse COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "Options of a command: obverse COMMAND --help. Of all: --version, and --debug for tracebacks.",
+            "Exit codes: 0 done, 1 our mistake, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 in use,",
+            "8 another rank failed, 9 verifier, 10 sampling server, 75 stopped before its state was saved, 130 and 143",
+            "stopped with a checkpoint.",
+        ]
+    )
+
+
+def complaint(error: UserError) -> str:
+    """What a user reads: one line per mistake; a report of many lines (bad rows of data) stands as it is."""
+    lines = flat(error).splitlines() or [type(error).__name__]
+    if isinstance(error, ConfigError) or len(lines) == 1:
+        return "\n".join(f"error: {line}" for line in lines)
+    return "\n".join([*lines, "error: nothing was done, because of the lines above"])
+
+
+def report_mistake(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's last word on an exception that nobody expected, with a line that says what to do."""
+    print(masked("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+    print(f"internal error: {kind.__name__}: {flat(error)}; run again with --debug and report it", file=sys.stderr)

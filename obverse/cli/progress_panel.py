@@ -1,0 +1,192 @@
+"""The console of a run: a live panel where there is a terminal, plain lines where there is none.
+
+The surrogate loss is not shown: its value means nothing (it is about 0 in RL), only its gradient does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from obverse.redact import flat
+from obverse.runtime.callbacks import Metrics, Phase
+
+DOING: Mapping[Phase, str] = {
+    "load": "loading",
+    "sample": "sampling",
+    "grade": "grading",
+    "train": "training",
+    "eval": "evaluating",
+    "save": "saving",
+}
+BLOCKS = "".join(map(chr, range(0x2581, 0x2589)))  # eighths of a block, rising
+IN_A_LINE = ("reward", "accuracy", "problems", "preferred", "critic", "entropy", "length", "speed")
+MAX_WIDTH = 100
+NUM_RECENT = 20  # steps over which the speed is taken
+
+
+class Panel:
+    """A watcher that prints; use it as a context manager, so that the terminal is left as it was.
+
+    Example:
+        with Panel() as watcher:
+            train(config, watcher)
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.live: Live | None = None
+        self.is_deaf = False  # nobody reads the lines any more
+        self.doing: tuple[Phase, int, int] = ("load", 0, 0)
+        self.step_number = self.total_steps = 0
+        self.metrics: Metrics = {}
+        self.rewards: list[float] = []
+        self.marks: list[tuple[int, float]] = []  # (step, when it was over), the last NUM_RECENT
+
+    def __enter__(self) -> Panel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def banner(self, facts: Sequence[tuple[str, str]]) -> None:
+        if not self.console.is_terminal:
+            for name, text in facts:
+                self._line(f"{name}: {text}")
+            return
+        table = Table.grid(padding=(0, 2))
+        for name, text in facts:
+            table.add_row(Text(flat(name), style="dim"), Text(flat(text)))
+        self.console.print(table)
+
+    def phase(self, phase: Phase, done: int, total: int) -> None:
+        self.doing = (phase, done, total)
+        self._show()
+
+    def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
+        self.step_number, self.total_steps, self.metrics = step, total_steps, metrics
+        self.marks = [*self.marks[1 - NUM_RECENT :], (step, time.monotonic())]
+        if "reward" in metrics:
+            self.rewards.append(metrics["reward"])
+        if self.console.is_terminal:
+            self._show()
+        else:
+            parts = [f"{name} {text}" for name, text in figures(metrics).items() if name in IN_A_LINE]
+            self._line(" | ".join([f"step {step}/{total_steps}", *parts, f"left {clock(self.seconds_left())}"]))
+
+    def note(self, text: str) -> None:
+        if self.console.is_terminal:
+            self.console.print(Text(flat(text)))
+        else:
+            self._line(text)
+
+    def seconds_left(self) -> float:
+        """Until the last step, at the speed of the recent ones; 0 before anything is known."""
+        (first, began), (last, ended) = (self.marks[0], self.marks[-1]) if self.marks else ((0, 0.0), (0, 0.0))
+        pace = (ended - began) / (last - first) if last > first else self.metrics.get("step_time", 0.0)
+        return pace * max(self.total_steps - self.step_number, 0)
+
+    def _line(self, text: str) -> None:
+        """A plain line. A run goes on when its reader is gone: everything also stands in the run folder."""
+        if self.is_deaf:
+            return
+        try:
+            print(" ".join(flat(text).split()), file=self.console.file, flush=True)
+        except BrokenPipeError:
+            self.is_deaf = True
+
+    def _show(self) -> None:
+        if self.console.is_terminal and self.live is None:
+            self.live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4)
+            self.live.start()
+
+    def _render(self) -> RenderableType:
+        width = min(self.console.width, MAX_WIDTH)
+        phase, done, total = self.doing
+        bars = Table.grid(padding=(0, 2))
+        bars.add_column(width=16)
+        bars.add_column(width=max(width - 42, 10))
+        bars.add_column()
+        if self.total_steps:
+            share, left = self.step_number / self.total_steps, clock(self.seconds_left())
+            bar = ProgressBar(total=self.total_steps, completed=self.step_number)
+            bars.add_row(f"step {self.step_number}/{self.total_steps}", bar, f"{share:4.0%}  left {left}")
+        bars.add_row(
+            DOING[phase], ProgressBar(total=max(total, 1), completed=done), f"{done:,}/{total:,}" if total else ""
+        )
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=16, style="dim")
+        table.add_column()
+        for name, text in figures(self.metrics).items():
+            curve = f"   {sparkline(self.rewards, width - 40)}" if name == "reward" else ""
+            table.add_row(name, Text(text).append("" if self.console.options.ascii_only else curve, style="green"))
+        return Group(bars, table)
+
+
+def figures(metrics: Metrics) -> dict[str, str]:
+    """What is worth a look, in words; a figure whose metrics are missing is left out."""
+    pairs = ", pairs {problems/pairs:.0%}" if "problems/pairs" in metrics else ""
+    neither = ", neither {problems/none:.0%}" if metrics.get("problems/none") else ""
+    found = {
+        "reward": _figure(metrics, "{reward:.3f}"),
+        "accuracy": _figure(metrics, "{accuracy:.1%}"),
+        "problems": _figure(metrics, "SFT {problems/demonstration:.0%}, RL {problems/rollout:.0%}" + pairs + neither),
+        "preferred": _figure(metrics, "{rewards/accuracies:.1%} of pairs, by {rewards/margins:.3g}"),
+        "critic": _figure(metrics, "squared error {critic/error:.3g}"),
+        "equal rewards": _figure(metrics, "{frac_reward_zero_std:.0%} of problems"),
+        "entropy": _figure(metrics, "{entropy:.3f}"),
+        "length": _figure(metrics, "{completions/mean_length:.1f} tokens"),
+        "cut off": _figure(metrics, "{completions/clipped_ratio:.1%} of completions"),
+        "gradient norm": _figure(metrics, "{grad_norm:.3g}"),
+        "learning rate": _figure(metrics, "{learning_rate:.3g}"),
+        "tokens": _figure(metrics, "{num_tokens:,.0f}"),
+        "speed": _figure(metrics, "{tokens_per_second:,.0f} tokens/s"),
+        "seconds": times(metrics) or None,
+    }
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def _figure(metrics: Metrics, form: str) -> str | None:
+    """The form filled in, None if a metric is missing."""
+    try:
+        return form.format_map(metrics)
+    except KeyError:
+        return None
+
+
+def times(metrics: Metrics) -> str:
+    """Seconds per phase of the step: `1.2 (sample 0.5, grade 0.1, train 0.6)`."""
+    phases = [
+        f"{name.removeprefix('time/')} {value:.1f}" for name, value in metrics.items() if name.startswith("time/")
+    ]
+    total = f"{metrics['step_time']:.1f}" if "step_time" in metrics else ""
+    return f"{total} ({', '.join(phases)})".strip() if phases else total
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """A curve from its lowest to its highest value, each column the mean of a stretch of values."""
+    num = min(len(values), max(width, 1))
+    stretches = [values[i * len(values) // num : (i + 1) * len(values) // num] for i in range(num)]
+    means = [sum(stretch) / len(stretch) for stretch in stretches]
+    finite = [mean for mean in means if mean == mean]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((mean - low) * scale)] if mean == mean else " " for mean in means)
+
+
+def clock(seconds: float) -> str:
+    """`4:03`, or `1:02:45` for hours."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,181 @@
+"""Step files: the numbers of one update as JSON, for `obverse weigh`. Every mistake is one sentence. No torch here.
+
+    {"progress": 0.0, "samples": [{"problem": "p0", "kind": "rollout", "reward": 1.0, "source": ["rollout", "rollout"],
+      "logp": [-0.2, -1.1], "behavior": [-0.25, -1.0], "anchor": [-0.3, -1.2], "entropy": [0.4, 0.9]}]}
+
+`progress` is the share of the run that is done. `reward` may be left out for what nobody sampled, `correct` is a reward
+of at least 1 if it is not given, `truncated` is false. A column may be left out, or hold null, where nobody reads it:
+`sampler` is the log-prob that another sampling program reported, `value` what a critic says now (of a reward model: its
+score, at the last token), `old_value` and `returns` what it said and should have said. `memory` is the number that the
+method kept from earlier updates, `draw` the problem's own number in [0, 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from obverse.errors import DataError
+from obverse.types import OWN, GradeResult, Kind, Sample, Source
+
+KINDS: tuple[str, ...] = get_args(Kind)
+SOURCES = {source.label: source for source in Source}
+# beside `source` and `logp`, where a method reads them
+COLUMNS = ("behavior", "anchor", "entropy", "advantage", "sampler", "value", "old_value", "returns")
+NUMBERS = ("memory", "draw")  # of a whole sample
+KEYS = ("problem", "kind", "reward", "correct", "truncated", "source", "logp", *COLUMNS, *NUMBERS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample of the step file: the record that methods see, and its columns ([n], None where the file has none)."""
+
+    name: str  # how messages call it
+    problem: str | int
+    sample: Sample
+    has_reward: bool
+    memory: float | None
+    logp: list[float]
+    columns: Mapping[str, list[float | None] | None]
+
+
+def read_step(path: str | Path) -> Any:
+    """The JSON of a step file; DataError says what is wrong with it."""
+    try:
+        return json.loads(
+            Path(path).expanduser().read_text(encoding="utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_once,
+        )
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not a text in UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply for a step file") from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise DataError(f"{path}: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand there once each."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"the step file gives {twice!r:.40} twice in one object: which one is meant?")
+    return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise DataError(f"the step file holds {name}: every number must be finite")
+
+
+def parse(step: Any) -> tuple[float, list[Row]]:
+    """Progress (0 to 1) and the rows of a step file."""
+    if not isinstance(step, dict) or not isinstance(step.get("samples"), list):
+        raise DataError('a step file is an object with a list "samples"')
+    progress = _number(step.get("progress", 0.0), "progress")
+    if not 0 <= progress <= 1:
+        raise DataError(f"progress must lie between 0 and 1, not {progress:g}")
+    return progress, [_row(sample, f"samples[{index}]") for index, sample in enumerate(step["samples"])]
+
+
+def _row(raw: Any, name: str) -> Row:
+    if not isinstance(raw, dict):
+        raise DataError(f"{name}: expects an object, not {raw!r:.40}")
+    for key in [key for key in raw if key not in KEYS]:
+        near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.8)
+        if near:  # other keys are the file's own business; this one is a slip
+            raise DataError(f"{name}: unknown key {key!r}: did you mean {near[0]!r}?")
+    problem = _needed(raw, "problem", name)
+    if isinstance(problem, bool) or not isinstance(problem, str | int):
+        raise DataError(f"{name}: problem: expects a name, not {problem!r:.40}")
+    named = _list(_needed(raw, "source", name), f"{name}: source")
+    sources = [SOURCES[_choice(each, list(SOURCES), f"{name}: source[{at}]")] for at, each in enumerate(named)]
+    logp = _column(_needed(raw, "logp", name), len(sources), f"{name}: logp")
+    if None in logp:
+        raise DataError(f"{name}: logp[{logp.index(None)}] is null: every token needs a log-prob")
+    columns = {
+        key: None if raw.get(key) is None else _column(raw[key], len(sources), f"{name}: {key}") for key in COLUMNS
+    }
+    sample = _sample(raw, name, sources, columns["behavior"])
+    memory = None if raw.get("memory") is None else _number(raw["memory"], f"{name}: memory")
+    has_reward = raw.get("reward") is not None
+    return Row(name, problem, sample, has_reward, memory, [value or 0.0 for value in logp], columns)
+
+
+def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: list[float | None] | None) -> Sample:
+    """The record that the method's choice sees; its token ids mean nothing."""
+    kind = _choice(_needed(raw, "kind", name), KINDS, f"{name}: kind")
+    if kind in OWN:
+        _needed(raw, "reward", name)
+    # A reward that is not given is NaN: whoever reads it is found out by its coefficients.
+    reward = math.nan if raw.get("reward") is None else _number(raw["reward"], f"{name}: reward")
+    correct = reward >= 1.0 if raw.get("correct") is None else _flag(raw["correct"], f"{name}: correct")
+    cut = raw.get("truncated") is not None and _flag(raw["truncated"], f"{name}: truncated")
+    return Sample(
+        kind=cast(Kind, kind),
+        prompt_ids=[0],
+        ids=list(range(len(sources))),
+        sources=sources,
+        behavior=[value or 0.0 for value in behavior or [0.0] * len(sources)],
+        text="",
+        finish="length" if cut else "stop",
+        grade=GradeResult(correct, reward),
+        draw=1.0 if raw.get("draw") is None else _number(raw["draw"], f"{name}: draw"),
+    )
+
+
+def _needed(sample: Mapping[str, Any], key: str, name: str) -> Any:
+    if sample.get(key) is None:
+        raise DataError(f"{name}: {key} is missing")
+    return sample[key]
+
+
+def _choice(value: Any, known: Sequence[str], where: str) -> str:
+    if value in known:
+        return str(value)
+    near = difflib.get_close_matches(str(value), known, n=1)
+    raise DataError(
+        f"{where}: unknown {value!r:.40}: " + (f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}")
+    )
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{where}: expects a list, not {value!r:.40}")
+    return value
+
+
+def _column(value: Any, length: int, where: str) -> list[float | None]:
+    """A list with a number, or null, for every token."""
+    values = _list(value, where)
+    if len(values) != length:
+        raise DataError(f"{where}: has {len(values)} numbers for {length} tokens in source")
+    return [None if each is None else _number(each, f"{where}[{at}]") for at, each in enumerate(values)]
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: expects a number, not {value!r:.40}")
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f"{where}: must be finite, not {value!r:.40}")
+    return number
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise DataError(f"{where}: expects true or false, not {value!r:.40}")
+    return value

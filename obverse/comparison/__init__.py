@@ -1,0 +1,1 @@
+"""Comparisons of methods at one budget: planned, run as trials, and tabulated."""

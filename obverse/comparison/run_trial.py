@@ -1,0 +1,267 @@
+"""One trial: train (or go on), measure its last and its best step on every test, note what it came to."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from obverse import data as tasks
+from obverse.comparison.input_fingerprints import expected
+from obverse.comparison.plan import BASE, ROOM, Plan, Trial, check_files, fingerprint
+from obverse.config.train import TrainConfig
+from obverse.data.renderer import Renderer
+from obverse.errors import CheckpointError, DamageError, DivergedError
+from obverse.evaluation.evaluate import measure
+from obverse.inference import sampling_params
+from obverse.inference.hf import HFSampler
+from obverse.models.adapter_io import load_any
+from obverse.models.policy import set_threads
+from obverse.runtime import branches as history
+from obverse.runtime import checkpoint
+from obverse.runtime import integrity as sealing
+from obverse.runtime.callbacks import Silent, Watcher
+from obverse.runtime.file_writes import storing
+from obverse.runtime.json_lines import read_object
+from obverse.runtime.run_dir import RunFolder
+from obverse.training.loop import train
+from obverse.types import to_json
+
+STEPS = ("last", "best")
+CLAIM = ".claim"
+TRIAL = "trial.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial came to, `trial.json` in its run folder: written when all of it is measured, and only then."""
+
+    entry: str
+    seed: int
+    rate: float
+    is_grid: bool
+    steps: int = 0
+    num_tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0  # of the steps
+    validation: dict[str, float] = field(default_factory=dict)  # pass@1 by step, 0 is the model before
+    last: int = 0
+    best: int = 0  # the step whose validation is best, the first of several; never the model before
+    failed: str | None = None  # why there is nothing to measure
+
+    @property
+    def score(self) -> float:
+        """By which a rate is chosen: validation after the last step."""
+        return -1.0 if self.failed else self.validation[str(self.last)]
+
+
+def result(plan: Plan, trial: Trial) -> Result | None:
+    """The result of a trial that is over; None of any other. DamageError where it is not what was written."""
+    path = plan.root / trial.folder / TRIAL
+    if not path.exists():
+        return None
+    kept = sealing.read(path)
+    try:
+        found = _RESULT.validate_python({name: kept[name] for name in Result.__dataclass_fields__ if name in kept})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: {sealing.REMEDY}") from None
+    if not found.failed and not {str(found.last), str(found.best)} <= found.validation.keys():
+        raise DamageError(f"{path}: validation lacks its last or its best step: {sealing.REMEDY}")
+    return found
+
+
+_RESULT = TypeAdapter(Result)
+
+
+def files_of(folder: Path) -> dict[str, Any]:
+    """Fingerprints of what a run wrote that tables and reports are made of, by name."""
+    names = ["config.yaml", "environment.json", "metrics.jsonl"]
+    names += [f"eval/{path.name}" for path in sorted((folder / "eval").glob("step-*.json"))]
+    return {name: fingerprint(folder / name) for name in names if (folder / name).is_file()}
+
+
+def check_run(plan: Plan, trial: Trial) -> None:
+    """Raise DamageError where what a trial that is over wrote was changed since."""
+    folder = plan.root / trial.folder
+    if (folder / TRIAL).exists():
+        check_files(folder, sealing.read(folder / TRIAL).get("files"))
+
+
+def chosen_rate(plan: Plan, trial: Trial) -> tuple[bool, float | None]:
+    """Whether the trial can begin, and with which rate; None leaves it to the method.
+
+    Of the entry's rates the one that is best on validation after the last step, the smallest of several.
+    """
+    if trial.rate is not None:
+        return True, trial.rate
+    rates, grid = plan.rates(trial.entry), [result(plan, each) for each in plan.grid(trial.entry)]
+    if not grid:
+        return True, rates[0] if rates else None
+    done = [each for each in grid if each is not None]
+    if len(done) < len(grid):
+        return False, None
+    return True, max(done, key=lambda each: (each.score, -each.rate)).rate
+
+
+def resume_command(plan: Plan) -> str:
+    """The words that go on with a comparison, and with each of its runs."""
+    return f"obverse compare --output_dir {quote(str(plan.root))}"
+
+
+def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | None = None) -> int:
+    """Do what is left of a trial; 0, or the exit code of a run that a signal stopped."""
+    config = plan.resolved(trial, rate)
+    folder = RunFolder(plan.root / trial.folder)
+    with storing(folder.path, ROOM):
+        if folder.metrics_path.exists() and not checkpoint.folders(folder.path):
+            # killed before its first checkpoint: from the start
+            history.set_aside(folder.path, 0, 0, history.later(folder.path, -1, 0))
+    try:
+        outcome = train(config, watcher, expected(plan), resume_command(plan))
+        if outcome.stopped:
+            return outcome.exit_code
+        found = summary(trial, config, folder)
+    except DivergedError as error:
+        found = Result(trial.entry.name, trial.seed, config.learning_rate or 0.0, trial.is_grid, failed=str(error))
+    if not trial.is_grid and not found.failed:
+        for step in STEPS:
+            number = found.last if step == "last" else found.best
+            measure_step(plan, trial, step, number, found, config, watcher)
+    keep = set() if trial.is_grid else {found.last, found.best}
+    with storing(folder.path, ROOM):
+        about = {"schema": 2, **asdict(found), "files": files_of(folder.path)}
+        for path in checkpoint.made_by(folder.path, folder.run()):
+            if checkpoint.number(path) not in keep:
+                shutil.rmtree(path)
+        folder.write_json(TRIAL, sealing.sealed(about))
+    return 0
+
+
+def summary(trial: Trial, config: TrainConfig, folder: RunFolder) -> Result:
+    """What the run folder says of a run that is over; DamageError, which names the file, where it does not say it."""
+    rows = folder.metrics()
+    try:
+        steps = _ROWS.validate_python(rows, strict=True)
+    except ValidationError as error:
+        number, *place = error.errors()[0]["loc"]
+        where = f"{folder.metrics_path}:{int(number) + 1 if isinstance(number, int) else 1}"
+        raise DamageError(f"{where}: {'.'.join(map(str, place))}: {error.errors()[0]['msg']}") from None
+    if not steps:
+        raise DamageError(f"{folder.metrics_path} has no rows, and the run is over: put it back, or remove the run")
+    evaluations = {
+        int(path.stem.removeprefix("step-")): validated(path)
+        for path in sorted((folder.path / "eval").glob("step-*.json"))
+        if path.stem.removeprefix("step-").isdigit()
+    }
+    last = steps[-1]["step"]
+    candidates = {step: score for step, score in evaluations.items() if 0 < step <= last}
+    if last not in candidates:
+        raise DamageError(f"{folder.path / 'eval'} has no evaluation of step {last}, which the run ended with")
+    return Result(
+        entry=trial.entry.name,
+        seed=trial.seed,
+        rate=config.learning_rate or 0.0,
+        is_grid=trial.is_grid,
+        steps=last,
+        num_tokens=steps[-1]["num_tokens"],
+        flops=steps[-1]["flops"],
+        seconds=sum(row["step_time"] for row in steps),
+        validation={str(step): score for step, score in sorted(evaluations.items())},
+        last=last,
+        best=max(candidates, key=lambda step: (candidates[step], -step)),
+    )
+
+
+class Step(TypedDict):
+    """A row of metrics.jsonl, as far as a result is made of it."""
+
+    step: int
+    num_tokens: int
+    flops: float
+    step_time: float
+
+
+_ROWS = TypeAdapter(list[Step])
+
+
+def validated(path: Path) -> float:
+    """pass@1 of an evaluation while training; DamageError where the file does not have it."""
+    row = read_object(path, DamageError).get("all")
+    score = row.get("pass@1") if isinstance(row, dict) else None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise DamageError(f"{path} has no pass@1 of all problems: {sealing.REMEDY}")
+    return float(score)
+
+
+def measure_step(
+    plan: Plan, trial: Trial, step: str, number: int, found: Result, config: TrainConfig, watcher: Watcher | None
+) -> None:
+    """Measure a step on every test; a best step that is the last one is not sampled twice."""
+    name = trial.entry.name
+    if step == "best" and found.best == found.last:
+        for test in plan.tests:
+            source = plan.figures_path(name, "last", test.name, trial.seed)
+            target = plan.figures_path(name, step, test.name, trial.seed)
+            with storing(target, ROOM):
+                RunFolder(target.parent).write_text(target.name, source.read_text(encoding="utf-8"))
+        return
+    place = plan.root / trial.folder / f"checkpoint-{number}"
+    if damage := checkpoint.damage(place):
+        raise CheckpointError(f"checkpoint {place}, the {step} step of {name}: {damage}; put it back as it was")
+    measure_tests(plan, str(place), config, name, step, trial.seed, watcher)
+
+
+def measure_base(plan: Plan, watcher: Watcher | None = None) -> None:
+    """Measure the model before training with the sampling seeds of every run; last and best are the same for it."""
+    for seed in plan.seeds:
+        config = plan.resolved(Trial(plan.entries[0], seed), 1.0)
+        for step in STEPS:
+            measure_tests(plan, plan.config.model, config, BASE, step, seed, watcher)
+
+
+def measure_tests(
+    plan: Plan, place: str, config: TrainConfig, name: str, step: str, seed: int, watcher: Watcher | None
+) -> None:
+    """Sample every test that has no file yet with the model in `place`, and write what came of it."""
+    paths = {test: plan.figures_path(name, step, test.name, seed) for test in plan.tests}
+    missing = {test: path for test, path in paths.items() if not path.exists()}
+    if not missing:
+        return
+    policy, tokenizer = load_any(place, config.dtype, config.device)
+    set_threads(config.threads, policy)
+    renderer = Renderer.of(tokenizer, config, policy.model.generation_config.eos_token_id)
+    sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
+    params = sampling_params(config, renderer.stop_ids)
+    for test, path in missing.items():
+        problems = tasks.load(str(plan.problems_path(test.name)), verifier=config.verifier)
+        scores = measure(
+            problems, sampler, renderer, params, plan.config.num_generations_test, seed, watcher or Silent()
+        )
+        rows = (json.loads(to_json(asdict(score))) for score in scores)
+        with storing(path, ROOM):
+            RunFolder(path.parent).write_text(path.name, "".join(to_json(sealing.sealed(row)) + "\n" for row in rows))
+
+
+@contextmanager
+def claim(folder: Path, blocking: bool = False) -> Iterator[bool]:
+    """Whether nobody else works in the folder; the claim ends with the block, or with the process however it ends."""
+    with storing(folder, "choose another --output_dir"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / CLAIM).open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,85 @@
+"""The options of a comparison: those of training, and what makes runs comparable. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from obverse.config.fields import Amount, Folder, Listed, Place, Positive, Text, Texts, distinct, each_at_home, option
+from obverse.config.train import TrainConfig
+
+
+def _words(value: Any) -> Any:
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+def _at_home(values: tuple[str, ...]) -> tuple[str, ...]:
+    return distinct(tuple(map(each_at_home, values)))
+
+
+class CompareConfig(TrainConfig):
+    """A comparison: what is compared, at which budget, on what; every other option is each run's."""
+
+    # what the comparison settles for its runs: no options of it
+    settled: ClassVar[frozenset[str]] = frozenset(
+        {"max_steps", "num_train_epochs", "learning_rate", "eval_dataset", "eval_steps", "num_eval_problems"}
+        | {
+            "save_steps",
+            "save_minutes",
+            "save_total_limit",
+            "resume_from_checkpoint",
+            "logging_steps",
+            "num_completions_to_print",
+        }
+    )
+    method: Text = "compare"
+    methods: Annotated[tuple[Text, ...], BeforeValidator(_words), AfterValidator(_at_home), Field(min_length=1)] = (
+        option("method", "what is compared, separated by spaces; options of one stand behind commas, NAME,option=value")
+    )
+    baselines: Listed[Text] | None = option(
+        "method", "labels that the others are held against; none: all that learn from one source alone", None
+    )
+    learning_rates: Listed[Annotated[float, Field(gt=0)]] | None = option(
+        "optimization", "try these for every method and take the best on validation; none: each method's own", None
+    )
+    budget: Amount = option("batch", "what each run may spend (20M is 20,000,000), in units of budget_in")
+    seeds: int = option("optimization", "runs of each method, with seeds from --seed on", 3, ge=1, le=1000)
+    tests: Annotated[Texts, AfterValidator(_at_home)] = option(
+        "data",
+        "what to test on, separated by commas: name=dataset, name=dataset@split or a benchmark's name; ood... is out "
+        "of distribution, seen... is from training; none: three levels of the embedded task and its ood split",
+        (),
+    )
+    benchmark_dir: Folder | None = option(
+        "data", "take the benchmarks from files in this folder; none: from the hub", None
+    )
+    validation: Place | None = option(
+        "data", "problems that choose rates and steps; none: the first of each test in distribution", None
+    )
+    num_validation_problems: int = option("data", "problems of validation", 96, ge=1)
+    num_test_problems: int = option("data", "problems of each test", 100, ge=1)
+    num_generations_test: int = option("sampling", "completions per test problem", 8, ge=1)
+    k: Listed[Positive] = option("sampling", "the k of pass@k, separated by commas", (1, 8))
+    num_marks: int = option(
+        "data", "times at which a run is validated, its end included: one is its best step", 8, ge=1
+    )
+    jobs: int = option("batch", "runs at the same time, one process each", 1, ge=1, le=1024)
+    output_dir: Folder | None = option(
+        "logging and saving", "the comparison's folder, continued if it has begun; none: runs/compare-DATASET-N", None
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> CompareConfig:
+        if max(self.k) > self.num_generations_test:
+            raise ValueError(f"num_generations_test {self.num_generations_test} is too few for k = {max(self.k)}")
+        return self
+
+    @classmethod
+    def groups(cls) -> dict[str, list[str]]:
+        """As of every command, without what the comparison settles."""
+        return {
+            group: names
+            for group, all_names in super().groups().items()
+            if (names := [name for name in all_names if name not in cls.settled])
+        }

@@ -1,0 +1,179 @@
+"""Which files of a folder are a split: files side by side, the hub's layout, or what `save_to_disk` writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from obverse.data.file_formats import kind_of, listed
+from obverse.data.layouts import PACKINGS
+from obverse.errors import ConfigError, DataError
+from obverse.runtime.json_lines import read_object
+
+SPLITS = ("train", "test", "validation")
+OTHER_NAMES = {"valid": "validation", "dev": "validation", "val": "validation"}
+ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})  # no rows in them
+MAX_README = 2**20  # bytes
+MAX_DEPTH = 3  # of folders in each other
+
+_WORD = re.compile("[A-Za-z]+")
+_FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The data files of one split of a folder, in their order.
+
+    Errors: ConfigError for a split that no folder has, DataError where it has no files for it, or several kinds.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        names = read_object(folder / "dataset_dict.json").get("splits")
+        if not isinstance(names, list) or split not in names:
+            raise DataError(f"{folder}: there is no split {split!r}; its dataset_dict.json has {names!r:.200}")
+        return _saved(folder / split, split)
+    if (folder / "state.json").is_file():
+        return _saved(folder, split)
+    if (declared := _declared(folder)) is not None:
+        if split not in declared:
+            raise DataError(f"{folder}: there is no split {split!r}; its README.md has {', '.join(declared)}")
+        return _together(folder, declared[split])
+    if split not in SPLITS:
+        raise ConfigError(f"{folder}: a folder has no split {split!r}; choose one of {', '.join(SPLITS)}")
+    return _named(folder, _together(folder, _inside(folder)), split)
+
+
+def splits_of(folder: Path) -> list[str]:
+    """The splits that a folder tells apart; none where all its files are one."""
+    if (folder / "dataset_dict.json").is_file():
+        names = read_object(folder / "dataset_dict.json").get("splits")
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    if (folder / "state.json").is_file():
+        return []
+    if (declared := _declared(folder)) is not None:
+        return list(declared)
+    result = set().union(*map(_words, [item.relative_to(folder) for item in _inside(folder)]))
+    return [split for split in SPLITS if split in result]
+
+
+def _saved(folder: Path, split: str) -> list[Path]:
+    """The files of one data set that was saved by `save_to_disk`."""
+    state = read_object(folder / "state.json")
+    files = state.get("_data_files")
+    stored = state.get("_split")
+    if isinstance(stored, str) and stored in SPLITS and stored != split:
+        raise DataError(f"{folder}: it holds the split {stored!r}, not {split!r}")
+    names = [item.get("filename") if isinstance(item, dict) else None for item in files or [None]]
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise DataError(f"{folder}: state.json does not list data files; save the data set again")
+    return [folder / str(name) for name in names]
+
+
+def _declared(folder: Path) -> dict[str, list[Path]] | None:
+    """The files by split that the README.md of a hub repository names; None where it names none.
+
+    Errors: DataError where it names several data sets and no default, or files that are not there.
+    """
+    readme = folder / "README.md"
+    if not readme.is_file() or readme.stat().st_size > MAX_README:
+        return None
+    front = _FRONT.match(readme.read_text(encoding="utf-8", errors="replace"))
+    try:
+        about = yaml.safe_load(front[1]) if front else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    configs = about.get("configs") if isinstance(about, dict) else None
+    usable = [item for item in configs if isinstance(item, dict)] if isinstance(configs, list) else []
+    usable = [item for item in usable if item.get("data_files")]
+    if not usable:
+        return None
+    default = [item for item in usable if item.get("default") is True or item.get("config_name") == "default"]
+    if len(usable) > 1 and len(default) != 1:
+        names = ", ".join(str(item.get("config_name")) for item in usable[:10])
+        raise DataError(f"{folder}: its README.md has several data sets ({names}); name a file or a folder of one")
+    chosen = (default or usable)[0]
+    return {split: _matching(folder, patterns) for split, patterns in _patterns(chosen["data_files"])}
+
+
+def _patterns(given: Any) -> Iterator[tuple[str, list[str]]]:
+    """The splits and their patterns, in any of the ways that a README.md may write them."""
+    if isinstance(given, Mapping):
+        given = [{"split": split, "path": path} for split, path in given.items()]
+    if isinstance(given, str) or (isinstance(given, list) and all(isinstance(item, str) for item in given)):
+        given = [{"split": "train", "path": given}]
+    for item in given if isinstance(given, list) else []:
+        if isinstance(item, Mapping) and isinstance(item.get("split"), str):
+            paths = item.get("path")
+            yield item["split"], [paths] if isinstance(paths, str) else list(map(str, paths or []))
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    result: list[Path] = []
+    for pattern in patterns:
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise DataError(f"{folder}: its README.md names {pattern!r:.80}, which is not inside; name a file")
+        matches = sorted(item for item in folder.glob(pattern) if not item.is_dir())
+        if not matches:
+            raise DataError(f"{folder}: its README.md names {pattern!r:.80}, and there is no such file")
+        result += [item for item in matches if item not in result]
+    return result
+
+
+def _inside(folder: Path, depth: int = 0) -> list[Path]:
+    """The data files of a folder; where it has none, those of its `data` folder, its folders of splits or its only one.
+
+    A link that points nowhere is one of them: it is refused when it is read, not passed over.
+    """
+    entries = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+    files = [item for item in entries if kind_of(item) and item.name not in ABOUT and not item.is_dir()]
+    if files or depth == MAX_DEPTH:
+        return files
+    folders = [item for item in entries if item.is_dir()]
+    chosen = [item for item in folders if item.name == "data"] or [item for item in folders if _words(Path(item.name))]
+    chosen = chosen or folders[:1] * (len(folders) == 1)
+    result = [file for item in chosen for file in _inside(item, depth + 1)]
+    if not result and depth == 0:
+        names = ", ".join(item.name for item in folders[:5])
+        inside = f"; there are folders in it: {names}" if names else ""
+        raise DataError(f"{folder}: no {listed()} file in this folder{inside}")
+    return result
+
+
+def _together(folder: Path, files: list[Path]) -> list[Path]:
+    """The files, if they are of one kind and none is there twice, packed and plain."""
+    kinds = sorted({kind_of(file) or file.suffix or "no suffix" for file in files})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder}: files of several kinds ({', '.join(kinds)}); name one file, or move the others away"
+        )
+    if None in map(kind_of, files):
+        raise DataError(f"{files[0]}: {kinds[0]} is not a kind of data; there are {listed()}")
+    plain: dict[Path, Path] = {}
+    for file in files:
+        bare = file.with_name(next((file.name[: -len(end)] for end in PACKINGS if file.name.endswith(end)), file.name))
+        if bare in plain:
+            raise DataError(f"{folder}: {plain[bare].name} and {file.name} are one file twice; move one away")
+        plain[bare] = file
+    return files
+
+
+def _words(path: Path) -> set[str]:
+    """The splits that a path has as words of its parts."""
+    result = {word.lower() for part in path.parts for word in _WORD.findall(part)}
+    return {OTHER_NAMES.get(word, word) for word in result} & {*SPLITS}
+
+
+def _named(folder: Path, files: list[Path], split: str) -> list[Path]:
+    """The files with the split's name as a word in theirs, or all if none names a split."""
+    named = {file: _words(file.relative_to(folder)) for file in files}
+    if not any(named.values()) and split == "train":
+        return files
+    chosen = [file for file in files if split in named[file]]
+    if not chosen:
+        shown = ", ".join(file.name for file in files[:5])
+        raise DataError(f"{folder}: no file has {split!r} in its name ({shown}); rename one or name a file")
+    if both := [file for file in chosen if len(named[file]) > 1]:
+        raise DataError(f"{both[0]}: its name has {' and '.join(sorted(named[both[0]]))}; rename it or name a file")
+    return chosen

@@ -1,0 +1,1 @@
+"""Synthetic tasks: problems made by a seeded generator, with answers that can be checked."""

@@ -1,0 +1,1 @@
+"""The estimator: every method is one coefficient per trained token. No torch import."""

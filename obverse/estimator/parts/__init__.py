@@ -1,0 +1,167 @@
+"""The named parts that methods are made of: advantages, references, gates, shares, plans, schedules."""
+
+from obverse.estimator.parts.advantages import Centered, LeaveOneOut, One, Reward, Right, Standardized, Whitened, Wrong
+from obverse.estimator.parts.hints import (
+    AgainstUnhinted,
+    BinomialHint,
+    ConstantOfAll,
+    OneHinted,
+    StagedHint,
+    TornHint,
+    UniformHint,
+)
+from obverse.estimator.parts.imitation import (
+    AnchorRatio,
+    Doubt,
+    JensenShannon,
+    Pearson,
+    SequenceAnchorRatio,
+    SquaredHellinger,
+    Undecided,
+    Unit,
+)
+from obverse.estimator.parts.inputs import GreedyMix
+from obverse.estimator.parts.interfaces import Ask, Keep, Mask, Memory, Normalizer, Part, Shaping, Weight
+from obverse.estimator.parts.masks import Always, Clip, DoubleClip, Soft, TokenClip
+from obverse.estimator.parts.mismatch import Corrected
+from obverse.estimator.parts.normalizers import Constant, PerSample, PerSequence, PerToken
+from obverse.estimator.parts.own_group import OwnCentered, OwnStandardized
+from obverse.estimator.parts.pairs import ImplicitScore, PerPair, Preferred, Ranked
+from obverse.estimator.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
+from obverse.estimator.parts.persistent_state import (
+    AboveMemory,
+    AdaptiveKL,
+    Contrast,
+    GreedyReward,
+    LogPartition,
+    RunningMean,
+)
+from obverse.estimator.parts.prefixes import PerPrefixToken, Prefix, PrefixRequest
+from obverse.estimator.parts.propagation import Geometric, Propagated
+from obverse.estimator.parts.ratio_shaping import (
+    Accepted,
+    Confident,
+    Logarithm,
+    LogarithmToo,
+    Power,
+    Saturating,
+    Signed,
+)
+from obverse.estimator.parts.references import (
+    Behavior,
+    CappedBehavior,
+    ClippedMean,
+    ImplicitNegative,
+    Itself,
+    SequenceMean,
+    SequenceProduct,
+)
+from obverse.estimator.parts.rewards import Overlong
+from obverse.estimator.parts.schedules import Linear, Rest, WarmCosine
+from obverse.estimator.parts.selection import (
+    BestOf,
+    CorrectOnly,
+    Demonstrated,
+    DistinctCorrect,
+    Everything,
+    MixedOutcomes,
+    Request,
+    SolvedGate,
+)
+from obverse.estimator.parts.success_tables import ByCount
+from obverse.estimator.parts.values import GAE, Surprise, Written
+
+__all__ = [
+    "GAE",
+    "AboveMemory",
+    "Accepted",
+    "AdaptiveKL",
+    "AgainstUnhinted",
+    "Always",
+    "AnchorPenalty",
+    "AnchorRatio",
+    "Ask",
+    "BackToAnchor",
+    "Behavior",
+    "BestOf",
+    "BinomialHint",
+    "ByCount",
+    "CappedBehavior",
+    "Centered",
+    "Clip",
+    "ClippedMean",
+    "Confident",
+    "Constant",
+    "ConstantOfAll",
+    "Contrast",
+    "CorrectOnly",
+    "Corrected",
+    "Demonstrated",
+    "DistinctCorrect",
+    "DoubleClip",
+    "Doubt",
+    "Everything",
+    "Geometric",
+    "GreedyMix",
+    "GreedyReward",
+    "ImplicitNegative",
+    "ImplicitScore",
+    "Itself",
+    "JensenShannon",
+    "Keep",
+    "LeaveOneOut",
+    "Linear",
+    "LogPartition",
+    "Logarithm",
+    "LogarithmToo",
+    "Mask",
+    "Memory",
+    "MixedOutcomes",
+    "Normalizer",
+    "One",
+    "OneHinted",
+    "Overlong",
+    "OwnCentered",
+    "OwnStandardized",
+    "Part",
+    "Pearson",
+    "PerPair",
+    "PerPrefixToken",
+    "PerSample",
+    "PerSequence",
+    "PerToken",
+    "Power",
+    "Preferred",
+    "Prefix",
+    "PrefixRequest",
+    "Propagated",
+    "Ranked",
+    "Request",
+    "Rest",
+    "Reward",
+    "Right",
+    "RunningMean",
+    "Saturating",
+    "SequenceAnchorRatio",
+    "SequenceMean",
+    "SequenceProduct",
+    "Shaping",
+    "Signed",
+    "Soft",
+    "SolvedGate",
+    "SquaredHellinger",
+    "StagedHint",
+    "Standardized",
+    "Surprise",
+    "TokenClip",
+    "TornHint",
+    "TowardsAnchor",
+    "Undecided",
+    "UniformHint",
+    "Unit",
+    "WarmCosine",
+    "Weight",
+    "Whitened",
+    "Written",
+    "Wrong",
+]

@@ -1,0 +1,141 @@
+"""A: how much a token is worth; each part maps a view to [T]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from obverse.estimator.parts.interfaces import Part
+from obverse.estimator.tables import group_mean, group_size, group_sum
+from obverse.types import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.estimator.tables import PartInputs, Samples
+
+
+@dataclass(frozen=True)
+class One(Part):
+    """A = 1: imitate the token. Source: SFT as policy gradient, 2509.04419 table 1."""
+
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return inputs.policy.logp.new_ones(inputs.policy.logp.shape)
+
+
+@dataclass(frozen=True)
+class Centered(Part):
+    """A = R - mean(R) within the problem's group; equal rewards give 0. Source: Dr.GRPO, 2503.20783."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        reward = inputs.samples.reward
+        return inputs.spread(reward - group_mean(inputs.samples, reward))
+
+
+@dataclass(frozen=True)
+class Standardized(Part):
+    """A = (R - mean) / (std + eps) within the problem's group, std unbiased (n - 1). Source: GRPO, 2402.03300 sec. 4.1.
+
+    Equal rewards give exactly 0, and so does a group of one. eps = 1e-6 as in verl (TRL has 1e-4).
+    """
+
+    eps: float = 1e-6
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        samples, reward = inputs.samples, inputs.samples.reward
+        deviation = reward - group_mean(samples, reward)
+        variance = group_sum(samples, deviation**2) / (group_size(samples) - 1).clamp(min=1)
+        return inputs.spread(deviation / (variance.sqrt() + self.eps))
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Part):
+    """A = R_i - mean of the group's other rewards = n / (n - 1) (R_i - mean(R)); [T]. Source: RLOO, 2402.14740.
+
+    Equal rewards give 0, and so does a group of one, which has no others.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        samples, reward = inputs.samples, inputs.samples.reward
+        size = group_size(samples)
+        return inputs.spread((reward - group_mean(samples, reward)) * size / (size - 1).clamp(min=1))
+
+
+@dataclass(frozen=True)
+class Reward(Part):
+    """A = R: the sample's reward without a baseline; [T]. Source: REINFORCE, 2509.04419 table 1."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return inputs.spread(inputs.samples.reward)
+
+
+@dataclass(frozen=True)
+class Whitened(Part):
+    """A = R - mean over the update's rollout tokens, divided by their std (population) with `scale`; [T].
+
+    A sample counts once per token, as in masked whitening of token returns. Source: REINFORCE++, 2501.03262 [mem].
+    """
+
+    scale: bool = False
+    min_variance: float = 1e-8
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        reward = inputs.samples.reward
+        counts = inputs.samples.counts[:, int(Source.ROLLOUT)].to(reward.dtype)
+        num_tokens = counts.sum().clamp(min=1)
+        deviation = reward - (reward * counts).sum() / num_tokens
+        if self.scale:
+            variance = (deviation**2 * counts).sum() / num_tokens
+            deviation = deviation / variance.clamp(min=self.min_variance).sqrt()
+        return inputs.spread(deviation)
+
+
+def success_rate(samples: Samples) -> Tensor:
+    """[S]: the share of correct samples in each sample's group, kept within [0.02, 0.98] (2505.18118, its code)."""
+    return group_mean(samples, samples.correct.to(samples.reward.dtype)).clamp(0.02, 0.98)
+
+
+@dataclass(frozen=True)
+class Right(Part):
+    """A = omega(r) for tokens of correct samples, 0 for others; [T]; r is the group's success rate.
+
+    `prompt_weight` chooses omega: 0 is 1, 1 is 1 - r, 2 is sqrt((1 - r) / r). Source: NFT, 2505.18118.
+    """
+
+    prompt_weight: float = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return inputs.spread(self.omega(inputs.samples) * inputs.samples.correct)
+
+    def omega(self, samples: Samples) -> Tensor:
+        """[S]: the weight of each sample's problem."""
+        rate = success_rate(samples)
+        if self.prompt_weight == 0:
+            return rate.new_ones(rate.shape)
+        return 1 - rate if self.prompt_weight == 1 else ((1 - rate) / rate).sqrt()
+
+
+@dataclass(frozen=True)
+class Wrong(Right):
+    """A = -omega(r) r / (1 - r) for tokens of wrong samples, 0 for others; [T]. Source: NFT, 2505.18118."""
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        rate = success_rate(inputs.samples)
+        return inputs.spread(-self.omega(inputs.samples) * rate / (1 - rate) * ~inputs.samples.correct)

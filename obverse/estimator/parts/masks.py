@@ -1,0 +1,93 @@
+"""1_stable: which tokens may move; each gate maps (inputs, ratio [T], advantage [T]) to [T]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from obverse.estimator.parts.interfaces import Mask
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.estimator.tables import PartInputs
+
+
+@dataclass(frozen=True)
+class Always(Mask):
+    """No mask: every token counts. Source: SFT, REINFORCE and HPT's released code (2509.04419)."""
+
+    of_ratio: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return ratio.new_ones(ratio.shape)
+
+
+@dataclass(frozen=True)
+class Clip(Mask):
+    """The gradient of min(r A, clip(r, 1 - low, 1 + high) A) / (r A): PPO's clip as a mask. Source: 1707.06347 eq. 7.
+
+    Inclusive at the boundary, as torch.clamp is: unclipped means r <= 1 + high for A > 0 and r >= 1 - low for A < 0.
+    """
+
+    low: float = 0.2
+    high: float = 0.2
+    of_ratio: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        too_high = (advantage > 0) & (ratio > 1 + self.high)
+        too_low = (advantage < 0) & (ratio < 1 - self.low)
+        return (~(too_high | too_low)).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class DoubleClip(Clip):
+    """PPO's clip that also drops tokens with A < 0 and ratio > most: the loss is at most -most A there; [T].
+
+    Inclusive as the clip is: a token with ratio = most counts. Source: dual clip, 1912.09729 [mem].
+    """
+
+    most: float = 3.0
+    of_ratio: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.most <= 1:
+            raise ValueError(f"a dual clip at {self.most:g} would drop tokens of the sampling policy: give one above 1")
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        far = (advantage < 0) & (ratio > self.most)
+        return super().__call__(inputs, ratio, advantage) * (~far).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class TokenClip(Mask):
+    """A clip on each token's own log-ratio, whatever ratio the reference gives; [T]. Source: GMPO, 2507.20673.
+
+    Inclusive: unclipped means log-ratio <= high for A > 0 and log-ratio >= -low for A < 0.
+    """
+
+    low: float
+    high: float
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        log_ratio = inputs.policy.logp - inputs.tokens.behavior
+        too_high = (advantage > 0) & (log_ratio > self.high)
+        too_low = (advantage < 0) & (log_ratio < -self.low)
+        return (~(too_high | too_low)).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class Soft(Mask):
+    """4 s (1 - s), s = sigmoid(tau (ratio - 1)): 1 at ratio 1, falling smoothly on both sides; [T].
+
+    tau is `positive` for A > 0 and `negative` else. Source: SAPO, 2511.20347 [mem].
+    """
+
+    positive: float = 1.0
+    negative: float = 1.05
+    of_ratio: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        slope = ((ratio - 1) * self.positive).where(advantage > 0, (ratio - 1) * self.negative)
+        return 4 * slope.sigmoid() * (-slope).sigmoid()

@@ -1,0 +1,216 @@
+"""What is better than what: the samples of a problem compared in pairs, and single samples with a known score.
+
+A pair's weight needs the live numbers of both of its members. Every chosen sample of a problem is compared with every
+rejected one; a problem with one side only makes no pair and no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from obverse.estimator.parts.interfaces import Normalizer, Part
+from obverse.estimator.tables import LOG_RATIO_LIMIT
+from obverse.types import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.estimator.tables import PartInputs, Samples
+
+# The square of a gap times its slope must be finite in float32 too.
+LOG_SCORE_LIMIT = LOG_RATIO_LIMIT / 2
+
+Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+
+
+def sides(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
+    """Which samples are chosen and which rejected; bool [S] each. With `own` a verdict decides for own samples."""
+    chosen, rejected = (samples.counts[:, int(source)] > 0 for source in (Source.CHOSEN, Source.REJECTED))
+    if not own:
+        return chosen, rejected
+    wrote = samples.counts[:, int(Source.ROLLOUT)] > 0
+    return chosen | (wrote & samples.correct), rejected | (wrote & ~samples.correct)
+
+
+def matched(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
+    """The rows in Samples of each pair's chosen and rejected sample, over the whole update; [P] each."""
+    chosen, rejected = sides(samples, own)
+    same = samples.group[:, None] == samples.group[None, :]
+    better, worse = (same & chosen[:, None] & rejected[None, :]).nonzero(as_tuple=True)
+    return better, worse
+
+
+def present(inputs: PartInputs, own: bool) -> tuple[Tensor, Tensor]:
+    """The pairs whose samples are in this micro batch; [P] each."""
+    better, worse = matched(inputs.samples, own)
+    held = inputs.samples.correct.new_zeros(len(inputs.samples)).index_fill(0, inputs.tokens.sample, True)
+    both = held[better] & held[worse]
+    return better[both], worse[both]
+
+
+def summed(pairs: tuple[Tensor, Tensor], up: Tensor, down: Tensor, num_samples: int) -> Tensor:
+    """[P], [P] -> [S]: what every sample gets from its pairs, `up` as the better one and `down` as the worse."""
+    better, worse = pairs
+    return up.new_zeros(num_samples).index_add(0, better, up).index_add(0, worse, down)
+
+
+def log_ratios(inputs: PartInputs) -> Tensor:
+    """L, the sum over a sample's trained tokens of log pi_theta - log pi_anchor; [S]."""
+    return inputs.sample_sum(inputs.policy.logp - inputs.tokens.anchor)
+
+
+@dataclass(frozen=True)
+class Preferred(Part):
+    """A = +-pull g'(L) on every token of the better and the worse sample, summed over a sample's pairs; [T].
+
+    L is a sample's summed log-ratio to the anchor, h = g(L_better) - g(L_worse). `sigmoid`: the loss is
+    -log sigmoid(beta h), with label smoothing e (1 - e) of that and e of -log sigmoid(-beta h), and pull = beta
+    ((1 - e) sigmoid(-beta h) - e sigmoid(beta h)). `ipo`: g(L) / n in place of g, n the sample's tokens, the loss
+    (h - 1 / (2 beta))^2 and pull = 1 / beta - 2 h. g is L for the reverse KL, 1 - e^-L for the forward KL,
+    log 2 + log sigmoid(L) for Jensen-Shannon, (e^((alpha - 1) L) - 1) / (alpha - 1) for alpha.
+    With `own` the run's own samples are compared too, right ones with wrong ones.
+    Source: DPO, 2305.18290 eq. 7; divergences, 2309.16240; ipo, 2310.12036, length averaged as in TRL.
+    """
+
+    beta: float = 0.1
+    divergence: Divergence = "reverse_kl"
+    alpha: float = 0.5
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    label_smoothing: float = 0.0
+    own: bool = False
+    together: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise ValueError(f"beta must be above 0, not {self.beta:g}")
+        if self.divergence == "alpha" and self.alpha == 1:
+            raise ValueError('the alpha divergence with alpha 1 is the reverse KL: give divergence="reverse_kl"')
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must be at least 0 and below 0.5, not {self.label_smoothing:g}")
+        if self.label_smoothing and self.loss == "ipo":
+            raise ValueError("label_smoothing smooths the sigmoid loss, ipo has none")
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"anchor", "correct", "own_group"} if self.own else {"anchor"})
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        score, slope = self._scores(inputs)
+        better, worse = pairs = present(inputs, self.own)
+        pull = self._pull(score[better] - score[worse])
+        return inputs.spread(summed(pairs, pull, -pull, len(inputs.samples)) * slope)
+
+    def margins(self, inputs: PartInputs) -> Tensor:
+        """beta (score of the better - score of the worse) of every pair of this micro batch; [P]."""
+        score, _ = self._scores(inputs)
+        better, worse = present(inputs, self.own)
+        return self.beta * (score[better] - score[worse])
+
+    def _scores(self, inputs: PartInputs) -> tuple[Tensor, Tensor]:
+        """What is compared, and its derivative by each token's log-prob; [S] each."""
+        score, slope = self._divergence(log_ratios(inputs))
+        if self.loss == "sigmoid":
+            return score, slope
+        num_tokens = inputs.samples.counts.sum(1).clamp(min=1)
+        return score / num_tokens, slope / num_tokens
+
+    def _divergence(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """g(L) and g'(L), exponents kept finite; [S] each."""
+        if self.divergence == "reverse_kl":
+            return ratio, ratio.new_ones(ratio.shape)
+        if self.divergence == "js":
+            log_sigmoid = ratio.clamp(max=0) - (-ratio.abs()).exp().log1p()
+            return math.log(2) + log_sigmoid, (-ratio).sigmoid()
+        power = -1.0 if self.divergence == "forward_kl" else self.alpha - 1
+        exponent = (power * ratio).clamp(-LOG_SCORE_LIMIT, LOG_SCORE_LIMIT)
+        return exponent.expm1() / power, exponent.exp()
+
+    def _pull(self, gap: Tensor) -> Tensor:
+        """Minus the slope of a pair's loss by its score gap; [P]."""
+        if self.loss == "ipo":
+            return 1 / self.beta - 2 * gap
+        doubt = self.label_smoothing
+        return self.beta * ((1 - doubt) * (-self.beta * gap).sigmoid() - doubt * (self.beta * gap).sigmoid())
+
+
+@dataclass(frozen=True)
+class Ranked(Part):
+    """A reward model's comparison: A = +-sigmoid(-(r_better - r_worse - margin)) at a sample's last token; [T].
+
+    r is the scalar head's output there. `center` adds center (r_better + r_worse)^2 to a pair's loss
+    -log sigmoid(r_better - r_worse - margin), so -2 center (r_better + r_worse) to both of its samples.
+    Source: Bradley-Terry as in 2203.02155 eq. 1; centering, 2312.09244.
+    """
+
+    margin: float = 0.0
+    center: float = 0.0
+    together: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.center < 0:
+            raise ValueError("a centering coefficient below 0 would drive scores away from 0")
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        better, worse = pairs = present(inputs, own=False)
+        score = self._scores(inputs)
+        pull = (self.margin - score[better] + score[worse]).sigmoid()
+        center = -2 * self.center * (score[better] + score[worse])
+        found = inputs.spread(summed(pairs, center + pull, center - pull, len(inputs.samples)))
+        return found.where(inputs.is_last(), found.new_zeros(()))
+
+    def margins(self, inputs: PartInputs) -> Tensor:
+        """r_better - r_worse of every pair of this micro batch; [P]."""
+        score = self._scores(inputs)
+        better, worse = present(inputs, own=False)
+        return score[better] - score[worse]
+
+    def _scores(self, inputs: PartInputs) -> Tensor:
+        """r; [S]."""
+        value = inputs.policy.value
+        return inputs.sample_sum(value.where(inputs.is_last(), value.new_zeros(())))
+
+
+@dataclass(frozen=True)
+class ImplicitScore(Part):
+    """A = minus the slope of the distance between s = sigmoid(beta L) and the sample's target score r; [T].
+
+    L is the sample's summed log-ratio to the anchor. `mse`: (s - r)^2, A = 2 beta (r - s) s (1 - s); `bce`: the cross
+    entropy, A = beta (r - s). r is `target`, or without one the sample's reward clipped to [0, 1].
+    Source: generalized implicit reward, 2410.21438 eq. 7, after 2408.15339.
+    """
+
+    beta: float = 0.01
+    loss: Literal["mse", "bce"] = "mse"
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise ValueError(f"beta must be above 0, not {self.beta:g}")
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"anchor", "reward"} if self.target is None else {"anchor"})
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        exponent = self.beta * log_ratios(inputs)
+        score, rest = exponent.sigmoid(), (-exponent).sigmoid()
+        wanted = inputs.samples.reward.clamp(0, 1) if self.target is None else self.target
+        error = self.beta * (wanted - score)
+        return inputs.spread(error if self.loss == "bce" else 2 * error * score * rest)
+
+
+@dataclass(frozen=True)
+class PerPair(Normalizer):
+    """1 / P: a sum over each sample's tokens, then a mean over all pairs of the update."""
+
+    own: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"correct"} if self.own else ())
+
+    def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
+        num_pairs = max(len(matched(inputs.samples, self.own)[0]), 1)
+        return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_pairs

@@ -1,0 +1,58 @@
+"""Training on the first tokens of own samples: who writes how much, and what counts of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from obverse.estimator.parts.interfaces import Mask, Named, Normalizer
+from obverse.types import GenerationRequest, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.estimator.tables import PartInputs
+    from obverse.types import Source
+
+
+@dataclass(frozen=True)
+class PrefixRequest(Named):
+    """One sample of the initial model per problem: its first `length` tokens, or all of it for a share of problems.
+
+    Which problems those are never changes: their own number, drawn in [0, 1), lies below `whole`. Source: 2503.02875.
+    """
+
+    length: int
+    whole: float = 0.1
+
+    def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
+        limit = None if problem.draw < self.whole else self.length
+        return [GenerationRequest(rollouts=1, author="initial", max_tokens=limit)]
+
+
+@dataclass(frozen=True)
+class Prefix(Mask):
+    """The first `length` tokens of a sample; every token where the problem's own number lies below `whole`; [T].
+
+    Source: UPFT, 2503.02875.
+    """
+
+    length: int
+    whole: float = 0.1
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        counts = (inputs.tokens.position < self.length) | inputs.spread(inputs.samples.draw < self.whole)
+        return counts.to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class PerPrefixToken(Normalizer):
+    """1 / N: a mean over the tokens of the update that the gate of the same name leaves."""
+
+    length: int
+    whole: float = 0.1
+
+    def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
+        counts = inputs.samples.counts[:, int(source)]
+        num_tokens = counts.where(inputs.samples.draw < self.whole, counts.clamp(max=self.length)).sum().clamp(min=1)
+        return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_tokens

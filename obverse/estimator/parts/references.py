@@ -1,0 +1,124 @@
+"""log pi_ref: the log of the estimator's denominator; each part maps a view to [T]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from obverse.estimator.parts.advantages import Centered, success_rate
+from obverse.estimator.parts.interfaces import Part
+from obverse.estimator.tables import LOG_RATIO_LIMIT
+from obverse.types import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.estimator.tables import PartInputs
+
+
+@dataclass(frozen=True)
+class Itself(Part):
+    """pi_ref = pi_theta: the ratio is 1. Source: SFT and REINFORCE, 2509.04419 table 1."""
+
+    is_policy: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return inputs.policy.logp
+
+
+@dataclass(frozen=True)
+class Behavior(Part):
+    """pi_ref = the policy that sampled the token: the importance ratio. Source: PPO, 1707.06347 eq. 6."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+    is_policy: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return inputs.tokens.behavior
+
+
+@dataclass(frozen=True)
+class CappedBehavior(Part):
+    """The behavior policy, moved so that the ratio stays within [floor, cap]: a capped weight, not a mask; [T].
+
+    pi_ref = max(pi_old, pi_theta / cap), with a floor also min(that, pi_theta / floor). Source: CISPO, 2506.13585.
+    """
+
+    cap: float
+    floor: float = 0.0
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        logp = inputs.policy.logp
+        capped = inputs.tokens.behavior.maximum(logp - math.log(self.cap))
+        return capped.minimum(logp - math.log(self.floor)) if self.floor > 0 else capped
+
+
+@dataclass(frozen=True)
+class SequenceMean(Part):
+    """pi_ref = pi_theta / s_i, s_i = exp(mean over the sample's tokens of log pi_theta / pi_old); [T].
+
+    The ratio of every token is its sample's geometric mean. Source: GSPO, 2507.18071.
+    """
+
+    source: Source = Source.ROLLOUT
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        mean = inputs.sample_mean(inputs.policy.logp - inputs.tokens.behavior, self.source)
+        return inputs.policy.logp - inputs.spread(mean)
+
+
+@dataclass(frozen=True)
+class SequenceProduct(Part):
+    """pi_ref = pi_theta / S_i, S_i = pi_theta(y) / pi_old(y): every token has its sample's own ratio; [T].
+
+    Source: TRL's RLOO, after 2402.14740.
+    """
+
+    source: Source = Source.ROLLOUT
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        total = inputs.sample_sum(inputs.policy.logp - inputs.tokens.behavior, self.source)
+        # a sum of many tokens may be huge: kept in range here, it does not swallow logp
+        return inputs.policy.logp - inputs.spread(total.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+
+
+@dataclass(frozen=True)
+class ClippedMean(Part):
+    """pi_ref = pi_theta / G_i, G_i the geometric mean of the sample's *clipped* token ratios; [T].
+
+    The clip is pessimistic: log-ratios end at `high` where the reward lies above its group's mean, and begin at -`low`
+    where it lies below. Source: GMPO, 2507.20673.
+    """
+
+    low: float
+    high: float
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior", "reward"})
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        log_ratio, better = inputs.policy.logp - inputs.tokens.behavior, Centered()(inputs) > 0
+        clipped = log_ratio.clamp(max=self.high).where(better, log_ratio.clamp(min=-self.low))
+        return inputs.policy.logp - inputs.spread(inputs.sample_mean(clipped, Source.ROLLOUT))
+
+
+@dataclass(frozen=True)
+class ImplicitNegative(Part):
+    """pi_ref = pi_old max((1 - r R) / (1 - r), floor), R = pi_theta / pi_old, r the group's success rate; [T].
+
+    The policy of wrong answers that pi_old and pi_theta imply. log R is cut at 10, as in the authors' code.
+    Source: NFT, 2505.18118.
+    """
+
+    floor: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior", "correct"})
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        log_ratio, rate = (
+            (inputs.policy.logp - inputs.tokens.behavior).clamp(max=10.0),
+            inputs.spread(success_rate(inputs.samples)),
+        )
+        left = ((1 - rate * log_ratio.exp()) / (1 - rate)).clamp(min=self.floor)
+        return inputs.policy.logp - log_ratio + left.log()

@@ -1,0 +1,51 @@
+"""Numbers that change over a run: each schedule maps progress (0 to 1) to a float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from obverse.estimator.parts.interfaces import Named
+
+
+@dataclass(frozen=True)
+class Linear(Named):
+    """From `start` to `end` in a straight line over the whole run."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.start + (self.end - self.start) * min(max(progress, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class WarmCosine(Named):
+    """Up from 0 to `peak` in a straight line, down to `valley` along half a cosine, then constant.
+
+    `warmup` and `decay` are shares of the run. Source: CHORD's mu, 2508.11408, which counts steps.
+    """
+
+    peak: float
+    valley: float
+    warmup: float = 0.0
+    decay: float = 1.0
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.warmup:
+            return self.peak * max(progress, 0.0) / self.warmup
+        if progress >= self.warmup + self.decay:
+            return self.valley
+        fallen = math.cos(math.pi * (progress - self.warmup) / self.decay)
+        return self.valley + (self.peak - self.valley) * (1 + fallen) / 2
+
+
+@dataclass(frozen=True)
+class Rest(Named):
+    """1 - `of`: what another schedule leaves."""
+
+    of: Callable[[float], float]
+
+    def __call__(self, progress: float) -> float:
+        return 1.0 - self.of(progress)

@@ -1,0 +1,107 @@
+"""ask and keep: what is wanted for a problem, and what survives once the rewards are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from obverse.estimator.parts.interfaces import Named
+from obverse.types import GenerationRequest, Group, Problem, Sample
+
+
+@dataclass(frozen=True)
+class Request(Named):
+    """Ask for the same for every problem: so many own samples, so many demonstrations, a pair, a greedy answer."""
+
+    rollouts: int = 0
+    demonstrations: int = 0
+    pairs: int = 0
+    greedy: int = 0
+    author: Literal["policy", "initial"] = "policy"
+
+    def __str__(self) -> str:
+        wanted = ", ".join(f"{name}={value}" for name, value in vars(self).items() if value not in (0, "policy"))
+        return f"request({wanted})"
+
+    def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
+        return [GenerationRequest(**vars(self))]
+
+
+@dataclass(frozen=True)
+class Everything(Named):
+    """Keep the whole group."""
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return group.samples
+
+
+@dataclass(frozen=True)
+class SolvedGate(Named):
+    """HPT's switch: a problem with more than `gate` correct rollouts trains on its rollouts, else on its demonstration.
+
+    `gate` is a number of correct rollouts, compared inclusively: 0 means that one success is enough for RL. A failed
+    problem without a demonstration leaves nothing. Source: 2509.04419 sec. 4; `switch_gate` in the authors' code.
+    """
+
+    gate: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return group.of("rollout") if group.num_correct > self.gate else group.of("demonstration")
+
+
+@dataclass(frozen=True)
+class MixedOutcomes(Named):
+    """Keep the rollouts of a problem that has both right and wrong ones; else nothing. Source: DAPO, 2503.14476.
+
+    What counts is `correct`, not the reward: shaping a reward does not make a group mixed.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"correct", "own_group"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        own = group.of("rollout")
+        return own if 0 < group.num_correct < len(own) else []
+
+
+@dataclass(frozen=True)
+class CorrectOnly(Named):
+    """Keep the rollouts that are right. Source: RAFT, 2304.06767, and rejection sampling, 2308.01825."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return [sample for sample in group.of("rollout") if sample.correct]
+
+
+@dataclass(frozen=True)
+class DistinctCorrect(Named):
+    """Keep the rollouts that are right, the first of each text. Source: rejection sampling, 2308.01825."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        texts: dict[str, Sample] = {}
+        for sample in group.of("rollout"):
+            if sample.correct:
+                texts.setdefault(sample.text, sample)
+        return list(texts.values())
+
+
+@dataclass(frozen=True)
+class Demonstrated(Named):
+    """Keep the whole group of a problem that has a demonstration; else nothing. Source: 2502.18679."""
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return group.samples if group.of("demonstration") else []
+
+
+@dataclass(frozen=True)
+class BestOf(Named):
+    """Keep the rollout of highest reward, the first of several. Source: best of K, 2304.06767."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reward"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        own = group.of("rollout")
+        return [max(own, key=lambda sample: sample.reward)] if own else []

@@ -1,0 +1,35 @@
+"""How much a problem counts by how often it was solved: soft gates, where `plans` has hard ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from obverse.estimator.parts.interfaces import Part
+from obverse.estimator.tables import group_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obverse.estimator.tables import PartInputs
+
+
+@dataclass(frozen=True)
+class ByCount(Part):
+    """Another advantage times table[k - 1], k the right members of the problem's group, a demonstration counted; [T].
+
+    k is kept within the table: 0 reads its first number. Source: the soft gates in the code of HPT, 2509.04419.
+    """
+
+    of: Part
+    table: tuple[float, ...]
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return self.of.needs | {"correct"}
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        samples = inputs.samples
+        num_right = group_sum(samples, samples.correct.to(samples.reward.dtype))
+        place = num_right.round().long().clamp(1, len(self.table)) - 1
+        return self.of(inputs) * inputs.spread(samples.reward.new_tensor(self.table)[place])

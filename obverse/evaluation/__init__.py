@@ -1,0 +1,1 @@
+"""Evaluation: sampling, grading, stored samples and the figures that are made of them."""

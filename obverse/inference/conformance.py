@@ -1,0 +1,71 @@
+"""Whether the embedded sampler draws what plain forwards of the model would draw: tried on a small random copy.
+
+The sampler reads left-padded rows from a key-value cache; the log-prob of every token that it draws is compared with
+that of a plain forward of the row (`obverse.models.conformance` does the same for training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from obverse.errors import ConfigError
+from obverse.inference.decode_loop import Member, write
+from obverse.inference.kv_cache import num_layers
+from obverse.inference.types import SamplingParams, SamplingRequest
+from obverse.models.conformance import (
+    WRONG,
+    architecture_key,
+    class_name,
+    first_line,
+    model_type,
+    plain_logits,
+    random_rows,
+)
+from obverse.models.reduced_model import quiet, reduced
+from obverse.models.rope_frequencies import longest_sampled
+
+_sampled: dict[tuple[type, str], str | None] = {}
+
+
+def check_sampling(model: Any) -> None:
+    """ConfigError for a model that the embedded sampler does not sample as plain forwards would; tried once each."""
+    layers, key = num_layers(model), architecture_key(model)
+    if key not in _sampled:
+        _sampled[key] = _sampling_fault(model, layers)
+    fault = _sampled[key]
+    if fault is not None:
+        raise ConfigError(f"models of type {model_type(model)!r} cannot be sampled here: {fault}")
+
+
+def _sampling_fault(model: Any, layers: int) -> str | None:
+    """Why completions of a small copy are not what plain forwards would draw; None where they are."""
+    with quiet(), torch.inference_mode():
+        copy = reduced(model)
+        if copy is None:
+            return f"no small copy of {class_name(model)} can be made from its configuration to try it on"
+        end = longest_sampled(copy.config)
+        rows = random_rows(copy.config, None).rows
+        prompts = {tuple(row.prompt_ids): None for row in rows}
+        if end is not None:
+            prompts = {prompt: None for prompt in prompts if len(prompt) < end - 2}
+        budget = 14 if end is None else end - max(map(len, prompts))
+        requests = [SamplingRequest(prompt, range(10 * index, 10 * index + 3)) for index, prompt in enumerate(prompts)]
+        for kind in (torch.float32, torch.float64):
+            try:
+                members = write(copy.to(kind), num_layers(copy), 4, requests, SamplingParams((), budget))
+            except Exception as error:  # noqa: BLE001  as above
+                return f"its forward does not read a padded cache of keys and values ({first_line(error)})"
+            worst = max(_sampled_gap(copy, requests[each.request].prompt_ids, each) for each in members)
+            if worst <= WRONG:
+                return None
+    return f"read from a padded cache, a token's log-prob differs by {worst:.1g} from that of a plain forward"
+
+
+def _sampled_gap(copy: Any, prompt: Sequence[int], member: Member) -> float:
+    logits = plain_logits(copy, [*prompt, *member.ids])[len(prompt) - 1 : -1]
+    logp = logits.log_softmax(-1).gather(-1, torch.tensor(member.ids)[:, None])[:, 0]
+    gap = float((logp - torch.tensor(member.behavior)).abs().max())
+    return gap if gap == gap else float("inf")

@@ -1,0 +1,99 @@
+"""The embedded sampler: decoders of transformers; every history of tokens is computed once, whoever shares it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from obverse.errors import ConfigError
+from obverse.inference.conformance import check_sampling
+from obverse.inference.decode_loop import write
+from obverse.inference.kv_cache import num_layers
+from obverse.inference.types import Completion, SamplingParams, SamplingRequest
+from obverse.models.position_limits import num_positions, reads
+from obverse.models.rope_frequencies import longest_sampled
+from obverse.types import Finish
+
+
+class HFSampler:
+    """Samples from a transformers causal LM in this process.
+
+    `max_rows` bounds the completions decoded at once; memory grows with rows x length. `decode` makes text of ids, for
+    stop strings; `mixed` computes products in bfloat16; `scope` gives the model its adapter (`Policy.scope`). Raises
+    ConfigError for a model that it would sample otherwise than plain forwards do (`obverse.models.conformance`).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        max_rows: int = 256,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        mixed: bool = False,
+        scope: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.model = model
+        self.mixed = mixed
+        self.scope = scope
+        self.max_rows = max_rows
+        self.decode = decode
+        self.num_layers = num_layers(model)
+        check_sampling(model)
+        self.longest = longest_sampled(model.config)
+        self.step = 0
+        self._num_positions: int | None = None
+
+    def follow(self, step: int) -> None:
+        """See Sampler.follow. The policy is read where it stands: only the completions' label changes."""
+        self.step = step
+
+    def check_length(self, length: int) -> None:
+        """ConfigError where rows of `length` tokens, prompt and completion, cannot be sampled as plain forwards would.
+
+        With LongRoPE and dynamic RoPE every position's frequencies follow from the length of the whole row: those of
+        keys in a cache are wrong once the row grows longer than the model's original positions.
+        """
+        if self.longest is not None and length > self.longest:
+            raise ConfigError(
+                f"a prompt and its completion may have {length} tokens together, and beyond {self.longest} the model's "
+                f"rotary frequencies change for the whole row, which a cache cannot follow: ask for at most "
+                f"{self.longest} (--max_completion_length, --max_prompt_length)"
+            )
+
+    @torch.inference_mode()
+    def sample(
+        self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None
+    ) -> list[list[Completion]]:
+        """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite, ConfigError for rows
+        that could grow too long (`check_length`)."""
+        self.check_length(max((len(request.prompt_ids) for request in requests), default=0) + params.max_tokens)
+        with self.scope(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
+            self._refuse_too_long(requests, params)
+            return self._sample(requests, params, progress)
+
+    def _refuse_too_long(self, requests: Sequence[SamplingRequest], params: SamplingParams) -> None:
+        """Raise ConfigError where a completion may need more positions than there are; its last token needs none."""
+        if self._num_positions is None:
+            self._num_positions = num_positions(self.model) or sys.maxsize
+        longest = max((len(request.prompt_ids) for request in requests), default=0) + params.max_tokens
+        limit = self._num_positions
+        if longest - 1 > limit and not reads(self.model, longest - 1, limit):
+            raise ConfigError(
+                f"a prompt of {longest - params.max_tokens:,} tokens and a completion of up to {params.max_tokens:,} "
+                f"need more than the {limit:,} positions that the model has: lower --max_completion_length"
+            )
+
+    def _sample(
+        self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None
+    ) -> list[list[Completion]]:
+        members = write(self.model, self.num_layers, self.max_rows, requests, params, self.decode, progress)
+        results: list[list[Completion]] = [[] for _ in requests]
+        for each in members:
+            finish: Finish = "stop" if each.stopped else "length"
+            results[each.request].append(Completion(each.ids, each.behavior, finish, self.step))
+        if progress:
+            progress(len(members))
+        return results

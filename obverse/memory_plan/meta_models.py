@@ -1,0 +1,149 @@
+"""The networks of a run as shadows: made from configurations alone, with shapes and no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from obverse.config.train import TrainConfig
+from obverse.estimator.requests import samples_initial
+from obverse.estimator.schedule import TrainingSchedule
+from obverse.models.conformance import Traits
+from obverse.models.fused_logprobs import Gradients, Workspace, keeps_own_gradient
+from obverse.models.load import local_config, weights_dtype, with_plain_experts
+from obverse.models.policy import Policy, as_policy, traits_of, with_checkpoints
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """What `networks.load_networks` would load; None where nobody reads it.
+
+    With `kept_wide` a rank keeps its share in float32 and computes with the bfloat16 copies that these are.
+    """
+
+    policy: Policy
+    anchor: Policy | None = None
+    critic: Any = None
+    scorer: Any = None
+    kept_wide: bool = False
+
+
+def traits(config: TrainConfig, schedule: TrainingSchedule) -> dict[str, Traits]:
+    """Those of the policies that `shadows` makes, by name; tried outside a ledger, for a shadow has no numbers."""
+    if not all(method.trains_policy for method in schedule.methods):
+        return {}
+    found = {}
+    for name in (config.model, config.anchor_model):
+        if name is not None:
+            with torch.device("meta"):
+                outline = AutoModelForCausalLM.from_config(local_config(name, config.positions))
+            found[name] = traits_of(outline.eval())
+    return found
+
+
+def shadows(
+    config: TrainConfig, schedule: TrainingSchedule, device: str, shared_out: bool, known: Mapping[str, Traits]
+) -> Shadows:
+    """The networks of a run, inside an open ledger; `known` is what `traits` gave.
+
+    ConfigError where a model's configuration is not at hand.
+    """
+    if not all(method.trains_policy for method in schedule.methods):
+        return Shadows(Policy(_scalar(config.model, weights_dtype(config.dtype, device), config.positions), head=None))
+    dtype = weights_dtype(config.dtype, device, trains=not config.use_peft)
+    is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu" and not config.use_peft)
+    is_cast = is_mixed and shared_out  # layers are gathered in bfloat16, in place of a cast for every product
+    dtype, is_mixed = (torch.bfloat16, False) if is_cast else (dtype, is_mixed)
+    policy = _policy(config.model, config, dtype, is_mixed, known)
+    anchor = critic = scorer = None
+    reads_initial = any(method.needs("anchor") or samples_initial(method) for method in schedule.methods)
+    if reads_initial and (config.anchor_model is not None or not config.use_peft):
+        anchor = _policy(config.anchor_model or config.model, config, dtype, is_mixed, known)
+        anchor.model.requires_grad_(False)
+    if any(method.critic is not None for method in schedule.methods):
+        critic = _scalar(config.model, _scalar_dtype(config.dtype), config.positions)
+    if config.reward_model is not None:
+        scorer = _scalar(config.reward_model, _scalar_dtype(config.dtype)).requires_grad_(False)
+    if config.use_peft:
+        policy = _adapted(policy, config)
+    if config.gradient_checkpointing:
+        policy = with_checkpoints(policy)
+    if shared_out:
+        policy = replace(policy, shares=False)
+    return Shadows(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
+
+
+def _policy(name: str, config: TrainConfig, dtype: torch.dtype, mixed: bool, known: Mapping[str, Traits]) -> Policy:
+    """What `as_policy` makes of a model."""
+    model = AutoModelForCausalLM.from_config(local_config(name, config.positions), dtype=dtype)
+    return as_policy(with_plain_experts(model), mixed, known[name])
+
+
+def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
+    config = local_config(name, positions)
+    config.num_labels = 1
+    return with_plain_experts(AutoModelForSequenceClassification.from_config(config, dtype=dtype)).eval()
+
+
+def _scalar_dtype(dtype: str) -> torch.dtype:
+    kind: torch.dtype = torch.float32 if dtype in ("auto", "mixed") else getattr(torch, dtype)
+    return kind
+
+
+class Adapted(torch.nn.Module):
+    """A frozen linear layer with a low-rank adapter beside it, computed as PEFT computes it."""
+
+    def __init__(self, base: torch.nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.down = torch.nn.Parameter(torch.zeros(rank, base.in_features))
+        self.up = torch.nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, states: Tensor) -> Tensor:
+        out: Tensor = self.base(states)
+        added = linear(linear(states.to(self.down.dtype), self.down), self.up) * 2.0
+        return (out + added).to(out.dtype)
+
+
+def _adapted(policy: Policy, config: TrainConfig) -> Policy:
+    """The policy with adapters on its linear layers, or on those that are named; nothing else learns."""
+    model, targets = policy.model.requires_grad_(False), config.lora_target_modules
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            is_linear = isinstance(layer, torch.nn.Linear) and layer is not model.get_output_embeddings()
+            if is_linear and (not targets or name in targets):
+                setattr(parent, name, Adapted(layer, config.lora_r))
+    return policy
+
+
+class QuickHead(torch.autograd.Function):
+    """The buffers of `vocabulary.Scores` without its walk over the vocabulary: [T, 1] from states [T, H]."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, matrix: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(states)
+        ctx.matrix, ctx.size = matrix, size  # itself: a checkpoint would hand back a copy that is no parameter
+        Workspace(states, matrix.to(states.dtype), size)
+        return states.new_zeros(len(states), 1)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        (states,), matrix = ctx.saved_tensors, ctx.matrix
+        head, home = matrix.to(states.dtype), matrix if keeps_own_gradient(matrix) else None
+        gradients = Gradients(states, head, matrix.dtype, home, matrix.requires_grad)
+        work = Workspace(states, head, ctx.size)
+        gradients.add(slice(0, len(work.logits)), work.logits, states.new_ones(len(work.logits)))
+        return gradients.states, gradients.matrix if home is None else None, None
+
+
+def _with_quick_head(policy: Policy) -> Policy:
+    matrix, size = policy.matrix, policy.tokens_at_once
+    if matrix is None:
+        return policy
+    return replace(policy, layer=None, head=lambda states: QuickHead.apply(states, matrix, size))  # type: ignore[no-untyped-call]

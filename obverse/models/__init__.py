@@ -1,0 +1,1 @@
+"""Models: loading, the forward pass and its log-probs, shared prefixes, adapters, reward models."""

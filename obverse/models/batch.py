@@ -1,0 +1,195 @@
+"""Groups become two tables: every count is final here, and here is the only padding."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from obverse.estimator.tables import UNFILLED, Samples, Tokens
+from obverse.models.shared_prefix import Prompts, moved
+from obverse.types import Sample, Source
+
+
+@dataclass(frozen=True)
+class Micro:
+    """Some whole samples of an update, ready for one forward pass.
+
+    Example (prompt "ab", response "cd"): input_ids = [[a, b, c, d]], row = [0, 0], position = [1, 2], target = [c, d]:
+    the hidden state at `position` predicts `target`.
+    """
+
+    input_ids: Tensor  # [B, L] right-padded; padding is never attended to, for attention is causal
+    row: Tensor  # [T] row of input_ids
+    position: Tensor  # [T] where the prediction stands
+    target: Tensor  # [T] the trained token
+    temperature: Tensor  # [T] that the token was sampled at; 1 for tokens that others wrote
+    tokens: Tokens  # [T] columns
+    prompts: Prompts | None = None  # then input_ids hold responses, and position -1 stands behind the prompt
+    reads: Tensor | None = None  # [B] the row of each response's prompt
+    is_padding: bool = False  # computed only to keep step with ranks that have more to do; teaches nothing
+    lengths: tuple[int, ...] = ()  # of each row's prompt and response, the token that is not read included; [B]
+
+    def to(self, device: torch.device) -> Micro:
+        """The same on another device; without a copy where it is there already."""
+        tokens = self.tokens.each(lambda column: moved(column, device))
+        columns = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
+        there: dict[str, Any] = {name: moved(value, device) for name, value in columns}
+        return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **there)
+
+
+@dataclass(frozen=True)
+class Update:
+    """Everything one optimizer step trains on: the whole [S] table and the samples behind it."""
+
+    samples: Samples
+    rows: list[Sample]
+    sources: frozenset[Source]
+    temperature: float
+    reads_last: bool = False  # the last token predicts nothing, but a scalar head may read the state behind it
+
+    @property
+    def num_tokens(self) -> int:
+        """Trained tokens."""
+        return int(self.samples.counts.sum())
+
+    @property
+    def num_input_tokens(self) -> int:
+        """Tokens that go through the model, prompts included."""
+        return sum(len(sample.prompt_ids) + len(sample.ids) for sample in self.rows)
+
+    def micros(
+        self, budget: int, together: bool = False, shared: bool = False, needed: Collection[int] | None = None
+    ) -> Iterator[Micro]:
+        """Micro batches of at most `budget` padded tokens (one piece may exceed it), like lengths together.
+
+        A piece is a sample, or with `together` all samples of a problem. With `shared` a micro batch holds responses
+        and names the prompts that they read; consecutive ones read the same. Only the samples `needed` are in it.
+        """
+        members = [i for i in range(len(self.rows)) if needed is None or i in needed]
+        if not shared:
+            for piece in self._filled(members, budget, together):
+                yield self._micro(piece, None, {})
+            return
+        problems: dict[tuple[int, ...], list[int]] = {}
+        for index in members:
+            problems.setdefault(tuple(self.rows[index].prompt_ids), []).append(index)
+        for block in blocks(sorted(problems, key=len), budget):
+            places = {prompt: place for place, prompt in enumerate(block)}
+            prompts = Prompts.of(block)
+            inside = [index for prompt in block for index in problems[prompt]]
+            for piece in self._filled(inside, budget, together):
+                yield self._micro(piece, prompts, places)
+
+    def padding(self) -> Micro:
+        """The least work that a micro batch of this update can be: its shortest sample."""
+        trained = self.samples.counts.sum(-1).tolist()
+        members = [index for index, number in enumerate(trained) if number > 0]
+        shortest = min(members, key=lambda i: len(self.rows[i].prompt_ids) + len(self.rows[i].ids))
+        return replace(self._micro([shortest], None, {}), is_padding=True)
+
+    def _filled(self, members: Sequence[int], budget: int, together: bool) -> Iterator[list[int]]:
+        """The samples `members` dealt to batches that fit `budget`, like lengths together."""
+        widths = [len(sample.prompt_ids) + len(sample.ids) for sample in self.rows]
+        group = self.samples.group.tolist()
+        pieces: dict[int, list[int]] = {}
+        for index in members:
+            pieces.setdefault(group[index] if together else index, []).append(index)
+        batch: list[int] = []
+        for piece in sorted(pieces.values(), key=lambda piece: max(widths[i] for i in piece)):
+            if batch and max(widths[i] for i in piece) * (len(batch) + len(piece)) > budget:
+                yield batch
+                batch = []
+            batch = batch + piece
+        if batch:
+            yield batch
+
+    def _micro(self, members: Sequence[int], prompts: Prompts | None, places: Mapping[tuple[int, ...], int]) -> Micro:
+        """The samples `members` as one padded batch with its token columns."""
+        trained = {int(source) for source in self.sources}
+        unread = 0 if self.reads_last else 1
+        texts: list[list[int]] = []
+        lengths: list[int] = []
+        columns: list[tuple[int, int, int, int, int, int, float]] = []
+        for row, member in enumerate(members):
+            sample = self.rows[member]
+            start = 0 if prompts else len(sample.prompt_ids)
+            whole = sample.ids if prompts else sample.prompt_ids + sample.ids
+            texts.append(whole[: len(whole) - unread])
+            lengths.append(len(sample.prompt_ids) + len(sample.ids))
+            columns += [
+                (row, member, index, start + index - 1, int(source), sample.ids[index], sample.behavior[index])
+                for index, source in enumerate(sample.sources)
+                if int(source) in trained
+            ]
+        width = max(1, *map(len, texts)) if prompts is None else max(map(len, texts))
+        row_of, owner, index, position, source, target, behavior = zip(*columns, strict=True)
+        sources, drawn = torch.tensor(source), torch.tensor(behavior, dtype=self.samples.reward.dtype)
+        read = [places[tuple(self.rows[member].prompt_ids)] for member in members] if prompts else None
+        return Micro(
+            input_ids=torch.tensor([text + [0] * (width - len(text)) for text in texts], dtype=torch.long),
+            row=torch.tensor(row_of),
+            position=torch.tensor(position),
+            target=torch.tensor(target),
+            temperature=torch.where(sources == int(Source.ROLLOUT), self.temperature, 1.0),
+            tokens=Tokens(
+                torch.tensor(owner),
+                sources,
+                torch.tensor(index),
+                drawn,
+                sampler=drawn,
+            ),
+            prompts=prompts,
+            reads=None if read is None else torch.tensor(read),
+            lengths=tuple(lengths),
+        )
+
+
+def blocks(prompts: Sequence[tuple[int, ...]], budget: int) -> Iterator[list[tuple[int, ...]]]:
+    """Prompts, by rising length, in blocks of at most `budget` padded tokens (one prompt may exceed it)."""
+    block: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        if block and len(prompt) * (len(block) + 1) > budget:
+            yield block
+            block = []
+        block = [*block, prompt]
+    if block:
+        yield block
+
+
+def pack(
+    groups: Sequence[Sequence[Sample]],
+    sources: frozenset[Source],
+    temperature: float = 1.0,
+    memories: Sequence[float] | None = None,
+    reads_last: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Update | None:
+    """The update made of each problem's kept samples, or None when nothing is left to train on.
+
+    `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained.
+    `memories` is what the method knows of each problem (None: it keeps nothing). `reads_last`: a scalar head reads the
+    last token too.
+    `dtype` is that of the columns which are no counts.
+    """
+    rows = [sample for group in groups for sample in group]
+    if not rows:
+        return None
+    known = None
+    if memories is not None:
+        known = [number for group, number in zip(groups, memories, strict=True) for _ in group]
+    group_of = [index for index, group in enumerate(group for group in groups if group) for _ in group]
+    counts = [[sample.sources.count(each) if each in sources else 0 for each in Source] for sample in rows]
+    samples = Samples(
+        reward=torch.tensor([sample.reward for sample in rows], dtype=dtype),
+        correct=torch.tensor([sample.correct for sample in rows]),
+        group=torch.tensor(group_of),
+        truncated=torch.tensor([sample.finish == "length" for sample in rows]),
+        counts=torch.tensor(counts, dtype=torch.long),
+        memory=UNFILLED if known is None else torch.tensor(known, dtype=dtype),
+        draw=torch.tensor([sample.draw for sample in rows], dtype=dtype),
+    )
+    return Update(samples, rows, sources, temperature or 1.0, reads_last)

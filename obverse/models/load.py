@@ -1,0 +1,318 @@
+"""Models from where they lie: a folder, a hub name, the one that ships; what is none is refused in one sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from obverse.distributed.sharded_safetensors import Pieces, files_of
+from obverse.errors import ConfigError
+from obverse.models.checkpoint_weights import check_vocabulary, check_weights, listed, reported
+from obverse.models.conformance import Traits
+from obverse.models.policy import Policy, as_policy, traits_of
+
+# Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
+disable_progress_bar()
+for _talker in ("huggingface_hub", "transformers.distributed.tensor_parallel"):
+    logging.getLogger(_talker).setLevel(logging.ERROR)
+
+EMBEDDED = Path(__file__).parents[1] / "assets" / "base"
+# What transformers raises for files that are missing, damaged, of another kind, or need a library that is not there.
+UNREADABLE = (OSError, ValueError, SafetensorError, ImportError, RuntimeError, LookupError, TypeError, AttributeError)
+# Weights of other shapes are told with the rest, in place of an error that names none of them.
+TELLS = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+NO_HEAD = "it has no trained head: train it with 'obverse train reward_model'"
+
+
+def locate(name: str) -> str:
+    """The folder or hub name behind a model's name; `embedded` is the one that ships with obverse.
+
+    Raises ConfigError for a path that holds no model; whether a hub has a name is only known to the hub.
+    """
+    if name == "embedded":
+        return str(EMBEDDED)
+    path = Path(name).expanduser()
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise ConfigError(f"model {name!r}: this is an adapter: 'obverse export' puts it and its base together")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ConfigError(f"model {name!r}: this folder has no config.json, so it holds no model (nor a whole run)")
+    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ConfigError(f"model {name!r}: there is no such folder; hub names look like owner/name")
+    return str(path) if path.is_dir() else name
+
+
+def load(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trains: bool = False,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+    **options: Any,
+) -> tuple[Policy, Any]:
+    """The policy and its tokenizer from a folder or a hub name; ConfigError when there is none.
+
+    `dtype` auto is float32 on a CPU; on an accelerator bfloat16, and for a policy that `trains` mixed: float32 weights,
+    bfloat16 products, because a small step is lost on a bfloat16 weight. Code that a model brings along is never run.
+    `options` are transformers' own, such as a quantization, and `positions`: see `with_positions`.
+    Of a `team` that is to share it out rank 0 alone reads the weights, on the CPU; elsewhere they are meta tensors.
+    """
+    check_kind(name, scores=False)
+    if dtype == "auto" and trains and pick_device(device) != "cpu":
+        dtype = "mixed"
+    model, tokenizer = _load(AutoModelForCausalLM, name, dtype, device, process_group, **options)
+    found = asdict(traits_of(model.eval())) if process_group.is_first else None
+    return as_policy(model, mixed=dtype == "mixed", traits=Traits(**process_group.broadcast(found))), tokenizer
+
+
+def load_scalar(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trained: bool = False,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+    positions: Mapping[str, float] | None = None,
+) -> tuple[Any, Any]:
+    """A model with one number in place of the vocabulary, and its tokenizer: a critic or a reward model.
+
+    The layout is transformers' sequence classification with one label. A model without such a head gets one of zeros,
+    or with `trained` a ConfigError: what it said would mean nothing. Its weights are float32 unless bfloat16 is asked
+    for: it learns, or what it says is the reward. `team` is as in `load`.
+    """
+    dtype = "float32" if dtype in ("auto", "mixed") else dtype
+    if trained:
+        check_kind(name, scores=True)
+    has_head = is_scorer(_readable(name, AutoConfig.from_pretrained))
+    if trained and not has_head:
+        raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
+    model, tokenizer = _load(
+        AutoModelForSequenceClassification,
+        name,
+        dtype,
+        device,
+        process_group,
+        positions,
+        new_head=not has_head,
+        num_labels=1,
+    )
+    head = model.score
+    if not has_head:
+        torch.nn.init.zeros_(head.weight)
+    # a vector read from a file may begin anywhere in memory, and a CPU's sums then round in another order
+    head.weight.data = head.weight.detach().clone()
+    # transformers wants a padding token named to use the model later; naming one must not freeze its embedding
+    model.config.pad_token_id = model.config.pad_token_id or 0
+    model.get_input_embeddings().padding_idx = None
+    model.eval()
+    return model, tokenizer
+
+
+def check_kind(name: str, scores: bool) -> None:
+    """ConfigError for a reward model where a model that writes is wanted, or, with `scores`, the other way round.
+
+    Only its configuration is read: where weights are shared a reward model would load as a language model and babble.
+    """
+    config = _readable(name, AutoConfig.from_pretrained)
+    if not scores and is_scorer(config):
+        raise ConfigError(f"model {name!r}: it scores texts and cannot write one: give it as --reward_model")
+    if scores and not is_scorer(config):
+        raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
+    if scores and config.num_labels != 1:
+        raise ConfigError(f"reward model {name!r}: its head gives {config.num_labels} numbers, a reward is one")
+
+
+def is_scorer(config: Any) -> bool:
+    """Whether a model's configuration says that it has a head which scores texts."""
+    return any(each.endswith("ForSequenceClassification") for each in config.architectures or ())
+
+
+def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
+    """What transformers reads at a model's place; ConfigError when it cannot."""
+    with _reading(name):
+        return read(locate(name), trust_remote_code=False, **options)  # unsaid, transformers asks on the terminal
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Inside, what cannot be read is a ConfigError."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)"
+        ) from error
+
+
+def _load(
+    kind_of_model: Any,
+    name: str,
+    dtype: str,
+    device: str,
+    process_group: ProcessGroup,
+    positions: Mapping[str, float] | None = None,
+    new_head: bool = False,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """A model on its device, all of whose weights are from its files (see `check_weights`), and its tokenizer."""
+    where = torch.device(pick_device(device))
+    kind = weights_dtype(dtype, where.type)
+    tokenizer = _readable(name, AutoTokenizer.from_pretrained)
+    if not process_group.is_first:
+        return with_plain_experts(_outline(kind_of_model, name, kind, positions, **options)), tokenizer
+    shards = files_of(Path(locate(name)))
+    with reported() as report:
+        try:
+            if shards:
+                model, info = _put_together(kind_of_model, name, kind, shards, positions, **options)
+            else:
+                if positions:
+                    labels = {key: options.pop(key) for key in ("num_labels",) if key in options}
+                    options["config"] = _config(name, positions, **labels)
+                model, info = _readable(
+                    name, kind_of_model.from_pretrained, dtype=kind, use_safetensors=True, **TELLS, **options
+                )
+        except ConfigError as error:
+            if isinstance(error.__cause__, NotImplementedError):  # it was left on the meta device
+                raise ConfigError(
+                    f"model {name!r}: a weight that its config.json ties to another, such as its head, has another "
+                    "shape in its files: give files and configuration of one model"
+                ) from None
+            if report.failed:
+                raise ConfigError(
+                    f"model {name!r}: {listed(report.failed)} cannot be put together from the weights in its files: "
+                    "some are missing or of another shape; give files and configuration of one model"
+                ) from None
+            raise
+    if kind_of_model is AutoModelForSequenceClassification:
+        _refuse_without_score(name, model)
+    check_weights(name, model, info, new_head)
+    check_vocabulary(name, model, tokenizer)
+    with_plain_experts(model)
+    stays = "device_map" in options or not process_group.is_alone  # a quantized one is made where it stays
+    return model if stays else model.to(where), tokenizer
+
+
+def _refuse_without_score(name: str, model: Any) -> None:
+    head = getattr(model, "score", None)
+    if head is None or head.out_features != 1:
+        raise ConfigError(f"model {name!r}: its sequence classification has no scalar head `score`")
+
+
+def _config(name: str, positions: Mapping[str, float] | None, **options: Any) -> Any:
+    return with_positions(_readable(name, AutoConfig.from_pretrained, **options), positions or {})
+
+
+def _outline(
+    kind_of_model: Any, name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None, **options: Any
+) -> Any:
+    """The model without its weights: meta tensors in their places."""
+    config = _config(name, positions, **options)
+    with torch.device("meta"):
+        return with_defaults(kind_of_model.from_config(config, dtype=dtype), name)
+
+
+def _put_together(
+    kind_of_model: Any,
+    name: str,
+    dtype: torch.dtype,
+    shards: list[Path],
+    positions: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Any:
+    """A model from the shares that the ranks of a run have written, and what transformers says of its loading."""
+    kind = type(_outline(kind_of_model, name, dtype, positions, **options))
+    config = _config(name, positions, **options)
+    with _reading(name):
+        weights = dict(Pieces.of(shards))
+        model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **TELLS)
+    return with_defaults(model, name), info
+
+
+def with_defaults(model: Any, name: str) -> Any:
+    """The model with the generation defaults that stand beside its configuration, where there are any."""
+    if model.can_generate():
+        with suppress(OSError):  # then they follow from its configuration
+            model.generation_config = GenerationConfig.from_pretrained(locate(name))
+    return model
+
+
+def with_plain_experts(model: Any) -> Any:
+    """The model; in float64 its experts compute one after another, for the grouped product has no such kernel."""
+    if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    return model
+
+
+def weights_dtype(dtype: str, device: str, trains: bool = False) -> torch.dtype:
+    """The type that weights have in memory on a device of that type, by the option's word; see `load`."""
+    if dtype == "auto" and trains:
+        return torch.float32
+    plain = torch.float32 if device == "cpu" else torch.bfloat16
+    kind: torch.dtype = {"auto": plain, "mixed": torch.float32}.get(dtype) or getattr(torch, dtype)
+    return kind
+
+
+def local_config(name: str, positions: Mapping[str, float] | None = None) -> Any:
+    """A model's configuration, from a folder or from what the hub's cache holds; nothing is asked of a network.
+
+    Raises ConfigError where it is not at hand.
+    """
+    try:
+        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"model {name!r}: its config.json is not on this machine, and no network is asked for it: "
+            f"'hf download {name} config.json' puts it into the cache, or give a folder that has one"
+        ) from None
+    return with_positions(config, positions or {})
+
+
+def with_positions(config: Any, positions: Mapping[str, float]) -> Any:
+    """The configuration with `rope_theta` and `max_position_embeddings` as given; ConfigError where it has neither.
+
+    So a model is made to read longer texts before it is trained on them: LUFFY (2504.14945) and HPT (2509.04419) train
+    Qwen2.5-Math with a base of 40,000 in place of 10,000 and 16,384 positions in place of 4,096.
+    """
+    for name, value in positions.items():
+        if name == "rope_theta":
+            rope = getattr(config, "rope_parameters", None)
+            if not isinstance(rope, dict) or "rope_theta" not in rope:
+                raise ConfigError(
+                    f"--rope_theta: models of type {config.model_type!r} have no one rotary base to change"
+                )
+            config.rope_parameters = rope | {"rope_theta": float(value)}
+        elif not hasattr(config, name):
+            raise ConfigError(f"--{name}: models of type {config.model_type!r} do not count positions so")
+        else:
+            setattr(config, name, value)
+    return config
+
+
+def num_parameters(name: str) -> int:
+    """Parameters of a model before loading its weights, from its configuration alone."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(name)))
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def pick_device(device: str = "auto") -> str:
+    """`auto` is the first CUDA device where there is one, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

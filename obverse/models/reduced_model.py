@@ -1,0 +1,264 @@
+"""A small copy of a model's architecture with random weights: the same code, few layers, narrow, short windows.
+
+What a model computes on padded batches, from a cache or by parts can be tried on the copy in milliseconds, beyond every
+length at which the architecture changes its ways, and whatever the values of the real weights are.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from obverse.models.rope_frequencies import rope_dicts
+
+MAX_PARAMETERS = 80_000_000  # of a copy: 320 MB in float32
+DEPTHS = (4, 8, 16)  # layers that are tried before all of them
+POSITIONS = 512  # of a copy; a row that is tried has at most 64 tokens
+SWITCH = 16  # the length at which a copy's rotary frequencies change, where the model's do
+WINDOW = 8  # of sliding and chunked attention, and of scans by chunks
+
+WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "attention_window_size",
+    "window_size",
+    "local_attention",
+    "index_topk",
+    "chunk_size",
+    "mamba_chunk_size",
+)
+FORWARD = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "d_ff")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "zero_expert_num")
+CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group")
+# More tokens in the table cost memory and change nothing that is tried.
+VOCABULARY = 512
+
+
+def reduced(model: Any) -> Any | None:
+    """A copy on the CPU, in float32 and in evaluation mode, made of every class of layer that `model` is made of.
+
+    Where no smaller configuration gives such a copy it is a small model's own, and None for a large one. The model's
+    numbers are not read but for that, so that it may consist of meta tensors.
+    """
+    classes = _classes(model)
+    with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(0)
+        for narrow in (True, False):
+            for depth in (*DEPTHS, 10**6):
+                copy = _built(model, narrow, depth)
+                if copy is not None and _classes(copy) == classes and _runs(copy):
+                    return copy
+        return _whole(model)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, warnings and what transformers logs about a copy are not shown: they concern nothing of the user's."""
+    log = logging.getLogger("transformers")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def randomize(model: Any, seed: int = 0) -> None:
+    """Add noise to every weight: a zero would hide what it is multiplied with."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.is_floating_point():
+                continue
+            scale = parameter.shape[-1] ** -0.5 if parameter.ndim >= 2 else 0.1
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def architecture(module: Any) -> type | None:
+    """The class from transformers' model files that a module is of, which a sharded one inherits; None for others."""
+    kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("transformers.models."))
+    return next(kinds, None)
+
+
+def _classes(model: Any) -> set[type | None]:
+    """Those of all layers; the layers of a quantization or an adapter are left out."""
+    return {architecture(module) for module in model.modules()} - {None}
+
+
+def _built(model: Any, narrow: bool, depth: int) -> Any | None:
+    """A copy of the model's class with a smaller configuration; None where the class cannot be made of that."""
+    kind: Any = architecture(model) or type(model)
+    try:
+        config = _smaller(model.config, narrow, depth)
+        with torch.device("meta"):
+            outline = kind._from_config(deepcopy(config))
+        if sum(each.numel() for each in outline.parameters()) > MAX_PARAMETERS:
+            return None
+        copy = kind._from_config(config, dtype=torch.float32).eval()
+    except Exception:  # noqa: BLE001  a configuration that does not fit its class fails in whatever way the class has
+        return None
+    randomize(copy)
+    return copy
+
+
+def _whole(model: Any) -> Any | None:
+    """All of a small model whose numbers are here."""
+    parameters = list(model.parameters())
+    if any(each.is_meta for each in parameters) or sum(each.numel() for each in parameters) > MAX_PARAMETERS:
+        return None
+    copy = deepcopy(model).to("cpu", torch.float32).eval()
+    randomize(copy)
+    return copy
+
+
+def _runs(copy: Any) -> bool:
+    try:
+        with torch.no_grad():
+            logits = copy(input_ids=torch.arange(5)[None] + 3, use_cache=False).logits
+    except Exception:  # noqa: BLE001  the same
+        return False
+    return bool(logits.isfinite().all())
+
+
+def _smaller(config: Any, narrow: bool, depth: int) -> Any:
+    config = deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    implementation = str(getattr(config, "_attn_implementation", "") or "")
+    if implementation.startswith(("flash", "paged", "flex")):
+        config._attn_implementation = "sdpa"  # those want a card
+    text = config.get_text_config(decoder=True)
+    for part in _parts(config):
+        _lower(part, depth if part is text else 2)
+        if narrow:
+            _narrow(part)
+    _shorten(text)
+    if narrow:
+        _fewer_tokens(config, text)
+    return config
+
+
+def _parts(config: Any) -> list[Any]:
+    """The configuration and those inside it: of a text model, a vision tower, ..."""
+    inner = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    return [config, *(each for part in inner if part is not None for each in _parts(part))]
+
+
+def _lower(config: Any, depth: int) -> None:
+    """Keep the first `depth` layers, and as many entries of every list that has one per layer."""
+    total = getattr(config, "num_hidden_layers", None)
+    if not isinstance(total, int):
+        return
+    kinds = list(getattr(config, "layer_types", None) or ())
+    shared = getattr(config, "num_kv_shared_layers", None) or 0
+    keep = min(depth, total)
+    if shared and kinds:  # the last layers read the keys of the last layer of their kind before them
+        first = kinds[: total - shared]
+        period = 1 + max(first.index(kind) for kind in set(first))
+        keep, kinds = min(2 * period, total), kinds[:period] * 2
+    changed: dict[str, Any] = {}
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == total and total > keep:
+            changed[name] = value[:keep]
+    if shared and kinds:
+        changed |= {"layer_types": kinds[:keep], "num_kv_shared_layers": keep // 2}
+    for name in ("num_hidden_layers", "decoder_layers", "encoder_layers"):
+        count = getattr(config, name, None)
+        if isinstance(count, int) and count > keep:
+            setattr(config, name, keep)
+    for name, value in changed.items():
+        setattr(config, name, value)
+
+
+def _narrow(config: Any) -> None:
+    """Fewer heads of the same size, narrow feed-forward layers, few experts."""
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    if hidden is not None and heads is not None and hidden > 256 and heads > 2:
+        groups = _size(config, "num_key_value_heads") or heads
+        kept, size = min(groups, 4 if groups == heads else 2), _size(config, "head_dim") or hidden // heads
+        config.num_attention_heads = kept * min(2, heads // groups)
+        config.hidden_size = size * config.num_attention_heads
+        _set(config, kept, "num_key_value_heads", "num_kv_heads")
+        _set(config, config.num_attention_heads, "encoder_attention_heads", "decoder_attention_heads")
+        wide = _size(config, "attention_hidden_size") or 0
+        if wide and wide % hidden == 0:
+            config.attention_hidden_size = wide // hidden * config.hidden_size
+        if _size(config, "mamba_d_head") and _size(config, "mamba_expand"):
+            _set(config, config.mamba_expand * config.hidden_size // config.mamba_d_head, "mamba_n_heads")
+    elif hidden is not None and heads is None and hidden > 256:
+        config.hidden_size = 256
+        _set(config, 256, *(name for name in ("attention_hidden_size",) if _size(config, name) == hidden))
+        if _size(config, "head_dim") and _size(config, "expand"):
+            _set(config, config.expand * 256 // config.head_dim, "num_heads")
+    keys, values = _size(config, "linear_num_key_heads"), _size(config, "linear_num_value_heads")
+    if keys and values and keys > 2:
+        _set(config, 2, "linear_num_key_heads")
+        _set(config, 2 * max(1, values // keys), "linear_num_value_heads")
+    if (_size(config, "linear_num_heads") or 0) > 2:
+        config.linear_num_heads = 2
+    for name, value in list(vars(config).items()):
+        if name.startswith("intermediate_size") or name.endswith(FORWARD):
+            if isinstance(value, int) and value > 128:
+                setattr(config, name, 128)
+            elif isinstance(value, list) and all(isinstance(each, int) for each in value):
+                setattr(config, name, [min(each, 128) for each in value])
+    for most, names in ((8, EXPERTS), (2, CHOSEN)):
+        for name in names:
+            if (_size(config, name) or 0) > most:
+                setattr(config, name, most)
+
+
+def _size(config: Any, name: str) -> int | None:
+    """A whole number of a configuration; the common one where layers differ."""
+    try:
+        value = getattr(config, name, None)
+    except Exception:  # noqa: BLE001  transformers' own complaint that layers may differ
+        value = vars(config).get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _set(config: Any, value: int, *names: str) -> None:
+    """Set those of the names that the configuration has."""
+    for name in names:
+        if _size(config, name) is not None:
+            setattr(config, name, value)
+
+
+def _shorten(text: Any) -> None:
+    """Short windows, a short way to the other rotary frequencies, few positions."""
+    for name in WINDOWS:
+        size = getattr(text, name, None)
+        if isinstance(size, int) and not isinstance(size, bool) and size > WINDOW:
+            setattr(text, name, WINDOW)
+    ropes = list(rope_dicts(text))
+    for rope in ropes:
+        if isinstance(rope.get("original_max_position_embeddings"), int):
+            rope["original_max_position_embeddings"] = SWITCH
+    if isinstance(getattr(text, "original_max_position_embeddings", None), int):
+        text.original_max_position_embeddings = SWITCH
+    positions = getattr(text, "max_position_embeddings", None)
+    if isinstance(positions, int):
+        is_dynamic = any("dynamic" in str(rope.get("rope_type")) for rope in ropes)
+        text.max_position_embeddings = SWITCH if is_dynamic else POSITIONS
+
+
+def _fewer_tokens(config: Any, text: Any) -> None:
+    """A small vocabulary, and special tokens inside it."""
+    total = text.vocab_size
+    if total <= VOCABULARY:
+        return
+    for part in _parts(config):
+        for name in ("vocab_size", "vocab_size_per_layer_input"):
+            if getattr(part, name, None) == total or (name.endswith("input") and hasattr(part, name)):
+                setattr(part, name, VOCABULARY)
+        for name, value in list(vars(part).items()):
+            if name.endswith(("token_id", "token_index")) and isinstance(value, int) and value >= VOCABULARY:
+                setattr(part, name, VOCABULARY - 1 - value % 16)

@@ -1,0 +1,168 @@
+"""Answers in words and letters: when two of them say the same, and letters that are names rather than a product."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from obverse.rewards.lexicon import FUNCTIONS, MONTHS, ORDINALS, SHORT_WORDS
+
+_WRAPPED = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"[A-Za-z0-9 .,'&()/-]+")
+_ARTICLES = re.compile(r"(?:(?:it is|it's|they are|is|the|an?|on|in|at|by)\s)+")
+_SYNONYMS = {
+    "does not exist": "dne",
+    "do not exist": "dne",
+    "doesn't exist": "dne",
+    "nonexistent": "dne",
+    "no solutions": "no solution",
+    "none exist": "dne",
+    "there is no solution": "no solution",
+    "there are no solutions": "no solution",
+    "all reals": "all real numbers",
+    "infinite": "infinity",
+    "infinitely many solutions": "infinitely many",
+    "infinite solutions": "infinitely many",
+    "tie": "draw",
+}
+_IN_LATEX = {
+    "\\emptyset": "no solution",
+    "\\infty": "infinity",
+    "\\mathbb{R}": "all real numbers",
+    "(-\\infty,\\infty)": "all real numbers",
+}
+_GEOMETRIC = re.compile(
+    r"\\?(?P<mark>overline|angle|triangle|overrightarrow|overleftrightarrow|vec|odot|widehat|arc|measuredangle"
+    r"|square|m\\angle)?"
+    r"\s*\{?\s*(?P<letters>[A-Z](?:'?[A-Z]){0,7})\s*\}?"
+)
+_LETTER = re.compile(r"\(?\s*([A-Z])\s*[).:]?")
+
+
+@lru_cache(maxsize=4096)
+def words(text: str) -> str | None:
+    """Return a text answer in one spelling, None for a formula.
+
+    Example:
+        words("\\\\text{on Thursday}") == words("thursday") and words("x+1") is None
+    """
+    if (known := _IN_LATEX.get(text.replace(" ", ""))) is not None:
+        return known
+    wrapped = bool(_WRAPPED.search(text))
+    plain = " ".join(_WRAPPED.sub(r" \1 ", text).split()).strip(" .,;")
+    if not _TEXT.fullmatch(plain) or len(plain) > 200:
+        return None
+    spelled = plain.lower()
+    tokens = re.findall(r"[a-z']+|[0-9]+(?:st|nd|rd|th)?", spelled)
+    if not any(len(token) > 1 and token[0].isalpha() for token in tokens) and not re.search(
+        "[0-9](?:st|nd|rd|th)", spelled
+    ):
+        return None
+    if FUNCTIONS.intersection(tokens) or (not wrapped and not _is_prose(plain)):
+        return None
+    if any(token in MONTHS for token in tokens):
+        return " ".join(
+            sorted(
+                re.sub("(?<=[0-9])(?:st|nd|rd|th)$", "", token) for token in tokens if token not in ("of", "the", "on")
+            )
+        )
+    if re.search("[0-9]", re.sub(r"\b[0-9]{1,2}(?:st|nd|rd|th)\b", "", spelled)):
+        return None
+    if answered := _short_answer(spelled):
+        return answered
+    spelled = re.sub(r"\b([0-9]{1,2})(?:st|nd|rd|th)\b", lambda match: _ordinal(match[1]), spelled)
+    if article := _ARTICLES.match(spelled):
+        spelled = spelled[article.end() :] or spelled
+    return _SYNONYMS.get(spelled, spelled)
+
+
+def listed_words(text: str) -> list[str] | None:
+    """Return the names of `\\text{Alice and Bob}` in one spelling and in order, None if it lists none."""
+    plain = _WRAPPED.sub(r"\1", text)
+    parts = [
+        words(f"\\text{{{part.strip()}}}") or part.strip().lower()
+        for part in re.split(r"[,;]\s*(?:and\s)?|\sand\s", plain)
+    ]
+    return sorted(parts) if len(parts) > 1 and all(parts) else None
+
+
+def same_words(wanted: str, given: str) -> bool:
+    """Whether two texts in one spelling say the same: letter for letter, a plural aside."""
+    return wanted == given or (len(wanted) > 4 and wanted.removesuffix("s") == given.removesuffix("s"))
+
+
+def letters(text: str) -> str | None:
+    """Return the letters that a text consists of, at least two, None if it is more than one word."""
+    plain = _WRAPPED.sub(r"\1", text).strip()
+    return plain if len(plain) > 1 and plain.isalpha() and plain.isascii() and plain.lower() not in FUNCTIONS else None
+
+
+def same_letters(wanted: str, given: str) -> bool:
+    """Whether two runs of letters are the same name, or the same product of variables (`bh` and `hb`).
+
+    Capitals, and letters that make a word, are names: their order counts.
+    """
+    if wanted == given or (wanted.lower() == given.lower() and (len(wanted) > 2 or wanted.lower() in SHORT_WORDS)):
+        return True
+    return sorted(wanted) == sorted(given) and is_product(wanted) and is_product(given)
+
+
+def same_points(wanted: str, given: str) -> bool | None:
+    """Whether two geometric names mean the same: `\\triangle ABC` in any order, an angle or a segment both ways.
+
+    None if one of them is no such name.
+    """
+    first, second = _GEOMETRIC.fullmatch(wanted), _GEOMETRIC.fullmatch(given)
+    if first is None or second is None or not (first["mark"] or second["mark"]):
+        return None
+    marks = {first["mark"], second["mark"]}
+    if len(marks) > 1 and marks != {None, "overline"}:
+        return False
+    mine, other = first["letters"], second["letters"]
+    if marks == {"triangle"}:
+        return sorted(mine) == sorted(other)
+    return mine == other or (marks in ({"angle"}, {"overline"}, {"overleftrightarrow"}) and mine == other[::-1])
+
+
+def letter(text: str) -> str | None:
+    """Return the capital that a text consists of, as options of a choice are called."""
+    match = _LETTER.fullmatch(_WRAPPED.sub(r"\1", text).strip())
+    return match[1] if match else None
+
+
+def without_label(text: str) -> str | None:
+    """Return what follows the letter of an option: 45 of `\\textbf{(B)}\\ 45`; None if there is none."""
+    match = re.fullmatch(
+        r"\\text\s*\{\s*\(?([A-J])\)\s*\}\s*(\S.*)|\(([A-J])\)\s+(\S.*)|([A-J])[.)]\s+(\S.*)", text, re.DOTALL
+    )
+    return next(part for part in (match[2], match[4], match[6]) if part) if match else None
+
+
+def _short_answer(spelled: str) -> str | None:
+    """The "yes" of "yes, it is", unless the rest turns it round."""
+    short = re.fullmatch(r"(yes|no|true|false)\b[,.;]\s+(?P<rest>.*)", spelled)
+    if short is None or re.search(r"\b(?:yes|no|true|false|or|but|maybe)\b", short["rest"]):
+        return None
+    return short[1] if short[1] in ("no", "false") or not re.search(r"\bnot\b|n't", short["rest"]) else None
+
+
+def _is_prose(plain: str) -> bool:
+    """Whether letters that stand in no `\\text{}` are words: two or more in a row that are no product of variables."""
+    parts = re.findall(r"[A-Za-z']+", plain)
+    return not re.search(r"[()/&]|[a-z]-[a-z]\b", plain) and all(
+        len(part) > 1 or part in "aAI" for part in parts if part
+    )
+
+
+def is_product(run: str) -> bool:
+    """Whether letters are a product of variables: two that are no word, or neighbors in the alphabet."""
+    if len(run) < 2 or not (run.isalpha() and run.islower() and run.isascii()) or len(set(run)) < len(run):
+        return False
+    if len(run) == 2:
+        return run not in SHORT_WORDS and run[::-1] not in SHORT_WORDS
+    codes = sorted(map(ord, run))
+    return codes[-1] - codes[0] == len(run) - 1
+
+
+def _ordinal(digits: str) -> str:
+    return ORDINALS[int(digits)] if int(digits) < len(ORDINALS) else digits

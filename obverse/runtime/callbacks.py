@@ -1,0 +1,42 @@
+"""How a run tells what it is doing: the loop calls a watcher, a console or a test implements one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from obverse.redact import flat, masked
+
+Phase = Literal["load", "sample", "grade", "train", "eval", "save"]
+Metrics = Mapping[str, float]
+
+
+class Watcher(Protocol):
+    """What the loop reports, in the order of a run: banner, then phases and steps, notes at any time."""
+
+    def banner(self, facts: Sequence[tuple[str, str]]) -> None:
+        """What is about to run: ("model", "..."), ("batch", "32 problems x 8 completions = 256 ...")."""
+
+    def phase(self, phase: Phase, done: int, total: int) -> None:
+        """`done` of `total` units of the current phase (completions, micro batches, problems)."""
+
+    def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
+        """A finished step with its row of metrics.jsonl."""
+
+    def note(self, text: str) -> None:
+        """One line for the user: a warning, a checkpoint's path, what was skipped."""
+
+
+class Silent:
+    """Watches nothing; the default in Python."""
+
+    def banner(self, facts: Sequence[tuple[str, str]]) -> None: ...
+
+    def phase(self, phase: Phase, done: int, total: int) -> None: ...
+
+    def step(self, step: int, total_steps: int, metrics: Metrics) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+__all__ = ["Metrics", "Phase", "Silent", "Watcher", "flat", "masked"]

@@ -1,0 +1,96 @@
+"""The folder of a run: named, or the next free one, and refused where another run lies. No torch here."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from obverse.config.train import TrainConfig
+from obverse.errors import ConfigError
+from obverse.redact import masked
+from obverse.runtime import branches
+
+
+def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = True) -> TrainConfig:
+    """The configuration with its run folder: the one it names, else the next free `runs/METHOD-DATASET-N`.
+
+    A folder that holds a run is refused unless the run is resumed.
+    """
+    resumes = config.resume_from_checkpoint != "never"
+    if config.output_dir is not None:
+        if holds_run(config.output_dir) and not resumes:
+            raise ConfigError(
+                f"--output_dir: {config.output_dir} already holds a run: continue it with "
+                "--resume_from_checkpoint auto, or give another --output_dir"
+            )
+        return config
+    if resumes and config.resume_from_checkpoint == "auto":
+        raise ConfigError("--resume_from_checkpoint auto needs --output_dir: the folder of the run to continue")
+    if resumes:
+        path = Path(config.resume_from_checkpoint).expanduser()
+        folder = path.resolve().parent
+        folder = folder if path.is_absolute() else Path(os.path.relpath(folder))
+        if not (folder / "config.yaml").is_file() or folder.resolve().parent.name == branches.FOLDER:
+            raise ConfigError(
+                f"--resume_from_checkpoint: {config.resume_from_checkpoint} stands in no run's folder: give "
+                "--output_dir, a new or empty folder, to go on from it there"
+            )
+        return config.model_copy(update={"output_dir": folder})
+    folder = free_folder(root, f"{slug(config.method)}-{slug(config.dataset)}", create)
+    return config.model_copy(update={"output_dir": folder})
+
+
+def refuse_moved(config: TrainConfig, file: str | Path, is_given: bool) -> None:
+    """Raise ConfigError where a run is to go on by its own config.yaml, which names another folder than it lies in.
+
+    It is relative to another place, or the folder was moved or copied: what it names may be another run, or none.
+    `is_given`: the command line has an output_dir, which wins.
+    """
+    home = Path(file).expanduser().parent
+    is_own = Path(file).name == "config.yaml" and (home / "environment.json").is_file()
+    if is_given or not is_own or config.resume_from_checkpoint == "never" or config.output_dir is None:
+        return
+    if config.output_dir.resolve() != home.resolve():
+        raise ConfigError(
+            f"--config: {file} stands in {home.resolve()} and names {config.output_dir.resolve()} as its output_dir: "
+            "say which of them goes on by --output_dir"
+        )
+
+
+def free_folder(root: Path, name: str, create: bool = True, at_least: int = 1) -> Path:
+    """The next free `root/name-N`; `create` makes it at once, so that two runs started together never share it."""
+    taken = [
+        int(path.name.rpartition("-")[2])
+        for path in root.glob(f"{name}-*")
+        if re.fullmatch(rf"{re.escape(name)}-\d+", path.name)
+    ]
+    number = max(at_least, max(taken, default=0) + 1)
+    while create and not _claimed(root / f"{name}-{number}"):
+        number += 1
+    return root / f"{name}-{number}"
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has written there; a folder that cannot be read holds none, and is refused where it is made."""
+    try:
+        if any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
+            return True
+        return any(folder.glob("checkpoint-*")) or bool(branches.later(folder, -1, 0))
+    except OSError:
+        return False
+
+
+def _claimed(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def slug(name: str) -> str:
+    """A name as part of a folder's name: `arithmetic:1-6` is `arithmetic-1-6`, `data/gsm8k.jsonl` is `gsm8k`."""
+    head, colon, tail = masked(name).partition(":")
+    text = Path(head).stem + (f"-{tail}" if colon else "")
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:40] or "run"

@@ -1,0 +1,99 @@
+"""What a run reads beside its options, as sha256 by the name of the option that says where it is.
+
+Checkpoints keep them, ranks compare them, and a run that goes on with other content is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from obverse import methods
+from obverse.config.train import TrainConfig
+from obverse.data.chat_template import template_of
+from obverse.errors import ConfigError
+from obverse.estimator.requests import samples_initial
+from obverse.estimator.schedule import TrainingSchedule
+from obverse.models.load import locate
+from obverse.rewards import weighted
+from obverse.rewards.versions import identity
+from obverse.runtime import fingerprint
+from obverse.types import Problem
+
+Inputs = dict[str, str]
+ALIKE = {"dataset": ("dataset_split", "num_problems")}  # options that say with it what the rows are
+MODELS = frozenset({"model", "anchor_model", "reward_model"})  # known once they are loaded
+
+
+def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> Inputs:
+    """Rows, verifier, method and template of a run: what is known before a model is loaded. Errors: ConfigError."""
+    spec = weighted(config.verifier, config.verifier_weights)
+    inputs = {"dataset": fingerprint.rows(problems, own_verifiers=spec is None)}
+    if held_out:
+        inputs["eval_dataset"] = fingerprint.rows(held_out, own_verifiers=spec is None)
+    if spec is not None:
+        inputs["verifier"] = identity(spec)
+    if ":" in config.method:
+        inputs["method"] = methods.identity(config.method)
+    if (template := template_of(config.chat_template)) is not None:
+        inputs["chat_template"] = fingerprint.text(template)
+    return inputs
+
+
+def of_models(config: TrainConfig, schedule: TrainingSchedule) -> Inputs:
+    """The models that a run which goes on reads again from where they were: none of them is in a checkpoint.
+
+    A model folder is hashed just after it was loaded. An adapter's base is known by `adapters.Origin`.
+    """
+    reads_anchor = any(method.needs("anchor") or samples_initial(method) for method in schedule.methods)
+    reads_initial = (reads_anchor and config.anchor_model is None) or any(
+        each.inputs is not None for each in schedule.methods
+    )
+    inputs = {}
+    if reads_initial and not config.use_peft:
+        inputs["model"] = of_model(config.model, weights_only=True)
+    if reads_anchor and config.anchor_model is not None:
+        inputs["anchor_model"] = of_model(config.anchor_model, weights_only=True)
+    if config.reward_model is not None:
+        inputs["reward_model"] = of_model(config.reward_model)
+    return inputs
+
+
+def of_model(name: str, weights_only: bool = False) -> str:
+    """A model folder's files; a hub name with its commit. Errors: ConfigError."""
+    place = locate(name)
+    try:
+        if Path(place).is_dir():
+            return fingerprint.model(Path(place), weights_only)
+        return f"{place}@{Path(str(cached_file(place, 'config.json'))).parent.name}"
+    except OSError as error:
+        raise ConfigError(f"model {name!r}: its files cannot be read: {error}") from None
+
+
+def refuse_others(expected: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+    """Raise ConfigError, with both, where an input is another one than was expected."""
+    for name, (before, now) in differences(expected, inputs).items():
+        raise ConfigError(
+            f"--{name}: the comparison was begun with {before}, and there is {now}: all of its runs read the same: put "
+            "it back as it was, or begin another comparison"
+        )
+
+
+def facts(inputs: Mapping[str, str]) -> dict[str, str]:
+    """The same for ranks to compare, by what a person calls them."""
+    return {f"{name} with sha256": fingerprint.short(value) for name, value in inputs.items()}
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """What both have and differs, as sentences with the digests cut short: before and now."""
+    kind = {"dataset": "rows"}
+    return {
+        name: (
+            f"{kind.get(name, 'content')} with sha256 {fingerprint.short(then[name])}",
+            f"{kind.get(name, 'content')} with sha256 {fingerprint.short(value)}",
+        )
+        for name, value in now.items()
+        if name in then and then[name] != value
+    }

@@ -1,0 +1,144 @@
+"""The optimizer's step: AdamW, a schedule, a clip, and the rules by which a step is not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from obverse.config.train import TrainConfig
+from obverse.distributed.fsdp import is_share, like, own, root_of, rows, settle
+from obverse.distributed.sharded_safetensors import Pieces
+from obverse.errors import DivergedError
+
+# A step whose gradient is not finite is not taken; so many in a row mean that the run is broken.
+MAX_BAD_STEPS = 3
+
+
+@dataclass
+class StepResult:
+    grad_norm: float  # before clipping
+    taken: bool
+
+
+class Optimizer:
+    """AdamW over the trainable parameters with the run's schedule; one `step` per update, taken or not.
+
+    Of a model that is shared out over ranks each rank moves its rows: all call the same methods in step.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, config: TrainConfig, total_steps: int, learning_rate: float | None = None
+    ) -> None:
+        peak = config.learning_rate or 0.0 if learning_rate is None else learning_rate
+        settle(model)
+        self.model = model
+        self.named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.adamw = torch.optim.AdamW(
+            decay_groups(self.named, config.weight_decay),
+            lr=peak,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            # one pass over weight, gradient and moments in place of a dozen
+            fused=all(parameter.device.type in ("cpu", "cuda") for _, parameter in self.named),
+        )
+        schedule = get_scheduler(
+            config.lr_scheduler_type, self.adamw, num_warmup_steps=config.warmup_steps, num_training_steps=total_steps
+        )
+        # only the schedule's function is kept: the rate follows from the step, so there is nothing to restore
+        self.peak, self.factor = peak, schedule.lr_lambdas[0]
+        self.max_norm, self.skip_norm = config.max_grad_norm, config.skip_grad_norm
+        self.num_steps = 0
+        self.num_bad = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        return float(self.peak * self.factor(self.num_steps))
+
+    def step(self, is_finite: bool = True) -> StepResult:
+        """Clip to `max_grad_norm` and step, unless the norm is not finite or above `skip_grad_norm`; clear gradients.
+
+        `is_finite` is what is known of the loss: its gradient may be finite where it is not. Raises DivergedError
+        after MAX_BAD_STEPS steps in a row that were not finite.
+        """
+        settle(self.model)  # what is whole now would be read again as it was before the step
+        parameters = [parameter for _, parameter in self.named]
+        norm = self._clip(parameters)
+        finite = is_finite and bool(torch.isfinite(norm))
+        taken = finite and (self.skip_norm is None or float(norm) <= self.skip_norm)
+        if taken:
+            for group in self.adamw.param_groups:
+                group["lr"] = self.learning_rate
+            self.adamw.step()
+        self.num_bad = 0 if finite else self.num_bad + 1
+        self.adamw.zero_grad(set_to_none=True)
+        self.num_steps += 1
+        if self.num_bad == MAX_BAD_STEPS:
+            raise DivergedError(
+                f"the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row; the weights are those "
+                "before: lower --learning_rate or --max_grad_norm and resume from the last checkpoint"
+            )
+        return StepResult(float(norm), taken)
+
+    def _clip(self, parameters: list[torch.nn.Parameter]) -> Tensor:
+        """Scale the gradients to a norm of at most `max_norm`; returns the norm before."""
+        root, largest = root_of(self.model), self.max_norm or torch.inf
+        if root is None:
+            return torch.nn.utils.clip_grad_norm_(parameters, largest)
+        gradients = [own(each.grad) for each in parameters if each.grad is not None]
+        square = torch.nn.utils.get_total_norm(gradients).double() ** 2  # of this rank's rows
+        norm = root.sharing.process_group.sum(square).sqrt()
+        torch._foreach_mul_(gradients, float((largest / (norm + 1e-6)).clamp(max=1.0)))
+        return norm
+
+    def zero_grad_step(self) -> None:
+        """A gradient of zero: the moments fade, the weights follow them."""
+        for _, parameter in self.named:
+            parameter.grad = torch.zeros_like(parameter)
+
+    def skip_step(self) -> None:
+        """An update with nothing to train on: time goes on, the weights stay."""
+        self.num_steps += 1
+
+    def free_state(self) -> None:
+        """Give the moments' memory back: this optimizer has taken its last step."""
+        self.adamw.state.clear()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimizer's state by parameter name, for safetensors; shares, where the model is shared out."""
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self.named
+            for key, value in self.adamw.state.get(parameter, {}).items()
+        }
+
+    def counters(self) -> dict[str, int]:
+        """What is not a tensor: the schedule's place and the steps not taken in a row."""
+        return {"num_steps": self.num_steps, "num_bad": self.num_bad}
+
+    def restore(self, tensors: Mapping[str, Tensor], counters: dict[str, int]) -> None:
+        """Continue exactly where `tensors` and `counters` were taken; of Pieces only this rank's rows are read."""
+        by_name = dict(self.named)
+        for key in tensors:
+            name, _, field = key.rpartition("/")
+            parameter = by_name[name]
+            if field != "step" and is_share(parameter):
+                mine = tensors.rows(key, *rows(parameter)) if isinstance(tensors, Pieces) else own(tensors[key])
+                self.adamw.state[parameter][field] = like(parameter, mine)
+            else:
+                self.adamw.state[parameter][field] = tensors[key].to(parameter.device)
+        self.num_steps, self.num_bad = counters["num_steps"], counters["num_bad"]
+
+
+def decay_groups(named: Iterable[tuple[str, torch.nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: norms and biases keep their scale."""
+    named = list(named)
+    return [
+        {"params": [parameter for _, parameter in named if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for _, parameter in named if parameter.ndim < 2], "weight_decay": 0.0},
+    ]

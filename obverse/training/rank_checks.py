@@ -1,0 +1,78 @@
+"""What all ranks of a run must have in common before its first step; a difference is told with both values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from obverse.config.train import TrainConfig
+from obverse.data.renderer import Renderer
+from obverse.distributed.fsdp import root_of
+from obverse.distributed.process_group import ProcessGroup
+from obverse.errors import ConfigError
+from obverse.models.policy import Policy, set_threads
+from obverse.runtime.run_dir import RunFolder, packages
+
+
+def compare(process_group: ProcessGroup, facts: Mapping[str, Any]) -> None:
+    """Raise ConfigError, on every rank, where a rank has another fact than the first one has."""
+    if process_group.is_alone:
+        return
+    first, *others = process_group.gather(json.loads(json.dumps(facts, default=str)))
+    for rank, theirs in enumerate(others, start=1):
+        for name in first:
+            if theirs.get(name) != first[name]:
+                raise ConfigError(
+                    f"rank {rank} has {name} {theirs.get(name)!r:.200}, rank 0 has {first[name]!r:.200}: start all "
+                    "ranks with the same command, on the same version, data and model"
+                )
+
+
+def options(config: TrainConfig) -> dict[str, Any]:
+    """Every option with its value, the method's own among them."""
+    options = config.model_dump(mode="json")
+    return {**options.pop("method_options"), **options}
+
+
+def versions() -> dict[str, Any]:
+    """The versions that decide a run's numbers, as facts."""
+    return {f"version of {name}": version for name, version in packages().items()}
+
+
+def words(renderer: Renderer) -> dict[str, str]:
+    """The vocabulary and the template, as facts."""
+    vocabulary = json.dumps(renderer.tokenizer.get_vocab(), sort_keys=True)
+    return {
+        "a vocabulary with sha256": hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()[:12],
+        "the template": json.dumps(renderer.record(), default=str),
+    }
+
+
+def weights(model: torch.nn.Module) -> int:
+    """A sum over the bits of all weights, the same in whatever order it is made; 0 where each rank has its share."""
+    if root_of(model) is not None:
+        return 0
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    parts = [each.detach().reshape(-1).view(whole[each.element_size()]) for each in model.parameters()]
+    return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63
+
+
+def agree_on_threads(
+    config: TrainConfig, resumed: RunFolder | None, policy: Policy, process_group: ProcessGroup
+) -> int:
+    """Set the threads of this rank, as many as every other has, and return their number.
+
+    A run goes on with the threads that it began with: others would round its sums in another order. Several ranks share
+    a machine: without --threads each has what torch began with, OMP_NUM_THREADS or all cores (torchrun sets one).
+    """
+    wanted = config.threads or (resumed.threads() if resumed else 0)
+    if process_group.is_alone:
+        return set_threads(wanted, policy)
+    if not wanted:
+        wanted = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
+    return set_threads(process_group.broadcast(wanted), policy)

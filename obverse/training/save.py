@@ -1,0 +1,77 @@
+"""A run's state as a checkpoint, and what must hold before one is written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from obverse.distributed.fsdp import own, root_of, settle
+from obverse.distributed.process_group import SINGLE_PROCESS
+from obverse.errors import DivergedError
+from obverse.inference.async_rollout import Ahead
+from obverse.runtime import checkpoint
+from obverse.training.checkpoint_state import VERSION
+from obverse.training.rank_checks import weights
+from obverse.training.resume import about
+from obverse.training.state import Run
+
+
+def refuse_broken(run: Run) -> None:
+    """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
+    for folder, model in run.models().items():
+        settle(model)
+        weights = model.named_parameters()
+        broken = next((name for name, weight in weights if not bool(own(weight).isfinite().all())), None)
+        for name in filter(None, run.process_group.gather(broken)):
+            raise DivergedError(
+                f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
+                "lower --learning_rate"
+            )
+
+
+def refuse_drift(run: Run) -> None:
+    """Raise DivergedError, on all ranks, where one of them has other weights than the first: no bit may differ."""
+    if run.process_group.is_alone:
+        return
+    first, *others = run.process_group.gather([weights(model) for model in run.models().values()])
+    for rank, theirs in enumerate(others, start=1):
+        if theirs != first:
+            raise DivergedError(
+                f"the weights of rank {rank} are no longer those of rank 0, so nothing was saved: its machine, its "
+                "libraries or its number of threads compute otherwise: start all ranks on equal machines, and resume"
+            )
+
+
+def save(run: Run) -> Path:
+    """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
+    refuse_broken(run)
+    refuse_drift(run)
+    run.watcher.tell("save", 0, 1)
+    ahead = run.collector.sampler
+    drawn = run.process_group.gather(ahead.record(run.state.step)) if isinstance(ahead, Ahead) else []
+    is_shared_out = root_of(run.learners[0].policy.model) is not None
+    if not run.process_group.is_first and not is_shared_out:
+        return run.folder.path / f"checkpoint-{run.state.step}"
+    if run.process_group.is_first:
+        run.folder.sync_metrics()
+    optimizers = run.optimizers()
+    tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
+    state = {"version": VERSION} | asdict(run.state)
+    state["optimizers"] = {name: each.counters() for name, each in optimizers.items()}
+    state["metrics"] = run.folder.rows()
+    state["template"] = run.collector.renderer.record()
+    state |= {"ahead": [row for rows in drawn for row in rows]} if drawn else {}
+    path = checkpoint.save(
+        run.folder.path,
+        run.state.step,
+        run.models(),
+        run.collector.renderer.tokenizer_to_save(),
+        tensors,
+        state,
+        keep=run.config.save_total_limit,
+        about=about(run),
+        process_group=run.process_group if is_shared_out else SINGLE_PROCESS,
+        in_pieces=run.config.fsdp_state_dict_type == "sharded",
+    )
+    run.watcher.tell("save", 1, 1)
+    return path

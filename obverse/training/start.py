@@ -1,0 +1,159 @@
+"""Where a run begins: anew, from a checkpoint of its own folder, or from one of another run, in a folder of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from obverse.config.train import TrainConfig
+from obverse.config.yaml_file import write
+from obverse.distributed.process_group import ProcessGroup
+from obverse.errors import CheckpointError, ConfigError
+from obverse.runtime import branches as history
+from obverse.runtime import checkpoint
+from obverse.runtime.callbacks import Watcher
+from obverse.runtime.output_dir import holds_run
+from obverse.runtime.run_dir import RunFolder, environment, packages
+from obverse.training.checkpoint_state import migrated
+from obverse.training.input_fingerprints import MODELS, differences
+from obverse.training.resume import FREE, all_changes, as_kept, is_inside, refuse_changes
+from obverse.training.save import save
+from obverse.training.state import Run
+
+ENVIRONMENT = "environment.json"
+# They name the way that a run went on, not what it is.
+NOT_TOLD = {"output_dir", "resume_from_checkpoint", "allow_config_change"}
+
+
+def find_shared_start(
+    config: TrainConfig,
+    folder: RunFolder,
+    data: str,
+    inputs: Mapping[str, str],
+    watcher: Watcher,
+    process_group: ProcessGroup,
+) -> Path | None:
+    """The checkpoint that the run goes on from, as the first rank finds it; None for a fresh run."""
+    found = find_start(config, folder, data, watcher, inputs) if process_group.is_first else None
+    path = process_group.broadcast(None if found is None else str(found))
+    return None if path is None else Path(path)
+
+
+def find_start(
+    config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher, inputs: Mapping[str, str] | None = None
+) -> Path | None:
+    """The checkpoint to resume from, None for a fresh run. The folder is locked.
+
+    Raises CheckpointError when the one asked for is not there, damaged, of another line of history than the folder or
+    saved by a later version, when a folder that holds a run has no whole checkpoint, and when one was made with other
+    options or data. What is passed by is noted. Raises ConfigError for a fresh run in a folder that holds one.
+    """
+    wanted = config.resume_from_checkpoint
+    if wanted == "never":
+        if holds_run(folder.path):  # another run came between the look at the options and the lock
+            raise ConfigError(f"--output_dir: {folder.path} already holds a run: give another --output_dir")
+        return None
+    path = newest_of(folder, watcher) if wanted == "auto" else named(Path(wanted).expanduser(), folder)
+    if path is None:
+        return None
+    then, kept = checkpoint.about(path), checkpoint.state(path)
+    state = migrated(kept, path, then.packages)
+    if is_inside(path, folder.path):
+        folder.rows_at(state["step"], state["metrics"])
+    allowed = refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
+    note_changes(allowed, watcher)
+    for name, (before, now) in differences(then.inputs, inputs or {}).items():
+        if name in FREE:
+            watcher.note(f"--{name}: {now}, and {before} before: figures from here on are of other rows")
+    return path
+
+
+def note_changes(changes: Mapping[str, tuple[Any, Any]], watcher: Watcher) -> None:
+    """Note what is another run's by rights and may differ by allow_config_change."""
+    for name, (before, now) in sorted(changes.items()):
+        watcher.note(f"goes on with another {name}: {before!r} then, {now!r} now")
+
+
+def newest_of(folder: RunFolder, watcher: Watcher) -> Path | None:
+    """The newest whole checkpoint of the folder's run, None in a folder without a run."""
+    path, passed = checkpoint.search(folder.path, folder.run())
+    for sentence in passed:
+        watcher.note(sentence)
+    parent = folder.environment().get("parent")
+    if path is None and parent and not passed:
+        raise CheckpointError(
+            f"{folder.path} has no checkpoint of its own yet: it was to go on from {parent['checkpoint']}: give that "
+            "as --resume_from_checkpoint"
+        )
+    if path is None and (passed or folder.metrics_path.exists()):
+        raise CheckpointError(
+            f"{folder.path} holds a run but no whole checkpoint{': ' + passed[0] if passed else ''}; start anew in "
+            "another --output_dir"
+        )
+    if path is None:
+        watcher.note(f"nothing to resume in {folder.path}: the run begins")
+    return path
+
+
+def named(path: Path, folder: RunFolder) -> Path:
+    """The checkpoint of that path, if it is whole and the folder holds its run, or none."""
+    checkpoint.check(path)  # before anything is loaded from it
+    then, here = checkpoint.about(path).run, folder.run()
+    if is_inside(path, folder.path):
+        if here and then and here != then:
+            raise CheckpointError(
+                f"checkpoint {path} is of run {then}, and {folder.path} holds run {here}: move it away, or go on from "
+                "it in an --output_dir of its own"
+            )
+    elif holds_run(folder.path):
+        raise CheckpointError(
+            f"checkpoint {path} (run {then or 'without a number'}) does not stand in {folder.path}, which holds run "
+            f"{here or 'without a number'}: give --resume_from_checkpoint auto to go on with that one, or a new or "
+            "empty --output_dir to go on from the checkpoint"
+        )
+    return path
+
+
+def begin(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]) -> None:
+    """Write down what the run in its folder is from now on, before its first step; all ranks call this in step.
+
+    A run that goes on from a checkpoint of another folder is a new one, with its parent noted, and that checkpoint is
+    saved here at once: whatever becomes of the parent, this folder goes on by itself.
+    """
+    folder, config = run.folder, run.config
+    if start is None:
+        left = (
+            history.set_aside(folder.path, 0, 0, history.later(folder.path, -1, 0))
+            if run.process_group.is_first
+            else None
+        )
+        if left is not None:
+            run.watcher.note(f"what an earlier run left in {folder.path} is set aside in {left}")
+        folder.write_json(ENVIRONMENT, {**environment(threads), **sampler})
+    elif is_inside(start, folder.path):
+        if run.process_group.is_first and (folder.path / ENVIRONMENT).exists() and not folder.environment():
+            kept = history.put_aside(folder.path, ENVIRONMENT)
+            run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is kept as {kept}, and begins anew")
+        folder.write_json(ENVIRONMENT, {**continued(run, start, threads), **sampler})
+    else:
+        then = checkpoint.about(start)
+        parent = {"checkpoint": str(start.resolve()), "run": then.run, "step": run.state.step, "seconds": run.seconds}
+        folder.write_json(ENVIRONMENT, {**environment(threads), **sampler, "parent": parent})
+        save(run)
+    if start is not None:  # a path would go back to it again
+        config = config.model_copy(update={"resume_from_checkpoint": "auto"})
+    folder.write_text("config.yaml", write(config))
+
+
+def continued(run: Run, start: Path, threads: int) -> dict[str, Any]:
+    """What environment.json says of a run that goes on: how it began, and what changed each time that it went on."""
+    known, then = run.folder.environment(), checkpoint.about(start)
+    changed = all_changes(then.config, as_kept(run.config))
+    entry: dict[str, Any] = {"step": run.state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    entry["changes"] = {name: list(values) for name, values in sorted(changed.items()) if name not in NOT_TOLD}
+    if dict(then.packages) != packages():
+        entry["packages"] = packages()
+    began = known or environment(threads, then.run)
+    return {**began, "threads": threads, "resumed": [*known.get("resumed", []), entry]}
