@@ -64,7 +64,7 @@ def explanation(each: Entry) -> RenderableType:
             parts += [headline, _parts(term_parts(term))]
         parts += [Text("plan", style="bold"), _parts(plan(method))]
     if several:
-        parts += [Text("whose turn it is", style="bold"), _parts([("turn", each.schedule.turn)])]
+        parts += [Text("whose turn it is", style="bold"), _parts([("turn", each.schedule.selector)])]
     lists = (
         ("options of the method", each.options),
         ("options that every method has", each.components),

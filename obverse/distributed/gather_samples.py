@@ -45,7 +45,7 @@ def gather_groups(
 def _row(sample: Sample) -> dict[str, Any]:
     """A sample as JSON, its lists as their lengths."""
     row = {each.name: getattr(sample, each.name) for each in fields(sample)}
-    return row | {name: len(row[name]) for name in LISTS} | {"verdict": vars(sample.grade)}
+    return row | {name: len(row[name]) for name in LISTS} | {"grade": vars(sample.grade)}
 
 
 def _sample(row: dict[str, Any], ids: Iterator[int], sources: Iterator[int], behavior: Iterator[float]) -> Sample:
@@ -56,4 +56,4 @@ def _sample(row: dict[str, Any], ids: Iterator[int], sources: Iterator[int], beh
         "sources": [Source(next(sources)) for _ in range(row["sources"])],
         "behavior": [next(behavior) for _ in range(row["behavior"])],
     }
-    return Sample(**{**row, **lists, "verdict": GradeResult(**row["verdict"])})
+    return Sample(**{**row, **lists, "grade": GradeResult(**row["grade"])})

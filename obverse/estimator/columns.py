@@ -37,7 +37,7 @@ _HINTS = {
     "tokens.reward": "only shaping writes it: give the Method shaping=(...,), or read view.samples.reward",
     "samples.memory": "only a memory fills it: give the Method memory=...",
     "policy.value": 'only a scalar head fills it: give the Method a term with on="value" or on="score"',
-    "policy.logp": "a reward model has a scalar head and no log-probs, and an advantage that `is_policy_independent` reads none",
+    "policy.logp": "a reward model has a scalar head and no log-probs, and what `is_policy_independent` reads none",
     "policy.entropy": "no distribution is at hand here",
 }
 

@@ -90,7 +90,7 @@ class PartInputs(NamedTuple):
 
     tokens: Tokens
     samples: Samples
-    outputs: PolicyOutputs
+    policy: PolicyOutputs
     progress: float = 0.0  # share of the run that is done, 0 to 1
 
     def seen_by(self, part: object, has_logp: bool = True) -> PartInputs:

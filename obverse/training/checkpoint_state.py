@@ -25,7 +25,7 @@ class State:
     num_tokens: int = 0  # generated plus trained
     flops: float = 0.0  # that these took, by the rule of `metrics.num_flops`
     before: float = 0.0  # the run's progress before its last step
-    stage: int = 0  # the last lane of the course that has begun
+    lane: int = 0  # the last stage of the schedule that has begun; its name in the file is older than `Stage`
     memory: dict[str, float] = field(default_factory=dict)  # what the method remembers
     waiting: list[str] = field(default_factory=list)  # problems put aside for another lane, the newest last
 

@@ -184,7 +184,7 @@ def restore(run: Run, path: Path) -> None:
 
 def restore_stages(run: Run, path: Path) -> None:
     """The initial models of the stages that have begun, from beside the checkpoint; missing ones are refused."""
-    for stage in range(1, run.state.stage + 1):
+    for stage in range(1, run.state.lane + 1):
         learner = run.learners[stage]
         if run.schedule.selector.fresh_anchor and learner.anchor is not None:
             folder = path.parent / f"initial-{stage}"
@@ -215,7 +215,7 @@ def leave_the_rest(run: Run, path: Path, saved: Saved) -> None:
     """Move what the run's folder holds beyond a checkpoint of its own aside, and note where it is."""
     root, step, config = run.folder.path, run.state.step, run.config
     others = {each.name for each in checkpoint.folders(root) if not checkpoint.is_written_by(each, run.folder.run())}
-    names = [name for name in history.later(root, step, run.state.stage) if name not in others]
+    names = [name for name in history.later(root, step, run.state.lane) if name not in others]
     if config.memory_snapshot > step and (root / SNAPSHOT).exists():
         names.append(SNAPSHOT)
     then = checkpoint.about(path)

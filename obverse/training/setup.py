@@ -342,7 +342,7 @@ def num_updates(config: TrainConfig, schedule: TrainingSchedule, total_steps: in
 def start_stage(run: Run) -> int:
     """The lane whose turn it is; one that begins now may take the policy as it finds it for its initial model."""
     stage = run.stage
-    if stage > run.state.stage:
+    if stage > run.state.lane:
         if run.schedule.selector.fresh_anchor:
             for earlier in run.learners[:stage]:
                 earlier.optimizer.free_state()
@@ -360,7 +360,7 @@ def start_stage(run: Run) -> int:
                 decoder = learner.policy.model.base_model
                 own = merged(learner.policy, decoder) if learner.policy.adapter else decoder.state_dict()
                 learner.critic.model.base_model.load_state_dict(own)
-        run.state.stage = stage
+        run.state.lane = stage
     return stage
 
 
