@@ -27,6 +27,11 @@ class Module:
         first = self.name.partition(".")[0]
         return first if (PACKAGE / first).is_dir() else ""
 
+    @property
+    def docstring(self) -> str:
+        """The first line of its docstring."""
+        return (ast.get_docstring(self.tree) or "").partition("\n")[0]
+
 
 @dataclass(frozen=True)
 class Import:
