@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "obverse"
+FOLDERS = ("obverse", "tests", "examples", "recipes", "bench", "docs")
 LOADERS = {"import_module", "__import__", "spec_from_file_location"}  # imports that are written as calls
 
 
@@ -42,14 +43,26 @@ class Import:
 
 
 @cache
+def files(*folders: str) -> tuple[Path, ...]:
+    """Every Python file of these folders of the repository, of all that hold code without a name."""
+    return tuple(sorted(path for folder in folders or FOLDERS for path in (ROOT / folder).rglob("*.py")))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
 def modules() -> dict[str, Module]:
     """Every module of the package by its dotted name."""
-    found: dict[str, Module] = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    modules_by_name: dict[str, Module] = {}
+    for path in files("obverse"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = Module(name, path, ast.parse(path.read_text(encoding="utf-8"), str(path)))
-    return found
+        modules_by_name[name] = Module(name, path, tree(path))
+    return modules_by_name
 
 
 @cache
