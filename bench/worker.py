@@ -25,7 +25,7 @@ from obverse.inference.hf import HFSampler
 from obverse.models.load import load
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import Attentive
-from obverse.training.loop import step
+from obverse.training.loop import train_step
 from obverse.training.metrics import Clock
 from obverse.training.setup import prepare
 
@@ -63,7 +63,7 @@ def run_obverse(case: Case, channel: Channel, device: str, dtype: str, threads: 
     while True:
         channel.wait()
         before = run.state.num_tokens
-        step(run)
+        train_step(run)
         row = run.folder.metrics()[-1]
         phases = {name.removeprefix("time/"): value for name, value in row.items() if name.startswith("time/")}
         generated = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from obverse.sampling.protocol import Completion, SamplingParams, SamplingRequest
+from obverse.inference.types import Completion, SamplingParams, SamplingRequest
 
 
 class ScriptedSampler:

@@ -55,7 +55,7 @@ def test_the_second_lane_acts_once_enough_problems_wait(waiting: int, stage: int
 
 
 @pytest.mark.parametrize(
-    ("turn", "spans"),
+    ("selector", "spans"),
     [(Only(), [1.0]), (InOrder(0.3), [0.3, 0.7]), (InTurns(3, 2), [0.6, 0.4]), (WhenWaiting(), [1.0, 1.0])],
     ids=str,
 )

@@ -18,7 +18,7 @@ from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Phase, Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import Attentive
-from obverse.training.loop import step, train
+from obverse.training.loop import train, train_step
 from obverse.training.setup import prepare, start_stage
 from obverse.training.state import Run
 
@@ -86,13 +86,13 @@ def test_problems_wait_until_there_are_enough_and_the_newest_go_first(
     tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
     run = begun("relift", tmp_path / "run", tiny, problems, max_steps=9, num_waiting=6, **LINEAR)  # solves nothing
-    step(run)
+    train_step(run)
     first = list(run.state.waiting)
-    step(run)
+    train_step(run)
     waiting = list(run.state.waiting)
     assert len(first) == 4 and len(waiting) == 8 and waiting[:4] == first
     cursor = run.state.cursor
-    step(run)
+    train_step(run)
     rows = [json.loads(line) for line in (tmp_path / "run" / "samples" / "step-000003.jsonl").read_text().splitlines()]
     assert [row["problem"] for row in rows] == waiting[:1:-1]
     assert {row["kind"] for row in rows} == {"demonstration"}
@@ -102,9 +102,9 @@ def test_problems_wait_until_there_are_enough_and_the_newest_go_first(
 
 def test_a_problem_that_fails_again_waits_once_and_moves_up(tiny: Path, problems: Path, tmp_path: Path) -> None:
     run = begun("relift", tmp_path / "run", tiny, problems, num_waiting=99, prompts_per_step=20, **LINEAR)
-    step(run)
+    train_step(run)
     first = list(run.state.waiting)
-    step(run)  # 24 problems: the second step has the rest of them, and 16 of a new epoch
+    train_step(run)  # 24 problems: the second step has the rest of them, and 16 of a new epoch
     assert len(run.state.waiting) == len(set(run.state.waiting)) == 24
     rows = (tmp_path / "run" / "samples" / "step-000002.jsonl").read_text().splitlines()
     newest = {json.loads(row)["problem"] for row in rows}
@@ -142,7 +142,7 @@ def test_the_second_stage_begins_with_nothing_but_the_weights(
     given = {"max_steps": 8, "sft_share": 0.5, "beta": 0.1, **options}
     run = begun("sft_then_rl", tmp_path / "run", tiny, problems, **given)
     for _ in range(4):
-        step(run)
+        train_step(run)
     before = {name: value.clone() for name, value in run.learner.policy.model.state_dict().items()}
     first, second = run.learners[0].optimizer, run.learners[1].optimizer
     assert first.tensors() and not second.tensors() and second.num_steps == 0
@@ -151,12 +151,12 @@ def test_the_second_stage_begins_with_nothing_but_the_weights(
     anchor = run.learners[1].anchor
     assert anchor is not None
     assert all(torch.equal(value, before[name]) for name, value in anchor.model.state_dict().items())
-    step(run)
+    train_step(run)
     after = run.learner.policy.model.state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
     assert all(torch.equal(value, before[name]) for name, value in anchor.model.state_dict().items())
     for _ in range(3):
-        step(run)
+        train_step(run)
     rates = [row["learning_rate"] for row in RunFolder(tmp_path / "run").metrics()]
     falling = [1, 0.75, 0.5, 0.25]
     assert rates == pytest.approx([4e-3 * each for each in falling] + [1e-3 * each for each in falling])
@@ -184,7 +184,7 @@ def test_the_critic_of_a_second_stage_begins_as_the_policy_that_it_finds(
     given = {"max_steps": 4, "sft_share": 0.5, **options}
     run = begun("reft", tmp_path / "run", tiny, problems, **given)
     for _ in range(2):
-        step(run)
+        train_step(run)
     start_stage(run)
     critic, policy = run.learners[1].critic, run.learners[1].policy
     assert critic is not None

@@ -18,7 +18,7 @@ from obverse.runtime.callbacks import Phase, Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import Attentive
 from obverse.training import update as module
-from obverse.training.loop import step, train
+from obverse.training.loop import train, train_step
 from obverse.training.metrics import Clock
 from obverse.training.rollout_phase import Gathered, gather
 from obverse.training.setup import prepare
@@ -156,7 +156,7 @@ def test_dapo_goes_on_until_enough_problems_are_mixed_and_trains_no_more(tiny: P
     assert found.num_taken == len(found.groups) in (15, 20, 25) and run.state.cursor == 0
     places = [group.problem.id for group in found.groups]
     assert len(set(places[:24])) == len(places[:24]), "each round takes the next problems of the stream"
-    step(run)
+    train_step(run)
     assert run.state.cursor == found.num_taken
     row = RunFolder(tmp_path / "run").metrics()[0]
     assert row["problems/rollout"] == pytest.approx(5 / found.num_taken)
@@ -176,7 +176,7 @@ def test_dapo_takes_what_it_has_after_its_last_round(tiny: Path, tmp_path: Path)
     options = {"max_num_gen_batches": 2, "prompts_per_step": 4}
     found, run = stepped("dapo", tiny, tmp_path, "1", **options)  # everything is right: nothing is mixed
     assert found.num_taken == 8 and not any(found.kept)
-    step(run)
+    train_step(run)
     assert RunFolder(tmp_path / "run").metrics()[0]["step_taken"] == 0.0
     (tmp_path / "grpo").mkdir()
     grpo, _ = stepped("grpo", tiny, tmp_path / "grpo", "1", prompts_per_step=4)
@@ -197,6 +197,6 @@ def test_what_trains_is_dealt_evenly_to_mini_batches(
     monkeypatch.setattr(module, "loss", spy)
     options = {"num_generations": 8, "prompts_per_step": 6, "num_mini_batches": 3, "micro_batch_tokens": 10**6}
     _, run = stepped("dapo", tiny, tmp_path, MIXED, **options)
-    step(run)
+    train_step(run)
     assert sizes == [2, 2, 2]
     assert RunFolder(tmp_path / "run").metrics()[0]["step_taken"] == 1.0

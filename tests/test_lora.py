@@ -28,7 +28,7 @@ from obverse.models.shared_prefix import Reader
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import Attentive
 from obverse.training.build_models import load_networks
-from obverse.training.loop import walk
+from obverse.training.loop import train_loop
 from obverse.training.setup import prepare
 from obverse.types import Source
 
@@ -121,7 +121,7 @@ def test_only_the_adapters_learn(tiny: Path, tmp_path: Path) -> None:
     linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert {name.split(".")[-4] for name in learned} == linear and len(learned) == 2 * 2 * 7
     before = {name: each.detach().clone() for name, each in run.learner.policy.model.named_parameters()}
-    walk(run)
+    train_loop(run)
     run.folder.release()
     after = dict(run.learner.policy.model.named_parameters())
     assert {name for name in before if not torch.equal(before[name], after[name])} <= learned

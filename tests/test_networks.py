@@ -24,7 +24,7 @@ from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import Attentive
 from obverse.training.build_models import Networks, load_networks
 from obverse.training.collector import Collector
-from obverse.training.loop import step, train
+from obverse.training.loop import train, train_step
 from obverse.training.setup import prepare
 from obverse.types import Source
 
@@ -105,7 +105,7 @@ def test_the_initial_author_writes_as_the_untouched_model_whatever_the_policy_ha
     method, four = run.method, run.problems[:4]
     before = own(run.collector, four)
     for _ in range(2):
-        step(run)
+        train_step(run)
     assert own(run.collector, four) == before
     plain = prepare(runs.config("grpo", tmp_path / "plain", tiny, problems, num_generations=3), Attentive(Silent()))
     method = plain.method

@@ -88,7 +88,7 @@ def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunk_size(10, card) == 96
 
 
-@pytest.mark.parametrize("foreseen", [None, torch.ones(1)])
+@pytest.mark.parametrize("known_logp_gradient", [None, torch.ones(1)])
 def test_a_logit_of_minus_infinity_is_no_nan(known_logp_gradient: Tensor | None) -> None:
     states, matrix = torch.tensor([[1.0]]), torch.tensor([[1.0], [-torch.inf], [1.0]], requires_grad=True)
     logp, entropy = Scores.apply(states, matrix, torch.tensor([0]), torch.ones(1), known_logp_gradient, 1)
