@@ -1,7 +1,7 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-release test-parity test-parity-short test-vllm bench bench-limit lint science docs base clean
+.PHONY: help demo test test-release test-parity test-parity-short test-vllm bench bench-limit lint science methods base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,8 +58,8 @@ lint: $(READY)  ## style, format and types
 science: $(READY)  ## the committed comparison: docs/results.md (about an hour on two cores; goes on after a stop)
 	OMP_NUM_THREADS=1 $(BIN)/python -m recipes.science
 
-docs: $(READY)  ## write the pages of docs/methods anew
-	$(BIN)/obverse methods --pages docs/methods
+methods: $(READY)  ## write what is generated from the methods: docs/methods, README's table, missing traces
+	OMP_NUM_THREADS=1 $(BIN)/python -m recipes.method_files
 
 base: $(READY)  ## make the embedded base model anew (its recipe says how long it takes)
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/embedded_base.py --output_dir obverse/assets/base

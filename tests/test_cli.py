@@ -308,7 +308,7 @@ def test_help_of_train_shows_every_option_with_its_default(capsys: pytest.Captur
     out = " ".join(capsys.readouterr().out.split())
     for group in schema(find("hpt")).groups().values():
         assert all(f"--{name} " in out for name in group)
-    assert "[5e-06 (paper)]" in out and "--gate INT option of hpt [0]" in out
+    assert "[5e-06 (paper)]" in out and "--gate INT a problem with more correct rollouts" in out
 
 
 def test_alone_it_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:

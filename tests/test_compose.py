@@ -154,7 +154,7 @@ def test_an_entropy_bonus_is_a_mean_over_tokens(name: str, sources: tuple[Source
 
 def test_a_hybrid_gets_the_bonus_on_its_own_tokens() -> None:
     (bonus,) = (term for term in built("chord", entropy_coef=0.1).terms if term.on == "entropy")
-    assert (bonus.source, bonus.share) == (Source.ROLLOUT, PerToken((Source.ROLLOUT,)))
+    assert (bonus.source, bonus.normalizer) == (Source.ROLLOUT, PerToken((Source.ROLLOUT,)))
 
 
 def mismatch(data: Numbers, mode: Correction, cap: float) -> torch.Tensor:
@@ -217,9 +217,9 @@ def test_components_add_up() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("sft", {"kl_coef": 0.1}, "kl_coef acts on own samples"),
-        ("dpo", {"kl_coef": 0.1}, "kl_coef acts on own samples"),
-        ("dft", {"importance_sampling": "token_mask"}, "importance_sampling corrects own samples"),
+        ("sft", {"kl_coef": 0.1}, "kl_coef"),
+        ("dpo", {"kl_coef": 0.1}, "kl_coef"),
+        ("dft", {"importance_sampling": "token_mask"}, "importance_sampling"),
         ("reward_model", {"entropy_coef": 0.1}, "entropy_coef acts on a policy"),
         ("raft", {"kl_coef": 0.1, "kl_in_reward": True}, "put the KL in the loss"),
         ("grpo", {"kl_coef": -0.1}, "must not be negative"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from pathlib import Path
@@ -11,16 +12,18 @@ import pytest
 from rich.console import Console, RenderableType
 
 from obverse.cli.explain import explanation, methods_table
-from obverse.cli.method_table import FAMILIES, Entry, entries, entry, markdown_table, to_json
+from obverse.cli.method_table import FAMILIES, Entry, entries, entry, family_table, to_json
+from obverse.config.train import TrainConfig
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 from obverse.estimator.parts import Linear, PerToken, Request, Reward
 from obverse.estimator.schedule import as_schedule
-from obverse.methods import names
+from obverse.methods import find, names, option_help
+from obverse.methods._docstring import split_options
 from obverse.types import GenerationRequest, Source
+from recipes.method_files import readme
 
 README = Path(__file__).parents[1] / "README.md"
-MARKS = ("<!-- methods -->", "<!-- /methods -->")
 
 
 def printed(renderable: RenderableType, width: int = 80) -> str:
@@ -101,8 +104,9 @@ def test_an_explanation_holds_docstring_parts_options_and_papers_values(name: st
             assert line.split()[-1] in words  # nothing of the docstring is lost
     for term in [term for method in each.methods for term in method.terms]:
         assert f": {term.source.label} tokens" in found
-        assert str(term.advantage).partition("(")[0] in found and str(term.share).partition("(")[0] in found
+        assert str(term.advantage).partition("(")[0] in found and str(term.normalizer).partition("(")[0] in found
     assert all(f"--{option} " in found for option in (*each.options, *each.schedule.run))
+    assert all(" ".join(each.help[option].split()[:3]) in words for option in each.options)
     assert f"needs {', '.join(each.data)}" in words
 
 
@@ -110,6 +114,29 @@ def test_an_explanation_follows_the_options() -> None:
     assert "towards_anchor" in printed(explanation(entry("grpo")))
     found = printed(explanation(entry("grpo", {"beta": 0.0, "epsilon": 0.3})))
     assert "towards_anchor" not in found and "clip(low=0.3, high=0.3)" in found and "--epsilon 0.3" in found
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_option_of_a_method_has_a_help_text(name: str) -> None:
+    row, (_, section) = entry(name), split_options(inspect.getdoc(find(name)) or "")
+    assert section.keys() <= row.options.keys(), "the Options section names a parameter that is not there"
+    assert not section.keys() & TrainConfig.model_fields.keys(), "the run's own option describes it"
+    for option in row.options:
+        assert len(row.help[option].split()) >= 3 and "option of" not in row.help[option], option
+
+
+def test_the_options_section_is_parsed_and_left_out_of_the_text() -> None:
+    section = "Options\n    beta: weight of the KL;\n        none: off\n    tau: any\n\n"
+    docstring = f"Name.\n\nPaper  A title.\n{section}Pitfalls  Few."
+    text, texts = split_options(docstring)
+    assert texts == {"beta": "weight of the KL; none: off", "tau": "any"}
+    assert text == "Name.\n\nPaper  A title.\nPitfalls  Few."
+    assert split_options("Name.\n\nNo section.") == ("Name.\n\nNo section.", {})
+    assert split_options("Name.\nOptions") == ("Name.", {})
+
+
+def test_a_components_text_stands_in_for_a_parameter_without_one() -> None:
+    assert option_help(find("ppo"))["kl_coef"] == option_help(find("grpo"))["kl_coef"]
 
 
 def test_a_method_without_a_docstring_is_explained_too() -> None:
@@ -129,8 +156,9 @@ def test_a_docstring_in_another_style_stands_as_it_is() -> None:
     assert "It has prose" in found and "over two lines." in found
 
 
-def test_the_readme_has_the_current_table() -> None:
+def test_the_readme_has_the_current_table_of_families() -> None:
     text = README.read_text(encoding="utf-8")
-    assert all(text.count(mark) == 1 for mark in MARKS), f"README.md lacks the lines {MARKS[0]} and {MARKS[1]}"
-    table = text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
-    assert table == markdown_table(entries()), "put the output of 'obverse methods --markdown' between README's marks"
+    assert readme(text, entries()) == text, "run 'make methods'"
+    table = family_table(entries())
+    assert table in text and all(f"[`{name}`](" in table for name in names())
+    assert sum(int(line.split("|")[2]) for line in table.splitlines()[2:]) == len(names())

@@ -31,7 +31,7 @@ class Twice(Part):
     scale: float = 2.0
     deeper: ClassVar[int] = 1
 
-    def __call__(self, view):
+    def __call__(self, inputs):
         return inputs.policy.logp.new_full(inputs.policy.logp.shape, self.scale)
 
 
@@ -58,6 +58,17 @@ def test_postponed_annotations_and_dataclasses_work(tmp_path: Path) -> None:
     config = resolve(f"{path}:mine", find(f"{path}:mine"), {"scale": "1.5", "level": "2"})
     assert config.method_options["scale"] == 1.5 and config.method_options["level"] == 2
     assert list(parameters(find(f"{path}:mine")))[-1] == "others"
+
+
+def test_an_options_section_is_the_help_of_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = GOOD.replace(
+        "-> Method:\n", '-> Method:\n    """Mine.\n\n    Options\n        scale: factor of every token\n    """\n'
+    )
+    path = in_file(tmp_path, text)
+    assert main(["train", f"{path}:mine", "--help"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "--scale NUM factor of every token [2]" in lines
+    assert "--level INT option of mine [1]" in lines
 
 
 def test_a_shipped_methods_name_in_a_file_is_the_files(tmp_path: Path) -> None:
@@ -91,13 +102,13 @@ def test_what_a_file_raises_is_said_with_its_line(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("def mine():\n    return {}\n", "returns a dict, and not a Method or a Course"),
+        ("def mine():\n    return {}\n", "returns a dict"),
         ("def mine():\n    pass\n", "returns a NoneType"),
         ("async def mine():\n    pass\n", "is async"),
         ("class mine:\n    pass\n", "returns a mine"),
         ("mine = 3\n", "has no function 'mine'"),
         ("def mien():\n    pass\n", "did you mean 'mien'"),
-        ("def mine(a, /):\n    pass\n", "leave the / out"),
+        ("def mine(a, /):\n    pass\n", "remove the /"),
         ("def mine(_a=1):\n    pass\n", "no option begins with _"),
         ("def mine(groups=1):\n    pass\n", "give it another name"),
         ("from __future__ import annotations\ndef mine(a: Nowhere = 1):\n    pass\n", "NameError"),
@@ -128,7 +139,7 @@ def test_a_file_without_a_function_is_told_how_to_name_one(name: str, tmp_path: 
         find(str(tmp_path / name))
 
 
-PART = GOOD.replace("return inputs.policy.logp.new_full", "return view.tokens.anchor * inputs.policy.logp.new_full")
+PART = GOOD.replace("return inputs.policy.logp.new_full", "return inputs.tokens.anchor * inputs.policy.logp.new_full")
 RAISES = GOOD.replace("        return inputs.policy", "        raise KeyError('colour')\n        return inputs.policy")
 
 

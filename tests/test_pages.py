@@ -25,7 +25,7 @@ def current() -> dict[str, str]:
 def test_the_committed_pages_are_current(current: dict[str, str]) -> None:
     found = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
     old = sorted(name for name in current if found.get(name) != current[name])
-    assert not old, f"run 'make docs' (obverse methods --pages docs/methods): {', '.join(old)} are not current"
+    assert not old, f"run 'make methods': {', '.join(old)} are not current"
     gone = sorted(found.keys() - current.keys())
     assert not gone, f"no method has these pages, remove them from docs/methods: {', '.join(gone)}"
 
@@ -55,8 +55,8 @@ def test_a_page_holds_docstring_parts_options_and_commands(name: str, current: d
 
 def test_every_lane_has_its_terms(current: dict[str, str]) -> None:
     text = current["sft_then_rl.md"]
-    assert "## Terms, lane 0" in text and "## Terms, lane 1" in text and "`in_order(" in text
-    assert "## Terms\n" in current["grpo.md"] and "lane 0" not in current["grpo.md"]
+    assert "## Terms, stage 0" in text and "## Terms, stage 1" in text and "`in_order(" in text
+    assert "## Terms\n" in current["grpo.md"] and "stage 0" not in current["grpo.md"]
 
 
 def test_formulas_keep_their_lines_and_prose_does_not() -> None:

@@ -1,10 +1,10 @@
-"""Methods for people: all of them in one table, or one in full with what each of its parts means. No torch here."""
+"""Methods in the terminal: all of them as a table, or one in full with the meaning of its parts. No torch import."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,34 +12,33 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from obverse.cli.method_table import FAMILIES, Entry, term_rows
+from obverse.cli.method_table import Entry, by_family, term_rows
 from obverse.cli.parser import default_text
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 
-HEADER = ("trains", "mask", "pi_ref", "advantage", "share")
+HEADER = ("trains", "mask", "pi_ref", "advantage", "normalizer")
 WIDEST = (13, 11, 17, 18, 14)  # with their gaps 80 columns
 
 
-def methods_table(found: Iterable[Entry]) -> RenderableType:
-    """All methods by family: a line for each, then a row per term by the names of its parts."""
-    members = list(found)
-    rows = [HEADER, *(row for each in members for row in _term_names(each))]
-    widths = [min(max(map(len, column)), most) for column, most in zip(zip(*rows, strict=True), WIDEST, strict=True)]
-    parts: list[RenderableType] = [_grid(widths, [HEADER], "bold")]
-    for family in FAMILIES:
-        parts += [Text(f"\n{family}", style="bold cyan")] if any(each.family == family for each in members) else []
-        for each in members:
-            if each.family == family:
-                title = Text.assemble((each.name, "bold"), f" {each.paper}  needs {', '.join(each.data)}")
-                parts += [title, _grid(widths, _term_names(each))]
-    return Group(*parts)
+def methods_table(rows: Iterable[Entry]) -> RenderableType:
+    """All methods by family: a line for each, then a row per term with the names of its parts."""
+    families = by_family(rows)
+    cells = [HEADER, *(term for members in families.values() for row in members for term in _term_names(row))]
+    widths = [min(max(map(len, column)), most) for column, most in zip(zip(*cells, strict=True), WIDEST, strict=True)]
+    blocks: list[RenderableType] = [_grid(widths, [HEADER], "bold")]
+    for family, members in families.items():
+        blocks.append(Text(f"\n{family}", style="bold cyan"))
+        for row in members:
+            title = Text.assemble((row.name, "bold"), f" {row.paper}  needs {', '.join(row.data)}")
+            blocks += [title, _grid(widths, _term_names(row))]
+    return Group(*blocks)
 
 
-def _term_names(each: Entry) -> list[tuple[str, ...]]:
-    """A method's terms by the names of their parts, equal ones once."""
-    rows = ((label, *(part.partition("(")[0] for part in parts)) for label, *parts in term_rows(each.methods))
-    return list(dict.fromkeys(rows))
+def _term_names(row: Entry) -> list[tuple[str, ...]]:
+    """A method's terms as the names of their parts, without repetitions."""
+    terms = ((label, *(part.partition("(")[0] for part in parts)) for label, *parts in term_rows(row.methods))
+    return list(dict.fromkeys(terms))
 
 
 def _grid(widths: Sequence[int], rows: Iterable[Sequence[str]], style: str = "") -> Table:
@@ -52,42 +51,52 @@ def _grid(widths: Sequence[int], rows: Iterable[Sequence[str]], style: str = "")
     return table
 
 
-def explanation(each: Entry) -> RenderableType:
-    """One method in full: its own words, then its value part by part."""
-    parts: list[RenderableType] = [_words(each.text)]
-    several = len(each.schedule.stages) > 1
-    for stage, method in enumerate(each.methods):
-        parts += [Text(f"lane {stage}", style="bold magenta")] if several else []
+def explanation(row: Entry) -> RenderableType:
+    """One method in full: its docstring, the parts of every term and what they mean, its options."""
+    blocks: list[RenderableType] = [_docstring(row.text)]
+    has_stages = len(row.schedule.stages) > 1
+    for stage, method in enumerate(row.methods):
+        blocks += [Text(f"stage {stage}", style="bold magenta")] if has_stages else []
         for number, term in enumerate(method.terms, start=1):
             stream = "" if term.on == "logp" else f", through their {term.on}"
             headline = Text(f"term {number}: {term.source.label} tokens{stream}", style="bold")
-            parts += [headline, _parts(term_parts(term))]
-        parts += [Text("plan", style="bold"), _parts(plan(method))]
-    if several:
-        parts += [Text("whose turn it is", style="bold"), _parts([("turn", each.schedule.selector)])]
-    lists = (
-        ("options of the method", each.options),
-        ("options that every method has", each.components),
-        ("run options of the paper", each.schedule.run),
-    )
-    for title, values in lists:
-        lines = [f"  --{name} {default_text(value)}\n" for name, value in values.items()]
-        parts += [Text(title, style="bold"), Text("".join(lines) or "  none\n")]
-    parts.append(Text(f"needs {', '.join(each.data)}" + (f"; arXiv {each.paper}" if each.paper else "")))
-    return Group(*parts)
+            blocks += [headline, _parts(term_parts(term))]
+        blocks += [Text("samples and state", style="bold"), _parts(sampling_parts(method))]
+    if has_stages:
+        blocks += [Text("stage selector", style="bold"), _parts([("turn", row.schedule.selector)])]
+    sections: list[tuple[str, Mapping[str, Any], Mapping[str, str]]] = [
+        ("options of the method", row.options, row.help),
+        ("options that every method has", row.components, row.help),
+        ("run options of the paper", row.schedule.run, {}),
+    ]
+    for title, values, texts in sections:
+        blocks += [Text(title, style="bold"), _options(values, texts)]
+    blocks.append(Text(f"needs {', '.join(row.data)}" + (f"; arXiv {row.paper}" if row.paper else "")))
+    return Group(*blocks)
 
 
-def plan(method: Method) -> list[tuple[str, Any]]:
-    """What a method asks for and keeps, and what else it brings along."""
-    others = {"shaping": method.shaping, "critic": method.critic, "memory": method.memory, "inputs": method.inputs}
+def _options(values: Mapping[str, Any], texts: Mapping[str, str]) -> RenderableType:
+    """A line per option: as it is typed with its value, and its help text."""
+    if not values:
+        return Text("  none\n")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    for name, value in values.items():
+        table.add_row(Text(f"  --{name} {default_text(value)}"), Text(texts.get(name, "")))
+    return Padding(table, (0, 0, 1, 0))
+
+
+def sampling_parts(method: Method) -> list[tuple[str, Any]]:
+    """What a method samples and selects, and its optional parts: shaping, critic, memory, inputs."""
+    optional = (method.critic, method.memory, method.inputs)
     rows: list[tuple[str, Any]] = [("ask", method.ask), ("keep", method.keep)]
-    for name, part in others.items():
-        for each in part if isinstance(part, tuple) else (part,):
-            rows += [(name, each)] if each is not None else []
-    return rows
+    rows += [("shaping", part) for part in method.shaping]
+    names = ("critic", "memory", "inputs")
+    return rows + [(name, part) for name, part in zip(names, optional, strict=True) if part is not None]
 
 
-def _words(text: str) -> RenderableType:
+def _docstring(text: str) -> RenderableType:
     """A docstring: its first line, then its `Label  text` entries wrapped beside their labels."""
     first, *lines = text.splitlines()
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -107,27 +116,27 @@ def labeled(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
             continue
         if words:
             yield label, words
-        found = re.match(r"(.{1,24}?)\s{2,}(.+)", line) or re.match(r"(Estimator) (.+)", line)
-        label, words = (found[1], found[2]) if found else ("", line)
+        match = re.match(r"(.{1,24}?)\s{2,}(.+)", line) or re.match(r"(Estimator) (.+)", line)
+        label, words = (match[1], match[2]) if match else ("", line)
     if words:
         yield label, words
 
 
 def term_parts(term: Term) -> list[tuple[str, Any]]:
-    """A term's parts under the names that the formula has for them."""
+    """A term's parts by their names in the formula."""
     return [
         ("mask", term.mask),
         ("pi_ref", term.reference),
         ("advantage", term.advantage),
-        ("share", term.normalizer),
+        ("normalizer", term.normalizer),
         ("weight", term.weight),
     ]
 
 
 def _parts(rows: Iterable[tuple[str, Any]]) -> RenderableType:
-    """What stands there, its value, and what that means in the part's own words."""
+    """A line per part: its role, its value, and the first sentence of its docstring."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(width=11)
+    table.add_column(width=12)
     table.add_column(width=24, overflow="fold")
     table.add_column()
     for name, part in rows:
@@ -136,7 +145,7 @@ def _parts(rows: Iterable[tuple[str, Any]]) -> RenderableType:
 
 
 def first_sentence(part: Any) -> str:
-    """How a part describes itself, without its source; numbers say nothing."""
+    """The first sentence of a part's docstring, without its source; empty for numbers."""
     if isinstance(part, int | float):
         return ""
     text = " ".join((inspect.getdoc(part) or "").split())

@@ -1,4 +1,4 @@
-"""A page per method for readers without a terminal: the docstring's sections, the value part by part, the options."""
+"""The pages of docs/methods: a page per method with its docstring, its parts and its options, and an index."""
 
 from __future__ import annotations
 
@@ -8,95 +8,102 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from obverse.cli.explain import first_sentence, labeled, plan, term_parts
-from obverse.cli.method_table import FAMILIES, Entry, term_record
+from obverse.cli.explain import first_sentence, labeled, sampling_parts, term_parts
+from obverse.cli.method_table import Entry, by_family, markdown_table, term_record
 from obverse.cli.parser import choices, default_text
 from obverse.config.train import method_schema
 from obverse.errors import StorageError
 from obverse.estimator.method import Method
 from obverse.methods import COMPONENTS
-from obverse.methods._components import compose
+from obverse.methods._components import TEXTS, compose
 
 INDEX, SHARED = "README.md", "components.md"
 FORMULAS = ("Equation", "Estimator")
-NOTE = "<!-- Written by `obverse methods --pages`: change the docstring or the value, then `make docs`. -->"
-TAGS = """Every page is read off the method's value and its docstring. Numbers say where they come from: `[code]` the
-code of the authors or of the library that is named, `[paper]` the paper, `[2nd]` somebody else's account of it, `[mem]`
-general knowledge, `[derived]` a calculation of ours."""
+NOTE = "<!-- Generated: change the method's docstring or value, then run `make methods`. -->"
+TAGS = """Every page is generated from the method's value and its docstring. Numbers name their source: `[code]` the
+code of the authors or of the named library, `[paper]` the paper, `[2nd]` a secondary account of it, `[mem]` general
+knowledge, `[derived]` a calculation of this project. The `anchor` is the frozen initial model, which TRL calls
+`ref_model`."""
 
 
-def write(folder: Path, found: Iterable[Entry]) -> int:
-    """Write all pages into a folder, which is made if need be; how many. StorageError if it cannot be written."""
-    made = pages(list(found))
+def write(folder: Path, rows: Iterable[Entry]) -> int:
+    """Write all pages into a folder, created if missing, and return their number; StorageError if that fails."""
+    texts = pages(list(rows))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in made.items():
+        for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(
             f"--pages: the folder {folder} cannot be written: {error.strerror}; choose another"
         ) from None
-    return len(made)
+    return len(texts)
 
 
-def pages(found: list[Entry]) -> dict[str, str]:
+def pages(rows: list[Entry]) -> dict[str, str]:
     """The text of every page by its file name: an index, the components that all methods take, a page per method."""
-    made = {INDEX: index(found), SHARED: components(found)} | {f"{each.name}.md": page(each) for each in found}
-    return {name: "\n\n".join([NOTE, *blocks]) + "\n" for name, blocks in made.items()}
+    blocks = {INDEX: index(rows), SHARED: components(rows)} | {f"{row.name}.md": page(row) for row in rows}
+    return {name: "\n\n".join([NOTE, *parts]) + "\n" for name, parts in blocks.items()}
 
 
-def index(found: list[Entry]) -> Iterator[str]:
-    """All methods by family, a line for each."""
+def index(rows: list[Entry]) -> Iterator[str]:
+    """All methods by family, a line for each, then all of their terms in one table."""
     yield f"# Methods\n\n{TAGS}"
-    yield f"What every method can be given on top of its own options: [components]({SHARED})."
-    for family in FAMILIES:
-        members = [each for each in found if each.family == family]
+    yield f"Every method takes these options beside its own: [components]({SHARED})."
+    for family, members in by_family(rows).items():
         yield f"## {family.capitalize()}"
-        rows = [(f"[{each.name}]({each.name}.md)", each.summary, ", ".join(each.data), each.link) for each in members]
-        yield table(("method", "in one line", "needs", "paper"), rows)
+        cells = [(f"[{row.name}]({row.name}.md)", row.summary, ", ".join(row.data), row.link) for row in members]
+        yield table(("method", "in one line", "needs", "paper"), cells)
+    yield f"## Terms\n\nThe parts of every method's terms, by name.\n\n{markdown_table(rows)}"
 
 
-def page(each: Entry) -> Iterator[str]:
+def page(row: Entry) -> Iterator[str]:
     """One method in full."""
-    yield f"# {each.name}\n\n{escaped(each.summary)}"
-    yield f"Family: {each.family}. Needs: {', '.join(each.data)}. Paper: {each.link or 'none'}. [All methods]({INDEX})."
-    yield f"```\nobverse train {each.name}\nobverse weigh {each.name} STEP.json\n```"
-    yield from sections(each.text)
-    several = len(each.schedule.stages) > 1
-    for number, method in enumerate(each.methods):
-        yield from value(method, f", lane {number}" if several else "")
-    if several:
-        rates = [(f"learning rate, lane {i}", stage.learning_rate) for i, stage in enumerate(each.schedule.stages)]
-        rows = [("turn", each.schedule.selector), *(rate for rate in rates if rate[1] is not None)]
-        yield f"## Course\n\n{table(('', 'value', 'meaning'), map(explained, rows))}"
-    schema = method_schema(each.make)
-    options = [(f"`--{name}`", code(default) + choices(schema, name)) for name, default in each.options.items()]
-    yield f"## Options\n\n{table(('option', 'default'), options)}"
-    yield f"Every method also has {', '.join(f'`--{name}`' for name in each.components)}: see [components]({SHARED})."
-    run = [(f"`--{name}`", code(default)) for name, default in each.schedule.run.items()]
+    yield f"# {row.name}\n\n{escaped(row.summary)}"
+    yield f"Family: {row.family}. Needs: {', '.join(row.data)}. Paper: {row.link or 'none'}. [All methods]({INDEX})."
+    yield f"```\nobverse train {row.name}\nobverse weigh {row.name} STEP.json\n```"
+    yield from sections(row.text)
+    has_stages = len(row.schedule.stages) > 1
+    for number, method in enumerate(row.methods):
+        yield from terms(method, f", stage {number}" if has_stages else "")
+    if has_stages:
+        rates = [(f"learning rate, stage {i}", stage.learning_rate) for i, stage in enumerate(row.schedule.stages)]
+        cells = [("stage selector", row.schedule.selector), *(rate for rate in rates if rate[1] is not None)]
+        yield f"## Training schedule\n\n{table(('', 'value', 'meaning'), map(explained, cells))}"
+    schema, texts = method_schema(row.make), row.help
+    options = [
+        (f"`--{name}`", code(default) + choices(schema, name), texts[name]) for name, default in row.options.items()
+    ]
+    yield f"## Options\n\n{table(('option', 'default', 'meaning'), options)}"
+    yield f"Every method also has {', '.join(f'`--{name}`' for name in row.components)}: see [components]({SHARED})."
+    run = [(f"`--{name}`", code(default)) for name, default in row.schedule.run.items()]
     yield f"## Run options of the paper\n\n{table(('option', 'value'), run)}"
 
 
-def value(method: Method, suffix: str) -> Iterator[str]:
-    """How a method's tokens count, what each part means, and what it asks for and brings along."""
+def terms(method: Method, suffix: str) -> Iterator[str]:
+    """The terms of a method, the meaning of each part, and what the method samples, selects and keeps."""
     records = [term_record(term) for term in method.terms]
     parts = {f"{name} {part}": (name, part) for term in method.terms for name, part in term_parts(term)}
     yield f"## Terms{suffix}"
-    names = ("source", "stream", "mask", "pi_ref", "advantage", "share", "weight")
+    names = ("source", "stream", "mask", "pi_ref", "advantage", "normalizer", "weight")
     yield table(names, [map(code, record.values()) for record in records])
     yield table(("", "part", "meaning"), [row for row in map(explained, parts.values()) if row[2]])
     rounds = [("max_rounds", method.max_rounds)] if method.max_rounds > 1 else []
-    yield f"## Plan{suffix}\n\n{table(('', 'value', 'meaning'), map(explained, [*plan(method), *rounds]))}"
+    rows = map(explained, [*sampling_parts(method), *rounds])
+    yield f"## Samples and state{suffix}\n\n{table(('', 'value', 'meaning'), rows)}"
 
 
-def components(found: list[Entry]) -> Iterator[str]:
-    """What `compose` gives every method, and who has an option of the same name."""
+def components(rows: list[Entry]) -> Iterator[str]:
+    """The options that `compose` adds to every method, and the methods that have a parameter of the same name."""
     text = inspect.getdoc(compose) or ""
     yield f"# Components\n\n{escaped(text.splitlines()[0])}"
     yield from sections(text)
-    owners = {name: [f"[{each.name}]({each.name}.md)" for each in found if name in each.options] for name in COMPONENTS}
-    rows = [(f"`--{name}`", code(each.default), ", ".join(owners[name])) for name, each in COMPONENTS.items()]
-    yield f"## Options\n\n{table(('option', 'default', 'methods with their own meaning of it'), rows)}"
+    owners = {name: [f"[{row.name}]({row.name}.md)" for row in rows if name in row.options] for name in COMPONENTS}
+    cells = [
+        (f"`--{name}`", code(option.default), TEXTS[name], ", ".join(owners[name]))
+        for name, option in COMPONENTS.items()
+    ]
+    yield f"## Options\n\n{table(('option', 'default', 'meaning', 'methods with their own meaning of it'), cells)}"
 
 
 def sections(text: str) -> Iterator[str]:
@@ -107,20 +114,20 @@ def sections(text: str) -> Iterator[str]:
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of Markdown; what only looks like markup is text."""
+    """A table of Markdown; characters that would be read as markup are escaped."""
     first, *rest = [[escaped(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [first, ["---"] * len(first), *rest]) if rest else "None."
 
 
 def escaped(text: str) -> str:
-    """Text in which a single asterisk and an angle bracket stand for themselves, but not within `code`."""
+    """Text with single asterisks and angle brackets escaped, except within `code`."""
     parts = re.split(r"(`[^`]*`)", text)
     parts[::2] = [re.sub(r"<(?=\S)|(?<![\w*])\*(?!\w)|(?<=\w)\*(?=\w)", r"\\\g<0>", part) for part in parts[::2]]
     return "".join(parts)
 
 
 def explained(row: tuple[str, Any]) -> tuple[str, str, str]:
-    """What stands there, its value, and what that means in the part's own words."""
+    """A row of a table: the part's role, its value, and the first sentence of its docstring."""
     return row[0], code(row[1]), first_sentence(row[1])
 
 

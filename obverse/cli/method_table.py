@@ -1,4 +1,4 @@
-"""What every method is, read off its value: for the method table, for the README, for programs. No torch here."""
+"""The table of methods, derived from their values: as Markdown, JSON, and rows for the terminal. No torch import."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from obverse.config.train import method_fields
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial, wants
 from obverse.estimator.schedule import Stage, TrainingSchedule, as_schedule
 from obverse.methods import added_parameters, call, find, names, parameters
+from obverse.methods._docstring import split_options
 from obverse.types import Source
 
 FAMILIES = ("demonstrations", "own samples", "hybrid", "preferences")
@@ -21,23 +23,29 @@ FAMILIES = ("demonstrations", "own samples", "hybrid", "preferences")
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the method table, derived from the method's value."""
+    """A method with chosen options, and what the tables and pages show of it."""
 
     name: str
     make: Callable[..., Method | TrainingSchedule]
-    options: Mapping[str, Any]  # the method's own, defaults included
-    components: Mapping[str, Any]  # what every method can be given on top
+    options: Mapping[str, Any]  # the parameters of the method's function, with defaults filled in
+    components: Mapping[str, Any]  # the options of `compose` that the function does not have
     schedule: TrainingSchedule
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The method, or of a course one for each lane."""
+        """The method of each stage; one for a method without a schedule."""
         return self.schedule.methods
 
     @property
     def text(self) -> str:
-        """The docstring without its indentation."""
-        return inspect.getdoc(self.make) or "This method's function has no docstring."
+        """The docstring without its indentation and its `Options` section."""
+        return split_options(inspect.getdoc(self.make) or "")[0] or "This method's function has no docstring."
+
+    @property
+    def help(self) -> dict[str, str]:
+        """The help text of each option by name, as `obverse train METHOD --help` prints it."""
+        fields = method_fields(self.make)
+        return {name: str(field.description) for name, (_, field) in fields.items()}
 
     @property
     def summary(self) -> str:
@@ -46,8 +54,8 @@ class Entry:
     @property
     def paper(self) -> str:
         """The arXiv id of the first paper that the docstring links to; empty without one."""
-        found = re.search(r"arxiv\.org/abs/(\d{4}\.\d{4,5})", self.text)
-        return found[1] if found else ""
+        match = re.search(r"arxiv\.org/abs/(\d{4}\.\d{4,5})", self.text)
+        return match[1] if match else ""
 
     @property
     def link(self) -> str:
@@ -56,15 +64,17 @@ class Entry:
 
     @property
     def family(self) -> str:
-        """Whose tokens are trained: `demonstrations`, `own samples`, both (`hybrid`), or `preferences`."""
+        """What is trained: `demonstrations`, rollouts (`own samples`), both (`hybrid`), or `preferences`."""
         if any(method.sources & {Source.CHOSEN, Source.REJECTED} for method in self.methods):
             return "preferences"
-        own, shown = self._wants("rollouts"), self._wants("demonstrations")
-        return "hybrid" if own and shown and self._grades else "own samples" if own and not shown else "demonstrations"
+        rollouts, demonstrations = self._wants("rollouts"), self._wants("demonstrations")
+        if rollouts and demonstrations and self._grades:
+            return "hybrid"
+        return "own samples" if rollouts and not demonstrations else "demonstrations"
 
     @property
     def data(self) -> list[str]:
-        """What must be there: `answers` (to grade samples by), `demonstrations`, `pairs`, the `anchor`, a `critic`."""
+        """What it requires: `answers` (to grade by), `demonstrations`, `pairs`, the `anchor` model, a `critic`."""
         needs = {
             "answers": self._wants("rollouts") and self._grades,
             "demonstrations": self._wants("demonstrations"),
@@ -82,7 +92,7 @@ class Entry:
         return any(wants(method, kind) for method in self.methods)
 
     def record(self) -> dict[str, Any]:
-        """The entry for programs; the keys are stable."""
+        """The entry as JSON values; the keys are stable."""
         return {
             "name": self.name,
             "summary": self.summary,
@@ -95,7 +105,7 @@ class Entry:
                 for term in method.terms
             ],
             "turn": str(self.schedule.selector),
-            "lanes": [lane_record(stage) for stage in self.schedule.stages],
+            "lanes": [stage_record(stage) for stage in self.schedule.stages],
             "options": dict(self.options),
             "components": dict(self.components),
             "run": dict(self.schedule.run),
@@ -105,34 +115,41 @@ class Entry:
 def entry(name: str, options: Mapping[str, Any] | None = None) -> Entry:
     """A method with `options` in place of its defaults."""
     make = find(name)
-    chosen = {each: parameter.default for each, parameter in parameters(make).items()} | dict(options or {})
+    values = {option: parameter.default for option, parameter in parameters(make).items()} | dict(options or {})
     added = added_parameters(make)
-    own = {each: value for each, value in chosen.items() if each not in added}
-    components = {each: value for each, value in chosen.items() if each in added}
-    return Entry(name, make, own, components, as_schedule(call(name, make, chosen)))
+    method_options = {option: value for option, value in values.items() if option not in added}
+    components = {option: value for option, value in values.items() if option in added}
+    return Entry(name, make, method_options, components, as_schedule(call(name, make, values)))
 
 
 def entries() -> list[Entry]:
-    """All methods that ship with obverse, by family."""
-    return sorted(map(entry, names()), key=lambda each: (FAMILIES.index(each.family), each.name))
+    """All methods that ship with obverse, by family, then by name."""
+    return sorted(map(entry, names()), key=lambda row: (FAMILIES.index(row.family), row.name))
 
 
-def lane_record(stage: Stage) -> dict[str, Any]:
-    """A method as the names of its parts."""
+def by_family(rows: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each family that has any, in the order of `FAMILIES`."""
+    rows = list(rows)
+    families = {family: [row for row in rows if row.family == family] for family in FAMILIES}
+    return {family: members for family, members in families.items() if members}
+
+
+def stage_record(stage: Stage) -> dict[str, Any]:
+    """A stage's method as the names of its parts."""
     method = stage.method
-    others = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
+    optional = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
     return {
         "ask": str(method.ask),
         "keep": str(method.keep),
         "shaping": [str(part) for part in method.shaping],
-        **{name: None if part is None else str(part) for name, part in others.items()},
+        **{name: None if part is None else str(part) for name, part in optional.items()},
         "max_rounds": method.max_rounds,
         "learning_rate": stage.learning_rate,
     }
 
 
 def term_record(term: Term) -> dict[str, Any]:
-    """A term as names."""
+    """A term as the names of its parts."""
     return {
         "source": term.source.label,
         "on": term.on,
@@ -144,13 +161,13 @@ def term_record(term: Term) -> dict[str, Any]:
     }
 
 
-def to_json(found: Iterable[Entry]) -> str:
-    """The method table for programs."""
-    return json.dumps([each.record() for each in found], indent=2)
+def to_json(rows: Iterable[Entry]) -> str:
+    """The method table as JSON."""
+    return json.dumps([row.record() for row in rows], indent=2)
 
 
 def term_rows(methods: Iterable[Method]) -> list[tuple[str, str, str, str, str]]:
-    """(what is trained, mask, pi_ref, advantage, share) per term."""
+    """A row per term: (source or stream, mask, pi_ref, advantage, normalizer)."""
     return [
         (
             term.source.label if term.on == "logp" else term.on,
@@ -164,14 +181,31 @@ def term_rows(methods: Iterable[Method]) -> list[tuple[str, str, str, str, str]]
     ]
 
 
-def markdown_table(found: Iterable[Entry]) -> str:
-    """The method table for the README: the names of the parts; their options are on the method's page."""
+def markdown_table(rows: Iterable[Entry]) -> str:
+    """The method table in Markdown, with the names of the parts; their options are on the method's page."""
     lines = [
-        "| method | family | needs | trains | mask | pi_ref | advantage | share | paper |",
+        "| method | family | needs | trains | mask | pi_ref | advantage | normalizer | paper |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for each in found:
-        rows = dict.fromkeys(tuple(cell.partition("(")[0] for cell in row) for row in term_rows(each.methods))
-        cells = ["<br>".join(column) for column in zip(*rows, strict=True)]
-        lines.append(f"| {' | '.join([f'`{each.name}`', each.family, ', '.join(each.data), *cells, each.link])} |")
+    for row in rows:
+        terms = dict.fromkeys(tuple(cell.partition("(")[0] for cell in term) for term in term_rows(row.methods))
+        cells = ["<br>".join(column) for column in zip(*terms, strict=True)]
+        lines.append(f"| {' | '.join([f'`{row.name}`', row.family, ', '.join(row.data), *cells, row.link])} |")
+    return "\n".join(lines)
+
+
+FAMILY_TEXT = {
+    "demonstrations": "imitate demonstrations",
+    "own samples": "learn from graded rollouts of the policy",
+    "hybrid": "learn from both, in one loss, per problem, or in turns",
+    "preferences": "learn from pairs of a chosen and a rejected response",
+}
+
+
+def family_table(rows: Iterable[Entry]) -> str:
+    """The families in Markdown for the README: what they learn from, how many methods they have, and their names."""
+    lines = ["| family | methods | |", "|---|---|---|"]
+    for family, members in by_family(rows).items():
+        links = ", ".join(f"[`{row.name}`](docs/methods/{row.name}.md)" for row in members)
+        lines.append(f"| {family}: {FAMILY_TEXT[family]} | {len(members)} | {links} |")
     return "\n".join(lines)

@@ -44,6 +44,7 @@ from obverse.config.scale import (
     PositionOptions,
 )
 from obverse.errors import ConfigError
+from obverse.methods import option_help
 
 # How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
@@ -269,22 +270,25 @@ class DataConfig(Options):
 def method_fields(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """The keyword parameters of a method's function as pydantic fields: (type, field). Defaults are the function's.
 
-    A parameter without an annotation has its default's type; counts (`num_*`, `max_*`) are at least 1.
+    A parameter without an annotation has its default's type; counts (`num_*`, `max_*`) are at least 1. The help text of
+    a parameter that is also an option of the run is the run's, that of others is in the method's docstring.
     """
-    found: dict[str, tuple[Any, Any]] = {}
+    texts = option_help(make)
+    fields: dict[str, tuple[Any, Any]] = {}
     for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        if name not in TrainConfig.model_fields and hasattr(TrainConfig, name):
+        run_option = TrainConfig.model_fields.get(name)
+        if run_option is None and hasattr(TrainConfig, name):
             raise ConfigError(f"{make.__name__}: a parameter called {name} cannot be an option: give it another name")
         default = ... if parameter.default is parameter.empty else parameter.default
         kind = parameter.annotation
         if kind is parameter.empty:
             kind = Any if default in (..., None) else type(default)
         bounds = {"ge": 1} if kind is int and name.startswith(("num_", "max_")) else {}
-        text = getattr(make, "texts", {}).get(name, f"option of {make.__name__}")
-        found[name] = (kind, option("method", text, default, **bounds))
-    return found
+        text = run_option.description if run_option else texts.get(name)
+        fields[name] = (kind, option("method", text or f"option of {make.__name__}", default, **bounds))
+    return fields
 
 
 def schema(make: Callable[..., Any]) -> type[TrainConfig]:

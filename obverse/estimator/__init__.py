@@ -1,1 +1,21 @@
-"""The estimator: every method is one coefficient per trained token. No torch import."""
+"""The estimator: a method is a sum of terms, each of which gives every trained token one coefficient. No torch import.
+
+What a method's author needs: `Method`, `Term`, the module `parts`, and `TrainingSchedule` with `Stage` and a selector.
+"""
+
+from obverse.estimator import parts
+from obverse.estimator.formula import Term, entropy_bonus
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import InOrder, InTurns, Stage, TrainingSchedule, WhenWaiting
+
+__all__ = [
+    "InOrder",
+    "InTurns",
+    "Method",
+    "Stage",
+    "Term",
+    "TrainingSchedule",
+    "WhenWaiting",
+    "entropy_bonus",
+    "parts",
+]

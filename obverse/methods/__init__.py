@@ -1,7 +1,8 @@
-"""Every method of the house. The folder is the registry: `methods/hpt.py` holds the function `hpt`, and that is all.
+"""The methods. The folder is the registry: `methods/hpt.py` defines the function `hpt`, and nothing else registers it.
 
-A method function's keyword defaults are the paper's values, the configuration schema and the command line's options
-at once. A user's own method is `path/to/file.py:function`.
+The keyword parameters of a method's function are its configuration schema and its command line options; their defaults
+are the paper's values, and the docstring's `Options` section is their help. A user's own method is
+`path/to/file.py:function`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from obverse.errors import ConfigError, UserError
 from obverse.estimator.method import Method
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.methods._components import TEXTS, compose
+from obverse.methods._docstring import split_options
 from obverse.python_files import Code
 from obverse.types import Source
 
@@ -47,31 +49,40 @@ def find(name: str) -> MakeMethod:
 
 
 def composable(make: MakeMethod) -> MakeMethod:
-    """The method's function with the options of `compose` behind its own."""
-    own = signature(make)
-    added = {name: each for name, each in COMPONENTS.items() if name not in own.parameters}
+    """The method's function with the options of `compose` added to its own parameters."""
+    method_signature = signature(make)
+    added = {name: option for name, option in COMPONENTS.items() if name not in method_signature.parameters}
 
     @functools.wraps(make)
-    def made(**options: Any) -> Method | TrainingSchedule:
+    def make_with_components(**options: Any) -> Method | TrainingSchedule:
         schedule = make(**{name: value for name, value in options.items() if name not in added})
         if not isinstance(schedule, Method | TrainingSchedule):
             kind = type(schedule).__name__
-            raise ConfigError(f"{getattr(make, '__name__', kind)} returns a {kind}, and not a Method or a Course")
+            raise ConfigError(f"{getattr(make, '__name__', kind)} returns a {kind}, not a Method or a TrainingSchedule")
         chosen = {name: value for name, value in options.items() if name in added or name == LONGEST}
         if isinstance(schedule, Method):
             return compose(schedule, **chosen)
-        # a lane without own samples has nothing that most components could act on
+        # most components act on rollouts: a stage without any keeps its method
         stages = [
             replace(stage, method=compose(stage.method, **chosen)) if Source.ROLLOUT in stage.method.sources else stage
             for stage in schedule.stages
         ]
         return replace(schedule, stages=tuple(stages))
 
-    parameters = [*own.parameters.values(), *(each.replace(kind=each.KEYWORD_ONLY) for each in added.values())]
-    parameters.sort(key=lambda each: each.kind)  # **others stand last
-    made.texts = {name: TEXTS[name] for name in added}  # type: ignore[attr-defined]
-    made.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return made
+    options = [*method_signature.parameters.values()]
+    options += [option.replace(kind=option.KEYWORD_ONLY) for option in added.values()]
+    options.sort(key=lambda option: option.kind)  # **kwargs must be last
+    make_with_components.__signature__ = method_signature.replace(parameters=options)  # type: ignore[attr-defined]
+    return make_with_components
+
+
+def option_help(make: MakeMethod) -> dict[str, str]:
+    """The help text of each option by name: the docstring's `Options` section, and the components' own texts.
+
+    An option that neither describes is missing.
+    """
+    _, texts = split_options(inspect.getdoc(make) or "")
+    return {name: texts.get(name) or TEXTS[name] for name in signature(make).parameters if name in {*texts, *TEXTS}}
 
 
 def signature(make: MakeMethod) -> inspect.Signature:
@@ -80,15 +91,17 @@ def signature(make: MakeMethod) -> inspect.Signature:
     if inspect.iscoroutinefunction(make):
         raise ConfigError(f"{name} is async: a method's function returns its Method at once, leave async out")
     try:
-        found = inspect.signature(make, eval_str=True)
-    except Exception as error:  # an annotation is the user's own, whatever it raises
+        method_signature = inspect.signature(make, eval_str=True)
+    except Exception as error:  # evaluating a user's annotation may raise anything
         raise ConfigError(f"{name}: its parameters cannot be read: {type(error).__name__}: {error}") from error
-    for each in found.parameters.values():
-        if each.kind is each.POSITIONAL_ONLY:
-            raise ConfigError(f"{name}: the parameter {each.name} has no name to be given by: leave the / out")
-        if each.name.startswith("_") and each.kind is each.POSITIONAL_OR_KEYWORD:
-            raise ConfigError(f"{name}: the parameter {each.name} cannot be an option: no option begins with _")
-    return found
+    for parameter in method_signature.parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigError(
+                f"{name}: the parameter {parameter.name} is positional-only, which no option can be: remove the /"
+            )
+        if parameter.name.startswith("_") and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            raise ConfigError(f"{name}: the parameter {parameter.name} cannot be an option: no option begins with _")
+    return method_signature
 
 
 def identity(name: str) -> str:

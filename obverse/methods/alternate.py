@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.schedule import InTurns, Stage, TrainingSchedule
+from obverse.estimator import InTurns, Stage, TrainingSchedule
 from obverse.methods.dr_grpo import dr_grpo
 from obverse.methods.grpo import grpo
 from obverse.methods.sft import sft
@@ -40,6 +40,15 @@ def alternate(
               already do. Two AdamW drift apart: each one's moments know only half of the steps. 1 RL step at 1e-6 and 1
               SFT step at 1e-6 move the weights alike under Adam: the ratio of steps is the balance.
     Authors' names  none.
+    Options
+        rl_steps: RL steps in a row
+        sft_steps: SFT steps in a row, after those of RL
+        rl: method of the RL steps
+        num_generations: rollouts per problem in RL steps
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
+        beta: weight of grpo's KL to the initial model; 0 is off; dr_grpo has none
+        moments: an AdamW state for each kind of step (separate), or one for both (shared)
     """
     if rl == "dr_grpo" and beta:
         raise ValueError("beta weighs the KL of grpo; dr_grpo has none: give kl_coef")

@@ -1,7 +1,6 @@
 """CHORD: own samples and demonstrations in one sum whose balance moves over the run."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, Clip, One, OwnStandardized, PerToken, Request, Rest, Undecided, WarmCosine
 from obverse.types import Source
 
@@ -38,6 +37,15 @@ def chord(
               without phi: phi is at most 1/4.
     Authors' names  mu_peak, mu_valley -> the same; mu_warmup_steps, mu_decay_steps -> mu_warmup, mu_decay as shares of
               the run; enable_phi_function (ms-swift) -> phi; repeat_times -> num_generations.
+    Options
+        num_generations: rollouts per problem
+        mu_peak: weight of the SFT loss at its highest, after the warm-up
+        mu_valley: weight of the SFT loss at the end of its decay
+        mu_warmup: share of the run over which mu rises from 0 to mu_peak
+        mu_decay: share of the run over which mu falls to mu_valley, after the warm-up
+        phi: weigh each demonstration token by p (1 - p), p its probability
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
     """
     high = epsilon if epsilon_high is None else epsilon_high
     mu = WarmCosine(mu_peak, mu_valley, mu_warmup, mu_decay)

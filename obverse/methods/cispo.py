@@ -1,7 +1,6 @@
 """Cap the importance weight instead of masking the token."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import CappedBehavior, PerToken, Request, Standardized
 from obverse.types import Source
 
@@ -25,6 +24,10 @@ def cispo(num_generations: int = 8, epsilon_high: float = 4.0, epsilon: float | 
     Pitfalls  1 + epsilon_high is the cap: TRL's 5.0 is 4.0 here. A problem that is never solved teaches nothing.
     Authors' names  TRL: epsilon_high - 1 -> epsilon_high; verl: clip_ratio_high -> epsilon_high, clip_ratio_low ->
               epsilon.
+    Options
+        num_generations: rollouts per problem
+        epsilon_high: the importance weight is capped at 1 + epsilon_high
+        epsilon: lower bound of the importance weight, 1 - epsilon; none: no lower bound
     """
     reference = CappedBehavior(1 + epsilon_high, 0.0 if epsilon is None else 1 - epsilon)
     return Method(

@@ -1,7 +1,6 @@
 """Decoupled clip, dynamic sampling, a soft limit of the length."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, Clip, DoubleClip, MixedOutcomes, Overlong, PerToken, Request, Standardized
 from obverse.types import Source
 
@@ -42,6 +41,15 @@ def dapo(
     Authors' names  clip_ratio_low -> epsilon, clip_ratio_high -> epsilon_high, clip_ratio_c -> dual_clip, rollout.n ->
               num_generations, overlong_buffer.len -> overlong_cache_length, overlong_buffer.penalty_factor ->
               overlong_factor.
+    Options
+        num_generations: rollouts per problem
+        epsilon: lower clip bound of the ratio, 1 - epsilon
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high
+        dual_clip: drop tokens of negative advantage above this ratio; none: no dual clip
+        overlong_cache_length: tokens before the longest completion over which the length penalty grows; none: a fifth
+            of it
+        overlong_factor: length penalty of a completion at the limit, taken off its reward; 0 is off
+        max_num_gen_batches: rounds of sampling per step to fill the batch with groups of mixed outcomes, at most
     """
     clip = Clip(epsilon, epsilon_high) if dual_clip is None else DoubleClip(epsilon, epsilon_high, dual_clip)
     cache = max(1, max_completion_length // 5) if overlong_cache_length is None else overlong_cache_length

@@ -1,7 +1,6 @@
 """Dynamic fine-tuning: imitate each token by as much as it is already believed."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import PerToken, Request, Unit
 from obverse.types import Source
 

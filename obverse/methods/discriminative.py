@@ -3,8 +3,7 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Contrast, Demonstrated, LogPartition, One, PerSample, PerSequence, Request
 from obverse.types import Source
 
@@ -39,6 +38,11 @@ def discriminative(
               most 1 / gamma, but once u is stale it may be near 0: with few visits per problem prefer a gamma near 1.
               Negatives that are right are pushed down as well. dft needs the initial model's log-probs; dft2 none.
     Authors' names  samples_per_prompt -> num_generations, gamma and tau the same, ref_free -> variant="dft2".
+    Options
+        variant: log-likelihoods as sums (dft), or divided by the response's length (dft2)
+        num_generations: negatives per problem, sampled from the initial model
+        gamma: step of the moving average of a problem's log partition; none: 0.85 (dft), 0.9 (dft2)
+        tau: temperature by which log-likelihoods are divided; none: 1 (dft), 0.3 (dft2)
     """
     if num_generations < 1:
         raise ConfigError("discriminative fine-tuning contrasts with own samples: num_generations must be at least 1")

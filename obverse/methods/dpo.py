@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Everything, MixedOutcomes, PerPair, Preferred, Request
 from obverse.estimator.parts.pairs import Divergence
 from obverse.types import Source
@@ -43,6 +42,14 @@ def dpo(
               answers makes many pairs, and each counts as much as any other problem's.
     Authors' names  TRL: beta; f_divergence_type -> divergence (js_divergence is js, alpha_divergence is alpha);
               f_alpha_divergence_coef -> alpha; loss_type -> loss; label_smoothing.
+    Options
+        beta: inverse temperature of the margin, or the strength of the KL constraint
+        pairs: preference pairs of the data set (data), or a problem's correct and incorrect rollouts (own)
+        num_generations: rollouts per problem with pairs=own
+        divergence: f-divergence to the initial model
+        alpha: order of the alpha divergence
+        loss: loss of a pair's margin: -log sigmoid, or IPO's square
+        label_smoothing: probability that a pair's label is wrong, for the sigmoid loss; below 0.5
     """
     own = pairs == "own"
     part = Preferred(beta, divergence, alpha, loss, label_smoothing, own)

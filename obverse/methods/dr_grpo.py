@@ -1,7 +1,6 @@
 """GRPO without its two biases."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, Centered, Clip, Constant, Request
 from obverse.types import Source
 
@@ -26,6 +25,10 @@ def dr_grpo(
     Pitfalls  L only rescales the step for plain SGD; with Adam it matters against other terms and Adam's epsilon.
               A problem that the model never solves teaches nothing.
     Authors' names  num_samples -> num_generations, cliprange -> epsilon, generate_max_length -> max_completion_length.
+    Options
+        num_generations: rollouts per problem
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
     """
     high = epsilon if epsilon_high is None else epsilon_high
     normalizer = Constant(max_completion_length)

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import JensenShannon, One, Part, Pearson, PerToken, Request, SquaredHellinger
 from obverse.types import Source
 
@@ -31,6 +30,9 @@ def f_sft(
     Pitfalls  Equal rewards do not give zero: rewards are not read. All four are SFT at the first step. Pearson's weight
               is negative above x = 2: it then pushes the token down again.
     Authors' names  none read.
+    Options
+        divergence: f-divergence that bounds the implicit reward; total_variation is plain SFT
+        beta: scale of the implicit reward, beta log(p / p_initial)
     """
     advantages: dict[str, Part] = {
         "total_variation": One(),

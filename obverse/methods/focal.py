@@ -1,7 +1,6 @@
 """The focal loss on demonstrations: work on what is badly fitted."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Doubt, PerToken, Request
 from obverse.types import Source
 
@@ -23,6 +22,9 @@ def focal(gamma: float = 2.0, detached: bool = False) -> Method:
     Pitfalls  Equal rewards do not give zero: rewards are not read. Noise in the demonstrations is what it works on
               hardest. gamma 0 is sft.
     Authors' names  gamma -> gamma; the balance factor alpha is not here: it would only scale the step.
+    Options
+        gamma: exponent of the focal factor (1 - p)^gamma; 0 is SFT
+        detached: keep the gradient of the focal factor out
     """
     return Method(
         ask=Request(demonstrations=1),

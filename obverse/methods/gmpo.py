@@ -1,7 +1,6 @@
 """The geometric mean of the tokens' clipped ratios."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import ClippedMean, PerSequence, Request, Standardized, TokenClip
 from obverse.types import Source
 
@@ -24,6 +23,10 @@ def gmpo(num_generations: int = 8, epsilon: float = 0.4, epsilon_high: float | N
     Pitfalls  epsilon bounds a *log*-ratio: 0.4 is the range 0.67 to 1.49. The advantage's sign is that of R - mean R. A
               problem that is never solved teaches nothing.
     Authors' names  cliprange -> epsilon, num_samples -> num_generations.
+    Options
+        num_generations: rollouts per problem
+        epsilon: bound of a token's log-ratio, not of its ratio
+        epsilon_high: upper bound of a token's log-ratio; none: epsilon
     """
     high = epsilon if epsilon_high is None else epsilon_high
     reference, mask = ClippedMean(epsilon, high), TokenClip(epsilon, high)

@@ -1,7 +1,6 @@
 """Group relative policy optimization, as the paper has it."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, Clip, PerSequence, Request, Standardized, TowardsAnchor
 from obverse.types import Source
 
@@ -27,6 +26,11 @@ def grpo(
               std favors very easy and very hard problems; dividing by n_i favors short right and long wrong answers
               (see dr_grpo). A problem that the model never solves teaches nothing.
     Authors' names  TRL: the same; verl: kl_loss_coef, clip_ratio_low, clip_ratio_high, rollout.n.
+    Options
+        num_generations: rollouts per problem
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
+        beta: weight of the k3 estimate of the KL to the initial model, in the loss; 0 is off
     """
     high = epsilon if epsilon_high is None else epsilon_high
     surrogate = Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(epsilon, high), normalizer=PerSequence())

@@ -1,7 +1,6 @@
 """The importance ratio of a whole sequence, length-normalized."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Clip, PerSequence, Request, SequenceMean, Standardized
 from obverse.types import Source
 
@@ -23,6 +22,10 @@ def gspo(num_generations: int = 8, epsilon: float = 3e-4, epsilon_high: float = 
     Pitfalls  epsilon is far smaller than PPO's, for s_i is a mean: 0.2 never clips. A sampler whose log-probs differ
               from the trainer's by 3e-4 on average is clipped at once. A problem that is never solved teaches nothing.
     Authors' names  TRL: the same; verl: clip_ratio_low -> epsilon, clip_ratio_high -> epsilon_high.
+    Options
+        num_generations: rollouts per problem
+        epsilon: lower clip bound of the sequence's ratio, 1 - epsilon
+        epsilon_high: upper clip bound of the sequence's ratio, 1 + epsilon_high
     """
     return Method(
         ask=Request(rollouts=num_generations),

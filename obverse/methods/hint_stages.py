@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from obverse.estimator.method import Method
+from obverse.estimator import Method
 from obverse.estimator.parts import StagedHint
 from obverse.methods.uft import uft
 
@@ -32,6 +32,15 @@ def hint_stages(
               chunks has fewer, longer stages.
     Authors' names  sft_loss_coef -> hint_coef, kl_loss_coef -> beta, T_hint -> hint_until, rollout.n ->
               num_generations.
+    Options
+        num_generations: rollouts per problem
+        beta: weight of the k3 estimate of the KL to the initial model, in the loss; 0 is off; also the default of
+            hint_coef
+        hint_coef: weight of the SFT loss on hint tokens; none: beta
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        entropy_coef: weight of the entropy bonus, a mean over rollout tokens; 0 is off
+        num_chunks: chunks that a demonstration is cut into, at most one per step of it
+        hint_until: share of the run after which no hints are given
     """
     same = uft(num_generations, beta, hint_coef, epsilon=epsilon, entropy_coef=entropy_coef)
     return replace(same, ask=StagedHint(num_generations, num_chunks, hint_until))

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term, entropy_bonus
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term, entropy_bonus
 from obverse.estimator.parts import (
     Always,
     Behavior,
@@ -85,6 +84,18 @@ def hpt(
     Authors' names  switch_gate -> gate, sft_loss_coef -> sft_coef, entropy_coeff -> entropy_coef, rollout.n ->
               num_generations, grpo_use_std -> scale_rewards, loss_remove_clip -> epsilon=None, unify_strategy ->
               gate_type, offline_loss_type -> failed; soft_type 1 -> always, 2 -> never, else -> between.
+    Options
+        num_generations: rollouts per problem
+        gate: a problem with more correct rollouts than this trains by RL, others by SFT
+        sft_coef: weight of the SFT loss on demonstrations
+        rl_coef: weight of the RL loss on rollouts
+        entropy_coef: weight of the entropy bonus, a mean over all trained tokens; 0 is off
+        scale_rewards: divide advantages by the standard deviation of the group's rewards (group), or not (none)
+        epsilon: clip range of the importance ratio; none: no clip
+        gate_type: choose one loss per problem (switch), or weigh all by the authors' tables (soft)
+        soft_type: when a demonstration also trains by off-policy RL, with gate_type=soft
+        failed: loss on the demonstration of a failed problem: SFT, off-policy RL, or their sum (mixed)
+        off_coef: weight of off-policy RL on demonstrations, beside rl_coef
     """
     if gate_type == "soft" and (gate, failed) != (0, "sft"):
         raise ValueError("a soft gate has its own tables: gate and failed belong to gate_type='switch'")

@@ -3,8 +3,7 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Geometric, GreedyMix, PerSample, PerSequence, Propagated, Request
 from obverse.types import Source
 
@@ -31,6 +30,10 @@ def ift(greedy_share: float = 0.2, gamma: float = 0.95, form: Literal["code", "p
               better known than its sequence: such a token is unlearned a little. Two forward passes per update. The
               forms differ in kind: code favors hard tokens and what leads to them, paper late tokens.
     Authors' names  min_lambda = max_lambda -> greedy_share, gamma the same, propagation_type=loss -> form="code".
+    Options
+        greedy_share: share of the policy's own greedy guess in each response token's input embedding
+        gamma: discount of later tokens' losses, 0 to 1
+        form: the authors' weights (code), or those of equation 21 (paper)
     """
     if not 0 <= gamma <= 1 or not 0 <= greedy_share <= 1:
         raise ConfigError("gamma and greedy_share must be between 0 and 1")

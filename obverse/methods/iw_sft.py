@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import AnchorRatio, PerToken, Request, SequenceAnchorRatio
 from obverse.types import Source
 
@@ -33,6 +32,11 @@ def iw_sft(
     Pitfalls  Equal rewards do not give zero: rewards are not read. All weights are 1 at the first step, so a single
               step is SFT. The weight feeds itself: what has risen rises faster, up to clip_high.
     Authors' names  none read: the reference model is hard-coded to the initial one.
+    Options
+        level: one importance weight per sequence, or one per token
+        tau: exponent of the sequence's importance weight
+        clip_low: lower clip of the weight; none: 0 (sequence), 0.2 (token)
+        clip_high: upper clip of the weight; none: 16 (sequence), 1.8 (token)
     """
     low, high = (0.0, 16.0) if level == "sequence" else (0.2, 1.8)
     low, high = low if clip_low is None else clip_low, high if clip_high is None else clip_high

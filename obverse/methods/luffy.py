@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term, entropy_bonus
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term, entropy_bonus
 from obverse.estimator.parts import (
     Accepted,
     Always,
@@ -66,6 +65,15 @@ def luffy(
     Authors' names  off_policy_reshape -> shaping (p_div_p_0.1 -> p_div_p with gamma), off_policy_reshape_weight ->
               shaping_scale, entropy_coeff -> entropy_coef, grpo_use_std -> scale_rewards, loss_remove_clip ->
               epsilon=None, rollout.n -> num_generations + 1.
+    Options
+        num_generations: rollouts per problem, beside one demonstration
+        shaping: function f of a demonstration token's probability in the objective
+        gamma: constant of p / (p + gamma), shaping p_div_p
+        exponent: exponent of p^exponent, shaping pow
+        shaping_scale: factor of log p, shapings logp and p_logp
+        scale_rewards: divide advantages by the standard deviation of the group's rewards (group), or not (none)
+        epsilon: clip range of the importance ratio on rollouts; none: no clip
+        entropy_coef: weight of the entropy bonus, a mean over all trained tokens; 0 is off
     """
     if min(gamma, exponent, shaping_scale) <= 0:
         raise ValueError("gamma, exponent and shaping_scale must be above 0")

@@ -1,8 +1,7 @@
 """Learn from wrong answers by supervised learning of what they imply."""
 
 from obverse.errors import ConfigError
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Constant, ImplicitNegative, MixedOutcomes, Request, Right, Wrong
 from obverse.types import Source
 
@@ -38,6 +37,12 @@ def nft(
               paper's RFT; the code takes a negative one to mean DAPO, here it is refused. The code's ratio of whole
               sequences is not here. Needs rewards that say right or wrong.
     Authors' names  normalize -> prompt_weight, clamp_negative -> epsilon, neg_weight, rollout.n -> num_generations.
+    Options
+        num_generations: rollouts per problem
+        prompt_weight: weight omega of a problem of success rate r: 1 (0), 1 - r (1), sqrt((1 - r) / r) (2)
+        epsilon: floor of the implicit negative policy's ratio
+        neg_weight: weight of incorrect rollouts; 0 trains on correct ones only
+        max_num_gen_batches: rounds of sampling per step to fill the batch with groups of mixed outcomes, at most
     """
     if prompt_weight not in (0, 1, 2):
         raise ConfigError(f"prompt_weight must be 0, 1 or 2, not {prompt_weight:g}")

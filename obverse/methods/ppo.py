@@ -1,8 +1,7 @@
 """Proximal policy optimization with a critic."""
 
 from obverse.errors import ConfigError
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import (
     GAE,
     AdaptiveKL,
@@ -63,6 +62,18 @@ def ppo(
               Whitening takes the mean off: a collection in which everything is right still lowers some tokens.
     Authors' names  verl: clip_ratio_low, clip_ratio_high, clip_ratio_c -> dual_clip, cliprange_value -> value_clip,
               kl_ctrl.kl_coef, kl_ctrl.target_kl -> kl_target, kl_ctrl.horizon; TRL: cliprange, vf_coef -> value_coef.
+    Options
+        num_generations: rollouts per problem
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
+        dual_clip: drop tokens of negative advantage above this ratio; none: no dual clip
+        value_clip: clip range of the critic's value around that before the update; none: no clip
+        value_coef: weight of the critic's loss
+        gamma: discount of later rewards, 0 to 1
+        lam: decay of GAE; 1 is the whole return, 0 the next step only
+        kl_in_reward: take the KL off the reward (true), or add it to the loss
+        kl_target: KL per token that an adaptive kl_coef aims at; none: kl_coef is constant
+        kl_horizon: samples over which the adaptive kl_coef changes
     """
     if kl_target is not None and not (kl_coef > 0 and kl_in_reward):
         raise ConfigError("kl_target adapts a KL in the reward: it needs a kl_coef above 0 to begin with")

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term, entropy_bonus
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term, entropy_bonus
 from obverse.estimator.parts import AgainstUnhinted, Behavior, ConstantOfAll, DoubleClip, OneHinted, TornHint
 from obverse.types import Source
 
@@ -45,6 +44,15 @@ def prefix_rft(
               paper has 51.8; frozen ones 45.4, plain RL 45.5.
     Authors' names  clip_ratio_c -> dual_clip, entropy_coeff -> entropy_coef, rollout.n -> num_generations; the ratio of
               masked prefix tokens (.8) -> top_entropy = 1 - it.
+    Options
+        num_generations: rollouts per problem, one of which continues a prefix of the demonstration
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        dual_clip: drop tokens of negative advantage above this ratio
+        top_entropy: share of a prefix's tokens that train, those of highest entropy
+        hint_advantage: one advantage for prefix and continuation (paper), or the code's two (v1)
+        entropy_coef: weight of the entropy bonus, a mean over all trained tokens; 0 is off
+        hint_high: longest prefix, as a share of the demonstration
+        hint_low: shortest prefix at the end of the run, as a share of the demonstration
     """
     advantage, normalizer = AgainstUnhinted(alone=hint_advantage == "v1"), ConstantOfAll(max_completion_length)
     torn = TornHint(top_entropy, epsilon, epsilon, dual_clip)

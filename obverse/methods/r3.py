@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from obverse.estimator.method import Method
+from obverse.estimator import Method
 from obverse.estimator.parts import UniformHint
 from obverse.methods.uft import uft
 
@@ -32,6 +32,12 @@ def r3(
     Pitfalls  Equal rewards do not give zero: the KL still pulls towards the anchor (beta = 0 ends that). The model is
               trained on hinted states to the end and is evaluated without hints.
     Authors' names  kl_loss_coef -> beta, rollout.n -> num_generations.
+    Options
+        num_generations: rollouts per problem
+        beta: weight of the k3 estimate of the KL to the initial model, in the loss; 0 is off
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        entropy_coef: weight of the entropy bonus, a mean over rollout tokens; 0 is off
+        num_chunks: chunks that a demonstration is cut into, at most one per step of it
     """
     same = uft(num_generations, beta, hint_coef=0.0, epsilon=epsilon, entropy_coef=entropy_coef)
     return replace(same, ask=UniformHint(num_generations, num_chunks, seed))

@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, BestOf, Clip, CorrectOnly, One, PerToken, Request
 from obverse.types import Source
 
@@ -32,6 +31,10 @@ def raft(
               group. Nothing pushes wrong answers down and entropy falls quickly. An update without a right answer
               trains nothing.
     Authors' names  K -> num_generations. "RFT" (2308.01825) is the same from the *initial* model, sampled once.
+    Options
+        num_generations: rollouts per problem
+        select: train on every correct rollout, or on each problem's one of highest reward (best)
+        epsilon: clip range of RAFT++'s importance ratio; none: RAFT, without a ratio
     """
     term = Term(Source.ROLLOUT, normalizer=PerToken())
     if epsilon is not None:

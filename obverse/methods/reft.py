@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from obverse.estimator import InOrder, Stage, TrainingSchedule
 from obverse.estimator.parts import PerSequence
 from obverse.estimator.parts.penalties import Estimator
-from obverse.estimator.schedule import InOrder, Stage, TrainingSchedule
 from obverse.methods.ppo import ppo
 from obverse.methods.sft import sft
 
@@ -49,6 +49,17 @@ def reft(
               are far more than a usual run: with fewer steps raise --learning_rate.
     Authors' names  vf_coef -> value_coef, kl_coef -> kl_coef, ppo_epochs -> --num_iterations, clip_range -> epsilon
               [mem].
+    Options
+        sft_share: share of the run that is SFT; PPO follows
+        num_generations: rollouts per problem in the PPO stage
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        value_clip: clip range of the critic's value around that before the update; none: no clip
+        value_coef: weight of the critic's loss
+        gamma: discount of later rewards, 0 to 1
+        lam: decay of GAE; 1 is the whole return, 0 the next step only
+        kl_coef: weight of the KL to the policy that the SFT stage ended with; 0 is off
+        kl_estimator: estimator of that KL: k1, k2 or k3
+        kl_in_reward: take the KL off the reward (true), or add it to the loss
     """
     reinforce = ppo(
         num_generations=num_generations,

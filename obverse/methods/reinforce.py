@@ -3,8 +3,7 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import (
     AboveMemory,
     GreedyReward,
@@ -52,6 +51,12 @@ def reinforce(
               collection is biased.
     Authors' names  OpenRLHF: advantage_estimator=reinforce is baseline="batch", scale_rewards="batch", token_mean=True;
               verl: adv_estimator=remax is baseline="greedy", token_mean=True.
+    Options
+        num_generations: rollouts per problem
+        baseline: subtract nothing, the update's mean reward, the run's mean, or the greedy answer's reward
+        momentum: decay of the running mean reward, with baseline=running
+        scale_rewards: divide rewards by the update's standard deviation (batch), or not; needs baseline=batch
+        token_mean: average over all tokens instead of summing per sequence
     """
     if scale_rewards == "batch" and baseline != "batch":
         raise ConfigError('scale_rewards="batch" divides the distance to the batch\'s mean: it needs baseline="batch"')

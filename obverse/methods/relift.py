@@ -1,9 +1,7 @@
 """RL, and SFT on what RL cannot solve as soon as enough of it waits."""
 
-from obverse.estimator.formula import Term, entropy_bonus
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Stage, Term, TrainingSchedule, WhenWaiting, entropy_bonus
 from obverse.estimator.parts import Behavior, Centered, Constant, PerToken, Request, SolvedGate
-from obverse.estimator.schedule import Stage, TrainingSchedule, WhenWaiting
 from obverse.types import Source
 
 
@@ -38,6 +36,10 @@ def relift(
               it. With num_waiting far above the problems of a step, SFT is rare: it used about 13 % of the
               demonstrations. Two AdamW drift apart. A problem without a demonstration never waits.
     Authors' names  rollout.n -> num_generations, entropy_coeff -> entropy_coef.
+    Options
+        num_generations: rollouts per problem in RL steps
+        num_waiting: unsolved problems that wait before an SFT step trains on their demonstrations
+        entropy_coef: weight of the entropy bonus in both kinds of step, a token mean; 0 is off
     """
     own = Term(Source.ROLLOUT, Centered(), Behavior(), normalizer=Constant(max_completion_length))
     reinforce = Method(ask=Request(rollouts=num_generations), terms=(own, *entropy_bonus(entropy_coef, Source.ROLLOUT)))

@@ -1,7 +1,6 @@
 """A reward model: which of two responses people prefer, as one number per response."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import PerPair, Ranked, Request
 from obverse.types import Source
 
@@ -25,6 +24,9 @@ def reward_model(margin: float = 0.0, center_rewards_coefficient: float = 0.0) -
               origin without centering: take a mean off before using them. One pass over the data, a second one
               overfits [mem]. The score stands on the end-of-text token: a response that was cut has none.
     Authors' names  TRL: center_rewards_coefficient; the margin is a column there.
+    Options
+        margin: difference of scores that a pair should have beyond 0
+        center_rewards_coefficient: weight of the squared sum of a pair's scores, which centers them; 0 is off
     """
     part = Ranked(margin, center_rewards_coefficient)
     return Method(

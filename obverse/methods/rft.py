@@ -1,7 +1,6 @@
 """Rejection sampling: sample the initial model, keep what is right, imitate it."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import DistinctCorrect, PerToken, Request
 from obverse.types import Source
 
@@ -27,6 +26,8 @@ def rft(num_generations: int = 100) -> Method:
               solves is never learned. The house trains own samples at the temperature that they were sampled at, here
               0.7, where public code trains at 1. "RFT" also abbreviates reinforcement fine-tuning.
     Authors' names  K -> num_generations.
+    Options
+        num_generations: samples of the initial model per problem
     """
     return Method(
         ask=Request(rollouts=num_generations, author="initial"),

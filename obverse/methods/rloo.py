@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import (
     Always,
     AnchorPenalty,
@@ -47,6 +46,12 @@ def rloo(
               update per collection. With 2 samples and beta 0 a problem teaches only when one is right and one wrong.
               kl_coef with kl_in_reward comes on top of beta.
     Authors' names  TRL: the same.
+    Options
+        num_generations: rollouts per problem, at least 2 for a baseline
+        epsilon: clip range of the importance ratio; none: no clip
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
+        ratio: importance ratio of the whole sequence, of each token, or none
+        beta: weight of the KL to the initial model, in the reward; 0 is off
     """
     clip = Always() if epsilon is None else Clip(epsilon, epsilon if epsilon_high is None else epsilon_high)
     references = {"sequence": SequenceProduct(), "token": Behavior(), "none": Itself()}

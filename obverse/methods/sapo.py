@@ -1,7 +1,6 @@
 """A soft gate in place of the clip."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, PerSequence, Request, Soft, Standardized
 from obverse.types import Source
 
@@ -23,6 +22,10 @@ def sapo(num_generations: int = 8, tau_pos: float = 1.0, tau_neg: float = 1.05) 
     Pitfalls  The gate narrows slowly: r = 2 still has the weight 0.79 (times r). A problem that is never solved teaches
               nothing.
     Authors' names  verl: the same; TRL: sapo_temperature_pos -> tau_pos, sapo_temperature_neg -> tau_neg.
+    Options
+        num_generations: rollouts per problem
+        tau_pos: steepness of the soft clip for positive advantages
+        tau_neg: steepness of the soft clip for other advantages
     """
     return Method(
         ask=Request(rollouts=num_generations),

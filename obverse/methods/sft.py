@@ -1,7 +1,6 @@
 """Supervised fine-tuning: imitate the demonstration."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import PerToken, Request
 from obverse.types import Source
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.schedule import InOrder, Stage, TrainingSchedule
+from obverse.estimator import InOrder, Stage, TrainingSchedule
 from obverse.methods.dr_grpo import dr_grpo
 from obverse.methods.grpo import grpo
 from obverse.methods.sft import sft
@@ -39,6 +39,13 @@ def sft_then_rl(
               at the limit count as wrong: the first rewards of stage 2 are low. Too much SFT leaves samples alike and
               RL nothing to choose from. sft_share counts steps, or tokens where the run has a --budget.
     Authors' names  none: the papers ran two programs.
+    Options
+        sft_share: share of the run that is SFT; RL follows
+        rl: method of the RL stage
+        num_generations: rollouts per problem in the RL stage
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
+        beta: weight of grpo's KL to the policy that SFT ended with; 0 is off; dr_grpo has none
     """
     if rl == "dr_grpo" and beta:
         raise ValueError("beta weighs the KL of grpo; dr_grpo has none: give kl_coef")

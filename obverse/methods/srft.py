@@ -2,8 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import (
     Behavior,
     Confident,
@@ -54,6 +53,13 @@ def srft(
               are wrong, for -log of an unlikely token is unbounded. The paper's averages (59.5, 59.1) disagree with
               each other and are over 5 benchmarks: not comparable with LUFFY's and HPT's 6.
     Authors' names  w_SFT -> sft_coef, w_RL -> rl_coef (their constant factors); srft_type -> surrogate.
+    Options
+        num_generations: rollouts per problem
+        sft_coef: weight of SFT on demonstrations, times e^-H, H the policy's entropy
+        rl_coef: weight of correct rollouts, times e^H; incorrect ones count -1
+        entropy_level: H as each sequence's mean, or as each token's own entropy
+        loss_type: average over tokens (token), or divide sums by the longest completion (constant)
+        surrogate: what rollouts raise or lower: log-probability, probability, or importance ratio
     """
     constant = ConstantOfAll(max_completion_length)
     normalizer = constant if loss_type == "constant" else PerToken()

@@ -1,7 +1,6 @@
 """Own samples that continue a piece of the demonstration, a shorter one as the run goes on."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, BinomialHint, Clip, ConstantOfAll, PerToken, Standardized, TowardsAnchor
 from obverse.types import Source
 
@@ -44,6 +43,18 @@ def uft(
               GRPO. beta = 0.002 gave 59.95 where 0.0005 gave 46.09 (countdown, 0.5B).
     Authors' names  sft_loss_coef -> hint_coef, kl_loss_coef -> beta, T_hint -> hint_until (a share of the run),
               rollout.n -> num_generations.
+    Options
+        num_generations: rollouts per problem
+        beta: weight of the k3 estimate of the KL to the initial model, in the loss; 0 is off; also the default of
+            hint_coef
+        hint_coef: weight of the SFT loss on hint tokens; none: beta
+        hint_sum: sum the hint's loss per sample (the paper) instead of averaging over tokens
+        epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
+        entropy_coef: weight of the entropy bonus, a mean over rollout tokens; 0 is off
+        num_chunks: chunks that a demonstration is cut into, at most one per step of it
+        p_high: probability that a chunk is given at the start of the run
+        p_low: probability that a chunk is given when hints end
+        hint_until: share of the run after which no hints are given
     """
     hint = beta if hint_coef is None else hint_coef
     terms = [

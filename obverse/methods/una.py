@@ -3,8 +3,7 @@
 from typing import Literal
 
 from obverse.errors import ConfigError
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import ConstantOfAll, ImplicitScore, Request
 from obverse.types import Source
 
@@ -37,6 +36,11 @@ def una(
               where s reaches r, and with mse also where s is near the wrong end. With beta 0.01 s stays near 1/2
               while log-ratios are below some tens. A score of 1 for every demonstration takes the data for perfect.
     Authors' names  kl_coef (online script) -> beta; binary and score losses -> loss bce and mse.
+    Options
+        beta: scale of the implicit reward, beta times the log-ratio to the initial model
+        loss: distance to the target score: squared error, or cross entropy
+        data: samples that are taken from the data set
+        num_generations: rollouts per problem, trained towards their reward; none: no rollouts
     """
     if data == "none" and num_generations is None:
         raise ConfigError('data="none" without num_generations leaves nothing to train on')

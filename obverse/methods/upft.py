@@ -1,7 +1,6 @@
 """Learn the first tokens of one's own answers, right or wrong."""
 
-from obverse.estimator.formula import Term
-from obverse.estimator.method import Method
+from obverse.estimator import Method, Term
 from obverse.estimator.parts import Itself, One, PerPrefixToken, Prefix, PrefixRequest
 from obverse.types import Source
 
@@ -26,6 +25,9 @@ def upft(prefix_length: int = 8, whole_share: float = 0.1) -> Method:
               train as well as right ones. It sharpens what the initial model does most; nothing new comes in. The
               objective falls even if answers do not get better: watch the evaluation.
     Authors' names  t -> prefix_length, p -> whole_share.
+    Options
+        prefix_length: tokens at the beginning of an answer that train
+        whole_share: share of the problems whose whole answer trains
     """
     prefix = Prefix(prefix_length, whole_share)
     return Method(
