@@ -47,7 +47,7 @@ from obverse.models.conformance import conforming
 from obverse.models.policy import WAYS, as_policy
 from obverse.models.reduced_model import MAX_PARAMETERS, reduced
 from obverse.runtime.callbacks import Silent
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.setup import prepare
 
 SWITCH = 24  # tokens
@@ -154,9 +154,9 @@ def test_a_run_beyond_the_switch_is_refused_before_step_1(
     config = runs.config(method, tmp_path / "run", tmp_path / "model", tmp_path / "rows.jsonl", **options)
     if refused:
         with pytest.raises(ConfigError, match=f"rotary frequencies beyond {SWITCH} tokens"):
-            prepare(config, Attentive(Silent()))
+            prepare(config, SignalWatcher(Silent()))
     else:
-        prepare(config, Attentive(Silent())).folder.release()
+        prepare(config, SignalWatcher(Silent())).folder.release()
 
 
 def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_right() -> None:

@@ -23,7 +23,7 @@ from obverse.inference.build import HEAD, WEIGHTS, check_engine, write_head
 from obverse.models.load import load
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
 from obverse.training.setup import prepare
 
@@ -239,7 +239,7 @@ def test_the_policy_that_trains_is_the_old_one_of_the_ratio(chains: Path, tmp_pa
 def test_older_tokens_are_not_taken_for_the_policys_own(chains: Path, tmp_path: Path) -> None:
     for name, more in (("now", {}), ("ahead", {"async_sampling": True})):
         config = embedded("grpo", tmp_path / name, chains, importance_sampling="none", **more)
-        assert prepare(config, Attentive(Silent())).learner.samples_itself is (name == "now")
+        assert prepare(config, SignalWatcher(Silent())).learner.samples_itself is (name == "now")
 
 
 # what goes with what

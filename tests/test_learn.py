@@ -16,7 +16,7 @@ from obverse.config.train import TrainConfig
 from obverse.estimator.tables import Samples, Tokens
 from obverse.runtime.callbacks import Phase, Silent
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training import update as module
 from obverse.training.loop import train, train_step
 from obverse.training.metrics import Clock
@@ -141,7 +141,7 @@ def stepped(method: str, tiny: Path, folder: Path, rule: str, **options: object)
     """What the first step of a run gathers."""
     problems = runs.write_problems(folder / "chains.jsonl")
     given = {"max_steps": 3, "verifier": lucky(folder, rule), **options}
-    run = prepare(runs.config(method, folder / "run", tiny, problems, **given), Attentive(Silent()))
+    run = prepare(runs.config(method, folder / "run", tiny, problems, **given), SignalWatcher(Silent()))
     return gather(run, 0, 0.0, Clock()), run
 
 

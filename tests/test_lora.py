@@ -26,7 +26,7 @@ from obverse.models.lora import FOUR_BITS, frozen, load_adapted, merged, quantiz
 from obverse.models.policy import Policy, logprobs, with_checkpoints
 from obverse.models.shared_prefix import Reader
 from obverse.runtime.callbacks import Silent
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.build_models import load_networks
 from obverse.training.loop import train_loop
 from obverse.training.setup import prepare
@@ -116,7 +116,7 @@ def test_the_gradient_is_that_of_autograd(way: str, budget: int, tiny: Path, tmp
 
 
 def test_only_the_adapters_learn(tiny: Path, tmp_path: Path) -> None:
-    run = prepare(configured(tiny, tmp_path / "run", "sft", max_steps=1), Attentive(Silent()))
+    run = prepare(configured(tiny, tmp_path / "run", "sft", max_steps=1), SignalWatcher(Silent()))
     learned = {name for name, _ in run.learner.optimizer.named}
     linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert {name.split(".")[-4] for name in learned} == linear and len(learned) == 2 * 2 * 7
@@ -241,7 +241,7 @@ def test_four_bits_without_cuda_or_without_the_library_are_refused(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="4 bits need a CUDA device, and this run is on cpu"):
-        prepare(configured(tiny, tmp_path / "run", load_in_4bit=True, device="cpu"), Attentive(Silent()))
+        prepare(configured(tiny, tmp_path / "run", load_in_4bit=True, device="cpu"), SignalWatcher(Silent()))
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr("obverse.models.lora.installed", lambda name: None)
     with pytest.raises(ConfigError, match="pip install 'obverse\\[gpu\\]'"):

@@ -21,7 +21,7 @@ from obverse.models.batch import pack
 from obverse.models.load import check_kind, load, load_scalar
 from obverse.models.policy import logprobs, mixed, scalars
 from obverse.runtime.callbacks import Silent
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.build_models import Networks, load_networks
 from obverse.training.collector import Collector
 from obverse.training.loop import train, train_step
@@ -101,13 +101,13 @@ def test_the_initial_author_writes_as_the_untouched_model_whatever_the_policy_ha
         return [sample.ids for group in found for sample in group.of("rollout")]
 
     options = {"learning_rate": 3e-2, "max_steps": 9, "warmup_steps": 0}
-    run = prepare(runs.config("discriminative", tmp_path / "run", tiny, problems, **options), Attentive(Silent()))
+    run = prepare(runs.config("discriminative", tmp_path / "run", tiny, problems, **options), SignalWatcher(Silent()))
     method, four = run.method, run.problems[:4]
     before = own(run.collector, four)
     for _ in range(2):
         train_step(run)
     assert own(run.collector, four) == before
-    plain = prepare(runs.config("grpo", tmp_path / "plain", tiny, problems, num_generations=3), Attentive(Silent()))
+    plain = prepare(runs.config("grpo", tmp_path / "plain", tiny, problems, num_generations=3), SignalWatcher(Silent()))
     method = plain.method
     assert own(plain.collector, four) == before  # the same places and seeds, and a policy that nobody has trained
     assert own(run.collector, four) != before  # the policy itself has moved

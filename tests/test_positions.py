@@ -33,7 +33,7 @@ from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.models.position_limits import num_positions, rated_positions, reads
 from obverse.runtime.callbacks import Silent
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.setup import prepare
 
 NUM = 40
@@ -113,10 +113,10 @@ def test_a_run_refuses_what_a_table_does_not_reach(
     options = {"prompts_per_step": 2, "max_completion_length": most, "chat_template": "none", "verifier": "math"}
     data = rows(tmp_path / "rows.jsonl", prompt, answer)
     with pytest.raises(ConfigError, match=f"has {NUM} positions, and [12] problems need more.*{named}"):
-        prepare(runs.config(method, tmp_path / "run", folders / "gpt2", data, **options), Attentive(Silent()))
+        prepare(runs.config(method, tmp_path / "run", folders / "gpt2", data, **options), SignalWatcher(Silent()))
     data = rows(tmp_path / "short.jsonl", "1 + 3", SHORT)
     options["max_completion_length"] = 4
-    prepare(runs.config(method, tmp_path / "fits", folders / "gpt2", data, **options), Attentive(Silent()))
+    prepare(runs.config(method, tmp_path / "fits", folders / "gpt2", data, **options), SignalWatcher(Silent()))
 
 
 def test_held_out_problems_and_reward_models_are_looked_at(folders: Path, tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ def test_held_out_problems_and_reward_models_are_looked_at(folders: Path, tmp_pa
         "grpo", tmp_path / "one", folders / "gpt2", data, eval_dataset=str(long), verifier="math", **options
     )
     with pytest.raises(ConfigError, match="the model has 40 positions"):
-        prepare(config, Attentive(Silent()))
+        prepare(config, SignalWatcher(Silent()))
     model = str(folders / "scorer")
     config = runs.config("grpo", tmp_path / "two", folders / "llama", long, reward_model=model, **options)
     with pytest.raises(ConfigError, match="the reward model has 40 positions"):
-        prepare(config, Attentive(Silent()))
+        prepare(config, SignalWatcher(Silent()))
 
 
 class Notes(Silent):
@@ -152,7 +152,7 @@ def test_rotary_models_are_told_once_that_texts_are_longer_than_they_were_made_f
             "grpo", tmp_path / str(most), folders / "llama", data, max_completion_length=most, **options
         )
         watcher.notes.clear()
-        prepare(config, Attentive(watcher))
+        prepare(config, SignalWatcher(watcher))
         assert sum("was made for 40 positions" in note for note in watcher.notes) == number
 
 

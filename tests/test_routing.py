@@ -18,7 +18,7 @@ from obverse.models.policy import Policy, with_checkpoints
 from obverse.models.router_loss import balance_of
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.banner import balancing
 from obverse.training.loop import train
 from obverse.training.optimizer import Optimizer
@@ -52,7 +52,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(model: Path, folder: Path, **options: Any) -> Run:
     given = {"router_aux_loss_coef": WEIGHT, "dtype": "float64", "max_grad_norm": 0.0, "learning_rate": 0.0, **options}
-    return prepare(runs.config("sft", folder, model, "arithmetic:1-4", num_problems=8, **given), Attentive(Silent()))
+    return prepare(
+        runs.config("sft", folder, model, "arithmetic:1-4", num_problems=8, **given), SignalWatcher(Silent())
+    )
 
 
 def gradient(run: Run, tokens: int, weight: float = WEIGHT, policy: Policy | None = None) -> tuple[torch.Tensor, float]:
@@ -129,7 +131,7 @@ def test_where_it_cannot_be_it_is_refused(
 ) -> None:
     config = runs.config(method, tmp_path / "run", models / kind, router_aux_loss_coef=0.1, num_problems=8, **options)
     with pytest.raises(ConfigError, match=named):
-        prepare(config, Attentive(Silent()))
+        prepare(config, SignalWatcher(Silent()))
 
 
 def test_a_routers_own_loss_is_said_to_be_left_out(models: Path) -> None:

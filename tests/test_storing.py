@@ -15,19 +15,19 @@ from obverse.cli.export import export, making
 from obverse.cli.main import main
 from obverse.config.export import ExportConfig
 from obverse.errors import ConfigError, InUseError, StorageError
-from obverse.runtime.file_writes import alone, write_whole
+from obverse.runtime.file_writes import exclusive_lock, write_atomically
 from obverse.runtime.run_dir import RunFolder
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_whole(tmp_path / "a", b"old")
+    path = write_atomically(tmp_path / "a", b"old")
 
     def refuse(source: Path, target: Path) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
-        write_whole(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and [each.name for each in tmp_path.iterdir()] == ["a"]
 
 
@@ -76,7 +76,7 @@ def test_two_analyses_of_one_question_do_not_write_over_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["analyze", "variance", "--methods", "reinforce", "--rates", "0.5", "--output", str(tmp_path)]
-    with alone(tmp_path / ".variance.lock", "it", ""):
+    with exclusive_lock(tmp_path / ".variance.lock", "it", ""):
         assert main(words) == 7
     assert "in use by process" in capsys.readouterr().err and not (tmp_path / "variance.json").exists()
     assert main(words) == 0

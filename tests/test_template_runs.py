@@ -21,7 +21,7 @@ from obverse.evaluation.eval_sets import target_of, trials_of
 from obverse.evaluation.evaluate import load_speaker
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
 from obverse.training.setup import prepare
 from obverse.types import Problem
@@ -54,7 +54,9 @@ def test_everything_that_reads_the_model_reads_the_prompt_that_trained_it(
     train(config)
     row = json.loads(next(iter((tmp_path / "run" / "samples").iterdir())).read_text().split("\n")[0])
     checkpoint = tmp_path / "run" / "checkpoint-1"
-    resumed = prepare(config.model_copy(update={"max_steps": 2, "resume_from_checkpoint": "auto"}), Attentive(Silent()))
+    resumed = prepare(
+        config.model_copy(update={"max_steps": 2, "resume_from_checkpoint": "auto"}), SignalWatcher(Silent())
+    )
     renderer = resumed.collector.renderer
     resumed.folder.release()
     problem = next(each for each in resumed.problems if each.id == row["problem"])
@@ -96,7 +98,7 @@ def test_a_run_with_another_system_prompt_from_there_has_its_own(tiny: Path, tmp
     next_config = runs.config(
         "sft", tmp_path / "next", tmp_path / "run" / "checkpoint-1", data, max_steps=1, system_prompt="Add."
     )
-    run = prepare(next_config, Attentive(Silent()))
+    run = prepare(next_config, SignalWatcher(Silent()))
     text = run.collector.renderer.prompt_text(Problem("a", "?"))
     run.folder.release()
     assert "Add." in text and "Sum." not in text

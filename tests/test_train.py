@@ -283,10 +283,10 @@ def test_bad_rows_leave_nothing_behind(tiny: Path, tmp_path: Path) -> None:
 def test_the_banner_tells_the_batch_of_every_method(
     method: str, options: dict[str, object], lines: dict[str, str], tiny: Path, chains: Path, tmp_path: Path
 ) -> None:
-    from obverse.runtime.signals import Attentive
+    from obverse.runtime.signals import SignalWatcher
     from obverse.training.banner import facts
     from obverse.training.setup import prepare
 
     config = runs.config(method, tmp_path / "run", tiny, chains, **options)
-    found = dict(facts(prepare(config, Attentive(Silent()))))
+    found = dict(facts(prepare(config, SignalWatcher(Silent()))))
     assert {name: found[name] for name in lines} == lines

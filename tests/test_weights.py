@@ -22,7 +22,7 @@ from obverse.models.adapter_io import load_any
 from obverse.models.checkpoint_weights import unused
 from obverse.models.load import load, load_scalar
 from obverse.runtime.callbacks import Silent
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.setup import prepare
 
 Weights = dict[str, Tensor]
@@ -172,7 +172,7 @@ def test_shares_of_ranks_that_are_not_all_there(models: Path, changed: Callable[
 def test_a_run_does_not_begin_on_random_weights(changed: Callable[..., str], tmp_path: Path) -> None:
     config = runs.config("sft", tmp_path / "run", changed("llama", without(DOWN)), "arithmetic", num_problems=8)
     with pytest.raises(ConfigError, match=DOWN):
-        prepare(config, Attentive(Silent()))
+        prepare(config, SignalWatcher(Silent()))
 
 
 # Adapters that other programs wrote

@@ -169,7 +169,7 @@ def points(model: str) -> list[Point]:
     run = run_of(model)
     if run is None:
         return [Point(Path(model).name, model)]
-    saved = [path for path in checkpoint.folders(Path(model)) if checkpoint.damage(path) is None]
+    saved = [path for path in checkpoint.folders(Path(model)) if checkpoint.find_damage(path) is None]
     if not saved:
         raise ConfigError(f"run {model} has no whole checkpoint to look at")
     steps = [int(path.name.removeprefix("checkpoint-")) for path in saved]

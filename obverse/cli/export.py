@@ -23,7 +23,7 @@ from obverse.models.checkpoint_weights import unused
 from obverse.models.load import load_scalar, locate
 from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Silent, Watcher
-from obverse.runtime.file_writes import alone, sync
+from obverse.runtime.file_writes import exclusive_lock, sync
 from obverse.runtime.json_lines import read_object
 
 MARK = ".obverse-export"  # in a folder that an export has begun, and its lock
@@ -104,7 +104,7 @@ def source(name: str) -> Path:
             raise ConfigError(f"run {folder} has no whole checkpoint to export")
         return newest
     if (folder / checkpoint.MANIFEST).is_file():
-        checkpoint.check(folder)
+        checkpoint.verify(folder)
     if base_of(str(folder)) is None:
         locate(str(folder))
     return folder
@@ -121,7 +121,7 @@ def making(out: Path) -> Iterator[Path]:
     part = out.with_name(f".{out.name}.part")
     if part.exists() and not (part / MARK).is_file():
         raise ConfigError(f"--output: {part} is there already, and no export has made it: move it away")
-    with alone(part / MARK, f"the export to {out}", "give another --output"):
+    with exclusive_lock(part / MARK, f"the export to {out}", "give another --output"):
         try:
             for path in part.iterdir():  # what an export that was killed left
                 if path.name != MARK:

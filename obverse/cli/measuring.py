@@ -26,8 +26,8 @@ from obverse.errors import ConfigError
 from obverse.methods import find
 from obverse.python_files import read_once
 from obverse.redact import flat
-from obverse.runtime.file_writes import alone, storing
-from obverse.runtime.integrity import sealed
+from obverse.runtime.file_writes import exclusive_lock, storage_errors
+from obverse.runtime.integrity import add_seal
 from obverse.runtime.output_dir import slug
 from obverse.runtime.run_dir import RunFolder
 
@@ -139,10 +139,10 @@ def analyze(words: Words) -> int:
         return 0
     RunFolder(home).create()
     advice = "give another --output"
-    with alone(home / f".{question}.lock", f"{home / question}.json", advice):
+    with exclusive_lock(home / f".{question}.lock", f"{home / question}.json", advice):
         answer = {"schema": 2, **answered(question, config).plain()}
-        with storing(home / f"{question}.json", advice):
-            print(flat(RunFolder(home).write_json(f"{question}.json", sealed(answer))))
+        with storage_errors(home / f"{question}.json", advice):
+            print(flat(RunFolder(home).write_json(f"{question}.json", add_seal(answer))))
     return 0
 
 

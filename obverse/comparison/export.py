@@ -15,7 +15,7 @@ from rich.text import Text
 from obverse.comparison.plan import BASE
 from obverse.comparison.run_trial import STEPS
 from obverse.comparison.standings import Figure, Row, Standings
-from obverse.runtime.integrity import sealed
+from obverse.runtime.integrity import add_seal
 from obverse.runtime.run_dir import RunFolder
 
 MARKS = {"better": "+", "worse": "-", "not distinguishable": "=", "best baseline": "b", "": ""}
@@ -33,7 +33,7 @@ _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", 
 def write(found: Standings, root: Path) -> None:
     """Write standings.json, .md, .csv and .tex into the comparison's folder."""
     folder = RunFolder(root)
-    folder.write_json("standings.json", sealed({"schema": 2, **asdict(found)}))
+    folder.write_json("standings.json", add_seal({"schema": 2, **asdict(found)}))
     folder.write_text("standings.md", markdown(found))
     folder.write_text("standings.csv", as_csv(found))
     folder.write_text("standings.tex", latex(found))

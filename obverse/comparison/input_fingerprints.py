@@ -42,7 +42,7 @@ def refuse_changed(plan: Plan) -> None:
     What an earlier version did not write down is not compared. DamageError where the plan is not what was written.
     """
     path = plan.root / PLAN
-    then = sealing.read(path, must=True).get("inputs", {}) if path.exists() else {}
+    then = sealing.read_sealed(path, required=True).get("inputs", {}) if path.exists() else {}
     changed = inputs.differences(then, contents(plan)) if then else {}
     if changed:
         told = "; ".join(f"{name}: {before} then, {now} now" for name, (before, now) in sorted(changed.items()))

@@ -241,7 +241,7 @@ def write_problems(plan: Plan, contents: Mapping[str, str] | None = None) -> Non
     """
     config, folder = plan.config, RunFolder(plan.root)
     if (plan.root / PLAN).exists():
-        check_files(plan.root, sealing.read(plan.root / PLAN, must=True).get("files"))
+        check_files(plan.root, sealing.read_sealed(plan.root / PLAN, required=True).get("files"))
         return
     if plan.problems_path("validation").exists():  # an earlier version ended with it
         seal_plan(plan, contents)
@@ -280,13 +280,13 @@ def seal_plan(plan: Plan, contents: Mapping[str, str] | None = None) -> None:
         "inputs": dict(contents or {}),
         "files": {name: fingerprint(plan.root / name) for name in names if (plan.root / name).exists()},
     }
-    RunFolder(plan.root).write_json(PLAN, sealing.sealed(about))
+    RunFolder(plan.root).write_json(PLAN, sealing.add_seal(about))
 
 
 def check_config(root: Path) -> None:
     """Raise DamageError where a comparison's configuration is not what was written."""
     if (root / PLAN).exists():
-        files = sealing.read(root / PLAN, must=True).get("files", {})
+        files = sealing.read_sealed(root / PLAN, required=True).get("files", {})
         check_files(root, {name: files[name] for name in (CONFIG,) if name in files})
 
 

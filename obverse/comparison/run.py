@@ -39,10 +39,10 @@ from obverse.errors import ConfigError, UserError
 from obverse.python_files import read_once
 from obverse.redact import flat
 from obverse.runtime.callbacks import Metrics, Phase, Silent, Watcher
-from obverse.runtime.file_writes import storing
+from obverse.runtime.file_writes import storage_errors
 from obverse.runtime.output_dir import free_folder
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive, Interrupted
+from obverse.runtime.signals import Interrupted, SignalWatcher
 
 FREE = {"jobs", "output_dir", "report"}  # may differ from call to call
 PAUSE = 0.5  # seconds between two looks at what others do
@@ -63,7 +63,7 @@ def compare(plan: Plan, console: Console) -> int:
     if code:
         console.print(Text(f"stopped; go on with: {resume_command(plan)}"), soft_wrap=True)
         return code
-    with claim(plan.root, blocking=True), storing(plan.root, ROOM):
+    with claim(plan.root, blocking=True), storage_errors(plan.root, ROOM):
         for trial in plan.trials():
             check_run(plan, trial)
         found = standings(plan)
@@ -81,7 +81,7 @@ def settle(plan: Plan) -> Plan:
     if plan.config.output_dir is not None:
         return plan
     name, _, number = plan.root.name.rpartition("-")
-    with storing(plan.root, "choose an --output_dir"):
+    with storage_errors(plan.root, "choose an --output_dir"):
         return replace(plan, root=free_folder(plan.root.parent, name, at_least=int(number)))
 
 
@@ -91,7 +91,7 @@ def begin(plan: Plan) -> None:
     Raises DamageError where it is not what was written, StorageError where it cannot be written.
     """
     refuse_foreign(plan.root)
-    with claim(plan.root, blocking=True), storing(plan.root, ROOM):
+    with claim(plan.root, blocking=True), storage_errors(plan.root, ROOM):
         refuse_foreign(plan.root)
         refuse_changed(plan)
         write_config(plan)
@@ -100,7 +100,7 @@ def begin(plan: Plan) -> None:
 
 def refuse_foreign(root: Path) -> None:
     """Raise ConfigError where a folder is no comparison's and not empty."""
-    with storing(root, "choose another --output_dir"):
+    with storage_errors(root, "choose another --output_dir"):
         if (root / CONFIG).exists() or not root.is_dir():
             return
         if any(path.name != CLAIM for path in root.iterdir()):
@@ -191,14 +191,14 @@ def lead(plan: Plan, board: Board) -> int:
     workers: list[BaseProcess] = [
         context.Process(target=serve, args=(plan, os.getpid())) for _ in range(plan.config.jobs)
     ]
-    with Attentive(Silent()).listening() as attentive:
+    with SignalWatcher(Silent()).handling_signals() as watcher:
         for worker in workers:
             worker.start()
         try:
             while any(worker.is_alive() for worker in workers):
                 time.sleep(PAUSE)
                 board.update()
-                attentive.check()
+                watcher.check()
         except Interrupted as stop:
             end(workers)
             return stop.exit_code

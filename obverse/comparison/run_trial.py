@@ -30,7 +30,7 @@ from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
 from obverse.runtime import integrity as sealing
 from obverse.runtime.callbacks import Silent, Watcher
-from obverse.runtime.file_writes import storing
+from obverse.runtime.file_writes import storage_errors
 from obverse.runtime.json_lines import read_object
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.loop import train
@@ -69,7 +69,7 @@ def result(plan: Plan, trial: Trial) -> Result | None:
     path = plan.root / trial.folder / TRIAL
     if not path.exists():
         return None
-    kept = sealing.read(path)
+    kept = sealing.read_sealed(path)
     try:
         found = _RESULT.validate_python({name: kept[name] for name in Result.__dataclass_fields__ if name in kept})
     except ValidationError as error:
@@ -94,7 +94,7 @@ def check_run(plan: Plan, trial: Trial) -> None:
     """Raise DamageError where what a trial that is over wrote was changed since."""
     folder = plan.root / trial.folder
     if (folder / TRIAL).exists():
-        check_files(folder, sealing.read(folder / TRIAL).get("files"))
+        check_files(folder, sealing.read_sealed(folder / TRIAL).get("files"))
 
 
 def chosen_rate(plan: Plan, trial: Trial) -> tuple[bool, float | None]:
@@ -122,10 +122,10 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
     """Do what is left of a trial; 0, or the exit code of a run that a signal stopped."""
     config = plan.resolved(trial, rate)
     folder = RunFolder(plan.root / trial.folder)
-    with storing(folder.path, ROOM):
+    with storage_errors(folder.path, ROOM):
         if folder.metrics_path.exists() and not checkpoint.folders(folder.path):
             # killed before its first checkpoint: from the start
-            history.set_aside(folder.path, 0, 0, history.later(folder.path, -1, 0))
+            history.set_aside(folder.path, 0, 0, history.names_after(folder.path, -1, 0))
     try:
         outcome = train(config, watcher, expected(plan), resume_command(plan))
         if outcome.stopped:
@@ -138,12 +138,12 @@ def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | N
             number = found.last if step == "last" else found.best
             measure_step(plan, trial, step, number, found, config, watcher)
     keep = set() if trial.is_grid else {found.last, found.best}
-    with storing(folder.path, ROOM):
+    with storage_errors(folder.path, ROOM):
         about = {"schema": 2, **asdict(found), "files": files_of(folder.path)}
-        for path in checkpoint.made_by(folder.path, folder.run()):
-            if checkpoint.number(path) not in keep:
+        for path in checkpoint.written_by_run(folder.path, folder.run()):
+            if checkpoint.step_of(path) not in keep:
                 shutil.rmtree(path)
-        folder.write_json(TRIAL, sealing.sealed(about))
+        folder.write_json(TRIAL, sealing.add_seal(about))
     return 0
 
 
@@ -212,11 +212,11 @@ def measure_step(
         for test in plan.tests:
             source = plan.figures_path(name, "last", test.name, trial.seed)
             target = plan.figures_path(name, step, test.name, trial.seed)
-            with storing(target, ROOM):
+            with storage_errors(target, ROOM):
                 RunFolder(target.parent).write_text(target.name, source.read_text(encoding="utf-8"))
         return
     place = plan.root / trial.folder / f"checkpoint-{number}"
-    if damage := checkpoint.damage(place):
+    if damage := checkpoint.find_damage(place):
         raise CheckpointError(f"checkpoint {place}, the {step} step of {name}: {damage}; put it back as it was")
     measure_tests(plan, str(place), config, name, step, trial.seed, watcher)
 
@@ -248,14 +248,14 @@ def measure_tests(
             problems, sampler, renderer, params, plan.config.num_generations_test, seed, watcher or Silent()
         )
         rows = (json.loads(to_json(asdict(score))) for score in scores)
-        with storing(path, ROOM):
-            RunFolder(path.parent).write_text(path.name, "".join(to_json(sealing.sealed(row)) + "\n" for row in rows))
+        with storage_errors(path, ROOM):
+            RunFolder(path.parent).write_text(path.name, "".join(to_json(sealing.add_seal(row)) + "\n" for row in rows))
 
 
 @contextmanager
 def claim(folder: Path, blocking: bool = False) -> Iterator[bool]:
     """Whether nobody else works in the folder; the claim ends with the block, or with the process however it ends."""
-    with storing(folder, "choose another --output_dir"):
+    with storage_errors(folder, "choose another --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / CLAIM).open("w")
     with file:

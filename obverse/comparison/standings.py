@@ -191,7 +191,7 @@ def read(plan: Plan, name: str, step: str, test: str) -> Counts:
     names, found = problems(plan, test), []
     for seed in plan.seeds:
         path = plan.figures_path(name, step, test, seed)
-        rows = sealing.read_rows(path)
+        rows = sealing.read_sealed_rows(path)
         if [row.get("problem") for row in rows] != names or not all(_is_of(row, plan) for row in rows):
             raise DamageError(f"{path} does not have the samples of {plan.problems_path(test)}: {sealing.REMEDY}")
         found.append(tuple((len(row["correct"]), sum(map(bool, row["correct"]))) for row in rows))

@@ -79,7 +79,7 @@ def target_of(config: EvalConfig) -> Target:
     file = place.parent / "config.yaml"
     is_ours = (place / checkpoint.MANIFEST).is_file()
     if is_ours and place == folder:  # a run's newest one was checked when it was looked for
-        checkpoint.check(place)
+        checkpoint.verify(place)
     run = config_file.read(file).values if is_ours and file.is_file() else None
     trained = read_object(place / checkpoint.STATE, DamageError).get("template") if is_ours else None
     out = place.parent / "eval" / place.name if run else Path("evals") / folder_name(config.model)

@@ -18,8 +18,8 @@ from obverse.evaluation.result_file import read
 from obverse.evaluation.sample_store import ADVICE
 from obverse.redact import flat
 from obverse.runtime import fingerprint
-from obverse.runtime.file_writes import storing
-from obverse.runtime.integrity import sealed
+from obverse.runtime.file_writes import storage_errors
+from obverse.runtime.integrity import add_seal
 from obverse.runtime.json_lines import read_object
 from obverse.runtime.output_dir import slug
 from obverse.runtime.run_dir import RunFolder
@@ -112,8 +112,8 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
     result |= {"gained": pair.gained, "lost": pair.lost, "notes": list(notes)}
     folder = second.path.parent
     name = free_name(folder.parent, f"paired-{folder.name}-{slug(first.name.partition(' on ')[0])}", str(first.path))
-    with storing(folder.parent / name, ADVICE):
-        return replace(pair, path=RunFolder(folder.parent).write_json(name, sealed(result)), notes=notes)
+    with storage_errors(folder.parent / name, ADVICE):
+        return replace(pair, path=RunFolder(folder.parent).write_json(name, add_seal(result)), notes=notes)
 
 
 def refuse_unlike(reports: Sequence[Report]) -> None:

@@ -20,7 +20,7 @@ from obverse.python_files import read_once
 from obverse.rewards import answer_of, judge_all, verifier
 from obverse.rewards.versions import of_verdict
 from obverse.runtime.callbacks import Silent, Watcher
-from obverse.runtime.file_writes import storing
+from obverse.runtime.file_writes import storage_errors
 from obverse.runtime.output_dir import slug
 from obverse.types import GradeResult, Problem, to_json
 
@@ -66,7 +66,7 @@ def regrade_one(folder: Path, config: RegradeConfig, watch: Watcher) -> Report:
     if max(ks) > result["num_samples"]:
         raise ConfigError(f"{folder}: {result['num_samples']} samples are too few for k = {max(ks)}")
     stem = "regraded" + (f"-{slug(config.verifier)}" if config.verifier else "")
-    with storing(folder, ROOM):
+    with storage_errors(folder, ROOM):
         graded, changed, num = judged(store, result, problems, folder / f"{stem}.samples.jsonl.gz", watch)
     absent = [name for name in problems if any((name, number) not in graded for number in result["seeds"])]
     if absent or any(len(samples) != result["num_samples"] for samples in graded.values()):

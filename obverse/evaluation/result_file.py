@@ -61,7 +61,7 @@ _KINDS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Cou
 
 def read(path: Path, kind: type = Stored) -> dict[str, Any]:
     """A result as it was written. DamageError, which names the file, where it is missing or no result."""
-    result = sealing.read(path)
+    result = sealing.read_sealed(path)
     try:
         _KINDS[kind].validate_python(result, strict=True)
     except ValidationError as error:

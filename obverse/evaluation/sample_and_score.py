@@ -19,7 +19,7 @@ from obverse.inference import Sampler, SamplingParams, SamplingRequest
 from obverse.rewards import answer_of, judge_all
 from obverse.rewards.versions import of_verdict
 from obverse.runtime.callbacks import Silent, Watcher
-from obverse.runtime.signals import together
+from obverse.runtime.signals import run_on_all_ranks
 from obverse.seeds import seed_for
 from obverse.types import Problem
 
@@ -210,7 +210,9 @@ def measure_shared(
     """As `measure`, with the problems dealt out to the ranks; all of them get all scores, in the problems' order."""
     shares = deal([1] * len(problems), process_group.size)
     own = [problems[index] for index in shares[process_group.rank]]
-    scores = together(process_group, lambda: measure(own, sampler, renderer, params, num_samples, seed, watcher))
+    scores = run_on_all_ranks(
+        process_group, lambda: measure(own, sampler, renderer, params, num_samples, seed, watcher)
+    )
     if process_group.is_alone:
         return scores
     told = process_group.gather([asdict(score) for score in scores])

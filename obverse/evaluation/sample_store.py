@@ -23,8 +23,8 @@ from obverse.errors import ConfigError, DamageError, StorageError
 from obverse.rewards.versions import plain
 from obverse.runtime import checkpoint, fingerprint
 from obverse.runtime import integrity as sealing
-from obverse.runtime.file_writes import alone, storing
-from obverse.runtime.integrity import FIRST, sealed
+from obverse.runtime.file_writes import exclusive_lock, storage_errors
+from obverse.runtime.integrity import FIRST, add_seal
 from obverse.runtime.json_lines import parse
 from obverse.runtime.run_dir import RunFolder
 from obverse.types import Finish, GradeResult, Problem, to_json
@@ -128,7 +128,7 @@ class Store:
 
     def writing(self) -> AbstractContextManager[None]:
         """Keep other programs out for a block; InUseError, which names the one that writes there."""
-        return alone(self.folder / LOCK, f"evaluation {self.folder}", ADVICE)
+        return exclusive_lock(self.folder / LOCK, f"evaluation {self.folder}", ADVICE)
 
     def begin(self, asked: Mapping[str, Any]) -> list[str]:
         """Make the folder, or go on in one whose samples were asked for in the same way; what was mended, in words.
@@ -151,8 +151,8 @@ class Store:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
         """Write an object with its seal, whole or not at all. Raises StorageError when the disk refuses."""
-        with storing(self.folder / name, ROOM):
-            return RunFolder(self.folder).write_json(name, sealed(value))
+        with storage_errors(self.folder / name, ROOM):
+            return RunFolder(self.folder).write_json(name, add_seal(value))
 
     def asked(self) -> dict[str, Any] | None:
         """What the samples were asked for with; None where nothing was. DamageError where that cannot be known."""
@@ -161,7 +161,7 @@ class Store:
             if (self.folder / SAMPLES).exists():
                 raise DamageError(f"{path} is missing, so the samples beside it are of an unknown model: put it back")
             return None
-        found = sealing.read(path)
+        found = sealing.read_sealed(path)
         found.pop(sealing.SCHEMA, None)
         return found
 
@@ -171,7 +171,7 @@ class Store:
         self.seal, self.size = FIRST, 0
         if not path.exists():
             return []
-        for each in sealing.members(path):
+        for each in sealing.read_members(path):
             self.seal, self.size = each.seal, each.end
         rest = path.stat().st_size - self.size
         if not rest:
@@ -186,14 +186,14 @@ class Store:
             row = {"id": each.id, "prompt": each.prompt, "answer": each.answer, "verifier": each.verifier}
             row |= {"demonstration": each.demonstration}
             row = json.loads(json.dumps({**row, "meta": dict(each.meta), "digest": name}, default=str))
-            lines.append(json.dumps(sealed(row)) + "\n")
-        with storing(self.folder / PROBLEMS, ROOM):
+            lines.append(json.dumps(add_seal(row)) + "\n")
+        with storage_errors(self.folder / PROBLEMS, ROOM):
             RunFolder(self.folder).write_text(PROBLEMS, "".join(lines))
 
     def problems(self) -> dict[str, Problem]:
         """The problems as they were written, by digest. DamageError where the file is not what was written."""
         path = self.folder / PROBLEMS
-        rows = sealing.read_rows(path)
+        rows = sealing.read_sealed_rows(path)
         for number, row in enumerate(rows, 1):
             if not is_of(_ASKED, row):
                 raise DamageError(f"{path}:{number} is no problem of an evaluation: {sealing.REMEDY}")
@@ -207,7 +207,7 @@ class Store:
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows, all of them or none. Raises StorageError, with the file as it was, when the disk refuses."""
-        data, seal = sealing.member(as_bytes(rows), self.seal)
+        data, seal = sealing.pack_member(as_bytes(rows), self.seal)
         path = self.folder / SAMPLES
         try:
             with path.open("ab") as file:
@@ -229,11 +229,11 @@ class Store:
         path = self.folder / SAMPLES
         part = path.with_name(f".{SAMPLES}.part")
         seal, size = FIRST, 0
-        with storing(path, ROOM):
+        with storage_errors(path, ROOM):
             try:
                 with part.open("wb") as file:
                     for batch in batches:
-                        data, seal = sealing.member(as_bytes(batch), seal)
+                        data, seal = sealing.pack_member(as_bytes(batch), seal)
                         size += file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -246,7 +246,7 @@ class Store:
         """Every whole row, in the order of writing. DamageError where a row is not what was written."""
         path = self.folder / SAMPLES
         if path.is_file():
-            for each in sealing.members(path):
+            for each in sealing.read_members(path):
                 for line in each.data.split(b"\n"):
                     if line:
                         yield self._row(line, path)
@@ -270,7 +270,7 @@ class Store:
         It is the same one if the problems of one of both, by their digests, are all among the other's.
         """
         path = self.folder / RESULT
-        there = str(sealing.read(path).get("dataset", source)) if path.exists() else source
+        there = str(sealing.read_sealed(path).get("dataset", source)) if path.exists() else source
         if Path(there).resolve() == Path(source).resolve():
             return
         stored = set(self.problems()) if (self.folder / PROBLEMS).exists() else set()
@@ -310,7 +310,7 @@ def identity(place: str, revision: str | None = None) -> str:
     folder = Path(place)
     if not folder.is_dir():
         return f"{place}@{revision}" if revision else place
-    if (folder / checkpoint.MANIFEST).is_file() and checkpoint.damage(folder) is None:
+    if (folder / checkpoint.MANIFEST).is_file() and checkpoint.find_damage(folder) is None:
         return hashlib.blake2b((folder / checkpoint.MANIFEST).read_bytes(), digest_size=8).hexdigest()
     return fingerprint.model(folder)
 

@@ -21,7 +21,7 @@ from obverse.report.pictures import save_pictures
 from obverse.report.standings import demo_table, standing_figures, standing_tables
 from obverse.report.tables import Table, arms_table, headline, runs_table, settings
 from obverse.runtime.callbacks import Watcher
-from obverse.runtime.file_writes import storing, write_whole
+from obverse.runtime.file_writes import storage_errors, write_atomically
 
 NAME = "report.html"
 MEGABYTE = 1_000_000
@@ -56,8 +56,8 @@ def afterwards(folder: Path, watcher: Watcher) -> None:
 
 def write(target: Path, text: str) -> Path:
     """The whole file at once: a reader sees the old page or the new one."""
-    with storing(target, "choose --output"):
-        return write_whole(target, text.encode("utf-8", "backslashreplace"))
+    with storage_errors(target, "choose --output"):
+        return write_atomically(target, text.encode("utf-8", "backslashreplace"))
 
 
 def page_of(config: ReportConfig, runs: Sequence[RunData], target: Path) -> Page:

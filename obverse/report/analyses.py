@@ -53,7 +53,7 @@ def analysis_sections(folder: Path) -> Iterator[Section]:
     for path in sorted((folder / FOLDER).glob("*.json")):
         if path.stem not in INTROS:
             continue
-        read = sealing.read(path)
+        read = sealing.read_sealed(path)
         if read.get("question") != path.stem:
             raise DataError(f"{path} is no answer of obverse analyze {path.stem}: {schemas.REMEDY}")
         found[path.stem] = schemas.check(schemas.ANSWERS[path.stem], read, str(path))

@@ -83,7 +83,7 @@ class RunData:
 
     def sample_files(self) -> dict[int, Path]:
         """The files of completions by step."""
-        leaving = history.hidden(self.path)
+        leaving = history.names_leaving(self.path)
         files = steps_of(self.path / "samples", "jsonl")
         return {step: path for step, path in files if f"samples/{path.name}" not in leaving}
 
@@ -117,8 +117,8 @@ def read_run(folder: Path) -> RunData:
     """A run folder, whatever of it there is; DataError or DamageError says which file is no good."""
     trial = folder / "trial.json"
     if trial.is_file():  # of a comparison, which knows what the others were when the run was over
-        check_files(folder, sealing.read(trial).get("files"))
-    environment, move = folder / "environment.json", history.pending(folder)
+        check_files(folder, sealing.read_sealed(trial).get("files"))
+    environment, move = folder / "environment.json", history.pending_move(folder)
     leaving = frozenset(move.names if move else ())
     return RunData(
         folder,
@@ -127,7 +127,7 @@ def read_run(folder: Path) -> RunData:
         [row for row in metrics_of(folder / "metrics.jsonl") if move is None or row["step"] <= move.step],
         {step: summary for step, summary in _evals(folder) if f"eval/step-{step:06d}.json" not in leaving},
         [
-            check(schemas.RESULT, sealing.read(path), str(path))
+            check(schemas.RESULT, sealing.read_sealed(path), str(path))
             for path in sorted((folder / "eval").glob("*/*/result.json"))
             if f"eval/{path.parent.parent.name}" not in leaving
         ],
@@ -174,7 +174,7 @@ def num_parameters(folder: Path) -> int:
     named = [
         (re.fullmatch(r"checkpoint-(\d{1,15})", path.name, re.ASCII), path) for path in folder.glob("checkpoint-*")
     ]
-    leaving = history.hidden(folder)
+    leaving = history.names_leaving(folder)
     for _, checkpoint in sorted(
         ((int(match[1]), path) for match, path in named if match and path.name not in leaving), reverse=True
     ):
@@ -205,7 +205,7 @@ def entries(folder: Path) -> dict[str, str]:
 
 def read_standings(path: Path) -> schemas.Standings:
     """The table of a comparison. DamageError or DataError, which names the file, where it is none."""
-    standings: schemas.Standings = check(schemas.STANDINGS, sealing.read(path), str(path))
+    standings: schemas.Standings = check(schemas.STANDINGS, sealing.read_sealed(path), str(path))
     return standings
 
 

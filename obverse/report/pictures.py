@@ -10,7 +10,7 @@ from typing import Any
 from obverse.errors import ConfigError, StorageError
 from obverse.report.figures import Figure, spoken
 from obverse.report.svg_chart import LIGHT, NUM_COLORS, Chart, number, standalone
-from obverse.runtime.file_writes import write_whole
+from obverse.runtime.file_writes import write_atomically
 
 DPI = 200
 
@@ -27,7 +27,7 @@ def save_pictures(figures: Sequence[Figure], axis: str, folder: Path, formats: S
             for name in formats:
                 path = folder / f"{figure.key}.{name}"
                 if name == "svg":
-                    write_whole(path, standalone(chart, spoken(figure, chart)).encode("utf-8", "backslashreplace"))
+                    write_atomically(path, standalone(chart, spoken(figure, chart)).encode("utf-8", "backslashreplace"))
                 else:
                     save_png(chart, figure.title, path)
                 written.append(path)

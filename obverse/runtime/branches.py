@@ -37,7 +37,7 @@ _INITIAL = re.compile(r"initial-(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Move:
+class PendingMove:
     """What leaves the line of history: names in the run folder, and the rows of metrics.jsonl after `num_bytes`."""
 
     branch: str
@@ -46,11 +46,11 @@ class Move:
     names: tuple[str, ...]
 
 
-def pending(root: Path) -> Move | None:
+def pending_move(root: Path) -> PendingMove | None:
     """The move that was begun in a run folder and not finished."""
     try:
         kept = json.loads((root / FOLDER / PENDING).read_text(encoding="utf-8"))
-        return Move(kept["branch"], kept["step"], kept["num_bytes"], tuple(kept["names"]))
+        return PendingMove(kept["branch"], kept["step"], kept["num_bytes"], tuple(kept["names"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -60,13 +60,13 @@ def pending(root: Path) -> Move | None:
         ) from None
 
 
-def hidden(root: Path) -> frozenset[str]:
+def names_leaving(root: Path) -> frozenset[str]:
     """Names that no longer belong to the run in `root` although a move that was broken off has left them there."""
-    move = pending(root)
+    move = pending_move(root)
     return frozenset(move.names if move else ())
 
 
-def later(root: Path, step: int, stage: int) -> tuple[str, ...]:
+def names_after(root: Path, step: int, stage: int) -> tuple[str, ...]:
     """The names in a run folder that come after a step, initial models of later lanes among them.
 
     What tells of all steps, such as a report, is one of them where anything else is.
@@ -98,16 +98,16 @@ def set_aside(root: Path, step: int, num_bytes: int, names: Iterable[str], repea
         _refuse_other_disks(root, moved)
         if repeats:
             _remove_unsaved(home)
-        move = Move(UNSAVED if repeats else _free(home), step, num_bytes, tuple(dict.fromkeys(moved)))
+        move = PendingMove(UNSAVED if repeats else _free(home), step, num_bytes, tuple(dict.fromkeys(moved)))
         _write(home / PENDING, (json.dumps(asdict(move), indent=2) + "\n").encode())
     except OSError as error:
         raise _refusal(root, error) from None
-    return finish(root)
+    return finish_move(root)
 
 
-def finish(root: Path) -> Path | None:
+def finish_move(root: Path) -> Path | None:
     """Do what is left of a move; the branch's folder, None where no move is pending."""
-    move = pending(root)
+    move = pending_move(root)
     if move is None:
         return None
     branch = root / FOLDER / move.branch
@@ -136,7 +136,7 @@ def finish(root: Path) -> Path | None:
     return branch
 
 
-def put_aside(root: Path, name: str) -> Path:
+def move_aside(root: Path, name: str) -> Path:
     """Move one name that another run or a user has put where this run is about to write; its new path."""
     home = root / FOLDER
     home.mkdir(exist_ok=True)

@@ -51,7 +51,7 @@ _LEFTOVER = re.compile(r"\.((?:checkpoint|initial)-\d+)\.(part|old|gone)")
 
 
 @dataclass(frozen=True)
-class About:
+class RunInfo:
     """What a manifest says of its run beside its files; what a run that is resumed is held against."""
 
     run: str = ""  # the run's own number; "" in manifests that are older than it
@@ -62,7 +62,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Saved:
+class LoadedCheckpoint:
     """A checkpoint that was read: its folder, the optimizer's tensors and the run's state."""
 
     path: Path
@@ -78,7 +78,7 @@ def save(
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
-    about: About = About(),
+    info: RunInfo = RunInfo(),
     process_group: ProcessGroup = SINGLE_PROCESS,
     in_pieces: bool = False,
 ) -> Path:
@@ -98,12 +98,12 @@ def save(
         theirs = process_group.gather(
             agreed(process_group, lambda: [] if process_group.is_first else _on_disk(part, mine))
         )
-        by_first(process_group, lambda: _make_way(target, about.run))
+        by_first(process_group, lambda: _make_way(target, info.run))
         by_first(
-            process_group, lambda: _finish(part, target, step, state, about, [pair for each in theirs for pair in each])
+            process_group, lambda: _finish(part, target, step, state, info, [pair for each in theirs for pair in each])
         )
     if process_group.is_first:
-        _rotate(root, step, keep, about.run)
+        _rotate(root, step, keep, info.run)
     return target
 
 
@@ -113,7 +113,7 @@ def _begin(part: Path) -> None:
 
 
 def _finish(
-    part: Path, target: Path, step: int, state: Mapping[str, Any], about: About, theirs: Sequence[Sequence[Any]]
+    part: Path, target: Path, step: int, state: Mapping[str, Any], info: RunInfo, theirs: Sequence[Sequence[Any]]
 ) -> None:
     """Seal what was written; `theirs` has the names and fingerprints of what other ranks have put onto the disk."""
     (part / STATE).write_text(json.dumps({"step": step, **state}, indent=2))
@@ -121,16 +121,16 @@ def _finish(
     paths = [path for path in sorted(part.rglob("*")) if path.is_file()]
     own = dict(_on_disk(part, [path for path in paths if path not in known]))
     files = {str(path.relative_to(part)): own.get(str(path.relative_to(part))) or known[path] for path in paths}
-    (part / MANIFEST).write_text(_sealed({"schema": SCHEMA, "step": step, **vars(about), "files": files}))
+    (part / MANIFEST).write_text(_sealed({"schema": SCHEMA, "step": step, **vars(info), "files": files}))
     _put(part, target)
-    if problem := damage(target):
+    if problem := find_damage(target):
         raise OSError(f"what was read back is not what was written: {problem}")
 
 
 def _make_way(target: Path, run: str) -> None:
     """Move aside what stands under a checkpoint's name and is none of the run: it is not ours to replace."""
     if os.path.lexists(target) and not _is_all_of(target, run):
-        history.put_aside(target.parent, target.name)
+        history.move_aside(target.parent, target.name)
 
 
 def _on_disk(part: Path, paths: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
@@ -152,7 +152,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, process_group: ProcessG
         for path in part.rglob("*"):
             sync(path)
         if os.path.lexists(folder):  # no run begins a stage twice: it is none of this run's
-            history.put_aside(folder.parent, folder.name)
+            history.move_aside(folder.parent, folder.name)
         _put(part, folder)
 
     with _storing(folder, folder.parent, process_group):
@@ -169,7 +169,7 @@ def _storing(target: Path, root: Path, process_group: ProcessGroup) -> Iterator[
     except BaseException as error:
         free = shutil.disk_usage(root).free if root.exists() else 0  # before what was written goes
         if root.exists() and process_group.is_first:
-            tidy(root)
+            remove_leftovers(root)
         if not is_of_the_disk(error):
             raise
         last = newest(root)
@@ -180,7 +180,7 @@ def _storing(target: Path, root: Path, process_group: ProcessGroup) -> Iterator[
         ) from None
 
 
-def tidy(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Remove what saves and rotations that were broken off left behind; one moved aside gets its place back."""
     for path in sorted(root.glob(".*-*.*")):
         found = _LEFTOVER.fullmatch(path.name)
@@ -205,7 +205,7 @@ def _put(part: Path, target: Path) -> None:
 
 def _rotate(root: Path, step: int, keep: int, run: str) -> None:
     """Remove the run's older checkpoints; one that cannot go stays, for that is no reason to end a run."""
-    ours = [path for path in made_by(root, run) if number(path) <= step]
+    ours = [path for path in written_by_run(root, run) if step_of(path) <= step]
     for old in ours[:-keep] if keep > 0 else []:
         gone = root / f".{old.name}.gone"  # in one step: half a folder must not look like a damaged checkpoint
         try:
@@ -215,36 +215,36 @@ def _rotate(root: Path, step: int, keep: int, run: str) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def check(path: Path) -> None:
+def verify(path: Path) -> None:
     """Raise CheckpointError, which names what is wrong, unless every file is as the manifest says."""
-    problem = damage(path)
+    problem = find_damage(path)
     if problem:
         raise _unusable(path, problem)
 
 
-def load(path: Path, process_group: ProcessGroup = SINGLE_PROCESS) -> Saved:
+def load(path: Path, process_group: ProcessGroup = SINGLE_PROCESS) -> LoadedCheckpoint:
     """Open a checkpoint after checking every file against the manifest; CheckpointError names what is wrong.
 
     All ranks of a `team` call this in step: the first one checks.
     """
-    problem = process_group.broadcast(damage(path) if process_group.is_first else None)
+    problem = process_group.broadcast(find_damage(path) if process_group.is_first else None)
     if problem:
         raise _unusable(path, problem)
     moments = [path / MOMENTS] if (path / MOMENTS).exists() else pieces.files_of(path / MOMENTS_IN_PIECES)
-    return Saved(path, Pieces.of(moments), state(path))
+    return LoadedCheckpoint(path, Pieces.of(moments), read_state(path))
 
 
 def _unusable(path: Path, problem: str) -> CheckpointError:
     return CheckpointError(f"checkpoint {path}: {problem}; resume from another one or start anew")
 
 
-def about(path: Path) -> About:
+def run_info(path: Path) -> RunInfo:
     """What the manifest of a checkpoint says of its run; CheckpointError where there is none."""
     manifest = {"inputs": {}, **_manifest(path)}
-    return About(**{name: manifest[name] for name in vars(About())})
+    return RunInfo(**{name: manifest[name] for name in vars(RunInfo())})
 
 
-def state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     """What a checkpoint that was checked says of the run's state, as the version that saved it wrote it down."""
     return dict(json.loads((path / STATE).read_text(encoding="utf-8")))
 
@@ -259,7 +259,7 @@ def search(root: Path, run: str | None = None) -> tuple[Path | None, list[str]]:
     run = RunFolder(root).run() if run is None else run
     passed: list[str] = []
     for path in reversed(folders(root)):
-        problem = damage(path) or ("" if _is_of(path, run) else "it is of another run")
+        problem = find_damage(path) or ("" if _is_of(path, run) else "it is of another run")
         if not problem:
             return path, passed
         passed.append(f"{path} is passed by: {problem}")
@@ -268,12 +268,12 @@ def search(root: Path, run: str | None = None) -> tuple[Path | None, list[str]]:
 
 def folders(root: Path) -> list[Path]:
     """`checkpoint-N` folders by rising step; those that leave the run's line of history are none of them."""
-    leaving = history.hidden(root)
+    leaving = history.names_leaving(root)
     names = [path for path in root.glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.name not in leaving]
-    return sorted(names, key=number)
+    return sorted(names, key=step_of)
 
 
-def made_by(root: Path, run: str) -> list[Path]:
+def written_by_run(root: Path, run: str) -> list[Path]:
     """The checkpoints that a run has written itself, under these very names, with nothing of others in them.
 
     These, and no other folder whatever its name, may be removed by who asks with the number of the run.
@@ -291,16 +291,16 @@ def _is_all_of(path: Path, run: str) -> bool:
     return is_named and manifest["run"] in ("", run) and names <= {MANIFEST, *manifest["files"]}
 
 
-def number(path: Path) -> int:
+def step_of(path: Path) -> int:
     """The step in a checkpoint folder's name."""
     return int(path.name.removeprefix("checkpoint-"))
 
 
-def damage(path: Path) -> str | None:
+def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
         manifest = _manifest(path)
-        if _NAME.fullmatch(path.name) and manifest["step"] != number(path):
+        if _NAME.fullmatch(path.name) and manifest["step"] != step_of(path):
             return f"{MANIFEST} is of step {manifest['step']}: it belongs to another folder"
         files = manifest["files"]
         for name, expected in files.items():
@@ -329,7 +329,7 @@ def _is_of(path: Path, run: str) -> bool:
 
 def is_written_by(path: Path, run: str) -> bool:
     """Whether the folder of this name is one that the run has written, and no copy or link, whatever became of it."""
-    return _is_of(path, run) and not path.is_symlink() and _manifest(path)["step"] == number(path)
+    return _is_of(path, run) and not path.is_symlink() and _manifest(path)["step"] == step_of(path)
 
 
 def _manifest(path: Path) -> Manifest:

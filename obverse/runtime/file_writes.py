@@ -14,7 +14,7 @@ from typing import BinaryIO
 from obverse.errors import InUseError, StorageError
 
 # What a system says of a disk or a path that it does not write to; anything else is a mistake of the program.
-DISK = frozenset(
+DISK_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
     | {
         errno.ENOTDIR,
@@ -31,31 +31,31 @@ MAX_HOLDER = 200  # bytes of a lock file that are read
 
 
 @contextmanager
-def storing(place: Path, advice: str) -> Iterator[None]:
+def storage_errors(place: Path, advice: str) -> Iterator[None]:
     """Say a disk that refuses, inside the block, in one sentence that ends in `advice`: a StorageError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in DISK_ERRNOS:
             raise
         what = error.filename or place
         raise StorageError(f"{what!s} cannot be written: {error.strerror}; {advice}") from error
 
 
 @contextmanager
-def alone(file: Path, what: str, advice: str) -> Iterator[None]:
+def exclusive_lock(file: Path, what: str, advice: str) -> Iterator[None]:
     """Keep other programs out of what `file` guards, for the block; the system frees what a dead program held.
 
     InUseError names the one that is there. The lock file stays: taking it away would let two programs in.
     """
-    with storing(file, advice):
+    with storage_errors(file, advice):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle = file.open("a+b", buffering=0)
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InUseError(f"{what} is in use by {holder(handle)}: wait for its end, or {advice}") from None
+            raise InUseError(f"{what} is in use by {lock_holder(handle)}: wait for its end, or {advice}") from None
         try:
             with suppress(OSError):  # a full disk: the lock holds all the same, without a name
                 handle.truncate(0)
@@ -66,12 +66,12 @@ def alone(file: Path, what: str, advice: str) -> Iterator[None]:
                 handle.truncate(0)
 
 
-def holder(handle: BinaryIO) -> str:
+def lock_holder(handle: BinaryIO) -> str:
     """Who wrote a lock file, as far as it says so."""
     return os.pread(handle.fileno(), MAX_HOLDER, 0).decode("ascii", "replace").strip() or "another program"
 
 
-def write_whole(target: Path, content: bytes) -> Path:
+def write_atomically(target: Path, content: bytes) -> Path:
     """A whole file at once: a reader sees the old one or the new one, and programs at the same time disturb no other.
 
     Raises OSError, with what was there as it was and nothing left behind.

@@ -39,17 +39,17 @@ def seal_of(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+def add_seal(value: Mapping[str, Any]) -> dict[str, Any]:
     """The object with its seal."""
     return {**value, SEAL: seal_of(value)}
 
 
-def opened(value: dict[str, Any], where: str, must: bool = False) -> dict[str, Any]:
+def verify_seal(value: dict[str, Any], where: str, required: bool = False) -> dict[str, Any]:
     """The object without its seal. DamageError where that is not the rest's, or missing though it `must` be."""
     schema = value.get(SCHEMA)
-    must = must or not (schema is None or (type(schema) is int and schema < SEALED_SINCE))
+    required = required or not (schema is None or (type(schema) is int and schema < SEALED_SINCE))
     rest = {name: each for name, each in value.items() if name != SEAL}
-    if SEAL not in value and not must:
+    if SEAL not in value and not required:
         return rest
     if value.get(SEAL) != seal_of(rest):
         raise DamageError(f"{where} was changed or damaged (its seal is not that of its content): {REMEDY}")
@@ -59,16 +59,16 @@ def opened(value: dict[str, Any], where: str, must: bool = False) -> dict[str, A
 REMEDY = "put the file back as it was, or move its folder away and begin anew"
 
 
-def read(path: Path, must: bool = False) -> dict[str, Any]:
+def read_sealed(path: Path, required: bool = False) -> dict[str, Any]:
     """A sealed object of a file. DamageError, which names the file, where it is not what was written."""
-    return opened(read_object(path, DamageError), str(path), must)
+    return verify_seal(read_object(path, DamageError), str(path), required)
 
 
-def read_rows(path: Path, must: bool = False) -> list[dict[str, Any]]:
+def read_sealed_rows(path: Path, required: bool = False) -> list[dict[str, Any]]:
     """The sealed rows of a file of JSON Lines that was written in one piece; rows without a seal unless one has one."""
     rows = list(read_objects(path, DamageError))
-    must = must or any(SEAL in row for row in rows)
-    return [opened(row, f"{path}:{number}", must) for number, row in enumerate(rows, 1)]
+    required = required or any(SEAL in row for row in rows)
+    return [verify_seal(row, f"{path}:{number}", required) for number, row in enumerate(rows, 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Member:
     data: bytes
 
 
-def member(data: bytes, before: str = FIRST) -> tuple[bytes, str]:
+def pack_member(data: bytes, before: str = FIRST) -> tuple[bytes, str]:
     """A sealed gzip member that follows the one with the seal `before`; its bytes and its seal."""
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     body = packer.compress(data) + packer.flush()
@@ -94,7 +94,7 @@ def _seal(body: bytes, before: str) -> str:
     return hashlib.sha256(before.encode() + body).hexdigest()
 
 
-def members(path: Path) -> Iterator[Member]:
+def read_members(path: Path) -> Iterator[Member]:
     """The whole members of a file, in their order; what a writer that was killed left at its end is passed over.
 
     DamageError, which names the file and the place, where what stands there was never written so.

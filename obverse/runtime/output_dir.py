@@ -76,7 +76,7 @@ def holds_run(folder: Path) -> bool:
     try:
         if any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
             return True
-        return any(folder.glob("checkpoint-*")) or bool(branches.later(folder, -1, 0))
+        return any(folder.glob("checkpoint-*")) or bool(branches.names_after(folder, -1, 0))
     except OSError:
         return False
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from obverse.errors import CheckpointError, DamageError, InUseError, StorageError
-from obverse.runtime.file_writes import write_whole
+from obverse.runtime.file_writes import write_atomically
 from obverse.runtime.json_lines import read_objects
 from obverse.types import Group, sample_rows, to_json
 
@@ -99,7 +99,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """A whole file at once: a reader sees the old one or the new one."""
-        return write_whole(self.path / name, text.encode())
+        return write_atomically(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Any) -> Path:
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -115,7 +115,7 @@ class RunFolder:
         content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def rows_at(self, step: int, rows: Mapping[str, Any]) -> int:
+    def metrics_size_at(self, step: int, rows: Mapping[str, Any]) -> int:
         """The bytes of metrics.jsonl up to a checkpoint that was saved at `step` with these `rows`; 0 without a file.
 
         Raises CheckpointError where the file lost rows since, was changed, or is of another line of history.
@@ -123,7 +123,7 @@ class RunFolder:
         if not self.metrics_path.exists():
             return 0
         content = self.metrics_path.read_bytes()
-        size = rows["bytes"] if rows["bytes"] is not None else end_of(step, content) if step else 0
+        size = rows["bytes"] if rows["bytes"] is not None else end_of_row(step, content) if step else 0
         if len(content) < size:
             raise CheckpointError(
                 f"{self.metrics_path} has {len(content)} bytes and had {size} at the checkpoint: put the whole file "
@@ -133,7 +133,7 @@ class RunFolder:
         if rows["sha256"]:
             is_same = hashlib.sha256(head).hexdigest() == rows["sha256"]
         else:  # a state of version 1
-            is_same = size == 0 or end_of(step, head) == size
+            is_same = size == 0 or end_of_row(step, head) == size
         if not is_same:
             raise CheckpointError(
                 f"{self.metrics_path} is not the file that the checkpoint of step {step} was saved beside: its first "
@@ -187,7 +187,7 @@ class RunFolder:
         return float(parent["seconds"] + sum(row["step_time"] for row in rows))
 
 
-def end_of(step: int, content: bytes) -> int:
+def end_of_row(step: int, content: bytes) -> int:
     """Where the row of a step ends in the bytes of a metrics.jsonl; beyond them where there is none."""
     size = 0
     for line in content.split(b"\n")[:-1]:
@@ -198,7 +198,7 @@ def end_of(step: int, content: bytes) -> int:
     return len(content) + 1
 
 
-class ReadOnly(RunFolder):
+class ReadOnlyRunFolder(RunFolder):
     """The folder as ranks other than the first have it: they read what they find, and write nothing."""
 
     def create(self) -> None: ...

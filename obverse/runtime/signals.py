@@ -25,7 +25,7 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
-class Attentive:
+class SignalWatcher:
     """A watcher that passes everything on and raises Interrupted at the next phase call after a signal.
 
     A second signal does not wait: it raises KeyboardInterrupt where the program stands, also in the midst of a save.
@@ -36,7 +36,7 @@ class Attentive:
         self.received: int | None = None
 
     @contextmanager
-    def listening(self) -> Iterator[Attentive]:
+    def handling_signals(self) -> Iterator[SignalWatcher]:
         """Catch SIGINT and SIGTERM inside the block (main thread only; elsewhere nothing is changed)."""
         try:
             before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -61,18 +61,18 @@ class Attentive:
         self.watcher.banner(facts)
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        self.tell(phase, done, total)
+        self.report_phase(phase, done, total)
         self.check()
 
-    def tell(self, phase: Phase, done: int, total: int) -> None:
+    def report_phase(self, phase: Phase, done: int, total: int) -> None:
         """Pass a phase on without a look at signals: what goes on cannot be broken off here."""
         self.process_group.beat(phase)
         self.watcher.phase(phase, done, total)
 
     @property
-    def deaf(self) -> Watcher:
+    def uninterruptible(self) -> Watcher:
         """The same watcher, which signals do not interrupt."""
-        return Deaf(self)
+        return Uninterruptible(self)
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
         self.watcher.step(step, total_steps, metrics)
@@ -82,16 +82,16 @@ class Attentive:
 
 
 @dataclass(frozen=True)
-class Deaf:
+class Uninterruptible:
     """An attentive watcher that does not look at signals."""
 
-    attentive: Attentive
+    attentive: SignalWatcher
 
     def banner(self, facts: Sequence[tuple[str, str]]) -> None:
         self.attentive.banner(facts)
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        self.attentive.tell(phase, done, total)
+        self.attentive.report_phase(phase, done, total)
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
         self.attentive.step(step, total_steps, metrics)
@@ -100,7 +100,7 @@ class Deaf:
         self.attentive.note(text)
 
 
-def together(process_group: ProcessGroup, work: Callable[[], Result]) -> Result:
+def run_on_all_ranks(process_group: ProcessGroup, work: Callable[[], Result]) -> Result:
     """Do what is this rank's own; then all ranks go on, or all stop for what one of them met.
 
     Raises Interrupted on all ranks if a signal broke one off, FloatingPointError if numbers of one were not finite.

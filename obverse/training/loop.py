@@ -22,8 +22,8 @@ from obverse.models.fused_logprobs import wide_type
 from obverse.python_files import read_once
 from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Silent, Watcher
-from obverse.runtime.file_writes import DISK
-from obverse.runtime.signals import NOT_SAVED, Attentive, Interrupted
+from obverse.runtime.file_writes import DISK_ERRNOS
+from obverse.runtime.signals import NOT_SAVED, Interrupted, SignalWatcher
 from obverse.training import metrics
 from obverse.training.banner import facts
 from obverse.training.cuda_memory_snapshot import recorded
@@ -66,19 +66,19 @@ def train(
     """
     with (
         joined(config.ddp_timeout, config.device) as process_group,
-        Attentive(watcher or Silent(), process_group).listening() as attentive,
+        SignalWatcher(watcher or Silent(), process_group).handling_signals() as signal_watcher,
     ):
-        run = prepare(config, attentive, process_group, expected)
+        run = prepare(config, signal_watcher, process_group, expected)
         run.resume_command = resume_command
         process_group.when_lost(lambda: newest(run))
         try:
-            attentive.banner(facts(run))
+            signal_watcher.banner(facts(run))
             return train_loop(run)
         except KeyboardInterrupt as error:
-            if attentive.received is None:
+            if signal_watcher.received is None:
                 raise
             process_group.give_up(error, NOT_SAVED)
-            attentive.note(f"stopped by a second signal before step {run.state.step} was saved; {kept(run)}")
+            signal_watcher.note(f"stopped by a second signal before step {run.state.step} was saved; {kept(run)}")
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=NOT_SAVED)
         finally:
             if process_group.is_first:
@@ -109,7 +109,7 @@ def train_loop(run: Run) -> Outcome:
     except FloatingPointError as error:
         raise DivergedError(f"step {run.state.step + 1}: {error}; {kept(run)}") from None
     except OSError as error:  # rows and completions; a checkpoint's errors are sentences already
-        if error.errno not in DISK:
+        if error.errno not in DISK_ERRNOS:
             raise
         what = error.filename or f"a file of {run.folder.path}"
         raise StorageError(
@@ -205,7 +205,7 @@ def run_updates(run: Run, stage: int, gathered: Gathered, progress: float) -> tu
     for number, each in enumerate(prepared_updates * config.num_iterations):
         # once the weights have moved a signal waits for the whole step: a checkpoint is never of half a step;
         # among several ranks it waits from the start, for the others would go on without this one's gradient
-        watcher = run.watcher if not rows and run.process_group.is_alone else run.watcher.deaf
+        watcher = run.watcher if not rows and run.process_group.is_alone else run.watcher.uninterruptible
         if each is None:
             rows.append(idle(learner))
             continue

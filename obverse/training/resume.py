@@ -16,7 +16,7 @@ from obverse.errors import CheckpointError
 from obverse.inference.async_rollout import Ahead
 from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
-from obverse.runtime.checkpoint import About, Saved
+from obverse.runtime.checkpoint import LoadedCheckpoint, RunInfo
 from obverse.runtime.json_lines import read_object
 from obverse.runtime.run_dir import RunFolder, packages
 from obverse.training.build_models import stage_anchor
@@ -63,9 +63,9 @@ BINDING = frozenset(
 )
 
 
-def about(run: Run) -> About:
+def run_info(run: Run) -> RunInfo:
     """What a checkpoint of the run says of it."""
-    return About(run.folder.run(), as_kept(run.config), run.data, packages(), run.inputs)
+    return RunInfo(run.folder.run(), as_kept(run.config), run.data, packages(), run.inputs)
 
 
 def as_kept(config: TrainConfig) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def refuse_changes(
     config: TrainConfig,
     data: str,
     path: Path,
-    then: About,
+    then: RunInfo,
     inputs: Mapping[str, str],
     later: Collection[str] = (),
 ) -> dict[str, tuple[Any, Any]]:
@@ -152,7 +152,7 @@ def layout_of(config: TrainConfig, start: Path | None) -> str | Layout:
     if start is None or config.chat_template != "auto":
         return config.chat_template
     record = read_object(start / checkpoint.STATE, CheckpointError).get("template")
-    is_same = checkpoint.about(start).config.get("chat_template", "auto") == "auto"
+    is_same = checkpoint.run_info(start).config.get("chat_template", "auto") == "auto"
     return recorded_layout(record) if record and is_same else config.chat_template
 
 
@@ -162,7 +162,7 @@ def restore(run: Run, path: Path) -> None:
     What the folder holds beyond the checkpoint is set aside, by the first rank, once nothing can be refused any more.
     """
     saved = checkpoint.load(path, run.process_group)
-    saved = replace(saved, state=migrated(saved.state, path, checkpoint.about(path).packages))
+    saved = replace(saved, state=migrated(saved.state, path, checkpoint.run_info(path).packages))
     if saved.state["optimizers"].keys() != run.optimizers().keys():
         raise CheckpointError(
             f"checkpoint {path} is of another method's run: it has optimizers {', '.join(saved.state['optimizers'])}, "
@@ -211,14 +211,14 @@ def seconds_before(run: Run, path: Path) -> float:
     return seconds or 0.0
 
 
-def leave_the_rest(run: Run, path: Path, saved: Saved) -> None:
+def leave_the_rest(run: Run, path: Path, saved: LoadedCheckpoint) -> None:
     """Move what the run's folder holds beyond a checkpoint of its own aside, and note where it is."""
     root, step, config = run.folder.path, run.state.step, run.config
     others = {each.name for each in checkpoint.folders(root) if not checkpoint.is_written_by(each, run.folder.run())}
-    names = [name for name in history.later(root, step, run.state.lane) if name not in others]
+    names = [name for name in history.names_after(root, step, run.state.lane) if name not in others]
     if config.memory_snapshot > step and (root / SNAPSHOT).exists():
         names.append(SNAPSHOT)
-    then = checkpoint.about(path)
+    then = checkpoint.run_info(path)
     changed = all_changes(then.config, as_kept(config)).keys() | differences(then.inputs, run.inputs).keys()
     if "eval_dataset" in then.inputs.keys() & run.inputs.keys():  # what it holds decides, not where it lies
         changed -= {"eval_dataset"} - differences(then.inputs, run.inputs).keys()
@@ -227,7 +227,7 @@ def leave_the_rest(run: Run, path: Path, saved: Saved) -> None:
         names += [str(each.relative_to(root)) for each in sorted((root / "eval").glob("step-*.json"))]
     was_saved = any("checkpoint-" in name for name in names)
     repeats = not was_saved and not is_measured_anew and not changed - FREE and then.data in ("", run.data)
-    size = run.folder.rows_at(step, saved.state["metrics"])
+    size = run.folder.metrics_size_at(step, saved.state["metrics"])
     if branch := history.set_aside(root, step, size, names, repeats):
         run.watcher.note(f"goes on from {path.name}: what {root} held beyond it is set aside in {branch}")
 
@@ -237,7 +237,7 @@ def is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().parent == folder.resolve()
 
 
-def restore_optimizers(run: Run, saved: Saved) -> None:
+def restore_optimizers(run: Run, saved: LoadedCheckpoint) -> None:
     """Moments and counters, by the optimizer's name; CheckpointError where they are of other weights."""
     for name, optimizer in run.optimizers().items():
         own = saved.tensors.under(f"{name}/")

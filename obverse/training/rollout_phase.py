@@ -11,7 +11,7 @@ from obverse.distributed.fsdp import whole
 from obverse.distributed.gather_samples import gather_groups
 from obverse.estimator.method import Method
 from obverse.inference.async_rollout import Ahead
-from obverse.runtime.signals import together
+from obverse.runtime.signals import run_on_all_ranks
 from obverse.training import metrics
 from obverse.training.grader_errors import by_reason
 from obverse.training.state import Run
@@ -76,7 +76,7 @@ def collect(
         return groups
 
     with whole(*collector.models):  # what ranks sample and score differs: none waits for another in there
-        groups = together(process_group, work)
+        groups = run_on_all_ranks(process_group, work)
     if process_group.is_alone:
         return groups
     with clock("gather"):  # what the slower ranks are waited for is in it

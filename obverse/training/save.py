@@ -12,7 +12,7 @@ from obverse.inference.async_rollout import Ahead
 from obverse.runtime import checkpoint
 from obverse.training.checkpoint_state import VERSION
 from obverse.training.rank_checks import weights
-from obverse.training.resume import about
+from obverse.training.resume import run_info
 from obverse.training.state import Run
 
 
@@ -46,7 +46,7 @@ def save(run: Run) -> Path:
     """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
     refuse_broken(run)
     refuse_drift(run)
-    run.watcher.tell("save", 0, 1)
+    run.watcher.report_phase("save", 0, 1)
     ahead = run.collector.sampler
     drawn = run.process_group.gather(ahead.record(run.state.step)) if isinstance(ahead, Ahead) else []
     is_shared_out = root_of(run.learners[0].policy.model) is not None
@@ -69,9 +69,9 @@ def save(run: Run) -> Path:
         tensors,
         state,
         keep=run.config.save_total_limit,
-        about=about(run),
+        info=run_info(run),
         process_group=run.process_group if is_shared_out else SINGLE_PROCESS,
         in_pieces=run.config.fsdp_state_dict_type == "sharded",
     )
-    run.watcher.tell("save", 1, 1)
+    run.watcher.report_phase("save", 1, 1)
     return path

@@ -32,10 +32,10 @@ from obverse.models.router_loss import balance_of
 from obverse.rewards import unreadable, weighted
 from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
-from obverse.runtime.file_writes import storing
+from obverse.runtime.file_writes import storage_errors
 from obverse.runtime.output_dir import with_folder
-from obverse.runtime.run_dir import ReadOnly, RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.run_dir import ReadOnlyRunFolder, RunFolder
+from obverse.runtime.signals import SignalWatcher
 from obverse.training import input_fingerprints as inputs
 from obverse.training.build_models import Networks, load_networks, load_scorer, refuse_unfit, stage_anchor
 from obverse.training.collector import Collector
@@ -57,7 +57,7 @@ MAX_GOLDS_READ = 50  # expected answers that a run tries to read before it start
 
 def prepare(
     config: TrainConfig,
-    watcher: Attentive,
+    watcher: SignalWatcher,
     process_group: ProcessGroup = SINGLE_PROCESS,
     expected: Mapping[str, str] | None = None,
 ) -> Run:
@@ -65,7 +65,7 @@ def prepare(
 
     Raises ConfigError, DataError, CheckpointError or StorageError, each before the first step.
     """
-    watcher.tell("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
+    watcher.report_phase("load", 0, 1)  # a signal waits for the loop: there is nothing to save yet
     schedule = as_schedule(methods.build(config.method, config.method_options))
     check(schedule, config)
     refuse_secrets(config)
@@ -90,15 +90,15 @@ def prepare(
     if process_group.is_first:  # it alone knows whether a folder is free: the others would find what it made
         config = with_folder(config)
     config = config.model_copy(update={"output_dir": Path(process_group.broadcast(str(config.output_dir)))})
-    folder = (RunFolder if process_group.is_first else ReadOnly)(config.output_dir or ".")
+    folder = (RunFolder if process_group.is_first else ReadOnlyRunFolder)(config.output_dir or ".")
     folder.create()
     left = folder.lock()
     try:
         if left:
             watcher.note(left)
         if process_group.is_first:
-            checkpoint.tidy(folder.path)
-            if branch := history.finish(folder.path):
+            checkpoint.remove_leftovers(folder.path)
+            if branch := history.finish_move(folder.path):
                 watcher.note(f"finished what was broken off: {branch} holds what {folder.path} did not go on from")
         return assemble(config, schedule, problems, held_out, data, known, folder, watcher, process_group)
     except BaseException:
@@ -114,7 +114,7 @@ def assemble(
     data: str,
     known: inputs.Inputs,
     folder: RunFolder,
-    watcher: Attentive,
+    watcher: SignalWatcher,
     process_group: ProcessGroup,
 ) -> Run:
     """The parts of a run whose folder is its own, restored if it is to be resumed."""
@@ -161,7 +161,7 @@ def assemble(
     process_group.beat()
     if start:
         restore(run, start)
-    with storing(folder.path, "make room and start again"):
+    with storage_errors(folder.path, "make room and start again"):
         begin(run, start, threads, versions_of(sampler))
     return run
 
@@ -175,7 +175,7 @@ def check_models(run: Run, networks: Networks) -> None:
     check_run(run.config, run.schedule, run.problems, run.eval_problems, renderer, models, scorer, run.watcher)
 
 
-def tell_networks(config: TrainConfig, schedule: TrainingSchedule, networks: Networks, watcher: Attentive) -> None:
+def tell_networks(config: TrainConfig, schedule: TrainingSchedule, networks: Networks, watcher: SignalWatcher) -> None:
     """Note what is odd about the networks and no mistake."""
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
@@ -193,7 +193,7 @@ def with_models(
     data: str,
     known: inputs.Inputs,
     start: Path | None,
-    watcher: Attentive,
+    watcher: SignalWatcher,
     process_group: ProcessGroup,
 ) -> inputs.Inputs:
     """The fingerprints with those of the models that were loaded; refused where ranks or the start have others."""
@@ -202,7 +202,7 @@ def with_models(
     compare(process_group, inputs.facts(models))
     known = {**known, **models}
     if start and process_group.is_first:
-        told = refuse_changes(config, data, start, checkpoint.about(start), known)
+        told = refuse_changes(config, data, start, checkpoint.run_info(start), known)
         note_changes({name: values for name, values in told.items() if name in models}, watcher)
     return known
 
@@ -220,7 +220,7 @@ def refuse_small_disk(run: Run) -> None:
         )
 
 
-def tell_unreadable(problems: list[Problem], watcher: Attentive) -> None:
+def tell_unreadable(problems: list[Problem], watcher: SignalWatcher) -> None:
     """Note the expected answers that no algebra can read; only the first ones are tried."""
     as_text = unreadable(problems, MAX_GOLDS_READ)
     if as_text:
@@ -230,7 +230,7 @@ def tell_unreadable(problems: list[Problem], watcher: Attentive) -> None:
         )
 
 
-def tell_overlap(problems: Sequence[Problem], held_out: Sequence[Problem], watcher: Attentive) -> None:
+def tell_overlap(problems: Sequence[Problem], held_out: Sequence[Problem], watcher: SignalWatcher) -> None:
     """Note how many of the problems to evaluate on are trained on."""
     known = {wording(problem) for problem in problems}
     number = sum(wording(problem) in known for problem in held_out)
@@ -260,7 +260,7 @@ def make_collector(
     networks: Networks,
     renderer: Renderer,
     sampler: Sampler,
-    watcher: Attentive,
+    watcher: SignalWatcher,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Collector:
     """Who samples and who judges."""
@@ -378,7 +378,7 @@ def load_held_out(config: TrainConfig) -> list[Problem]:
 
 
 def renderable(
-    problems: list[Problem], renderer: Renderer, max_prompt_length: int | None, watcher: Attentive
+    problems: list[Problem], renderer: Renderer, max_prompt_length: int | None, watcher: SignalWatcher
 ) -> list[Problem]:
     """The problems whose prompts fit; rows that the template would leave parts out of are refused, the rest is said."""
     refuse_misfits(problems, renderer)
@@ -391,7 +391,7 @@ def renderable(
 
 
 def short_enough(
-    problems: list[Problem], renderer: Renderer, max_prompt_length: int | None, watcher: Attentive
+    problems: list[Problem], renderer: Renderer, max_prompt_length: int | None, watcher: SignalWatcher
 ) -> list[Problem]:
     """The problems whose prompts fit; how many do not is said, and none at all is a ConfigError."""
     if max_prompt_length is None:

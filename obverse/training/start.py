@@ -58,10 +58,10 @@ def find_start(
     path = newest_of(folder, watcher) if wanted == "auto" else named(Path(wanted).expanduser(), folder)
     if path is None:
         return None
-    then, kept = checkpoint.about(path), checkpoint.state(path)
+    then, kept = checkpoint.run_info(path), checkpoint.read_state(path)
     state = migrated(kept, path, then.packages)
     if is_inside(path, folder.path):
-        folder.rows_at(state["step"], state["metrics"])
+        folder.metrics_size_at(state["step"], state["metrics"])
     allowed = refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
     note_changes(allowed, watcher)
     for name, (before, now) in differences(then.inputs, inputs or {}).items():
@@ -99,8 +99,8 @@ def newest_of(folder: RunFolder, watcher: Watcher) -> Path | None:
 
 def named(path: Path, folder: RunFolder) -> Path:
     """The checkpoint of that path, if it is whole and the folder holds its run, or none."""
-    checkpoint.check(path)  # before anything is loaded from it
-    then, here = checkpoint.about(path).run, folder.run()
+    checkpoint.verify(path)  # before anything is loaded from it
+    then, here = checkpoint.run_info(path).run, folder.run()
     if is_inside(path, folder.path):
         if here and then and here != then:
             raise CheckpointError(
@@ -125,7 +125,7 @@ def begin(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]
     folder, config = run.folder, run.config
     if start is None:
         left = (
-            history.set_aside(folder.path, 0, 0, history.later(folder.path, -1, 0))
+            history.set_aside(folder.path, 0, 0, history.names_after(folder.path, -1, 0))
             if run.process_group.is_first
             else None
         )
@@ -134,11 +134,11 @@ def begin(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]
         folder.write_json(ENVIRONMENT, {**environment(threads), **sampler})
     elif is_inside(start, folder.path):
         if run.process_group.is_first and (folder.path / ENVIRONMENT).exists() and not folder.environment():
-            kept = history.put_aside(folder.path, ENVIRONMENT)
+            kept = history.move_aside(folder.path, ENVIRONMENT)
             run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is kept as {kept}, and begins anew")
         folder.write_json(ENVIRONMENT, {**continued(run, start, threads), **sampler})
     else:
-        then = checkpoint.about(start)
+        then = checkpoint.run_info(start)
         parent = {"checkpoint": str(start.resolve()), "run": then.run, "step": run.state.step, "seconds": run.seconds}
         folder.write_json(ENVIRONMENT, {**environment(threads), **sampler, "parent": parent})
         save(run)
@@ -149,7 +149,7 @@ def begin(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]
 
 def continued(run: Run, start: Path, threads: int) -> dict[str, Any]:
     """What environment.json says of a run that goes on: how it began, and what changed each time that it went on."""
-    known, then = run.folder.environment(), checkpoint.about(start)
+    known, then = run.folder.environment(), checkpoint.run_info(start)
     changed = all_changes(then.config, as_kept(run.config))
     entry: dict[str, Any] = {"step": run.state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     entry["changes"] = {name: list(values) for name, values in sorted(changed.items()) if name not in NOT_TOLD}

@@ -13,7 +13,7 @@ from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.estimator.method import Method
 from obverse.estimator.schedule import Clock, TrainingSchedule
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.checkpoint_state import State
 from obverse.training.collector import Collector
 from obverse.training.grader_errors import Graders
@@ -35,7 +35,7 @@ class Run:
     learners: list[Learner]  # one per lane of the course; they share the networks
     folder: RunFolder
     total_steps: int
-    watcher: Attentive
+    watcher: SignalWatcher
     graders: Graders
     mismatch: Mismatch
     data: str = ""  # the fingerprint of its problems

@@ -22,7 +22,7 @@ from obverse.models.load import load, load_scalar
 from obverse.models.policy import Policy
 from obverse.models.shared_prefix import Reader
 from obverse.runtime.callbacks import Silent
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
 from obverse.training.setup import prepare
 from obverse.training.update import forward, prepare_updates
@@ -59,7 +59,7 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     name: str, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, _, number = name.partition(":")
-    run = prepare(runs.config(base, tmp_path / "run", tiny, problems, dtype="float32"), Attentive(Silent()))
+    run = prepare(runs.config(base, tmp_path / "run", tiny, problems, dtype="float32"), SignalWatcher(Silent()))
     learner = run.learners[int(number or 0)]
     method, model = learner.method, learner.policy.model.double()
     networks = [model] + ([learner.critic.model.double()] if learner.critic else [])

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from obverse.distributed import collective_save as saving
 from obverse.runtime import checkpoint
-from obverse.runtime.checkpoint import About
+from obverse.runtime.checkpoint import RunInfo
 
 Fault = Literal["kill", "full", "none"]
 WRITES = os.O_WRONLY | os.O_RDWR
@@ -46,7 +46,7 @@ def save(root: Path, step: int, keep: int = 2, run: str = "mine") -> Path:
     models = {"": Toy(step), "critic": Toy(-step)}
     tensors = {"lane-0/weight/exp_avg": torch.full((4, 4), float(step))}
     state = {"cursor": step, "optimizers": {"lane-0": {"num_steps": step, "num_bad": 0}}}
-    return checkpoint.save(root, step, models, Words(), tensors, state, keep, About(run, {"seed": 1}, "rows", {}))
+    return checkpoint.save(root, step, models, Words(), tensors, state, keep, RunInfo(run, {"seed": 1}, "rows", {}))
 
 
 def number_in(path: Path) -> int:

@@ -94,10 +94,10 @@ def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path
     for at in range(1, number + 1):
         root = fresh(str(at))
         assert faults.in_child(lambda root=root: faults.save(root, step, keep=1), "kill", at) == -signal.SIGKILL
-        checkpoint.tidy(root)
+        checkpoint.remove_leftovers(root)
         found = checkpoint.newest(root, "mine")
         assert found is not None and faults.number_in(found) in (2, step), f"call {at}"
-        assert all(checkpoint.damage(path) is None for path in checkpoint.folders(root)), f"call {at}"
+        assert all(checkpoint.find_damage(path) is None for path in checkpoint.folders(root)), f"call {at}"
         assert [path.name for path in root.iterdir() if path.name.startswith(".")] == [], f"call {at}"
         faults.save(root, step + 1, keep=1)
         assert [path.name for path in checkpoint.folders(root)] == [f"checkpoint-{step + 1}"]
@@ -153,7 +153,7 @@ def test_c4_what_cannot_be_read_is_passed_by(name: str, reason: str, saved: Path
 def test_c4_a_whole_folder_under_another_ones_name_is_noticed(saved: Path) -> None:
     shutil.rmtree(saved / "checkpoint-2")
     shutil.copytree(saved / "checkpoint-1", saved / "checkpoint-2")
-    assert checkpoint.damage(saved / "checkpoint-2") == "manifest.json is of step 1: it belongs to another folder"
+    assert checkpoint.find_damage(saved / "checkpoint-2") == "manifest.json is of step 1: it belongs to another folder"
 
 
 def edits(root: Path, num: int, count: Count) -> int:
@@ -169,10 +169,10 @@ def edits(root: Path, num: int, count: Count) -> int:
         if changed == content:
             changed = content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
         file.write_bytes(changed)
-        missed += checkpoint.damage(path) is None
+        missed += checkpoint.find_damage(path) is None
         num_tried += 1
         file.write_bytes(content)
-    assert checkpoint.damage(path) is None
+    assert checkpoint.find_damage(path) is None
     count("C4 random edits caught", num_tried - missed)
     return missed
 
@@ -217,7 +217,7 @@ def test_only_what_a_run_has_written_under_its_very_name_may_be_removed(tmp_path
     shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-02")
     (tmp_path / "checkpoint-8").symlink_to(tmp_path / "checkpoint-2")
     (tmp_path / "checkpoint-3" / "critic" / "notes.txt").write_text("of a user")
-    assert [path.name for path in checkpoint.made_by(tmp_path, "mine")] == ["checkpoint-1", "checkpoint-2"]
+    assert [path.name for path in checkpoint.written_by_run(tmp_path, "mine")] == ["checkpoint-1", "checkpoint-2"]
 
 
 # C5: the disk refuses

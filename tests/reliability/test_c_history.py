@@ -141,7 +141,7 @@ def test_c11_a_move_that_is_killed_at_any_call_is_finished_and_never_half_seen(t
         return root
 
     def leave(root: Path) -> None:
-        history.set_aside(root, 1, len('{"step": 1}\n'), history.later(root, 1, 0))
+        history.set_aside(root, 1, len('{"step": 1}\n'), history.names_after(root, 1, 0))
 
     whole = fresh("whole")
     names = {str(path.relative_to(whole)) for path in whole.rglob("*")}
@@ -152,13 +152,15 @@ def test_c11_a_move_that_is_killed_at_any_call_is_finished_and_never_half_seen(t
         assert faults.in_child(lambda root=root: leave(root), "kill", at) == -signal.SIGKILL
         seen = [path.name for path in checkpoint.folders(root)]
         steps = [row["step"] for row in read_run(root).rows], sorted(read_run(root).evals)
-        if history.pending(root) is None and seen[-1] == "checkpoint-3":  # it never began
+        if history.pending_move(root) is None and seen[-1] == "checkpoint-3":  # it never began
             assert steps == ([1, 2, 3], [1, 2, 3]) and {str(p.relative_to(root)) for p in root.rglob("*")} >= names
             leave(root)
         else:
             assert seen == ["checkpoint-1"] and steps == ([1], [1]), f"call {at}"
-            history.finish(root)
-        assert history.pending(root) is None and [path.name for path in checkpoint.folders(root)] == ["checkpoint-1"]
+            history.finish_move(root)
+        assert history.pending_move(root) is None and [path.name for path in checkpoint.folders(root)] == [
+            "checkpoint-1"
+        ]
         lost = names - {str(p.relative_to(root)) for p in root.rglob("*")}
         assert {f"set_aside/branch-1/{name}" for name in lost} <= {str(p.relative_to(root)) for p in root.rglob("*")}
         assert (root / "set_aside" / "branch-1" / "metrics.jsonl").read_text() == '{"step": 2}\n{"step": 3}\n'
@@ -324,7 +326,7 @@ def test_c9_a_run_goes_on_from_the_state_of_every_version(
     train(runs.config("sft", folder, tiny, problems, **OPTIONS, resume_from_checkpoint="auto"))
     ours, theirs = (runs.fingerprint(each, 4)["optimizer.safetensors"] for each in (folder, first))
     assert ours == theirs and steps(folder) == [1, 2, 3, 4]
-    assert checkpoint.state(folder / "checkpoint-4")["version"] == VERSION
+    assert checkpoint.read_state(folder / "checkpoint-4")["version"] == VERSION
 
 
 def test_c9_a_state_of_a_later_version_is_refused_by_both_numbers(folder: Path, tiny: Path, problems: Path) -> None:

@@ -117,7 +117,7 @@ def test_c9_checkpoints_of_every_schema_are_read(schema: int) -> None:
     assert json.loads((path / "manifest.json").read_text())["schema"] == schema
     saved = checkpoint.load(path)
     assert saved.state["cursor"] == 12 and load_file(path / "model.safetensors")["w"].shape == (2, 3)
-    assert checkpoint.about(path).config == ({"seed": 42} if schema > 1 else {})
+    assert checkpoint.run_info(path).config == ({"seed": 42} if schema > 1 else {})
 
 
 @pytest.mark.parametrize("schema", [checkpoint.SCHEMA + 1, 0, -1, "2", None, 1.0, True])

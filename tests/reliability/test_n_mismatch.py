@@ -21,7 +21,7 @@ from obverse.models.batch import pack
 from obverse.models.load import load
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
 from obverse.training.setup import prepare
 from obverse.training.train_inference_kl import Mismatch, divergence, logprobs_under
@@ -64,7 +64,7 @@ def test_n6_the_first_ratio_is_1_under_every_law(
 ) -> None:
     """At most 1e-4 from 1 for every token, in float32: the bar."""
     config = runs.config("grpo", tmp_path / "run", sharp, problems, **params)
-    run = prepare(config, Attentive(Silent()))
+    run = prepare(config, SignalWatcher(Silent()))
     groups = run.collector.collect(run.problems[:6], run.method, 0, 0.0)
     update = pack([group.samples for group in groups], frozenset({Source.ROLLOUT}), config.temperature)
     assert update is not None and run.learner.params is not None

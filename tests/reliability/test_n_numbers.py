@@ -28,7 +28,7 @@ from obverse.estimator.tables import PartInputs, PolicyOutputs
 from obverse.inference import sampling_params
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
 from obverse.training.optimizer import Optimizer, StepResult
 from obverse.training.setup import prepare
@@ -204,7 +204,7 @@ def test_sampling_that_takes_too_long_is_cut_off(tiny: Path, problems: Path, tmp
     config = runs.config(
         "grpo", tmp_path / "run", tiny, problems, max_completion_length=4000, max_sampling_seconds=0.05
     )
-    run = prepare(config, Attentive(Silent()))
+    run = prepare(config, SignalWatcher(Silent()))
     params = sampling_params(config, run.collector.renderer.stop_ids)
     assert params.max_tokens == 4000
     made = run.collector.collect(run.problems[:2], run.method, 0, 0.0)

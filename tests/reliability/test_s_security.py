@@ -117,7 +117,7 @@ def test_s3_a_manifest_cannot_point_outside_its_folder(name: str, tmp_path: Path
     del manifest["seal"]
     file.write_text(checkpoint._sealed(manifest))
     with pytest.raises(CheckpointError, match=r"manifest\.json lists .* which is not inside"):
-        checkpoint.check(path)
+        checkpoint.verify(path)
 
 
 def test_s3_a_link_in_the_place_of_an_old_checkpoint_is_not_followed(tmp_path: Path) -> None:
