@@ -24,9 +24,9 @@ from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.models.load import load
 from obverse.runtime.callbacks import Silent
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train_step
-from obverse.training.metrics import Clock
+from obverse.training.metrics import PhaseTimer
 from obverse.training.setup import prepare
 
 UNEVEN = str(Path(__file__).with_name("rewards.py")) + ":uneven"
@@ -58,7 +58,7 @@ def obverse_options(case: Case, device: str, dtype: str, threads: int) -> dict[s
 def run_obverse(case: Case, channel: Channel, device: str, dtype: str, threads: int) -> None:
     """Steps of obverse's own loop."""
     options = obverse_options(case, device, dtype, threads)
-    run = prepare(resolve(case.method, methods.find(case.method), options), Attentive(Silent()))
+    run = prepare(resolve(case.method, methods.find(case.method), options), SignalWatcher(Silent()))
     channel.say(facts(run.learners[0].policy.model, {"obverse": __version__}))
     while True:
         channel.wait()
@@ -87,7 +87,7 @@ def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: st
     while True:
         channel.wait()
         number += 1
-        clock = Clock()
+        clock = PhaseTimer()
         with clock("sample"):
             if side == "obverse":
                 seeds = [range(10**6 * number + 100 * row, 10**6 * number + 100 * row + case.generations)

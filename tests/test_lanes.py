@@ -17,7 +17,7 @@ from obverse.models.load import load
 from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Phase, Silent
 from obverse.runtime.run_dir import RunFolder
-from obverse.runtime.signals import Attentive
+from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train, train_step
 from obverse.training.setup import prepare, start_stage
 from obverse.training.state import Run
@@ -44,7 +44,7 @@ def problems(tmp_path: Path) -> Path:
 
 
 def begun(method: str, folder: Path, tiny: Path, problems: Path, **options: object) -> Run:
-    return prepare(runs.config(method, folder, tiny, problems, **options), Attentive(Silent()))
+    return prepare(runs.config(method, folder, tiny, problems, **options), SignalWatcher(Silent()))
 
 
 class StopWhen(Silent):
@@ -237,6 +237,6 @@ def test_samples_of_the_initial_model_are_not_the_policys_own(tiny: Path, tmp_pa
     problems = runs.write_problems(tmp_path / "own.jsonl")
     for name, itself in (("raft", True), ("rft", False)):
         config = runs.config(name, tmp_path / name, tiny, problems)
-        assert prepare(config, Attentive(Silent())).learner.samples_itself is itself
+        assert prepare(config, SignalWatcher(Silent())).learner.samples_itself is itself
     cut = runs.config("raft", tmp_path / "cut", tiny, problems, top_k=5)
-    assert not prepare(cut, Attentive(Silent())).learner.samples_itself
+    assert not prepare(cut, SignalWatcher(Silent())).learner.samples_itself

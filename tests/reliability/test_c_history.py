@@ -278,7 +278,7 @@ def test_c12_a_checkpoint_by_time_is_decided_by_the_first_rank_and_changes_no_bi
 
     config = runs.config("sft", tmp_path, tiny, problems, save_steps=0, save_minutes=1e-9)
     for answer in (True, False):
-        process_group, state = SimpleNamespace(share=lambda own, a=answer: a), SimpleNamespace(step=1)
+        process_group, state = SimpleNamespace(broadcast=lambda value, a=answer: a), SimpleNamespace(step=1)
         run: Any = SimpleNamespace(config=config, process_group=process_group, state=state, saved_at=0.0)
         assert is_save_due(run) is answer
 
