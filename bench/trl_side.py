@@ -20,7 +20,7 @@ from bench.rewards import uneven
 from obverse.data import load
 from obverse.data.epoch_order import take
 from obverse.rewards import judge
-from obverse.training.metrics import Clock
+from obverse.training.metrics import PhaseTimer
 from obverse.types import Problem
 
 disable_progress_bars()
@@ -30,7 +30,7 @@ SEED = 42
 class Held(TrainerCallback):
     """Every step waits for the driver and reports to it."""
 
-    def __init__(self, channel: Channel, clock: Clock, counts: dict[str, int]) -> None:
+    def __init__(self, channel: Channel, clock: PhaseTimer, counts: dict[str, int]) -> None:
         self.channel, self.clock, self.counts = channel, clock, counts
 
     def on_step_begin(self, *args: Any, **others: Any) -> None:
@@ -48,7 +48,7 @@ def run_trl(case: Case, channel: Channel, device: str, dtype: str, peer: str) ->
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     problems = load(problem_file(case))
     in_order = take(problems, SEED, 0, len(problems))  # as obverse's run meets them
-    clock = Clock()
+    clock = PhaseTimer()
     counts = {"trained": 0}
     make = shown_trainer if case.work == "shown" else own_trainer
     options = {**plain_options(device), **trl_options(peer, case)}
@@ -81,7 +81,7 @@ def own_trainer(
     tokenizer: Any,
     problems: Sequence[Problem],
     options: dict[str, Any],
-    clock: Clock,
+    clock: PhaseTimer,
     counts: dict[str, int],
 ) -> Any:
     """GRPO with obverse's verifiers as its reward function."""
@@ -124,7 +124,7 @@ def shown_trainer(
     tokenizer: Any,
     problems: Sequence[Problem],
     options: dict[str, Any],
-    clock: Clock,
+    clock: PhaseTimer,
     counts: dict[str, int],
 ) -> Any:
     """SFT on prompts and completions; TRL has them as tokens before the first step."""
@@ -141,7 +141,7 @@ def shown_trainer(
 
 
 def timed(
-    clock: Clock, phase: str, function: Callable[..., Any], then: Callable[[Any], Any] | None = None
+    clock: PhaseTimer, phase: str, function: Callable[..., Any], then: Callable[[Any], Any] | None = None
 ) -> Callable[..., Any]:
     """The function with its seconds on the clock."""
 

@@ -18,7 +18,7 @@ from obverse.models.load import load, load_scalar
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.loop import train
 from obverse.training.optimizer import Optimizer
-from obverse.training.value_model import Critic, assess
+from obverse.training.value_model import Critic, fill_advantages
 from obverse.types import Source
 
 OWN = frozenset({Source.ROLLOUT})
@@ -52,7 +52,7 @@ def collected(parts: list[list[int]], budget: int) -> list[tuple[Samples, list[M
 
 def by_token(critic: Critic, gae: GAE, parts: list[list[int]], budget: int) -> dict[tuple[int, int], list[float]]:
     """(advantage, returns, value) by sample and position."""
-    written = assess(critic, gae, collected(parts, budget))
+    written = fill_advantages(critic, gae, collected(parts, budget))
     found: dict[tuple[int, int], list[float]] = {}
     for members, micros in zip(parts, written, strict=True):
         for tokens in (micro.tokens for micro in micros):

@@ -10,7 +10,7 @@ import runs
 from obverse.errors import GraderError
 from obverse.rewards import NOT_APPLICABLE
 from obverse.runtime.run_dir import RunFolder
-from obverse.training.grader_errors import NUM_RECENT, Graders, by_reason, total
+from obverse.training.grader_errors import NUM_RECENT, GraderErrorLimit, count_by_reason, sum_counts
 from obverse.training.loop import train
 from obverse.types import GradeResult, Group, Problem, Sample
 
@@ -24,38 +24,38 @@ def step(num_failed: int, num: int, grade: GradeResult = FAILED) -> list[Group]:
 
 
 def test_samples_without_a_verdict_are_left_out() -> None:
-    (group,) = Graders(0.01).sift(step(1, 8))
+    (group,) = GraderErrorLimit(0.01).drop_ungraded(step(1, 8))
     assert len(group.samples) == 7 and all(sample.correct for sample in group.samples)
-    (group,) = Graders(0.01).sift(step(8, 8, NOT_APPLICABLE))
+    (group,) = GraderErrorLimit(0.01).drop_ungraded(step(8, 8, NOT_APPLICABLE))
     assert group.samples == []
-    (group,) = Graders(0.01).sift(step(8, 8, NOT_APPLICABLE), own=False)
+    (group,) = GraderErrorLimit(0.01).drop_ungraded(step(8, 8, NOT_APPLICABLE), own=False)
     assert len(group.samples) == 8
 
 
 def test_a_run_ends_when_errors_pass_the_share() -> None:
-    graders = Graders(0.01)
+    graders = GraderErrorLimit(0.01)
     for _ in range(2):
-        graders.sift(step(1, 20))  # one in a small step is more than 1 %, and ends nothing
+        graders.drop_ungraded(step(1, 20))  # one in a small step is more than 1 %, and ends nothing
     with pytest.raises(GraderError, match=r"1 of the 20 samples of this step, 3 of the last 60 \(the first: timeout\)"):
-        graders.sift(step(1, 20))
+        graders.drop_ungraded(step(1, 20))
 
 
 def test_rare_errors_end_nothing_and_old_ones_are_forgotten() -> None:
-    graders = Graders(0.01)
+    graders = GraderErrorLimit(0.01)
     for _ in range(60):
-        graders.sift(step(1, 200))
+        graders.drop_ungraded(step(1, 200))
     assert sum(num for _, num in graders.recent) <= NUM_RECENT + 200
 
 
 def test_the_share_is_an_option() -> None:
     with pytest.raises(GraderError, match="max_grader_errors"):
-        Graders(0.0).sift(step(1, 1_000))
-    Graders(0.5).sift(step(9, 20))
+        GraderErrorLimit(0.0).drop_ungraded(step(1, 1_000))
+    GraderErrorLimit(0.5).drop_ungraded(step(9, 20))
     with pytest.raises(GraderError):
-        Graders(0.5).sift(step(11, 20))
+        GraderErrorLimit(0.5).drop_ungraded(step(11, 20))
     with pytest.raises(GraderError):
-        Graders(0.5).sift(step(1, 1))
-    Graders(1.0).sift(step(2, 2))
+        GraderErrorLimit(0.5).drop_ungraded(step(1, 1))
+    GraderErrorLimit(1.0).drop_ungraded(step(2, 2))
 
 
 def test_errors_and_refusals_are_counted_by_reason() -> None:
@@ -63,7 +63,7 @@ def test_errors_and_refusals_are_counted_by_reason() -> None:
     groups = [group for reason in grades for group in step(1, 1, GradeResult(None, 0.0, reason))]
     groups += step(2, 4, GradeResult.wrong("prefilter: exponent")) + step(1, 1, GradeResult.wrong("unparseable: 'x'"))
     groups += step(1, 1, NOT_APPLICABLE) + step(1, 1, GradeResult.wrong("'7' is not the answer"))
-    assert by_reason(groups) == {
+    assert count_by_reason(groups) == {
         "grader/crash": 1,
         "grader/other": 1,
         "grader/prefilter": 2,
@@ -71,7 +71,7 @@ def test_errors_and_refusals_are_counted_by_reason() -> None:
         "grader/timeout": 1,
         "grader/unparseable": 1,
     }
-    assert total([{"grader/crash": 1.0}, {}, {"grader/crash": 2.0}]) == {"grader/crash": 3.0}
+    assert sum_counts([{"grader/crash": 1.0}, {}, {"grader/crash": 2.0}]) == {"grader/crash": 3.0}
 
 
 def test_a_run_counts_what_its_graders_failed_on(tmp_path: Path) -> None:

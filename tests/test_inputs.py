@@ -18,7 +18,7 @@ from obverse.models.load import EMBEDDED
 from obverse.runtime import checkpoint, fingerprint
 from obverse.training import input_fingerprints as inputs
 from obverse.training.loop import train
-from obverse.training.rank_checks import compare
+from obverse.training.rank_checks import require_equal
 from obverse.training.resume import refuse_changes
 from obverse.types import Problem
 
@@ -160,11 +160,11 @@ def test_ranks_with_other_code_are_told_apart(tmp_path: Path) -> None:
     for rank in (0, 1):
         (tmp_path / "v.py").write_text(f"def verify(problem, text):\n    return {rank}.0\n")
         config = runs.config("grpo", tmp_path / "run", "embedded", verifier=str(tmp_path / "v.py"))
-        told.append(inputs.facts(inputs.of_files(config, [PROBLEM])))
+        told.append(inputs.fingerprint_facts(inputs.of_files(config, [PROBLEM])))
 
     class Two(ProcessGroup):
         def gather(self, value: Any) -> list[Any]:
             return told
 
     with pytest.raises(ConfigError, match=r"rank 1 has verifier with sha256 'verify@\w{12}\*1.0', rank 0 has 'verify@"):
-        compare(Two(rank=0, size=2), told[0])
+        require_equal(Two(rank=0, size=2), told[0])

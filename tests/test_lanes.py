@@ -160,7 +160,7 @@ def test_the_second_stage_begins_with_nothing_but_the_weights(
     rates = [row["learning_rate"] for row in RunFolder(tmp_path / "run").metrics()]
     falling = [1, 0.75, 0.5, 0.25]
     assert rates == pytest.approx([4e-3 * each for each in falling] + [1e-3 * each for each in falling])
-    assert run.finished
+    assert run.is_finished
 
 
 @pytest.mark.parametrize(("after", "phase"), [(2, "train"), (3, "sample"), (4, "train")])

@@ -19,8 +19,8 @@ from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
 from obverse.training import update as module
 from obverse.training.loop import train, train_step
-from obverse.training.metrics import Clock
-from obverse.training.rollout_phase import Gathered, gather
+from obverse.training.metrics import PhaseTimer
+from obverse.training.rollout_phase import Rollouts, collect_rollouts
 from obverse.training.setup import prepare
 from obverse.training.state import Run
 
@@ -31,11 +31,11 @@ from obverse.estimator.parts import Behavior, Centered, Clip, One, PerToken, Req
 from obverse.types import Source
 
 def mine(num_generations: int = 3) -> Method:
-    share = PerToken((Source.ROLLOUT, Source.DEMONSTRATION))
+    normalizer = PerToken((Source.ROLLOUT, Source.DEMONSTRATION))
     terms = (
-        Term(Source.ROLLOUT, Centered(), Behavior(), Clip(0.001, 0.001), share=share),
-        Term(Source.ROLLOUT, TowardsAnchor(), share=share),
-        Term(Source.DEMONSTRATION, One(), Behavior(), share=share),
+        Term(Source.ROLLOUT, Centered(), Behavior(), Clip(0.001, 0.001), normalizer=normalizer),
+        Term(Source.ROLLOUT, TowardsAnchor(), normalizer=normalizer),
+        Term(Source.DEMONSTRATION, One(), Behavior(), normalizer=normalizer),
     )
     return Method(ask=Request(num_generations, 1), terms=terms, run={"learning_rate": 1e-3})
 """
@@ -137,12 +137,12 @@ def lucky(folder: Path, rule: str) -> str:
     return f"{path}:rule"
 
 
-def stepped(method: str, tiny: Path, folder: Path, rule: str, **options: object) -> tuple[Gathered, Run]:
+def stepped(method: str, tiny: Path, folder: Path, rule: str, **options: object) -> tuple[Rollouts, Run]:
     """What the first step of a run gathers."""
     problems = runs.write_problems(folder / "chains.jsonl")
     given = {"max_steps": 3, "verifier": lucky(folder, rule), **options}
     run = prepare(runs.config(method, folder / "run", tiny, problems, **given), SignalWatcher(Silent()))
-    return gather(run, 0, 0.0, Clock()), run
+    return collect_rollouts(run, 0, 0.0, PhaseTimer()), run
 
 
 MIXED = "len(text) % 2 if n % 3 == 0 else 1"  # every third problem has right and wrong answers

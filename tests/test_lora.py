@@ -27,7 +27,7 @@ from obverse.models.policy import Policy, logprobs, with_checkpoints
 from obverse.models.shared_prefix import Reader
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
-from obverse.training.build_models import load_networks
+from obverse.training.build_models import load_models
 from obverse.training.loop import train_loop
 from obverse.training.setup import prepare
 from obverse.types import Source
@@ -130,7 +130,7 @@ def test_only_the_adapters_learn(tiny: Path, tmp_path: Path) -> None:
 
 def test_the_initial_model_is_the_base_bit_for_bit_and_no_second_one(tiny: Path, tmp_path: Path) -> None:
     config = configured(tiny, tmp_path, beta=0.1)
-    networks = load_networks(config, as_schedule(methods.build("grpo", config.method_options)), None)
+    networks = load_models(config, as_schedule(methods.build("grpo", config.method_options)), None)
     policy, anchor = networks.policy, networks.anchor
     assert anchor is not None and anchor.model is policy.model
     base, _ = load(str(tiny))

@@ -22,7 +22,7 @@ from obverse.models.load import check_kind, load, load_scalar
 from obverse.models.policy import logprobs, mixed, scalars
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
-from obverse.training.build_models import Networks, load_networks
+from obverse.training.build_models import TrainingModels, load_models
 from obverse.training.collector import Collector
 from obverse.training.loop import train, train_step
 from obverse.training.setup import prepare
@@ -31,9 +31,9 @@ from obverse.types import Source
 SHOWN = frozenset({Source.DEMONSTRATION})
 
 
-def networks(method: str, model: Path, tmp_path: Path, start: Path | None = None, **options: Any) -> Networks:
+def networks(method: str, model: Path, tmp_path: Path, start: Path | None = None, **options: Any) -> TrainingModels:
     config = runs.config(method, tmp_path / "run", model, "arithmetic", **options)
-    return load_networks(config, as_schedule(methods.build(method, config.method_options)), start)
+    return load_models(config, as_schedule(methods.build(method, config.method_options)), start)
 
 
 @pytest.fixture(scope="module")

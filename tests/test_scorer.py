@@ -21,7 +21,7 @@ from obverse.models.load import load_scalar
 from obverse.models.reward_model import RewardModel
 from obverse.runtime.checkpoint import newest
 from obverse.runtime.run_dir import RunFolder
-from obverse.training.build_models import load_scorer
+from obverse.training.build_models import load_reward_model
 from obverse.training.collector import Collector
 from obverse.training.loop import train
 from obverse.types import Group, Problem, Sample
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scorer(folder: Path, name: str, tmp_path: Path, **options: object) -> RewardModel:
     config = runs.config("grpo", tmp_path, folder / "qwen2", "arithmetic", reward_model=str(folder / name), **options)
-    made = load_scorer(config, AutoTokenizer.from_pretrained(folder / "qwen2"))
+    made = load_reward_model(config, AutoTokenizer.from_pretrained(folder / "qwen2"))
     assert made is not None
     return made
 

@@ -30,9 +30,9 @@ from obverse.rewards import weighted
 from obverse.runtime import checkpoint
 from obverse.runtime.run_dir import RunFolder
 from obverse.training import validate as requirements
-from obverse.training.build_models import load_scorer
+from obverse.training.build_models import load_reward_model
 from obverse.training.collector import Collector
-from obverse.training.grader_errors import Graders
+from obverse.training.grader_errors import GraderErrorLimit
 from obverse.training.optimizer import Optimizer
 from obverse.training.update import Learner
 from obverse.training.validate import check_method
@@ -112,7 +112,7 @@ class Scene:
         collector = self.collector(author)
         found = collector.collect(self.batch(batch, num), method, batch * num, progress)
         collector.judge(found, own=self.grades)
-        return Graders(MAX_UNGRADED).sift(found, own=self.grades)
+        return GraderErrorLimit(MAX_UNGRADED).drop_ungraded(found, own=self.grades)
 
     def learner(self, method: Method, samples_itself: bool = True) -> Learner:
         """The policy as the method would train it; nobody takes a step."""
@@ -227,7 +227,7 @@ def scene(config: SceneOptions, place: str, initial: str) -> Scene:
         problems_of(config),
         config.seed,
         config.micro_batch_tokens,
-        load_scorer(graded, tokenizer),
+        load_reward_model(graded, tokenizer),
         run.get("format_reward", 0.0),
     )
 

@@ -20,7 +20,7 @@ from obverse.estimator.formula import has_zero_gradient, loss, shaped
 from obverse.estimator.method import Method
 from obverse.estimator.method_state import recall
 from obverse.models.batch import Micro, pack
-from obverse.training.value_model import Critic, assess
+from obverse.training.value_model import Critic, fill_advantages
 from obverse.types import GenerationRequest, Group, Problem, Sample, Source
 
 MAX_EXACT = 12_000  # groups to enumerate; beyond, so many are drawn
@@ -169,7 +169,7 @@ def gradient(
         samples = replace(samples, reward=samples.reward + added)
     if method.critic is not None:
         known_micro = replace(micro, tokens=tokens, position=place)
-        ((written,),) = assess(Oracle(policy, None), method.critic, [(samples, [known_micro])])  # type: ignore[arg-type]
+        ((written,),) = fill_advantages(Oracle(policy, None), method.critic, [(samples, [known_micro])])  # type: ignore[arg-type]
         tokens = written.tokens
     terms = [term for term in method.terms if term.on != "value"]  # a critic's loss moves no logits
     total = loss(tokens, samples, logp, entropy, terms, progress)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from obverse.estimator.tables import PartInputs, PolicyOutputs
 from obverse.models.batch import Update
-from obverse.training.update import Learner, Readers, annotate, forward, prepare_update
+from obverse.training.update import Learner, PromptReaders, fill_logprobs, forward, prepare_update
 
 
 class Read(NamedTuple):
@@ -22,11 +22,11 @@ def read(learner: Learner, update: Update, progress: float) -> Iterator[Read]:
 
     Whoever wants gradients goes backward before asking for the next one, and reads them after the last.
     """
-    current, readers = prepare_update(learner, update, is_repeated=False), Readers(learner)
+    current, readers = prepare_update(learner, update, is_repeated=False), PromptReaders(learner)
     for micro in current.micros:
         outputs = forward(learner, micro, readers.policy)
         seen, tokens = PolicyOutputs(*(stream.detach() for stream in outputs)), micro.tokens
         if not current.is_frozen:
-            tokens = annotate(micro, seen.logp, learner, readers, current.is_unmoved)
+            tokens = fill_logprobs(micro, seen.logp, learner, readers, current.is_unmoved)
         yield Read(PartInputs(tokens, current.samples, seen, progress), outputs)
     readers.policy.finish()

@@ -13,7 +13,7 @@ from obverse.training import input_fingerprints as inputs
 ANY_RATE = 1.0  # a configuration without a learning rate is none
 
 
-def contents(plan: Plan) -> inputs.Inputs:
+def contents(plan: Plan) -> inputs.InputFingerprints:
     """Rows, verifier, methods, templates and models, by the name of the option and, where entries differ, the entry.
 
     Verifiers that ship with obverse are among them: an update in mid-way would grade the rest differently. Errors:
@@ -30,7 +30,7 @@ def contents(plan: Plan) -> inputs.Inputs:
     return found
 
 
-def models(config: TrainConfig) -> inputs.Inputs:
+def models(config: TrainConfig) -> inputs.InputFingerprints:
     """Every model that an option names."""
     names = {name: getattr(config, name) for name in sorted(inputs.MODELS)}
     return {name: inputs.of_model(value) for name, value in names.items() if value is not None}
@@ -52,7 +52,7 @@ def refuse_changed(plan: Plan) -> None:
         )
 
 
-def expected(plan: Plan) -> inputs.Inputs:
+def expected(plan: Plan) -> inputs.InputFingerprints:
     """What a run must read; the rows of an embedded task differ from seed to seed."""
     is_made_here = plan.config.dataset.partition(":")[0] in tasks.EMBEDDED
     return {} if is_made_here else {"dataset": plan.dataset}

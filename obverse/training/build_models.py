@@ -26,7 +26,7 @@ from obverse.models.reward_model import RewardModel
 
 
 @dataclass(frozen=True)
-class Networks:
+class TrainingModels:
     """What was loaded; None where nobody reads it."""
 
     policy: Policy
@@ -35,7 +35,7 @@ class Networks:
     critic: Any
     table: torch.nn.Module | None  # the initial model's embeddings, frozen
 
-    def readers(self, config: TrainConfig) -> dict[str, Any]:
+    def text_models(self, config: TrainConfig) -> dict[str, Any]:
         """The models that may read the run's texts to different lengths, by what messages call them."""
         others = {"the initial model": self.anchor.model} if self.anchor and config.anchor_model else {}
         return {"the model": self.policy.model, **others}
@@ -46,14 +46,14 @@ class Networks:
         return list(dict.fromkeys(sentence for model in models if model is not None and (sentence := unused(model))))
 
 
-def load_networks(
+def load_models(
     config: TrainConfig, schedule: TrainingSchedule, start: Path | None, process_group: ProcessGroup = SINGLE_PROCESS
-) -> Networks:
+) -> TrainingModels:
     """Load what the course's methods need; from the checkpoint `start` what has learned since."""
     source = str(start) if start else config.model
     if not all(method.trains_policy for method in schedule.methods):
         model, tokenizer = _scalar(config, source, process_group)
-        return Networks(Policy(model, head=None), tokenizer, None, None, None)
+        return TrainingModels(Policy(model, head=None), tokenizer, None, None, None)
     policy, tokenizer = _policy(config, start, process_group)
     anchor = critic = table = None
     if any(method.needs("anchor") or samples_initial(method) for method in schedule.methods):
@@ -66,7 +66,7 @@ def load_networks(
         policy = with_checkpoints(policy)
     if config.torch_compile:
         policy = with_compiled_layers(policy)
-    return Networks(policy, tokenizer, anchor, critic, table)
+    return TrainingModels(policy, tokenizer, anchor, critic, table)
 
 
 def _policy(config: TrainConfig, start: Path | None, process_group: ProcessGroup) -> tuple[Policy, Any]:
@@ -90,7 +90,7 @@ def _table(config: TrainConfig, policy: Policy, start: Path | None, process_grou
 
 def load_policy(config: TrainConfig, source: str, process_group: ProcessGroup) -> tuple[Policy, Any]:
     """A policy as this run holds one: shared out over the ranks, or whole on each."""
-    if not shares_out(config, process_group):
+    if not is_sharded(config, process_group):
         return load(source, config.dtype, config.device, trains=True, positions=config.positions)
     policy, tokenizer = load(
         source, config.dtype, config.device, trains=True, process_group=process_group, positions=config.positions
@@ -99,7 +99,7 @@ def load_policy(config: TrainConfig, source: str, process_group: ProcessGroup) -
     return replace(policy, shares=False, mixed=False), tokenizer  # its weights are in bfloat16 where they are whole
 
 
-def shares_out(config: TrainConfig, process_group: ProcessGroup) -> bool:
+def is_sharded(config: TrainConfig, process_group: ProcessGroup) -> bool:
     """Whether the run's networks are shared out over the ranks."""
     return config.fsdp and not process_group.is_alone
 
@@ -107,7 +107,7 @@ def shares_out(config: TrainConfig, process_group: ProcessGroup) -> bool:
 def _scalar(config: TrainConfig, source: str, process_group: ProcessGroup, trained: bool = False) -> tuple[Any, Any]:
     """A critic or a reward model, held as the policy is; `trained`: one that learns no more."""
     positions = {} if trained else config.positions
-    if not shares_out(config, process_group):
+    if not is_sharded(config, process_group):
         model, tokenizer = load_scalar(source, config.dtype, config.device, trained, positions=positions)
         return model.requires_grad_(not trained), tokenizer
     model, tokenizer = load_scalar(source, config.dtype, config.device, trained, process_group, positions)
@@ -119,7 +119,7 @@ def _sharing(config: TrainConfig, process_group: ProcessGroup, mixed: bool) -> S
     return Sharing(process_group, config.fsdp_reshard_after_forward, config.fsdp_offload_params, mixed)
 
 
-def refuse_unfit(config: TrainConfig, process_group: ProcessGroup) -> None:
+def refuse_unsupported_sharding(config: TrainConfig, process_group: ProcessGroup) -> None:
     """Raise ConfigError for ways to share out that cannot be, or would be of no use."""
     if config.fsdp and config.use_peft:
         raise ConfigError("--fsdp shares whole policies out: leave it out with --use_peft, whose base all ranks have")
@@ -133,7 +133,7 @@ def refuse_unfit(config: TrainConfig, process_group: ProcessGroup) -> None:
             "--router_aux_loss_coef reads what routers say on the way, which is not possible in layers that are "
             "shared out or compiled: leave --fsdp and --torch_compile out"
         )
-    if shares_out(config, process_group) and config.fsdp_offload_params and process_group.device.type == "cpu":
+    if is_sharded(config, process_group) and config.fsdp_offload_params and process_group.device.type == "cpu":
         raise ConfigError("--fsdp_offload_params: on a CPU the shares are in its memory already: leave it out")
 
 
@@ -148,7 +148,7 @@ def _initial(
         return anchor
     if policy.adapter is not None:
         return without(policy)
-    if start or shares_out(config, process_group):
+    if start or is_sharded(config, process_group):
         return load_policy(config, config.model, process_group)[0]
     return as_policy(deepcopy(policy.model), policy.mixed)
 
@@ -159,12 +159,12 @@ def stage_anchor(
     """The frozen initial model of a stage that began later: the policy as it is now, or then, as `folder` has it."""
     if policy.adapter is not None:
         return frozen(policy, folder if is_resumed else None)
-    if is_resumed or shares_out(config, process_group):
+    if is_resumed or is_sharded(config, process_group):
         return load_policy(config, str(folder), process_group)[0]
     return as_policy(deepcopy(policy.model), policy.mixed)
 
 
-def load_scorer(
+def load_reward_model(
     config: TrainConfig, tokenizer: Any, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> RewardModel | None:
     """The reward model that grades own samples; ConfigError when it is none."""
@@ -173,7 +173,7 @@ def load_scorer(
     model, own = _scalar(config, config.reward_model, process_group, trained=True)
     renderer = Renderer.of(own, config, None)
     at_once = config.tokens_at_once(
-        process_group.device.type if shares_out(config, process_group) else model.device.type
+        process_group.device.type if is_sharded(config, process_group) else model.device.type
     )
     longest = inside(model, lambda: num_positions(model))
     return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), at_once, longest)

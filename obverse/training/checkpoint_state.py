@@ -10,11 +10,11 @@ from typing import Any
 from obverse.errors import CheckpointError
 
 VERSION = 2
-Kept = dict[str, Any]  # a state.json: the fields of State, "version", "metrics", "optimizers", "template", "ahead"
+StateJson = dict[str, Any]  # a state.json: the fields of State, "version", "metrics", "optimizers", "template", "ahead"
 
 
 @dataclass
-class State:
+class RunState:
     """Where a run stands; all that a checkpoint holds beside weights and moments.
 
     A field that is added, renamed or removed makes another VERSION, with an entry in MIGRATIONS.
@@ -30,7 +30,7 @@ class State:
     waiting: list[str] = field(default_factory=list)  # problems put aside for another lane, the newest last
 
 
-def migrated(kept: Mapping[str, Any], path: Path, packages: Mapping[str, Any]) -> Kept:
+def migrate(kept: Mapping[str, Any], path: Path, packages: Mapping[str, Any]) -> StateJson:
     """A state of any version up to VERSION as one of VERSION; `packages` are those that saved it.
 
     Raises CheckpointError for a state of a later version, and for one that no version has written.
@@ -45,7 +45,7 @@ def migrated(kept: Mapping[str, Any], path: Path, packages: Mapping[str, Any]) -
     now = dict(kept)
     for each in range(version, VERSION):
         now = MIGRATIONS[each](now)
-    expected = {each.name for each in fields(State)} | {"optimizers", "metrics"}
+    expected = {each.name for each in fields(RunState)} | {"optimizers", "metrics"}
     if missing := sorted(expected - now.keys()):
         raise CheckpointError(
             f"checkpoint {path}: its state of version {version} has no {', '.join(missing)}, which every state of that "
@@ -54,20 +54,20 @@ def migrated(kept: Mapping[str, Any], path: Path, packages: Mapping[str, Any]) -
     return now
 
 
-def state_of(kept: Mapping[str, Any]) -> State:
+def state_of(kept: Mapping[str, Any]) -> RunState:
     """The state among all that a migrated state.json says."""
-    return State(**{each.name: kept[each.name] for each in fields(State)})
+    return RunState(**{each.name: kept[each.name] for each in fields(RunState)})
 
 
-def _from_1(kept: Kept) -> Kept:
+def _from_1(kept: StateJson) -> StateJson:
     """Version 1 had no number. Its fields came one by one: one that is missing has the value of a run without it.
 
     Of metrics.jsonl it knew the size, at first not even that; None is where the row of its step ends.
     """
     rows = {"bytes": kept.get("metrics_offset"), "sha256": ""}
     known = {name: value for name, value in kept.items() if name != "metrics_offset"}
-    return {**asdict(State()), **known, "version": 2, "metrics": rows}
+    return {**asdict(RunState()), **known, "version": 2, "metrics": rows}
 
 
 # From each older version to the next one. States of every version stand in tests/data/checkpoints.
-MIGRATIONS: dict[int, Callable[[Kept], Kept]] = {1: _from_1}
+MIGRATIONS: dict[int, Callable[[StateJson], StateJson]] = {1: _from_1}

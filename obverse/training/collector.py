@@ -89,7 +89,7 @@ class Collector:
         self._roll_out(groups, drafts, [cursor + place for place in places])
         return groups
 
-    def wanted(
+    def sampling_requests(
         self,
         problems: Sequence[Problem],
         method: Method,

@@ -14,14 +14,14 @@ NUM_RECENT = 1_000  # samples, at least, that the share of errors is taken over,
 NUM_TOLERATED = 2  # errors that never end a run by themselves: in a small step one is more than any share
 
 
-class Graders:
+class GraderErrorLimit:
     """The errors of a run's recent steps."""
 
     def __init__(self, max_errors: float) -> None:
         self.max_errors = max_errors
         self.recent: deque[tuple[int, int]] = deque()  # errors and samples of a step
 
-    def sift(self, groups: list[Group], own: bool = True) -> list[Group]:
+    def drop_ungraded(self, groups: list[Group], own: bool = True) -> list[Group]:
         """Return the groups without samples that no verdict could be given; GraderError when they are too many.
 
         Too many: all of a step, or more than the share `max_errors` of the last NUM_RECENT samples and more than
@@ -50,13 +50,13 @@ class Graders:
         ]
 
 
-def by_reason(groups: Iterable[Group]) -> Row:
+def count_by_reason(groups: Iterable[Group]) -> Row:
     """`grader/timeout` and the like: how many samples of a step had that error, or were refused for that reason."""
     found = Counter(name for group in groups for sample in group.samples if (name := _reason(sample)))
     return {f"grader/{name}": float(number) for name, number in sorted(found.items())}
 
 
-def total(rows: Sequence[Row]) -> Row:
+def sum_counts(rows: Sequence[Row]) -> Row:
     """The counts of several rounds of one step."""
     found: Counter[str] = Counter()
     for row in rows:

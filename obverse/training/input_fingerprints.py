@@ -22,12 +22,12 @@ from obverse.rewards.versions import identity
 from obverse.runtime import fingerprint
 from obverse.types import Problem
 
-Inputs = dict[str, str]
+InputFingerprints = dict[str, str]
 ALIKE = {"dataset": ("dataset_split", "num_problems")}  # options that say with it what the rows are
 MODELS = frozenset({"model", "anchor_model", "reward_model"})  # known once they are loaded
 
 
-def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> Inputs:
+def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> InputFingerprints:
     """Rows, verifier, method and template of a run: what is known before a model is loaded. Errors: ConfigError."""
     spec = weighted(config.verifier, config.verifier_weights)
     inputs = {"dataset": fingerprint.rows(problems, own_verifiers=spec is None)}
@@ -42,7 +42,7 @@ def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequenc
     return inputs
 
 
-def of_models(config: TrainConfig, schedule: TrainingSchedule) -> Inputs:
+def of_models(config: TrainConfig, schedule: TrainingSchedule) -> InputFingerprints:
     """The models that a run which goes on reads again from where they were: none of them is in a checkpoint.
 
     A model folder is hashed just after it was loaded. An adapter's base is known by `adapters.Origin`.
@@ -72,7 +72,7 @@ def of_model(name: str, weights_only: bool = False) -> str:
         raise ConfigError(f"model {name!r}: its files cannot be read: {error}") from None
 
 
-def refuse_others(expected: Mapping[str, str], inputs: Mapping[str, str]) -> None:
+def refuse_unexpected(expected: Mapping[str, str], inputs: Mapping[str, str]) -> None:
     """Raise ConfigError, with both, where an input is another one than was expected."""
     for name, (before, now) in differences(expected, inputs).items():
         raise ConfigError(
@@ -81,7 +81,7 @@ def refuse_others(expected: Mapping[str, str], inputs: Mapping[str, str]) -> Non
         )
 
 
-def facts(inputs: Mapping[str, str]) -> dict[str, str]:
+def fingerprint_facts(inputs: Mapping[str, str]) -> dict[str, str]:
     """The same for ranks to compare, by what a person calls them."""
     return {f"{name} with sha256": fingerprint.short(value) for name, value in inputs.items()}
 

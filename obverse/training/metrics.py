@@ -13,7 +13,7 @@ from obverse.types import Group, Sample, Source
 Row = dict[str, float]
 
 
-def collection(groups: Sequence[Group], kept: Sequence[Sequence[Sample]]) -> Row:
+def rollout_metrics(groups: Sequence[Group], kept: Sequence[Sequence[Sample]]) -> Row:
     """Figures of what was sampled and what of it trains.
 
     `problems/demonstration`, `problems/rollout`, `problems/none`: shares of the step's problems that train on a
@@ -89,7 +89,7 @@ def mean(rows: Sequence[Row]) -> Row:
     return {name: fmean(row[name] for row in rows if name in row) for name in names}
 
 
-class Clock:
+class PhaseTimer:
     """Seconds by phase: `with clock("train"): ...`."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from obverse.models.policy import Policy, set_threads
 from obverse.runtime.run_dir import RunFolder, packages
 
 
-def compare(process_group: ProcessGroup, facts: Mapping[str, Any]) -> None:
+def require_equal(process_group: ProcessGroup, facts: Mapping[str, Any]) -> None:
     """Raise ConfigError, on every rank, where a rank has another fact than the first one has."""
     if process_group.is_alone:
         return
@@ -33,18 +33,18 @@ def compare(process_group: ProcessGroup, facts: Mapping[str, Any]) -> None:
                 )
 
 
-def options(config: TrainConfig) -> dict[str, Any]:
+def option_facts(config: TrainConfig) -> dict[str, Any]:
     """Every option with its value, the method's own among them."""
-    options = config.model_dump(mode="json")
-    return {**options.pop("method_options"), **options}
+    option_facts = config.model_dump(mode="json")
+    return {**option_facts.pop("method_options"), **option_facts}
 
 
-def versions() -> dict[str, Any]:
+def version_facts() -> dict[str, Any]:
     """The versions that decide a run's numbers, as facts."""
     return {f"version of {name}": version for name, version in packages().items()}
 
 
-def words(renderer: Renderer) -> dict[str, str]:
+def tokenizer_facts(renderer: Renderer) -> dict[str, str]:
     """The vocabulary and the template, as facts."""
     vocabulary = json.dumps(renderer.tokenizer.get_vocab(), sort_keys=True)
     return {
@@ -53,7 +53,7 @@ def words(renderer: Renderer) -> dict[str, str]:
     }
 
 
-def weights(model: torch.nn.Module) -> int:
+def weights_checksum(model: torch.nn.Module) -> int:
     """A sum over the bits of all weights, the same in whatever order it is made; 0 where each rank has its share."""
     if root_of(model) is not None:
         return 0
@@ -62,7 +62,7 @@ def weights(model: torch.nn.Module) -> int:
     return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63
 
 
-def agree_on_threads(
+def set_equal_threads(
     config: TrainConfig, resumed: RunFolder | None, policy: Policy, process_group: ProcessGroup
 ) -> int:
     """Set the threads of this rank, as many as every other has, and return their number.

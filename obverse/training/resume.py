@@ -20,7 +20,7 @@ from obverse.runtime.checkpoint import LoadedCheckpoint, RunInfo
 from obverse.runtime.json_lines import read_object
 from obverse.runtime.run_dir import RunFolder, packages
 from obverse.training.build_models import stage_anchor
-from obverse.training.checkpoint_state import migrated, state_of
+from obverse.training.checkpoint_state import migrate, state_of
 from obverse.training.cuda_memory_snapshot import NAME as SNAPSHOT
 from obverse.training.input_fingerprints import ALIKE, differences
 from obverse.training.state import Run
@@ -65,15 +65,15 @@ BINDING = frozenset(
 
 def run_info(run: Run) -> RunInfo:
     """What a checkpoint of the run says of it."""
-    return RunInfo(run.folder.run(), as_kept(run.config), run.data, packages(), run.inputs)
+    return RunInfo(run.folder.run(), config_record(run.config), run.data, packages(), run.inputs)
 
 
-def as_kept(config: TrainConfig) -> dict[str, Any]:
+def config_record(config: TrainConfig) -> dict[str, Any]:
     """The configuration as a manifest has it: no secret in it."""
     return dict(config.model_dump(mode="json"))
 
 
-def fingerprint(problems: Sequence[Problem]) -> str:
+def problems_fingerprint(problems: Sequence[Problem]) -> str:
     """sha256 of all that a run reads of its problems, in their order."""
     digest = hashlib.sha256()
     for problem in problems:
@@ -95,7 +95,7 @@ def refuse_changes(
     Where the content that an option names is known then and now, it decides, and not where it lies; `later` are options
     whose content is not known yet.
     """
-    found = changes(then.config, as_kept(config))
+    found = changes(then.config, config_record(config))
     allowed = {*config.allow_config_change}
     bound = {name: value for name, value in inputs.items() if name not in FREE and name in then.inputs}
     same = {name for name, value in bound.items() if value == then.inputs[name]}
@@ -156,13 +156,13 @@ def layout_of(config: TrainConfig, start: Path | None) -> str | Layout:
     return recorded_layout(record) if record and is_same else config.chat_template
 
 
-def restore(run: Run, path: Path) -> None:
+def restore_run(run: Run, path: Path) -> None:
     """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there.
 
     What the folder holds beyond the checkpoint is set aside, by the first rank, once nothing can be refused any more.
     """
     saved = checkpoint.load(path, run.process_group)
-    saved = replace(saved, state=migrated(saved.state, path, checkpoint.run_info(path).packages))
+    saved = replace(saved, state=migrate(saved.state, path, checkpoint.run_info(path).packages))
     if saved.state["optimizers"].keys() != run.optimizers().keys():
         raise CheckpointError(
             f"checkpoint {path} is of another method's run: it has optimizers {', '.join(saved.state['optimizers'])}, "
@@ -176,7 +176,7 @@ def restore(run: Run, path: Path) -> None:
     restore_stages(run, path)
     run.seconds = seconds_before(run, path) if run.process_group.is_first else 0.0
     if run.process_group.is_first and is_inside(path, run.folder.path):
-        leave_the_rest(run, path, saved)
+        set_aside_later_steps(run, path, saved)
     run.seconds = run.process_group.broadcast(
         run.seconds
     )  # only the first rank reads the rows; the others wait until it is done
@@ -211,7 +211,7 @@ def seconds_before(run: Run, path: Path) -> float:
     return seconds or 0.0
 
 
-def leave_the_rest(run: Run, path: Path, saved: LoadedCheckpoint) -> None:
+def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None:
     """Move what the run's folder holds beyond a checkpoint of its own aside, and note where it is."""
     root, step, config = run.folder.path, run.state.step, run.config
     others = {each.name for each in checkpoint.folders(root) if not checkpoint.is_written_by(each, run.folder.run())}
@@ -219,7 +219,7 @@ def leave_the_rest(run: Run, path: Path, saved: LoadedCheckpoint) -> None:
     if config.memory_snapshot > step and (root / SNAPSHOT).exists():
         names.append(SNAPSHOT)
     then = checkpoint.run_info(path)
-    changed = all_changes(then.config, as_kept(config)).keys() | differences(then.inputs, run.inputs).keys()
+    changed = all_changes(then.config, config_record(config)).keys() | differences(then.inputs, run.inputs).keys()
     if "eval_dataset" in then.inputs.keys() & run.inputs.keys():  # what it holds decides, not where it lies
         changed -= {"eval_dataset"} - differences(then.inputs, run.inputs).keys()
     is_measured_anew = bool(changed & MEASURING)  # what was measured before is not comparable

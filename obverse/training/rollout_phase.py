@@ -13,13 +13,13 @@ from obverse.estimator.method import Method
 from obverse.inference.async_rollout import Ahead
 from obverse.runtime.signals import run_on_all_ranks
 from obverse.training import metrics
-from obverse.training.grader_errors import by_reason
+from obverse.training.grader_errors import count_by_reason
 from obverse.training.state import Run
 from obverse.types import Group, Problem, Sample
 
 
 @dataclass
-class Gathered:
+class Rollouts:
     """What a step collected: every group, what of each group trains, how many problems of the stream that took.
 
     `waited` has the names of the problems that were put aside before and are taken now, `reasons` what graders
@@ -33,20 +33,20 @@ class Gathered:
     reasons: list[metrics.Row] = field(default_factory=list)
 
 
-def gather(run: Run, stage: int, progress: float, clock: metrics.Clock) -> Gathered:
+def collect_rollouts(run: Run, stage: int, progress: float, clock: metrics.PhaseTimer) -> Rollouts:
     """Sample and judge; again, for a method that wants so, until enough problems have something to train on."""
     config, method = run.config, run.schedule.methods[stage]
-    waiting = run.next_waiting() if stage > 0 else []
+    waiting = run.take_waiting() if stage > 0 else []
     with clock("sample"):
         run.collector.sampler.follow(run.state.step)
-    found = Gathered([], [], waited=frozenset(problem.id for problem in waiting))
+    found = Rollouts([], [], waited=frozenset(problem.id for problem in waiting))
     for _ in range(1 if waiting else method.max_rounds):
         cursor = run.state.cursor + found.num_taken
         problems = waiting or take(run.problems, config.seed, cursor, config.prompts_per_step)
-        groups = collect(run, method, problems, cursor, progress, clock)
+        groups = collect_groups(run, method, problems, cursor, progress, clock)
         with clock("grade"):
-            found.reasons.append(by_reason(groups))
-            groups = run.graders.sift(groups, own=method.grades)
+            found.reasons.append(count_by_reason(groups))
+            groups = run.graders.drop_ungraded(groups, own=method.grades)
         found.groups += groups
         found.kept += [method.select(group) for group in groups]
         found.num_taken += 0 if waiting else len(problems)
@@ -56,16 +56,16 @@ def gather(run: Run, stage: int, progress: float, clock: metrics.Clock) -> Gathe
         full = [index for index, samples in enumerate(found.kept) if samples]
         for index in full[config.prompts_per_step :]:
             found.kept[index] = []
-    draw_ahead(run, method, found.num_taken)
+    sample_next_step(run, method, found.num_taken)
     return found
 
 
-def collect(
-    run: Run, method: Method, problems: Sequence[Problem], cursor: int, progress: float, clock: metrics.Clock
+def collect_groups(
+    run: Run, method: Method, problems: Sequence[Problem], cursor: int, progress: float, clock: metrics.PhaseTimer
 ) -> list[Group]:
     """Groups of the problems, sampled and judged: each rank makes those that are dealt to it, then all have all."""
     collector, process_group = run.collector, run.process_group
-    shares = shared(run, method, problems, progress)
+    shares = assign_problems(run, method, problems, progress)
     places = shares[process_group.rank]
 
     def work() -> list[Group]:
@@ -83,14 +83,14 @@ def collect(
         return gather_groups(process_group, problems, shares, groups)
 
 
-def shared(run: Run, method: Method, problems: Sequence[Problem], progress: float) -> list[list[int]]:
+def assign_problems(run: Run, method: Method, problems: Sequence[Problem], progress: float) -> list[list[int]]:
     """Which of the problems each rank samples."""
     if run.process_group.is_alone:
         return [[*range(len(problems))]]
     return deal(run.collector.costs(problems, method, progress), run.process_group.size)
 
 
-def draw_ahead(run: Run, method: Method, num_taken: int) -> None:
+def sample_next_step(run: Run, method: Method, num_taken: int) -> None:
     """Begin to sample for the next step from the policy as it stands before this one trains, where a run does so.
 
     Also in the last step: the run may be made longer.
@@ -99,8 +99,8 @@ def draw_ahead(run: Run, method: Method, num_taken: int) -> None:
     if isinstance(ahead, Ahead):
         cursor, progress = state.cursor + num_taken, run.progress_after_step
         problems = take(run.problems, run.config.seed, cursor, run.config.prompts_per_step)
-        places = shared(run, method, problems, progress)[run.process_group.rank]
+        places = assign_problems(run, method, problems, progress)[run.process_group.rank]
         mine = [problems[place] for place in places]
-        wanted = run.collector.wanted(mine, method, cursor, progress, places)
+        wanted = run.collector.sampling_requests(mine, method, cursor, progress, places)
         with whole(*run.collector.models):
             ahead.draw(wanted, state.step + 1)

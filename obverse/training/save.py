@@ -11,7 +11,7 @@ from obverse.errors import DivergedError
 from obverse.inference.async_rollout import Ahead
 from obverse.runtime import checkpoint
 from obverse.training.checkpoint_state import VERSION
-from obverse.training.rank_checks import weights
+from obverse.training.rank_checks import weights_checksum
 from obverse.training.resume import run_info
 from obverse.training.state import Run
 
@@ -20,8 +20,8 @@ def refuse_broken(run: Run) -> None:
     """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
     for folder, model in run.models().items():
         settle(model)
-        weights = model.named_parameters()
-        broken = next((name for name, weight in weights if not bool(own(weight).isfinite().all())), None)
+        weights_checksum = model.named_parameters()
+        broken = next((name for name, weight in weights_checksum if not bool(own(weight).isfinite().all())), None)
         for name in filter(None, run.process_group.gather(broken)):
             raise DivergedError(
                 f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
@@ -33,7 +33,7 @@ def refuse_drift(run: Run) -> None:
     """Raise DivergedError, on all ranks, where one of them has other weights than the first: no bit may differ."""
     if run.process_group.is_alone:
         return
-    first, *others = run.process_group.gather([weights(model) for model in run.models().values()])
+    first, *others = run.process_group.gather([weights_checksum(model) for model in run.models().values()])
     for rank, theirs in enumerate(others, start=1):
         if theirs != first:
             raise DivergedError(

@@ -37,16 +37,29 @@ from obverse.runtime.output_dir import with_folder
 from obverse.runtime.run_dir import ReadOnlyRunFolder, RunFolder
 from obverse.runtime.signals import SignalWatcher
 from obverse.training import input_fingerprints as inputs
-from obverse.training.build_models import Networks, load_networks, load_scorer, refuse_unfit, stage_anchor
+from obverse.training.build_models import (
+    TrainingModels,
+    load_models,
+    load_reward_model,
+    refuse_unsupported_sharding,
+    stage_anchor,
+)
 from obverse.training.collector import Collector
 from obverse.training.cuda_memory_snapshot import refuse_without_card
-from obverse.training.grader_errors import Graders
+from obverse.training.grader_errors import GraderErrorLimit
 from obverse.training.optimizer import Optimizer
-from obverse.training.rank_checks import agree_on_threads, compare, options, versions, weights, words
-from obverse.training.resume import fingerprint, layout_of, refuse_changes, restore
-from obverse.training.start import begin, find_shared_start, note_changes
+from obverse.training.rank_checks import (
+    option_facts,
+    require_equal,
+    set_equal_threads,
+    tokenizer_facts,
+    version_facts,
+    weights_checksum,
+)
+from obverse.training.resume import layout_of, problems_fingerprint, refuse_changes, restore_run
+from obverse.training.start import find_shared_start, initialize_run_folder, note_changes
 from obverse.training.state import Run
-from obverse.training.train_inference_kl import Mismatch
+from obverse.training.train_inference_kl import MismatchCheck
 from obverse.training.update import Learner
 from obverse.training.validate import check, load_problems
 from obverse.training.value_model import Critic
@@ -70,7 +83,7 @@ def prepare(
     check(schedule, config)
     refuse_secrets(config)
     refuse_unready(config)
-    refuse_unfit(config, process_group)
+    refuse_unsupported_sharding(config, process_group)
     check_engine(config, schedule)
     problems = load_problems(config, schedule)  # before there is a folder: mistakes leave nothing behind
     for model in (config.model, config.anchor_model, config.reward_model):
@@ -82,11 +95,11 @@ def prepare(
     refuse_without_card(config.memory_snapshot, pick_device(config.device))
     if config.torch_compile:
         refuse_without_compiler(pick_device(config.device).partition(":")[0])
-    data, held_out = fingerprint(problems), load_held_out(config)
+    data, held_out = problems_fingerprint(problems), load_held_out(config)
     known = inputs.of_files(config, problems, held_out)
-    inputs.refuse_others(expected or {}, known)
+    inputs.refuse_unexpected(expected or {}, known)
     process_group.beat()
-    compare(process_group, {**options(config), **inputs.facts(known), **versions()})
+    require_equal(process_group, {**option_facts(config), **inputs.fingerprint_facts(known), **version_facts()})
     if process_group.is_first:  # it alone knows whether a folder is free: the others would find what it made
         config = with_folder(config)
     config = config.model_copy(update={"output_dir": Path(process_group.broadcast(str(config.output_dir)))})
@@ -112,26 +125,29 @@ def assemble(
     problems: list[Problem],
     held_out: list[Problem],
     data: str,
-    known: inputs.Inputs,
+    known: inputs.InputFingerprints,
     folder: RunFolder,
     watcher: SignalWatcher,
     process_group: ProcessGroup,
 ) -> Run:
     """The parts of a run whose folder is its own, restored if it is to be resumed."""
     start = find_shared_start(config, folder, data, known, watcher, process_group)
-    networks = load_networks(config, schedule, start, process_group)
+    networks = load_models(config, schedule, start, process_group)
     known = with_models(config, schedule, data, known, start, watcher, process_group)
-    threads = agree_on_threads(
+    threads = set_equal_threads(
         config, RunFolder(start.resolve().parent) if start else None, networks.policy, process_group
     )
-    tell_networks(config, schedule, networks, watcher)
-    renderer = make_renderer(config, networks, start)
+    note_model_remarks(config, schedule, networks, watcher)
+    renderer = build_renderer(config, networks, start)
     problems = renderable(problems, renderer, config.max_prompt_length, watcher)
     refuse_misfits(held_out, renderer)
-    tell_unreadable(problems, watcher)
+    note_unreadable_answers(problems, watcher)
     total_steps = num_steps(config, len(problems))
-    compare(process_group, {**words(renderer), "weights": weights(networks.policy.model), "problems": len(problems)})
-    tell_overlap(problems, held_out, watcher)
+    require_equal(
+        process_group,
+        {**tokenizer_facts(renderer), "weights": weights_checksum(networks.policy.model), "problems": len(problems)},
+    )
+    note_leaked_problems(problems, held_out, watcher)
     asked, check = (
         [*problems, *held_out],
         watcher.check if process_group.is_alone else (lambda: None),
@@ -144,13 +160,13 @@ def assemble(
         schedule,
         problems,
         held_out,
-        make_collector(config, schedule, networks, renderer, sampler, watcher, process_group),
-        make_learners(config, schedule, networks, total_steps, process_group),
+        build_collector(config, schedule, networks, renderer, sampler, watcher, process_group),
+        build_learners(config, schedule, networks, total_steps, process_group),
         folder,
         total_steps,
         watcher,
-        Graders(config.max_grader_errors),
-        Mismatch(config.max_mismatch_kl),
+        GraderErrorLimit(config.max_grader_errors),
+        MismatchCheck(config.max_mismatch_kl),
         data=data,
         inputs=known,
         process_group=process_group,
@@ -160,22 +176,24 @@ def assemble(
         refuse_small_disk(run)
     process_group.beat()
     if start:
-        restore(run, start)
+        restore_run(run, start)
     with storage_errors(folder.path, "make room and start again"):
-        begin(run, start, threads, versions_of(sampler))
+        initialize_run_folder(run, start, threads, versions_of(sampler))
     return run
 
 
-def check_models(run: Run, networks: Networks) -> None:
+def check_models(run: Run, networks: TrainingModels) -> None:
     """Note weights that no model reads, and refuse texts that one of them cannot read."""
     scorer = run.collector.scorer if isinstance(run.collector.scorer, RewardModel) else None
     for remark in networks.unused_weights(scorer):
         run.watcher.note(remark)
-    models, renderer = networks.readers(run.config), run.collector.renderer
+    models, renderer = networks.text_models(run.config), run.collector.renderer
     check_run(run.config, run.schedule, run.problems, run.eval_problems, renderer, models, scorer, run.watcher)
 
 
-def tell_networks(config: TrainConfig, schedule: TrainingSchedule, networks: Networks, watcher: SignalWatcher) -> None:
+def note_model_remarks(
+    config: TrainConfig, schedule: TrainingSchedule, networks: TrainingModels, watcher: SignalWatcher
+) -> None:
     """Note what is odd about the networks and no mistake."""
     for remark in remarks(config, networks.critic is not None):
         watcher.note(remark)
@@ -191,15 +209,15 @@ def with_models(
     config: TrainConfig,
     schedule: TrainingSchedule,
     data: str,
-    known: inputs.Inputs,
+    known: inputs.InputFingerprints,
     start: Path | None,
     watcher: SignalWatcher,
     process_group: ProcessGroup,
-) -> inputs.Inputs:
+) -> inputs.InputFingerprints:
     """The fingerprints with those of the models that were loaded; refused where ranks or the start have others."""
     models = inputs.of_models(config, schedule)
     process_group.beat()
-    compare(process_group, inputs.facts(models))
+    require_equal(process_group, inputs.fingerprint_facts(models))
     known = {**known, **models}
     if start and process_group.is_first:
         told = refuse_changes(config, data, start, checkpoint.run_info(start), known)
@@ -220,7 +238,7 @@ def refuse_small_disk(run: Run) -> None:
         )
 
 
-def tell_unreadable(problems: list[Problem], watcher: SignalWatcher) -> None:
+def note_unreadable_answers(problems: list[Problem], watcher: SignalWatcher) -> None:
     """Note the expected answers that no algebra can read; only the first ones are tried."""
     as_text = unreadable(problems, MAX_GOLDS_READ)
     if as_text:
@@ -230,7 +248,7 @@ def tell_unreadable(problems: list[Problem], watcher: SignalWatcher) -> None:
         )
 
 
-def tell_overlap(problems: Sequence[Problem], held_out: Sequence[Problem], watcher: SignalWatcher) -> None:
+def note_leaked_problems(problems: Sequence[Problem], held_out: Sequence[Problem], watcher: SignalWatcher) -> None:
     """Note how many of the problems to evaluate on are trained on."""
     known = {wording(problem) for problem in problems}
     number = sum(wording(problem) in known for problem in held_out)
@@ -241,7 +259,7 @@ def tell_overlap(problems: Sequence[Problem], held_out: Sequence[Problem], watch
         )
 
 
-def make_renderer(config: TrainConfig, networks: Networks, start: Path | None) -> Renderer:
+def build_renderer(config: TrainConfig, networks: TrainingModels, start: Path | None) -> Renderer:
     """How the policy is spoken to: as its run began, if it is resumed."""
     stops = getattr(networks.policy.model, "generation_config", None)
     return Renderer(
@@ -254,10 +272,10 @@ def make_renderer(config: TrainConfig, networks: Networks, start: Path | None) -
     )
 
 
-def make_collector(
+def build_collector(
     config: TrainConfig,
     schedule: TrainingSchedule,
-    networks: Networks,
+    networks: TrainingModels,
     renderer: Renderer,
     sampler: Sampler,
     watcher: SignalWatcher,
@@ -276,16 +294,16 @@ def make_collector(
         config.seed,
         watcher,
         initial,
-        load_scorer(config, networks.tokenizer, process_group),
+        load_reward_model(config, networks.tokenizer, process_group),
         config.format_reward,
         config.verifier_seconds,
     )
 
 
-def make_learners(
+def build_learners(
     config: TrainConfig,
     schedule: TrainingSchedule,
-    networks: Networks,
+    networks: TrainingModels,
     total_steps: int,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> list[Learner]:

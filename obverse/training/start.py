@@ -16,9 +16,9 @@ from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.output_dir import holds_run
 from obverse.runtime.run_dir import RunFolder, environment, packages
-from obverse.training.checkpoint_state import migrated
+from obverse.training.checkpoint_state import migrate
 from obverse.training.input_fingerprints import MODELS, differences
-from obverse.training.resume import FREE, all_changes, as_kept, is_inside, refuse_changes
+from obverse.training.resume import FREE, all_changes, config_record, is_inside, refuse_changes
 from obverse.training.save import save
 from obverse.training.state import Run
 
@@ -55,11 +55,11 @@ def find_start(
         if holds_run(folder.path):  # another run came between the look at the options and the lock
             raise ConfigError(f"--output_dir: {folder.path} already holds a run: give another --output_dir")
         return None
-    path = newest_of(folder, watcher) if wanted == "auto" else named(Path(wanted).expanduser(), folder)
+    path = newest_checkpoint(folder, watcher) if wanted == "auto" else checkpoint_at(Path(wanted).expanduser(), folder)
     if path is None:
         return None
     then, kept = checkpoint.run_info(path), checkpoint.read_state(path)
-    state = migrated(kept, path, then.packages)
+    state = migrate(kept, path, then.packages)
     if is_inside(path, folder.path):
         folder.metrics_size_at(state["step"], state["metrics"])
     allowed = refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
@@ -76,7 +76,7 @@ def note_changes(changes: Mapping[str, tuple[Any, Any]], watcher: Watcher) -> No
         watcher.note(f"goes on with another {name}: {before!r} then, {now!r} now")
 
 
-def newest_of(folder: RunFolder, watcher: Watcher) -> Path | None:
+def newest_checkpoint(folder: RunFolder, watcher: Watcher) -> Path | None:
     """The newest whole checkpoint of the folder's run, None in a folder without a run."""
     path, passed = checkpoint.search(folder.path, folder.run())
     for sentence in passed:
@@ -97,7 +97,7 @@ def newest_of(folder: RunFolder, watcher: Watcher) -> Path | None:
     return path
 
 
-def named(path: Path, folder: RunFolder) -> Path:
+def checkpoint_at(path: Path, folder: RunFolder) -> Path:
     """The checkpoint of that path, if it is whole and the folder holds its run, or none."""
     checkpoint.verify(path)  # before anything is loaded from it
     then, here = checkpoint.run_info(path).run, folder.run()
@@ -116,7 +116,7 @@ def named(path: Path, folder: RunFolder) -> Path:
     return path
 
 
-def begin(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]) -> None:
+def initialize_run_folder(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]) -> None:
     """Write down what the run in its folder is from now on, before its first step; all ranks call this in step.
 
     A run that goes on from a checkpoint of another folder is a new one, with its parent noted, and that checkpoint is
@@ -150,7 +150,7 @@ def begin(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]
 def continued(run: Run, start: Path, threads: int) -> dict[str, Any]:
     """What environment.json says of a run that goes on: how it began, and what changed each time that it went on."""
     known, then = run.folder.environment(), checkpoint.run_info(start)
-    changed = all_changes(then.config, as_kept(run.config))
+    changed = all_changes(then.config, config_record(run.config))
     entry: dict[str, Any] = {"step": run.state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     entry["changes"] = {name: list(values) for name, values in sorted(changed.items()) if name not in NOT_TOLD}
     if dict(then.packages) != packages():

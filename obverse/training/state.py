@@ -14,11 +14,11 @@ from obverse.estimator.method import Method
 from obverse.estimator.schedule import Clock, TrainingSchedule
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
-from obverse.training.checkpoint_state import State
+from obverse.training.checkpoint_state import RunState
 from obverse.training.collector import Collector
-from obverse.training.grader_errors import Graders
+from obverse.training.grader_errors import GraderErrorLimit
 from obverse.training.optimizer import Optimizer
-from obverse.training.train_inference_kl import Mismatch
+from obverse.training.train_inference_kl import MismatchCheck
 from obverse.training.update import Learner
 from obverse.types import Problem
 
@@ -36,28 +36,28 @@ class Run:
     folder: RunFolder
     total_steps: int
     watcher: SignalWatcher
-    graders: Graders
-    mismatch: Mismatch
+    graders: GraderErrorLimit
+    mismatch: MismatchCheck
     data: str = ""  # the fingerprint of its problems
     inputs: Mapping[str, str] = field(default_factory=dict)  # fingerprints of what it reads, by option
     process_group: ProcessGroup = SINGLE_PROCESS  # the ranks that share the run
-    state: State = field(default_factory=State)
+    state: RunState = field(default_factory=RunState)
     saved_at: float = 0.0  # when the last checkpoint was written, by the monotonic clock
     resume_command: str = ""  # what goes on with it; "": obverse train, on its own config.yaml
     seconds: float = 0.0  # that the steps took; no part of the state, which is the same bit for bit in equal runs
 
     @property
-    def spent(self) -> float:
+    def budget_used(self) -> float:
         """What is gone of the budget, in its unit."""
         state = self.state
         amounts = {"tokens": state.num_tokens, "flops": state.flops, "seconds": self.seconds, "steps": state.step}
         return amounts[self.config.budget_in]
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """All steps are done, or the budget is spent."""
         budget = self.config.budget
-        return self.state.step >= self.total_steps or (budget is not None and self.spent >= budget)
+        return self.state.step >= self.total_steps or (budget is not None and self.budget_used >= budget)
 
     @property
     def expected_steps(self) -> int:
@@ -67,8 +67,8 @@ class Run:
     @property
     def progress(self) -> float:
         """The share of the run that is done, 0 to 1: by steps or by budget, whichever is nearer to its end."""
-        spent = self.spent / self.config.budget if self.config.budget else 0.0
-        return min(max(self.state.step / self.total_steps, spent), 1.0)
+        budget_used = self.budget_used / self.config.budget if self.config.budget else 0.0
+        return min(max(self.state.step / self.total_steps, budget_used), 1.0)
 
     @property
     def progress_after_step(self) -> float:
@@ -93,7 +93,7 @@ class Run:
     def method(self) -> Method:
         return self.schedule.methods[self.stage]
 
-    def next_waiting(self) -> list[Problem]:
+    def take_waiting(self) -> list[Problem]:
         """The problems that the second lane takes, the newest first; none where it takes from the stream.
 
         They go on waiting until its step is over: one that is broken off must not lose them.

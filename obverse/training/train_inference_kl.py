@@ -25,7 +25,7 @@ WARN_AT = 1e-3  # nats per token: rounding in float32 gives 1e-9, another progra
 CUT_AWAY = 1.0  # nats that a token counts which the trainer's law cuts away: one in a hundred of them ends a run
 
 
-class Mismatch:
+class MismatchCheck:
     """What a run does about the figure `mismatch_kl`: it says so once, and ends above `limit` (None: never)."""
 
     def __init__(self, limit: float | None) -> None:

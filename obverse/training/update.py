@@ -28,7 +28,7 @@ from obverse.training.metrics import Row
 from obverse.training.optimizer import Optimizer
 from obverse.training.train_inference_kl import logprobs_under
 from obverse.training.update_metrics import UpdateMetrics
-from obverse.training.value_model import Critic, assess
+from obverse.training.value_model import Critic, fill_advantages
 from obverse.types import Source
 
 
@@ -69,7 +69,7 @@ class PreparedUpdate:
     is_unmoved: bool  # the samples are the present policy's own: every ratio to their behavior is 1
 
 
-class Learned(NamedTuple):
+class UpdateResult(NamedTuple):
     """What an update leaves: the step's figures, and what every sample showed to the method's memory; [S] or None."""
 
     figures: Row
@@ -85,7 +85,9 @@ def prepare_updates(
     if gae is None or critic is None:
         return prepared_updates
     present = [each for each in prepared_updates if each is not None]
-    written = iter(assess(critic, gae, [(each.samples, each.micros) for each in present], learner.process_group))
+    written = iter(
+        fill_advantages(critic, gae, [(each.samples, each.micros) for each in present], learner.process_group)
+    )
     return [None if each is None else replace(each, micros=next(written)) for each in prepared_updates]
 
 
@@ -97,14 +99,14 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     needed = None
     if method.memory is None and not method.shaping:  # a memory looks at every sample, and shaping moves all rewards
         needed = set((~has_zero_gradient(samples, method.terms)).nonzero()[:, 0].tolist())
-    is_shared = pays_to_share(learner, update)
+    is_shared = shares_prompts(learner, update)
     if not learner.process_group.is_alone:
-        needed = own_rows(learner.process_group, update, needed, is_shared)
+        needed = rows_of_rank(learner.process_group, update, needed, is_shared)
     made = [*update.micros(learner.micro_batch_tokens, method.together, is_shared, needed)]
     micros = [micro.to(policy.device) for micro in made + padding_microbatches(learner, update, len(made))]
     if is_frozen:
-        readers = Readers(learner)
-        micros = [replace(micro, tokens=annotate(micro, None, learner, readers)) for micro in micros]
+        readers = PromptReaders(learner)
+        micros = [replace(micro, tokens=fill_logprobs(micro, None, learner, readers)) for micro in micros]
     if method.shaping:
         found = [shaped(micro.tokens, samples, method.shaping) for micro in micros[: len(made)]]
         shapes = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, found, strict=False)]
@@ -126,7 +128,9 @@ def padding_microbatches(learner: Learner, update: Update, num: int) -> list[Mic
     return [update.padding()] * missing if missing else []
 
 
-def own_rows(process_group: ProcessGroup, update: Update, needed: Collection[int] | None, is_shared: bool) -> set[int]:
+def rows_of_rank(
+    process_group: ProcessGroup, update: Update, needed: Collection[int] | None, is_shared: bool
+) -> set[int]:
     """The samples that this rank computes: whole problems, dealt by the tokens that go through the model.
 
     Only those `needed` (None: all) cost something, and prompts that are shared are read once a problem.
@@ -146,7 +150,7 @@ def own_rows(process_group: ProcessGroup, update: Update, needed: Collection[int
 SHARING_PAYS = 1.5
 
 
-def pays_to_share(learner: Learner, update: Update) -> bool:
+def shares_prompts(learner: Learner, update: Update) -> bool:
     """Whether the update's prompts are better computed once: the model can, the method lets it, and they repeat."""
     method = learner.method
     if not learner.policy.shares or method.inputs is not None or method.streams & {"value", "score"}:
@@ -156,7 +160,7 @@ def pays_to_share(learner: Learner, update: Update) -> bool:
     return len(update.rows) >= SHARING_PAYS * len({tuple(sample.prompt_ids) for sample in update.rows})
 
 
-class Readers:
+class PromptReaders:
     """The policy's and the anchor's place in the prompts that consecutive micro batches share."""
 
     def __init__(self, learner: Learner) -> None:
@@ -166,14 +170,14 @@ class Readers:
 
 def optimizer_step(
     learner: Learner, current: PreparedUpdate, progress: float, watcher: Watcher, is_first: bool = False
-) -> Learned:
+) -> UpdateResult:
     """One optimizer step on a lesson; on the first one of a collection sampler and trainer must agree."""
     method, optimizer = learner.method, learner.optimizer
     learning_rate = optimizer.learning_rate
     metrics, num_done = UpdateMetrics(), 0
     observed: Tensor | None = None
-    readers, is_in_step = Readers(learner), root_of(learner.policy.model) is not None
-    routed = Routed(learner, current)
+    readers, is_in_step = PromptReaders(learner), root_of(learner.policy.model) is not None
+    routed = RouterLoss(learner, current)
     for number, micro in enumerate(current.micros):
         slope = None
         if current.is_unmoved and not micro.is_padding:
@@ -181,7 +185,9 @@ def optimizer_step(
         with routed.watching() as logits:
             outputs = forward(learner, micro, readers.policy, slope)
         seen = PolicyOutputs(*(stream.detach() for stream in outputs))
-        tokens = micro.tokens if current.is_frozen else annotate(micro, seen.logp, learner, readers, current.is_unmoved)
+        tokens = (
+            micro.tokens if current.is_frozen else fill_logprobs(micro, seen.logp, learner, readers, current.is_unmoved)
+        )
         # under a law that cuts it takes a forward pass of its own: one micro batch tells
         tells = is_first and learner.params is not None and number == len(current.micros) // 2
         if micro.is_padding:
@@ -205,7 +211,7 @@ def optimizer_step(
         num_done += int(micro.input_ids.shape[0])
         watcher.phase("train", num_done, current.num_rows)
     readers.policy.finish()
-    metrics, observed, is_still = pooled(learner, current, metrics, observed)
+    metrics, observed, is_still = reduce_over_ranks(learner, current, metrics, observed)
     if is_still:  # the step is one with a gradient of zero
         optimizer.zero_grad_step()
     is_finite = math.isfinite(metrics.loss)
@@ -216,10 +222,10 @@ def optimizer_step(
     figures = {"grad_norm": result.grad_norm, "learning_rate": learning_rate, "step_taken": float(result.taken)}
     if learner.critic is not None and method.critic is not None:
         figures["critic/grad_norm"] = learner.critic.optimizer.step(is_finite).grad_norm
-    return Learned(row | figures | routed.row(), None if observed is None else observed.tolist())
+    return UpdateResult(row | figures | routed.row(), None if observed is None else observed.tolist())
 
 
-class Routed:
+class RouterLoss:
     """What a mixture's routers add to an update, where the learner balances them; else nothing."""
 
     def __init__(self, learner: Learner, current: PreparedUpdate) -> None:
@@ -259,7 +265,7 @@ def zero_graph_anchor(outputs: PolicyOutputs) -> Tensor:
     return torch.stack([stream[:0].sum() for stream in outputs if stream.requires_grad]).sum()
 
 
-def pooled(
+def reduce_over_ranks(
     learner: Learner, current: PreparedUpdate, metrics: UpdateMetrics, observed: Tensor | None
 ) -> tuple[UpdateMetrics, Tensor | None, bool]:
     """Sums over the ranks: gradients, where they stand, the tally, what memory saw; and whether nobody had to compute.
@@ -315,7 +321,7 @@ def forward(learner: Learner, micro: Micro, reader: Reader | None = None, slope:
     return PolicyOutputs(logp, entropy, value)
 
 
-def idle(learner: Learner) -> Row:
+def skip_update(learner: Learner) -> Row:
     """A step with nothing to learn from: time passes, the weights stay."""
     learning_rate = learner.optimizer.learning_rate
     learner.optimizer.skip_step()
@@ -324,7 +330,9 @@ def idle(learner: Learner) -> Row:
     return {"learning_rate": learning_rate, "step_taken": 0.0}
 
 
-def annotate(micro: Micro, logp: Tensor | None, learner: Learner, readers: Readers, is_unmoved: bool = False) -> Tokens:
+def fill_logprobs(
+    micro: Micro, logp: Tensor | None, learner: Learner, readers: PromptReaders, is_unmoved: bool = False
+) -> Tokens:
     """The micro batch's token columns with what the method's parts read beyond the sampler's: [T] each.
 
     While the policy has not moved since it sampled, its own log-prob *is* the behavior of tokens that others wrote, of

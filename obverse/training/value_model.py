@@ -34,7 +34,7 @@ class Critic:
 
 
 @torch.no_grad()
-def assess(
+def fill_advantages(
     critic: Critic,
     gae: GAE,
     batches: Sequence[tuple[Samples, Sequence[Micro]]],

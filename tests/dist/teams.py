@@ -113,7 +113,7 @@ def dealing(split: Sequence[int]) -> Any:
 
 def poisoned(job: Job, rank: int) -> Any:
     """A `pooled` before which this rank's gradient breaks at one step."""
-    real, number = learn.pooled, [0]
+    real, number = learn.reduce_over_ranks, [0]
 
     def pooled(learner: Any, *rest: Any) -> Any:
         number[0] += 1
@@ -135,7 +135,7 @@ def work(job: Job, rank: int) -> int:
     if job.lucky:
         rollout.judge_all = lucky
     if job.poison:
-        learn.pooled = poisoned(job, rank)
+        learn.reduce_over_ranks = poisoned(job, rank)
     options = {**job.options, **job.own.get(str(rank), {})}
     try:
         config = runs.config(job.method, Path(job.folder), job.model, job.dataset, **options)

@@ -26,7 +26,7 @@ from obverse.distributed.fsdp import Sharing
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.errors import CheckpointError, ConfigError
 from obverse.cli.export import export
-from obverse.training.build_models import refuse_unfit
+from obverse.training.build_models import refuse_unsupported_sharding
 
 SMALL: dict[str, Any] = {"prompts_per_step": 8, "max_completion_length": 6, "dtype": "float64", "max_steps": 3}
 METHODS: dict[str, dict[str, Any]] = {
@@ -179,13 +179,13 @@ def test_one_process_has_nobody_to_share_with(teams: Teams, tiny: Path, problems
 
 def test_what_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     process_group = ProcessGroup(rank=0, size=2)
-    refuse_unfit(runs.config("sft", tmp_path, "embedded", fsdp=True), process_group)
+    refuse_unsupported_sharding(runs.config("sft", tmp_path, "embedded", fsdp=True), process_group)
     for options, sentence in (
         ({"fsdp_offload_params": True}, "--fsdp_offload_params: on a CPU"),
         ({"use_peft": True}, "--fsdp shares whole policies out"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            refuse_unfit(runs.config("sft", tmp_path, "embedded", fsdp=True, **options), process_group)
+            refuse_unsupported_sharding(runs.config("sft", tmp_path, "embedded", fsdp=True, **options), process_group)
     assert Sharing(process_group).reshards
 
 

@@ -25,7 +25,7 @@ from obverse.runtime import checkpoint
 from obverse.runtime.checkpoint import MANIFEST, STATE
 from obverse.runtime.run_dir import LOCK, RunFolder
 from obverse.training.banner import saves
-from obverse.training.checkpoint_state import VERSION, migrated
+from obverse.training.checkpoint_state import VERSION, migrate
 from obverse.training.loop import is_save_due, train
 
 OPTIONS: dict[str, Any] = {
@@ -320,7 +320,7 @@ def test_c9_a_run_goes_on_from_the_state_of_every_version(
 ) -> None:
     """The fields that a stored state lacks have the value of a run without them: the run ends with the same bits."""
     known = json.loads(stored.read_text())
-    migrated(known, stored, {})
+    migrate(known, stored, {})
     with_state(folder / "checkpoint-3", lambda now: {name: now[name] for name in known})
     shutil.rmtree(folder / "checkpoint-4")
     train(runs.config("sft", folder, tiny, problems, **OPTIONS, resume_from_checkpoint="auto"))
@@ -338,7 +338,7 @@ def test_c9_a_state_of_a_later_version_is_refused_by_both_numbers(folder: Path, 
 def test_c9_a_state_without_a_field_of_its_version_is_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match="has no cursor, waiting"):
         state = {"version": VERSION, "step": 1, "num_tokens": 1, "flops": 1.0, "before": 0.0, "lane": 0, "memory": {}}
-        migrated(state | {"optimizers": {}, "metrics": {}}, Path("checkpoint-1"), {})
+        migrate(state | {"optimizers": {}, "metrics": {}}, Path("checkpoint-1"), {})
 
 
 # folders

@@ -24,7 +24,7 @@ from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
 from obverse.training.setup import prepare
-from obverse.training.train_inference_kl import Mismatch, divergence, logprobs_under
+from obverse.training.train_inference_kl import MismatchCheck, divergence, logprobs_under
 from obverse.types import Source
 
 LAWS: list[dict[str, float]] = [
@@ -166,7 +166,7 @@ def test_n6_the_estimate_is_the_divergence() -> None:
 
 @pytest.mark.parametrize(("limit", "found", "ends"), [(0.01, 0.0101, True), (0.01, 0.0099, False), (None, 9.0, False)])
 def test_n6_the_limit_is_the_options(limit: float | None, found: float, ends: bool) -> None:
-    rule, watch = Mismatch(limit), Notes()
+    rule, watch = MismatchCheck(limit), Notes()
     for _ in range(3):
         if ends:
             with pytest.raises(DivergedError):
