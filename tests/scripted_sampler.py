@@ -15,7 +15,7 @@ class ScriptedSampler:
         self.requests: list[SamplingRequest] = []
         self.step = 0
 
-    def follow(self, step: int) -> None:
+    def sync_weights(self, step: int) -> None:
         self.step = step
 
     def sample(

@@ -51,12 +51,12 @@ class Ahead:
         """The model of this process that samples, None where a server does."""
         return getattr(self.sampler, "model", None)
 
-    def follow(self, step: int) -> None:
-        """See Sampler.follow. Waits for what is being drawn: it is drawn from the weights before."""
+    def sync_weights(self, step: int) -> None:
+        """See Sampler.sync_weights. Waits for what is being drawn: it is drawn from the weights before."""
         self.settle(self.check)
         self.step = step
         self.batches = {number: batch for number, batch in self.batches.items() if number >= step}
-        self.sampler.follow(step)
+        self.sampler.sync_weights(step)
 
     def sample(
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None

@@ -24,8 +24,8 @@ from obverse.inference import Completion, Sampler, SamplingParams, SamplingReque
 from obverse.inference.async_rollout import Ahead
 from obverse.inference.hf import HFSampler
 from obverse.inference.http import Client
-from obverse.inference.vllm import Needs, VLLMSampler, parameters
-from obverse.inference.weight_sync import Delivery
+from obverse.inference.vllm import ServerRequirements, VLLMSampler, vllm_params
+from obverse.inference.weight_sync import WeightSync
 from obverse.models.lora import merged
 from obverse.models.policy import Policy
 from obverse.types import Problem
@@ -40,8 +40,8 @@ NUM_KNOWN = 64  # tokens by which policy and server are compared
 
 
 @dataclass(frozen=True)
-class PolicyVoice:
-    """The policy as a server gets to know it (sampling.deliver.Voice)."""
+class PolicyWeights:
+    """The policy as a server gets to know it (weight_sync.WeightSource)."""
 
     policy: Policy
     process_group: ProcessGroup
@@ -65,7 +65,7 @@ class PolicyVoice:
         found = state_of(self.policy.model)
         return gathered(found, self.process_group) if root_of(self.policy.model) else found
 
-    def scores(self, ids: Sequence[int]) -> list[float]:
+    def log_probs(self, ids: Sequence[int]) -> list[float]:
         model = self.policy.model
         with torch.no_grad(), whole(model), self.policy.computing():
             logits = model(input_ids=torch.tensor([list(ids)], device=self.policy.device)).logits[0, :-1]
@@ -94,7 +94,7 @@ def write_head(model: Any, state: Mapping[str, torch.Tensor], folder: Path) -> N
 class NoSampler:
     """The sampler of a run that samples nothing."""
 
-    def follow(self, step: int) -> None:
+    def sync_weights(self, step: int) -> None:
         pass
 
     def sample(
@@ -130,7 +130,7 @@ def check_engine(config: TrainConfig, schedule: TrainingSchedule) -> None:
         raise ConfigError("--sampler vllm: a base in 4 bits has no weights that a server could be given: --sampler hf")
     if config.max_sampling_seconds is not None:
         raise ConfigError("--max_sampling_seconds: a vLLM server cannot cut a call off: leave it out, or --sampler hf")
-    parameters(sampling_params(config, ()), 0)
+    vllm_params(sampling_params(config, ()), 0)
 
 
 def make_sampler(
@@ -180,7 +180,7 @@ def served(
     if process_group.is_first:
         shutil.rmtree(place, ignore_errors=True)  # what a run that was killed left
     name = str(process_group.broadcast(uuid.uuid4().hex[:12]))
-    needs = Needs(
+    needs = ServerRequirements(
         policy.model.config.get_text_config().vocab_size,
         TEXT,
         renderer.tokenizer(TEXT, add_special_tokens=False)["input_ids"],
@@ -188,9 +188,9 @@ def served(
     )
     sampler = VLLMSampler(
         client,
-        Delivery(
+        WeightSync(
             client,
-            PolicyVoice(policy, process_group),
+            PolicyWeights(policy, process_group),
             place,
             name,
             known if len(known) > 1 else [0, 0],
@@ -202,7 +202,7 @@ def served(
         config.rollout_batch_size,
         note,
     )
-    sampler.meet()
+    sampler.connect()
     return sampler
 
 

@@ -46,8 +46,8 @@ class HFSampler:
         self.step = 0
         self._num_positions: int | None = None
 
-    def follow(self, step: int) -> None:
-        """See Sampler.follow. The policy is read where it stands: only the completions' label changes."""
+    def sync_weights(self, step: int) -> None:
+        """See Sampler.sync_weights. The policy is read where it stands: only the completions' label changes."""
         self.step = step
 
     def check_length(self, length: int) -> None:

@@ -1,257 +1,239 @@
-"""One server over HTTP: JSON there, JSON back, and what can go wrong in two kinds: it is gone, or it refuses."""
+"""A client of one HTTP server that answers in JSON, by httpx, with a deadline for every whole answer.
+
+httpx bounds single reads, and an answer that trickles in would outlive that. So all requests of a process run in one
+asyncio event loop, in a background thread: a deadline is `asyncio.timeout`, and giving up is the task's cancellation.
+"""
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
 import os
-import selectors
 import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import CancelledError, Future
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, TypeVar, overload
-from urllib.parse import urlsplit
 
+import httpx2
 from pydantic import BaseModel, ValidationError
 
 from obverse.errors import ConfigError, EngineError
 from obverse.redact import flat
 
 CONNECT_SECONDS = 10.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # between two tries, in seconds; each pause is twice the one before
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # between two attempts, in seconds; each pause is twice the one before
 MAX_BYTES = 2**28  # of an answer: a completion of a million tokens is shorter
-TOLD = 300  # characters of a server's answer that a message repeats
+MAX_QUOTED = 300  # characters of a server's answer that a message repeats
+# Idle connections are used again for less time than a server keeps them open (uvicorn: 5 s).
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0)
+BUSY = (429, 502, 503, 504)  # overloaded, a proxy without its server, a server that starts or shuts down
 
-Answer = TypeVar("Answer")
-Form = TypeVar("Form", bound=BaseModel)
+Result = TypeVar("Result")
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
-class Gone(Exception):
-    """Nobody answers at the address, or the connection broke; a later try may succeed.
+class ServerUnavailable(Exception):
+    """No server answers at the address, or the connection broke; a later attempt may succeed.
 
-    `wait` is how long the server asked to be left alone, in seconds; None where it asked for nothing.
+    `retry_after` is the pause that the server requested, in seconds; None where it requested none.
     """
 
-    def __init__(self, what: str, wait: float | None = None) -> None:
-        super().__init__(what)
-        self.wait = wait
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
-class Late(Gone):
-    """No whole answer came in its time."""
+class AnswerTimeout(ServerUnavailable):
+    """No whole answer arrived before the deadline."""
 
 
-class Refused(Exception):
-    """The server answered with an error; the same request would get it again."""
+class RequestRejected(Exception):
+    """The server answered with an error status; the same request would be rejected again."""
 
-    def __init__(self, status: int, said: str) -> None:
-        super().__init__(f"{status} {said}")
-        self.status, self.said = status, said
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"{status} {detail}")
+        self.status, self.detail = status, detail
 
 
 class Client:
-    """Speaks to the server at `url` (http or https, a path in front is kept); one connection per thread.
+    """A client of the server at `url` (http or https; a path in it is the prefix of all paths), for several threads.
 
-    `timeout` is the longest that `patiently` waits for a server that does not answer, in seconds. The variable
-    VLLM_API_KEY, where it is set, is sent along. Raises ConfigError for an address that is none.
+    `timeout` is the longest time that `with_retries` waits for an unreachable server, in seconds. The key in the
+    environment variable VLLM_API_KEY, if set, is sent as a bearer token. Proxies and .netrc of the environment are not
+    used and redirects are not followed: requests go to this server only. Raises ConfigError for an invalid address or
+    key.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url, self.timeout = url.rstrip("/"), timeout
-        try:
-            parts = urlsplit(self.url)
-            self.host, self.port, self.prefix, scheme = parts.hostname or "", parts.port, parts.path, parts.scheme
-        except ValueError:
-            self.host, scheme = "", ""
-        if scheme not in ("http", "https") or not self.host:
-            raise ConfigError(f"--vllm_url: {flat(url)!r} is no address: write it as http://HOST:PORT")
-        if parts.query or parts.fragment or "@" in parts.netloc:
-            raise ConfigError(
-                f"--vllm_url: {flat(url)!r} has more than scheme, host, port and path: a key is sent along where the "
-                "environment's VLLM_API_KEY has one"
-            )
-        self.kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-        self.headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("VLLM_API_KEY"):
-            self.headers["Authorization"] = f"Bearer {key}"
-        self._own = threading.local()
-        self._open: set[http.client.HTTPConnection] = set()
-        self._lock = threading.Lock()
+        scheme = checked_url(self.url).scheme
+        self._http = httpx2.AsyncClient(
+            base_url=self.url,
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **authorization()},
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            trust_env=False,
+            transport=httpx2.AsyncHTTPTransport(
+                verify=ssl.create_default_context() if scheme == "https" else False,  # http: there is no certificate
+                limits=LIMITS,
+                socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+            ),
+        )
+        self._loop = _event_loop()
+        self._in_flight: set[Future[Any]] = set()
+        self._retries = threading.local()  # `deadline` of this thread's `with_retries`
+        weakref.finalize(self, _close, self._http, self._loop).atexit = False
 
     @overload
-    def ask(self, path: str, body: Any = ..., seconds: float | None = ..., *, schema: type[Form]) -> Form: ...
+    def request(self, path: str, body: Any = ..., seconds: float | None = ..., *, schema: type[Schema]) -> Schema: ...
     @overload
-    def ask(self, path: str, body: Any = ..., seconds: float | None = ..., *, schema: None = ...) -> Any: ...
+    def request(self, path: str, body: Any = ..., seconds: float | None = ..., *, schema: None = ...) -> Any: ...
 
-    def ask(
-        self, path: str, body: Any = None, seconds: float | None = None, *, schema: type[Form] | None = None
-    ) -> Form | Any:
-        """The answer to one request as `schema` has it (without one as plain JSON); POST with a body, else GET.
+    def request(
+        self, path: str, body: Any = None, seconds: float | None = None, *, schema: type[Schema] | None = None
+    ) -> Schema | Any:
+        """Send one request (POST with a JSON `body`, else GET) and return the answer, parsed by `schema`.
 
-        `seconds` bounds the whole call, however its bytes come in, and so does the time that is left to `patiently`.
-        Without either, it waits for the answer to begin as long as the connection stands, and then `timeout` for all of
-        it. Raises Gone, Refused, and EngineError for an answer of another form.
+        Without a schema, returns plain JSON, or the text of an answer that is not JSON. `seconds` bounds the whole
+        exchange, and so does the rest of the time of `with_retries`. Without either, the server may take any time until
+        its headers are complete, and then `timeout` seconds for the body. Raises ServerUnavailable, RequestRejected,
+        and EngineError for an answer that does not match the schema.
         """
-        until = getattr(self._own, "until", None)
-        left = None if until is None else max(until - time.monotonic(), 0.01)
-        within = min((each for each in (seconds, left) if each is not None), default=None)
-        kept = getattr(self._own, "connection", None)
-        connection = kept or self._connect(within)
-        data = None if body is None else json.dumps(body)
-        alarm = _Alarm(connection.sock)
         try:
-            if within is not None:
-                alarm.set(within)
-            connection.sock.settimeout(within)
-            connection.request("GET" if body is None else "POST", self.prefix + path, data, self.headers)
-            if within is None:
-                _await_bytes(connection.sock)
-                alarm.set(self.timeout)
-            response = connection.getresponse()
-            content = self._content(response, path)
-        except (OSError, http.client.HTTPException, AttributeError, ValueError) as error:  # two: closed by hang_up
-            was_hung_up = connection not in self._open
-            self._drop(connection)
-            if alarm.rang or isinstance(error, TimeoutError):
-                raise Late(f"no whole answer at {path} in {self.timeout if within is None else within:.3g} s") from None
-            if kept and not was_hung_up:
-                return self.ask(path, body, seconds, schema=schema)  # an idle connection was closed: a new one tells
-            raise Gone(str(error) or type(error).__name__) from None
-        except EngineError:
-            self._drop(connection)
-            raise
-        finally:
-            alarm.stop()
-        if response.will_close:
-            self._drop(connection)
-        self._refuse_status(response, content, path)
-        return _plain(content) if schema is None else self._formed(content, schema, path)
+            return self.send(path, body, seconds, schema=schema).result()
+        except CancelledError:
+            raise ServerUnavailable("the request was cancelled") from None
 
-    def patiently(
-        self, ask: Callable[[], Answer], check: Callable[[], None] = lambda: None, wait: float | None = None
-    ) -> Answer:
-        """`ask()`, again while the server is gone, with growing pauses, for `timeout` seconds in all.
+    def send(
+        self, path: str, body: Any = None, seconds: float | None = None, *, schema: type[Schema] | None = None
+    ) -> Future[Schema | Any]:
+        """Start a request as `request` does, and return the future of its answer."""
+        deadline = getattr(self._retries, "deadline", None)
+        remaining = None if deadline is None else max(deadline - time.monotonic(), 0.01)
+        limit = min((bound for bound in (seconds, remaining) if bound is not None), default=None)
+        future = asyncio.run_coroutine_threadsafe(self._exchange(path, body, limit, schema), self._loop)
+        self._in_flight.add(future)
+        future.add_done_callback(self._in_flight.discard)
+        return future
 
-        A server that says when to come back (Retry-After; `wait` at first) is asked then. `check` is called between
-        tries and may raise. Raises EngineError once the time is over.
+    def cancel_all(self) -> None:
+        """Cancel the requests of all threads; the server sees their connections close."""
+        for future in list(self._in_flight):
+            future.cancel()
+
+    def with_retries(
+        self, function: Callable[[], Result], check: Callable[[], None] = lambda: None, pause: float | None = None
+    ) -> Result:
+        """Return `function()`, called again while it raises ServerUnavailable, for `timeout` seconds in all.
+
+        Pauses grow, unless the server names one (Retry-After; `pause` before the first attempt). `check` is called in
+        every pause and may raise. Raises EngineError when the time is over.
         """
-        pause = FIRST_PAUSE
-        self._own.until = until = time.monotonic() + self.timeout
+        usual_pause = FIRST_PAUSE
+        self._retries.deadline = deadline = time.monotonic() + self.timeout
         try:
             while True:
-                if wait is not None:
-                    self._pause(wait, until, check)
+                if pause is not None:
+                    _sleep(min(pause, deadline - time.monotonic()), check)
                 try:
-                    return ask()
-                except Gone as error:
-                    left = until - time.monotonic()
-                    if left <= 0 or (error.wait or 0.0) > left:
-                        raise EngineError(self._nobody(error)) from None
+                    return function()
+                except ServerUnavailable as error:
+                    remaining = deadline - time.monotonic()
+                    if remaining <= 0 or (error.retry_after or 0.0) > remaining:
+                        raise EngineError(
+                            f"no vLLM server answers at {self.url} for {self.timeout:g} s ({error}): start one with "
+                            "'obverse serve-vllm', or give its address by --vllm_url"
+                        ) from None
                     check()
-                    wait = error.wait if error.wait is not None else min(pause, left)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                    pause = usual_pause if error.retry_after is None else error.retry_after
+                    usual_pause = min(2 * usual_pause, LONGEST_PAUSE)
         finally:
-            self._own.until = None
+            self._retries.deadline = None
 
-    def _pause(self, wait: float, until: float, check: Callable[[], None]) -> None:
-        """Sleep `wait` seconds, at most `until` that time, and look for signals on the way."""
-        end = min(time.monotonic() + wait, until)
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, LONGEST_PAUSE / 10))
-            check()
-
-    def _nobody(self, error: Gone) -> str:
-        return (
-            f"no vLLM server answers at {self.url} for {self.timeout:g} s ({error}): start one with "
-            "'obverse serve-vllm', or give its address by --vllm_url"
-        )
-
-    def close(self) -> None:
-        """End this thread's connection."""
-        if (connection := getattr(self._own, "connection", None)) is not None:
-            self._drop(connection)
-
-    def hang_up(self) -> None:
-        """Break every open connection, whoever waits on it: the server then drops what it was asked for."""
-        with self._lock:
-            for connection in self._open:
-                if connection.sock is not None:
-                    with suppress(OSError):  # it was broken already
-                        connection.sock.shutdown(socket.SHUT_RDWR)
-            self._open.clear()
-
-    def _connect(self, within: float | None) -> http.client.HTTPConnection:
-        most = CONNECT_SECONDS if within is None else min(CONNECT_SECONDS, within)
-        connection = self.kind(self.host, self.port, timeout=most)
+    async def _exchange(self, path: str, body: Any, limit: float | None, schema: type[BaseModel] | None) -> Any:
+        method, data = ("GET", None) if body is None else ("POST", json.dumps(body).encode())
+        content = bytearray()
         try:
-            connection.connect()
-            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except OSError as error:
-            raise Gone(error.strerror or str(error)) from None
-        self._own.connection = connection
-        with self._lock:
-            self._open.add(connection)
-        return connection
+            async with asyncio.timeout(limit) as deadline, self._http.stream(method, path, content=data) as response:
+                if limit is None:
+                    deadline.reschedule(self._loop.time() + self.timeout)
+                async for chunk in response.aiter_raw():
+                    content += chunk
+                    if len(content) > MAX_BYTES:
+                        raise self._invalid(path, f"more than {MAX_BYTES >> 20} MB")
+        except TimeoutError:
+            seconds = self.timeout if limit is None else limit
+            raise AnswerTimeout(f"no whole answer at {path} in {seconds:.3g} s") from None
+        except (httpx2.HTTPError, OSError) as error:
+            raise ServerUnavailable(_reason(error)) from None
+        self._check_status(response, content, path)
+        return _plain_json(content) if schema is None else self._parse(content, schema, path)
 
-    def _drop(self, connection: http.client.HTTPConnection) -> None:
-        connection.close()
-        self._own.connection = None
-        with self._lock:
-            self._open.discard(connection)
-
-    def _content(self, response: http.client.HTTPResponse, path: str) -> bytes:
-        """The body; EngineError for one larger than any answer is."""
-        pieces, size = [], 0
-        while piece := response.read(MAX_BYTES + 1 - size):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BYTES:
-                raise EngineError(f"the vLLM server at {self.url} sent more than {MAX_BYTES >> 20} MB at {path}")
-        if response.length:  # a read of so many bytes says nothing of an early end
-            raise http.client.IncompleteRead(b"".join(pieces), response.length)
-        return b"".join(pieces)
-
-    def _refuse_status(self, response: http.client.HTTPResponse, content: bytes, path: str) -> None:
-        """Raise what a status other than 200 means."""
-        status = response.status
+    def _check_status(self, response: httpx2.Response, content: bytearray, path: str) -> None:
+        """Raise the error that a status other than 200 means."""
+        status = response.status_code
         if status == 200:
             return
         if 300 <= status < 400:
-            place = flat(response.headers.get("Location", "elsewhere"))[:TOLD]
+            target = flat(response.headers.get("Location", "elsewhere"))[:MAX_QUOTED]
             raise EngineError(
-                f"the vLLM server at {self.url} sends {path} on to {place} (status {status}): give the address that "
+                f"the vLLM server at {self.url} redirects {path} to {target} (status {status}): give the address that "
                 "answers by --vllm_url"
             )
-        found = _plain(content)
-        if isinstance(found, dict) and isinstance(found.get("error"), dict):
-            found = found["error"].get("message", found["error"])
-        elif isinstance(found, dict):
-            found = found.get("detail", found.get("error", found))
-        said = " ".join(str(found).split())[:TOLD]
-        if status == 429 or status in (502, 503, 504):  # busy, a proxy without a server, one that starts or ends
-            raise Gone(f"{status} {said}"[:TOLD], retry_after(response.headers.get("Retry-After")))
-        raise Refused(status, said)
+        detail = _plain_json(content)
+        if isinstance(detail, dict):
+            detail = detail.get("detail", detail.get("error", detail))
+        if isinstance(detail, dict):
+            detail = detail.get("message", detail)
+        text = " ".join(str(detail).split())[:MAX_QUOTED]
+        if status in BUSY:
+            raise ServerUnavailable(f"{status} {text}"[:MAX_QUOTED], retry_after(response.headers.get("Retry-After")))
+        raise RequestRejected(status, text)
 
-    def _formed(self, content: bytes, schema: type[Form], path: str) -> Form:
-        """The answer as `schema` has it; EngineError with the address and the field that is wrong."""
+    def _parse(self, content: bytearray, schema: type[BaseModel], path: str) -> BaseModel:
         try:
             return schema.model_validate_json(content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"]))
+            field = ".".join(map(str, first["loc"])) or "the body"
             value = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r:.60}"
-            message = first["msg"][0].lower() + first["msg"][1:]
-            raise EngineError(
-                f"the vLLM server at {self.url} sent at {path} what cannot be: {field or 'the body'}: {message}{value}"
-            ) from None
+            raise self._invalid(path, f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}{value}") from None
+
+    def _invalid(self, path: str, reason: str) -> EngineError:
+        return EngineError(f"the vLLM server at {self.url} sent an invalid answer at {path}: {reason}")
+
+
+def checked_url(url: str) -> httpx2.URL:
+    """The parts of an address; ConfigError unless it consists of scheme, host, port and path."""
+    try:
+        parts = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        parts = httpx2.URL()
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ConfigError(f"--vllm_url: {flat(url)!r} is not an address: write it as http://HOST:PORT")
+    if parts.query or parts.fragment or parts.userinfo:
+        raise ConfigError(
+            f"--vllm_url: {flat(url)!r} has more than scheme, host, port and path: put a key into the environment "
+            "variable VLLM_API_KEY"
+        )
+    return parts
+
+
+def authorization() -> dict[str, str]:
+    """The header with the key of VLLM_API_KEY, if set; ConfigError, without the key, where a header cannot hold it."""
+    key = os.environ.get("VLLM_API_KEY", "")
+    if not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise ConfigError("VLLM_API_KEY: a key must be printable ASCII, without spaces or line ends around it")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def retry_after(text: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for, as a number or an HTTP date; None for no or another text."""
+    """The seconds that a Retry-After header names, as a number or an HTTP date; None without or for other text."""
     if text is None:
         return None
     try:
@@ -264,40 +246,39 @@ def retry_after(text: str | None) -> float | None:
         return None
 
 
-def _plain(content: bytes) -> Any:
-    """JSON as plain values, or the text where it is none; None where it is empty."""
+def _plain_json(content: bytearray) -> Any:
+    """JSON as plain values; the text where it is not JSON; None where it is empty."""
     try:
         return json.loads(content) if content else None
     except (ValueError, RecursionError):
         return content.decode("utf-8", "replace")
 
 
-def _await_bytes(sock: socket.socket) -> None:
-    """Wait until there is something to read, or the connection ended."""
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        selector.select()
+def _reason(error: BaseException) -> str:
+    """The system's reason for an error of the transport, such as 'Connection refused'; else its text or its class."""
+    reasons, cause = [str(error) or type(error).__name__], error.__cause__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:  # negative: of the name's resolution
+            reasons.append(os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror))
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause.__context__
+    return reasons[-1]
 
 
-class _Alarm:
-    """Breaks a connection when a call's time is over, however its bytes trickle in."""
+def _sleep(seconds: float, check: Callable[[], None]) -> None:
+    """Sleep in short intervals and call `check` after each."""
+    end = time.monotonic() + seconds
+    while (remaining := end - time.monotonic()) > 0:
+        time.sleep(min(remaining, LONGEST_PAUSE / 10))
+        check()
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock, self.rang = sock, False
-        self._timer: threading.Timer | None = None
 
-    def set(self, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, self._ring)
-        self._timer.daemon = True
-        self._timer.start()
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of this process's clients, in a thread that ends with the process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="http", daemon=True).start()
+    return loop
 
-    def _ring(self) -> None:
-        self.rang = True
-        with suppress(OSError):  # it was broken already
-            self.sock.shutdown(socket.SHUT_RDWR)
 
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+def _close(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.run_coroutine_threadsafe(client.aclose(), loop)

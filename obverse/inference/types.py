@@ -78,7 +78,7 @@ class Completion:
 class Sampler(Protocol):
     """Draws completions; one list per order, in the order's seeds' order."""
 
-    def follow(self, step: int) -> None:
+    def sync_weights(self, step: int) -> None:
         """The policy stands as it is after `step`: from here on it is drawn from as it stands."""
 
     def sample(

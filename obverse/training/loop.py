@@ -276,7 +276,7 @@ def evaluate_at_interval(run: Run) -> None:
     if not run.eval_problems or not is_due or run.process_group.broadcast((run.folder.path / name).exists()):
         return
     made, num = run.collector, config.num_generations_eval
-    made.sampler.follow(number)
+    made.sampler.sync_weights(number)
     with whole(*made.models):
         scores = measure_shared(
             run.process_group,

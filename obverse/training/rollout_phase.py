@@ -38,7 +38,7 @@ def collect_rollouts(run: Run, stage: int, progress: float, clock: metrics.Phase
     config, method = run.config, run.schedule.methods[stage]
     waiting = run.take_waiting() if stage > 0 else []
     with clock("sample"):
-        run.collector.sampler.follow(run.state.step)
+        run.collector.sampler.sync_weights(run.state.step)
     found = Rollouts([], [], waited=frozenset(problem.id for problem in waiting))
     for _ in range(1 if waiting else method.max_rounds):
         cursor = run.state.cursor + found.num_taken

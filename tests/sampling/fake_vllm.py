@@ -107,9 +107,13 @@ class FakeVLLM:
         """Stop at once: connections break, the port is closed."""
         self.server.shutdown()
         self.server.server_close()
-        for each in self.sockets:
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Break all connections."""
+        for connection in self.sockets:
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> FakeVLLM:
         return self

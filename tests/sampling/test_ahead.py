@@ -25,21 +25,21 @@ def scripted() -> ScriptedSampler:
 def test_what_was_drawn_ahead_is_used_and_is_of_the_weights_before(threaded: bool) -> None:
     inner = scripted()
     ahead = Ahead(inner, threaded)
-    ahead.follow(0)
+    ahead.sync_weights(0)
     first = ahead.sample(ORDERS, LAW)
     assert [each.weights for group in first for each in group] == [0, 0, 0]  # nothing was drawn ahead yet
     ahead.draw([(ORDERS, LAW)], 1)
-    ahead.follow(1)
+    ahead.sync_weights(1)
     num_asked = len(inner.requests)
     assert ahead.sample(ORDERS, LAW) == first and len(inner.requests) == num_asked
-    ahead.follow(2)
+    ahead.sync_weights(2)
     assert [each.weights for group in ahead.sample(ORDERS, LAW) for each in group] == [2, 2, 2]  # it is used up
 
 
 def test_what_could_not_be_foreseen_is_drawn_when_it_is_asked_for() -> None:
     ahead = Ahead(scripted(), threaded=False)
     ahead.draw([([SamplingRequest([5, 6], [1]), SamplingRequest([7], [3])], LAW)], 1)
-    ahead.follow(1)
+    ahead.sync_weights(1)
     found = ahead.sample(
         [SamplingRequest([5, 6], [1, 2]), SamplingRequest([7, 7], [3]), SamplingRequest([7], [3])], LAW
     )
@@ -50,14 +50,14 @@ def test_what_could_not_be_foreseen_is_drawn_when_it_is_asked_for() -> None:
 
 def test_a_checkpoint_keeps_them_to_the_last_bit() -> None:
     ahead = Ahead(ScriptedSampler(lambda prompt, seed: [seed] * 3), threaded=True)
-    ahead.follow(4)
+    ahead.sync_weights(4)
     ahead.draw([(ORDERS, LAW), ([SamplingRequest([9], [8])], GREEDY)], 5)
     rows = json.loads(json.dumps(ahead.record(5)))
     assert len(rows) == 4 and ahead.record(4) == []
     again = Ahead(scripted(), threaded=True)
     again.restore(5, rows)
     for each in (ahead, again):
-        each.follow(5)
+        each.sync_weights(5)
     for requests, params in ((ORDERS, LAW), ([SamplingRequest([9], [8])], GREEDY)):
         assert again.sample(requests, params) == ahead.sample(requests, params)
     assert again.sample(ORDERS, LAW)[0][0].weights == 4
@@ -69,7 +69,7 @@ class Gated:
     def __init__(self) -> None:
         self.gate, self.step, self.error = threading.Event(), 0, None
 
-    def follow(self, step: int) -> None:
+    def sync_weights(self, step: int) -> None:
         self.step = step
 
     def sample(
@@ -86,7 +86,7 @@ def test_new_weights_wait_for_what_is_being_drawn_from_the_old_ones() -> None:
     ahead = Ahead(inner, threaded=True)
     ahead.draw([(ORDERS, LAW)], 1)
     threading.Timer(0.2, inner.gate.set).start()
-    ahead.follow(1)
+    ahead.sync_weights(1)
     assert inner.step == 1 and {each.weights for group in ahead.sample(ORDERS, LAW) for each in group} == {0}
 
 
@@ -97,7 +97,7 @@ def test_what_goes_wrong_beside_is_raised_where_it_is_waited_for() -> None:
     ahead = Ahead(inner, threaded=True)
     ahead.draw([(ORDERS, LAW)], 1)
     with pytest.raises(ValueError, match="gone"):
-        ahead.follow(1)
+        ahead.sync_weights(1)
 
 
 def test_who_waits_may_be_stopped() -> None:
@@ -111,6 +111,6 @@ def test_who_waits_may_be_stopped() -> None:
     ahead = Ahead(inner, threaded=True, check=check)
     ahead.draw([(ORDERS, LAW)], 1)
     with pytest.raises(Stop):
-        ahead.follow(1)
+        ahead.sync_weights(1)
     inner.gate.set()
     assert len(ahead.record(1)) == 3  # nothing is lost

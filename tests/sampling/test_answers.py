@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
@@ -18,7 +19,7 @@ from sampling.test_vllm import LAW, ORDERS, Made, expected, made, server  # noqa
 
 from obverse.errors import ConfigError, EngineError
 from obverse.inference import SamplingParams, SamplingRequest
-from obverse.inference.http import Client, Gone, retry_after
+from obverse.inference.http import AnswerTimeout, Client, ServerUnavailable, retry_after
 from obverse.inference.server_schemas import About, Completed
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -110,16 +111,16 @@ def test_every_other_answer_has_a_form_too(path: str, answer: Any, field: str, s
     found = Made(server, tmp_path)
     server.faults.append(on(path, 200, answer))
     with pytest.raises(EngineError) as caught:
-        found.sampler.meet()
-        found.sampler.follow(0)
+        found.sampler.connect()
+        found.sampler.sync_weights(0)
     assert server.url in str(caught.value) and field in str(caught.value) and path in str(caught.value)
 
 
 @pytest.mark.parametrize("answer", [{"version": ""}, {"version": None}, {}, "hello"])
 def test_a_server_without_a_version_is_no_vllm_server(answer: Any, server, tmp_path: Path) -> None:  # noqa: F811
     server.faults.append(on("/version", 200, answer))
-    with pytest.raises(ConfigError, match="something else does"):
-        Made(server, tmp_path).sampler.meet()
+    with pytest.raises(ConfigError, match="is not a vLLM server"):
+        Made(server, tmp_path).sampler.connect()
 
 
 # bytes that are no HTTP, or come one by one
@@ -168,7 +169,6 @@ DRIP = [bytes([each]) for each in head(500) + b"x" * 400]
 @pytest.mark.parametrize(
     "reply",
     [
-        whole(*DRIP, pause=0.05),
         whole(head(500), *[b"x"] * 400, pause=0.05),
         whole(head(len(BODY) + 9) + BODY, pause=5.0),
         whole(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *[b"1\r\nx\r\n"] * 400, pause=0.05),
@@ -177,12 +177,22 @@ DRIP = [bytes([each]) for each in head(500) + b"x" * 400]
 def test_what_trickles_in_has_a_deadline(reply: Callable[[socket.socket], None], seconds: float | None) -> None:
     with raw(reply) as url:
         client, begun = Client(url, 0.3), time.monotonic()
-        with pytest.raises(Gone, match="no whole answer at /version in 0.3 s"):
-            client.ask("/version", seconds=seconds)
+        with pytest.raises(ServerUnavailable, match="no whole answer at /version in 0.3 s"):
+            client.request("/version", seconds=seconds)
         assert time.monotonic() - begun < 2
         with pytest.raises(EngineError, match="no vLLM server answers"):
-            client.patiently(lambda: client.ask("/version", seconds=60.0, schema=About))
+            client.with_retries(lambda: client.request("/version", seconds=60.0, schema=About))
         assert time.monotonic() - begun < 4
+
+
+def test_headers_that_trickle_in_have_a_deadline() -> None:
+    with raw(whole(*DRIP, pause=0.05)) as url:
+        client, begun = Client(url, 0.3), time.monotonic()
+        with pytest.raises(AnswerTimeout, match=r"no whole answer at /version in 0\.2 s"):
+            client.request("/version", seconds=0.2)
+        with pytest.raises(EngineError, match="no vLLM server answers"):
+            client.with_retries(lambda: client.request("/version", schema=About))
+        assert time.monotonic() - begun < 2
 
 
 @pytest.mark.parametrize(
@@ -205,14 +215,103 @@ def test_what_is_no_answer_ends_by_a_sentence(reply: Callable[[socket.socket], N
     with raw(reply) as url:
         client = Client(url, 0.3)
         with pytest.raises(EngineError) as caught:
-            client.patiently(lambda: client.ask("/version", seconds=1.0, schema=About))
+            client.with_retries(lambda: client.request("/version", seconds=1.0, schema=About))
         assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_message_names_the_cause() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ServerUnavailable, match="Connection refused"):
+        Client(f"http://127.0.0.1:{port}", 0.3).request("/version", seconds=1.0)
+
+
+def test_a_content_type_and_a_compressed_body_are_not_believed() -> None:
+    """JSON is read whatever its type; what is packed is not unpacked, however small it is."""
+    with raw(whole(head(len(BODY), "Content-Type: text/html\r\n") + BODY)) as url:
+        assert Client(url, 1.0).request("/version", schema=About).version == "1"
+    packed = gzip.compress(BODY)
+    reply = whole(head(len(packed), "Content-Encoding: gzip\r\n") + packed)
+    with raw(reply) as url, pytest.raises(EngineError, match="the body"):
+        Client(url, 1.0).request("/version", schema=About)
+
+
+def test_one_header_after_another_is_cut_off() -> None:
+    endless = [b"X: " + b"y" * 5000 + b"\r\n"] * 400
+    with raw(whole(b"HTTP/1.1 200 OK\r\n", *endless)) as url, pytest.raises(ServerUnavailable):
+        Client(url, 5.0).request("/version", seconds=5.0)
+
+
+def test_threads_share_a_client_and_cancelling_ends_what_they_wait_for() -> None:
+    closed = threading.Event()
+
+    def hold(sock: socket.socket) -> None:
+        if not sock.recv(1):  # the client has gone
+            closed.set()
+
+    errors: list[Exception] = []
+
+    def ask(client: Client) -> None:
+        try:
+            client.request("/version", schema=About)
+        except ServerUnavailable as error:
+            errors.append(error)
+
+    with raw(hold) as url:
+        client = Client(url, 60.0)
+        threads = [threading.Thread(target=ask, args=(client,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        client.cancel_all()
+        for thread in threads:
+            thread.join(5.0)
+        assert len(errors) == 4 and closed.wait(5.0)
+
+
+def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with raw(whole(head(len(BODY)) + BODY)) as url:
+        assert Client(url, 1.0).request("/version", schema=About).version == "1"
+
+
+def test_the_key_is_sent_to_this_server_and_stands_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    elsewhere = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        seen.append(sock.recv(65536))
+        sock.sendall(f"HTTP/1.1 307 X\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n".encode())
+        listener.settimeout(0.5)
+        with suppress(TimeoutError):
+            seen.append(listener.accept()[0].recv(65536))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    monkeypatch.setenv("VLLM_API_KEY", "sesame-4711")
+    with listener:
+        with pytest.raises(EngineError, match=elsewhere) as caught:
+            Client(elsewhere, 1.0).request("/version", seconds=1.0)
+        thread.join()
+    assert b"Authorization: Bearer sesame-4711" in seen[0] and len(seen) == 1
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sesame\r\nX: y", "sesame\n", "s\u00e9same", " sesame"])
+def test_a_key_that_no_header_holds_is_refused_without_it(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    with pytest.raises(ConfigError, match="VLLM_API_KEY") as caught:
+        Client("http://127.0.0.1:1", 1.0)
+    assert "same" not in str(caught.value)
 
 
 def test_a_huge_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("obverse.inference.http.MAX_BYTES", 1000)
-    with raw(whole(head(10**12), *[b"x" * 1000] * 50)) as url, pytest.raises(EngineError, match="sent more than"):
-        Client(url, 2.0).ask("/version", schema=Completed)
+    with raw(whole(head(10**12), *[b"x" * 1000] * 50)) as url, pytest.raises(EngineError, match="more than"):
+        Client(url, 2.0).request("/version", schema=Completed)
 
 
 # a server that is busy
@@ -238,7 +337,7 @@ def test_a_busy_server_is_asked_when_it_says(status: int, kind: str) -> None:
 
     with raw(reply) as url:
         client = Client(url, 10.0)
-        assert client.patiently(lambda: client.ask("/version", schema=About)).version == "1"
+        assert client.with_retries(lambda: client.request("/version", schema=About)).version == "1"
     assert len(times) == 2 and times[1] - times[0] > 0.9
 
 
@@ -247,7 +346,7 @@ def test_a_server_that_is_busy_beyond_the_deadline_is_given_up_at_once() -> None
     with raw(whole(busy)) as url:
         client, begun = Client(url, 2.0), time.monotonic()
         with pytest.raises(EngineError, match="429"):
-            client.patiently(lambda: client.ask("/version"))
+            client.with_retries(lambda: client.request("/version"))
         assert time.monotonic() - begun < 1
 
 

@@ -26,12 +26,12 @@ import runs
 from obverse.data.renderer import Renderer
 from obverse.distributed.process_group import SINGLE_PROCESS
 from obverse.inference import Completion, SamplingParams, SamplingRequest
-from obverse.inference.build import NUM_KNOWN, TEXT, PolicyVoice
+from obverse.inference.build import NUM_KNOWN, TEXT, PolicyWeights
 from obverse.inference.distribution import log_law
 from obverse.inference.hf import HFSampler
 from obverse.inference.http import Client
-from obverse.inference.vllm import Needs, VLLMSampler
-from obverse.inference.weight_sync import Delivery
+from obverse.inference.vllm import ServerRequirements, VLLMSampler
+from obverse.inference.weight_sync import WeightSync
 from obverse.models.load import load
 from obverse.models.policy import Policy
 from obverse.runtime.callbacks import Silent
@@ -75,7 +75,7 @@ class Server:
         def alive() -> None:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
 
-        client.patiently(lambda: client.ask("/health", seconds=10), alive)
+        client.with_retries(lambda: client.request("/health", seconds=10), alive)
         print(f"\nserver ready after {time.monotonic() - begun:.0f} s")
 
     def kill(self) -> None:
@@ -103,12 +103,12 @@ class Bench:
         self.renderer = Renderer(tokenizer, eos_ids=policy.model.generation_config.eos_token_id)
         self.prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
         client = Client(server.url, 60.0)
-        self.delivery = Delivery(
-            client, PolicyVoice(policy, SINGLE_PROCESS), folder, "bench", self.prompts[0][:NUM_KNOWN], SINGLE_PROCESS
+        self.weights = WeightSync(
+            client, PolicyWeights(policy, SINGLE_PROCESS), folder, "bench", self.prompts[0][:NUM_KNOWN], SINGLE_PROCESS
         )
-        needs = Needs(258, TEXT, tokenizer(TEXT, add_special_tokens=False)["input_ids"], 100)
-        self.sampler = VLLMSampler(client, self.delivery, needs, self.renderer.decode)
-        self.sampler.meet()
+        needs = ServerRequirements(258, TEXT, tokenizer(TEXT, add_special_tokens=False)["input_ids"], 100)
+        self.sampler = VLLMSampler(client, self.weights, needs, self.renderer.decode)
+        self.sampler.connect()
 
     def requests(self, num: int, seed: int = 0) -> list[SamplingRequest]:
         return [SamplingRequest(ids, range(seed + 100 * n, seed + 100 * n + num)) for n, ids in enumerate(self.prompts)]
@@ -139,7 +139,7 @@ class Bench:
 def bench(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     made = Bench(server, tmp_path_factory.mktemp("weights"))
     begun = time.monotonic()
-    made.sampler.follow(0)
+    made.sampler.sync_weights(0)
     print(f"first push {time.monotonic() - begun:.2f} s, vLLM {made.sampler.version}")
     return made
 
@@ -198,14 +198,14 @@ def test_weights_are_really_updated(bench: Bench) -> None:
                     if part in name:
                         value.add_(0.02 * torch.randn(value.shape, generator=generator))
             begun = time.monotonic()
-            bench.sampler.follow(step)
+            bench.sampler.sync_weights(step)
             seconds = time.monotonic() - begun
             gaps = bench.gaps(bench.params(), num=2)
             print(f"push {step} ({part or 'all'} moved): {seconds:.2f} s, largest gap {float(gaps.abs().max()):.1e}")
             assert float(gaps.abs().max()) < TOLERANCE
     finally:
         bench.policy.model.load_state_dict(before)
-        bench.sampler.follow(99)
+        bench.sampler.sync_weights(99)
 
 
 def test_speed(bench: Bench) -> None:
