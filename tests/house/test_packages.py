@@ -32,7 +32,10 @@ ORDER = {package: number for number, package in enumerate(PACKAGES)}
 ENTRY = {"__main__", ""}  # `python -m obverse` and the lazy public API: they may import every package
 
 # Seconds that a command which only reads or explains must not cost.
-HEAVY = {"torch", "transformers", "datasets", "pyarrow", "matplotlib", "peft", "accelerate", "math_verify", "sympy"}
+HEAVY = {
+    *("torch", "transformers", "datasets", "pyarrow", "matplotlib", "peft", "accelerate", "math_verify", "sympy"),
+    "httpx2",
+}
 LIGHT_PACKAGES = {ROOT, "estimator", "methods", "config", "rewards", "data"}
 LIGHT_MODULES = {
     "runtime",
@@ -45,6 +48,8 @@ LIGHT_MODULES = {
     "runtime.output_dir",
     "runtime.run_dir",
     "distributed.env",
+    "inference",
+    "inference.types",
     "cli",
     "cli.main",
     "cli.command",
