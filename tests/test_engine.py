@@ -131,7 +131,7 @@ def test_a_server_that_stays_away_leaves_a_checkpoint_and_says_how_to_go_on(
             if step == 2:
                 server.kill()
 
-    given = options(server, vllm_timeout=0.3)
+    given = options(server, vllm_timeout=2)
     with pytest.raises(EngineError, match=r"step 3: no vLLM server .*checkpoint-2 is kept, go on with: obverse train"):
         train(embedded("grpo", tmp_path / "run", chains, max_steps=4, **given), Watch())
     server.start()
