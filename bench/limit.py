@@ -27,6 +27,8 @@ from bench.machine import describe
 from bench.material import model_folder, problem_file
 from bench.run import RESULTS, Worker
 from obverse.data import load
+from obverse.report.pictures import write_picture
+from obverse.report.svg_chart import Chart, Series, side_by_side
 
 EMBEDDED = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens=258)
 BACKWARD = 2  # operations of a backward pass over those of its forward pass
@@ -143,23 +145,23 @@ def exponent(values: list[float]) -> float:
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
-    """Time and memory relative to the smallest size, both axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(found), figsize=(3.4 * len(found), 3.2), sharey=True)
-    for axis, (name, each) in zip(axes, found.items(), strict=True):
-        for what, values in each["measured"].items():
-            label = f"{what} {each['exponents'][what]:.2f}"
-            axis.plot(FACTORS, [value / values[0] for value in values], marker="o", label=label)
-        axis.plot(FACTORS, FACTORS, color="lightgray", zorder=0)
-        axis.set(xscale="log", yscale="log", title=name, xticks=FACTORS, xticklabels=[f"x{n}" for n in FACTORS])
-        axis.legend(fontsize=7, title="exponents", title_fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+def plot(growths: dict[str, Any], path: Path) -> None:
+    """Time and memory relative to the smallest size, in powers of two over a logarithmic axis: a chart per size."""
+    charts = []
+    for name, entry in growths.items():
+        series = [
+            Series(
+                f"{quantity} {entry['exponents'][quantity]:.2f}",
+                FACTORS,
+                tuple(math.log2(value / values[0]) for value in values),
+                marks=True,
+            )
+            for quantity, values in entry["measured"].items()
+        ]
+        linear = Series("linear 1", FACTORS, tuple(map(math.log2, FACTORS)), color=6)
+        chart = Chart(f"{name}, times", "log2 of the growth, with its exponent", (*series, linear), log_x=True)
+        charts.append((chart, f"Growth with {name}"))
+    write_picture(side_by_side(charts, columns=2), path)
 
 
 def main() -> None:

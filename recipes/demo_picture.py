@@ -1,6 +1,7 @@
-"""Draw what a demo run found: python recipes/demo_picture.py runs/demo-1 docs/demo.png
+"""Draw the results of a demo run: python recipes/demo_picture.py runs/demo-1 docs/demo.png
 
-Left, held-out accuracy by difficulty before and after; right, the reward on training problems over the tokens spent.
+Left, held-out accuracy by difficulty before and after training; right, the reward on training problems over the tokens
+spent. The file is a PNG (needs the extra `plots`) or an SVG, by its suffix.
 """
 
 from __future__ import annotations
@@ -9,48 +10,56 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
+from obverse.report.pictures import write_picture
+from obverse.report.svg_chart import Chart, Series, side_by_side
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-COLORS = {"base": "#9aa0a6", "hpt": "#1a73e8", "grpo": "#e8710a", "sft": "#188038"}
+COLORS = {"base": 6, "hpt": 0, "grpo": 1, "sft": 2}  # of svg_chart's palette
 WINDOW = 8  # steps that one point of a curve averages
 
 
 def smooth(values: list[float]) -> list[float]:
-    """The mean over the last WINDOW values at each place."""
+    """The running mean over the last WINDOW values."""
     return [sum(values[max(0, i - WINDOW + 1) : i + 1]) / min(i + 1, WINDOW) for i in range(len(values))]
 
 
-def draw(root: Path, target: Path) -> None:
-    found = json.loads((root / "demo.json").read_text())
-    levels = [level for level in next(iter(found.values())) if level.isdigit()]
-    figure, (bars, curves) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=(3, 2))
-    width = 0.8 / len(found)
-    for index, (name, rows) in enumerate(found.items()):
-        places = [i + (index - (len(found) - 1) / 2) * width for i in range(len(levels))]
-        heights = [100 * rows[level]["pass@1"] for level in levels]
-        bars.bar(places, heights, width, label=name, color=COLORS.get(name))
-    bars.set_xticks(range(len(levels)), levels)
-    bars.set_xlabel("operations in the chain (the base has read up to 3)")
-    bars.set_ylabel("held-out problems solved, %")
-    bars.set_ylim(0, 100)
-    bars.legend(frameon=False)
-    for name in found:
+def accuracy_chart(results: dict[str, dict[str, dict[str, float]]]) -> Chart:
+    """Bars of pass@1 by difficulty, from `demo.json`: policy -> difficulty -> figures."""
+    levels = [level for level in next(iter(results.values())) if level.isdigit()]
+    numbers = tuple(float(number) for number in range(len(levels)))
+    bars = tuple(
+        Series(name, numbers, tuple(rows[level]["pass@1"] for level in levels), color=COLORS.get(name))
+        for name, rows in results.items()
+    )
+    return Chart(
+        "operations in the chain (the base was trained on up to 3)",
+        "held-out problems solved",
+        bars,
+        kind="bars",
+        categories=tuple(levels),
+        percent=True,
+        bounds=(0.0, 1.0),
+    )
+
+
+def reward_chart(root: Path, names: list[str]) -> Chart:
+    """The mean reward of rollouts, over tokens, of every method that has metrics."""
+    curves = []
+    for name in names:
         path = root / name / "metrics.jsonl"
         if path.exists():
             rows = [json.loads(line) for line in path.read_text().split("\n") if line]
-            tokens = [row["num_tokens"] / 1e6 for row in rows]
-            curves.plot(tokens, smooth([row.get("reward", 0.0) for row in rows]), label=name, color=COLORS.get(name))
-    curves.set_xlabel("million tokens, generated plus trained")
-    curves.set_ylabel("reward of own samples")
-    curves.set_ylim(0, 1)
-    for axes in (bars, curves):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(target, dpi=110)
+            tokens = tuple(row["num_tokens"] for row in rows)
+            rewards = smooth([row.get("reward", 0.0) for row in rows])
+            curves.append(Series(name, tokens, tuple(rewards), color=COLORS.get(name)))
+    return Chart("tokens, generated plus trained", "reward of rollouts", tuple(curves), bounds=(0.0, 1.0))
+
+
+def draw(root: Path, target: Path) -> None:
+    """Write the picture of the demo run in `root` to `target`."""
+    results = json.loads((root / "demo.json").read_text())
+    accuracy = (accuracy_chart(results), "Held-out accuracy by difficulty")
+    reward = (reward_chart(root, list(results)), "Reward over tokens")
+    write_picture(side_by_side([accuracy, reward], columns=2), target)
 
 
 if __name__ == "__main__":

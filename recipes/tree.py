@@ -23,15 +23,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 from obverse.cli.coefficients import coefficients, keep
 from obverse.cli.step_file import COLUMNS, Row
 from obverse.estimator.schedule import only
 from obverse.methods import build
+from obverse.report.pictures import write_picture
+from obverse.report.svg_chart import NUM_COLORS, Chart, Series, standalone
 from obverse.types import GenerationRequest, GradeResult, Kind, Problem, Sample, Source
 
 BRANCHING = 3
@@ -48,7 +45,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "sft": {},
     "grpo": {"num_generations": 8, "beta": 0.0},
 }
-COLORS = ("#1a73e8", "#9334e6", "#12858d", "#188038", "#e8710a")
 OF_LENGTH = ("hpt", "prefix_rft")  # divide by the longest completion, which is H here
 OF_SEED = ("uft", "prefix_rft")  # draw their hints by the run's seed
 
@@ -179,26 +175,24 @@ def best(name: str, branching: int, horizon: int) -> dict[str, float] | None:
     return reached
 
 
-def draw(found: dict[str, Any], target: Path) -> None:
-    """Explorations against H on a logarithmic axis, with both bounds of the theorem."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    horizons = [int(text) for text in next(iter(found["explorations"].values()))]
-    b = found["branching"]
-    axes.plot(horizons, [b**h / 4 for h in horizons], "k--", lw=1, label="B^H / 4, at least this by RL")
-    upper = [b * h**5 * math.log(b) ** 2 for h in horizons]
-    axes.plot(horizons, upper, "k:", lw=1, label="B H^5 (log B)^2, growth of UFT's bound")
-    for (name, cells), color, marker in zip(found["explorations"].items(), COLORS, "osD^v", strict=True):
-        places = [(int(h), cell["explorations"]) for h, cell in cells.items() if cell]
-        axes.plot(*zip(*places, strict=True), marker=marker, ms=5, color=color, label=name)
-    axes.set_yscale("log")
-    axes.set_xlabel(f"horizon H of a tree of branching {b}")
-    axes.set_ylabel(f"explorations until success >= {found['success']:g}")
-    axes.set_xticks(horizons)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(target, dpi=100)
+def draw(results: dict[str, Any], target: Path) -> None:
+    """Explorations against H, as powers of ten, with both bounds of the theorem; `target` is a PNG or an SVG file."""
+    b, methods = results["branching"], results["explorations"]
+    horizons = [int(text) for text in next(iter(methods.values()))]
+    bounds = {
+        "B^H / 4, lower bound of RL": [b**h / 4 for h in horizons],
+        "B H^5 (log B)^2, growth of UFT's bound": [b * h**5 * math.log(b) ** 2 for h in horizons],
+    }
+    curves = []
+    for name, cells in methods.items():
+        points = [(float(h), math.log10(cell["explorations"])) for h, cell in cells.items() if cell]
+        curves.append(Series(name, tuple(x for x, _ in points), tuple(y for _, y in points), marks=True))
+    for number, (name, values) in enumerate(bounds.items()):
+        color = 6 + NUM_COLORS * (number + 1) % (2 * NUM_COLORS)  # gray, the first one dashed
+        curves.append(Series(name, tuple(map(float, horizons)), tuple(map(math.log10, values)), color=color))
+    success = f"success >= {results['success']:g}"
+    chart = Chart(f"horizon H of a tree of branching {b}", f"log10 of the explorations until {success}", tuple(curves))
+    write_picture(standalone(chart, "Explorations against the horizon"), target)
 
 
 def as_table(found: dict[str, Any]) -> str:

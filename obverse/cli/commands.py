@@ -68,7 +68,7 @@ def train(words: Words) -> int:
     with load("obverse.cli.progress_panel:Panel")() if place.is_first else nullcontext() as watcher:
         outcome = load("obverse.training.loop:train")(config, watcher)
         if config.report and not outcome.stopped and place.is_first:
-            load("obverse.report:afterwards")(outcome.folder, watcher)
+            load("obverse.report:report_after_run")(outcome.folder, watcher)
     return int(outcome.exit_code)
 
 

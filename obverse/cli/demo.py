@@ -23,7 +23,7 @@ from obverse.inference.hf import HFSampler
 from obverse.models.load import load
 from obverse.models.policy import set_threads
 from obverse.redact import flat
-from obverse.report import afterwards
+from obverse.report import report_after_run
 from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.output_dir import free_folder, slug
@@ -77,7 +77,7 @@ def demo(config: DemoConfig) -> int:
             shown.append(Shown(name, score(place, problems, config.seed, watcher)))
         RunFolder(root).write_json("demo.json", figures(shown))
         if config.report:
-            afterwards(root, watcher)
+            report_after_run(root, watcher)
     console.print(before_and_after(shown))
     console.print(side_by_side(shown, problems))
     console.print(f"{root}: the runs, each of {budget:,} generated plus trained tokens", soft_wrap=True)

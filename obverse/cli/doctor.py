@@ -32,7 +32,7 @@ OPTIONAL = {
     "datasets": "data sets from the hub",
     "peft": "adapters",
     "bitsandbytes": "adapters on weights in 4 bits, on CUDA",
-    "matplotlib": "figures as PNG",
+    "resvg_py": "figures as PNG",
     "vllm": "its server (it may live in another environment)",
 }
 BASE = Path(__file__).parents[1] / "assets" / "base"

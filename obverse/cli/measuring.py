@@ -118,7 +118,7 @@ def compare(words: Words) -> int:
     code = int(load("obverse.comparison.run:compare")(plan, console()))
     if config.report and code == 0:
         with load("obverse.cli.progress_panel:Panel")() as watcher:
-            load("obverse.report:afterwards")(plan.root, watcher)
+            load("obverse.report:report_after_run")(plan.root, watcher)
     return code
 
 

@@ -75,7 +75,7 @@ def _markdown_table(found: Standings, step: str, k: int, links: bool) -> Iterato
             number = f"{100 * figure.mean:.1f}" if figure else "failed"
             if figure and links and figure.samples:
                 number = f"[{number}]({figure.samples})"
-            cells.append(f"{number} {_span(figure)} {MARKS[figure.grade]}".strip() if figure else number)
+            cells.append(f"{number} {_span(figure)} {MARKS[figure.verdict]}".strip() if figure else number)
         label = found.label(entry)
         yield f"| {f'[{label}](runs/{entry})' if links and entry != BASE else label} | {' | '.join(cells)} |"
 
@@ -98,7 +98,7 @@ def notes(found: Standings, columns: Callable[[str], bool] | None = None) -> lis
         lines.append(
             f"{found.label(figure.entry)} against {found.label(figure.baseline)}, {figure.test}, {figure.step} step: "
             f"{_points(figure.difference)} points ({_points(figure.difference_low)} to "
-            f"{_points(figure.difference_high)}), {figure.grade}"
+            f"{_points(figure.difference_high)}), {figure.verdict}"
         )
     return lines
 
@@ -165,7 +165,7 @@ def latex(found: Standings) -> str:
         for entry in rows(found):
             figures = [found.figure(entry, step, test, found.k[0]) for test in found.columns]
             cells = [
-                rf"${100 * f.mean:.1f}_{{{100 * f.low:.1f}}}^{{{100 * f.high:.1f}}}${MARKS[f.grade]}" if f else "--"
+                rf"${100 * f.mean:.1f}_{{{100 * f.low:.1f}}}^{{{100 * f.high:.1f}}}${MARKS[f.verdict]}" if f else "--"
                 for f in figures
             ]
             lines.append(" & ".join([_tex(found.label(entry)), *cells]) + r" \\")
@@ -191,7 +191,7 @@ def table(found: Standings) -> RenderableType:
             made.add_column(name, justify="right")
         for entry in rows(found):
             figures = [found.figure(entry, step, test, found.k[0]) for test in found.columns]
-            cells = [f"{100 * f.mean:.1f} {MARKS[f.grade] or ' '}\n{_narrow(f)}" if f else "failed" for f in figures]
+            cells = [f"{100 * f.mean:.1f} {MARKS[f.verdict] or ' '}\n{_narrow(f)}" if f else "failed" for f in figures]
             made.add_row(found.label(entry), *cells)
         parts.append(made)
     return Group(*parts, Text(LEGEND, style="dim"))

@@ -15,7 +15,7 @@ from obverse.runtime import integrity as sealing
 from obverse.runtime.json_lines import read_objects
 
 INSIDE = "in domain"  # the problems of all tests in distribution, together
-GradeResult = Literal["better", "worse", "not distinguishable", "best baseline", ""]
+Verdict = Literal["better", "worse", "not distinguishable", "best baseline", ""]
 Values = tuple[tuple[float, ...], ...]  # [seed][problem]
 Counts = tuple[tuple[tuple[int, int], ...], ...]  # [seed][problem], samples and correct ones
 
@@ -36,7 +36,7 @@ class Figure:
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
-    grade: GradeResult = ""
+    verdict: Verdict = ""
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,13 @@ def column(plan: Plan, step: str, test: str, k: int, values: Mapping[str, Values
                 "difference": against.mean,
                 "difference_low": max(against.low, -1.0),
                 "difference_high": min(against.high, 1.0),
-                "verdict": grade(against),
+                "verdict": verdict_of(against),
             }
         found.append(Figure(name, step, test, k, means[name], low, high, samples, **extra))
     return found
 
 
-def grade(against: Difference) -> GradeResult:
+def verdict_of(against: Difference) -> Verdict:
     """What the interval of a difference says."""
     if not against.distinguishable:
         return "not distinguishable"

@@ -1,4 +1,4 @@
-"""What each stored completion was worth to its method: the advantages of one step, computed again from its rewards."""
+"""The advantages of stored completions, recomputed from the rewards of their step."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ OF_KIND = {
     "chosen": Source.CHOSEN,
     "rejected": Source.REJECTED,
 }
-HIDDEN = ("tokens.behavior", "policy.logp", "policy.entropy")  # what it does not tell
-KNOWN = frozenset({"reward", "correct", "group", "own_group"})  # what a stored completion tells of itself
+HIDDEN = ("tokens.behavior", "policy.logp", "policy.entropy")  # columns that stored completions lack
+AVAILABLE = frozenset({"reward", "correct", "group", "own_group"})  # columns that stored completions have
 
 
 def stages(run: RunData) -> tuple[Method, ...]:
-    """The run's method as a value (of a course each lane's); none for a user's own file, which no report runs."""
+    """The run's method, one per stage of a training schedule; empty for a method in a user's file, which is not run."""
     if run.method not in names():
         return ()
     make = find(run.method)
@@ -42,51 +42,51 @@ def stages(run: RunData) -> tuple[Method, ...]:
         raise DataError(f"{run.path / 'config.yaml'}: {error}") from None
 
 
-def is_policy_independent(method: Method) -> dict[Source, list[Part]]:
-    """By source, the advantages that rewards alone decide; several where a method has several terms for it."""
-    found: dict[Source, list[Part]] = {}
+def reward_only_parts(method: Method) -> dict[Source, list[Part]]:
+    """By source, the advantage parts that need only rewards; several if a method has several terms for a source."""
+    parts_by_source: dict[Source, list[Part]] = {}
     for term in method.terms if not method.shaping else ():
         part = term.advantage
-        if term.on == "logp" and part.is_policy_independent and part.needs <= KNOWN:
-            found.setdefault(term.source, []).append(part)
-    return found
+        if term.on == "logp" and part.is_policy_independent and part.needs <= AVAILABLE:
+            parts_by_source.setdefault(term.source, []).append(part)
+    return parts_by_source
 
 
 def advantages(method: Method | None, rows: Sequence[Row]) -> tuple[list[float | None], str]:
-    """A number for each row of a step, None where there is none, and the name of the parts that gave them.
+    """The advantage of each row of a step, or None, and the name of the parts that computed them.
 
-    Several parts of one source are added. What did not train has no advantage, and neither has a source whose
-    advantages depend on more than rewards (a critic, log-probs). Where that leaves nothing, the number is the reward
-    minus the mean of the problem's own samples.
+    Several parts of one source are added. A row that did not train has no advantage, nor has a source whose advantages
+    depend on more than rewards (a critic, log-probs). If no row has one, the value is the reward minus the mean reward
+    of the problem's rollouts.
     """
-    parts = is_policy_independent(method) if method else {}
+    parts = reward_only_parts(method) if method else {}
     trained = [row for row in rows if row.get("kept") and row["kind"] in OF_KIND]
     if not trained or not parts.keys() & {OF_KIND[row["kind"]] for row in trained}:
-        return centered(rows), "reward minus the mean of the problem's own samples"
-    inputs, found = tables(trained), {}
-    for source, members in sorted(parts.items()):
-        total = torch.stack([part(inputs) for part in members]).sum(0)
+        return centered(rows), "reward minus the mean of the problem's rollouts"
+    inputs, advantage_of = tables(trained), {}
+    for source, parts_of_source in sorted(parts.items()):
+        total = torch.stack([part(inputs) for part in parts_of_source]).sum(0)
         for row, value in zip(trained, total.tolist(), strict=True):
             if OF_KIND[row["kind"]] is source:
-                found[id(row)] = value
-    label = ", ".join(f"{' + '.join(map(str, each))} ({source.label})" for source, each in sorted(parts.items()))
-    return [found.get(id(row)) for row in rows], label
+                advantage_of[id(row)] = value
+    label = ", ".join(f"{' + '.join(map(str, added))} ({source.label})" for source, added in sorted(parts.items()))
+    return [advantage_of.get(id(row)) for row in rows], label
 
 
 def centered(rows: Sequence[Row]) -> list[float | None]:
-    """Reward minus the mean over the problem's own samples; None for what nobody sampled."""
-    own = [row["kind"] in ("rollout", "hinted") for row in rows]
+    """Reward minus the mean over the problem's rollouts; None for rows that are not rollouts."""
+    is_rollout = [row["kind"] in ("rollout", "hinted") for row in rows]
     rewards: dict[str, list[float]] = {}
-    for row, is_own in zip(rows, own, strict=True):
-        rewards.setdefault(row["problem"], []).extend([row["reward"]] if is_own else [])
+    for row, sampled in zip(rows, is_rollout, strict=True):
+        rewards.setdefault(row["problem"], []).extend([row["reward"]] if sampled else [])
     return [
-        row["reward"] - math.fsum(rewards[row["problem"]]) / len(rewards[row["problem"]]) if is_own else None
-        for row, is_own in zip(rows, own, strict=True)
+        row["reward"] - math.fsum(rewards[row["problem"]]) / len(rewards[row["problem"]]) if sampled else None
+        for row, sampled in zip(rows, is_rollout, strict=True)
     ]
 
 
 def tables(rows: Sequence[Row]) -> PartInputs:
-    """The estimator's view of what trained, one token per sample: settled advantages are the same at every token."""
+    """The part inputs of the trained rows, with one token per sample: these advantages are equal at every token."""
     groups = {problem: i for i, problem in enumerate(dict.fromkeys(row["problem"] for row in rows))}
     counts = torch.zeros(len(rows), len(Source), dtype=torch.long)
     for i, row in enumerate(rows):
@@ -94,7 +94,7 @@ def tables(rows: Sequence[Row]) -> PartInputs:
         counts[i, int(OF_KIND[row["kind"]])] = len(row["ids"]) - num_hint
         counts[i, int(Source.HINT)] = num_hint
     source = torch.tensor([int(OF_KIND[row["kind"]]) for row in rows])
-    at = torch.arange(len(rows))
+    indices = torch.arange(len(rows))
     samples = Samples(
         reward=torch.tensor([row["reward"] for row in rows], dtype=torch.float64),
         correct=torch.tensor([bool(row["correct"]) for row in rows]),
@@ -104,5 +104,7 @@ def tables(rows: Sequence[Row]) -> PartInputs:
     )
     behavior, logp, entropy = (Unfilled(column, samples.reward) for column in HIDDEN)
     return PartInputs(
-        Tokens(at, source, torch.zeros_like(at), cast(Any, behavior)), samples, cast(Any, PolicyOutputs)(logp, entropy)
+        Tokens(indices, source, torch.zeros_like(indices), cast(Any, behavior)),
+        samples,
+        cast(Any, PolicyOutputs)(logp, entropy),
     )

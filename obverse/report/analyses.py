@@ -1,4 +1,4 @@
-"""Pictures of what `obverse analyze` found: files of JSON in the folder analysis/ beside the runs."""
+"""Figures and tables of the files that `obverse analyze` wrote into the folder analysis/ beside the runs."""
 
 from __future__ import annotations
 
@@ -16,213 +16,227 @@ from obverse.report.tables import Table, table
 from obverse.runtime import integrity as sealing
 
 FOLDER = "analysis"
-Answer = Mapping[str, Any]
+Analysis = Mapping[str, Any]
 INTROS = {
     "variance": (
         "Bias and variance",
-        "On a policy so small that every completion can be counted, the true gradient of expected reward is known. "
-        "Bias is how far a method's mean gradient lies from it, variance how much one batch differs from the next, "
-        "both in units of the true gradient. The error joins them: 0 knows the true direction, 1 knows nothing of it.",
+        "For a policy with so few completions that all of them can be enumerated, the true gradient of the expected "
+        "reward is computed exactly. Bias is the distance of a method's mean gradient from it, variance the spread "
+        "over batches, both in units of the true gradient. The error combines them: 0 is the true direction, 1 is no "
+        "information about it.",
     ),
     "gradients": (
         "Gradients",
-        "The size of the gradient that each method, or each part of it, would take on the same batch. A part that is "
-        "many times larger than the other decides alone where the policy goes.",
+        "The norm of the gradient of each method, or each part of it, on the same batch. A part that is many times "
+        "larger than the other determines the direction of the update.",
     ),
     "coefficients": (
         "Coefficients",
-        "Who pushed: the share of the absolute coefficients by where the tokens came from. A coefficient is the one "
-        "number by which a method weighs a token; all that a method is lies in them.",
+        "The share of the absolute coefficients by group of tokens. A coefficient is the number by which a method "
+        "multiplies the gradient of a token's log-prob; the coefficients determine the update completely.",
     ),
     "shift": (
         "Token probabilities",
-        "What training did to the probabilities that the model gives to the same tokens. Mass that leaves the middle "
-        "for both ends is polarization: the model became surer of some tokens and gave others up.",
+        "The probabilities of the same tokens before and after training. Mass that moves from the middle to both ends "
+        "is polarization: some tokens became nearly certain, others nearly impossible.",
     ),
     "coverage": (
         "Coverage",
-        "pass@k of the model before training against after it. Where the curves cross, the trained model solves fewer "
-        "problems than the base would with as many tries.",
+        "pass@k before and after training. Beyond the k at which the curves cross, the trained model solves fewer "
+        "problems than the base model with the same number of samples.",
     ),
 }
 
 
 def analysis_sections(folder: Path) -> Iterator[Section]:
-    """A section for each answer in `folder`/analysis, in the order in which they are explained above."""
-    found: dict[str, Answer] = {}
+    """A section for each analysis in `folder`/analysis, in the order of INTROS."""
+    analyses: dict[str, Analysis] = {}
     for path in sorted((folder / FOLDER).glob("*.json")):
         if path.stem not in INTROS:
             continue
-        read = sealing.read_sealed(path)
-        if read.get("question") != path.stem:
-            raise DataError(f"{path} is no answer of obverse analyze {path.stem}: {schemas.REMEDY}")
-        found[path.stem] = schemas.check(schemas.ANSWERS[path.stem], read, str(path))
-    draws = {
+        content = sealing.read_sealed(path)
+        if content.get("question") != path.stem:
+            raise DataError(f"{path} is not a file of obverse analyze {path.stem}: {schemas.REMEDY}")
+        analyses[path.stem] = schemas.check(schemas.ANALYSES[path.stem], content, str(path))
+    drawings = {
         "variance": (variance_figures, variance_tables),
         "gradients": (gradient_figures, gradient_tables),
-        "coefficients": (coefficient_figures, lambda answer: iter(())),
+        "coefficients": (coefficient_figures, lambda analysis: iter(())),
         "shift": (shift_figures, shift_tables),
         "coverage": (coverage_figures, coverage_tables),
     }
     for question, (name, intro) in INTROS.items():
-        if question in found:
-            figures, tables = draws[question]
-            answer = found[question]
-            shaded = answer.get("completions", ()) if question == "coefficients" else ()
-            yield Section(question, name, intro, list(figures(answer)), list(tables(answer)), shades(shaded))
+        if question in analyses:
+            figures, tables = drawings[question]
+            analysis = analyses[question]
+            shaded = analysis.get("completions", ()) if question == "coefficients" else ()
+            yield Section(question, name, intro, list(figures(analysis)), list(tables(analysis)), shades(shaded))
 
 
-def named(methods: Sequence[Answer]) -> list[tuple[str, Answer]]:
-    """Methods by name; a lane of a course has its number."""
-    names = [each["method"] for each in methods]
+def labeled(methods: Sequence[Analysis]) -> list[tuple[str, Analysis]]:
+    """Methods with their labels; a stage of a training schedule has its index in the label."""
+    names = [method["method"] for method in methods]
     return [
-        (each["method"] + (f", lane {each.get('lane', 0)}" if names.count(each["method"]) > 1 else ""), each)
-        for each in methods
+        (method["method"] + (f", stage {method.get('lane', 0)}" if names.count(method["method"]) > 1 else ""), method)
+        for method in methods
     ]
 
 
-def variance_figures(answer: Answer) -> Iterator[Figure]:
-    x = tuple(float(stage["success"]) for stage in answer["stages"])
+def variance_figures(analysis: Analysis) -> Iterator[Figure]:
+    x = tuple(float(stage["success"]) for stage in analysis["stages"])
     series = tuple(
-        Series(name, x, tuple(known(stage["error"]) for stage in each["stages"]), marks=True)
-        for name, each in named(answer["methods"])
+        Series(name, x, tuple(as_float(stage["error"]) for stage in method["stages"]), marks=True)
+        for name, method in labeled(analysis["methods"])
     )
-    chart = Chart("share of samples that are right", "error of one batch's gradient", series)
-    meaning = "The lower, the more of the true gradient's direction one batch gives, at four stages of learning."
+    chart = Chart("share of correct samples", "error of one batch's gradient", series)
+    meaning = "Lower is closer to the true gradient's direction, at several success rates of the policy."
     yield Figure("error", "Error of the gradient", meaning, {"": chart}, "analysis")
 
 
-def variance_tables(answer: Answer) -> Iterator[Table]:
-    header = ["method", *(f"{number(stage['success'], True)} right" for stage in answer["stages"])]
+def variance_tables(analysis: Analysis) -> Iterator[Table]:
+    header = ["method", *(f"{number(stage['success'], True)} correct" for stage in analysis["stages"])]
     rows = [
-        [name, *(f"{number(known(s['bias']))} / {number(known(s['variance']))}" for s in each["stages"])]
-        for name, each in named(answer["methods"])
+        [
+            name,
+            *(
+                f"{number(as_float(stage['bias']))} / {number(as_float(stage['variance']))}"
+                for stage in method["stages"]
+            ),
+        ]
+        for name, method in labeled(analysis["methods"])
     ]
     yield table("Bias / variance", header, rows, "In units of the true gradient's norm, and of its square.")
 
 
-def gradient_figures(answer: Answer) -> Iterator[Figure]:
-    stages = answer["stages"]
+def gradient_figures(analysis: Analysis) -> Iterator[Figure]:
+    stages = analysis["stages"]
     keys = list(dict.fromkeys((row["name"], row["part"]) for stage in stages for row in stage["rows"]))
     norms = [{(row["name"], row["part"]): row["norm"] for row in stage["rows"]} for stage in stages]
     x = tuple(float(i) for i in range(len(stages)))
     series = tuple(
-        Series(f"{name}, {part}", x, tuple(known(stage.get((name, part))) for stage in norms)) for name, part in keys
+        Series(f"{name}, {part}", x, tuple(as_float(stage.get((name, part))) for stage in norms)) for name, part in keys
     )
     chart = Chart("", "norm of the gradient", series, "bars", tuple(stage["name"] for stage in stages))
     yield Figure("norms", "Size of gradients", "Each method, or part of it, on one batch.", {"": chart}, "analysis")
 
 
-def gradient_tables(answer: Answer) -> Iterator[Table]:
-    for stage in answer["stages"]:
+def gradient_tables(analysis: Analysis) -> Iterator[Table]:
+    for stage in analysis["stages"]:
         names = stage["cosines"]["names"]
         rows = [
-            [name, *(number(known(value)) for value in values)]
+            [name, *(number(as_float(value)) for value in values)]
             for name, values in zip(names, stage["cosines"]["values"], strict=True)
         ]
-        note = "1: the same direction, 0: nothing in common, below 0: one undoes the other."
+        note = "1: the same direction, 0: orthogonal, below 0: opposed."
         yield table(f"Cosine between gradients, {stage['name']}", ["", *names], rows, note)
 
 
-def coefficient_figures(answer: Answer) -> Iterator[Figure]:
-    methods = answer["methods"]
-    kinds = list(dict.fromkeys(mass["by"] for each in methods for mass in each["masses"]))
+def coefficient_figures(analysis: Analysis) -> Iterator[Figure]:
+    methods = analysis["methods"]
+    kinds = list(dict.fromkeys(mass["by"] for method in methods for mass in method["masses"]))
     for kind in kinds:
         shares = {
-            each["method"]: {m["name"]: m["share"] for m in each["masses"] if m["by"] == kind} for each in methods
+            method["method"]: {mass["name"]: mass["share"] for mass in method["masses"] if mass["by"] == kind}
+            for method in methods
         }
-        names = list(dict.fromkeys(name for each in shares.values() for name in each))
+        names = list(dict.fromkeys(name for share_of in shares.values() for name in share_of))
         x = tuple(float(i) for i in range(len(names)))
         series = tuple(
-            Series(method, x, tuple(known(found.get(name)) for name in names)) for method, found in shares.items()
+            Series(method, x, tuple(as_float(share_of.get(name)) for name in names))
+            for method, share_of in shares.items()
         )
         chart = Chart(kind, "share of the absolute coefficients", series, "bars", tuple(names), percent=True)
-        meaning = f"One update ({answer.get('about', 'one batch')}), divided by {kind}."
-        yield Figure(f"mass-{kind}", f"Who pushed, by {kind}", meaning, {"": chart}, "analysis")
+        meaning = f"One update ({analysis.get('about', 'one batch')}), divided by {kind}."
+        yield Figure(f"mass-{kind}", f"Coefficients by {kind}", meaning, {"": chart}, "analysis")
 
 
-def shift_figures(answer: Answer) -> Iterator[Figure]:
-    names = {side: str(answer.get(side, side)) for side in ("before", "after")}
-    for each in answer["kinds"]:
-        kind, edges = each["kind"], each["edges"]
+def shift_figures(analysis: Analysis) -> Iterator[Figure]:
+    names = {side: str(analysis.get(side, side)) for side in ("before", "after")}
+    for texts in analysis["kinds"]:
+        kind, edges = texts["kind"], texts["edges"]
         categories = tuple(number(low) for low in edges[:-1])
         x = tuple(float(i) for i in range(len(categories)))
-        series = tuple(Series(name, x, tuple(map(float, each[side]))) for side, name in names.items())
+        series = tuple(Series(name, x, tuple(map(float, texts[side]))) for side, name in names.items())
         chart = Chart("probability, from", "share of tokens", series, "bars", categories, percent=True)
         meaning = (
-            f"{number(float(each['num_tokens']))} tokens of {kind}s, by the probability that the model gives them."
+            f"{number(float(texts['num_tokens']))} tokens of {kind}s, by the probability that the model gives them."
         )
         yield Figure(f"shift-{kind}", f"Probability of {kind} tokens", meaning, {"": chart}, "analysis")
-        rows = each.get("entropy") or []
+        rows = texts.get("entropy") or []
         if rows:
-            place = tuple(float(row["position"]) for row in rows)
+            positions = tuple(float(row["position"]) for row in rows)
             lines = tuple(
-                Series(name, place, tuple(known(row[side]) for row in rows), marks=True) for side, name in names.items()
+                Series(name, positions, tuple(as_float(row[side]) for row in rows), marks=True)
+                for side, name in names.items()
             )
             chart = Chart("position in the completion", "nats", lines)
-            meaning = "How undecided the model is at each position: where a completion still branches."
+            meaning = "The entropy of the next token at each position of the completion."
             yield Figure(f"entropy-{kind}", f"Entropy by position, {kind}s", meaning, {"": chart}, "analysis")
 
 
-def shift_tables(answer: Answer) -> Iterator[Table]:
-    for each in answer["kinds"]:
+def shift_tables(analysis: Analysis) -> Iterator[Table]:
+    for texts in analysis["kinds"]:
         for side in ("raised", "lowered"):
-            rows = [[str(row["token"]), number(known(row["change"])), str(row["num"])] for row in each.get(side) or []]
+            rows = [
+                [str(row["token"]), number(as_float(row["change"])), str(row["num"])] for row in texts.get(side) or []
+            ]
             if rows:
-                yield table(f"Most {side} tokens of {each['kind']}s", ["token", "mean change", "times"], rows)
+                yield table(f"Most {side} tokens of {texts['kind']}s", ["token", "mean change", "times"], rows)
 
 
-def coverage_figures(answer: Answer) -> Iterator[Figure]:
+def coverage_figures(analysis: Analysis) -> Iterator[Figure]:
     series = []
-    for each in answer["policies"]:
-        points = sorted((int(k), float(value)) for k, value in each["pass"].items())
-        ends = [(each.get("interval") or {}).get(str(k)) or (value, value) for k, value in points]
+    for policy in analysis["policies"]:
+        points = sorted((int(k), float(value)) for k, value in policy["pass"].items())
+        ends = [(policy.get("interval") or {}).get(str(k)) or (value, value) for k, value in points]
         low, high = zip(*ends, strict=True)
         x, y = zip(*points, strict=True)
-        series.append(Series(each["name"], tuple(map(float, x)), y, low, high))
+        series.append(Series(policy["name"], tuple(map(float, x)), y, low, high))
     chart = Chart("k", "pass@k", tuple(series), percent=True, log_x=True)
-    meaning = f"On {answer['num_problems']} problems. Bands are 95 % intervals over problems."
+    meaning = f"On {analysis['num_problems']} problems. Bands are 95 % intervals over problems."
     yield Figure("coverage", "pass@k before and after", meaning, {"": chart}, "analysis")
 
 
-def coverage_tables(answer: Answer) -> Iterator[Table]:
+def coverage_tables(analysis: Analysis) -> Iterator[Table]:
     rows = [
         [
-            each["name"],
-            "none" if each.get("crossover") is None else str(each["crossover"]),
-            str(len(each["gained"])),
-            str(len(each["lost"])),
-            f"{len(each['forgotten'])} of {each['able']}",
+            policy["name"],
+            "none" if policy.get("crossover") is None else str(policy["crossover"]),
+            str(len(policy["gained"])),
+            str(len(policy["lost"])),
+            f"{len(policy['forgotten'])} of {policy['able']}",
         ]
-        for each in answer["against"]
+        for policy in analysis["against"]
     ]
     header = ["policy", "falls behind the base at k", "gained", "lost", "forgotten"]
-    note = "Problems: solved by one of the two only, and forgotten of those that the base was able to solve."
+    note = (
+        "Gained and lost: problems solved by one of the two only. Forgotten: of the problems that the base could solve."
+    )
     yield table("Against the base", header, rows, note)
 
 
 LEVELS = 6  # of shade to either side of zero
 
 
-def shades(completions: Sequence[Answer]) -> list[dict[str, Any]]:
+def shades(completions: Sequence[Analysis]) -> list[dict[str, Any]]:
     """Completions with the shade of every token under each method: -6 (most lowered) to 6 (most raised)."""
-    found = []
-    for each in completions:
+    entries = []
+    for completion in completions:
         shaded = []
-        for method, weights in each["coefficients"].items():
+        for method, weights in completion["coefficients"].items():
             if weights is None:
-                continue  # it did not train under this method
+                continue  # the sample is not in this method's batch
             most = max(map(abs, weights), default=0.0) or 1.0
             tokens = [
                 (text, math.copysign(math.ceil(LEVELS * (abs(weight) / most)), weight), weight)
-                for text, weight in zip(each["tokens"], weights, strict=True)
+                for text, weight in zip(completion["tokens"], weights, strict=True)
             ]
             shaded.append((method, tokens))
-        about = f"{each['problem']}: {each['kind']}, reward {number(known(each['reward']))}"
-        found.append({"about": about, "methods": shaded})
-    return found
+        about = f"{completion['problem']}: {completion['kind']}, reward {number(as_float(completion['reward']))}"
+        entries.append({"about": about, "methods": shaded})
+    return entries
 
 
-def known(value: Any) -> float:
-    """A number of an answer; NaN where it is null, for undefined."""
+def as_float(value: Any) -> float:
+    """A number of a file; NaN for null, which means undefined."""
     return math.nan if value is None else float(value)

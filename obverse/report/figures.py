@@ -1,4 +1,4 @@
-"""Which figures a page shows, and in plain words what each of them means."""
+"""The figures of training metrics, each with an explanation for readers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from obverse.report.load_runs import AXES, RunData
 from obverse.report.svg_chart import Chart, Series, number
 
 SMOOTH = 25  # a curve is a running mean over a 25th of its steps
-GRID = 120  # points at which runs on other axes than steps are brought together
+GRID = 120  # common points of runs whose x values differ
 MOST_ROWS = 20  # of the table beside a chart
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its meaning; `charts` has one per axis, or a single one under ""."""
+    """A chart with its explanation; `charts` has one per axis, or a single one under ""."""
 
     key: str
     title: str
@@ -27,13 +27,13 @@ class Figure:
     section: str = "curves"
 
     def chart(self, axis: str) -> Chart:
-        """The chart on an axis, else the one there is."""
+        """The chart over `axis`, or the first chart if the figure does not have that axis."""
         return self.charts.get(axis) or next(iter(self.charts.values()))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure of metrics.jsonl: the metrics with their names, the first of which a comparison shows."""
+    """A figure of metrics.jsonl: its metrics with their labels; a page of several runs shows only the first metric."""
 
     key: str
     title: str
@@ -41,17 +41,17 @@ class Curve:
     names: Mapping[str, str]
     meaning: str
     percent: bool = False
-    optional: bool = False  # no picture where it is zero throughout
+    optional: bool = False  # omitted where all values are zero
 
 
 CURVES = (
     Curve(
         "accuracy",
-        "Own samples solved",
-        "share of own samples",
+        "Correct rollouts",
+        "share of rollouts",
         {"accuracy": ""},
-        "The share of the model's own training samples that the verifier called right. It moves with the problems that "
-        "happened to come; progress is proven on held-out problems only.",
+        "The share of the rollouts that the verifier graded correct. It also varies with the problems of each step; "
+        "only held-out problems show progress.",
         percent=True,
     ),
     Curve(
@@ -59,16 +59,16 @@ CURVES = (
         "Reward",
         "reward",
         {"reward": "mean", "reward_std": "spread within a problem"},
-        "The mean reward of own samples. The spread within a problem is what pure RL learns from: where all samples of "
-        "a problem are rewarded alike, RL has nothing to compare.",
+        "The mean reward of rollouts. Pure RL learns from the spread within a problem: where all rollouts of a problem "
+        "have the same reward, their advantages are zero.",
     ),
     Curve(
         "signal",
         "Problems without a signal for RL",
         "share of problems",
         {"frac_reward_zero_std": ""},
-        "The share of problems whose own samples all got the same reward, all right or all wrong. Pure RL learns "
-        "nothing from them; methods that read demonstrations still may.",
+        "The share of problems whose rollouts all got the same reward, all correct or all wrong. Pure RL learns "
+        "nothing from them; methods that use demonstrations may.",
         percent=True,
     ),
     Curve(
@@ -76,16 +76,16 @@ CURVES = (
         "Entropy",
         "nats",
         {"entropy": ""},
-        "How undecided the policy is over the next token, in nats, on the tokens that it trained on. A fall towards 0 "
-        "means that its samples become alike and exploring ends.",
+        "The entropy of the next token, in nats, on the trained tokens. A fall towards 0 means that rollouts become "
+        "alike and that exploration ends.",
     ),
     Curve(
         "nll",
-        "Surprise at demonstrations",
+        "Negative log-likelihood of demonstrations",
         "nats per token",
         {"nll": ""},
         "The mean negative log-likelihood of a demonstration's token, in nats, on the demonstrations that trained. "
-        "Lower is closer to imitation; far below what held-out problems show it is memory.",
+        "Lower is closer to the demonstrations; a value far below that of held-out problems means memorization.",
     ),
     Curve(
         "preferences",
@@ -98,10 +98,10 @@ CURVES = (
     Curve(
         "completions",
         "Form of completions",
-        "share of own samples",
+        "share of rollouts",
         {"completions/formatted": "has an answer", "completions/clipped_ratio": "cut off"},
-        "The share of own samples with an answer where the verifier looks for one, and the share that the length limit "
-        "cut off. What is cut off cannot be right: if that share is high, raise max_completion_length.",
+        "The share of rollouts with an answer in the form that the verifier expects, and the share that the length "
+        "limit cut off. A completion that is cut off cannot be correct: if many are, raise max_completion_length.",
         percent=True,
     ),
     Curve(
@@ -109,23 +109,23 @@ CURVES = (
         "Length of completions",
         "tokens",
         {"completions/mean_length": "mean", "completions/max_length": "longest"},
-        "In tokens, own samples only.",
+        "In tokens, rollouts only.",
     ),
     Curve(
         "gradient",
         "Gradient norm",
         "norm before clipping",
         {"grad_norm": ""},
-        "The size of each update before clipping. Spikes are single batches that pull hard; a norm that grows without "
-        "end announces a collapse.",
+        "The norm of each update's gradient before clipping. Spikes come from single batches; a norm that keeps "
+        "growing often precedes a collapse.",
     ),
     Curve(
         "mask",
         "Masked tokens",
-        "share of own tokens",
+        "share of rollout tokens",
         {"clip_ratio": ""},
-        "The share of own tokens that the method's stability mask shut out, because the policy moved away from what "
-        "sampled them.",
+        "The share of rollout tokens that the method's mask excludes, because the policy moved away from the policy "
+        "that sampled them.",
         percent=True,
         optional=True,
     ),
@@ -134,7 +134,7 @@ CURVES = (
         "Error of the critic",
         "squared error",
         {"critic/error": ""},
-        "The mean squared distance between what the critic expected and what came.",
+        "The mean squared error of the critic's values against the returns.",
     ),
     Curve(
         "speed",
@@ -146,25 +146,24 @@ CURVES = (
 )
 GATE = {
     "problems/demonstration": "a demonstration",
-    "problems/rollout": "own samples",
+    "problems/rollout": "rollouts",
     "problems/pairs": "pairs",
     "problems/none": "nothing",
 }
 GATE_MEANING = (
-    "The share of each step's problems that trained on a demonstration (SFT), on the model's own samples (RL), or on "
-    "nothing. For a method with a gate, such as HPT, this is the gate at work: as more problems are solved, imitation "
-    "gives way to exploration."
+    "The share of each step's problems that trained on a demonstration (SFT), on rollouts (RL), or on nothing. For a "
+    "method with a gate, such as HPT, it shows the gate: as more problems are solved, fewer train on a demonstration."
 )
 TRAINED_MEANING = (
-    "The share of the trained tokens by whose they are: shown (demonstrations and the like), or own samples, right or "
-    "wrong. Samples without any advantage count too: how hard each token pushes is in its coefficient, not here."
+    "The share of the trained tokens by source: demonstrations and other given texts, correct rollouts, or wrong "
+    "rollouts. Samples with an advantage of zero count too; the weight of a token is its coefficient."
 )
 BAND = " Lines are means over seeds, bands reach from the lowest to the highest seed."
 SMOOTHED = " Faint: every step; strong: a running mean over {} steps."
 
 
 def smooth(values: Sequence[float]) -> tuple[float, ...]:
-    """A running mean, centered, of what is finite; NaN where nothing near is."""
+    """A centered running mean of the finite values; NaN where the window has none."""
     half = len(values) // SMOOTH // 2
     windows = (values[max(i - half, 0) : i + half + 1] for i in range(len(values)))
     return tuple(mean([value for value in window if math.isfinite(value)]) for window in windows)
@@ -175,7 +174,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def window(run: RunData) -> int:
-    """Steps that the running mean of a run covers."""
+    """The number of steps in the window of a run's running mean."""
     return 2 * (len(run.rows) // SMOOTH // 2) + 1
 
 
@@ -188,7 +187,7 @@ def curves_of(run: RunData) -> Iterator[Figure]:
             continue
         charts = {
             axis: Chart(
-                AXES[axis], curve.unit, tuple(_line(run, x, *each) for each in names.items()), percent=curve.percent
+                AXES[axis], curve.unit, tuple(_line(run, x, *metric) for metric in names.items()), percent=curve.percent
             )
             for axis, x in run.axes.items()
         }
@@ -201,7 +200,7 @@ def _line(run: RunData, x: Sequence[float], name: str, label: str) -> Series:
 
 
 def gate_of(run: RunData) -> Iterator[Figure]:
-    """What each step's problems trained on: areas where the shares add up to 1, lines where a problem is in two."""
+    """The sources that each step's problems trained on: areas if the shares add up to 1, else lines."""
     names = {name: label for name, label in GATE.items() if any(run.values(name)) and run.has(name)}
     if not names:
         return
@@ -223,11 +222,11 @@ def gate_of(run: RunData) -> Iterator[Figure]:
 
 
 def trained_of(run: RunData, trained: Mapping[int, Mapping[str, int]]) -> Iterator[Figure]:
-    """Whose tokens train, at the steps whose completions were read."""
-    steps = [step for step, found in trained.items() if sum(found.values())]
+    """The sources of the trained tokens, at the steps whose completions were read."""
+    steps = [step for step, tokens in trained.items() if sum(tokens.values())]
     names = [name for name in trained[steps[0]] if any(trained[step][name] for step in steps)] if steps else []
     if len(names) < 2:
-        return  # all of one kind: no picture needed
+        return  # a single source needs no figure
     totals = {step: sum(trained[step].values()) for step in steps}
     charts = {
         axis: Chart(
@@ -235,7 +234,9 @@ def trained_of(run: RunData, trained: Mapping[int, Mapping[str, int]]) -> Iterat
             "share of trained tokens",
             tuple(
                 Series(
-                    name, tuple(run.place(axis, s) for s in steps), tuple(trained[s][name] / totals[s] for s in steps)
+                    name,
+                    tuple(run.axis_value(axis, s) for s in steps),
+                    tuple(trained[s][name] / totals[s] for s in steps),
                 )
                 for name in names
             ),
@@ -245,7 +246,7 @@ def trained_of(run: RunData, trained: Mapping[int, Mapping[str, int]]) -> Iterat
         )
         for axis in run.axes
     }
-    yield Figure("trained", "Whose tokens train", TRAINED_MEANING, charts)
+    yield Figure("trained", "Trained tokens by source", TRAINED_MEANING, charts)
 
 
 def compared(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure]:
@@ -266,17 +267,17 @@ def compared(arms: Mapping[str, Sequence[RunData]]) -> Iterator[Figure]:
         name = next(iter(curve.names))
         charts = {}
         for axis in axes:
-            found = [across(label, members, name, axis) for label, members in arms.items()]
-            series = tuple(replace(each, color=i) for i, each in enumerate(found) if each)
-            if series and not (curve.optional and not any(any(each.y) for each in series)):
-                charts[axis] = Chart(AXES[axis], curve.unit, series, percent=curve.percent)
+            lines = [across(label, members, name, axis) for label, members in arms.items()]
+            colored = tuple(replace(line, color=i) for i, line in enumerate(lines) if line)
+            if colored and not (curve.optional and not any(any(line.y) for line in colored)):
+                charts[axis] = Chart(AXES[axis], curve.unit, colored, percent=curve.percent)
         if charts:
-            note = BAND if any(each.low for each in next(iter(charts.values())).series) else ""
+            note = BAND if any(series.low for series in next(iter(charts.values())).series) else ""
             yield Figure(curve.key, curve.title, curve.meaning + note + " Lines are smoothed.", charts)
 
 
 def across(label: str, runs: Sequence[RunData], name: str, axis: str) -> Series | None:
-    """One arm's curve over the stretch of the axis that all its seeds cover; None where no seed has the metric."""
+    """One arm's curve over the part of the axis that all its seeds cover; None if no seed has the metric."""
     curves = []
     for run in runs:
         points = zip(run.axes[axis], smooth(run.values(name)), strict=True)
@@ -287,65 +288,64 @@ def across(label: str, runs: Sequence[RunData], name: str, axis: str) -> Series 
 
 
 def together(label: str, curves: Sequence[Sequence[tuple[float, float]]], marks: bool = False) -> Series | None:
-    """Several curves as one: the mean at common places, with the lowest and the highest as its band."""
+    """Several curves as one: the mean at common x values, with the lowest and the highest value as its band."""
     if not curves:
         return None
-    places = sorted({x for curve in curves for x, _ in curve})
-    if any([x for x, _ in curve] != places for curve in curves):
+    common = sorted({x for curve in curves for x, _ in curve})
+    if any([x for x, _ in curve] != common for curve in curves):
         low, high = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
-        places = list(np.linspace(low, max(high, low), GRID)) if not marks else [x for x in places if low <= x <= high]
-    table = np.array([np.interp(places, [x for x, _ in curve], [y for _, y in curve]) for curve in curves])
+        common = list(np.linspace(low, max(high, low), GRID)) if not marks else [x for x in common if low <= x <= high]
+    table = np.array([np.interp(common, [x for x, _ in curve], [y for _, y in curve]) for curve in curves])
     band = (tuple(table.min(axis=0)), tuple(table.max(axis=0))) if len(curves) > 1 else ((), ())
-    return Series(label, tuple(places), tuple(table.mean(axis=0)), *band, marks=marks)
+    return Series(label, tuple(common), tuple(table.mean(axis=0)), *band, marks=marks)
 
 
 def table_of(chart: Chart) -> tuple[list[str], list[list[str]]]:
-    """The chart as a table, its other form: a header, and rows at evenly spread places."""
+    """The chart as a table: a header, and rows at evenly spaced x values."""
     if chart.kind == "bars":
-        return ["", *(each.name for each in chart.series)], [
-            [name, *(_cell(chart, each, each.x.index(i) if i in each.x else None) for each in chart.series)]
+        return ["", *(series.name for series in chart.series)], [
+            [name, *(_cell(chart, series, series.x.index(i) if i in series.x else None) for series in chart.series)]
             for i, name in enumerate(chart.categories)
         ]
-    places = sorted({x for each in chart.series for x in each.x})
-    if len(places) > MOST_ROWS:
-        places = [places[round(i * (len(places) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
-    rows = [[number(place), *(_read(chart, each, place) for each in chart.series)] for place in places]
-    return [chart.x_label, *(each.name or chart.y_label for each in chart.series)], rows
+    xs = sorted({x for series in chart.series for x in series.x})
+    if len(xs) > MOST_ROWS:
+        xs = [xs[round(i * (len(xs) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS)]
+    rows = [[number(x), *(_value_at(chart, series, x) for series in chart.series)] for x in xs]
+    return [chart.x_label, *(series.name or chart.y_label for series in chart.series)], rows
 
 
-def _read(chart: Chart, series: Series, place: float) -> str:
-    """What a curve says at a place: its point there, or between two points what the line between them says."""
-    if place in series.x:
-        return _cell(chart, series, series.x.index(place))
-    if series.marks or not series.x or not series.x[0] < place < series.x[-1]:
+def _value_at(chart: Chart, series: Series, x: float) -> str:
+    """The value of a curve at `x` as text: its point, or the interpolation between two points."""
+    if x in series.x:
+        return _cell(chart, series, series.x.index(x))
+    if series.marks or not series.x or not series.x[0] < x < series.x[-1]:
         return ""
-    return number(float(np.interp(place, series.x, series.y)), chart.percent)
+    return number(float(np.interp(x, series.x, series.y)), chart.percent)
 
 
-def _cell(chart: Chart, series: Series, at: int | None) -> str:
-    if at is None:
+def _cell(chart: Chart, series: Series, index: int | None) -> str:
+    if index is None:
         return ""
-    text = number((series.raw or series.y)[at], chart.percent)
+    text = number((series.raw or series.y)[index], chart.percent)
     if series.low:
-        text += f" ({number(series.low[at], chart.percent)} to {number(series.high[at], chart.percent)})"
+        text += f" ({number(series.low[index], chart.percent)} to {number(series.high[index], chart.percent)})"
     return text
 
 
 def spoken(figure: Figure, chart: Chart) -> str:
-    """What a screen reader says in place of the picture."""
+    """The description of the chart for screen readers."""
     if chart.kind == "bars":
-        said = [
-            f"{each.name}: "
-            + ", ".join(
-                f"{chart.categories[int(x)]} {number(y, chart.percent)}" for x, y in zip(each.x, each.y, strict=True)
-            )
-            for each in chart.series
-        ]
+        descriptions = []
+        for series in chart.series:
+            pairs = zip(series.x, series.y, strict=True)
+            bars = (f"{chart.categories[int(x)]} {number(y, chart.percent)}" for x, y in pairs)
+            descriptions.append(f"{series.name}: {', '.join(bars)}")
     else:
-        said = [
-            f"{each.name or chart.y_label} from "
-            f"{number(each.y[0], chart.percent)} to {number(each.y[-1], chart.percent)}"
-            for each in chart.series
-            if each.x
+        descriptions = [
+            f"{series.name or chart.y_label} from "
+            f"{number(series.y[0], chart.percent)} to {number(series.y[-1], chart.percent)}"
+            for series in chart.series
+            if series.x
         ]
-    return f"{figure.title}, over {chart.x_label or 'groups'}. {'; '.join(said)}. The numbers are in the table below."
+    text = "; ".join(descriptions)
+    return f"{figure.title}, over {chart.x_label or 'groups'}. {text}. The numbers are in the table below."

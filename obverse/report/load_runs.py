@@ -1,4 +1,4 @@
-"""What a report reads: a run folder, or every run below a folder; the axes of their curves. No torch here."""
+"""Loading the runs of a report: one run folder, or every run below a folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from obverse.runtime.json_lines import parse, read_object, read_objects
 Row = Mapping[str, Any]
 COMPARISON = "comparison.yaml"
 STANDINGS = "standings.json"
-DEPTH = 4  # folders below a comparison in which its runs may lie
+DEPTH = 4  # levels of folders that are searched for runs
 NOT_COMPARED = {"seed", "output_dir", "report", "threads", "resume_from_checkpoint", "method"}
 FLOPS = "6 x parameters x trained tokens + 2 x parameters x generated tokens"
 AXES = {
@@ -36,7 +36,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as its folder tells it; `evals` has the held-out summaries by step, each by difficulty."""
+    """A run as read from its folder; `evals` has the held-out summaries by step, each by difficulty."""
 
     path: Path
     config: Mapping[str, Any]
@@ -63,29 +63,29 @@ class RunData:
 
     @cached_property
     def axes(self) -> dict[str, list[float]]:
-        """Where each row lies on each axis; an axis whose numbers the run does not have is left out."""
-        found = {"steps": [float(step) for step in self.steps]}
+        """The values of each axis by row; an axis that the run has no numbers for is absent."""
+        axes = {"steps": [float(step) for step in self.steps]}
         if self.has("num_tokens"):
-            found["tokens"] = self.values("num_tokens")
+            axes["tokens"] = self.values("num_tokens")
         if self.has("step_time"):
-            found["seconds"] = _running_sum(self.values("step_time"))
+            axes["seconds"] = _running_sum(self.values("step_time"))
         if self.has("flops"):
-            found["flops"] = self.values("flops")
+            axes["flops"] = self.values("flops")
         elif self.num_parameters and self.has("tokens/trained"):
             pairs = zip(self.values("tokens/trained"), self.values("tokens/generated"), strict=True)
-            found["flops"] = _running_sum([self.num_parameters * (6 * a + 2 * b) for a, b in pairs])
-        return found
+            axes["flops"] = _running_sum([self.num_parameters * (6 * a + 2 * b) for a, b in pairs])
+        return axes
 
-    def place(self, axis: str, step: int) -> float:
-        """Where the end of a step lies on an axis; 0 before the first."""
-        known = dict(zip(self.steps, self.axes[axis], strict=True))
-        return 0.0 if step == 0 else known.get(step, math.nan)
+    def axis_value(self, axis: str, step: int) -> float:
+        """The value of an axis at the end of a step; 0 before the first step, NaN for a step without a row."""
+        value_at = dict(zip(self.steps, self.axes[axis], strict=True))
+        return 0.0 if step == 0 else value_at.get(step, math.nan)
 
     def sample_files(self) -> dict[int, Path]:
         """The files of completions by step."""
-        leaving = history.names_leaving(self.path)
+        hidden = history.names_leaving(self.path)
         files = steps_of(self.path / "samples", "jsonl")
-        return {step: path for step, path in files if f"samples/{path.name}" not in leaving}
+        return {step: path for step, path in files if f"samples/{path.name}" not in hidden}
 
 
 def _running_sum(values: Sequence[float]) -> list[float]:
@@ -102,41 +102,41 @@ def find_runs(folder: Path) -> list[RunData]:
         return [read_run(folder)]
     patterns = ["/".join(["*"] * depth) for depth in range(1, DEPTH + 1)]
     if (folder / COMPARISON).is_file():
-        patterns = ["runs/*/*"]  # those of the search for a learning rate are no part of the result
-    below = sorted(
+        patterns = ["runs/*/*"]  # without the runs of the learning-rate search
+    folders = sorted(
         path
         for path in {path for pattern in patterns for path in folder.glob(pattern) if is_run(path)}
         if history.FOLDER not in path.relative_to(folder).parts
     )
-    if not below:
-        raise DataError(f"{folder} holds no run: a run folder has config.yaml and metrics.jsonl")
-    return [read_run(path) for path in below]
+    if not folders:
+        raise DataError(f"{folder} contains no run: a run folder has config.yaml and metrics.jsonl")
+    return [read_run(path) for path in folders]
 
 
 def read_run(folder: Path) -> RunData:
-    """A run folder, whatever of it there is; DataError or DamageError says which file is no good."""
+    """Read a run folder; files may be missing. DataError or DamageError names a file that cannot be used."""
     trial = folder / "trial.json"
-    if trial.is_file():  # of a comparison, which knows what the others were when the run was over
+    if trial.is_file():  # a finished run of a comparison, with fingerprints of its files
         check_files(folder, sealing.read_sealed(trial).get("files"))
     environment, move = folder / "environment.json", history.pending_move(folder)
-    leaving = frozenset(move.names if move else ())
+    hidden = frozenset(move.names if move else ())
     return RunData(
         folder,
         read_config(folder / "config.yaml"),
         read_object(environment) if environment.is_file() else {},
         [row for row in metrics_of(folder / "metrics.jsonl") if move is None or row["step"] <= move.step],
-        {step: summary for step, summary in _evals(folder) if f"eval/step-{step:06d}.json" not in leaving},
+        {step: summary for step, summary in _evals(folder) if f"eval/step-{step:06d}.json" not in hidden},
         [
             check(schemas.RESULT, sealing.read_sealed(path), str(path))
             for path in sorted((folder / "eval").glob("*/*/result.json"))
-            if f"eval/{path.parent.parent.name}" not in leaving
+            if f"eval/{path.parent.parent.name}" not in hidden
         ],
         num_parameters(folder),
     )
 
 
 def metrics_of(path: Path) -> Iterator[Row]:
-    """The rows of metrics.jsonl by rising step; a last one that a killed run left half written is left out."""
+    """The rows of metrics.jsonl by rising step, without an incomplete last row of a killed run."""
     last = -1
     for number, row in enumerate(read_objects(path, ends_early=True), 1):
         if "step" not in row:
@@ -149,7 +149,7 @@ def metrics_of(path: Path) -> Iterator[Row]:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """The options of a run. DataError where the file is no list of options."""
+    """The options of a run; DataError where the file is not a configuration."""
     try:
         return config_file.read(path).values
     except ConfigError as error:
@@ -165,28 +165,28 @@ def steps_of(folder: Path, suffix: str) -> Iterator[tuple[int, Path]]:
 def _evals(folder: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Evaluations while training, eval/step-N.json: the step and its summary by difficulty."""
     for step, path in steps_of(folder / "eval", "json"):
-        kept = read_object(path)
-        yield step, check(schemas.SUMMARY, kept.get("summary", kept), str(path))
+        evaluation = read_object(path)
+        yield step, check(schemas.SUMMARY, evaluation.get("summary", evaluation), str(path))
 
 
 def num_parameters(folder: Path) -> int:
-    """Numbers in the newest checkpoint's weights, from the headers of its files; 0 where they are not all there."""
+    """The number of parameters of the newest checkpoint, from the headers of its files; 0 without a checkpoint."""
     named = [
         (re.fullmatch(r"checkpoint-(\d{1,15})", path.name, re.ASCII), path) for path in folder.glob("checkpoint-*")
     ]
-    leaving = history.names_leaving(folder)
+    hidden = history.names_leaving(folder)
     for _, checkpoint in sorted(
-        ((int(match[1]), path) for match, path in named if match and path.name not in leaving), reverse=True
+        ((int(match[1]), path) for match, path in named if match and path.name not in hidden), reverse=True
     ):
         files = list(checkpoint.glob("model*.safetensors"))
         if files:
-            return sum(map(_num_numbers, files))
+            return sum(map(_num_parameters_of, files))
     return 0
 
 
-def _num_numbers(path: Path) -> int:
+def _num_parameters_of(path: Path) -> int:
     """A safetensors file begins with the length of its header (8 bytes, little endian), then the header as JSON."""
-    where = f"{path} is no safetensors file"
+    where = f"{path} is not a safetensors file"
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if length < path.stat().st_size else b""
@@ -197,35 +197,35 @@ def _num_numbers(path: Path) -> int:
     return sum(math.prod(tensor["shape"]) for tensor in check(schemas.HEADER, header, where).values())
 
 
-def entries(folder: Path) -> dict[str, str]:
-    """What a comparison calls its entries, by the names of their folders; nothing for other folders."""
+def entry_labels(folder: Path) -> dict[str, str]:
+    """The labels of a comparison's entries by the names of their folders; empty for other folders."""
     path = folder / STANDINGS
-    return {each["entry"]: each["label"] for each in read_standings(path)["entries"]} if path.is_file() else {}
+    return {entry["entry"]: entry["label"] for entry in read_standings(path)["entries"]} if path.is_file() else {}
 
 
 def read_standings(path: Path) -> schemas.Standings:
-    """The table of a comparison. DamageError or DataError, which names the file, where it is none."""
+    """Read standings.json; DamageError or DataError names the file if it is not one."""
     standings: schemas.Standings = check(schemas.STANDINGS, sealing.read_sealed(path), str(path))
     return standings
 
 
 def arms(runs: Sequence[RunData], labels: Mapping[str, str]) -> dict[str, list[RunData]]:
-    """The runs by what was tried, seeds together.
+    """The runs grouped by arm: runs that differ in nothing but the seed.
 
-    That is the entry of a comparison that the run's folder lies in, else the method, with the options in which runs of
-    that method differ.
+    An arm is an entry of a comparison, by the name of the parent folder; elsewhere it is the method, with the options
+    in which runs of that method differ.
     """
-    found: dict[str, list[RunData]] = {label: [] for label in labels.values()}
+    runs_by_arm: dict[str, list[RunData]] = {label: [] for label in labels.values()}
     if labels:
         for run in runs:
-            found.setdefault(labels.get(run.path.parent.name, run.path.parent.name), []).append(run)
-        return {label: members for label, members in found.items() if members}
+            runs_by_arm.setdefault(labels.get(run.path.parent.name, run.path.parent.name), []).append(run)
+        return {label: members for label, members in runs_by_arm.items() if members}
     for run in runs:
-        same = [other.config for other in runs if other.method == run.method]
+        configs = [member.config for member in runs if member.method == run.method]
         options = [
             f"{name}={value}"
             for name, value in run.config.items()
-            if name not in NOT_COMPARED and any(other.get(name) != value for other in same)
+            if name not in NOT_COMPARED and any(config.get(name) != value for config in configs)
         ]
-        found.setdefault(run.method + (f" ({', '.join(options)})" if options else ""), []).append(run)
-    return found
+        runs_by_arm.setdefault(run.method + (f" ({', '.join(options)})" if options else ""), []).append(run)
+    return runs_by_arm

@@ -8,7 +8,7 @@ const make = (tag, text, name) => {
   return element;
 };
 
-// Light or dark: the reader's choice, else the system's.
+// Light or dark: the reader's choice, or the system's setting.
 const root = document.documentElement, theme = byId("theme");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const remembered = () => { try { return localStorage.getItem("obverse-theme"); } catch { return null; } };
@@ -16,12 +16,12 @@ const paint = (name) => { if (name) root.dataset.theme = name; };
 paint(remembered());
 theme.hidden = false;
 theme.addEventListener("click", () => {
-  const now = root.dataset.theme || (dark.matches ? "dark" : "light");
-  paint(now === "dark" ? "light" : "dark");
-  try { localStorage.setItem("obverse-theme", root.dataset.theme); } catch { /* a page without storage forgets */ }
+  const current = root.dataset.theme || (dark.matches ? "dark" : "light");
+  paint(current === "dark" ? "light" : "dark");
+  try { localStorage.setItem("obverse-theme", root.dataset.theme); } catch { /* without storage the choice is not kept */ }
 });
 
-// The numbers under the pointer, read back from the curves.
+// The values at the pointer, computed from the drawn curves.
 const readout = byId("readout");
 const short = (value, percent) => percent ? `${(100 * value).toFixed(1)}%` :
   Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(2) : String(+value.toPrecision(4));
@@ -39,29 +39,29 @@ document.querySelectorAll("svg.chart[data-kind=lines]").forEach((svg) => {
     const box = svg.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
     const rows = [];
-    let place;
+    let nearest;
     for (const [name, curve] of curves) {
       if (!curve.length) continue;
       const near = curve.reduce((best, p) => Math.abs(p[0] - x) < Math.abs(best[0] - x) ? p : best);
       if (Math.abs(near[0] - x) > 40) continue;
-      place = near[0];
+      nearest = near[0];
       rows.push(`${name} ${short(y0 + (1 - (near[1] - top) / height) * (y1 - y0), "percent" in svg.dataset)}`);
     }
     readout.hidden = !rows.length;
     if (!rows.length) return;
-    readout.textContent = [`at ${short(across(place))}`, ...rows].join("\n");
+    readout.textContent = [`at ${short(across(nearest))}`, ...rows].join("\n");
     readout.style.left = `${Math.min(event.clientX + 14, innerWidth - readout.offsetWidth - 8)}px`;
     readout.style.top = `${event.clientY + 14}px`;
   });
   svg.addEventListener("pointerleave", () => { readout.hidden = true; });
 });
 
-// The browser of completions. Texts of models only ever become textContent.
+// The browser of completions. Texts of models are only assigned to textContent.
 const data = JSON.parse(byId("data").textContent);
 if (!data.groups.length) return;
 const PAGE = 100, filters = byId("filters"), list = byId("list"), field = filters.elements;
 const all = data.groups.flatMap((group) => group.samples.map((sample, number) => ({group, sample, number})));
-let found = [], chosen = 0;
+let matches = [], chosen = 0;
 byId("browser").hidden = false;
 
 const offer = (select, values, label = String) => values.forEach((value) => {
@@ -80,44 +80,44 @@ const fits = ({group, sample}) => {
   return (field.run.value === "" || group.run === +field.run.value) &&
     (field.step.value === "" || group.step === +field.step.value) &&
     (field.kind.value === "" || sample.kind === field.kind.value) &&
-    (field.verdict.value === "" || sample.correct === (field.verdict.value === "right")) &&
+    (field.grade.value === "" || sample.correct === (field.grade.value === "correct")) &&
     (field.low.value === "" || sample.reward >= +field.low.value) &&
     (field.high.value === "" || sample.reward <= +field.high.value) &&
     (!field.cut.checked || sample.cut) && (!field.kept.checked || sample.kept) &&
     (!text || [group.problem, group.prompt, sample.text].some((part) => part.toLowerCase().includes(text)));
 };
 const signed = (value) => value === null ? "none" : (value > 0 ? "+" : "") + value;
-const verdict = (sample) => sample.correct === null ? "no verdict" : sample.correct ? "right" : "wrong";
-const tone = (sample) => sample.correct === null ? "" : sample.correct ? "right" : "wrong";
-const isShown = (sample) => sample.kind === "demonstration";
+const grade = (sample) => sample.correct === null ? "not graded" : sample.correct ? "correct" : "wrong";
+const tone = (sample) => sample.correct === null ? "" : sample.correct ? "correct" : "wrong";
+const isDemonstration = (sample) => sample.kind === "demonstration";
 
 const search = () => {
-  found = all.filter(fits);
+  matches = all.filter(fits);
   chosen = 0;
-  byId("count").textContent = `${found.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} completions`;
-  turn();
+  byId("count").textContent = `${matches.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} completions`;
+  showPage();
 };
-const turn = () => {
-  const first = Math.floor(chosen / PAGE) * PAGE, last = Math.min(first + PAGE, found.length);
-  list.replaceChildren(...found.slice(first, last).map(({group, sample}, offset) => {
+const showPage = () => {
+  const first = Math.floor(chosen / PAGE) * PAGE, last = Math.min(first + PAGE, matches.length);
+  list.replaceChildren(...matches.slice(first, last).map(({group, sample}, offset) => {
     const item = make("li");
     item.id = `item-${first + offset}`;
     item.setAttribute("role", "option");
     item.append(make("b", group.problem));
-    item.append(make("span", isShown(sample) ? "demonstration" : verdict(sample), isShown(sample) ? "shown" : tone(sample)));
+    item.append(make("span", isDemonstration(sample) ? "demonstration" : grade(sample), isDemonstration(sample) ? "shown" : tone(sample)));
     item.append(`, reward ${sample.reward}, step ${group.step}${sample.cut ? ", cut off" : ""}`);
     item.addEventListener("click", () => choose(first + offset));
     return item;
   }));
-  byId("page").textContent = found.length ? `${first + 1} to ${last}` : "";
+  byId("page").textContent = matches.length ? `${first + 1} to ${last}` : "";
   byId("back").disabled = first === 0;
-  byId("next").disabled = last >= found.length;
+  byId("next").disabled = last >= matches.length;
   choose(chosen);
 };
 const choose = (number) => {
   const before = Math.floor(chosen / PAGE);
-  chosen = Math.max(0, Math.min(number, found.length - 1));
-  if (Math.floor(chosen / PAGE) !== before) return turn();
+  chosen = Math.max(0, Math.min(number, matches.length - 1));
+  if (Math.floor(chosen / PAGE) !== before) return showPage();
   list.querySelectorAll("[aria-selected=true]").forEach((item) => item.setAttribute("aria-selected", "false"));
   const item = byId(`item-${chosen}`);
   if (item) {
@@ -130,23 +130,23 @@ const choose = (number) => {
   show();
 };
 const show = () => {
-  const place = byId("group");
-  if (!found.length) return place.replaceChildren(make("p", "No completion fits these filters."));
-  const {group, number} = found[chosen];
+  const panel = byId("group");
+  if (!matches.length) return panel.replaceChildren(make("p", "No completion fits these filters."));
+  const {group, number} = matches[chosen];
   const run = data.runs.length > 1 ? `${data.runs[group.run]}, ` : "";
   const parts = [make("h3", `${run}step ${group.step}, problem ${group.problem}`)];
   if (group.prompt) parts.push(make("pre", group.prompt));
   if (group.answer !== null) parts.push(make("p", `Expected answer: ${group.answer}`));
-  parts.push(make("p", `Advantage: ${group.parts}. "none": it did not train, or its advantage needs more than rewards.`, "note"));
+  parts.push(make("p", `Advantage: ${group.parts}. "none": it did not train, or its advantage depends on more than rewards.`, "note"));
   group.samples.forEach((sample, at) => parts.push(card(sample, at === number)));
-  place.replaceChildren(...parts);
+  panel.replaceChildren(...parts);
 };
 const card = (sample, isChosen) => {
-  const box = make("article", undefined, `${isShown(sample) ? "demonstration" : ""} ${isChosen ? "chosen" : ""}`);
+  const box = make("article", undefined, `${isDemonstration(sample) ? "demonstration" : ""} ${isChosen ? "chosen" : ""}`);
   if (isChosen) box.setAttribute("aria-current", "true");
   const head = make("h4");
-  head.append(make("span", sample.kind, isShown(sample) ? "shown" : ""));
-  if (!isShown(sample)) head.append(make("span", verdict(sample), tone(sample)));
+  head.append(make("span", sample.kind, isDemonstration(sample) ? "shown" : ""));
+  if (!isDemonstration(sample)) head.append(make("span", grade(sample), tone(sample)));
   head.append(make("span", `reward ${sample.reward}`), make("span", `advantage ${signed(sample.advantage)}`));
   head.append(make("span", sample.kept ? "trained" : "not trained"), make("span", `${sample.tokens} tokens`));
   if (sample.hint) head.append(make("span", `the first ${sample.hint} are a hint`));
@@ -159,7 +159,7 @@ const card = (sample, isChosen) => {
 };
 
 filters.addEventListener("input", search);
-filters.addEventListener("change", search);  // not every browser says input of a select
+filters.addEventListener("change", search);  // not every browser fires input for a select
 filters.addEventListener("submit", (event) => event.preventDefault());
 filters.addEventListener("reset", () => setTimeout(search));
 byId("back").addEventListener("click", () => choose((Math.floor(chosen / PAGE) - 1) * PAGE));
@@ -167,14 +167,14 @@ byId("next").addEventListener("click", () => choose((Math.floor(chosen / PAGE) +
 const moves = {ArrowDown: 1, ArrowUp: -1, j: 1, k: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity};
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (!byId("completions").contains(event.target)) return;  // elsewhere single letters belong to the reader's tools
+  if (!byId("completions").contains(event.target)) return;  // elsewhere single letters are shortcuts of the browser
   const typing = event.target.closest("input, select, textarea");
   if (event.key === "/" && !typing) { event.preventDefault(); field.text.focus(); return; }
   if (typing) return;
   const isLetter = event.key === "j" || event.key === "k";
   if (event.key in moves && (isLetter || event.target === list)) {
     event.preventDefault();
-    choose(Math.min(chosen + moves[event.key], found.length - 1));
+    choose(Math.min(chosen + moves[event.key], matches.length - 1));
   } else if (event.key === "Enter" && event.target === list) byId("group").focus();
 });
 search();

@@ -1,4 +1,4 @@
-"""The page: one HTML file that loads nothing, in which every text from outside is only ever text."""
+"""Rendering the page: one HTML file that loads nothing and treats every text from outside as plain text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASSETS = resources.files("obverse.report")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page beside training curves: what it is, in words, its figures and tables."""
+    """A section of the page after the training curves: an introduction, figures and tables."""
 
     id: str
     name: str
@@ -38,7 +38,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a page shows."""
+    """The content of a page."""
 
     title: str
     subtitle: str
@@ -47,25 +47,28 @@ class Page:
     curves: Sequence[Figure]
     sections: Sequence[Section]
     settings: Sequence[Table]
-    runs: Sequence[str]  # names, by which completions know their run
+    runs: Sequence[str]  # names; completions refer to a run by its index
     picked: Sequence[Picked]
     axis: str = "steps"
 
 
 def render(page: Page) -> str:
-    """The whole file as text."""
+    """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("obverse", "report"), autoescape=True, undefined=StrictUndefined, finalize=harmless
     )
     style, script = palette() + STYLE + asset("page.css"), asset("page.js")
-    axes = {axis: name for axis, name in AXES.items() if all(axis in each.charts for each in page.curves)}
-    told = [
-        f"{name}: {each.told()}" if len(page.runs) > 1 else each.told()
-        for name, each in zip(page.runs, page.picked, strict=True)
+    axes = {axis: name for axis, name in AXES.items() if all(axis in figure.charts for figure in page.curves)}
+    omissions = [
+        f"{name}: {picked.omissions()}" if len(page.runs) > 1 else picked.omissions()
+        for name, picked in zip(page.runs, page.picked, strict=True)
     ]
     names = [("summary", "Summary"), *([("curves", "Training")] if page.curves else [])]
     names += [(section.id, section.name) for section in page.sections]
-    island = {"runs": [flat(name) for name in page.runs], "groups": [g for each in page.picked for g in each.groups]}
+    island = {
+        "runs": [flat(name) for name in page.runs],
+        "groups": [group for picked in page.picked for group in picked.groups],
+    }
     return environment.get_template("page.html").render(
         title=page.title,
         subtitle=page.subtitle,
@@ -78,7 +81,7 @@ def render(page: Page) -> str:
         axes=axes,
         chosen=page.axis if page.axis in axes else "steps",
         flops=FLOPS,
-        told=told,
+        omissions=omissions,
         style=Markup(style),
         style_hash=hash_of(style),
         script=Markup(script),
@@ -89,12 +92,12 @@ def render(page: Page) -> str:
 
 
 def harmless(value: Any) -> Any:
-    """Text without control characters, before it is escaped; what is markup already stays."""
+    """Text with control characters written out, before it is escaped; markup is returned unchanged."""
     return flat(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def viewed(figure: Figure) -> dict[str, Any]:
-    """A figure as the template reads it: a drawing and a table per axis."""
+    """A figure for the template: a drawing and a table per axis."""
     views = []
     for axis, chart in figure.charts.items():
         header, rows = table_of(chart)
@@ -103,7 +106,7 @@ def viewed(figure: Figure) -> dict[str, Any]:
 
 
 def palette() -> str:
-    """The colors as variables: light, dark where the system or the reader wants so."""
+    """The colors as CSS variables: light, or dark by the system's setting or the button."""
 
     def rules(colors: Mapping[str, str]) -> str:
         return "".join(f"--{name}:{color};" for name, color in colors.items())
@@ -120,7 +123,7 @@ def asset(name: str) -> str:
 
 
 def hash_of(text: str) -> str:
-    """The source expression by which a content security policy lets exactly this text act."""
+    """The source expression that allows this text in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -129,4 +132,4 @@ def island_of(value: Any) -> Markup:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
-    return Markup(text)  # nothing that HTML knows is left in it
+    return Markup(text)  # contains no character with a meaning in HTML

@@ -1,91 +1,87 @@
-"""Every figure as a file of its own: SVG by our own drawing, PNG by matplotlib from the same numbers."""
+"""Figures as files: SVG as `svg_chart` draws it, and PNG converted from the same SVG by resvg."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from obverse.errors import ConfigError, StorageError
 from obverse.report.figures import Figure, spoken
-from obverse.report.svg_chart import LIGHT, NUM_COLORS, Chart, number, standalone
+from obverse.report.svg_chart import standalone
 from obverse.runtime.file_writes import write_atomically
 
-DPI = 200
+PIXELS = 1200  # width of a PNG
+# Sans-serif families in the order of preference; resvg brings no font of its own and does not choose one.
+FAMILIES = (
+    "Arial",
+    "Helvetica",
+    "Liberation Sans",
+    "Segoe UI",
+    "Noto Sans",
+    "Roboto",
+    "Ubuntu",
+    "Open Sans",
+    "FreeSans",
+    "Verdana",
+    "DejaVu Sans",
+)
+INSTALL = "pip install 'obverse[plots]'"
+PROBE = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><text y="15">{}</text></svg>'
 
 
 def save_pictures(figures: Sequence[Figure], axis: str, folder: Path, formats: Sequence[str]) -> list[Path]:
-    """`<figure>.svg` and `.png` in `folder`, on one axis; ConfigError where matplotlib is needed and missing."""
-    if "png" in formats and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--format png needs matplotlib: pip install matplotlib, or ask for svg")
-    written = []
+    """Write `<figure>.svg` and `<figure>.png` into `folder`, with curves over `axis`; returns the paths.
+
+    Raises ConfigError where a PNG is requested and cannot be made, StorageError where the folder cannot be written.
+    """
+    if "png" in formats:
+        check_png()
+    paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for figure in figures:
             chart = figure.chart(axis)
             for name in formats:
                 path = folder / f"{figure.key}.{name}"
-                if name == "svg":
-                    write_atomically(path, standalone(chart, spoken(figure, chart)).encode("utf-8", "backslashreplace"))
-                else:
-                    save_png(chart, figure.title, path)
-                written.append(path)
+                write_picture(standalone(chart, spoken(figure, chart)), path)
+                paths.append(path)
     except OSError as error:
         raise StorageError(f"pictures cannot be written to {folder}: {error.strerror}; choose --figures") from None
-    return written
+    return paths
 
 
-def save_png(chart: Chart, title: str, path: Path) -> None:
-    """The chart drawn by matplotlib, 1200 pixels wide."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure as Canvas
-
-    canvas = Canvas(figsize=(6, 3.6), layout="constrained")
-    axes = canvas.subplots()
-    numbers = [i if each.color is None else each.color for i, each in enumerate(chart.series)]
-    colors = [LIGHT[f"s{i % NUM_COLORS}"] for i in numbers]
-    {"lines": _lines, "areas": _areas, "bars": _bars}[chart.kind](axes, chart, colors)
-    axes.set(title=title, xlabel=chart.x_label, ylabel=chart.y_label)
-    axes.set_ylim(*chart.y_range())
-    axes.margins(x=0.01)
-    axes.yaxis.set_major_formatter(lambda value, _: number(value, chart.percent))
-    axes.grid(axis="y", color=LIGHT["grid"])
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if any(each.name for each in chart.series) and len(chart.series) > 1:
-        axes.legend(fontsize="small", frameon=False)
-    with rc_context({"text.parse_math": False}):  # a dollar in a name is a dollar
-        canvas.savefig(path, dpi=DPI)
+def check_png() -> str:
+    """The font family that PNG files are drawn with; ConfigError without resvg or without a font."""
+    if importlib.util.find_spec("resvg_py") is None:
+        raise ConfigError(f"--format png needs resvg: {INSTALL}, or use --format svg")
+    family = font_family()
+    if family is None:
+        raise ConfigError(f"--format png needs one of these fonts: {', '.join(FAMILIES)}; or use --format svg")
+    return family
 
 
-def _lines(axes: Any, chart: Chart, colors: Sequence[str]) -> None:
-    for each, color in zip(chart.series, colors, strict=True):
-        if each.raw:
-            axes.plot(each.x, each.raw, color=color, alpha=0.3, linewidth=0.8)
-        if each.low:
-            axes.fill_between(each.x, each.low, each.high, color=color, alpha=0.16, linewidth=0)
-        axes.plot(each.x, each.y, color=color, label=each.name, marker="o" if each.marks else "", markersize=4)
-    if chart.log_x:
-        places = sorted({x for each in chart.series for x in each.x})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(places, [number(x) for x in places])
+@cache
+def font_family(families: Sequence[str] = FAMILIES) -> str | None:
+    """The first of the families with which resvg draws a letter; None where the system has none of them."""
+    from resvg_py import svg_to_bytes
+
+    blank = svg_to_bytes(svg_string=PROBE.format(""))
+    for family in families:
+        if svg_to_bytes(svg_string=PROBE.format("a"), font_family=family) != blank:
+            return family
+    return None
 
 
-def _areas(axes: Any, chart: Chart, colors: Sequence[str]) -> None:
-    axes.stackplot(
-        chart.series[0].x,
-        *(each.y for each in chart.series),
-        colors=colors,
-        labels=[each.name for each in chart.series],
-    )
+def to_png(svg: str, width: int = PIXELS) -> bytes:
+    """An SVG file's text as PNG, `width` pixels wide on a white ground; ConfigError as in `check_png`."""
+    family = check_png()
+    from resvg_py import svg_to_bytes
+
+    return svg_to_bytes(svg_string=svg, width=width, background="white", font_family=family, sans_serif_family=family)
 
 
-def _bars(axes: Any, chart: Chart, colors: Sequence[str]) -> None:
-    width = 0.8 / len(chart.series)
-    for i, (each, color) in enumerate(zip(chart.series, colors, strict=True)):
-        places = [x - 0.4 + (i + 0.5) * width for x in each.x]
-        axes.bar(places, each.y, width=width * 0.95, color=color, label=each.name)
-        if each.low:
-            axes.vlines(places, each.low, each.high, color=LIGHT["ink"], linewidth=1)
-    axes.set_xticks(range(len(chart.categories)), chart.categories)
+def write_picture(svg: str, path: Path) -> None:
+    """Write an SVG file's text to `path`: as PNG if the suffix says so, else as it is."""
+    write_atomically(path, to_png(svg) if path.suffix == ".png" else svg.encode("utf-8", "backslashreplace"))

@@ -1,6 +1,6 @@
-"""What each stored file must hold, as far as a page is made of it: checked once where it is read. No torch here.
+"""Schemas of the stored files that a report reads; a file is checked once, when it is read. Imports no torch.
 
-Beyond these fields a file may hold what it likes. A number is finite; null stands where a figure is undefined.
+Further fields are allowed and ignored. Numbers are finite; null means that a figure is undefined.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing_extensions import TypedDict
 from obverse.errors import DataError
 from obverse.types import Kind
 
-LARGEST = 1e100  # no figure of a run is larger, and arithmetic with these stays finite
+LARGEST = 1e100  # no figure of a run is larger, and arithmetic with such numbers stays finite
 MOST_STEPS = 2**53
 
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
-Normalizer = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Ends = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Maybe = Number | None
 Text = str | int | None
 
-_SHARES = re.compile(r"(avg|pass|maj)@([1-9]\d{0,8})", re.ASCII)
-_NAMED = re.compile(r"(avg|pass|maj)@", re.ASCII)
+_FRACTION = re.compile(r"(avg|pass|maj)@([1-9]\d{0,8})", re.ASCII)
+_METRIC = re.compile(r"(avg|pass|maj)@", re.ASCII)
 
 
-def check(kind: TypeAdapter[Any], value: Any, where: str) -> Any:
-    """The value as it is. DataError, with the place and the field, where it is not of that kind."""
+def check(schema: TypeAdapter[Any], value: Any, where: str) -> Any:
+    """Returns the value unchanged. Raises DataError with `where` and the field if it does not fit the schema."""
     try:
-        return kind.validate_python(value, strict=True)
+        return schema.validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))[:120]
-        raise DataError(f"{where}: {place}: {first['msg']}: {REMEDY}") from None
+        field = ".".join(map(str, first["loc"]))[:120]
+        raise DataError(f"{where}: {field}: {first['msg']}: {REMEDY}") from None
 
 
-REMEDY = "put the file back as it was, or move it away and the page goes without it"
+REMEDY = "restore the file, or move it away to make the page without it"
 
 
 class Level(TypedDict):
@@ -51,14 +51,14 @@ class Level(TypedDict):
     ungraded: NotRequired[Maybe]
 
 
-def _with_shares(row: Level) -> Level:
+def _check_fractions(row: Level) -> Level:
     for name, value in row.items():
-        if _NAMED.match(name) and not (_SHARES.fullmatch(name) and type(value) in (int, float) and 0 <= value <= 1):  # type: ignore[operator]
-            raise ValueError(f"{name[:40]} is no share from 0 to 1")
+        if _METRIC.match(name) and not (_FRACTION.fullmatch(name) and type(value) in (int, float) and 0 <= value <= 1):  # type: ignore[operator]
+            raise ValueError(f"{name[:40]} is not a number from 0 to 1")
     return row
 
 
-Summary = dict[str, Annotated[Level, AfterValidator(_with_shares)]]
+Summary = dict[str, Annotated[Level, AfterValidator(_check_fractions)]]
 
 
 class Named(TypedDict):
@@ -91,9 +91,9 @@ class Completion(TypedDict):
     prompt: NotRequired[str | list[dict[str, Any]] | None]
 
 
-def _hint_inside(row: Completion) -> Completion:
+def _check_hint(row: Completion) -> Completion:
     if row.get("num_hint", 0) > len(row["ids"]):
-        raise ValueError("num_hint is more than there are ids")
+        raise ValueError("num_hint is larger than the number of ids")
     return row
 
 
@@ -122,10 +122,10 @@ class Cell(TypedDict):
     step: str
     test: str
     k: Annotated[int, Field(ge=1, le=MOST_STEPS)]
-    mean: Normalizer
+    mean: Fraction
     low: Number
     high: Number
-    grade: NotRequired[str | None]
+    verdict: NotRequired[str | None]
     samples: NotRequired[str | None]
 
 
@@ -143,12 +143,12 @@ class Standings(TypedDict):
 Demo = dict[str, dict[str, dict[str, Number]]]
 
 
-def _alike(value: Demo) -> Demo:
+def _check_demo(value: Demo) -> Demo:
     first = next(iter(value.values()), {})
     names = {name for rows in value.values() for row in rows.values() for name in row}
     for policy, rows in value.items():
         if rows.keys() != first.keys() or any(row.keys() != names for row in rows.values()):
-            raise ValueError(f"{policy[:40]} has other difficulties or figures than the others")
+            raise ValueError(f"{policy[:40]} has difficulties or figures that other policies lack")
     return value
 
 
@@ -164,7 +164,7 @@ class Stage(TypedDict):
 
 class Estimator(TypedDict):
     method: str
-    stage: NotRequired[int]
+    lane: NotRequired[int]
     stages: list[Stage]
 
 
@@ -173,9 +173,9 @@ class Variance(TypedDict):
     methods: list[Estimator]
 
 
-def _staged(value: Variance) -> Variance:
-    if any(len(each["stages"]) != len(value["stages"]) for each in value["methods"]):
-        raise ValueError("a method has not as many stages as there are")
+def _check_stages(value: Variance) -> Variance:
+    if any(len(method["stages"]) != len(value["stages"]) for method in value["methods"]):
+        raise ValueError("a method does not have a value for every stage")
     return value
 
 
@@ -196,15 +196,15 @@ class GradientStage(TypedDict):
     cosines: Cosines
 
 
-def _square(value: GradientStage) -> GradientStage:
+def _check_cosines(value: GradientStage) -> GradientStage:
     num = len(value["cosines"]["names"])
     if [len(row) for row in value["cosines"]["values"]] != [num] * num:
-        raise ValueError("cosines: there is not one value for each pair of names")
+        raise ValueError("cosines: expects one value for each pair of names")
     return value
 
 
 class Gradients(TypedDict):
-    stages: list[Annotated[GradientStage, AfterValidator(_square)]]
+    stages: list[Annotated[GradientStage, AfterValidator(_check_cosines)]]
 
 
 class Mass(TypedDict):
@@ -226,19 +226,20 @@ class Shaded(TypedDict):
     coefficients: dict[str, list[Number] | None]
 
 
-def _a_weight_each(value: Shaded) -> Shaded:
-    if any(each is not None and len(each) != len(value["tokens"]) for each in value["coefficients"].values()):
-        raise ValueError("there is not one coefficient for each token")
+def _check_coefficients(value: Shaded) -> Shaded:
+    num_tokens = len(value["tokens"])
+    if any(values is not None and len(values) != num_tokens for values in value["coefficients"].values()):
+        raise ValueError("expects one coefficient for each token")
     return value
 
 
 class Coefficients(TypedDict):
     about: NotRequired[str]
     methods: list[Masses]
-    completions: NotRequired[list[Annotated[Shaded, AfterValidator(_a_weight_each)]]]
+    completions: NotRequired[list[Annotated[Shaded, AfterValidator(_check_coefficients)]]]
 
 
-class Place(TypedDict):
+class Position(TypedDict):
     position: Number
     before: Maybe
     after: Maybe
@@ -256,38 +257,38 @@ class Kinds(TypedDict):
     edges: Annotated[list[Number], Field(min_length=2)]
     before: list[Number]
     after: list[Number]
-    entropy: NotRequired[list[Place] | None]
+    entropy: NotRequired[list[Position] | None]
     raised: NotRequired[list[Moved] | None]
     lowered: NotRequired[list[Moved] | None]
 
 
-def _binned(value: Kinds) -> Kinds:
+def _check_bins(value: Kinds) -> Kinds:
     if not len(value["edges"]) - 1 == len(value["before"]) == len(value["after"]):
-        raise ValueError("there is not one share between each two edges")
+        raise ValueError("expects one share between each two edges")
     return value
 
 
 class Shift(TypedDict):
     before: NotRequired[str]
     after: NotRequired[str]
-    kinds: list[Annotated[Kinds, AfterValidator(_binned)]]
+    kinds: list[Annotated[Kinds, AfterValidator(_check_bins)]]
 
 
 Tries = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 
 
-class Able(TypedDict):
+class Policy(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     name: str
     interval: NotRequired[dict[str, Ends] | None]
 
 
-def _with_tries(value: Able) -> Able:
+def _check_tries(value: Policy) -> Policy:
     _TRIES.validate_python(value.get("pass"), strict=True)
     return value
 
 
-_TRIES = TypeAdapter(Annotated[dict[Tries, Normalizer], Field(min_length=1)])
+_TRIES = TypeAdapter(Annotated[dict[Tries, Fraction], Field(min_length=1)])
 
 
 class Against(TypedDict):
@@ -301,7 +302,7 @@ class Against(TypedDict):
 
 class Coverage(TypedDict):
     num_problems: int
-    policies: list[Annotated[Able, AfterValidator(_with_tries)]]
+    policies: list[Annotated[Policy, AfterValidator(_check_tries)]]
     against: list[Against]
 
 
@@ -315,12 +316,12 @@ ROW = TypeAdapter(dict[str, Maybe])
 STEP = TypeAdapter(Count)
 SUMMARY = TypeAdapter(Summary)
 RESULT = TypeAdapter(Result)
-COMPLETION = TypeAdapter(Annotated[Completion, AfterValidator(_hint_inside)])
+COMPLETION = TypeAdapter(Annotated[Completion, AfterValidator(_check_hint)])
 STANDINGS = TypeAdapter(Standings)
-DEMO = TypeAdapter(Annotated[Demo, AfterValidator(_alike)])
+DEMO = TypeAdapter(Annotated[Demo, AfterValidator(_check_demo)])
 HEADER = TypeAdapter(dict[str, Weights])
-ANSWERS: dict[str, TypeAdapter[Any]] = {
-    "variance": TypeAdapter(Annotated[Variance, AfterValidator(_staged)]),
+ANALYSES: dict[str, TypeAdapter[Any]] = {
+    "variance": TypeAdapter(Annotated[Variance, AfterValidator(_check_stages)]),
     "gradients": TypeAdapter(Gradients),
     "coefficients": TypeAdapter(Coefficients),
     "shift": TypeAdapter(Shift),

@@ -1,4 +1,4 @@
-"""The table of a comparison (standings.json) and of a demo (demo.json), every figure with the way to its samples."""
+"""The tables of a comparison (standings.json) and of a demo (demo.json); figures link to their samples."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from obverse.report.tables import Cell, Table, table
 from obverse.runtime.json_lines import read_object
 
 STEPS = {
-    "last": "the last step: what the budget buys, nothing chosen",
+    "last": "the last step, with the budget used up",
     "best": "the best step, chosen on validation problems and measured on the test problems",
 }
 NOTE = (
     "Mean pass@{k} and its 95 % interval over problems and seeds. Each entry is compared with the best baseline, "
-    "problem by problem; {verdict} means that the interval of the difference holds 0. Figures lead to their samples."
+    "problem by problem; {verdict} means that the interval of the difference contains 0. Figures link to their samples."
 )
 TRIES = (
-    "pass@k of the last step against k, on each test set. An entry that leads at k = 1 and is passed at large k became "
-    "surer, not abler."
+    "pass@k of the last step against k, on each test set. An entry that leads at k = 1 but not at large k finds "
+    "the same answers in fewer samples and solves no more problems."
 )
 
 
-def standing_tables(folder: Path, back: str, links: Mapping[str, str]) -> Iterator[Table]:
-    """A table for the last step and one for the best, never mixed; `back` leads from the page to the folder."""
+def standings_tables(folder: Path, back: str, links: Mapping[str, str]) -> Iterator[Table]:
+    """A table for the last step, one for the best step, and the costs; `back` is the link from the page to it."""
     standings = read_standings(folder / "standings.json")
     first, columns = standings["k"][0], standings["columns"]
-    labels = {"base": BASE} | {each["entry"]: each["label"] for each in standings["entries"]}
+    labels = {"base": BASE} | {figure["entry"]: figure["label"] for figure in standings["entries"]}
     for step, meaning in STEPS.items():
-        found = {
-            (each["entry"], each["test"]): each
-            for each in standings["figures"]
-            if each["step"] == step and each["k"] == first
+        cells = {
+            (figure["entry"], figure["test"]): figure
+            for figure in standings["figures"]
+            if figure["step"] == step and figure["k"] == first
         }
         rows = []
         for entry, label in labels.items():
-            figures = [found.get((entry, test)) for test in columns]
+            figures = [cells.get((entry, test)) for test in columns]
             if any(figures):
-                rows.append([Cell(label, links.get(entry, "")), *(figure_cell(each, back) for each in figures)])
-        note = NOTE.format(k=first, grade='"not distinguishable"')
+                rows.append([Cell(label, links.get(entry, "")), *(figure_cell(figure, back) for figure in figures)])
+        note = NOTE.format(k=first, verdict='"not distinguishable"')
         yield table(f"At {meaning}", ["method", *columns], rows, note)
     yield costs(standings)
 
 
 def figure_cell(figure: Mapping[str, Any] | None, back: str) -> Cell:
-    """A figure with its interval, its verdict, and the way to the samples behind it."""
+    """A figure with its interval, its comparison with the best baseline, and a link to its samples."""
     if figure is None:
         return Cell("-")
     note = f"{number(figure['low'], True)} to {number(figure['high'], True)}\n{figure.get('verdict') or ''}"
@@ -60,49 +60,51 @@ def figure_cell(figure: Mapping[str, Any] | None, back: str) -> Cell:
 
 
 def costs(standings: Mapping[str, Any]) -> Table:
-    """What each entry spent, its search for a learning rate apart."""
+    """The cost of each entry; its learning-rate search in a column of its own."""
     rows = []
-    for each in standings["entries"]:
-        spent = [", ".join(map(number, each.get(name) or [])) for name in ("steps", "num_tokens", "seconds", "flops")]
-        tried = each.get("grid") or []
-        grid = f"{len(tried)} tried, {number(sum(trial['num_tokens'] for trial in tried))} tokens" if tried else "-"
-        rows.append([each["label"], number(each["rate"]), *spent, grid, ", ".join(map(str, each.get("failed") or []))])
+    for entry in standings["entries"]:
+        spent = [", ".join(map(number, entry.get(name) or [])) for name in ("steps", "num_tokens", "seconds", "flops")]
+        trials = entry.get("grid") or []
+        grid = f"{len(trials)} tried, {number(sum(trial['num_tokens'] for trial in trials))} tokens" if trials else "-"
+        rows.append(
+            [entry["label"], number(entry["rate"]), *spent, grid, ", ".join(map(str, entry.get("failed") or []))]
+        )
     header = ["method", "learning rate", "steps", "tokens", "seconds", "FLOPs", "rate search", "failed"]
     budget = f"The budget of each run: {number(standings['budget'])} {standings['budget_in']}. A number per seed."
     return table("Cost", header, rows, budget)
 
 
-def standing_figures(folder: Path) -> Iterator[Figure]:
-    """pass@k of every entry at the last step, a figure per column, where more than one k was measured."""
+def standings_figures(folder: Path) -> Iterator[Figure]:
+    """pass@k of every entry at the last step, a figure per test set, if more than one k was measured."""
     standings = read_standings(folder / "standings.json")
-    labels = {each["entry"]: each["label"] for each in standings["entries"]}
+    labels = {figure["entry"]: figure["label"] for figure in standings["entries"]}
     colors = {entry: i for i, entry in enumerate(labels)} | {"base": BASE_COLOR}
-    for number_of, test in enumerate(standings["columns"] if len(standings["k"]) > 1 else ()):
+    for index, test in enumerate(standings["columns"] if len(standings["k"]) > 1 else ()):
         series = []
         for entry, label in {"base": BASE, **labels}.items():
             rows = [
-                each
-                for each in standings["figures"]
-                if (each["entry"], each["test"], each["step"]) == (entry, test, "last")
+                figure
+                for figure in standings["figures"]
+                if (figure["entry"], figure["test"], figure["step"]) == (entry, test, "last")
             ]
-            rows.sort(key=lambda each: each["k"])
+            rows.sort(key=lambda figure: figure["k"])
             if rows:
-                x, y = tuple(float(each["k"]) for each in rows), tuple(float(each["mean"]) for each in rows)
+                x, y = tuple(float(figure["k"]) for figure in rows), tuple(float(figure["mean"]) for figure in rows)
                 series.append(Series(label, x, y, marks=True, color=colors[entry]))
         if series:
             chart = Chart("k", f"pass@k on {test}", tuple(series), percent=True, log_x=True)
-            yield Figure(f"tries-{number_of}", f"pass@k: {test}", TRIES, {"": chart}, "evaluation")
+            yield Figure(f"tries-{index}", f"pass@k: {test}", TRIES, {"": chart}, "evaluation")
 
 
 def demo_table(folder: Path) -> Table:
     """Held-out pass@1 and pass@8 by difficulty, a column per policy."""
     path = folder / "demo.json"
-    found = schemas.check(schemas.DEMO, read_object(path), str(path))
-    levels = list(next(iter(found.values()), {}))
-    names = list(dict.fromkeys(name for rows in found.values() for row in rows.values() for name in row))
+    policies = schemas.check(schemas.DEMO, read_object(path), str(path))
+    levels = list(next(iter(policies.values()), {}))
+    names = list(dict.fromkeys(name for rows in policies.values() for row in rows.values() for name in row))
     rows = [
-        [level, *(" / ".join(number(policy[level][name], True) for name in names) for policy in found.values())]
+        [level, *(" / ".join(number(policy[level][name], True) for name in names) for policy in policies.values())]
         for level in levels
     ]
     note = f"{' / '.join(names)} on held-out problems, by the number of operations; the same budget for every method."
-    return table("Held-out problems solved", ["operations", *found], rows, note)
+    return table("Held-out problems solved", ["operations", *policies], rows, note)

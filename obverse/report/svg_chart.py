@@ -1,4 +1,4 @@
-"""A chart as a value, and its drawing as SVG: lines with bands, areas of shares, bars. No script, no library."""
+"""A chart as a value, and its drawing as SVG: lines with bands, stacked areas, bars. No script, no plotting library."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from obverse.redact import flat
 
 WIDTH, HEIGHT = 460, 270  # of the drawing at its natural size; a page may scale it
 LEFT, RIGHT, BOTTOM, LINE = 52, 12, 38, 18
-MOST_POINTS, FEWEST_POINTS = 150, 40  # of a drawn curve; more of them are drawn as means of stretches
-POINTS_OF_ALL = 900  # of all curves of a chart together, where they are many
+GAP = 24  # between charts that are drawn side by side
+MOST_POINTS, FEWEST_POINTS = 150, 40  # of a drawn curve; a longer one is drawn as the means of consecutive values
+MOST_POINTS_PER_CHART = 900  # of all its curves together
 NUM_COLORS = 8
-MOST_NAMES = 8  # of categories that are written side by side; of more some are left out
-CHARACTER = 7.0  # mean width of one at the size of the labels
+MOST_NAMES = 8  # of categories that are written side by side; beyond that some are omitted
+CHARACTER = 7.0  # mean width in units of the drawing, at the size of the labels
 
-# After Okabe and Ito, in an order that keeps neighbors apart, darkened or lightened to 3:1 on their ground.
+# After Okabe and Ito, in an order that keeps neighbors apart, with a contrast of 3:1 to the background.
 LIGHT = {
     **{
         f"s{i}": color
@@ -68,13 +69,13 @@ class Series:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     raw: tuple[float, ...] = ()
-    marks: bool = False  # every point is a measurement of its own
-    color: int | None = None  # None: by its place in the chart
+    marks: bool = False  # draw every point: each is a measurement
+    color: int | None = None  # None: its index in the chart
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn. Areas lie on each other in the series' order; of bars `x` is the number of the category."""
+    """The data of a chart. Areas are stacked in the order of the series; for bars `x` is the index of the category."""
 
     x_label: str
     y_label: str
@@ -83,38 +84,40 @@ class Chart:
     categories: tuple[str, ...] = ()
     percent: bool = False
     log_x: bool = False
-    bounds: tuple[float, float] | None = None  # of y, where they are known
+    bounds: tuple[float, float] | None = None  # of the y axis; None: from the data
 
     def y_range(self) -> tuple[float, float]:
-        """The lowest and the highest y that must have a place."""
+        """The ends of the y axis."""
         if self.bounds:
             return self.bounds
-        values = [v for each in self.series for v in (*each.y, *each.low, *each.high, *each.raw) if math.isfinite(v)]
+        values = [
+            v for series in self.series for v in (*series.y, *series.low, *series.high, *series.raw) if math.isfinite(v)
+        ]
         low, high = min(values, default=0.0), max(values, default=1.0)
         if self.percent or self.kind == "bars" or 0 <= low < 0.4 * high:
             low = min(low, 0.0)
         return (0.0, 1.0) if low == high == 0 else _apart(low, high)
 
     def x_range(self) -> tuple[float, float]:
-        """The same of x; a category takes the place from half a unit before to half a unit behind its number."""
+        """The ends of the x axis; a category spans half a unit to either side of its index."""
         if self.kind == "bars":
             return -0.5, max(len(self.categories), 1) - 0.5
-        values = [value for each in self.series for value in each.x if math.isfinite(value)]
+        values = [value for series in self.series for value in series.x if math.isfinite(value)]
         return _apart(min(values, default=0.0), max(values, default=1.0))
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
-    """The ends of an axis, so far apart that places between them differ."""
+    """The ends of an axis, moved apart where they are too close for a division."""
     size = max(abs(low), abs(high))
     if high - low > 1e-9 * size:
         return low, high
-    room = max(0.5, 1e-3 * size)
-    return low - room, high + room
+    margin = max(0.5, 1e-3 * size)
+    return low - margin, high + margin
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where numbers lie on the drawing."""
+    """The mapping from data to the drawing: the ranges of both axes, and the top and bottom edge in its units."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -123,7 +126,7 @@ class Frame:
     log_x: bool
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The place of a point, in units of the drawing."""
+        """The coordinates of a point, in units of the drawing."""
         low, high = map(self._x, self.x)
         across = (self._x(x) - low) / (high - low)
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
@@ -134,7 +137,7 @@ class Frame:
 
 
 def ticks(low: float, high: float, num: int = 5, whole: bool = False) -> list[float]:
-    """About `num` round numbers from `low` to `high`, only whole ones if asked for."""
+    """About `num` round numbers from `low` to `high`, only integers if `whole`."""
     raw = max((high - low) / num, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(max(raw, 1e-300)))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
@@ -143,7 +146,7 @@ def ticks(low: float, high: float, num: int = 5, whole: bool = False) -> list[fl
 
 
 def number(value: float, percent: bool = False) -> str:
-    """A number as a reader wants it: `42.0%`, `0.05`, `1,200`, `1.2M`, `3.4e+15`; a dash for none."""
+    """A number for readers: `42.0%`, `0.05`, `1,200`, `1.2M`, `3.4e+15`; a dash if it is not finite."""
     if not math.isfinite(value):
         return "-"
     if percent:
@@ -159,12 +162,12 @@ def number(value: float, percent: bool = False) -> str:
 
 
 def most_points(chart: Chart) -> int:
-    """How many points each curve of a chart is drawn with: a page with many curves must not become too large."""
-    return max(FEWEST_POINTS, min(MOST_POINTS, POINTS_OF_ALL // max(len(chart.series), 1)))
+    """The most points per curve of a chart, which limits the size of a page with many curves."""
+    return max(FEWEST_POINTS, min(MOST_POINTS, MOST_POINTS_PER_CHART // max(len(chart.series), 1)))
 
 
 def thin(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
-    """At most `most` values: each the mean of a stretch of them; what is not finite is left out of its mean."""
+    """At most `most` values: means of consecutive values. Values that are not finite are left out of a mean."""
     if len(values) <= most:
         return list(values)
     cuts = [i * len(values) // most for i in range(most + 1)]
@@ -173,10 +176,10 @@ def thin(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
 
 
 def draw(chart: Chart, label: str, style: str = "") -> Markup:
-    """The chart as an SVG element; `label` is what a screen reader says. `style` makes a file that stands alone."""
+    """The chart as an SVG element with `label` for screen readers; with `style`, as a complete SVG file."""
     rows = list(_legend_rows(chart))
     top = 28 + LINE * len(rows)
-    height = HEIGHT + LINE * max(len(rows) - 1, 0)
+    height = height_of(chart)
     frame = Frame(chart.x_range(), chart.y_range(), top, height - BOTTOM, chart.log_x)
     parts = [*_axes(chart, frame, height), *_legend(rows)]
     shapes = {"lines": _lines, "areas": _areas, "bars": _bars}[chart.kind]
@@ -188,19 +191,42 @@ def draw(chart: Chart, label: str, style: str = "") -> Markup:
     extra = f'xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" ' if style else ""
     body = "".join([f"<style>{style}</style>" if style else "", *parts])
     head = f'<svg {extra}class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{_safe(label)}" {data}>'
-    return Markup(f"{head}{body}</svg>")  # every text in it went through _safe
+    return Markup(f"{head}{body}</svg>")  # every text in it passed _safe
+
+
+def height_of(chart: Chart) -> int:
+    """The height of a chart's drawing, which grows with the rows of its legend; its width is always WIDTH."""
+    return HEIGHT + LINE * max(len(list(_legend_rows(chart))) - 1, 0)
+
+
+def side_by_side(charts: Sequence[tuple[Chart, str]], columns: int) -> str:
+    """Several charts with their labels as one SVG file in light colors, filled row by row."""
+    width, height = WIDTH + GAP, max(height_of(chart) for chart, _ in charts) + GAP
+    total = (width * min(columns, len(charts)) - GAP, height * math.ceil(len(charts) / columns) - GAP)
+    parts = []
+    for index, (chart, label) in enumerate(charts):
+        x, y = index % columns * width, index // columns * height
+        element = draw(chart, label).removeprefix("<svg ")
+        parts.append(f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height_of(chart)}" {element}')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{total[0]}" height="{total[1]}" role="img">'
+    return f"{head}<style>{_light_style()}</style>{''.join(parts)}</svg>\n"
 
 
 def standalone(chart: Chart, label: str) -> str:
-    """A file of its own: the light colors written out, for programs that know no variables."""
+    """The chart as an SVG file in light colors, without CSS variables, which many programs do not support."""
+    return str(draw(chart, label, _light_style())) + "\n"
+
+
+def _light_style() -> str:
+    """STYLE with the light colors in place of its variables."""
     style = STYLE
     for name, color in LIGHT.items():
         style = style.replace(f"var(--{name})", color)
-    return str(draw(chart, label, style)) + "\n"
+    return style
 
 
 def _safe(text: str) -> Markup:
-    """Text from outside as text: no control character, nothing that markup knows."""
+    """Text with control characters written out and markup escaped."""
     return escape(flat(text))
 
 
@@ -214,43 +240,43 @@ def _axes(chart: Chart, frame: Frame, height: float) -> Iterator[str]:
         yield f'<path class="grid" d="M{LEFT},{y:.1f}H{WIDTH - RIGHT}"/>'
         yield _text(LEFT - 6, y + 4, number(value, chart.percent).replace(".0%", "%"), "end")
     if chart.kind == "bars":
-        room = int((WIDTH - LEFT - RIGHT) / CHARACTER / max(min(len(chart.categories), MOST_NAMES), 1))
-        names = [name if len(name) <= room else f"{name[: room - 3]}..." for name in chart.categories]
-        places: list[tuple[float, str]] = [(float(i), name) for i, name in enumerate(names)]
+        most = int((WIDTH - LEFT - RIGHT) / CHARACTER / max(min(len(chart.categories), MOST_NAMES), 1))
+        names = [name if len(name) <= most else f"{name[: most - 3]}..." for name in chart.categories]
+        labels: list[tuple[float, str]] = [(float(i), name) for i, name in enumerate(names)]
     elif chart.log_x:
-        places = [(x, number(x)) for x in sorted({x for each in chart.series for x in each.x if math.isfinite(x)})]
+        labels = [(x, number(x)) for x in sorted({x for series in chart.series for x in series.x if math.isfinite(x)})]
     else:
-        whole = all(float(x).is_integer() for each in chart.series for x in each.x if math.isfinite(x))
-        places = [(value, number(value)) for value in ticks(*frame.x, whole=whole)]
-    last = -math.inf
-    for value, text in places:
+        whole = all(float(x).is_integer() for series in chart.series for x in series.x if math.isfinite(x))
+        labels = [(value, number(value)) for value in ticks(*frame.x, whole=whole)]
+    end_of_label = -math.inf
+    for value, text in labels:
         x, half = frame.at(value, frame.y[0])[0], len(text) * CHARACTER / 2
-        if x - half > last:
+        if x - half > end_of_label:
             yield _text(min(x, WIDTH - half), height - 22, text, "middle")
-            last = x + half + 4
+            end_of_label = x + half + 4
     yield _text(0, 14, chart.y_label)
     yield _text(WIDTH - RIGHT, height - 5, chart.x_label, "end")
 
 
 def _legend_rows(chart: Chart) -> Iterator[list[tuple[float, int, str]]]:
-    """Rows of (x, number of the series, its name), as many as the names need; none for a single nameless one."""
+    """Rows of (x, color, name of the series); no row where no series has a name."""
     row: list[tuple[float, int, str]] = []
     x = 0.0
-    for i, each in enumerate(chart.series):
-        width = 24 + len(each.name) * CHARACTER + 10
+    for i, series in enumerate(chart.series):
+        width = 24 + len(series.name) * CHARACTER + 10
         if row and x + width > WIDTH:
             yield row
             row, x = [], 0.0
-        if each.name:
-            row.append((x, _color(i, each), each.name))
+        if series.name:
+            row.append((x, _color(i, series), series.name))
         x += width
     if row:
         yield row
 
 
 def _legend(rows: Sequence[Sequence[tuple[float, int, str]]]) -> Iterator[str]:
-    for number_of_row, row in enumerate(rows):
-        y = 16 + LINE * (number_of_row + 1)
+    for index, row in enumerate(rows):
+        y = 16 + LINE * (index + 1)
         for x, i, name in row:
             yield f'<path class="line {_class(i)}" d="M{x:.0f},{y - 4}h18"/>'
             yield _text(x + 23, y, name)
@@ -261,72 +287,72 @@ def _color(i: int, series: Series) -> int:
 
 
 def _class(color: int) -> str:
-    """Beyond the colors there are dashes."""
+    """CSS classes of a color number; the numbers after NUM_COLORS are dashed."""
     return f"s{color % NUM_COLORS}" + (" dash" if color // NUM_COLORS % 2 else "")
 
 
 def _path(frame: Frame, x: Sequence[float], y: Sequence[float]) -> str:
-    """A curve; it is broken where there is no number."""
-    pieces, pen = [], "M"
-    for place, value in zip(x, y, strict=True):
-        if not math.isfinite(value):
+    """Path data of a curve, interrupted where a value is not finite."""
+    commands, pen = [], "M"
+    for x_value, y_value in zip(x, y, strict=True):
+        if not math.isfinite(y_value):
             pen = "M"
             continue
-        a, b = frame.at(place, value)
-        pieces.append(f"{pen}{a:.1f},{b:.1f}")
+        x_drawn, y_drawn = frame.at(x_value, y_value)
+        commands.append(f"{pen}{x_drawn:.1f},{y_drawn:.1f}")
         pen = "L"
-    return "".join(pieces)
+    return "".join(commands)
 
 
 def _lines(chart: Chart, frame: Frame) -> Iterator[str]:
-    curves = [(_color(i, each), each) for i, each in enumerate(chart.series) if each.x]
+    curves = [(_color(i, series), series) for i, series in enumerate(chart.series) if series.x]
     most = most_points(chart)
-    for i, each in curves:
-        x = thin(each.x, most)
-        if each.low and not each.marks:
+    for i, series in curves:
+        x = thin(series.x, most)
+        if series.low and not series.marks:
             pairs = [
                 p
-                for p in zip(x, thin(each.low, most), thin(each.high, most), strict=True)
+                for p in zip(x, thin(series.low, most), thin(series.high, most), strict=True)
                 if math.isfinite(p[1] + p[2])
             ]
-            there = _path(frame, [p[0] for p in pairs], [p[2] for p in pairs])
-            back = _path(frame, [p[0] for p in pairs[::-1]], [p[1] for p in pairs[::-1]])
-            yield f'<path class="band s{i % NUM_COLORS}" d="{there}L{back[1:]}Z"/>' if pairs else ""
-        if each.raw:
-            yield f'<path class="raw s{i % NUM_COLORS}" d="{_path(frame, x, thin(each.raw, most))}"/>'
-    for i, each in curves:
-        curve = _path(frame, thin(each.x, most), thin(each.y, most))
-        yield f'<path class="line {_class(i)}" data-name="{_safe(each.name)}" d="{curve}"/>'
-        for j, (x_value, y_value) in enumerate(zip(each.x, each.y, strict=True) if each.marks else ()):
+            upper = _path(frame, [p[0] for p in pairs], [p[2] for p in pairs])
+            lower = _path(frame, [p[0] for p in pairs[::-1]], [p[1] for p in pairs[::-1]])
+            yield f'<path class="band s{i % NUM_COLORS}" d="{upper}L{lower[1:]}Z"/>' if pairs else ""
+        if series.raw:
+            yield f'<path class="raw s{i % NUM_COLORS}" d="{_path(frame, x, thin(series.raw, most))}"/>'
+    for i, series in curves:
+        curve = _path(frame, thin(series.x, most), thin(series.y, most))
+        yield f'<path class="line {_class(i)}" data-name="{_safe(series.name)}" d="{curve}"/>'
+        for j, (x_value, y_value) in enumerate(zip(series.x, series.y, strict=True) if series.marks else ()):
             if not math.isfinite(x_value + y_value):
                 continue
             a, b = frame.at(x_value, y_value)
             yield f'<circle class="mark s{i % NUM_COLORS}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>'
-            if each.low:
-                low, high = frame.at(x_value, each.low[j])[1], frame.at(x_value, each.high[j])[1]
+            if series.low:
+                low, high = frame.at(x_value, series.low[j])[1], frame.at(x_value, series.high[j])[1]
                 yield f'<path class="line s{i % NUM_COLORS}" d="M{a:.1f},{low:.1f}V{high:.1f}"/>'
 
 
 def _areas(chart: Chart, frame: Frame) -> Iterator[str]:
-    floor = [0.0] * len(thin(chart.series[0].x)) if chart.series else []
-    for i, each in enumerate(chart.series):
-        x = thin(each.x)
-        roof = [under + value for under, value in zip(floor, thin(each.y), strict=True)]
-        there, back = _path(frame, x, roof), _path(frame, x[::-1], floor[::-1])
-        yield f'<path class="area s{_color(i, each) % NUM_COLORS}" d="{there}L{back[1:]}Z"/>'
-        floor = roof
+    base = [0.0] * len(thin(chart.series[0].x)) if chart.series else []
+    for i, series in enumerate(chart.series):
+        x = thin(series.x)
+        tops = [bottom + value for bottom, value in zip(base, thin(series.y), strict=True)]
+        upper, lower = _path(frame, x, tops), _path(frame, x[::-1], base[::-1])
+        yield f'<path class="area s{_color(i, series) % NUM_COLORS}" d="{upper}L{lower[1:]}Z"/>'
+        base = tops
 
 
 def _bars(chart: Chart, frame: Frame) -> Iterator[str]:
     width = 0.8 / max(len(chart.series), 1)
-    for i, each in enumerate(chart.series):
-        for j, (place, value) in enumerate(zip(each.x, each.y, strict=True)):
-            if not math.isfinite(value):
+    for i, series in enumerate(chart.series):
+        for j, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
+            if not math.isfinite(y):
                 continue
-            start = place - 0.4 + i * width
-            (a, top), (b, bottom) = frame.at(start, max(value, 0)), frame.at(start + width, min(value, 0))
+            start = x - 0.4 + i * width
+            (a, top), (b, bottom) = frame.at(start, max(y, 0)), frame.at(start + width, min(y, 0))
             size = f'width="{max(b - a - 1, 1):.1f}" height="{bottom - top:.1f}"'
-            yield f'<rect class="area s{_color(i, each) % NUM_COLORS}" x="{a:.1f}" y="{top:.1f}" {size}/>'
-            if each.low:
-                low, high = frame.at(place, each.low[j])[1], frame.at(place, each.high[j])[1]
+            yield f'<rect class="area s{_color(i, series) % NUM_COLORS}" x="{a:.1f}" y="{top:.1f}" {size}/>'
+            if series.low:
+                low, high = frame.at(x, series.low[j])[1], frame.at(x, series.high[j])[1]
                 yield f'<path class="whisker" d="M{(a + b) / 2:.1f},{low:.1f}V{high:.1f}"/>'

@@ -1,4 +1,4 @@
-"""The tables of a page: what came out, at what cost, and what was asked for."""
+"""The tables of a page: results, costs, options and environments."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Table:
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str | Cell]], note: str = "") -> Table:
-    """A table whose plain texts become cells."""
-    made = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
-    return Table(title, tuple(header), made, note)
+    """A table; plain texts become cells."""
+    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+    return Table(title, tuple(header), cells, note)
 
 
 def ends(run: RunData, name: str) -> tuple[float, float]:
@@ -45,13 +45,13 @@ def ends(run: RunData, name: str) -> tuple[float, float]:
 
 
 def headline(run: RunData) -> Iterator[Table]:
-    """What a run came to: held-out problems before and after, its own samples, its cost."""
+    """The tables of a single run: held-out problems before and after training, rollouts, costs."""
     if run.evals:
         yield held_out(run)
     rows = []
     for name, label, percent in (
         ("reward", "reward", False),
-        ("accuracy", "own samples solved", True),
+        ("accuracy", "correct rollouts", True),
         ("problems/demonstration", "problems that train on a demonstration", True),
         ("entropy", "entropy (nats)", False),
         ("completions/mean_length", "length of completions (tokens)", False),
@@ -60,7 +60,7 @@ def headline(run: RunData) -> Iterator[Table]:
             rows.append([label, *(number(value, percent) for value in ends(run, name))])
     size = max(len(run.rows) // PART, 1)
     note = f"Means over {size} step{'s' if size > 1 else ''}; on training problems, not on held-out ones."
-    yield table("While training", ["", "at first", "at last"], rows, note)
+    yield table("During training", ["", "at first", "at last"], rows, note)
     yield table("Cost", ["", "total"], [[AXES[axis], number(x[-1])] for axis, x in run.axes.items() if x])
 
 
@@ -68,23 +68,24 @@ def held_out(run: RunData) -> Table:
     """pass@1 by difficulty at the first, the best and the last evaluation."""
     steps = sorted(run.evals)
     best = max(steps, key=lambda step: average(run.evals[step].get("all", {})))
-    shown = list(dict.fromkeys([steps[0], best, steps[-1]]))
+    selected = list(dict.fromkeys([steps[0], best, steps[-1]]))
     names = {steps[0]: "first", steps[-1]: "last"}
     header = ["difficulty", "problems"]
     header += [
-        f"step {step} ({names.get(step, 'best')}{', best' if step == best and step in names else ''})" for step in shown
+        f"step {step} ({names.get(step, 'best')}{', best' if step == best and step in names else ''})"
+        for step in selected
     ]
     levels = list(run.evals[steps[-1]])
     rows = []
     for level in levels:
-        found = [run.evals[step].get(level, {}) for step in shown]
-        rows.append([level, str(found[-1].get("problems", "")), *map(with_interval, found)])
+        summaries = [run.evals[step].get(level, {}) for step in selected]
+        rows.append([level, str(summaries[-1].get("problems", "")), *map(with_interval, summaries)])
     return table(
         "Held-out problems solved",
         header,
         rows,
-        f"The mean share of right samples; {EVALUATED}. The best step "
-        "was chosen on these very problems, so its figure flatters.",
+        f"The mean share of correct samples; {EVALUATED}. The best step "
+        "was chosen on the same problems, so its figure is biased upwards.",
     )
 
 
@@ -100,7 +101,7 @@ def with_interval(row: Mapping[str, Any]) -> str:
 
 
 def arms_table(arms: Mapping[str, Sequence[RunData]]) -> Table:
-    """What was tried, side by side."""
+    """A row per arm: its seeds, results and costs."""
     rows = []
     for label, members in arms.items():
         seeds = ", ".join(str(run.config.get("seed")) for run in members)
@@ -108,13 +109,22 @@ def arms_table(arms: Mapping[str, Sequence[RunData]]) -> Table:
         solved = [ends(run, "accuracy")[1] for run in members if run.has("accuracy")]
         cost = [number(mean([run.axes[axis][-1] for run in members if run.axes.get(axis)])) for axis in AXES]
         rows.append([label, seeds, spread_of(last), spread_of(solved), *cost])
-    header = ["method", "seeds", "held-out, last", "own samples, last tenth", "steps", "tokens", "seconds", "FLOPs"]
-    note = "Of several seeds the mean, in brackets the lowest and the highest. Held-out: while training."
+    header = [
+        "method",
+        "seeds",
+        "held-out, last",
+        "correct rollouts, last tenth",
+        "steps",
+        "tokens",
+        "seconds",
+        "FLOPs",
+    ]
+    note = "Of several seeds the mean, in brackets the lowest and the highest. Held-out: during training."
     return table("Side by side", header, rows, note)
 
 
 def runs_table(arms: Mapping[str, Sequence[tuple[RunData, str]]]) -> Table:
-    """Every run, with the way to it."""
+    """A row per run, with a link to it."""
     rows: list[list[str | Cell]] = []
     for label, members in arms.items():
         for run, link in members:
@@ -132,17 +142,17 @@ def spread_of(values: Sequence[float]) -> str:
 
 
 def settings(runs: Sequence[RunData]) -> Iterator[Table]:
-    """The options that all runs share, those in which they differ, and the machines."""
+    """The options that all runs share, those in which they differ, and the environments."""
     names = list(dict.fromkeys(name for run in runs for name in run.config))
     same = [name for name in names if all(run.config.get(name) == runs[0].config.get(name) for run in runs)]
     yield table(
         "Options" if len(runs) == 1 else "Options of all runs",
         ["option", "value"],
-        [[name, shown(runs[0].config.get(name))] for name in same],
+        [[name, as_text(runs[0].config.get(name))] for name in same],
     )
     differing = [name for name in names if name not in same]
     if differing:
-        rows = [[run.path.name, *(shown(run.config.get(name)) for name in differing)] for run in runs]
+        rows = [[run.path.name, *(as_text(run.config.get(name)) for name in differing)] for run in runs]
         yield table("Options in which they differ", ["run", *differing], rows)
     machines: dict[str, list[tuple[str, str]]] = {}
     for run in runs:
@@ -152,16 +162,16 @@ def settings(runs: Sequence[RunData]) -> Iterator[Table]:
 
 
 def facts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values, a nested one under `outer.inner`."""
+    """Names and values; nested names as `outer.inner`."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", text) for inner, text in facts(value))
         else:
-            yield name, shown(value)
+            yield name, as_text(value)
 
 
-def shown(value: Any) -> str:
-    """An option's value as the configuration file has it."""
+def as_text(value: Any) -> str:
+    """An option's value as written in a configuration file."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -53,14 +53,14 @@ def plan(tmp_path: Path) -> Plan:
     return made
 
 
-def grades(found: Standings, test: str = INSIDE) -> dict[str, str]:
-    return {figure.entry: figure.grade for figure in found.figures if (figure.test, figure.k) == (test, 1)}
+def verdicts(found: Standings, test: str = INSIDE) -> dict[str, str]:
+    return {figure.entry: figure.verdict for figure in found.figures if (figure.test, figure.k) == (test, 1)}
 
 
 def test_a_difference_is_called_one_only_where_it_is(plan: Plan) -> None:
     found = standings(plan)
     assert found.columns == ["easy", "hard", INSIDE, "ood"]
-    assert grades(found) == {
+    assert verdicts(found) == {
         "base": "worse", "sft": "worse", "grpo": "best baseline", "hpt": "better", "luffy": "not distinguishable"
     }  # fmt: skip
     hpt = found.figure("hpt", "last", INSIDE, 1)
@@ -68,7 +68,7 @@ def test_a_difference_is_called_one_only_where_it_is(plan: Plan) -> None:
     assert hpt.difference == pytest.approx(hpt.mean - found.figure("grpo", "last", INSIDE, 1).mean)
     assert hpt.difference_low > 0 and hpt.low < hpt.mean < hpt.high
     more = found.figure("hpt", "last", INSIDE, 4)
-    assert more is not None and more.mean > hpt.mean and more.grade == ""
+    assert more is not None and more.mean > hpt.mean and more.verdict == ""
     assert difference(plan, "hpt", "grpo", "best", INSIDE, 1).mean == pytest.approx(hpt.difference)
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_failed_leaves_no_figure_and_is_told(plan: Plan) -> None:
     path = plan.root / "runs" / "hpt" / "seed-43" / "trial.json"
     path.write_text(json.dumps(asdict(Result("hpt", 43, 1e-3, False, failed="the gradient is not finite"))))
     found = standings(plan)
-    assert found.figure("hpt", "last", "hard", 1) is None and "hpt" not in grades(found)
+    assert found.figure("hpt", "last", "hard", 1) is None and "hpt" not in verdicts(found)
     text = markdown(found)
     assert "| [hpt](runs/hpt) | failed | failed | failed | failed |" in text
     assert "| hpt: failed | seed 43: the gradient is not finite |" in text

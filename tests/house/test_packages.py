@@ -33,7 +33,7 @@ ENTRY = {"__main__", ""}  # `python -m obverse` and the lazy public API: they ma
 
 # Seconds that a command which only reads or explains must not cost.
 HEAVY = {
-    *("torch", "transformers", "datasets", "pyarrow", "matplotlib", "peft", "accelerate", "math_verify", "sympy"),
+    *("torch", "transformers", "datasets", "pyarrow", "peft", "accelerate", "math_verify", "sympy"),
     "httpx2",
 }
 LIGHT_PACKAGES = {ROOT, "estimator", "methods", "config", "rewards", "data"}
@@ -73,8 +73,7 @@ HIDDEN = {
         "peft.utils.transformers_weight_conversion",
     ): "a second that only adapters should cost, and an extra of the installation",
     ("cli.command", "import_module"): "torch waits until the options are known to be right",
-    ("report.pictures", "matplotlib.rc_context"): "seconds that only PNG files should cost, and an extra",
-    ("report.pictures", "matplotlib.figure.Figure"): "the same",
+    ("report.pictures", "resvg_py.svg_to_bytes"): "an extra of the installation",
     ("cli.doctor", "import_module"): "whether torch can be imported is what it reports",
     ("methods", "import_module"): "the folder is the registry",
     ("rewards.fork_server", "import_module"): "the caller names the module that a worker runs",

@@ -1,4 +1,4 @@
-"""A headless Chromium driven through chromedriver's HTTP interface (W3C WebDriver), with nothing but the library."""
+"""A headless Chromium driven through chromedriver's HTTP interface (W3C WebDriver), with the standard library only."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class Browser:
     """One window; every call waits for its answer."""
 
     def __init__(self, address: str, session: str) -> None:
-        self.place = f"{address}/session/{session}"
+        self.address = f"{address}/session/{session}"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        return request(method, f"{self.place}/{path}", body)
+        return request(method, f"{self.address}/{path}", body)
 
     def open(self, path: Path) -> None:
         self.call("POST", "url", {"url": path.as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a script (a function's body) returns."""
+        """The return value of a script, the body of a function."""
         return self.call("POST", "execute/sync", {"script": script, "args": list(arguments)})
 
     def find(self, selector: str) -> str:
-        found = self.call("POST", "element", {"using": "css selector", "value": selector})
-        return str(next(iter(found.values())))
+        elements = self.call("POST", "element", {"using": "css selector", "value": selector})
+        return str(next(iter(elements.values())))
 
     def click(self, selector: str) -> None:
         self.call("POST", f"element/{self.find(selector)}/click", {})
@@ -63,23 +63,23 @@ class Browser:
         return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
 
     def complaints(self) -> list[str]:
-        """What the console said since the last call: errors, and what the policy refused."""
+        """The messages of the console since the last call: errors and refusals of the content security policy."""
         return [entry["message"] for entry in self.call("POST", "se/log", {"type": "browser"})]
 
 
-def eventually(found: Callable[[], Any], wanted: Any, seconds: float = 10) -> None:
-    """Wait until a call gives what is wanted: a browser answers a click when it comes to it."""
+def eventually(read: Callable[[], Any], wanted: Any, seconds: float = 10) -> None:
+    """Wait until a call returns `wanted`, since a browser handles clicks asynchronously."""
     end = time.monotonic() + seconds
-    while (last := found()) != wanted:
+    while (last := read()) != wanted:
         assert time.monotonic() < end, f"{last!r} and not {wanted!r} after {seconds} seconds"
         time.sleep(0.05)
 
 
 def request(method: str, address: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
+    prepared = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
     try:
-        with NEEDS_NO_PROXY.open(asked, timeout=60) as answer:
+        with NEEDS_NO_PROXY.open(prepared, timeout=60) as answer:
             return json.load(answer)["value"]
     except urllib.error.HTTPError as error:
         raise AssertionError(f"{method} {address}: {json.load(error)['value']['message']}") from None
@@ -87,13 +87,13 @@ def request(method: str, address: str, body: Any = None) -> Any:
 
 @contextmanager
 def browser(profile: Path, width: int = 1200, height: int = 900) -> Iterator[Browser]:
-    """A window of its own with an empty profile; both programs are gone afterwards."""
+    """A window with an empty profile; the browser and the driver end with the block."""
     driver = subprocess.Popen(
         ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         assert driver.stdout is not None
-        port = next(found[1] for line in driver.stdout if (found := re.search(r"successfully on port (\d+)", line)))
+        port = next(match[1] for line in driver.stdout if (match := re.search(r"successfully on port (\d+)", line)))
         address = f"http://127.0.0.1:{port}"
         flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
         wanted = {"goog:chromeOptions": {"args": flags}, "goog:loggingPrefs": {"browser": "ALL"}}

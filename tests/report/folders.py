@@ -49,7 +49,7 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def metrics_row(step: int, seed: int) -> dict[str, Any]:
-    shown = max(0.0, 0.8 - step / 100)
+    imitated = max(0.0, 0.8 - step / 100)
     return {
         "step": step,
         "num_tokens": 1000 * step,
@@ -59,8 +59,8 @@ def metrics_row(step: int, seed: int) -> dict[str, Any]:
         "reward": (step + seed) / 100,
         "reward_std": 0.3,
         "accuracy": (step + seed) / 100,
-        "problems/demonstration": shown,
-        "problems/rollout": 1 - shown,
+        "problems/demonstration": imitated,
+        "problems/rollout": 1 - imitated,
         "problems/none": 0.0,
         "frac_reward_zero_std": 0.5,
         "entropy": 1 / step,
@@ -74,31 +74,36 @@ def metrics_row(step: int, seed: int) -> dict[str, Any]:
 
 
 def group(problem: str, number: int, text: str) -> list[dict[str, Any]]:
-    """A demonstration and four own samples, `number` % 5 of them right; the first is trained if none is."""
+    """A demonstration and four rollouts, `number` % 5 of them correct; if none is, the demonstration is trained."""
     num_right = number % 5
     shared = {"problem": problem, "prompt": "Q:7+5A:", "answer": "12", "num_hint": 0}
-    shown = {"kind": "demonstration", "reward": 1.0, "correct": True, "reason": "", "finish": "stop"}
-    rows = [{**shared, **shown, "text": "7+5=12#12", "ids": [1, 2, 3], "kept": num_right == 0}]
+    given = {"kind": "demonstration", "reward": 1.0, "correct": True, "reason": "", "finish": "stop"}
+    rows = [{**shared, **given, "text": "7+5=12#12", "ids": [1, 2, 3], "kept": num_right == 0}]
     for i in range(4):
-        right = i < num_right
-        own = {"kind": "rollout", "reward": float(right), "correct": right, "reason": "" if right else "13 is wrong"}
-        own |= {"finish": "length" if i == 3 else "stop", "kept": num_right > 0}
-        rows.append({**shared, **own, "text": text, "ids": list(range(5 + i))})
+        is_correct = i < num_right
+        sampled = {
+            "kind": "rollout",
+            "reward": float(is_correct),
+            "correct": is_correct,
+            "reason": "" if is_correct else "13 is wrong",
+        }
+        sampled |= {"finish": "length" if i == 3 else "stop", "kept": num_right > 0}
+        rows.append({**shared, **sampled, "text": text, "ids": list(range(5 + i))})
     return rows
 
 
 def summary(solved: float, seed: int) -> dict[str, dict[str, Any]]:
     """Held-out figures by difficulty."""
-    found = {}
+    rows = {}
     for i, level in enumerate(LEVELS):
         value = min(max(solved - i / 50, 0.0) + seed / 1000, 1.0)
         row = {"problems": 10, "avg@8": value, "interval": [max(value - 0.1, 0.0), value + 0.1]}
-        found[level] = row | {"pass@1": value, "pass@8": min(value + 0.3, 1.0), "truncated": 0.0, "ungraded": 0.0}
-    return found
+        rows[level] = row | {"pass@1": value, "pass@8": min(value + 0.3, 1.0), "truncated": 0.0, "ungraded": 0.0}
+    return rows
 
 
 def write_weights(folder: Path) -> None:
-    """A safetensors file of 10 x 20 + 50 numbers; their bytes are left out, a report reads the header only."""
+    """A safetensors file of 10 x 20 + 50 numbers; without the numbers: a report reads the header only."""
     folder.mkdir()
     shapes = {"a": [10, 20], "b": [50]}
     tensors = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
@@ -137,7 +142,7 @@ def write_comparison(root: Path, **options: Any) -> Path:
 
 
 def write_analyses(folder: Path) -> Path:
-    """One answer of each question of `obverse analyze`."""
+    """A file of every analysis of `obverse analyze`."""
     folder.mkdir(parents=True)
     stage = {"bias": 0.5, "cosine": 0.9, "scale": 1.0, "variance": 3.0, "snr": 0.3, "error": 0.6}
     mass = {"mass": 1.0, "signed": 0.5, "num_tokens": 9, "masked": 0.0, "clipped": 0.0}
@@ -146,7 +151,7 @@ def write_analyses(folder: Path) -> Path:
     shaded |= {"coefficients": {"hpt": weights, "grpo": [-weight for weight in weights], "sft": None}}
     ends = {"before": [0.25, 0.5, 0.25], "after": [0.5, 0.0, 0.5]}
     rows = [{"token": "<i>", "change": 0.4, "num": 3}]
-    answers: list[dict[str, Any]] = [
+    analyses: list[dict[str, Any]] = [
         {"question": "variance", "stages": [{"success": 0.1}, {"success": 0.9}],
          "methods": [{"method": "grpo", "lane": 0, "stages": [stage, stage]}]},
         {"question": "gradients", "stages": [{"name": "step 30",
@@ -166,6 +171,6 @@ def write_analyses(folder: Path) -> Path:
          "against": [{"name": "hpt", "crossover": 4, "gained": ["a"], "lost": ["b", "c"], "able": 9,
                       "forgotten": ["b"]}]},
     ]  # fmt: skip
-    for answer in answers:
-        (folder / f"{answer['question']}.json").write_text(json.dumps(answer))
+    for analysis in analyses:
+        (folder / f"{analysis['question']}.json").write_text(json.dumps(analysis))
     return folder

@@ -12,13 +12,13 @@ from report.folders import HOSTILE, write_analyses, write_comparison, write_run
 from obverse.config.report import ReportConfig
 from obverse.report import report
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no browser to look with: {', '.join(MISSING)} not installed")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no browser: {', '.join(MISSING)} not installed")
 
 
 @pytest.fixture(scope="module")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as made:
-        yield made
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def num_found(window: Browser) -> int:
     return int(window.text("#count").split()[0].replace(",", ""))
 
 
-def test_nothing_is_refused_and_nothing_runs_that_is_not_ours(window: Browser, pages: dict[str, Path]) -> None:
+def test_nothing_is_refused_and_nothing_is_loaded(window: Browser, pages: dict[str, Path]) -> None:
     for page in pages.values():
         window.open(page)
         assert window.complaints() == []
@@ -43,8 +43,8 @@ def test_nothing_is_refused_and_nothing_runs_that_is_not_ours(window: Browser, p
         assert window.run("return performance.getEntriesByType('resource').length") == 0
 
 
-def test_the_console_is_heard(window: Browser, pages: dict[str, Path]) -> None:
-    """And the policy stands: a foreign script, an event handler and a foreign picture are refused."""
+def test_foreign_scripts_are_refused_and_reported(window: Browser, pages: dict[str, Path]) -> None:
+    """A foreign script, an event handler and a foreign picture are refused."""
     window.open(pages["run"])
     window.run(
         "const s = document.createElement('script'); s.textContent = 'window.evil = 1'; document.body.append(s);"
@@ -61,26 +61,26 @@ def test_filters(window: Browser, pages: dict[str, Path]) -> None:
     total = 12 * 3 * 5
     assert num_found(window) == total
 
-    def found(wanted: int) -> None:
+    def expect(wanted: int) -> None:
         eventually(lambda: num_found(window), wanted)
 
     window.click('#filters [name=step] option[value="7"]')
-    found(15)
-    window.click('#filters [name=verdict] option[value="wrong"]')
-    found(sum(4 - (7 + problem) % 5 for problem in range(3)))
+    expect(15)
+    window.click('#filters [name=grade] option[value="wrong"]')
+    expect(sum(4 - (7 + problem) % 5 for problem in range(3)))
     window.type("#filters [name=text]", "problem-1")
-    found(4 - (7 + 1) % 5)
+    expect(4 - (7 + 1) % 5)
     assert "step 7, problem problem-1" in window.text("#group h3")
     window.click("#filters [type=reset]")
-    found(total)
+    expect(total)
     window.click("#filters [name=cut]")
-    found(12 * 3)
+    expect(12 * 3)
     window.click("#filters [name=cut]")
     window.type("#filters [name=low]", "1")
     window.click('#filters [name=kind] option[value="rollout"]')
-    found(sum((step + problem) % 5 for step in range(1, 13) for problem in range(3)))
+    expect(sum((step + problem) % 5 for step in range(1, 13) for problem in range(3)))
     window.type("#filters [name=text]", "there is no such text")
-    found(0)
+    expect(0)
     assert "No completion fits" in window.text("#group")
     assert window.complaints() == []
 
@@ -88,15 +88,15 @@ def test_filters(window: Browser, pages: dict[str, Path]) -> None:
 def test_the_group_has_its_advantages_and_its_demonstration(window: Browser, pages: dict[str, Path]) -> None:
     window.open(pages["run"])
     window.click('#filters [name=step] option[value="2"]')
-    window.type("#filters [name=text]", "problem-0")  # 2 of 4 are right
+    window.type("#filters [name=text]", "problem-0")  # 2 of 4 are correct
     eventually(lambda: num_found(window), 5)
     cards = window.run("return [...document.querySelectorAll('#group article h4')].map((head) => head.textContent)")
     assert len(cards) == 5 and cards[0].startswith("demonstration") and "not trained" in cards[0]
     assert ["advantage +0.5" in card for card in cards[1:]] == [True, True, False, False]
     assert ["advantage -0.5" in card for card in cards[1:]] == [False, False, True, True]
     assert "Expected answer: 12" in window.text("#group") and "centered (rollout)" in window.text("#group")
-    shown = window.run("return document.querySelectorAll('#group article')[1].querySelector('pre').textContent")
-    assert shown == r"""</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}""" + (
+    text = window.run("return document.querySelectorAll('#group article')[1].querySelector('pre').textContent")
+    assert text == r"""</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}""" + (
         r"\x1b[31mred\x00\x202eevil\xd800 & \x2028 end"
     )
 
@@ -119,12 +119,14 @@ def test_keys(window: Browser, pages: dict[str, Path]) -> None:
     window.press("/")
     assert window.run("return document.activeElement.name") == "text"
     window.press("p", "k")
-    assert window.run("return document.activeElement.value") == "pk", "who types does not go through the list"
+    assert window.run("return document.activeElement.value") == "pk", (
+        "keys in a text field do not move through the list"
+    )
     window.click("#filters [type=reset]")
     eventually(lambda: num_found(window), 180)
     window.run("document.querySelector('nav a').focus()")
     window.press("j")
-    assert chosen() == 0, "outside of the browser letters are the reader's own"
+    assert chosen() == 0, "letters outside of the browser of completions do nothing"
 
 
 def test_axes_and_theme(window: Browser, pages: dict[str, Path]) -> None:
@@ -156,8 +158,8 @@ def test_numbers_under_the_pointer(window: Browser, pages: dict[str, Path]) -> N
     assert "at 12" in window.text("#readout") and "13.0%" in window.text("#readout")
 
 
-def test_a_phone_shows_it_whole(window: Browser, pages: dict[str, Path]) -> None:
-    """Nothing is wider than the screen but what scrolls by itself."""
+def test_it_fits_a_phone(window: Browser, pages: dict[str, Path]) -> None:
+    """Only elements that scroll are wider than the screen."""
     size = window.call("GET", "window/rect")
     try:
         for page in pages.values():

@@ -1,4 +1,4 @@
-"""Charts: where numbers lie, what is written at them, and the files that stand alone."""
+"""Charts: coordinates, labels, and SVG files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAN = math.nan
 
 
 def paths(chart: Chart, kind: str) -> list[str]:
-    """What the shapes of a class draw."""
+    """The path data of the shapes of a class."""
     svg = str(draw(chart, "label"))
     return re.findall(rf'<path class="{kind}[^"]*"(?: data-name="[^"]*")? d="([^"]*)"', svg)
 
@@ -89,16 +89,16 @@ def test_a_line_breaks_where_there_is_no_number() -> None:
     assert points(line)[0] == (52, 232) and points(line)[-1] == (448, 28)
 
 
-def test_a_band_goes_there_and_back() -> None:
+def test_a_band_is_a_closed_shape() -> None:
     series = Series("a", (0, 1), (0.5, 0.5), low=(0.0, 0.25), high=(1.0, 0.75))
     (band,) = paths(Chart("x", "y", (series,), bounds=(0, 1)), "band")
     assert points(band) == [(52, 46), (448, 92.5), (448, 185.5), (52, 232)] and band.endswith("Z")
 
 
-def test_areas_lie_on_each_other() -> None:
+def test_areas_are_stacked() -> None:
     series = (Series("a", (0, 1), (0.25, 0.5)), Series("b", (0, 1), (0.75, 0.5)))
     first, second = paths(Chart("x", "y", series, "areas", bounds=(0, 1)), "area")
-    assert points(first)[:2] == points(second)[:1:-1], "the roof of the first is the floor of the second"
+    assert points(first)[:2] == points(second)[:1:-1], "the second area begins where the first ends"
     assert [y for _, y in points(second)[:2]] == [46, 46]
 
 
@@ -126,11 +126,11 @@ def test_a_color_belongs_to_a_name_and_beyond_the_colors_there_are_dashes() -> N
 def test_names_are_text() -> None:
     svg = str(draw(Chart("x", "<y>", (Series('"><script>\x1b', (0, 1), (0, 1)),)), '"<label>"'))
     root = ET.fromstring(svg)
-    assert not [each for each in root.iter() if each.tag.endswith("script")] and "\x1b" not in svg
+    assert not [element for element in root.iter() if element.tag.endswith("script")] and "\x1b" not in svg
     assert root.attrib["aria-label"] == '"<label>"'
 
 
-def test_a_file_of_its_own_has_its_colors_written_out() -> None:
+def test_a_file_has_no_css_variables() -> None:
     root = ET.fromstring(standalone(Chart("x", "y", (Series("a", (0, 1), (0, 1)),)), "label"))
     style = "".join(root.itertext())
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and LIGHT["s0"] in style and "var(" not in style

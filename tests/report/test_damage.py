@@ -28,7 +28,7 @@ RAW = (b"", b"\0", b"\xff\xfe", b"{", b"[", b"null", b"[]", b"3", b'"x"', b"\xef
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison and a demo in one, with an answer to each question and a result of obverse eval."""
+    """A comparison and a demo in one, with a file of every analysis and a result of obverse eval."""
     root = write_comparison(tmp_path_factory.mktemp("damage") / "whole", num_steps=3, num_problems=2)
     shutil.rmtree(root / "grid")
     shutil.rmtree(root / "runs" / "grpo")
@@ -36,11 +36,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_analyses(root / "analysis")
     rows = {"1": {"pass@1": 0.5, "pass@8": 0.75}, "all": {"pass@1": 0.5, "pass@8": 0.75}}
     (root / "demo.json").write_text(json.dumps({"base": rows, "hpt": rows}))
-    place = root / "runs" / "hpt-gate-1" / "seed-1" / "eval" / "checkpoint-3" / "bench"
-    place.mkdir(parents=True)
+    results = root / "runs" / "hpt-gate-1" / "seed-1" / "eval" / "checkpoint-3" / "bench"
+    results.mkdir(parents=True)
     result = {"schema": 1, "name": "bench", "model": {"name": "m"}, "summary": summary(0.5, 1)}
     result |= {"grader": {"verifiers": ["v.py"], "code": {"v.py": f"verify@{'5d' * 32}*1.0"}}}
-    (place / "result.json").write_text(json.dumps(result))
+    (results / "result.json").write_text(json.dumps(result))
     return root
 
 
@@ -49,29 +49,29 @@ def test_a_measured_figure_says_which_version_of_the_verifier_graded(folder: Pat
     assert f"verify@{'5d' * 6}*1.0" in page.read_text() and "5d" * 7 not in page.read_text()
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in a JSON value, at every depth."""
-    yield at
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all values in a JSON value, at every depth."""
+    yield path
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in inside:
-        yield from places(each, (*at, key))
+    for key, element in inside:
+        yield from paths_in(element, (*path, key))
 
 
 def changed(value: Any, dice: random.Random) -> Any:
-    """The value with one thing in it taken away, put twice, or made another."""
+    """A copy with one random element removed, duplicated, renamed or replaced."""
     copy = json.loads(json.dumps(value))
-    *way, last = dice.choice([at for at in places(copy) if at] or [(None,)])
+    *way, last = dice.choice([path for path in paths_in(copy) if path] or [(None,)])
     if last is None:
         return dice.choice(ODD)
     inner = copy
     for key in way:
         inner = inner[key]
-    how = dice.random()
-    if how < 0.25:
+    choice = dice.random()
+    if choice < 0.25:
         del inner[last]
-    elif how < 0.3 and isinstance(inner, list):
+    elif choice < 0.3 and isinstance(inner, list):
         inner.append(inner[last])
-    elif how < 0.35 and isinstance(inner, dict):
+    elif choice < 0.35 and isinstance(inner, dict):
         inner[f"{last}x"] = inner.pop(last)
     else:
         inner[last] = dice.choice(ODD)
@@ -83,20 +83,20 @@ def text_of(value: Any) -> str:
 
 
 def damage(path: Path, dice: random.Random) -> None:
-    """Change a file: its values, its bytes, or that it is one."""
-    content, how = path.read_bytes(), dice.random()
-    if how < 0.04:
+    """Damage a file: its values, its bytes, or the file itself."""
+    content, choice = path.read_bytes(), dice.random()
+    if choice < 0.04:
         path.unlink()
-    elif how < 0.08:
+    elif choice < 0.08:
         path.unlink()
         path.mkdir()
-    elif how < 0.16:
+    elif choice < 0.16:
         path.write_bytes(dice.choice(RAW))
-    elif how < 0.24:
+    elif choice < 0.24:
         path.write_bytes(content[: dice.randrange(len(content))])
-    elif how < 0.36:
-        place = dice.randrange(len(content))
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << dice.randrange(8)]) + content[place + 1 :])
+    elif choice < 0.36:
+        offset = dice.randrange(len(content))
+        path.write_bytes(content[:offset] + bytes([content[offset] ^ 1 << dice.randrange(8)]) + content[offset + 1 :])
     elif path.suffix == ".json":
         path.write_text(text_of(changed(json.loads(content), dice)))
     elif path.suffix == ".yaml":
@@ -115,8 +115,8 @@ def damage(path: Path, dice: random.Random) -> None:
         path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
-def tried(folder: Path, num: int, seed: int, count: Callable[..., None]) -> None:
-    """Damage one file after the other, put it back, and look at what a report says."""
+def damage_and_report(folder: Path, num: int, seed: int, count: Callable[..., None]) -> None:
+    """Damage one file after the other, make a report, and restore the file."""
     dice = random.Random(seed)
     run = folder / "runs" / "hpt-gate-1" / "seed-1"
     names = sorted(
@@ -126,29 +126,29 @@ def tried(folder: Path, num: int, seed: int, count: Callable[..., None]) -> None
         path = folder / dice.choice(names)
         content = path.read_bytes()
         damage(path, dice)
-        left = path.read_bytes() if path.is_file() else None
-        asked = dice.choice((run, folder)) if run in path.parents else folder
+        damaged = path.read_bytes() if path.is_file() else None
+        target = dice.choice((run, folder)) if run in path.parents else folder
         try:
-            (page,) = report(ReportConfig(run=asked))
+            (page,) = report(ReportConfig(run=target))
             assert page.read_bytes().startswith(b"<!doctype html>")
             count("reports of damaged folders: pages")
         except UserError as error:
-            is_named = str(path) in str(error) or "holds no run" in str(error)
-            assert is_named and "\n" not in str(error), (path, left, error)
+            is_named = str(path) in str(error) or "contains no run" in str(error)
+            assert is_named and "\n" not in str(error), (path, damaged, error)
             count("reports of damaged folders: sentences")
         except Exception as error:
-            raise AssertionError(f"{path.relative_to(folder)}: {left!r:.2000}") from error
+            raise AssertionError(f"{path.relative_to(folder)}: {damaged!r:.2000}") from error
         shutil.rmtree(path, ignore_errors=True)
         path.write_bytes(content)
 
 
 def test_a_damaged_file_is_named_or_its_page_is_whole(folder: Path, count: Count) -> None:
-    tried(folder, 120, 7, count)
+    damage_and_report(folder, 120, 7, count)
 
 
 @pytest.mark.release
 def test_thousands_of_damaged_files(folder: Path, count: Count) -> None:
-    tried(folder, 5_000, 8, count)
+    damage_and_report(folder, 5_000, 8, count)
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

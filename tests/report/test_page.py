@@ -128,7 +128,7 @@ def test_no_text_ends_the_island() -> None:
 def test_the_numbers_are_the_runs_own(pages: dict[str, Parsed], folders: dict[str, Path]) -> None:
     rows, metrics = cells(pages["run"]), RunFolder(folders["run"]).metrics()
     first, last = metrics[0], metrics[-1]  # a tenth of 12 steps is one
-    assert ["own samples solved", f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}"] in rows
+    assert ["correct rollouts", f"{first['accuracy']:.1%}", f"{last['accuracy']:.1%}"] in rows
     assert ["reward", f"{first['reward']:.4g}", f"{last['reward']:.4g}"] in rows
     assert ["tokens, generated plus trained", "12k"] in rows and ["steps", "12"] in rows
     assert ["seconds of sampling, grading and training", f"{12 * 0.6:.4g}"] in rows
@@ -138,9 +138,9 @@ def test_the_numbers_are_the_runs_own(pages: dict[str, Parsed], folders: dict[st
         assert [str(row["step"]), f"{row['reward']:.4g}", f"{row['reward_std']:.4g}"] in rows
     held_out = [summary(step / 20, 1) for step in (0, 12)]
     for level in LEVELS:
-        shown = [f"{each[level]['avg@8']:.1%}" for each in held_out]
-        ends = ["({:.1%} to {:.1%})".format(*each[level]["interval"]) for each in held_out]
-        assert [level, "10", *(f"{value} {end}" for value, end in zip(shown, ends, strict=True))] in rows
+        means = [f"{scores[level]['avg@8']:.1%}" for scores in held_out]
+        ends = ["({:.1%} to {:.1%})".format(*scores[level]["interval"]) for scores in held_out]
+        assert [level, "10", *(f"{value} {end}" for value, end in zip(means, ends, strict=True))] in rows
 
 
 def test_analyses_have_their_pictures(pages: dict[str, Parsed]) -> None:
@@ -162,8 +162,8 @@ def test_analyses_have_their_pictures(pages: dict[str, Parsed]) -> None:
 
 def test_a_comparison_never_mixes_last_and_best(pages: dict[str, Parsed]) -> None:
     page = pages["comparison"]
-    found = re.findall(r"<h3>(At the [^<]*)</h3>.*?<tbody>(.*?)</tbody>", page.text, flags=re.DOTALL)
-    tables = {title.split()[2].rstrip(":"): body for title, body in found}
+    matches = re.findall(r"<h3>(At the [^<]*)</h3>.*?<tbody>(.*?)</tbody>", page.text, flags=re.DOTALL)
+    tables = {title.split()[2].rstrip(":"): body for title, body in matches}
     assert list(tables) == ["last", "best"]
     for step, mean in (("last", "41.0%"), ("best", "51.0%")):
         body = tables[step]
@@ -186,10 +186,10 @@ def test_the_page_has_a_bounded_size(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "long", num_steps=300, num_problems=4, text="7+5=12; " * 400, evals=range(0, 301, 20))
     path = report(ReportConfig(run=folder))[0]
     assert 1_000_000 < path.stat().st_size < 5_000_000
-    told = re.search(
+    counts = re.search(
         r"([\d,]+) of the ([\d,]+) problems of 60 steps, spread evenly over the 300 steps", path.read_text()
     )
-    assert told is not None
+    assert counts is not None
     groups = json.loads(Parsed(path).inside("script")[0])["groups"]
-    assert len(groups) == int(told[1]) < int(told[2]) == 240
+    assert len(groups) == int(counts[1]) < int(counts[2]) == 240
     assert {groups[0]["step"], groups[-1]["step"]} == {1, 300}

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from report.folders import write_analyses, write_comparison, write_run
 
-from obverse import report as module
 from obverse.cli.main import main
 from obverse.config.report import ReportConfig
 from obverse.errors import ConfigError, StorageError
-from obverse.report import report
+from obverse.report import pictures, report
+from obverse.report import write as module
 from obverse.report.figures import Figure
-from obverse.report.pictures import save_pictures
-from obverse.report.svg_chart import Chart, Series
+from obverse.report.pictures import FAMILIES, PIXELS, font_family, save_pictures
+from obverse.report.svg_chart import GAP, HEIGHT, WIDTH, Chart, Series, side_by_side
 
 
 def test_pictures_of_every_figure(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_png_of_every_kind_of_chart(tmp_path: Path) -> None:
     figures = [Figure(name, name, "", {"": chart}) for name, chart in charts.items()]
     for path in save_pictures(figures, "steps", tmp_path, ["png"]):
         head = path.read_bytes()[:24]
-        assert head.startswith(b"\x89PNG") and struct.unpack(">2I", head[16:24]) == (1200, 720)
+        assert head.startswith(b"\x89PNG") and struct.unpack(">2I", head[16:24])[0] == PIXELS
 
 
 def test_a_comparison_has_pictures_too(tmp_path: Path) -> None:
@@ -51,15 +51,38 @@ def test_a_comparison_has_pictures_too(tmp_path: Path) -> None:
     assert {"accuracy", "held-out", "tries-0", "tries-1"} <= names
 
 
-def test_png_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
+def test_png_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: (name != "matplotlib" and found(name, *rest)) or None
+        importlib.util, "find_spec", lambda name, *rest: (name != "resvg_py" and find_spec(name, *rest)) or None
     )
     run = write_run(tmp_path / "run")
-    with pytest.raises(ConfigError, match="pip install matplotlib"):
+    with pytest.raises(ConfigError, match=r"obverse\[plots\]"):
         report(ReportConfig(run=run, figures=tmp_path / "pictures", format="png"))
     assert report(ReportConfig(run=run, figures=tmp_path / "pictures"))[1].suffix == ".svg"
+
+
+def test_png_without_a_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "font_family", lambda: None)
+    with pytest.raises(ConfigError, match="needs one of these fonts"):
+        save_pictures([], "steps", tmp_path / "pictures", ["svg", "png"])
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_a_font_is_used_only_if_it_draws() -> None:
+    """resvg draws text of a family that is not installed as nothing, without an error."""
+    assert font_family(("No Such Family",)) is None
+    assert font_family(("No Such Family", *FAMILIES)) == font_family()
+
+
+def test_charts_side_by_side() -> None:
+    """Every chart has its place in one file of the size of the grid."""
+    chart = Chart("x", "y", (Series("a", (0, 1), (0.5, 0.5)),))
+    root = ET.fromstring(side_by_side([(chart, "first"), (chart, "second"), (chart, "third")], columns=2))
+    places = [(child.get("x"), child.get("y")) for child in root if child.tag.endswith("svg")]
+    right, lower = str(WIDTH + GAP), str(HEIGHT + GAP)
+    assert places == [("0", "0"), (right, "0"), ("0", lower)]
+    assert (root.get("width"), root.get("height")) == (str(2 * WIDTH + GAP), str(2 * HEIGHT + GAP))
 
 
 def test_a_run_that_just_began(tmp_path: Path) -> None:
@@ -83,7 +106,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
     assert 'id="axis-tokens" checked' in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert main(["report", str(tmp_path / "nothing")]) == 3 and main(["report", str(run), "--axis", "days"]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "no run" in capsys.readouterr().err
 
 
 SMALL = "--dataset arithmetic:1-2 --num_problems 8 --prompts_per_step 2 --num_generations 2 --max_completion_length 12"
@@ -111,6 +134,6 @@ def test_a_page_that_fails_fails_no_run(
 
     monkeypatch.setattr(module, "report", broken)
     assert trained(tmp_path / "run") == 0
-    told = capsys.readouterr().out
-    assert "no report was written (ZeroDivisionError: a mistake of ours)" in told and "the run is whole" in told
+    output = capsys.readouterr().out
+    assert "no report was written (ZeroDivisionError: a mistake of ours)" in output and "the run is complete" in output
     assert (tmp_path / "run" / "checkpoint-1" / "manifest.json").exists()

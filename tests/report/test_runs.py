@@ -10,7 +10,7 @@ from report.folders import metrics_row, write_comparison, write_run
 
 from obverse.errors import DataError
 from obverse.report.figures import across, compared, smooth, table_of, together
-from obverse.report.load_runs import arms, entries, find_runs, num_parameters, read_run
+from obverse.report.load_runs import arms, entry_labels, find_runs, num_parameters, read_run
 from obverse.report.svg_chart import Chart, Series
 
 
@@ -20,7 +20,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert run.axes["tokens"][-1] == 12_000 and run.axes["steps"] == [float(step) for step in range(1, 13)]
     assert run.axes["seconds"][3] == pytest.approx(4 * 0.7)
     assert run.axes["flops"][1] == 2 * 250 * (6 * 400 + 2 * 600)
-    assert run.place("tokens", 6) == 6000 and run.place("tokens", 0) == 0
+    assert run.axis_value("tokens", 6) == 6000 and run.axis_value("tokens", 0) == 0
     assert run.values("nll")[2] != run.values("nll")[2], "null is no number"
 
 
@@ -51,7 +51,7 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     for data in (b"", b"\xff" * 8, b"\x04" + bytes(7) + b"nono" + bytes(9)):
         (folder / "checkpoint-12" / "model.safetensors").write_bytes(data)
-        with pytest.raises(DataError, match="is no safetensors file"):
+        with pytest.raises(DataError, match="not a safetensors file"):
             read_run(folder)
 
 
@@ -63,7 +63,7 @@ def test_a_line_that_a_kill_left_half_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 2}\n', "metrics.jsonl:2: not JSON"),
         ("metrics.jsonl", "[1]\n", "metrics.jsonl:1: expects an object"),
@@ -73,15 +73,15 @@ def test_a_line_that_a_kill_left_half_written(tmp_path: Path) -> None:
         ("environment.json", "{", "environment.json: not JSON"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_a_broken_file_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     folder = write_run(tmp_path / "run")
     (folder / name).write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_run(folder)
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no run"):
+    with pytest.raises(DataError, match="no run"):
         find_runs(tmp_path)
 
 
@@ -90,8 +90,8 @@ def test_runs_below_a_folder_are_named_by_what_differs(tmp_path: Path) -> None:
         write_run(tmp_path / f"a-{seed}", seed=seed)
     write_run(tmp_path / "deeper" / "b", gate=2)
     write_run(tmp_path / "c", "sft")
-    found = arms(find_runs(tmp_path), entries(tmp_path))
-    assert {label: len(members) for label, members in found.items()} == {
+    runs_by_arm = arms(find_runs(tmp_path), entry_labels(tmp_path))
+    assert {label: len(members) for label, members in runs_by_arm.items()} == {
         "hpt": 2,
         "hpt (gate=2)": 1,
         "sft": 1,
@@ -100,19 +100,19 @@ def test_runs_below_a_folder_are_named_by_what_differs(tmp_path: Path) -> None:
 
 def test_a_comparison_gives_its_own_names(tmp_path: Path) -> None:
     root = write_comparison(tmp_path / "comparison")
-    found = arms(find_runs(root), entries(root))
-    assert [(label, len(members)) for label, members in found.items()] == [("hpt gate=1", 2), ("grpo", 2)]
+    runs_by_arm = arms(find_runs(root), entry_labels(root))
+    assert [(label, len(members)) for label, members in runs_by_arm.items()] == [("hpt gate=1", 2), ("grpo", 2)]
 
 
 def test_several_curves_as_one() -> None:
-    made = together("a", [[(1, 0.0), (2, 1.0)], [(1, 0.5), (2, 0.0)]])
-    assert made is not None and (made.x, made.y) == ((1, 2), (0.25, 0.5))
-    assert (made.low, made.high) == ((0.0, 0.0), (0.5, 1.0))
-    alone = together("a", [[(1, 0.0), (2, 1.0)]])
-    assert alone is not None and not alone.low and together("a", []) is None
-    other = together("a", [[(0, 0.0), (10, 10.0)], [(2, 2.0), (8, 8.0), (12, 12.0)]])
-    assert other is not None and (other.x[0], other.x[-1]) == (2, 10), "the stretch that all cover"
-    assert other.y == pytest.approx(other.x) and other.low == pytest.approx(other.high)
+    joined = together("a", [[(1, 0.0), (2, 1.0)], [(1, 0.5), (2, 0.0)]])
+    assert joined is not None and (joined.x, joined.y) == ((1, 2), (0.25, 0.5))
+    assert (joined.low, joined.high) == ((0.0, 0.0), (0.5, 1.0))
+    single = together("a", [[(1, 0.0), (2, 1.0)]])
+    assert single is not None and not single.low and together("a", []) is None
+    resampled = together("a", [[(0, 0.0), (10, 10.0)], [(2, 2.0), (8, 8.0), (12, 12.0)]])
+    assert resampled is not None and (resampled.x[0], resampled.x[-1]) == (2, 10), "the stretch that all cover"
+    assert resampled.y == pytest.approx(resampled.x) and resampled.low == pytest.approx(resampled.high)
 
 
 def test_a_table_reads_lines_between_their_points() -> None:
@@ -120,7 +120,9 @@ def test_a_table_reads_lines_between_their_points() -> None:
     header, rows = table_of(Chart("x", "y", lines))
     assert header == ["x", "a", "b"] and rows[1] == ["1", "0.5", "0.2 (0 to 1)"]
     marks = Series("c", (0, 2), (0.0, 1.0), marks=True)
-    assert table_of(Chart("x", "y", (lines[1], marks)))[1][1] == ["1", "0.2 (0 to 1)", ""], "a measurement is none"
+    assert table_of(Chart("x", "y", (lines[1], marks)))[1][1] == ["1", "0.2 (0 to 1)", ""], (
+        "no interpolation between measurements"
+    )
 
 
 def test_a_running_mean() -> None:
