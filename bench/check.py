@@ -22,7 +22,7 @@ from bench.cases import CASES, Case
 from bench.material import model_folder, problem_file
 from bench.rewards import uneven
 from obverse.config.train import CPU_TOKENS
-from obverse.data import load as load_problems
+from obverse.data import load_dataset
 from obverse.data.renderer import Renderer
 from obverse.estimator.method import Method
 from obverse.estimator.schedule import only
@@ -48,7 +48,7 @@ def batch(case: Case) -> list[Group]:
     params = SamplingParams(renderer.stop_ids, min(case.max_new, MAX_NEW))
     options = {} if case.method == "sft" else {"num_generations": NUM_GENERATIONS}
     method = only(build(case.method, options))
-    problems = load_problems(problem_file(case), num_problems=NUM_PROBLEMS)
+    problems = load_dataset(problem_file(case), num_problems=NUM_PROBLEMS)
     made = Collector(HFSampler(policy.model), renderer, params, 0).collect(problems, method, 0, 0.0)
     for group in made:
         for sample in group.samples:

@@ -26,7 +26,7 @@ from bench.cases import CASES, Case, Shape
 from bench.machine import describe
 from bench.material import model_folder, problem_file
 from bench.run import RESULTS, Worker
-from obverse.data import load
+from obverse.data import load_dataset
 from obverse.report.pictures import write_picture
 from obverse.report.svg_chart import Chart, Series, side_by_side
 
@@ -106,7 +106,7 @@ def prompt_length(case: Case) -> float:
     if case.prompt_tokens:
         return case.prompt_tokens
     tokenizer = AutoTokenizer.from_pretrained(model_folder(case))
-    texts = [str(problem.prompt) for problem in load(problem_file(case))]
+    texts = [str(problem.prompt) for problem in load_dataset(problem_file(case))]
     return sum(map(len, tokenizer(texts)["input_ids"])) / len(texts)
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from bench.cases import Case, Shape
-from obverse.data import load
+from obverse.data import load_dataset
 from obverse.models.load import locate
 
 HOME = Path("runs/bench")
@@ -95,7 +95,7 @@ def problem_file(case: Case) -> str:
 def embedded_rows() -> Iterator[dict[str, Any]]:
     """The embedded tasks' problems in turns."""
     each = NUM_PROBLEMS // len(TASKS)
-    for problems in zip(*(load(task, num_problems=each, seed=42) for task in TASKS), strict=True):
+    for problems in zip(*(load_dataset(task, num_problems=each, seed=42) for task in TASKS), strict=True):
         for problem in problems:
             yield {
                 "id": problem.id,

@@ -17,9 +17,9 @@ from bench.channel import Channel
 from bench.machine import facts
 from bench.material import model_folder, problem_file
 from bench.rewards import uneven
-from obverse.data import load
+from obverse.data import load_dataset
 from obverse.data.epoch_order import take
-from obverse.rewards import judge
+from obverse.rewards import grade_completion
 from obverse.training.metrics import PhaseTimer
 from obverse.types import Problem
 
@@ -46,7 +46,7 @@ def run_trl(case: Case, channel: Channel, device: str, dtype: str, peer: str) ->
     """Train until the driver has seen enough."""
     folder = model_folder(case)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    problems = load(problem_file(case))
+    problems = load_dataset(problem_file(case))
     in_order = take(problems, SEED, 0, len(problems))  # as obverse's run meets them
     clock = PhaseTimer()
     counts = {"trained": 0}
@@ -91,7 +91,7 @@ def own_trainer(
         pairs = [(by_prompt[prompt], text) for prompt, text in zip(prompts, completions, strict=True)]
         if case.reward == "uneven":
             return [uneven(*pair) for pair in pairs]
-        return [judge(*pair).reward for pair in pairs]
+        return [grade_completion(*pair).reward for pair in pairs]
 
     trainer = GRPOTrainer(
         model=model,

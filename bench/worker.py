@@ -19,7 +19,7 @@ from bench.machine import facts
 from bench.material import model_folder, problem_file
 from obverse import __version__, methods
 from obverse.config.resolve import resolve
-from obverse.data import load as load_problems
+from obverse.data import load_dataset
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.models.load import load
@@ -76,7 +76,7 @@ def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: st
     """The same prompts again and again, by obverse's sampler or by transformers' generate."""
     policy, tokenizer = load(model_folder(case), dtype, device)
     model = policy.model
-    problems = load_problems(problem_file(case), num_problems=case.prompts)
+    problems = load_dataset(problem_file(case), num_problems=case.prompts)
     prompts = [tokenizer(problem.prompt)["input_ids"] for problem in problems]
     sampler, eos = HFSampler(model), tokenizer.eos_token_id
     # TRL gives a batch of repeated prompts, padded on the left, and nothing is cut from the distribution

@@ -35,7 +35,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from obverse.data.synthetic import arithmetic, countdown, knights
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 from obverse.seeds import seed_for
 from obverse.types import Problem
 
@@ -305,7 +305,7 @@ def measure(folder: Path, num_problems: int = 128, num_samples: int = 8) -> None
                 problems = module.generate(split, num_problems, SEED + 1, (level, level))
                 room = max(len(problem.demonstration_text) for problem in problems) + 16
                 texts = sample(model, tokenizer, [str(p.prompt) for p in problems for _ in range(num_samples)], room)
-                judge = verifier(str(problems[0].verifier))
+                judge = get_verifier(str(problems[0].verifier))
                 grades = [judge(problems[i // num_samples], text) for i, text in enumerate(texts)]
                 right = torch.tensor([bool(grade.correct) for grade in grades]).view(-1, num_samples).float()
                 once, ever = right.mean().item(), right.amax(1).mean().item()

@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.console import Console
 
-from obverse import data as tasks
 from obverse.comparison.export import markdown
 from obverse.comparison.plan import make_plan
 from obverse.comparison.run import compare
@@ -25,6 +24,7 @@ from obverse.comparison.standings import standings
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import Layer
+from obverse.data import load_dataset
 from obverse.types import Problem
 from recipes import published
 
@@ -115,7 +115,7 @@ def arguments() -> dict[str, Any]:
 
 def write_data(folder: Path) -> None:
     """Training problems, and those of them with a demonstration that are tested on."""
-    problems = tasks.load("arithmetic:1-6", num_problems=NUM_PROBLEMS, seed=DATA_SEED)
+    problems = load_dataset("arithmetic:1-6", num_problems=NUM_PROBLEMS, seed=DATA_SEED)
     folder.mkdir(parents=True, exist_ok=True)
     shown = sorted(problems, key=lambda problem: problem.draw)[:NUM_SHOWN]
     write(folder / "train.jsonl", [as_row(problem, problem in shown) for problem in problems])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 from obverse.data.synthetic import arithmetic, countdown
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 from recipes import embedded_base
 
 BASE = Path(__file__).parents[1] / "obverse" / "assets" / "base"
@@ -98,5 +98,5 @@ def accuracy(model, tokenizer, task, difficulty, num_problems=24):
     inputs = tokenizer([problem.prompt for problem in problems], return_tensors="pt", padding=True)
     out = model.generate(**inputs, do_sample=False, max_new_tokens=24 if difficulty < 3 else 60)
     texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    judge = verifier(problems[0].verifier)
+    judge = get_verifier(problems[0].verifier)
     return sum(bool(judge(p, text).correct) for p, text in zip(problems, texts, strict=True)) / num_problems

@@ -16,7 +16,7 @@ from obverse.data.benchmarks import BENCHMARKS, find, read
 from obverse.data.layouts import Place
 from obverse.errors import ConfigError, DataError
 from obverse.evaluation.eval_sets import Target, trials_of
-from obverse.rewards import judge
+from obverse.rewards import grade_completion
 from obverse.runtime.callbacks import Silent
 
 NAMES = "aime24 aime25 amc23 math500 minerva olympiadbench gsm8k arc_c gpqa countdown knights arithmetic"
@@ -82,7 +82,7 @@ def test_a_list_of_prompts_and_answers_is_read(tmp_path: Path) -> None:
     found = read(BENCHMARKS["aime24"], tmp_path)
     assert [problem.id for problem in found.problems] == ["bench_aime24-1", "bench_aime24-2"]
     assert found.source == str(tmp_path / "bench_aime24.json")
-    grade = judge(found.problems[0], "so it is \\boxed{4}")
+    grade = grade_completion(found.problems[0], "so it is \\boxed{4}")
     assert grade is not None and grade.correct
     assert len(read(BENCHMARKS["aime24"], tmp_path, num_problems=1).problems) == 1
 
@@ -137,7 +137,7 @@ def test_arc_has_lettered_options(monkeypatch: pytest.MonkeyPatch) -> None:
     first, last = read(BENCHMARKS["arc_c"]).problems
     assert "\nA. ice\nB. air\n" in str(first.prompt) and (first.answer, last.answer) == ("A", "D")
     for text, right in (("\\boxed{A}", True), ("The answer is ice.", True), ("\\boxed{B}", False)):
-        grade = judge(first, text)
+        grade = grade_completion(first, text)
         assert grade is not None and grade.correct is right
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from obverse import data as tasks
 from obverse.cli.data import check, compared_as_text, counts, overlaps, read, show, some, splits
 from obverse.config.train import DataConfig
+from obverse.data import load_dataset
 from obverse.types import Problem
 
 
@@ -53,7 +53,7 @@ def test_answers_that_computer_algebra_cannot_read_are_told(tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").write_text(
         '{"prompt": "a", "answer": "x+1"}\n{"prompt": "b", "answer": "[[)"}\n{"prompt": "c", "answer": 7}\n'
     )
-    (line,) = compared_as_text(tasks.load(str(tmp_path / "rows.jsonl")))
+    (line,) = compared_as_text(load_dataset(str(tmp_path / "rows.jsonl")))
     assert line.startswith("rows-2: the answer '[[)' is compared as text")
 
 

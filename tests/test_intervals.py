@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from obverse.evaluation.bootstrap import interval, nested_interval, paired, student
-from obverse.evaluation.pass_at_k import pass_at_k
+from obverse.evaluation.metrics import pass_at_k
 
 WITHIN = 0.015  # of 95 %
 

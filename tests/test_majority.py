@@ -8,8 +8,8 @@ from statistics import fmean
 
 import pytest
 
-from obverse.evaluation import majority as module
-from obverse.evaluation.majority import clusters, majority
+from obverse.evaluation import metrics as module
+from obverse.evaluation.metrics import cluster_answers, majority
 from obverse.types import Problem
 
 PROBLEM = Problem("p", "?", answer="1/2", verifier="math")
@@ -38,7 +38,7 @@ def test_it_is_the_mean_over_all_draws(right: str) -> None:
 
 
 def test_draws_come_close_where_there_are_too_many_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_EXACT", 0)
+    monkeypatch.setattr(module, "MAX_EXACT_DRAWS", 0)
     found = majority(PROBLEM, ANSWERS, [answer == "3" for answer in ANSWERS], range(1, 10))
     for k in range(1, 10):
         assert found[k] == pytest.approx(by_hand(ANSWERS, "3", k), abs=0.03), k
@@ -47,7 +47,7 @@ def test_draws_come_close_where_there_are_too_many_to_count(monkeypatch: pytest.
 
 def test_answers_in_other_words_are_one_answer() -> None:
     answers = ["0.5", "\\frac{1}{2}", "1/2", "7", "7"]
-    sizes, right = clusters(PROBLEM, answers, [True, True, True, False, False])
+    sizes, right = cluster_answers(PROBLEM, answers, [True, True, True, False, False])
     assert sorted(zip(sizes, right, strict=True)) == [(2, 0.0), (3, 1.0)]
     assert majority(PROBLEM, answers, [True, True, True, False, False], [5]) == {5: 1.0}
     words = Problem("p", "?", answer="0.5", verifier="exact")  # to which 1/2 is another answer

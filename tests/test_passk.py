@@ -9,7 +9,8 @@ from math import comb
 
 import pytest
 
-from obverse.evaluation.pass_at_k import interval, pass_at_k
+from obverse.evaluation.bootstrap import interval
+from obverse.evaluation.metrics import pass_at_k
 
 
 @pytest.mark.parametrize(("n", "c"), [(6, 0), (6, 1), (6, 3), (6, 6), (9, 2)])

@@ -10,7 +10,7 @@ import pytest
 from obverse.cli.main import main
 from obverse.config.resolve import resolve
 from obverse.config.yaml_file import read
-from obverse.data import load
+from obverse.data import load_dataset
 from obverse.methods import find
 from recipes.costs import HERE, RECIPES, comment, configuration, expected
 from recipes.openr1 import without_system
@@ -58,12 +58,14 @@ def test_the_data_are_read(tmp_path: Path) -> None:
     kept = without_system(ROWS["openr1"])
     for name, row in {"openr1": ROWS["openr1"], "hpt": kept, "numina": ROWS["numina"]}.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    (whole,), (plain,), (numina,) = (load(str(tmp_path / f"{name}.jsonl")) for name in ("openr1", "hpt", "numina"))
+    (whole,), (plain,), (numina,) = (
+        load_dataset(str(tmp_path / f"{name}.jsonl")) for name in ("openr1", "hpt", "numina")
+    )
     assert [each["role"] for each in whole.prompt] == ["system", "user"]  # type: ignore[index]
     assert [each["role"] for each in plain.prompt] == ["user"]  # type: ignore[index]
     assert whole.answer == "4" and "<think>" in whole.demonstration_text and plain.verifier == "math"
     assert numina.demonstration_text == "It is $\\boxed{4}$."
-    countdown = load(str(MODELS.parent / "rows" / "uft_countdown.parquet"))
+    countdown = load_dataset(str(MODELS.parent / "rows" / "uft_countdown.parquet"))
     assert all(each.verifier == "countdown" and len(each.demonstration) > 1 for each in countdown)
 
 

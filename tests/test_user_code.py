@@ -10,9 +10,8 @@ import pytest
 from obverse import methods
 from obverse import python_files as user_code
 from obverse.errors import ConfigError
+from obverse.rewards import get_verifier, worker_pool
 from obverse.rewards import python_file as user
-from obverse.rewards import verifier
-from obverse.rewards import worker_pool as workers
 from obverse.types import Problem
 
 PROBLEM = Problem("p1", "2+2=", answer="4")
@@ -73,22 +72,22 @@ def test_installed_packages_and_obverse_are_no_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", IMPORTS)
 def test_every_worker_runs_what_was_read(form: str, tmp_path: Path) -> None:
     held = write(tmp_path, form)
-    verify = verifier(str(tmp_path / "v.py"))
+    verify = get_verifier(str(tmp_path / "v.py"))
     for path in (held, tmp_path / "v.py"):
         path.write_text("def score(text):\n    return 0.0\ndef verify(problem, text):\n    return 0.0\n")
     assert verify(PROBLEM, "first").reward == 1.0
-    for pool in [pool for kind, pool in workers._pools.items() if kind.module == user.WORKER.module]:
+    for pool in [pool for spec, pool in worker_pool._pools.items() if spec.module == user.WORKER.module]:
         while pool.idle:
             pool.idle.pop().stop()
     assert verify(PROBLEM, "of a worker that was started after the edit").reward == 1.0
-    assert verifier(str(tmp_path / "v.py"))(PROBLEM, "of the next run").reward == 0.0
+    assert get_verifier(str(tmp_path / "v.py"))(PROBLEM, "of the next run").reward == 0.0
 
 
 def test_two_files_may_each_have_a_helper_of_one_name(tmp_path: Path) -> None:
     for name, value in (("a", 1.0), ("b", 0.5)):
         (tmp_path / name).mkdir()
         write(tmp_path / name, "from", value)
-    both = [verifier(str(tmp_path / name / "v.py")) for name in ("a", "b")]
+    both = [get_verifier(str(tmp_path / name / "v.py")) for name in ("a", "b")]
     assert [each(PROBLEM, "").reward for each in both] == [1.0, 0.5]
 
 

@@ -122,7 +122,7 @@ def test_what_ships_with_the_library_has_versions_too(
 ) -> None:
     watch = Notes()
     graded(tiny, chains, tmp_path, verifier="math")
-    monkeypatch.setattr("obverse.rewards.versions.shipped", lambda: "another")
+    monkeypatch.setattr("obverse.rewards.versions.package_fingerprint", lambda: "another")
     graded(tiny, chains, tmp_path, watch, verifier="math")
     assert any("12 stored samples were graded by another version" in note for note in watch.notes)
     assert len(drawn) == 12

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from obverse import data as tasks
 from obverse import methods
 from obverse.config import yaml_file as config_file
 from obverse.config.analyze import BatchOptions, CoefficientsConfig, SceneOptions
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
+from obverse.data import load_dataset
 from obverse.data.epoch_order import take
 from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError, DamageError
@@ -26,7 +26,7 @@ from obverse.inference.hf import HFSampler
 from obverse.models.adapter_io import load_any
 from obverse.models.policy import Policy, set_threads
 from obverse.models.reward_model import RewardModel
-from obverse.rewards import weighted
+from obverse.rewards import with_weights
 from obverse.runtime import checkpoint
 from obverse.runtime.run_dir import RunFolder
 from obverse.training import validate as requirements
@@ -140,7 +140,7 @@ def filled(config: AnyConfig) -> AnyConfig:
     if run is not None:
         missing |= {name: run[name] for name in TAKEN if run.get(name) is not None}
         missing["stop_strings"] = tuple(run.get("stop_strings") or ())
-        missing["verifier"] = weighted(run.get("verifier"), run.get("verifier_weights") or ())
+        missing["verifier"] = with_weights(run.get("verifier"), run.get("verifier_weights") or ())
     elif config.model == "embedded":
         missing["max_completion_length"] = EMBEDDED_PRESET["max_completion_length"]
     given = config.model_fields_set
@@ -236,7 +236,7 @@ def problems_of(config: SceneOptions) -> list[Problem]:
     """The problems of an analysis; ConfigError where there are none."""
     dataset, split, run = str(config.dataset), config.dataset_split, run_of(config.model) or {}
     num = run.get("num_problems") if (dataset, split) == (run.get("dataset"), run.get("dataset_split")) else None
-    found = tasks.load(dataset, split=split, num_problems=num, seed=config.seed, verifier=config.verifier)
+    found = load_dataset(dataset, split=split, num_problems=num, seed=config.seed, verifier=config.verifier)
     if not found:
         raise ConfigError(f"data set {dataset!r} has no problems")
     return found

@@ -16,8 +16,9 @@ from obverse.analysis.context import filled, points, run_of, scene
 from obverse.config.analyze import CoverageConfig
 from obverse.errors import ConfigError, DataError
 from obverse.evaluation import result_file as results
+from obverse.evaluation.bootstrap import interval
 from obverse.evaluation.evaluate import measure
-from obverse.evaluation.pass_at_k import interval, pass_at_k
+from obverse.evaluation.metrics import pass_at_k
 from obverse.inference.hf import HFSampler
 from obverse.redact import flat
 from obverse.runtime.callbacks import Silent, Watcher

@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from obverse.config.train import DataConfig
-from obverse.data import EMBEDDED, load
+from obverse.data import EMBEDDED, load_dataset
 from obverse.data.control_tokens import LOOKS_LIKE, texts_in
 from obverse.data.dataset_folders import splits_of
 from obverse.data.epoch_order import wording
 from obverse.data.readers import count
 from obverse.redact import flat
-from obverse.rewards import gold_notes, unreadable
+from obverse.rewards import reference_notes, unparseable_references
 from obverse.seeds import seed_for
 from obverse.types import Problem
 
@@ -45,7 +45,7 @@ def check(config: DataConfig, console: Console) -> list[Problem]:
 
 def read(config: DataConfig, split: str) -> list[Problem]:
     """The problems of one split."""
-    return load(config.dataset, split=split, num_problems=config.num_problems, seed=config.seed)
+    return load_dataset(config.dataset, split=split, num_problems=config.num_problems, seed=config.seed)
 
 
 def counts(problems: Sequence[Problem]) -> dict[str, str]:
@@ -111,9 +111,9 @@ def compared_as_text(problems: Sequence[Problem]) -> list[str]:
     """A line for every expected answer of the math verifier that computer algebra cannot read, and for odd sorts."""
     as_text = [
         f"{problem.id}: the answer {str(problem.answer)[:80]!a} is compared as text: computer algebra cannot read it"
-        for problem in unreadable(problems)
+        for problem in unparseable_references(problems)
     ]
-    return [*as_text, *gold_notes(problems)]
+    return [*as_text, *reference_notes(problems)]
 
 
 def overlaps(config: DataConfig, problems: Sequence[Problem]) -> list[str]:

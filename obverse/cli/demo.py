@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from obverse import data as tasks
 from obverse import methods
 from obverse.cli.progress_panel import Panel
 from obverse.config.resolve import resolve
 from obverse.config.train import DemoConfig
+from obverse.data import load_dataset
 from obverse.data.renderer import Renderer
 from obverse.evaluation.evaluate import Report, measure
 from obverse.inference import SamplingParams
@@ -59,7 +59,7 @@ def demo(config: DemoConfig) -> int:
     """Preflight, train each method, compare; returns the exit code (130 or 143 when stopped, with a checkpoint)."""
     console = Console(highlight=False)
     root = free_folder(Path("runs"), "demo") if config.output_dir is None else config.output_dir
-    problems = tasks.load(DATASET, split="heldout", num_problems=NUM_HELD_OUT, seed=config.seed)
+    problems = load_dataset(DATASET, split="heldout", num_problems=NUM_HELD_OUT, seed=config.seed)
     with Panel(console) as watcher:
         shown = [Shown("base", score("embedded", problems, config.seed, watcher))]
         watcher.note(preflight(shown[0].report))

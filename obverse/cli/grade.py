@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from obverse import rewards as verifiers
 from obverse.config.train import GradeConfig
 from obverse.data.file_formats import kind_of, listed, read_file
 from obverse.data.layouts import Flaw, Place
 from obverse.data.readers import report
 from obverse.errors import DataError
 from obverse.python_files import read_once
+from obverse.rewards import NAMES, get_verifier, parse_verifiers, reference_error, start_workers, with_weights
 from obverse.types import Problem
 
 WORDS = {True: "true", False: "false", None: "error"}
@@ -29,10 +29,10 @@ def grade(config: GradeConfig, show: Callable[[dict[str, Any]], None]) -> None:
 
     Errors: ConfigError for a verifier that is none, DataError with all bad rows before any is graded.
     """
-    spec = str(verifiers.weighted(config.verifier, config.verifier_weights))
-    judge = verifiers.verifier(spec, config.verifier_seconds)
+    spec = str(with_weights(config.verifier, config.verifier_weights))
+    judge = get_verifier(spec, config.verifier_seconds)
     problems = list(read(str(config.file), spec))
-    verifiers.warm(spec)
+    start_workers(spec)
     for problem, prediction in problems:
         start = time.perf_counter()
         result = judge(problem, prediction)
@@ -75,9 +75,9 @@ def as_problem(row: object, place: Place, spec: str) -> tuple[Problem, str] | Fl
     problem = Problem(
         str(row.get("id", f"{path_stem(place)}-{place.line}")), row.get("prompt", ""), row.get("answer"), meta=meta
     )
-    for name, _ in verifiers.split(spec):
-        if name in verifiers.NAMES:
-            reason = "missing" if problem.answer is None else verifiers.objection(name, problem)
+    for name, _ in parse_verifiers(spec):
+        if name in NAMES:
+            reason = "missing" if problem.answer is None else reference_error(name, problem)
             if reason:
                 return Flaw(place, "answer", reason)
     return problem, prediction

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from obverse import data as tasks
 from obverse.comparison.plan import PLAN, Plan, Trial
 from obverse.config.train import TrainConfig
+from obverse.data import EMBEDDED
 from obverse.errors import ConfigError
-from obverse.rewards.versions import shipped
+from obverse.rewards.versions import package_fingerprint
 from obverse.runtime import integrity as sealing
 from obverse.training import input_fingerprints as inputs
 
@@ -19,7 +19,7 @@ def contents(plan: Plan) -> inputs.InputFingerprints:
     Verifiers that ship with obverse are among them: an update in mid-way would grade the rest differently. Errors:
     ConfigError for what cannot be read.
     """
-    found = {"dataset": plan.dataset, "the verifiers of obverse": shipped()}
+    found = {"dataset": plan.dataset, "the verifiers of obverse": package_fingerprint()}
     for entry in plan.entries:
         config = plan.resolved(Trial(entry, plan.config.seed), ANY_RATE)
         read = {**inputs.of_files(config, ()), **models(config)}
@@ -54,5 +54,5 @@ def refuse_changed(plan: Plan) -> None:
 
 def expected(plan: Plan) -> inputs.InputFingerprints:
     """What a run must read; the rows of an embedded task differ from seed to seed."""
-    is_made_here = plan.config.dataset.partition(":")[0] in tasks.EMBEDDED
+    is_made_here = plan.config.dataset.partition(":")[0] in EMBEDDED
     return {} if is_made_here else {"dataset": plan.dataset}

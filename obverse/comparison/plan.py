@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from obverse import data as tasks
 from obverse import methods
 from obverse.comparison.test_sets import Column, load_column, read_tests, rows
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import resolve
 from obverse.config.train import TrainConfig
+from obverse.data import load_dataset
 from obverse.errors import ConfigError, DamageError
 from obverse.estimator.requests import wants
 from obverse.estimator.schedule import as_schedule
@@ -261,7 +261,7 @@ def write_problems(plan: Plan, contents: Mapping[str, str] | None = None) -> Non
         validation += found[:num]
         folder.write_text(f"problems/{test.name}.jsonl", rows(found[num:]))
     if config.validation is not None:
-        validation = tasks.load(
+        validation = load_dataset(
             config.validation,
             split="heldout",
             num_problems=config.num_validation_problems,

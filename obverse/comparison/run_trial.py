@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from obverse import data as tasks
 from obverse.comparison.input_fingerprints import expected
 from obverse.comparison.plan import BASE, ROOM, Plan, Trial, check_files, fingerprint
 from obverse.config.train import TrainConfig
+from obverse.data import load_dataset
 from obverse.data.renderer import Renderer
 from obverse.errors import CheckpointError, DamageError, DivergedError
 from obverse.evaluation.evaluate import measure
@@ -243,7 +243,7 @@ def measure_tests(
     sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
     params = sampling_params(config, renderer.stop_ids)
     for test, path in missing.items():
-        problems = tasks.load(str(plan.problems_path(test.name)), verifier=config.verifier)
+        problems = load_dataset(str(plan.problems_path(test.name)), verifier=config.verifier)
         scores = measure(
             problems, sampler, renderer, params, plan.config.num_generations_test, seed, watcher or Silent()
         )

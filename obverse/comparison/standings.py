@@ -10,7 +10,7 @@ from obverse.comparison.plan import BASE, Plan
 from obverse.comparison.run_trial import STEPS, Result, result
 from obverse.errors import DamageError
 from obverse.evaluation.bootstrap import Difference, nested_interval, paired
-from obverse.evaluation.pass_at_k import pass_at_k
+from obverse.evaluation.metrics import pass_at_k
 from obverse.runtime import integrity as sealing
 from obverse.runtime.json_lines import read_objects
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from obverse import data as tasks
 from obverse.config.compare import CompareConfig
-from obverse.data import benchmarks
+from obverse.data import EMBEDDED, benchmarks, difficulties, load_dataset
 from obverse.data.layouts import ANSWERS, DEMONSTRATIONS, LAYOUTS
 from obverse.errors import ConfigError
 from obverse.types import Problem, to_json
@@ -62,9 +61,9 @@ def read_tests(config: CompareConfig) -> tuple[Column, ...]:
 def default_tests(dataset: str) -> list[str]:
     """The difficulties of an embedded task in three levels, and its ood split; ConfigError for other data."""
     task = dataset.partition(":")[0]
-    if task not in tasks.EMBEDDED:
+    if task not in EMBEDDED:
         raise ConfigError(f"--tests: say what to test on, for {dataset} has no held-out problems of its own")
-    low, high = tasks.difficulties(dataset, "heldout")
+    low, high = difficulties(dataset, "heldout")
     levels = list(range(low, high + 1))
     cuts = [round(i * len(levels) / len(LEVELS)) for i in range(len(LEVELS) + 1)]
     parts = [levels[a:b] for a, b in pairwise(cuts)]
@@ -75,7 +74,7 @@ def default_tests(dataset: str) -> list[str]:
 def load_column(config: CompareConfig, test: Column, num_problems: int) -> list[Problem]:
     """The problems of a test: so many, but all of a benchmark unless --num_test_problems is given."""
     if test.split != BENCHMARK:
-        return tasks.load(
+        return load_dataset(
             test.dataset, split=test.split, num_problems=num_problems, seed=config.seed, verifier=config.verifier
         )
     num = num_problems if "num_test_problems" in config.model_fields_set else None

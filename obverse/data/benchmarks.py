@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from obverse import data as tasks
 from obverse.data.file_formats import READERS, Rows, read_file
 from obverse.data.layouts import Flaw, Place
+from obverse.data.load import load_dataset
 from obverse.data.readers import hub_rows, read_rows
 from obverse.errors import ConfigError, DataError
 from obverse.rewards.choice import LETTERS
@@ -214,7 +214,7 @@ def read(
                 f"put one there, or leave out --benchmark_dir to take {benchmark.hub} from the hub"
             )
     if benchmark.embedded is not None:
-        found = tasks.load(
+        found = load_dataset(
             benchmark.embedded, split="heldout", num_problems=num_problems or 100, seed=seed, verifier=verifier
         )
         return Found(found, f"embedded {benchmark.embedded}, heldout")

@@ -24,7 +24,7 @@ from math import isfinite
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
-from obverse import rewards as verifiers
+from obverse import rewards
 from obverse.data.messages import (
     UnusableError,
     as_answer,
@@ -181,8 +181,8 @@ class Reading:
         meta = {key: value for key, value in self.row.items() if key not in self.taken or key in FOR_TEMPLATES}
         fields = {"id": self._id(), "prompt": "", "verifier": name, "meta": meta, "template": self.template}
         problem = Problem(**{**fields, **self.fields})
-        for each in self._names(name) if "answer" in self.fields else ():
-            if each in verifiers.NAMES and (reason := verifiers.objection(each, problem)):
+        for verifier_name in self._names(name) if "answer" in self.fields else ():
+            if verifier_name in rewards.NAMES and (reason := rewards.reference_error(verifier_name, problem)):
                 self.flaw(self.answer_key, reason)
         return self.flaws or problem
 
@@ -190,7 +190,7 @@ class Reading:
         """The verifiers that judge this row: only one that is given as an option may stand for several."""
         if name is None or self.verifier is None:
             return [] if name is None else [name]
-        return [each for each, _ in verifiers.split(name)]
+        return [verifier_name for verifier_name, _ in rewards.parse_verifiers(name)]
 
     def _id(self) -> str:
         given = self.row.get("id")
@@ -213,8 +213,12 @@ class Reading:
             self.flaw("verifier", f"not a name but {kind(name)}")
         elif self.verifier is None and ".py" in name:
             self.flaw("verifier", "a data file may not name code to run; give file.py:function as an option instead")
-        elif unknown := [each for each in self._names(name) if not _is_code(each) and each not in verifiers.NAMES]:
-            self.flaw("verifier", f"unknown name {unknown[0][:40]!a}: {verifiers.nearest(unknown[0])}")
+        elif unknown := [
+            verifier_name
+            for verifier_name in self._names(name)
+            if not _is_code(verifier_name) and verifier_name not in rewards.NAMES
+        ]:
+            self.flaw("verifier", f"unknown name {unknown[0][:40]!a}: {rewards.suggest_name(unknown[0])}")
         elif not all(map(_is_code, self._names(name))) and not has_answer and not self.flaws:
             self.flaw(self.answer_key, f"missing, although the verifier {name!r} is named")
         return str(name)

@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from obverse import data as tasks
 from obverse.config import yaml_file as config_file
 from obverse.config.eval import EvalConfig
-from obverse.data import benchmarks
+from obverse.data import benchmarks, load_dataset
 from obverse.data.benchmarks import Protocol
 from obverse.data.chat_template import Layout
 from obverse.data.renderer import recorded_layout
@@ -140,7 +139,7 @@ def trials_of(config: EvalConfig, target: Target, watcher: Watcher) -> list[Tria
     dataset = str(config.dataset or run.get("eval_dataset") or run.get("dataset") or HELD_OUT)
     if config.dataset is None and run and run.get("eval_dataset") is None and Path(dataset).is_file():
         watcher.note(f"{dataset} has no held-out side: these are the run's own training problems (give --dataset)")
-    problems = tasks.load(
+    problems = load_dataset(
         dataset,
         split=config.dataset_split or "heldout",
         num_problems=config.num_problems,

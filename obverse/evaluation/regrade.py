@@ -17,8 +17,8 @@ from obverse.evaluation.result_file import figures, grader, read
 from obverse.evaluation.sample_and_score import score_of
 from obverse.evaluation.sample_store import ASKED, PROBLEMS, RESULT, ROOM, SAMPLES, Graded, Store
 from obverse.python_files import read_once
-from obverse.rewards import answer_of, judge_all, verifier
-from obverse.rewards.versions import of_verdict
+from obverse.rewards import extract_answer, get_verifier, grade_completions
+from obverse.rewards.versions import grader_version
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.file_writes import storage_errors
 from obverse.runtime.output_dir import slug
@@ -42,7 +42,7 @@ def regrade(config: RegradeConfig, watcher: Watcher | None = None) -> list[Repor
             f"{root}: no samples of obverse eval here (a folder with {ASKED}, or one that holds such folders)"
         )
     if config.verifier is not None:
-        verifier(config.verifier)  # an unknown one is told before anything is read
+        get_verifier(config.verifier)  # an unknown one is told before anything is read
     reports = []
     for folder in folders:
         with Store(folder).writing():
@@ -104,7 +104,7 @@ def judged(
         with gzip.open(part, "wt", encoding="utf-8", errors="surrogatepass") as file:
             stream = wanted(store, result, problems)
             while rows := list(islice(stream, BATCH)):
-                grades = judge_all([(problems[row["digest"]], row["text"]) for row in rows])
+                grades = grade_completions([(problems[row["digest"]], row["text"]) for row in rows])
                 for row, grade in zip(rows, grades, strict=True):
                     new = with_verdict(row, grade, problems[row["digest"]], changed)
                     file.write(to_json(new) + "\n")
@@ -126,7 +126,11 @@ def with_verdict(
     if row["correct"] is not grade.correct:
         changed[f"{SAID[row['correct']]} -> {SAID[grade.correct]}"] += 1
     now = {"correct": grade.correct, "reward": grade.reward, "reason": grade.reason}
-    now |= {"formatted": grade.formatted, "answer": answer_of(problem, row["text"]), "grader": of_verdict(problem)}
+    now |= {
+        "formatted": grade.formatted,
+        "answer": extract_answer(problem, row["text"]),
+        "grader": grader_version(problem),
+    }
     return {**row, **now}
 
 
@@ -136,7 +140,7 @@ def renew(store: Store, problems: Mapping[str, Problem], watch: Watcher) -> str:
     Also of another answer's tolerance, or of whatever else of a row a verifier may read. All verdicts of the problems
     are of one version then. Returns what was done in a sentence, "" where nothing was.
     """
-    graders = {name: of_verdict(problem) for name, problem in problems.items()}
+    graders = {name: grader_version(problem) for name, problem in problems.items()}
 
     def is_old(row: Mapping[str, Any]) -> bool:
         return row["digest"] in graders and row.get("grader") != graders[row["digest"]]
@@ -151,7 +155,7 @@ def renew(store: Store, problems: Mapping[str, Problem], watch: Watcher) -> str:
         stream = store.rows()
         while rows := list(islice(stream, BATCH)):
             old = [number for number, row in enumerate(rows) if is_old(row)]
-            grades = judge_all([(problems[rows[number]["digest"]], rows[number]["text"]) for number in old])
+            grades = grade_completions([(problems[rows[number]["digest"]], rows[number]["text"]) for number in old])
             for number, grade in zip(old, grades, strict=True):
                 rows[number] = with_verdict(rows[number], grade, problems[rows[number]["digest"]], changed)
             done += len(old)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from obverse.evaluation.bootstrap import interval, nested_interval
-from obverse.evaluation.pass_at_k import pass_at_k
+from obverse.evaluation.metrics import pass_at_k
 from obverse.redact import flat
 
 SHARE = (0.0, 1.0)

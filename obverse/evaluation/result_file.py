@@ -18,7 +18,7 @@ from obverse.evaluation.eval_sets import Target, Trial
 from obverse.evaluation.report import Report
 from obverse.evaluation.sample_store import RESULT, SCHEMA, Store
 from obverse.inference import SamplingParams
-from obverse.rewards.versions import full
+from obverse.rewards.versions import full_identity
 from obverse.runtime import fingerprint
 from obverse.runtime import integrity as sealing
 from obverse.runtime.run_dir import environment, installed
@@ -122,7 +122,7 @@ def figures(report: Report) -> dict[str, Any]:
 def grader(verifier: str | None, problems: Sequence[Problem]) -> dict[str, Any]:
     """Which verifiers judged, and the code and versions that decide what they say."""
     names = [verifier] if verifier else sorted({problem.verifier or "none" for problem in problems})
-    code = {name: full(name) for name in names if name != "none"}
+    code = {name: full_identity(name) for name in names if name != "none"}
     return {
         "verifiers": names,
         "code": code,

@@ -12,12 +12,12 @@ from obverse.data.renderer import Renderer
 from obverse.distributed.balance import deal
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError
-from obverse.evaluation.majority import majority
+from obverse.evaluation.metrics import majority
 from obverse.evaluation.report import Score
 from obverse.evaluation.sample_store import Graded, Store, digest, sample_row
 from obverse.inference import Sampler, SamplingParams, SamplingRequest
-from obverse.rewards import answer_of, judge_all
-from obverse.rewards.versions import of_verdict
+from obverse.rewards import extract_answer, grade_completions
+from obverse.rewards.versions import grader_version
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.signals import run_on_all_ranks
 from obverse.seeds import seed_for
@@ -48,7 +48,7 @@ class Asked:
     @cached_property
     def grader(self) -> str:
         """The version of what gives verdicts on it."""
-        return of_verdict(self.problem)
+        return grader_version(self.problem)
 
     @property
     def size(self) -> int:
@@ -132,7 +132,7 @@ def sample(
     requests = [SamplingRequest(asked.prompt_ids, list(seeds)) for asked, seeds in zip(chunk, wanted, strict=True)]
     found = sampler.sample(requests, params, progress)
     texts = [[renderer.decode(completion.ids) for completion in completions] for completions in found]
-    grades = iter(judge_all([(a.problem, text) for a, said in zip(chunk, texts, strict=True) for text in said]))
+    grades = iter(grade_completions([(a.problem, text) for a, said in zip(chunk, texts, strict=True) for text in said]))
     graded: list[list[tuple[Graded, str]]] = []
     for asked, seeds, completions, said in zip(chunk, wanted, found, texts, strict=True):
         graded.append([])
@@ -141,7 +141,7 @@ def sample(
             if grade is None:
                 name = asked.problem.id
                 raise ConfigError(f"problem {name!r} has no answer to check: add `answer` or give --verifier")
-            answer = answer_of(asked.problem, text)
+            answer = extract_answer(asked.problem, text)
             each = Graded.of(seed, number, completion.finish, len(completion.ids), grade, answer)
             graded[-1].append((each, text))
     return graded

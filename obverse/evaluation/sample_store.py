@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from obverse.errors import ConfigError, DamageError, StorageError
-from obverse.rewards.versions import plain
+from obverse.rewards.versions import without_folders
 from obverse.runtime import checkpoint, fingerprint
 from obverse.runtime import integrity as sealing
 from obverse.runtime.file_writes import exclusive_lock, storage_errors
@@ -288,7 +288,7 @@ def content(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for without where it lay: a template's name, the folders of verifiers."""
     found = {name: dict(value) if isinstance(value, dict) else value for name, value in asked.items()}
     found.get("template", {}).pop("name", None)
-    return {**found, "verifier": plain(str(found["verifier"]))} if found.get("verifier") else found
+    return {**found, "verifier": without_folders(str(found["verifier"]))} if found.get("verifier") else found
 
 
 def digest(problem: Problem, prompt_ids: Sequence[int]) -> str:
@@ -296,7 +296,7 @@ def digest(problem: Problem, prompt_ids: Sequence[int]) -> str:
 
     The verifier counts by its name; which version of it gave a verdict stands in each row.
     """
-    verifier = problem.verifier and plain(problem.verifier)
+    verifier = problem.verifier and without_folders(problem.verifier)
     text = json.dumps([problem.id, list(prompt_ids), problem.answer, verifier], default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from obverse import data as tasks
 from obverse.config.train import TrainConfig
+from obverse.data import EMBEDDED, load_dataset
 from obverse.data.renderer import Renderer
 from obverse.errors import UserError
 from obverse.memory_plan.batch_shapes import Lengths
@@ -49,9 +49,9 @@ def lengths(config: TrainConfig) -> tuple[Lengths, str]:
 def _problems(config: TrainConfig) -> list[Problem]:
     """The data set, if no network is needed for it."""
     name = config.dataset.partition(":")[0]
-    if name not in tasks.EMBEDDED and not Path(config.dataset).expanduser().exists():
+    if name not in EMBEDDED and not Path(config.dataset).expanduser().exists():
         raise UserError(f"the data set {config.dataset} is not on this machine, and no network is asked for it")
-    return tasks.load(config.dataset, split=config.dataset_split, num_problems=config.num_problems, seed=config.seed)
+    return load_dataset(config.dataset, split=config.dataset_split, num_problems=config.num_problems, seed=config.seed)
 
 
 def _renderer(config: TrainConfig) -> Renderer:

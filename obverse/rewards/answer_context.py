@@ -1,15 +1,15 @@
-"""What stands around an answer in its own sentence: what denies it, changes it, or offers another one beside it.
+"""The sentence around an answer: words that deny or change the answer, or offer an alternative to it.
 
-The same words count before a box and before "the answer is". Only the sentence of the answer is read, and of that only
-what follows its last "so", "hence" or the like: "If x = 3, then y = 4. So we get \\\\boxed{57}" denies nothing. Every
-pattern looks at a fixed number of characters.
+The same words count before a box and before "the answer is". Only the sentence of the answer is searched, and of that
+only the part after its last "so", "hence" or the like: "If x = 3, then y = 4. So we get \\\\boxed{57}" is no denial.
+Every pattern matches a bounded number of characters.
 """
 
 from __future__ import annotations
 
 import re
 
-MAX_CHARS = 200  # of a sentence that are read on either side
+MAX_CHARS = 200  # of a sentence that are searched on either side
 
 _SENTENCE = re.compile(r"[.!?][\"')*_$\]}]{0,4}\s|\n", re.DOTALL)
 _CONCLUSION = re.compile(
@@ -22,7 +22,7 @@ _FILLER = (
     r"|answer|result|value|solution|number|total|is|was|be|equals?|exactly|just|simply|actually|really)\b)*$"
 )
 _NEAR = r"(?:[\s:$(\[{*_`\"'\u201c]|\\[(\[]|\\text\s*\{|\b(?:the|exactly|just)\b)*$"
-_AGAINST = re.compile(
+_DENYING = re.compile(
     r"(?:\b(?:false|untrue|not\strue|not\sthe\scase|n't\strue)"
     r"|\b(?:wrong|incorrect|false|nonsense|a\smistake|an\serror)\sto\s[a-z]+"
     r"|(?<!no\s)(?<!without\s)(?<!without\sa\s)\b(?:doubt|doubtful|den(?:y|ies|ied)|disbelieve|refuse\sto\s[a-z]+)"
@@ -56,8 +56,8 @@ _OTHER_BEFORE = re.compile(
     r"(?<![\w.\\/^-])(-?[0-9]+)\$?\s*(?:or|/|vs\.?|versus)\s*(?:maybe\s|perhaps\s)?\$?$", re.IGNORECASE
 )
 _CLOSED = r"(?:[ \t$)}\]*_\"'`\u201d]|\\[)\]])*"
-_ITS_OWN = r"(?:[a-z]+\s)?(?:answer|solution|result|value)"
-_CHANGED = re.compile(
+_ANSWER = r"(?:[a-z]+\s)?(?:answer|solution|result|value)"
+_CHANGING = re.compile(
     _CLOSED
     + r"(?:[\u2717\u2718\u2716\u274c\u2612]|X(?=\s*(?:$|[.,\n]))|[(\[,]?\s*(?:maybe|perhaps|possibly|not\ssure|unsure"
     r"|wrong|incorrect|false|a\sguess|just\sa\sguess|rejected|extraneous|invalid)\b"
@@ -72,8 +72,8 @@ _CHANGED = re.compile(
     r"|(?:were|would\shave\sbeen)\s(?:the|correct|right|true)\b"
     r"|(?:is|was|are|seems?|looks?|would\sbe)\s(?:(?:just|only|clearly|far|way|much|slightly|almost|exactly|probably"
     r"|likely|indeed)\s)*(?:off\b|too\s|(?:one|two|three|[0-9]+)\s(?:too|off|short)\b"
-    rf"|(?:(?:one|two|three|[0-9]+)\s)?(?:less|more|greater|smaller|larger|bigger|lower|higher)\sthan\s(?:the|my|our)\s{_ITS_OWN}"
-    rf"|(?:half|twice|double|a\sthird|close\sto|near)\s(?:of\s)?(?:the|my|our)\s{_ITS_OWN}|close,?\sbut"
+    rf"|(?:(?:one|two|three|[0-9]+)\s)?(?:less|more|greater|smaller|larger|bigger|lower|higher)\sthan\s(?:the|my|our)\s{_ANSWER}"
+    rf"|(?:half|twice|double|a\sthird|close\sto|near)\s(?:of\s)?(?:the|my|our)\s{_ANSWER}|close,?\sbut"
     r"|extraneous|rejected|excluded|impossible|invalid|wrong|incorrect"
     r"|false|a\s(?:guess|mistake|trap|common)|my\s(?:first|mistake|initial)|what\s(?!we|i\b|the\s(?:question|problem))"
     r"))"
@@ -101,61 +101,61 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 def is_plain(line: str) -> bool:
-    """Whether what stands before an answer is nothing but everyday words and delimiters, which say nothing of it."""
+    """Return whether the text before an answer consists of neutral words and delimiters only."""
     return not re.search(r"[0-9\\<>~!=|^/%+-]", line) and _PLAIN_WORDS.issuperset(_WORD.findall(line.lower()))
 
 
 def sentence_before(text: str, position: int) -> str:
-    """Return what stands before a position in its own sentence, on its own line."""
+    """Return the part of the sentence, and of the line, before a position."""
     before = text[max(0, position - MAX_CHARS) : position]
     ends = [match.end() for match in _SENTENCE.finditer(before)]
     return before[ends[-1] :] if ends else before
 
 
 def without_marks(line: str) -> str:
-    """Return what stands before an answer on its line without Markdown's stars, bullets, dashes and without tags."""
+    """Return the line before an answer without Markdown's stars, bullets and dashes and without HTML tags."""
     line = re.sub(r"\*{2,}|__+", "", TAGS.sub("", line))
     line = re.sub(r"(?<=[:.])[*_](?=\s*$)", "", line)
     line = re.sub(r"^\s*(?:[-+*>\u2022]+|[0-9]{1,2}[.)])\s+", "", line)
     return re.sub(r"(?<=[A-Za-z]{2})[:.]?\s+-{1,3}\s+$", " ", line)
 
 
-def speaks_against(before: str) -> bool:
-    """Whether the sentence before an answer denies it, supposes it, compares it, or gives it as another person's."""
+def is_denied(before: str) -> bool:
+    """Return whether the sentence before an answer denies it, supposes it, compares it or attributes it to others."""
     before = without_marks(before)
     clause = before[max((mark.end() for mark in _CONCLUSION.finditer(before)), default=0) :]
-    if _AGAINST.search(clause):
+    if _DENYING.search(clause):
         return True
     return bool(_CONDITION.search(clause)) and not clause.rstrip(" {$").endswith("=")
 
 
 def is_struck(before: str) -> bool:
-    """Whether a text ends with a mark that strikes out, hides or comments out what follows."""
+    """Return whether a text ends with a mark that strikes out, hides or comments out the text after it."""
     return bool(_STRUCK.search(before))
 
 
 def is_compared(line: str) -> bool:
-    """Whether what follows is the other side of an inequality."""
+    """Return whether a line ends with a relation sign, so that the text after it is a side of an inequality."""
     return bool(_COMPARED.search(TAGS.sub("", line))) and bool(re.search(r"[^\s>]", line.rstrip(" <>$")))
 
 
-def changes(behind: str, content: str) -> bool:
-    """Whether the rest of the sentence behind an answer rejects it, changes it or offers another one."""
-    behind = behind[:MAX_CHARS].partition("\n")[0]
-    if not behind.strip("$.)} "):
+def is_changed(after: str, content: str) -> bool:
+    """Return whether the rest of the sentence after an answer rejects it, changes it or offers an alternative."""
+    after = after[:MAX_CHARS].partition("\n")[0]
+    if not after.strip("$.)} "):
         return False
-    if _CHANGED.match(behind):
+    if _CHANGING.match(after):
         return True
-    other = _OTHER_BEHIND.match(behind)
-    return bool(other) and _is_other(other[1], content)  # type: ignore[index]
+    alternative = _OTHER_BEHIND.match(after)
+    return bool(alternative) and _is_other_number(alternative[1], content)  # type: ignore[index]
 
 
-def offers_other(before: str, content: str) -> bool:
-    """Whether another whole number stands before an answer with an "or" between them."""
-    other = _OTHER_BEFORE.search(before)
-    return bool(other) and _is_other(other[1], content)  # type: ignore[index]
+def has_alternative(before: str, content: str) -> bool:
+    """Return whether the text before an answer ends with another whole number and "or"."""
+    alternative = _OTHER_BEFORE.search(before)
+    return bool(alternative) and _is_other_number(alternative[1], content)  # type: ignore[index]
 
 
-def _is_other(number: str, content: str) -> bool:
+def _is_other_number(number: str, content: str) -> bool:
     content = content.strip()
     return bool(re.fullmatch("-?[0-9]+", content)) and int(content[:60]) != int(number[:60])

@@ -1,9 +1,8 @@
-"""Two answers compared by what they are: numbers, times and ratios, words, lists and tuples, regions, equations,
-formulas.
+"""Comparison of two answers by their structure: numbers, times, ratios, words, collections, sets, equations, formulas.
 
-`equal` is three-valued: what only computer algebra can tell is left to a function that gets pairs of formulas without
-structure and answers yes, no, or None for "not here". The process that trains passes one that never says yes; a
-worker runs the same comparison with one that computes.
+`equal_answers` is three-valued. Pairs of formulas without further structure are passed to a function that returns True,
+False, or None for unknown. The main process passes a function that never returns True; a worker process makes the same
+comparison with one that uses computer algebra.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from obverse.rewards.real_sets import Region, is_relation, region
 from obverse.rewards.text_equality import by_notation, by_number, by_points, by_words
 from obverse.rewards.word_answers import is_product, letters, same_letters
 
-Formulas = Callable[[str, str], bool | None]
+CompareFormulas = Callable[[str, str], bool | None]
 
-MAX_PAIRS = 400  # of members that are compared to match two collections
+MAX_PAIRS = 400  # pairs of members that are compared to match two collections
 _OTHER_RELATION = re.compile(r"[<>=:]=|=[<>=]|\\equiv|(?<![0-9)])!=")
 _FACTORIAL_EQUALS = re.compile(r"(?<=[0-9)])!=")
 _RANGE = re.compile(r"([0-9.]+)\s*(?:-|\\text\s*\{\s*to\s*\}|\bto\b)\s*([0-9.]+)")
@@ -37,246 +36,281 @@ _MARKED = re.compile(
 _DEGREES = frozenset({("degree", 1)})
 
 
-def equal(expected: str, given: str, formulas: Formulas) -> bool | None:
-    """Return whether an answer equals the expected one; None if `formulas` says so of one of their formulas.
+def equal_answers(expected: str, given: str, compare: CompareFormulas) -> bool | None:
+    """Return whether an answer equals the expected one; None if that depends on an unknown of `compare`.
 
-    Both are bare. Not symmetric, since only the expected answer may ask for a unit.
+    Both answers are bare (`obverse.rewards.normalization.bare`). Not symmetric: only the expected answer may require a
+    unit.
     """
     if not given or not expected:
         return expected == given
     if expected == given:
         return True
-    wanted, found = number(expected), number(given)
-    if wanted and found:
-        return same_number(wanted, found)
+    expected_number, given_number = number(expected), number(given)
+    if expected_number and given_number:
+        return same_number(expected_number, given_number)
     if normalized(expected) == normalized(given):
         return True
-    if (one := _RANGE.fullmatch(expected)) and (other := _RANGE.fullmatch(given)):
-        return one.groups() == other.groups()
-    for decide in (by_notation, by_words, by_points):
-        decided = decide(expected, given)
-        if decided is not None:
-            return decided
-    if wanted and (decided := by_number(wanted, given)) is not None:
-        return decided
-    return _by_structure(expected, given, formulas)
+    if (expected_range := _RANGE.fullmatch(expected)) and (given_range := _RANGE.fullmatch(given)):
+        return expected_range.groups() == given_range.groups()
+    for comparison in (by_notation, by_words, by_points):
+        equal = comparison(expected, given)
+        if equal is not None:
+            return equal
+    if expected_number and (equal := by_number(expected_number, given)) is not None:
+        return equal
+    return _compare_structure(expected, given, compare)
 
 
-def all_of(grades: Iterable[bool | None]) -> bool | None:
-    """Return False if one is, else None if one is, else True."""
+def all_of(results: Iterable[bool | None]) -> bool | None:
+    """Return the three-valued conjunction: False if any result is False, else None if any is None, else True."""
     undecided = False
-    for grade in grades:
-        if grade is False:
+    for result in results:
+        if result is False:
             return False
-        undecided = undecided or grade is None
+        undecided = undecided or result is None
     return None if undecided else True
 
 
-def _by_structure(expected: str, given: str, formulas: Formulas) -> bool | None:
-    if (excluded := _EXCLUDED.fullmatch(given)) and "\\ne" not in expected:
-        return equal(expected, excluded[1].strip(), formulas)
-    if _by_regions(regions := (region(expected), region(given)), expected, given):
-        return _same_regions(*regions, formulas)  # type: ignore[arg-type]
+def _compare_structure(expected: str, given: str, compare: CompareFormulas) -> bool | None:
+    if (exclusion := _EXCLUDED.fullmatch(given)) and "\\ne" not in expected:
+        return equal_answers(expected, exclusion[1].strip(), compare)
+    if _are_regions(regions := (region(expected), region(given)), expected, given):
+        return _same_regions(*regions, compare)  # type: ignore[arg-type]
     if "=" in expected or "=" in given:
-        return _with_equals(expected, given, formulas)
-    wanted, found = collection(expected), collection(given)
-    if wanted or found:
-        return _same_collections(expected, wanted, given, found, formulas)
-    return _same_formulas(expected, given, formulas)
+        return _compare_equations(expected, given, compare)
+    expected_collection, given_collection = collection(expected), collection(given)
+    if expected_collection or given_collection:
+        return _same_collections(expected, expected_collection, given, given_collection, compare)
+    return _same_formulas(expected, given, compare)
 
 
-def _by_regions(regions: tuple[Region | None, Region | None], expected: str, given: str) -> bool:
+def _are_regions(regions: tuple[Region | None, Region | None], expected: str, given: str) -> bool:
     return None not in regions and (is_relation(expected) or is_relation(given))
 
 
-def _same_regions(wanted: Region, given: Region, formulas: Formulas) -> bool | None:
-    if wanted.name and given.name and wanted.name != given.name:
+def _same_regions(expected: Region, given: Region, compare: CompareFormulas) -> bool | None:
+    if expected.name and given.name and expected.name != given.name:
         return False
-    if len(wanted.intervals) != len(given.intervals):
+    if len(expected.intervals) != len(given.intervals):
         return False
 
-    def same(one: tuple[str, ...], other: tuple[str, ...]) -> bool | None:
-        if one[2:] != other[2:]:
+    def same_interval(first: tuple[str, ...], second: tuple[str, ...]) -> bool | None:
+        if first[2:] != second[2:]:
             return False
-        return all_of(equal(bare(mine), bare(yours), formulas) for mine, yours in zip(one[:2], other[:2], strict=True))
+        ends = zip(first[:2], second[:2], strict=True)
+        return all_of(equal_answers(bare(expected_end), bare(end), compare) for expected_end, end in ends)
 
-    return _matched(
-        [tuple(map(str, each)) for each in wanted.intervals], [tuple(map(str, each)) for each in given.intervals], same
+    expected_intervals, given_intervals = (
+        [tuple(map(str, interval)) for interval in intervals] for intervals in (expected.intervals, given.intervals)
     )
+    return _match_members(expected_intervals, given_intervals, same_interval)
 
 
-def _with_equals(expected: str, given: str, formulas: Formulas) -> bool | None:
+def _compare_equations(expected: str, given: str, compare: CompareFormulas) -> bool | None:
     given = _FACTORIAL_EQUALS.sub("! =", given)
     if _OTHER_RELATION.search(given) or _OTHER_RELATION.search(expected):
-        return _same_formulas(expected, given, formulas)
-    wanted, found = assignments(expected), assignments(given)
-    if wanted and found:
-        return _same_assignments(wanted, found, expected, given, formulas)
-    if wanted and "=" not in given and not _names_product(wanted):
-        return _assigned(wanted, given, formulas, expected_first=True)
+        return _same_formulas(expected, given, compare)
+    expected_pairs, given_pairs = assignments(expected), assignments(given)
+    if expected_pairs and given_pairs:
+        return _same_assignments(expected_pairs, given_pairs, expected, given, compare)
+    if expected_pairs and "=" not in given and not _names_product(expected_pairs):
+        return _compare_assigned(expected_pairs, given, compare, expected_first=True)
     if "=" not in expected:
-        if found and not _names_product(found) and (len(found) > 1 or "=" not in found[0][1]):
-            return _assigned(found, expected, formulas, expected_first=False)
-        return _chain(expected, given, formulas)
+        if given_pairs and not _names_product(given_pairs) and (len(given_pairs) > 1 or "=" not in given_pairs[0][1]):
+            return _compare_assigned(given_pairs, expected, compare, expected_first=False)
+        return _compare_chain(expected, given, compare)
     if "=" not in given:
-        return False  # an equation is not a term
-    if wanted and len({name for name, _ in wanted}) == 1 < len(wanted):
-        expected = "".join(f"({name}-({value}))" for name, value in wanted) + "=0"
-    return _same_formulas(expected, given, formulas)
+        return False  # a term is not an equation
+    if expected_pairs and len({name for name, _ in expected_pairs}) == 1 < len(expected_pairs):
+        expected = "".join(f"({name}-({value}))" for name, value in expected_pairs) + "=0"
+    return _same_formulas(expected, given, compare)
 
 
 def _same_assignments(
-    wanted: list[tuple[str, str]], found: list[tuple[str, str]], expected: str, given: str, formulas: Formulas
+    expected_pairs: list[tuple[str, str]],
+    given_pairs: list[tuple[str, str]],
+    expected: str,
+    given: str,
+    compare: CompareFormulas,
 ) -> bool | None:
-    names, others = [name for name, _ in wanted], [name for name, _ in found]
-    if len(set(names)) == len(names) == len(others) == len(set(others)) > 1:
-        if set(names) != set(others):
+    expected_names, given_names = [name for name, _ in expected_pairs], [name for name, _ in given_pairs]
+    if len(set(expected_names)) == len(expected_names) == len(given_names) == len(set(given_names)) > 1:
+        if set(expected_names) != set(given_names):
             return False
-        values = dict(found)
-        return all_of(equal(bare(value), bare(values[name]), formulas) for name, value in wanted)
-    if len(set(names)) == len(set(others)) == 1:
-        if names[0] == others[0] or _is_function_of(names[0], others[0]) or _is_product(names[0], others[0]):
-            return _same_members("list", [value for _, value in wanted], [value for _, value in found], formulas)
-        if len(names) == len(others) == 1 and re.search("[A-Za-z]", wanted[0][1] + found[0][1]):
-            return formulas(expected, given)  # x=6/y and y=6/x
+        values = dict(given_pairs)
+        return all_of(equal_answers(bare(value), bare(values[name]), compare) for name, value in expected_pairs)
+    if len(set(expected_names)) == len(set(given_names)) == 1:
+        if (
+            expected_names[0] == given_names[0]
+            or _is_function_of(expected_names[0], given_names[0])
+            or _is_product(expected_names[0], given_names[0])
+        ):
+            return _same_members(
+                "list", [value for _, value in expected_pairs], [value for _, value in given_pairs], compare
+            )
+        if len(expected_names) == len(given_names) == 1 and re.search(
+            "[A-Za-z]", expected_pairs[0][1] + given_pairs[0][1]
+        ):
+            return compare(expected, given)  # x=6/y and y=6/x
     return False
 
 
-def _is_function_of(one: str, other: str) -> bool:
-    """`y` and `f(x)` name the same."""
+def _is_function_of(first: str, second: str) -> bool:
+    """Return whether one name is `y` and the other a function such as `f(x)`."""
     return any(
-        mine == "y" and re.fullmatch(r"[a-z]\([a-z]\)", yours) is not None
-        for mine, yours in ((one, other), (other, one))
+        name == "y" and re.fullmatch(r"[a-z]\([a-z]\)", function_name) is not None
+        for name, function_name in ((first, second), (second, first))
     )
 
 
 def _names_product(pairs: list[tuple[str, str]]) -> bool:
-    """`xy=12` is an equation, and no name for 12."""
+    """Return whether a name is a product of variables: `xy=12` is an equation rather than an assignment."""
     return any(is_product(name) for name, _ in pairs)
 
 
-def _is_product(one: str, other: str) -> bool:
-    """`xy` and `yx` are one product of variables."""
-    return len(one) > 1 and letters(one) == one and letters(other) == other and same_letters(one, other)
+def _is_product(first: str, second: str) -> bool:
+    """Return whether two names are the same product of variables, as `xy` and `yx`."""
+    return len(first) > 1 and letters(first) == first and letters(second) == second and same_letters(first, second)
 
 
-def _assigned(pairs: list[tuple[str, str]], plain: str, formulas: Formulas, *, expected_first: bool) -> bool | None:
-    """Assignments against values without names: one name with its values, or several in the order of writing."""
+def _compare_assigned(
+    pairs: list[tuple[str, str]], plain: str, compare: CompareFormulas, *, expected_first: bool
+) -> bool | None:
+    """Compare assignments with values without names: one name with its values, or several names in their order."""
     values, names = [value for _, value in pairs], {name for name, _ in pairs}
 
-    def compare(assigned: str, other: str) -> bool | None:
-        return equal(assigned, other, formulas) if expected_first else equal(other, assigned, formulas)
+    def compare_values(value: str, plain_value: str) -> bool | None:
+        return (
+            equal_answers(value, plain_value, compare) if expected_first else equal_answers(plain_value, value, compare)
+        )
 
     if len(names) == 1:
-        return compare(bare(", ".join(values)), plain)
+        return compare_values(bare(", ".join(values)), plain)
     listed = collection(plain)
     if listed is None or listed.kind not in ("()", "list", "vector") or len(listed.members) != len(values):
         return False
-    return all_of(compare(bare(value), bare(member)) for value, member in zip(values, listed.members, strict=True))
+    return all_of(
+        compare_values(bare(value), bare(member)) for value, member in zip(values, listed.members, strict=True)
+    )
 
 
-def _chain(expected: str, given: str, formulas: Formulas) -> bool | None:
-    """`x = 2 + 40 = 42`: a name may stand in front, and every other side must equal the expected value."""
+def _compare_chain(expected: str, given: str, compare: CompareFormulas) -> bool | None:
+    """Compare a chain `x = 2 + 40 = 42`: except for a leading name, every side must equal the expected value."""
     sides = [side.strip() for side in given.split("=")]
     if len(sides) > 1 and is_name(sides[0]) and not is_product(sides[0]):
         sides = sides[1:]
-    return all_of(bool(side) and equal(expected, bare(side), formulas) for side in sides)
+    return all_of(bool(side) and equal_answers(expected, bare(side), compare) for side in sides)
 
 
 def _same_collections(
-    expected: str, wanted: Collection | None, given: str, found: Collection | None, formulas: Formulas
+    expected: str, reference: Collection | None, given: str, answer: Collection | None, compare: CompareFormulas
 ) -> bool | None:
-    if wanted is None or found is None:
-        vector, plain = (wanted, given) if wanted else (found, expected)
-        if vector and vector.kind in ("matrix", "vector") and (parts := components(plain)):
-            return _in_order(vector.members, parts, formulas) if wanted else _in_order(parts, vector.members, formulas)
-        if vector and vector.kind in ("matrix", "cases"):
-            return formulas(expected, given)  # 2 times a matrix
+    if reference is None or answer is None:
+        table, plain = (reference, given) if reference else (answer, expected)
+        if table and table.kind in ("matrix", "vector") and (unit_vector_parts := components(plain)):
+            return (
+                _compare_in_order(table.members, unit_vector_parts, compare)
+                if reference
+                else _compare_in_order(unit_vector_parts, table.members, compare)
+            )
+        if table and table.kind in ("matrix", "cases"):
+            return compare(expected, given)  # 2 times a matrix
         return False
-    if wanted.kind == "cases" or found.kind == "cases":
-        rows, others = (_rows(each) for each in (wanted, found))
-        same_kind = wanted.kind == found.kind and wanted.width == found.width
-        return same_kind and _matched(rows, others, lambda one, other: _in_order(one, other, formulas))
-    if {wanted.kind, found.kind} <= {"()", "matrix", "vector"} and "()" != wanted.kind == found.kind == "matrix":
-        return wanted.width == found.width and _in_order(wanted.members, found.members, formulas)
-    if {wanted.kind, found.kind} <= {"()", "matrix", "vector"} and wanted.kind != found.kind:
-        is_line = all(each.kind != "matrix" or each.width in (1, len(each.members)) for each in (wanted, found))
-        return is_line and _in_order(wanted.members, found.members, formulas)
-    if wanted.kind == found.kind and wanted.kind not in ("list", "set"):
-        return _in_order(wanted.members, found.members, formulas)
-    if wanted.kind in ("list", "set") and found.kind in ("list", "set"):
-        unlike = "set" if wanted.kind == found.kind == "set" else "list"
-        return _same_members(unlike, wanted.members, found.members, formulas)
-    if wanted.kind == "()" and found.kind == "list" and not _may_be_interval(wanted.members):
-        return _in_order(wanted.members, found.members, formulas)
+    if reference.kind == "cases" or answer.kind == "cases":
+        expected_rows, given_rows = (_table_rows(item) for item in (reference, answer))
+        same_kind = reference.kind == answer.kind and reference.width == answer.width
+        return same_kind and _match_members(
+            expected_rows, given_rows, lambda first, second: _compare_in_order(first, second, compare)
+        )
+    if {reference.kind, answer.kind} <= {
+        "()",
+        "matrix",
+        "vector",
+    } and "()" != reference.kind == answer.kind == "matrix":
+        return reference.width == answer.width and _compare_in_order(reference.members, answer.members, compare)
+    if {reference.kind, answer.kind} <= {"()", "matrix", "vector"} and reference.kind != answer.kind:
+        is_line = all(item.kind != "matrix" or item.width in (1, len(item.members)) for item in (reference, answer))
+        return is_line and _compare_in_order(reference.members, answer.members, compare)
+    if reference.kind == answer.kind and reference.kind not in ("list", "set"):
+        return _compare_in_order(reference.members, answer.members, compare)
+    if reference.kind in ("list", "set") and answer.kind in ("list", "set"):
+        kind = "set" if reference.kind == answer.kind == "set" else "list"
+        return _same_members(kind, reference.members, answer.members, compare)
+    if reference.kind == "()" and answer.kind == "list" and not _may_be_interval(reference.members):
+        return _compare_in_order(reference.members, answer.members, compare)
     return False
 
 
 def _may_be_interval(members: Sequence[str]) -> bool:
-    """Whether two members may be ends: only numbers that fall are none."""
+    """Return whether two members may be the ends of an interval: not if both are numbers and they do not rise."""
     if len(members) != 2:
         return False
     low, high = (number(bare(member)) for member in members)
     return not (low and high and low.total >= high.total)
 
 
-def _rows(table: Collection) -> list[tuple[str, ...]]:
+def _table_rows(table: Collection) -> list[tuple[str, ...]]:
     return [table.members[start : start + table.width] for start in range(0, len(table.members), table.width)]
 
 
-def _in_order(wanted: Sequence[str], found: Sequence[str], formulas: Formulas) -> bool | None:
-    if len(wanted) != len(found):
+def _compare_in_order(reference: Sequence[str], answer: Sequence[str], compare: CompareFormulas) -> bool | None:
+    if len(reference) != len(answer):
         return False
-    return all_of(equal(bare(mine), bare(other), formulas) for mine, other in zip(wanted, found, strict=True))
-
-
-def _same_members(kind: str, wanted: Sequence[str], found: Sequence[str], formulas: Formulas) -> bool | None:
-    """Members in any order; in a set, what is said twice counts once."""
-    if kind == "set":
-        found = list(dict.fromkeys(normalized(bare(member)) for member in found))
-        wanted = list(dict.fromkeys(normalized(bare(member)) for member in wanted))
-    if len(wanted) == 1 == len(found):
-        return equal(bare(wanted[0]), bare(found[0]), formulas)
-    return _matched(
-        [(member,) for member in wanted],
-        [(member,) for member in found],
-        lambda one, other: equal(bare(one[0]), bare(other[0]), formulas),
+    return all_of(
+        equal_answers(bare(expected), bare(given), compare) for expected, given in zip(reference, answer, strict=True)
     )
 
 
-def _matched(
-    wanted: Sequence[tuple[str, ...]],
-    found: Sequence[tuple[str, ...]],
+def _same_members(kind: str, reference: Sequence[str], answer: Sequence[str], compare: CompareFormulas) -> bool | None:
+    """Compare members in any order; in a set, equal members count once."""
+    if kind == "set":
+        answer = list(dict.fromkeys(normalized(bare(member)) for member in answer))
+        reference = list(dict.fromkeys(normalized(bare(member)) for member in reference))
+    if len(reference) == 1 == len(answer):
+        return equal_answers(bare(reference[0]), bare(answer[0]), compare)
+    return _match_members(
+        [(member,) for member in reference],
+        [(member,) for member in answer],
+        lambda first, second: equal_answers(bare(first[0]), bare(second[0]), compare),
+    )
+
+
+def _match_members(
+    reference: Sequence[tuple[str, ...]],
+    answer: Sequence[tuple[str, ...]],
     same: Callable[[tuple[str, ...], tuple[str, ...]], bool | None],
 ) -> bool | None:
-    """Whether each of the one can be given one of the other."""
-    if len(wanted) != len(found) or len(wanted) ** 2 > MAX_PAIRS * 10:
+    """Return whether the two collections can be matched one to one."""
+    if len(reference) != len(answer) or len(reference) ** 2 > MAX_PAIRS * 10:
         return False
-    rest, undecided = list(found), False
-    for mine in wanted:
-        grades = [same(mine, other) for other in rest]
-        if True in grades:
-            del rest[grades.index(True)]
-        elif None in grades:
+    unmatched, undecided = list(answer), False
+    for member in reference:
+        results = [same(member, candidate) for candidate in unmatched]
+        if True in results:
+            del unmatched[results.index(True)]
+        elif None in results:
             undecided = True
         else:
             return False
     return None if undecided else True
 
 
-def _same_formulas(expected: str, given: str, formulas: Formulas) -> bool | None:
-    """Formulas without their units, which must agree where both have one."""
-    wanted, found = number(expected), number(given)
-    if wanted and wanted.unit.bases == _DEGREES and "\\pi" in given:
-        return formulas(f"\\frac{{{wanted.value.numerator}\\pi}}{{{180 * wanted.value.denominator}}}", given)
+def _same_formulas(expected: str, given: str, compare: CompareFormulas) -> bool | None:
+    """Compare formulas without their units, which must agree if both have one."""
+    expected_number, given_number = number(expected), number(given)
+    if expected_number and expected_number.unit.bases == _DEGREES and "\\pi" in given:
+        return compare(
+            f"\\frac{{{expected_number.value.numerator}\\pi}}{{{180 * expected_number.value.denominator}}}", given
+        )
     if _MARKED.findall(expected) != _MARKED.findall(given):
         return False  # a transpose is another matrix
-    units_of = []
+    both_units = []
     for is_given, text in ((False, expected), (True, given)):
-        if (wanted, found)[is_given]:
-            units_of.append((wanted, found)[is_given].unit)  # type: ignore[union-attr]
+        if (expected_number, given_number)[is_given]:
+            both_units.append((expected_number, given_number)[is_given].unit)  # type: ignore[union-attr]
             continue
-        core, unit = units.tail(text) or (text, units.NONE)
+        core, unit = units.split_unit(text) or (text, units.NONE)
         if (
             core.endswith("^\\circ")
             and core.count("circ") == 1
@@ -287,31 +321,33 @@ def _same_formulas(expected: str, given: str, formulas: Formulas) -> bool | None
         core = re.sub(r"^\\(?:\$|euro|pounds|yen)\s*", "", core)
         if is_given and (unit is None or (core != text and _SYMBOL.fullmatch(core))):
             return False  # a unit belongs to a number, never to a symbol
-        units_of.append(unit or units.NONE)
+        both_units.append(unit or units.NONE)
         expected, given = (expected, core) if is_given else (core, given)
-    mine, other = units_of
-    if other != units.NONE and (
-        (mine.bases and mine != other) or mine.scale != other.scale or other == units.PERCENT != mine
+    expected_unit, given_unit = both_units
+    if given_unit != units.NONE and (
+        (expected_unit.bases and expected_unit != given_unit)
+        or expected_unit.scale != given_unit.scale
+        or given_unit == units.PERCENT != expected_unit
     ):
         return False
-    if _texts(given) - _texts(expected):
+    if _words_in_text(given) - _words_in_text(expected):
         return False  # words within a formula change it
-    if wanted and wanted.unit != units.NONE and not found:
-        expected = _plain(wanted)
-    elif found and found.unit != units.NONE and not wanted:
-        given = _plain(found)
+    if expected_number and expected_number.unit != units.NONE and not given_number:
+        expected = _as_fraction(expected_number)
+    elif given_number and given_number.unit != units.NONE and not expected_number:
+        given = _as_fraction(given_number)
     if not given or not expected:
         return False
     if expected == given or normalized(expected) == normalized(given):
         return True
-    return formulas(expected, given)
+    return compare(expected, given)
 
 
-def _plain(value: Number) -> str:
+def _as_fraction(value: Number) -> str:
     return f"\\frac{{{value.value.numerator}}}{{{value.value.denominator}}}"
 
 
-def _texts(text: str) -> set[str]:
+def _words_in_text(text: str) -> set[str]:
     return {
         word
         for part in re.findall(r"\\(?:text|mbox)\s*\{([^{}]*)\}", text)

@@ -1,19 +1,18 @@
-"""The one rule that finds the final answer in a text; every verifier reads what it returns and nothing else.
+"""Extraction of the final answer from a completion, shared by all verifiers.
 
-Only what follows the last block of reasoning counts (`obverse.rewards.reasoning_blocks`), and nothing after one that is
-never closed. In it, the first of these that is there:
+Only text after the last block of reasoning counts (`obverse.rewards.reasoning_blocks`), and no text after an unclosed
+block. The final answer is the first of these that exists:
 
 1. the last complete `<answer>...</answer>` (or `<final_answer>`);
-2. the last balanced `\\boxed{...}` or `\\fbox{...}` that is in no other box, unless, where phrases count, a phrase
-   behind it gives another answer;
-3. what follows the last run of `#` on the last line that has one: `#### 72`, `36-4=32#32`;
-4. only where a verifier asks for phrases: the rest of the sentence after the last "answer is" or "answer:", up to a
-   "because", "since", "which" or "as"; it comes before 3 if it stands after the last `#`, or if that is a Markdown
-   heading's.
+2. the last balanced `\\boxed{...}` or `\\fbox{...}` outside of other boxes, unless, with `phrases`, a later phrase
+   gives another answer;
+3. the text after the last run of `#` on the last line with a `#`: `#### 72`, `36-4=32#32`;
+4. only with `phrases`: the rest of the sentence after the last "answer is" or "answer:", up to a "because", "since",
+   "which" or "as"; it takes precedence over 3 if it follows the last `#`, or if that `#` belongs to a Markdown heading.
 
-A box that is denied, hedged or part of a formula gives no answer (`obverse.rewards.boxes`), nor does an answer that
-the next sentences take back (`obverse.rewards.answer_phrases`). A final answer has at most MAX_CHARS characters. Every
-step is linear in the length of the text, whatever it holds.
+A box that is denied, hedged or part of a formula gives no answer (`obverse.rewards.boxes`), nor does an answer that the
+next sentences retract (`obverse.rewards.answer_phrases`). A final answer has at most MAX_CHARS characters. Every step
+takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from __future__ import annotations
 import re
 
 from obverse.rewards.answer_context import TAGS
-from obverse.rewards.answer_phrases import announced, is_taken_back, last_phrase, later_answer
-from obverse.rewards.boxes import SUFFIX, answering, last_box, unboxed
+from obverse.rewards.answer_phrases import answer_phrase, is_taken_back, last_phrase, later_answer
+from obverse.rewards.boxes import SUFFIX, answering_box, last_box, unboxed
 from obverse.rewards.reasoning_blocks import outcome
 from obverse.types import GradeResult
 
@@ -38,7 +37,7 @@ _ENDINGS = re.compile(r"[\s#]*$")
 
 
 def final_answer(text: str, *, phrases: bool = False) -> str | None:
-    """Return the final answer of a text, stripped, or None if it gives none; "" means that its place was left empty.
+    """Return the final answer of a completion, stripped; "" if an answer's tag or box is empty, None without an answer.
 
     Example:
         final_answer("<think>12?</think> 36-4=32#32") == "32"
@@ -47,19 +46,19 @@ def final_answer(text: str, *, phrases: bool = False) -> str | None:
     text = outcome(text)
     if "</" in text:
         text = TAGS.sub("", text)
-    found = _tagged(text)
-    if found is None:
-        box, has_boxes = answering(text)
+    answer = _from_tags(text)
+    if answer is None:
+        box, has_boxes = answering_box(text)
         if has_boxes:
-            found = _boxed(text, box, phrases)
+            answer = _from_box(text, box, phrases)
         else:
             phrase, denied = last_phrase(text) if phrases else (-1, False)
             comes_last = phrase > text.rfind("#") or (phrase >= 0 and _ends_in_heading(text))
-            found = (None if denied else _after_phrase(text, phrase)) if comes_last else _after_hash(text)
-    return None if found is None or len(found) > MAX_CHARS else found.strip()
+            answer = (None if denied else _from_phrase(text, phrase)) if comes_last else _after_hashes(text)
+    return None if answer is None or len(answer) > MAX_CHARS else answer.strip()
 
 
-def _tagged(text: str) -> str | None:
+def _from_tags(text: str) -> str | None:
     if "</" not in text:
         return None
     tags = list(_TAG.finditer(text))
@@ -71,7 +70,7 @@ def _tagged(text: str) -> str | None:
     return None if is_taken_back(text, first_close.end()) else text[tags[opening].end() : first_close.start()]
 
 
-def _boxed(text: str, box: tuple[int, int, int] | None, phrases: bool) -> str | None:
+def _from_box(text: str, box: tuple[int, int, int] | None, phrases: bool) -> str | None:
     end = box[2] + 1 if box else text.rfind("\\boxed")
     later = later_answer(text, end) if phrases else None
     if later:
@@ -85,7 +84,7 @@ def _boxed(text: str, box: tuple[int, int, int] | None, phrases: bool) -> str | 
 
 
 def _ends_in_heading(text: str) -> bool:
-    """Whether the last line with a `#` is a Markdown heading, or a tag such as `#thanks`."""
+    """Return whether the last line with a `#` is a Markdown heading, or a hashtag such as `#thanks`."""
     last = text.rfind("#")
     if last < 0:
         return False
@@ -98,7 +97,7 @@ def _ends_in_heading(text: str) -> bool:
     )
 
 
-def _after_hash(text: str) -> str | None:
+def _after_hashes(text: str) -> str | None:
     last = text.rfind("#")
     if last < 0:
         return None
@@ -109,7 +108,7 @@ def _after_hash(text: str) -> str | None:
 
 
 def _closed_hashes(text: str, last: int) -> str | None:
-    """`#### 42 ####`: what stands between two runs of hashes on one line."""
+    """Return the text between two runs of hashes on one line, as in `#### 42 ####`."""
     line = text[text.rfind("\n", 0, last) + 1 : last + 1].rstrip("#")
     opening = line.rfind("#")
     return (
@@ -119,6 +118,6 @@ def _closed_hashes(text: str, last: int) -> str | None:
     )
 
 
-def _after_phrase(text: str, start: int) -> str | None:
-    said, end = announced(text, start)
-    return None if text[end : end + 1] == "?" or is_taken_back(text, end) else said
+def _from_phrase(text: str, start: int) -> str | None:
+    answer, end = answer_phrase(text, start)
+    return None if text[end : end + 1] == "?" or is_taken_back(text, end) else answer

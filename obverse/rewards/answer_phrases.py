@@ -1,10 +1,10 @@
-"""Sentences that announce an answer ("The answer is 42, which ...", "**Answer**"), and those that take one back."""
+"""Phrases that announce an answer ("The answer is 42, which ...", "**Answer**"), and sentences that retract one."""
 
 from __future__ import annotations
 
 import re
 
-from obverse.rewards.answer_context import is_plain, sentence_before, speaks_against
+from obverse.rewards.answer_context import is_denied, is_plain, sentence_before
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _LINK = (
@@ -13,7 +13,7 @@ _LINK = (
     r"(?:is|was|equals|(?:would|should|must|will)\s(?:then\s|therefore\s|thus\s)?be|(?:comes?|turns?"
     r"|works?)\s(?:out\s)?to(?:\sbe)?)\b:?)"
 )
-_SPOKEN = re.compile(
+_ANSWER_IS = re.compile(
     rf"(?<![A-Za-z0-9])(?:answer|ans\.?(?=\s|:)|ans)(?![A-Za-z0-9])[*_{_QUOTES}]{{0,4}}"
     rf"(?:\s(?:to|of|for|in)\s[^.\n:?!]{{1,60}}?(?=\s(?:is|would|should|must|will)\b|:))?"
     rf"{_LINK}(?:\s{{0,8}}[:*_])*\s{{0,8}}",
@@ -110,30 +110,30 @@ _SENTENCES = re.compile(
     re.IGNORECASE,
 )
 _MAX_TURNS, _MAX_TURN_CHARS = 8, 800
-_MAX_AWAY = 40  # characters from an answer to what its own sentence says against it
+_MAX_AWAY = 40  # characters between an answer and a retraction in the same sentence
 
 
 def last_phrase(text: str, start: int = 0) -> tuple[int, bool]:
-    """Return where what the last phrase announces begins, -1 if there is none, and whether that phrase is denied."""
+    """Return the position after the last phrase (-1 without a phrase) and whether that phrase is denied."""
     lower = text.lower() if text.isascii() else text.encode("ascii", "replace").decode().lower()
-    last = _last_spoken(text, lower, start)
+    match = _last_answer_is(text, lower, start)
     if not text.isascii() or any(word in lower for word in _FOREIGN_WORDS):
         for phrase in _FOREIGN.finditer(text, start):
-            last = phrase if last is None or phrase.end() > last.end() else last
-    if last is None:
+            match = phrase if match is None or phrase.end() > match.end() else match
+    if match is None:
         return -1, False
-    sentence = sentence_before(text, last.start())
+    sentence = sentence_before(text, match.start())
     if is_plain(sentence):
-        return last.end(), False
-    return last.end(), bool(_DENIED_PHRASE.search(sentence[-60:])) or speaks_against(sentence)
+        return match.end(), False
+    return match.end(), bool(_DENIED_PHRASE.search(sentence[-60:])) or is_denied(sentence)
 
 
-def _last_spoken(text: str, lower: str, start: int) -> re.Match[str] | None:
-    """The last "answer is" and the like, looked for from the end."""
+def _last_answer_is(text: str, lower: str, start: int) -> re.Match[str] | None:
+    """Return the last match of "answer is" and the like, searching from the end."""
     position = lower.rfind("ans", start)
     while position >= 0:
-        if spoken := _SPOKEN.match(text, position):
-            return spoken
+        if match := _ANSWER_IS.match(text, position):
+            return match
         line = lower.rfind("\n", max(start, position - _MAX_HEAD_CHARS), position) + 1
         if (line or position < _MAX_HEAD_CHARS) and (headed := _HEADED.match(text, max(line, start))):
             return headed if headed.end() > position else None
@@ -141,8 +141,8 @@ def _last_spoken(text: str, lower: str, start: int) -> re.Match[str] | None:
     return None
 
 
-def announced(text: str, start: int) -> tuple[str, int]:
-    """Return what a phrase announces that ends at `start`, without quotes and stars, and where it ends."""
+def answer_phrase(text: str, start: int) -> tuple[str, int]:
+    """Return the answer after a phrase that ends at `start`, without quotes and stars, and the answer's end."""
     quote = text[start : start + 1]
     if quote and quote in '"`\u201c' and text[start - 2 : start] != "\\":
         closing = text.find("\u201d" if quote == "\u201c" else quote, start + 1, start + 200)
@@ -150,28 +150,28 @@ def announced(text: str, start: int) -> tuple[str, int]:
             return text[start + 1 : closing].strip("* "), closing + 1
     start = lead.end() if (lead := _LEAD.match(text, start)) else start
     end = sentence_end.start() if (sentence_end := _SENTENCE_END.search(text, start)) else len(text)
-    said = text[start:end].strip('* _`"\u201c\u201d\u2018\u2019').removesuffix(",")
-    if len(said) > 1 and said[0] == said[-1] == "'":
-        said = said[1:-1]
-    return said.strip(), end
+    answer = text[start:end].strip('* _`"\u201c\u201d\u2018\u2019').removesuffix(",")
+    if len(answer) > 1 and answer[0] == answer[-1] == "'":
+        answer = answer[1:-1]
+    return answer.strip(), end
 
 
 def later_answer(text: str, start: int) -> str | None:
-    """Return an answer that a phrase gives from `start` on, "" if one is denied there, None if there is neither."""
+    """Return the answer of a phrase after `start`, "" if it is denied, None without such a phrase."""
     text = text[start:]
     phrase, denied = last_phrase(text)
     if phrase < 0:
         return None
-    said, _ = announced(text, phrase)
-    if re.match(r"(?:not|wrong|incorrect|never)\b", said, re.IGNORECASE):
+    answer, _ = answer_phrase(text, phrase)
+    if re.match(r"(?:not|wrong|incorrect|never)\b", answer, re.IGNORECASE):
         return ""
-    short = said and len(said) <= _MAX_LATER_CHARS and not _NO_ANSWER.match(said)
-    is_value = short and (bool(re.search(r"[0-9\\$]", said)) or re.fullmatch(r"\(?[A-Z]\)?", said))
-    return said if is_value and not denied else None
+    is_short = answer and len(answer) <= _MAX_LATER_CHARS and not _NO_ANSWER.match(answer)
+    is_value = is_short and (bool(re.search(r"[0-9\\$]", answer)) or re.fullmatch(r"\(?[A-Z]\)?", answer))
+    return answer if is_value and not denied else None
 
 
 def is_taken_back(text: str, start: int) -> bool:
-    """Whether what follows an answer that ends at `start` calls it wrong, or turns to another one.
+    """Return whether the text after an answer that ends at `start` calls it wrong or gives another one.
 
     Example:
         is_taken_back("42. Wait, that is wrong. It is 41.", 2) and not is_taken_back("42, as required.", 2)

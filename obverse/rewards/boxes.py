@@ -1,8 +1,8 @@
-"""Boxes: `\\boxed{...}` and `\\fbox{...}`, which of them answers, and what is said around it that takes it back.
+"""Boxes `\\boxed{...}` and `\\fbox{...}`: which of them is the final answer, and whether the text around denies it.
 
-A box in a box is part of the outer one's formula. Different boxes with nothing but signs, numbering or words such as
-"or", "maybe" and "versus" between them are a hedge. A box inside a formula (`-\\boxed{42}`, `\\cancel{\\boxed{42}}`)
-or one that the words before it deny answers nothing. Every step is linear in the length of the text.
+A box in a box is part of the outer one's formula. Different boxes with only signs, numbering or words such as "or",
+"maybe" and "versus" between them are a hedge. A box inside a formula (`-\\boxed{42}`, `\\cancel{\\boxed{42}}`), or one
+that is denied by the words before it, is not an answer. Every step takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from obverse.rewards.answer_context import (
     MAX_CHARS,
-    changes,
+    has_alternative,
+    is_changed,
     is_compared,
+    is_denied,
     is_plain,
     is_struck,
-    offers_other,
     sentence_before,
-    speaks_against,
     without_marks,
 )
 from obverse.rewards.lexicon import JOINT_WORDS
@@ -48,7 +48,7 @@ _IN_FORMULA = re.compile(
     r"|sout|st|phantom|[hv]phantom|frac|dfrac|tfrac|sqrt|cdot|times|div|ast|circ|bmod|pmod|mod|log_[0-9a-z]"
     r"|not|neg|lnot|overline|bar|sin|cos|tan|ln|log|pm|mp|text|overset|underset)(?:\{[^{}]{0,30})?\{?)\s*\$?[\s{]*$"
 )
-_BEHIND = re.compile(
+_AFTER = re.compile(
     r"[ \t$)}\]]{0,6}(?:\\text\s*\{\s*|\\[,;: ]\s*)?"
     r"(?:\^(?!\s*\{?\s*\\circ)|\\?%?\s?\?|[-+*] ?[0-9\\]|:\s?[0-9]|\\(?:cdot|times|div|pm|sqrt|frac|pi)(?![A-Za-z])"
     r"|/\s*\\?[0-9(fb]|(?:hundred|thousand|million|billion|trillion|dozen|squared|cubed|lakh|crore|halves|thirds"
@@ -62,7 +62,7 @@ SUFFIX = re.compile(
 
 
 class Box(NamedTuple):
-    """Where a box begins, and where its contents begin and end."""
+    """The start of a box in a text, and the start and the end of its content."""
 
     opening: int
     start: int
@@ -70,10 +70,12 @@ class Box(NamedTuple):
 
 
 def boxes(text: str) -> list[Box]:
-    """Return every balanced box in the order in which they open: one scan, one stack."""
+    """Return all balanced boxes in the order in which they open."""
     first = text.find("\\boxed")
-    if (other := text.find("\\f", 0, None if first < 0 else first)) >= 0 and ("\\fbox" in text or "\\framebox" in text):
-        first = other
+    if (fbox_start := text.find("\\f", 0, None if first < 0 else first)) >= 0 and (
+        "\\fbox" in text or "\\framebox" in text
+    ):
+        first = fbox_start
     if first < 0:
         return []
     while first > 0 and text[first - 1] == "\\":
@@ -94,7 +96,7 @@ def boxes(text: str) -> list[Box]:
 
 
 def outermost(text: str) -> list[Box]:
-    """Return the boxes that are in no other one."""
+    """Return the boxes that are not inside another box."""
     outer: list[Box] = []
     for box in boxes(text):
         if not outer or box.opening > outer[-1].end:
@@ -103,13 +105,13 @@ def outermost(text: str) -> list[Box]:
 
 
 def last_box(text: str) -> str | None:
-    """Return the contents of the last balanced box that is in no other one, None if there is none."""
+    """Return the content of the last balanced box outside of other boxes, None without a box."""
     outer = outermost(text)
     return unboxed(text[outer[-1].start : outer[-1].end]) if outer else None
 
 
 def unboxed(text: str) -> str:
-    """Return the contents of the box, or boxes in boxes, that make up a whole text; any other text as it is."""
+    """Return the content of the box, or nested boxes, that enclose the whole text; any other text unchanged."""
     first, last = 0, len(text)
     for box in boxes(text):
         if box.end == last - 1 and box.opening == first and _OPENING.fullmatch(text, first, box.start):
@@ -118,23 +120,23 @@ def unboxed(text: str) -> str:
 
 
 def without_boxes(text: str) -> str:
-    """Return a formula with its boxes as plain braces."""
+    """Return a formula with boxes replaced by plain braces."""
     return _INNER.sub("", text) if "box" in text else text
 
 
-def answering(text: str) -> tuple[Box | None, bool]:
-    """Return the box that answers, and whether the text has boxes at all."""
+def answering_box(text: str) -> tuple[Box | None, bool]:
+    """Return the box of the final answer, if any, and whether the text has boxes at all."""
     outer = outermost(text)
     if not outer:
         return None, False
     box = outer[-1]
-    if _is_hedge(text, outer) or _is_denied(text, box):
+    if _is_hedge(text, outer) or _is_denied_box(text, box):
         return None, True
     return box, True
 
 
 def _is_hedge(text: str, outer: list[Box]) -> bool:
-    """Whether the last box ends a row of boxes that do not all say the same."""
+    """Return whether the last box belongs to a series of boxes with different contents."""
     last = text[outer[-1].start : outer[-1].end].strip()
     for before, box in zip(outer[-2::-1], outer[:0:-1], strict=True):
         between = text[before.end + 1 : box.opening]
@@ -147,20 +149,20 @@ def _is_hedge(text: str, outer: list[Box]) -> bool:
     return False
 
 
-def _is_denied(text: str, box: Box) -> bool:
-    """Whether the box's own line and sentence deny it, or make it part of a formula."""
+def _is_denied_box(text: str, box: Box) -> bool:
+    """Return whether the line and the sentence of a box deny it, or make it part of a formula."""
     sentence, content = sentence_before(text, box.opening), text[box.start : box.end]
     end = box.end + 1 if text[box.end : box.end + 1] == "}" else box.end
-    behind = text[end : end + MAX_CHARS]
+    after = text[end : end + MAX_CHARS]
     if is_plain(sentence):
-        return bool(_BEHIND.match(behind)) or changes(behind, content)
+        return bool(_AFTER.match(after)) or is_changed(after, content)
     line = without_marks(sentence)
     if line.endswith("*") and text.startswith("*", end):
         line = line[:-1]
-    if _DENIAL.search(line) or speaks_against(sentence) or is_struck(sentence) or is_compared(line):
+    if _DENIAL.search(line) or is_denied(sentence) or is_struck(sentence) or is_compared(line):
         return True
-    if _IN_FORMULA.search(line) or offers_other(line, content):
+    if _IN_FORMULA.search(line) or has_alternative(line, content):
         return True
-    if line.endswith("|") and re.match(r"\|\s*[-+*/^]", behind):
+    if line.endswith("|") and re.match(r"\|\s*[-+*/^]", after):
         return True
-    return bool(_BEHIND.match(behind)) or changes(behind, content)
+    return bool(_AFTER.match(after)) or is_changed(after, content)

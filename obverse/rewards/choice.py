@@ -1,10 +1,9 @@
-"""Multiple choice: the final answer is a letter, `B`, `(B)`, `B.`, `option B` or `B) text`, or the text of the right
-option.
+"""Multiple choice: the final answer is a letter (`B`, `(B)`, `B.`, `option B`, `B) text`) or the text of an option.
 
-A letter is always the letter of an option, even where the text of another one is that letter. Two letters, or a
-letter with the text of another option, are no choice; "B, not A" and "leaving B" are B.
+A single letter always names an option by its letter, even if another option has that letter as its text. Two letters,
+or a letter with the text of another option, are not a choice; "B, not A" and "leaving B" are B.
 
-The options are the list `choices` of the row, if it has one; they are lettered from A in their order.
+The options are the row's list `choices`, if it has one, lettered from A.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAMED = r"(?:(?:the\s(?:correct|right|best)\s(?:option|choice|answer)\sis:?"
 _NAMED += r"|option|choice|letter|answer|it is|it's|(?:I|we) (?:think|believe|choose|pick)(?: it is)?)\s+)*"
 _LETTER = re.compile(rf"{_NAMED}[(\[{{]?\s*([A-Za-z])\s*[)\]}}]?[.:]?", re.IGNORECASE)
-_AGAINST = re.compile(
+_NOT_OTHERS = re.compile(
     rf"{_NAMED}[(\[]?([A-Z])[)\]]?,?\s+(?:(?:and|but)\s+)?(?:not|rather than"
     rf"|instead of)\s+[(\[]?[A-Z][)\]]?(?:\s*(?:,|or|and|nor)\s*[(\[]?[A-Z][)\]]?)*\.?"
 )
-_LEFT = re.compile(r"[^.?!\n]{0,80}\b(?:leaving|leaves)\s+(?:us\s+with\s+)?(?:only\s+)?[(\[]?([A-Z])[)\]]?\.?")
+_LEAVING = re.compile(r"[^.?!\n]{0,80}\b(?:leaving|leaves)\s+(?:us\s+with\s+)?(?:only\s+)?[(\[]?([A-Z])[)\]]?\.?")
 _LETTERED = re.compile(rf"{_NAMED}(?:[(\[]([A-Z])[)\]]|([A-Z])(?:[.:)]|\s+-))\s+(.*)", re.DOTALL)
 _WRAPPED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|boxed)\s*\{([^{}]*)\}")
 _LABEL = re.compile(r"\A\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*\(?([A-Z])[).]?\s*\}")
@@ -54,73 +53,73 @@ _UNSURE = re.compile(
 
 
 def gold(problem: Problem) -> str:
-    """Return the letter of the right option.
+    """Return the letter of the correct option.
 
-    Errors: GraderError if the answer is neither a letter nor one of `choices`, or if `choices` is no list of text.
+    Errors: GraderError if the reference is neither a letter nor one of `choices`, or `choices` is not a list of text.
     """
     options = _options(problem)
     if not isinstance(problem.answer, str):
         raise GraderError(f"the choice verifier needs a letter or an option, not {type(problem.answer).__name__}")
-    answer = problem.answer.strip()
-    letter = answer if answer in options else _letter(answer, options)
+    reference = problem.answer.strip()
+    letter = reference if reference in options else _letter(reference, options)
     if letter is None or (options and letter not in options):
         raise GraderError("neither a letter nor one of choices")
     return letter
 
 
-def answer(problem: Problem, text: str) -> str | None:
-    """Return the final answer; "answer: B" and a text that is nothing but a choice count too."""
-    found = final_answer(text, phrases=True)
-    if found is None:
+def extract(problem: Problem, text: str) -> str | None:
+    """Return the final answer; "answer: B" and a completion that consists of a choice only count too."""
+    answer = final_answer(text, phrases=True)
+    if answer is None:
         whole, options = outcome(text).strip(), _options(problem)
-        first, _, rest = whole.partition("\n")
+        first, _, following = whole.partition("\n")
         if _letter(whole, options):
-            found = whole
+            answer = whole
         elif chosen := _CHOSEN.search(whole):
-            found = chosen[1]
-        elif named := _NAMING.search(whole):
-            letter = named[1] or named[2]
-            rest_of = whole[named.end(1) if named[1] else named.end(2) :]
-            found = letter.upper() if not is_taken_back(rest_of, 0) and not _UNSURE.match(rest_of) else None
+            answer = chosen[1]
+        elif naming := _NAMING.search(whole):
+            letter = naming[1] or naming[2]
+            after_letter = whole[naming.end(1) if naming[1] else naming.end(2) :]
+            answer = letter.upper() if not is_taken_back(after_letter, 0) and not _UNSURE.match(after_letter) else None
         elif (
             _letter(first.strip(), options)
-            and rest.strip()
-            and not is_taken_back(rest, 0)
-            and not _starts_with_choice(rest, options)
+            and following.strip()
+            and not is_taken_back(following, 0)
+            and not _starts_with_choice(following, options)
         ):
-            found = first.strip()
-    return found
+            answer = first.strip()
+    return answer
 
 
-def same(problem: Problem, first: str, second: str) -> bool:
-    """Whether two final answers mean the same option."""
+def same_answer(problem: Problem, first: str, second: str) -> bool:
+    """Return whether two final answers name the same option."""
     options = _options(problem)
     letter = _letter(first, options)
     return first == second or (letter is not None and letter == _letter(second, options))
 
 
-def stated(problem: Problem) -> str:
-    """Return a text that gives the expected answer."""
+def example(problem: Problem) -> str:
+    """Return a completion that gives the reference answer."""
     return f"<answer>{gold(problem)}</answer>"
 
 
 def verify(problem: Problem, text: str) -> GradeResult:
-    """Right if the final answer means the right option.
+    """Grade a completion: correct if the final answer names the correct option.
 
     Example:
         verify(Problem("p", "...", answer="B", meta={"choices": ["Rome", "Paris"]}), "The answer is Paris.").correct
     """
-    expected, found = gold(problem), answer(problem, text)
-    if not found:
+    expected, answer = gold(problem), extract(problem, text)
+    if not answer:
         return UNANSWERED
-    letter = _letter(found, _options(problem))
+    letter = _letter(answer, _options(problem))
     if letter is None:
-        return GradeResult.wrong(f"{found[:80]!a} is neither a letter nor an option")
+        return GradeResult.wrong(f"{answer[:80]!a} is neither a letter nor an option")
     return GradeResult.right() if letter == expected else GradeResult.wrong(f"{letter} is not the answer")
 
 
 def _options(problem: Problem) -> dict[str, str]:
-    """The options by letter; none if the row has none."""
+    """Return the options by letter; empty if the row has none."""
     choices: Any = problem.meta.get("choices")
     if choices is None:
         return {}
@@ -131,25 +130,25 @@ def _options(problem: Problem) -> dict[str, str]:
     return dict(zip(LETTERS, choices, strict=False))
 
 
-def _starts_with_choice(rest: str, options: dict[str, str]) -> bool:
-    return any(_letter(line.strip(), options) for line in rest.strip().split("\n", 4)[:4])
+def _starts_with_choice(text: str, options: dict[str, str]) -> bool:
+    return any(_letter(line.strip(), options) for line in text.strip().split("\n", 4)[:4])
 
 
-def _letter(said: str, options: dict[str, str]) -> str | None:
-    """Which option is meant: by its letter alone, by its text, or by letter and text if they do not disagree."""
-    if len(said) > MAX_CHARS:
+def _letter(answer: str, options: dict[str, str]) -> str | None:
+    """Return the letter of the option that an answer names by its letter, by its text, or by both if they agree."""
+    if len(answer) > MAX_CHARS:
         return None
-    said = _plain(said if said.isascii() else in_latex(said))
-    if alone := _LETTER.fullmatch(said) or _AGAINST.fullmatch(said) or _LEFT.fullmatch(said):
-        return alone.group(1).upper()
-    if (trailed := _TRAILED.fullmatch(said)) and trailed[2] in options:  # Berlin (C)
-        return trailed[2] if _is_option(options[trailed[2]], trailed[1]) else None
-    by_words = [letter for letter, option in options.items() if _spelled(option) == _spelled(said)]
+    answer = _plain(answer if answer.isascii() else in_latex(answer))
+    if single := _LETTER.fullmatch(answer) or _NOT_OTHERS.fullmatch(answer) or _LEAVING.fullmatch(answer):
+        return single.group(1).upper()
+    if (suffixed := _TRAILED.fullmatch(answer)) and suffixed[2] in options:  # Berlin (C)
+        return suffixed[2] if _is_option(options[suffixed[2]], suffixed[1]) else None
+    by_words = [letter for letter, option in options.items() if _spelled(option) == _spelled(answer)]
     if len(by_words) == 1:
         return by_words[0]
-    lettered = _LETTERED.fullmatch(said)
+    lettered = _LETTERED.fullmatch(answer)
     if lettered is None:
-        by_value = [letter for letter, option in options.items() if _is_option(option, said)]
+        by_value = [letter for letter, option in options.items() if _is_option(option, answer)]
         return by_value[0] if len(by_value) == 1 else None
     if _UNSURE.match(lettered.group(3)):
         return None
@@ -160,18 +159,18 @@ def _letter(said: str, options: dict[str, str]) -> str | None:
     return letter if fits else None
 
 
-def _plain(said: str) -> str:
-    """Without dollar signs, quotes, stars and the commands of text around it."""
-    said = said.strip().strip('*`"$ ').strip()
-    while wrapped := _WRAPPED.fullmatch(said):
-        said = wrapped.group(1).strip()
-    return _LABEL.sub(r"(\1) ", said).strip()
+def _plain(answer: str) -> str:
+    """Remove dollar signs, quotes, stars and text commands around an answer."""
+    answer = answer.strip().strip('*`"$ ').strip()
+    while wrapped := _WRAPPED.fullmatch(answer):
+        answer = wrapped.group(1).strip()
+    return _LABEL.sub(r"(\1) ", answer).strip()
 
 
-def _is_option(option: str, said: str) -> bool:
-    """Whether a text is an option: the same words, the same number or the same formula in another spelling."""
-    return _spelled(option) == _spelled(said) or (
-        bool(_FORMULA.search(option)) and bool(said.strip()) and math.equal(option, said)
+def _is_option(option: str, answer: str) -> bool:
+    """Return whether an answer is an option: the same words, the same number or the same formula when normalized."""
+    return _spelled(option) == _spelled(answer) or (
+        bool(_FORMULA.search(option)) and bool(answer.strip()) and math.equal_without_algebra(option, answer)
     )
 
 

@@ -1,8 +1,8 @@
-"""Several verifiers in one: `math,my.py:style`, with weights `math*1,my.py:style*0.2`.
+"""Several verifiers combined into one: `math,my.py:style`, with weights `math*1,my.py:style*0.2`.
 
-The reward is the weighted sum (TRL's `reward_weights`: 1 each if nobody says otherwise; what does not apply is left
-out). Correct is what the first of them that applies says. One that fails makes the whole verdict an error: a sum with a
-part missing is no reward.
+The reward is the weighted sum as in TRL's `reward_weights` (default weight 1); verifiers that return NOT_APPLICABLE are
+left out of it. `correct` is that of the first applicable verifier. If one of them fails, the combined grade is that
+failure, because a sum with a missing part is not a reward.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from obverse.rewards.python_file import NOT_APPLICABLE
 from obverse.types import GradeResult
 
 
-def split(spec: str) -> list[tuple[str, float]]:
-    """Return the verifiers that a text names, each with its weight. Errors: ConfigError for a weight that is none.
+def parse_verifiers(spec: str) -> list[tuple[str, float]]:
+    """Return the (name, weight) pairs of a `verifier` option. Errors: ConfigError for a weight that is not a number.
 
     Example:
-        split("math,my.py:style*0.2") == [("math", 1.0), ("my.py:style", 0.2)]
+        parse_verifiers("math,my.py:style*0.2") == [("math", 1.0), ("my.py:style", 0.2)]
     """
-    found = []
+    verifiers = []
     for part in spec.split(","):
         name, star, weight = part.strip().partition("*")
-        found.append((name.strip(), _weight(weight, spec) if star else 1.0))
-    return found
+        verifiers.append((name.strip(), _weight(weight, spec) if star else 1.0))
+    return verifiers
 
 
-def weighted(spec: str | None, weights: Sequence[float]) -> str | None:
-    """Return a text that names the same verifiers with these weights; without weights as it is.
+def with_weights(spec: str | None, weights: Sequence[float]) -> str | None:
+    """Return the `verifier` option with these weights in it; without weights, unchanged.
 
-    Errors: ConfigError if their numbers differ or no verifier is named.
+    Errors: ConfigError if there are not as many weights as verifiers, or `spec` is None.
     """
     if not weights:
         return spec
     if spec is None:
         raise ConfigError("--verifier_weights: weights of what? Name the verifiers with --verifier")
-    names = [name for name, _ in split(spec)]
+    names = [name for name, _ in parse_verifiers(spec)]
     if len(names) != len(weights):
         raise ConfigError(f"--verifier_weights: {len(weights)} weights for {len(names)} verifiers ({spec})")
     return ",".join(f"{name}*{weight!r}" for name, weight in zip(names, weights, strict=True))
 
 
-def combined(grades: Sequence[GradeResult], weights: Sequence[float]) -> GradeResult:
-    """Return the one verdict of several."""
-    applying = [(each, weight) for each, weight in zip(grades, weights, strict=True) if each != NOT_APPLICABLE]
-    if failed := [each for each, _ in applying if each.correct is None]:
-        return failed[0]
-    if not applying:
+def combine_grades(grades: Sequence[GradeResult], weights: Sequence[float]) -> GradeResult:
+    """Return the grade of the weighted combination."""
+    applicable = [(grade, weight) for grade, weight in zip(grades, weights, strict=True) if grade != NOT_APPLICABLE]
+    if failures := [grade for grade, _ in applicable if grade.correct is None]:
+        return failures[0]
+    if not applicable:
         return NOT_APPLICABLE
-    first = applying[0][0]
+    first = applicable[0][0]
     return GradeResult(
-        first.correct, sum(each.reward * weight for each, weight in applying), first.reason, first.formatted
+        first.correct, sum(grade.reward * weight for grade, weight in applicable), first.reason, first.formatted
     )
 
 
@@ -62,5 +62,5 @@ def _weight(text: str, spec: str) -> float:
     except ValueError:
         weight = float("nan")
     if not isfinite(weight):
-        raise ConfigError(f"verifier {spec!r}: {text.strip()!r} is no weight; write math*1,my.py:style*0.2")
+        raise ConfigError(f"verifier {spec!r}: {text.strip()!r} is not a weight; write math*1,my.py:style*0.2")
     return weight

@@ -1,4 +1,4 @@
-"""How answers are put together: lists, tuples, sets, intervals, vectors, matrices and assignments of texts."""
+"""Parsing of composite answers: lists, tuples, sets, intervals, vectors, matrices and assignments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ASSIGNED = re.compile(rf"\s*({NAME})\s*=\s*([^=]+)")
 
 
 class Collection(NamedTuple):
-    """Members: a "list" (no brackets), "set", "vector", "matrix", "cases", or the brackets themselves: "()", "(]"."""
+    """A collection of members; `kind` is "list" (no brackets), "set", "vector", "matrix", "cases", or its brackets."""
 
     kind: str
     members: tuple[str, ...]
@@ -46,7 +46,7 @@ class Collection(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def collection(text: str) -> Collection | None:
-    """Return what a bare text lists, None if it is one thing. `\\pm` makes two members of one."""
+    """Return the members of a bare text, None if it is a single thing. `\\pm` makes two members of one."""
     if not text or not any(sign in text for sign in ",;(){}[]&ao\\"):
         return None
     if table := _TABLE.fullmatch(text):
@@ -63,7 +63,7 @@ def collection(text: str) -> Collection | None:
 
 
 def split(text: str) -> list[str]:
-    """Return the parts of a text between commas, semicolons, "and" and "or" that are in no brackets."""
+    """Return the parts of a text between commas, semicolons, "and" and "or" outside of brackets."""
     text = _JOINT.sub(";", text) if any(word in text for word in ("and", "or", "vee", "wedge")) else text
     parts, depth, start = [], 0, 0
     for sign in _BRACKETS.finditer(text):
@@ -106,22 +106,22 @@ def assignments(text: str) -> list[tuple[str, str]] | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is what may stand in front of an equals sign as a name."""
+    """Return whether a text is a name that can be the left side of an assignment."""
     return bool(_NAMED.fullmatch(text))
 
 
 def components(text: str) -> tuple[str, ...] | None:
-    """Return a, b, c of `a i + b j + c k` in unit vectors; None if a text is something else."""
+    """Return a, b, c of `a i + b j + c k` in unit vectors; None for any other text."""
     text = _UNIT_VECTORS.sub(r"\1", text)
-    found, position = {}, 0
+    coefficients, position = {}, 0
     while position < len(text):
         part = _COMPONENT.match(text, position)
-        if part is None or part[3] in found:
+        if part is None or part[3] in coefficients:
             return None
-        found[part[3]] = part[1].strip("+") + (part[2] or "1")
+        coefficients[part[3]] = part[1].strip("+") + (part[2] or "1")
         position = part.end()
-    names = "ijk" if "k" in found else "ij"
-    return tuple(found.get(name, "0") for name in names) if len(found) > 1 else None
+    names = "ijk" if "k" in coefficients else "ij"
+    return tuple(coefficients.get(name, "0") for name in names) if len(coefficients) > 1 else None
 
 
 def _table(kind: str, body: str) -> Collection | None:
@@ -136,23 +136,23 @@ def _table(kind: str, body: str) -> Collection | None:
 
 
 def _expanded(parts: list[str]) -> list[str]:
-    """Every part with one `\\pm` as two."""
-    found: list[str] = []
+    """Replace every part that has a `\\pm` by two."""
+    expanded: list[str] = []
     for part in parts:
         signs = _PLUS_MINUS.findall(part)
         if not signs or ("=" in part and not _ASSIGNED.fullmatch(part)) or re.search(r"[<>]|\\[lg]e(?![a-z])", part):
-            found.append(part)
+            expanded.append(part)
             continue
         upper = _PLUS_MINUS.sub(lambda sign: "+" if sign[1] == "pm" else "-", part)
         lower = _PLUS_MINUS.sub(lambda sign: "-" if sign[1] == "pm" else "+", part)
-        found += [upper.removeprefix("+"), lower.removeprefix("+")]
-    return found
+        expanded += [upper.removeprefix("+"), lower.removeprefix("+")]
+    return expanded
 
 
 def _ends(text: str) -> tuple[str, str]:
-    """The brackets that hold a whole text, empty if there are none."""
-    opening = next((each for each in ("\\langle", "\\{", "(", "[") if text.startswith(each)), "")
-    closing = next((each for each in ("\\rangle", "\\}", ")", "]") if text.endswith(each)), "")
+    """Return the brackets that enclose the whole text, empty without such brackets."""
+    opening = next((bracket for bracket in ("\\langle", "\\{", "(", "[") if text.startswith(bracket)), "")
+    closing = next((bracket for bracket in ("\\rangle", "\\}", ")", "]") if text.endswith(bracket)), "")
     if not opening or not closing:
         return "", ""
     depth = 0

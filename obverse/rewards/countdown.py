@@ -4,11 +4,11 @@
     product = value (("*" | "/") value)*
     value   = whole number | "(" sum ")"
 
-Spaces and line ends are free; square brackets are round ones, a number or bracket before a bracket is multiplied by
-it. The signs U+00D7, U+00F7, U+2212, `x` between numbers and `\\times`, `\\cdot`, `\\div` count as `*`, `/` and `-`.
-One `= target` at the end or `target =` at the start is tolerated if it states the target; so are stars, quotes and a
-full stop around all of it. Everything else is wrong: a sign before a number (`-5+3`), powers, decimals, leading
-zeros. Values are exact fractions; what a model wrote is parsed here and never evaluated.
+Spaces and line ends are ignored, square brackets count as round ones, and a number or bracket before a bracket is
+multiplied by it. The signs U+00D7, U+00F7, U+2212, `x` between numbers and `\\times`, `\\cdot`, `\\div` count as `*`,
+`/` and `-`. One `= target` at the end or `target =` at the start is accepted if it is the target, and so are stars,
+quotes and a full stop around the expression. Everything else is wrong: a sign before a number (`-5+3`), powers,
+decimals, leading zeros. Values are exact fractions. The expression is parsed here and never evaluated as code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from obverse.errors import GraderError
 from obverse.rewards.answer_extraction import UNANSWERED, final_answer, outcome
-from obverse.rewards.reasoning_blocks import reasons
+from obverse.rewards.reasoning_blocks import has_reasoning
 from obverse.types import GradeResult, Problem
 
 MAX_DEPTH = 50  # brackets in brackets
@@ -59,15 +59,15 @@ _MAX_WHOLE_CHARS = 1_000
 
 
 class ExpressionError(ValueError):
-    """The text is no expression of the grammar above, or it has no value; says why."""
+    """The text is not an expression of the grammar above, or has no value; the message is the reason."""
 
 
 def gold(problem: Problem) -> tuple[list[int], int]:
-    """Return the numbers and the target. Errors: GraderError if the answer does not hold them as whole numbers."""
-    answer: Any = problem.answer
-    if not isinstance(answer, dict) or not {"numbers", "target"} <= answer.keys():
+    """Return the numbers and the target. Errors: GraderError if the reference answer lacks them or has other types."""
+    reference: Any = problem.answer
+    if not isinstance(reference, dict) or not {"numbers", "target"} <= reference.keys():
         raise GraderError("the countdown verifier needs an object with numbers and target")
-    numbers, target = answer["numbers"], answer["target"]
+    numbers, target = reference["numbers"], reference["target"]
     if not isinstance(numbers, list) or not numbers or any(type(n) is not int or n < 0 for n in numbers):
         raise GraderError("numbers must be a list of whole numbers from 0 up")
     if type(target) is not int:
@@ -75,43 +75,43 @@ def gold(problem: Problem) -> tuple[list[int], int]:
     return numbers, target
 
 
-def answer(problem: Problem, text: str) -> str | None:
-    """Return the final answer of a text, or a text that is nothing but an expression."""
-    found = final_answer(text)
+def extract(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a completion, or the whole completion if it is only an expression."""
+    answer = final_answer(text)
     if (
-        found is None
+        answer is None
         and len(text) <= _MAX_WHOLE_CHARS
-        and not reasons(text)
+        and not has_reasoning(text)
         and _WHOLE.fullmatch(whole := outcome(text).strip())
     ):
         return whole
-    return found
+    return answer
 
 
-def same(problem: Problem, first: str, second: str) -> bool:
-    """Whether two final answers are the same expression, apart from spaces; its value alone does not make it so."""
-    return "".join(spelled(first).split()) == "".join(spelled(second).split())
+def same_answer(problem: Problem, first: str, second: str) -> bool:
+    """Return whether two final answers are the same expression apart from spaces; equal values are not enough."""
+    return "".join(normalize(first).split()) == "".join(normalize(second).split())
 
 
 def verify(problem: Problem, text: str) -> GradeResult:
-    """Right if the final answer uses every number exactly once and equals the target.
+    """Grade a completion: correct if the final answer uses every number exactly once and equals the target.
 
     Example:
         verify(Problem("p", "...", answer={"numbers": [3, 5, 7, 2], "target": 24}), "<answer>3*5+7+2</answer>").correct
     """
     numbers, target = gold(problem)
-    found = answer(problem, text)
-    if not found:
+    answer = extract(problem, text)
+    if not answer:
         return UNANSWERED
-    expression, equals, stated = spelled(found).partition("=")
+    expression, equals, other_side = normalize(answer).partition("=")
     if equals and _is_target(expression, target):
-        expression, stated = stated, expression
-    if equals and not _is_target(stated, target):
+        expression, other_side = other_side, expression
+    if equals and not _is_target(other_side, target):
         return GradeResult.wrong("the other side of = is not the target")
     try:
         tokens = tokenize(expression, max_numbers=len(numbers))
-        used = [token for token in tokens if isinstance(token, int)]
-        if Counter(used) != Counter(numbers):
+        used_numbers = [token for token in tokens if isinstance(token, int)]
+        if Counter(used_numbers) != Counter(numbers):
             return GradeResult.wrong("does not use every number exactly once")
         value = evaluate(tokens)
     except ExpressionError as error:
@@ -119,8 +119,8 @@ def verify(problem: Problem, text: str) -> GradeResult:
     return GradeResult.right() if value == target else GradeResult.wrong("does not equal the target")
 
 
-def spelled(text: str) -> str:
-    """Return an expression in the signs of the grammar, without what may stand around it."""
+def normalize(text: str) -> str:
+    """Return an expression with the signs of the grammar, without stars, quotes or delimiters around it."""
     text = text.strip().strip("*`$;").strip().removesuffix(".").strip()
     text = text.removeprefix("\\(").removesuffix("\\)").translate(_SIGNS)
     for pattern, sign in _COMMANDS:
@@ -165,8 +165,8 @@ def _sum(tokens: list[int | str], position: int, depth: int) -> tuple[Fraction, 
     value, position = _product(tokens, position, depth)
     while position < len(tokens) and tokens[position] in ("+", "-"):
         sign = tokens[position]
-        other, position = _product(tokens, position + 1, depth)
-        value = value + other if sign == "+" else value - other
+        term, position = _product(tokens, position + 1, depth)
+        value = value + term if sign == "+" else value - term
     return value, position
 
 
@@ -174,10 +174,10 @@ def _product(tokens: list[int | str], position: int, depth: int) -> tuple[Fracti
     value, position = _value(tokens, position, depth)
     while position < len(tokens) and tokens[position] in ("*", "/"):
         sign = tokens[position]
-        other, position = _value(tokens, position + 1, depth)
-        if sign == "/" and other == 0:
+        factor, position = _value(tokens, position + 1, depth)
+        if sign == "/" and factor == 0:
             raise ExpressionError("divides by zero")
-        value = value * other if sign == "*" else value / other
+        value = value * factor if sign == "*" else value / factor
     return value, position
 
 

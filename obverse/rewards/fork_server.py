@@ -1,8 +1,8 @@
-"""The process that worker processes are forked from: single-threaded, without torch, started once.
+"""The process from which worker processes are forked: single-threaded, without torch, started once.
 
-It runs `serve` on one end of a socket pair. A request is one JSON object, answered by one; a pipe's end travels with
-`start`. Workers are forked here and never in the training process, whose threads and devices do not survive a fork;
-nor is the user's main script run again, as multiprocessing's own start methods would.
+It runs `serve` on one end of a socket pair. Requests and answers are JSON objects; a `start` request carries one end of
+the worker's pipe. Workers are not forked in the training process, whose threads and devices do not survive a fork, and
+the user's main script is not run again, as multiprocessing's start methods would.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 
 MAX_REQUEST_BYTES = 65_536
-PARENT_CHECK_SECONDS = 1.0  # a parent that was killed may have left its end of the socket to a child
+PARENT_CHECK_SECONDS = 1.0  # a child of a killed parent may still hold the parent's end of the socket
 
 
 def serve(fd: int) -> None:
-    """Answer requests until the parent is gone; then kill every worker.
+    """Answer requests until the parent process is gone; then kill every worker.
 
-    `{"start": module, "memory": bytes or null, "files": number or null, "silent": bool, "cwd": folder}` with a pipe's
-    end forks a worker that runs `module.handle` and answers `{"pid": n}`; `{"stop": pid}` kills one and answers `{}`.
+    `{"start": module, "memory": bytes or null, "files": number or null, "silent": bool, "cwd": folder}`, sent with one
+    end of a pipe, forks a worker that runs `module.handle`; the answer is `{"pid": n}`. `{"stop": pid}` kills a worker;
+    the answer is `{}`.
     """
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, signal.SIG_IGN)
     parent, control, workers = os.getppid(), socket.socket(fileno=fd), set[int]()
     while os.getppid() == parent:
         if not select.select([control], [], [], PARENT_CHECK_SECONDS)[0]:
@@ -42,7 +43,7 @@ def serve(fd: int) -> None:
         request = json.loads(message)
         answer = {}
         if "start" in request:
-            module = importlib.import_module(request["start"])  # kept: the next worker has it at once
+            module = importlib.import_module(request["start"])  # stays imported for the next worker
             pid = os.fork()
             if pid == 0:
                 control.close()
@@ -59,27 +60,27 @@ def serve(fd: int) -> None:
 
 
 def kill(pid: int) -> None:
-    """End a worker, and whatever it started in its process group, and take its exit status."""
-    for end in (os.killpg, os.kill):
+    """Kill a worker with its process group, and reap it."""
+    for send_signal in (os.killpg, os.kill):
         with suppress(ProcessLookupError, PermissionError):
-            end(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
 def work(fd: int, module: ModuleType, request: dict[str, object]) -> None:
-    """A worker's whole life: limits, then one task after another; what it answers is JSON. Never returns.
+    """Run a worker: set its limits, then answer tasks with JSON until the pipe closes. Never returns.
 
-    What a model wrote arrives as a string and leaves as a verdict: nothing that a worker says is ever unpickled.
+    Completions of a model arrive as strings, and answers are parsed as JSON: nothing from a worker is unpickled.
     """
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     limits = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, request["memory"]))
-    for limit, most in (*limits, (resource.RLIMIT_NOFILE, request["files"])):
-        if isinstance(most, int):
-            with suppress(ValueError, OSError):  # macOS knows no limit of the address space
-                resource.setrlimit(limit, (most, most))
-    with suppress(OSError):  # the folder may be gone; a verifier that reads relative paths will say so
+    for limit, maximum in (*limits, (resource.RLIMIT_NOFILE, request["files"])):
+        if isinstance(maximum, int):
+            with suppress(ValueError, OSError):  # macOS has no limit of the address space
+                resource.setrlimit(limit, (maximum, maximum))
+    with suppress(OSError):  # the folder may be gone; a verifier that reads relative paths will fail
         os.chdir(str(request["cwd"]))
     if request["silent"]:
         null = os.open(os.devnull, os.O_WRONLY)
@@ -90,7 +91,7 @@ def work(fd: int, module: ModuleType, request: dict[str, object]) -> None:
         while True:
             answer = module.handle(pipe.recv())
             pipe.send_bytes(json.dumps(answer).encode())
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has no use for it any more
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent closed the pipe
         os._exit(0)
     finally:
         os._exit(1)

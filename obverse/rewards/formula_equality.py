@@ -1,7 +1,7 @@
-"""Two formulas read by latex2sympy and compared by value: exactly where both are rational, to 100 digits, or at points.
+"""Formulas parsed by latex2sympy and compared by value: exactly if both are rational, else to 100 digits or at points.
 
-A formula goes through math-verify's LaTeX grammar and nothing else (its plain-expression reader, which Python's parser
-stands behind, is never used). Only worker processes import this.
+Formulas are only parsed by math-verify's LaTeX grammar; its parser of plain expressions, which uses Python's parser, is
+not used. Only worker processes import this module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXACT = sympy.Float("1e-100", DIGITS)
 MAX_EXPONENT = 10_000
 NUM_POINTS = 4  # the last two are negative: |x| is not x
 
-# Units are removed before: math-verify's own way takes variables for units (6m, c/2).
+# Units have been removed before: math-verify would take variables for units (6m, c/2).
 _READER = [
     LatexExtractionConfig(
         boxed_match_priority=0,
@@ -47,57 +47,63 @@ _MARKED = re.compile(
 _PARAMETERS = frozenset("kmn")
 
 
-class Unreadable(Exception):
-    """A formula is none of the grammar's: `gold` for the expected one, `unparseable` for the other."""
+class UnparseableError(Exception):
+    """The grammar cannot parse a formula; the message is `gold` for the expected one, else `unparseable`."""
 
 
-def same(expected: str, given: str) -> bool:
-    """Whether two formulas are equal. Errors: Unreadable."""
-    if _marks(expected) != _marks(given):
+def equal_formulas(expected: str, given: str) -> bool:
+    """Return whether two formulas are equal. Errors: UnparseableError."""
+    if _accents(expected) != _accents(given):
         return False
-    gold, answer = read(expected), read(given)
-    if gold is None or answer is None:
-        raise Unreadable("gold" if gold is None else "unparseable")
-    if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq):
-        return _same_equations(gold, answer)
-    if isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase):
-        return gold.shape == answer.shape and all(map(_same_values, gold.flat(), answer.flat()))
-    if isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr):
-        return _same_numbers(expected, gold, given, answer)
-    if isinstance(gold, Relational) != isinstance(answer, Relational) or isinstance(
-        gold, sympy.Expr | sympy.MatrixBase
+    expected_formula, given_formula = parse_formula(expected), parse_formula(given)
+    if expected_formula is None or given_formula is None:
+        raise UnparseableError("gold" if expected_formula is None else "unparseable")
+    if isinstance(expected_formula, sympy.Eq) and isinstance(given_formula, sympy.Eq):
+        return _same_equations(expected_formula, given_formula)
+    if isinstance(expected_formula, sympy.MatrixBase) and isinstance(given_formula, sympy.MatrixBase):
+        return expected_formula.shape == given_formula.shape and all(
+            map(_same_values, expected_formula.flat(), given_formula.flat())
+        )
+    if isinstance(expected_formula, sympy.Expr) and isinstance(given_formula, sympy.Expr):
+        return _same_numbers(expected, expected_formula, given, given_formula)
+    if isinstance(expected_formula, Relational) != isinstance(given_formula, Relational) or isinstance(
+        expected_formula, sympy.Expr | sympy.MatrixBase
     ):
         return False
-    if isinstance(answer, sympy.Expr | sympy.MatrixBase):
+    if isinstance(given_formula, sympy.Expr | sympy.MatrixBase):
         return False
-    return bool(verify(gold, answer, timeout_seconds=None)) and _agree(gold, answer)
+    return bool(verify(expected_formula, given_formula, timeout_seconds=None)) and _constants_agree(
+        expected_formula, given_formula
+    )
 
 
 @lru_cache(maxsize=4096)
-def read(text: str) -> Any:
-    """Return a formula as sympy has it, decimals as fractions, `\\pm` as both equations; None if it is unreadable."""
+def parse_formula(text: str) -> Any:
+    """Return a formula as a sympy object, with decimals as fractions and `\\pm` as a product; None if unparseable."""
     if "\\pm" in text and "=" in text:
-        both = [read(text.replace("\\pm", sign)) for sign in ("+", "-")]
-        if all(isinstance(each, sympy.Eq) for each in both):
-            return sympy.Eq(sympy.Mul(*(each.lhs - each.rhs for each in both)), 0, evaluate=False)
+        equations = [parse_formula(text.replace("\\pm", sign)) for sign in ("+", "-")]
+        if all(isinstance(equation, sympy.Eq) for equation in equations):
+            return sympy.Eq(sympy.Mul(*(equation.lhs - equation.rhs for equation in equations)), 0, evaluate=False)
         return None
     text = _ROOT.sub(lambda match: f"\\sqrt{{{match[1] or match[2]}}}", text)
     text = _FUNCTION.sub(r"\\\1 ", text)
     text = _SMALL_MODULUS.sub(lambda match: str(int(match[1]) % int(match[2])), text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
-    found = parse(f"\\boxed{{{text}}}", _READER, fallback_mode="no_fallback", parsing_timeout=None)
-    formula = next((each for each in found if not isinstance(each, str)), None)
-    return formula if formula is None else _evaluated(formula)
+    candidates = parse(f"\\boxed{{{text}}}", _READER, fallback_mode="no_fallback", parsing_timeout=None)
+    formula = next((equation for equation in candidates if not isinstance(equation, str)), None)
+    return formula if formula is None else _evaluate(formula)
 
 
-def _evaluated(formula: Any) -> Any:
-    """With the letters i and e, decimals and unevaluated products as the numbers that they are."""
+def _evaluate(formula: Any) -> Any:
+    """Replace the letters i and e and decimals by exact numbers, and evaluate products."""
     if not isinstance(formula, sympy.Expr | sympy.MatrixExpr | sympy.MatrixBase | sympy.Eq):
         return formula
-    known = {each: sympy.I if each.name == "i" else sympy.E for each in formula.free_symbols if each.name in ("i", "e")}
-    decimals = {each: sympy.Rational(str(each)) for each in formula.atoms(sympy.Float)}
-    formula = formula.xreplace({**known, **decimals}) if known or decimals else formula
+    constants = {
+        atom: sympy.I if atom.name == "i" else sympy.E for atom in formula.free_symbols if atom.name in ("i", "e")
+    }
+    decimals = {atom: sympy.Rational(str(atom)) for atom in formula.atoms(sympy.Float)}
+    formula = formula.xreplace({**constants, **decimals}) if constants or decimals else formula
     if any(_is_huge(power) for power in formula.atoms(sympy.Pow)):
         return formula
     if isinstance(formula, sympy.Eq):
@@ -106,20 +112,20 @@ def _evaluated(formula: Any) -> Any:
 
 
 def _is_huge(power: Any) -> bool:
-    """A power of numbers that would be written out: only the same power is equal to it."""
+    """Return whether a power of numbers is too large to expand; it only equals the same power."""
     return bool(power.exp.is_Integer and power.base.is_Rational and abs(power.exp) > MAX_EXPONENT)
 
 
-def _marks(text: str) -> list[str]:
-    """Primes, inverse functions and accents, which the grammar would drop, and capitals, which it makes small."""
+def _accents(text: str) -> list[str]:
+    """Return primes, inverse functions and accents, which the grammar drops, and capitals, which it lowercases."""
     return sorted(
-        re.sub(r"[\s{}]|\\prime", lambda match: "'" if match.group() == "\\prime" else "", each)
-        for each in _MARKED.findall(text)
+        re.sub(r"[\s{}]|\\prime", lambda match: "'" if match.group() == "\\prime" else "", accent)
+        for accent in _MARKED.findall(text)
     )
 
 
 def _same_numbers(expected: str, gold: Any, given: str, answer: Any) -> bool:
-    """Two expressions; where one is a decimal and the other states no decimal, one is the other cut off."""
+    """Compare two expressions; a decimal equals an exact expression that it approximates."""
     if gold == answer:
         return True
     if any(_is_huge(power) for formula in (gold, answer) for power in formula.atoms(sympy.Pow)):
@@ -129,16 +135,16 @@ def _same_numbers(expected: str, gold: Any, given: str, answer: Any) -> bool:
     for decimal, exact, is_gold in ((expected, answer, True), (given, gold, False)):
         if is_decimal(decimal) and not exact.free_symbols and (read_number := number(decimal)):
             return _is_cut_off(read_number.value, exact, is_gold)
-    parameters = [{each.name for each in formula.free_symbols} & _PARAMETERS for formula in (gold, answer)]
+    parameters = [{symbol.name for symbol in formula.free_symbols} & _PARAMETERS for formula in (gold, answer)]
     if (
         len(parameters[0]) == len(parameters[1]) == 1
         and parameters[0] != parameters[1]
         and ("circ" in expected or "\\pi" in expected)
     ):
-        name, other = (
-            next(each for each in formula.free_symbols if each.name in _PARAMETERS) for formula in (gold, answer)
+        symbol_of, other_symbol = (
+            next(symbol for symbol in formula.free_symbols if symbol.name in _PARAMETERS) for formula in (gold, answer)
         )
-        answer = answer.xreplace({other: name})  # 60+360k and 60+360n
+        answer = answer.xreplace({other_symbol: symbol_of})  # 60+360k and 60+360n
     return _same_values(gold, answer)
 
 
@@ -157,14 +163,14 @@ def _is_cut_off(decimal: Fraction, exact: Any, is_gold: bool) -> bool:
 
 
 def _same_values(gold: Any, answer: Any) -> bool:
-    """Whether two expressions have one value, with free symbols at each of the points where both have a finite one."""
+    """Return whether two expressions have the same value, at each test point where both are finite."""
     if gold == answer:
         return True
     names = sorted(gold.free_symbols | answer.free_symbols, key=str)
     num_seen = 0
     for index in range(NUM_POINTS if names else 1):
         point = _point(names, index)
-        first, second = _at(gold, point), _at(answer, point)
+        first, second = _evaluate_at(gold, point), _evaluate_at(answer, point)
         if not (_is_finite(first) and _is_finite(second)):
             continue
         if (
@@ -174,7 +180,7 @@ def _same_values(gold: Any, answer: Any) -> bool:
         ):
             continue
         if not _is_close(first, second):
-            return not names and _is_close(_at(_real_roots(gold), {}), _at(_real_roots(answer), {}))
+            return not names and _is_close(_evaluate_at(_real_roots(gold), {}), _evaluate_at(_real_roots(answer), {}))
         num_seen += 1
     return num_seen > 0
 
@@ -188,22 +194,22 @@ def _is_close(first: Any, second: Any) -> bool:
     return bool(abs(first - second) <= EXACT * max(abs(first), abs(second), EXACT))
 
 
-def _at(formula: Any, point: dict[Any, Any]) -> Any:
+def _evaluate_at(formula: Any, point: dict[Any, Any]) -> Any:
     value = formula.subs(point, simultaneous=True) if point else formula
     if value.has(AppliedUndef):
-        value = value.replace(lambda each: isinstance(each, AppliedUndef), _some_function)
+        value = value.replace(lambda term: isinstance(term, AppliedUndef), _some_function)
     value = value.doit()
     return value if value.is_Rational else sympy.N(value, DIGITS)
 
 
 def _some_function(applied: Any) -> Any:
-    """A function without a definition is taken as one that its name chooses."""
+    """Replace an undefined function by a fixed function that depends on its name."""
     seed = sum(ord(letter) for letter in applied.func.__name__)
     return sympy.cos(seed + sum((index + 2) * argument for index, argument in enumerate(applied.args)))
 
 
 def _point(names: list[Any], index: int) -> dict[Any, Any]:
-    sign = (1, 29, -1, -31, 2)[index]  # small and large: 3-x is not |x-3|
+    sign = (1, 29, -1, -31, 2)[index]  # small and large, so that 3-x differs from |x-3|
     return {
         name: sign * sympy.Rational(2 * place + 3 + 5 * index, place + 7 + index) for place, name in enumerate(names)
     }
@@ -214,7 +220,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _real_roots(formula: Any) -> Any:
-    """An odd root of a negative number as the real one."""
+    """Replace odd roots of negative numbers by the real roots."""
 
     def real(power: Any) -> Any:
         base, exponent = power.args
@@ -228,11 +234,11 @@ def _real_roots(formula: Any) -> Any:
             return (-1) ** int(exponent.p) * (-base) ** exponent
         return power
 
-    return formula.replace(lambda each: isinstance(each, sympy.Pow), real)
+    return formula.replace(lambda term: isinstance(term, sympy.Pow), real)
 
 
 def _same_equations(gold: Any, answer: Any) -> bool:
-    """Whether two equations hold at the same places: one is a multiple of the other, or so are their polynomials."""
+    """Return whether two equations have the same solutions: their sides, or square-free parts, are proportional."""
     if not answer.free_symbols and not (_is_close(answer.lhs, answer.rhs)):
         return False
     first, second = gold.lhs - gold.rhs, answer.lhs - answer.rhs
@@ -241,21 +247,21 @@ def _same_equations(gold: Any, answer: Any) -> bool:
     if _proportional(first, second):
         return True
     names = sorted(first.free_symbols, key=str)
-    tops = [sympy.numer(sympy.together(each)) for each in (first, second)]
-    if all(each.is_polynomial(*names) for each in tops):
-        degrees = [sympy.total_degree(each, *names) for each in tops]
+    numerators = [sympy.numer(sympy.together(side)) for side in (first, second)]
+    if all(side.is_polynomial(*names) for side in numerators):
+        degrees = [sympy.total_degree(side, *names) for side in numerators]
         if max(degrees) > 8:
             return False
-        parts = [sympy.sqf_part(each) for each in tops] if min(degrees) > 0 else tops
-        return _proportional(*parts)
-    return bool(verify(gold, answer, timeout_seconds=None)) and _agree(gold, answer)
+        square_free = [sympy.sqf_part(side) for side in numerators] if min(degrees) > 0 else numerators
+        return _proportional(*square_free)
+    return bool(verify(gold, answer, timeout_seconds=None)) and _constants_agree(gold, answer)
 
 
 def _proportional(first: Any, second: Any) -> bool:
     names, ratios = sorted(first.free_symbols | second.free_symbols, key=str), []
     for index in range(NUM_POINTS + 1):
         point = _point(names, index)
-        values = [_at(each, point) for each in (first, second)]
+        values = [_evaluate_at(side, point) for side in (first, second)]
         if not all(map(_is_finite, values)):
             continue
         if values[0] == 0 or values[1] == 0:
@@ -263,18 +269,26 @@ def _proportional(first: Any, second: Any) -> bool:
                 return False
             continue
         ratios.append(values[0] / values[1])
-    return len(ratios) > 1 and all(_is_close(ratios[0], each) for each in ratios[1:])
+    return len(ratios) > 1 and all(_is_close(ratios[0], side) for side in ratios[1:])
 
 
-def _agree(gold: Any, answer: Any) -> bool:
-    """Whether nothing speaks against two sets or relations being equal that math-verify found equal."""
-    if isinstance(answer, Relational) and not answer.free_symbols and not isinstance(answer, sympy.Eq):
-        return bool(answer.doit() == sympy.true)
-    mine, others = list(getattr(gold, "args", ())), list(getattr(answer, "args", ()))
-    if mine and len(mine) == len(others) and all(_is_constant(each) for each in [*mine, *others]):
-        if isinstance(gold, sympy.Set) and not isinstance(gold, sympy.Interval):
-            mine, others = sorted(mine, key=_sort_key), sorted(others, key=_sort_key)
-        return all(map(_same_values, mine, others))
+def _constants_agree(expected_formula: Any, given_formula: Any) -> bool:
+    """Return whether the constants of two sets or relations that math-verify takes as equal are really equal."""
+    if (
+        isinstance(given_formula, Relational)
+        and not given_formula.free_symbols
+        and not isinstance(given_formula, sympy.Eq)
+    ):
+        return bool(given_formula.doit() == sympy.true)
+    expected_args, given_args = list(getattr(expected_formula, "args", ())), list(getattr(given_formula, "args", ()))
+    if (
+        expected_args
+        and len(expected_args) == len(given_args)
+        and all(_is_constant(argument) for argument in [*expected_args, *given_args])
+    ):
+        if isinstance(expected_formula, sympy.Set) and not isinstance(expected_formula, sympy.Interval):
+            expected_args, given_args = sorted(expected_args, key=_sort_key), sorted(given_args, key=_sort_key)
+        return all(map(_same_values, expected_args, given_args))
     return True
 
 

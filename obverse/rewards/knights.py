@@ -1,8 +1,8 @@
-"""Knights and knaves: the final answer says of each person, exactly once, `NAME is a knight` or `NAME is a knave`.
+"""Knights and knaves: the final answer has one clause `NAME is a knight` or `NAME is a knave` for each person.
 
-It consists of such clauses alone, joined by commas, "and", full stops or line ends and numbered if need be. `is not a
-knight`, `: knight`, `is the knight` and "liar" are read too; a condition, an "or", a doubt or a quotation is none of
-them, and makes the whole answer wrong.
+It consists of such clauses only, joined by commas, "and", full stops or line ends, with or without numbering. `is not a
+knight`, `: knight`, `is the knight` and "liar" are accepted too; a condition, an "or", a doubt or a quotation makes the
+whole answer wrong.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _LEAD = re.compile(
 
 
 def gold(problem: Problem) -> dict[str, bool]:
-    """Return who is a knight (True) and who a knave, by name.
+    """Return by name whether each person is a knight (True) or a knave.
 
-    Errors: GraderError if the answer does not hold distinct `names` and one true or false for each in `solution`.
+    Errors: GraderError if the reference does not have distinct `names` and one boolean for each of them in `solution`.
     """
-    answer: Any = problem.answer
-    if not isinstance(answer, dict) or not {"names", "solution"} <= answer.keys():
+    reference: Any = problem.answer
+    if not isinstance(reference, dict) or not {"names", "solution"} <= reference.keys():
         raise GraderError("the knights verifier needs an object with names and solution")
-    names, solution = answer["names"], answer["solution"]
+    names, solution = reference["names"], reference["solution"]
     if not isinstance(names, list) or not names or any(not isinstance(name, str) or not name.strip() for name in names):
         raise GraderError("names must be a list of names")
     if len(set(names)) < len(names):
@@ -44,44 +44,44 @@ def gold(problem: Problem) -> dict[str, bool]:
     return dict(zip(names, solution, strict=True))
 
 
-def answer(problem: Problem, text: str) -> str | None:
-    """Return the final answer of a text."""
+def extract(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a completion."""
     return final_answer(text)
 
 
-def same(problem: Problem, first: str, second: str) -> bool:
-    """Whether two final answers say the same of everybody, in any order."""
-    mine, other = (sorted(_said(gold(problem), found) or []) for found in (first, second))
-    return first == second or (bool(mine) and mine == other)
+def same_answer(problem: Problem, first: str, second: str) -> bool:
+    """Return whether two final answers give every person the same role, in any order."""
+    first_claims, second_claims = (sorted(_claims(gold(problem), answer) or []) for answer in (first, second))
+    return first == second or (bool(first_claims) and first_claims == second_claims)
 
 
-def stated(problem: Problem) -> str:
-    """Return a text that gives the expected answer."""
-    said = (f"{name} is a {'knight' if knight else 'knave'}" for name, knight in gold(problem).items())
-    return f"<answer>{', '.join(said)}</answer>"
+def example(problem: Problem) -> str:
+    """Return a completion that gives the reference answer."""
+    clauses = (f"{name} is a {'knight' if knight else 'knave'}" for name, knight in gold(problem).items())
+    return f"<answer>{', '.join(clauses)}</answer>"
 
 
-def _said(expected: dict[str, bool], found: str) -> list[tuple[str, str]] | None:
-    """Who is called what in an answer, by name and role; None if it says anything else."""
+def _claims(expected: dict[str, bool], answer: str) -> list[tuple[str, str]] | None:
+    """Return the (name, role) pairs of an answer in its order; None if it contains anything else."""
     names = {name.casefold(): name for name in expected}
     fold = 0 if len(names) < len(expected) else re.IGNORECASE
-    somebody = "|".join(re.escape(name) for name in sorted(expected, key=len, reverse=True))
+    any_name = "|".join(re.escape(name) for name in sorted(expected, key=len, reverse=True))
     clause = re.compile(
-        rf"(?P<name>{somebody})(?:\s*(?::|=|->|\u2192|-|\u2013|\u2014)\s*|\s+(?i:is|must be|has to be)\s+)"
+        rf"(?P<name>{any_name})(?:\s*(?::|=|->|\u2192|-|\u2013|\u2014)\s*|\s+(?i:is|must be|has to be)\s+)"
         rf"(?P<negated>(?i:not)\s+)?(?:(?i:an?|the)\s+)?(?i:{_ROLE})",
         fold,
     )
-    several = re.compile(
-        rf"((?:{somebody})(?:\s*,\s*(?:{somebody})){{0,{len(expected)}}}\s*,?\s*(?i:and|&)\s*(?:{somebody}))\s+(?i:are)\s+(?:(?i:both"
+    joint_clause = re.compile(
+        rf"((?:{any_name})(?:\s*,\s*(?:{any_name})){{0,{len(expected)}}}\s*,?\s*(?i:and|&)\s*(?:{any_name}))\s+(?i:are)\s+(?:(?i:both"
         rf"|all)\s+)?(?i:(knight|knave|liar|truth-teller)s)\b",
         fold,
     )
-    found = re.sub(r"[*_`$]|\\text\s*\{|[{}]", "", found)
-    found = several.sub(
-        lambda match: ", ".join(f"{name} is a {match[2]}" for name in re.findall(somebody, match[1], fold)), found
+    answer = re.sub(r"[*_`$]|\\text\s*\{|[{}]", "", answer)
+    answer = joint_clause.sub(
+        lambda match: ", ".join(f"{name} is a {match[2]}" for name in re.findall(any_name, match[1], fold)), answer
     )
-    said = []
-    for part in _CLAUSES.split(found):
+    claims = []
+    for part in _CLAUSES.split(answer):
         part = part[_NUMBERED.match(part).end() :].strip()  # type: ignore[union-attr]
         part = part[_LEAD.match(part).end() :].strip()  # type: ignore[union-attr]
         if not part or part.isdigit():
@@ -90,25 +90,25 @@ def _said(expected: dict[str, bool], found: str) -> list[tuple[str, str]] | None
         if match is None:
             return None
         is_knight = match["role"].lower().startswith(("knight", "truth")) != bool(match["negated"])
-        said.append((names[match["name"].casefold()] if fold else match["name"], "knight" if is_knight else "knave"))
-    return said
+        claims.append((names[match["name"].casefold()] if fold else match["name"], "knight" if is_knight else "knave"))
+    return claims
 
 
 def verify(problem: Problem, text: str) -> GradeResult:
-    """Right if each person is named once and called what they are, in any order.
+    """Grade a completion: correct if each person is named once with the right role, in any order.
 
     Example:
         answer = {"names": ["Al", "Bo"], "solution": [False, True]}
         verify(Problem("p", "...", answer=answer), "Al+Bo-:no;Al-Bo+:ok#Al is a knave,Bo is a knight").correct
     """
     expected = gold(problem)
-    found = final_answer(text)
-    if not found:
+    answer = final_answer(text)
+    if not answer:
         return UNANSWERED
-    said = _said(expected, found)
-    if said is None:
+    claims = _claims(expected, answer)
+    if claims is None:
         return GradeResult.wrong("says something else than who is a knight and who is a knave")
-    if sorted(name for name, _ in said) != sorted(expected):
+    if sorted(name for name, _ in claims) != sorted(expected):
         return GradeResult.wrong("does not say of everybody exactly once who they are")
-    mistaken = [name for name, role in said if (role == "knight") != expected[name]]
-    return GradeResult.wrong(f"wrong about {', '.join(mistaken)}"[:200]) if mistaken else GradeResult.right()
+    wrong_names = [name for name, role in claims if (role == "knight") != expected[name]]
+    return GradeResult.wrong(f"wrong about {', '.join(wrong_names)}"[:200]) if wrong_names else GradeResult.right()

@@ -1,12 +1,11 @@
-"""The value of a constant expression in LaTeX, by recursive descent: + - * / ^, fractions, roots, pi and e; never
-evaluated.
+"""Values of constant LaTeX expressions with + - * / ^, fractions, roots, pi and e, by a recursive-descent parser.
 
     sum     = product (("+" | "-") product)*
     product = power (("*" | "/")? power)*
     power   = "-"? value ("^" value)?
     value   = number | pi | e | (sum) | {sum} | \\frac{sum}{sum} | \\sqrt[sum]{sum}
 
-Values are fractions as long as they are rational; roots, pi and e are rounded to a double.
+Rational values are exact fractions; roots, pi and e are rounded to float64. No text is evaluated as code.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ _TOKEN = re.compile(
 _SIGNS = {"cdot": "*", "times": "*", "div": "/", "**": "^"}
 
 
-class _Unread(ValueError):
-    """Not a constant expression, or too large."""
+class _NotConstant(ValueError):
+    """The text is not a constant expression, or its value is too large."""
 
 
-class _At(NamedTuple):
+class _Cursor(NamedTuple):
     tokens: list[str]
     position: int
     depth: int
@@ -38,20 +37,20 @@ class _At(NamedTuple):
     def token(self) -> str:
         return self.tokens[self.position] if self.position < len(self.tokens) else ""
 
-    def on(self, steps: int = 1) -> _At:
+    def advance(self, steps: int = 1) -> _Cursor:
         return self._replace(position=self.position + steps)
 
-    def deeper(self) -> _At:
+    def deeper(self) -> _Cursor:
         if self.depth >= MAX_DEPTH:
-            raise _Unread
+            raise _NotConstant
         return self._replace(depth=self.depth + 1)
 
 
-def value(text: str) -> Fraction | None:
-    """Return the value of a constant expression, None if a text is something else.
+def constant_value(text: str) -> Fraction | None:
+    """Return the value of a constant expression, None for any other text.
 
     Example:
-        value("\\\\frac{3}{4}+2^{3}") == Fraction(35, 4)
+        constant_value("\\\\frac{3}{4}+2^{3}") == Fraction(35, 4)
     """
     if len(text) > MAX_CHARS:
         return None
@@ -64,94 +63,94 @@ def value(text: str) -> Fraction | None:
             token = next(group for group in match.groups() if group)
             tokens.append(_SIGNS.get(token, token))
             position = match.end()
-        found, at = _sum(_At(tokens, 0, 0))
-        return found if at.position == len(tokens) else None
-    except (_Unread, ZeroDivisionError, OverflowError, ValueError):
+        result, cursor = _sum(_Cursor(tokens, 0, 0))
+        return result if cursor.position == len(tokens) else None
+    except (_NotConstant, ZeroDivisionError, OverflowError, ValueError):
         return None
 
 
-def _sum(at: _At) -> tuple[Fraction, _At]:
-    found, at = _product(at)
-    while at.token in ("+", "-"):
-        sign = at.token
-        other, at = _product(at.on())
-        found = found + other if sign == "+" else found - other
-    return found, at
+def _sum(cursor: _Cursor) -> tuple[Fraction, _Cursor]:
+    total, cursor = _product(cursor)
+    while cursor.token in ("+", "-"):
+        sign = cursor.token
+        term, cursor = _product(cursor.advance())
+        total = total + term if sign == "+" else total - term
+    return total, cursor
 
 
-def _product(at: _At) -> tuple[Fraction, _At]:
-    found, at = _power(at)
-    while at.token in ("*", "/") or at.token in ("(", "frac", "sqrt", "pi", "e", "{"):
-        sign = at.token if at.token in ("*", "/") else ""
-        other, at = _power(at.on() if sign else at)
-        found = _checked(found / other if sign == "/" else found * other)
-    return found, at
+def _product(cursor: _Cursor) -> tuple[Fraction, _Cursor]:
+    product, cursor = _power(cursor)
+    while cursor.token in ("*", "/") or cursor.token in ("(", "frac", "sqrt", "pi", "e", "{"):
+        sign = cursor.token if cursor.token in ("*", "/") else ""
+        factor, cursor = _power(cursor.advance() if sign else cursor)
+        product = _checked(product / factor if sign == "/" else product * factor)
+    return product, cursor
 
 
-def _power(at: _At) -> tuple[Fraction, _At]:
-    if at.token in ("-", "+"):
-        negative = at.token == "-"
-        found, at = _power(at.on().deeper())
-        return (-found if negative else found), at
-    found, at = _value(at)
-    if at.token == "^":
-        exponent, at = _signed(at.on())
-        found = _raised(found, exponent)
-    return found, at
+def _power(cursor: _Cursor) -> tuple[Fraction, _Cursor]:
+    if cursor.token in ("-", "+"):
+        negative = cursor.token == "-"
+        base, cursor = _power(cursor.advance().deeper())
+        return (-base if negative else base), cursor
+    base, cursor = _value(cursor)
+    if cursor.token == "^":
+        exponent, cursor = _signed(cursor.advance())
+        base = _raised(base, exponent)
+    return base, cursor
 
 
-def _signed(at: _At) -> tuple[Fraction, _At]:
-    if at.token == "-":
-        found, at = _value(at.on())
-        return -found, at
-    return _value(at)
+def _signed(cursor: _Cursor) -> tuple[Fraction, _Cursor]:
+    if cursor.token == "-":
+        exponent, cursor = _value(cursor.advance())
+        return -exponent, cursor
+    return _value(cursor)
 
 
-def _value(at: _At) -> tuple[Fraction, _At]:
-    token = at.token
+def _value(cursor: _Cursor) -> tuple[Fraction, _Cursor]:
+    token = cursor.token
     if token and (token[0].isdigit() or token[0] == "."):
-        return Fraction(token.rstrip(".")), at.on()
+        return Fraction(token.rstrip(".")), cursor.advance()
     if token in ("pi", "e"):
-        return Fraction(math.pi if token == "pi" else math.e), at.on()
+        return Fraction(math.pi if token == "pi" else math.e), cursor.advance()
     if token in ("(", "{"):
-        found, inner = _sum(at.on().deeper())
+        value, inner = _sum(cursor.advance().deeper())
         if inner.token != {"(": ")", "{": "}"}[token]:
-            raise _Unread
-        return found, inner.on()._replace(depth=at.depth)
+            raise _NotConstant
+        return value, inner.advance()._replace(depth=cursor.depth)
     if token == "frac":
-        top, at = _value(at.on().deeper())
-        bottom, at = _value(at)
-        return top / bottom, at
+        top, cursor = _value(cursor.advance().deeper())
+        bottom, cursor = _value(cursor)
+        return top / bottom, cursor
     if token == "sqrt":
-        index, at = Fraction(2), at.on()
-        if at.token == "[":
-            index, at = _sum(at.on().deeper())
-            if at.token != "]":
-                raise _Unread
-            at = at.on()
-        found, at = _value(at)
-        return _raised(found, 1 / index), at
-    raise _Unread
+        index, cursor = Fraction(2), cursor.advance()
+        if cursor.token == "[":
+            index, cursor = _sum(cursor.advance().deeper())
+            if cursor.token != "]":
+                raise _NotConstant
+            cursor = cursor.advance()
+        value, cursor = _value(cursor)
+        return _raised(value, 1 / index), cursor
+    raise _NotConstant
 
 
 def _raised(base: Fraction, exponent: Fraction) -> Fraction:
     if abs(exponent) > MAX_EXPONENT:
-        raise _Unread
+        raise _NotConstant
     if exponent.denominator == 1:
         if (
             base.numerator.bit_length() * abs(exponent) > MAX_BITS
             or base.denominator.bit_length() * abs(exponent) > MAX_BITS
         ):
-            raise _Unread
+            raise _NotConstant
         return base ** int(exponent)
     if base < 0:
-        raise _Unread
+        raise _NotConstant
     root = float(base) ** float(exponent)
-    nearest = Fraction(round(root))  # the root of a power is exact
+    nearest = Fraction(round(root))  # exact for the root of a power
     return nearest if nearest**exponent.denominator == base**exponent.numerator else Fraction(root)
 
 
-def _checked(found: Fraction) -> Fraction:
-    if found.numerator.bit_length() > MAX_BITS or found.denominator.bit_length() > MAX_BITS:
-        raise _Unread
-    return found
+def _checked(value: Fraction) -> Fraction:
+    if value.numerator.bit_length() > MAX_BITS or value.denominator.bit_length() > MAX_BITS:
+        raise _NotConstant
+    return value

@@ -1,4 +1,4 @@
-"""English words that the graders know, by what they do to an answer."""
+"""Lists of English words that the verifiers use."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ FUNCTIONS = _words(
     """
 )
 
-# Two letters that are a word, and no product of two variables.
+# Words of two letters, which are not a product of two variables.
 SHORT_WORDS = _words(
     """
     ad ah am an as at be by do eh go he hi if in is it la lo ma me my no of oh ok on or ox pa so to up us we
     """
 )
 
-# What may stand between two boxes that offer a choice.
+# Words between two boxes that offer a choice.
 JOINT_WORDS = _words(
     """
     a again also alternative alternatively and another as b be both but c candidate candidates case choice choices
@@ -53,7 +53,7 @@ PLURALS = _words(
     "aircraft cattle data deer dice fish geese homework mice oxen pence pieces police series sheep species staff teeth"
 )
 
-# Words that change a number, compare it or argue about it, and closed-class words: what has one is no unit.
+# Words that change, compare or question a number, and closed-class words: text with one of them is not a unit.
 DENIED = _words(
     """
     thous mln mil basis bps ppm myriad myriads max tops tip legion googols ballpark below best worst
@@ -81,7 +81,7 @@ DENIED = _words(
     """
 )
 
-# A base and a factor, and the words for the unit that is so many of the base.
+# A base, a factor, and the names of the unit that equals the factor times the base.
 UNITS = """
     m:1 m meter meters metre metres; m:1000 km kilometer kilometers kilometre kilometres; m:1/10 dm; m:1/100 cm
     centimeter centimeters centimetre centimetres; m:1/1000 mm millimeter millimeters millimetre millimetres;

@@ -1,15 +1,13 @@
-"""Mathematical answers: equal as exact numbers, or as text in one spelling, or by computer algebra in a worker.
+"""Mathematical answers: compared as exact numbers, as normalized LaTeX, or by computer algebra in a worker process.
 
-Three steps, the first that decides wins; docs/graders.md has them in full.
+Three steps, of which the first that decides gives the grade; docs/graders.md describes them in full.
 
-1. Here, in microseconds: the same text; numbers as fractions (`obverse.rewards.number_parsing`); the same LaTeX once
-   differences of spelling are removed. Policy: a percent sign is only right where the expected answer has one; a
-   unit is dropped where the expected answer is a plain number, and an expected one may be left out, but not replaced;
-   `x = 42` is 42 where the expected answer has no `=`, and the other way round; every side of a chain `2 + 40 = 42`
-   must equal it.
-2. A prefilter that knows the expected answer refuses what computer algebra might never come back from: wrong, with the
-   reason `prefilter: CODE`.
-3. math-verify in a process that can be killed: what takes it more than a fixed amount of work is wrong, `too_hard`.
+1. In this process, in microseconds: identical text, numbers as fractions (`obverse.rewards.number_parsing`), and LaTeX
+   after normalization. A percent sign is only accepted where the reference has one. A unit is ignored where the
+   reference is a plain number; an expected unit may be omitted but not replaced by another one. `x = 42` equals 42
+   unless the reference is an equation, and vice versa; every side of a chain `2 + 40 = 42` must equal the reference.
+2. A prefilter rejects answers on which computer algebra might not terminate: wrong, with the reason `prefilter: CODE`.
+3. math-verify in a process that can be killed. More than a fixed amount of work is wrong, with the reason `too_hard`.
 """
 
 from __future__ import annotations
@@ -21,14 +19,13 @@ from math import isfinite
 from typing import Any
 
 from obverse.errors import GraderError
-from obverse.rewards import worker_pool as workers
-from obverse.rewards.algebra_requests import Question, ask
-from obverse.rewards.answer_equality import equal as same_answer
+from obverse.rewards.algebra_requests import FormulaPair, ask
+from obverse.rewards.answer_equality import equal_answers
 from obverse.rewards.answer_extraction import UNANSWERED, final_answer, last_box, outcome
-from obverse.rewards.composite_answers import assignments
 from obverse.rewards.number_parsing import bare, number
-from obverse.rewards.prefilter import objection as refused
-from obverse.rewards.reasoning_blocks import reasons
+from obverse.rewards.prefilter import rejection_code
+from obverse.rewards.reasoning_blocks import has_reasoning
+from obverse.rewards.worker_pool import WorkerError
 from obverse.types import GradeResult, Problem
 
 MAX_WHOLE_CHARS = 200
@@ -47,7 +44,7 @@ _WHOLE = re.compile(
 
 
 def gold(problem: Problem) -> str:
-    """Return the expected answer as text: the contents of its last box if it has one.
+    """Return the reference answer as text: the content of its last box if it has one.
 
     Errors: GraderError if the answer is neither text nor a finite number, or is blank.
     """
@@ -63,129 +60,128 @@ def gold(problem: Problem) -> str:
     text = (text if boxed is None else boxed).strip()
     if boxed is None:
         text = _MARKS_IN_FRONT.sub("", text).strip() or text
-    if boxed is None and len(text) > 4 and (said := _STATEMENT.fullmatch(text)):
-        text = said[1].strip()
+    if boxed is None and len(text) > 4 and (statement := _STATEMENT.fullmatch(text)):
+        text = statement[1].strip()
     if not text:
         raise GraderError("empty")
     return text
 
 
 def _shortest(value: float) -> str:
-    """The shortest decimal of a number; of one that was stored in 32 bits, the shortest that such a number needs."""
+    """Return the shortest decimal of a float64; for a value that was stored as float32, its shortest decimal."""
     exact = repr(value)
     if value and abs(value) < 3e38 and len(exact.lstrip("-0.").replace(".", "")) > 12:
-        stored = struct.unpack("f", struct.pack("f", value))[0]
-        if stored == value:
+        as_float32 = struct.unpack("f", struct.pack("f", value))[0]
+        if as_float32 == value:
             for digits in range(1, 10):
-                short = f"{value:.{digits}g}"
-                if struct.unpack("f", struct.pack("f", float(short)))[0] == value:
-                    return short
+                decimal = f"{value:.{digits}g}"
+                if struct.unpack("f", struct.pack("f", float(decimal)))[0] == value:
+                    return decimal
     return exact
 
 
-def answer(problem: Problem, text: str) -> str | None:
-    """Return the final answer of a text as this verifier reads it.
+def extract(problem: Problem, text: str) -> str | None:
+    """Return the final answer of a completion.
 
-    "The answer is X" and "answer: X" count, and so does a text that is nothing but a number.
+    "The answer is X" and "answer: X" count, and so does a completion that consists of a number only.
     """
-    found = final_answer(text, phrases=True)
-    if found is None and len(text) <= MAX_WHOLE_CHARS and not reasons(text) and (whole := _WHOLE.match(outcome(text))):
+    answer = final_answer(text, phrases=True)
+    if (
+        answer is None
+        and len(text) <= MAX_WHOLE_CHARS
+        and not has_reasoning(text)
+        and (whole := _WHOLE.match(outcome(text)))
+    ):
         return whole[1].strip("`")
-    return found
+    return answer
 
 
-def stated(problem: Problem) -> str:
-    """Return a text that gives the expected answer."""
+def example(problem: Problem) -> str:
+    """Return a completion that gives the reference answer."""
     return f"<answer>{gold(problem)}</answer>"
 
 
 def verify(problem: Problem, text: str) -> GradeResult:
-    """Right if the final answer equals the expected one.
+    """Grade a completion: correct if the final answer equals the reference answer.
 
     Example:
         verify(Problem("p", "...", answer="1,080"), "... so she has \\boxed{1080}.").correct
     """
-    expected, found = gold(problem), answer(problem, text)
-    return judge(expected, found) if found else UNANSWERED
+    expected, answer = gold(problem), extract(problem, text)
+    return grade_answer(expected, answer) if answer else UNANSWERED
 
 
 def decide(problem: Problem, text: str) -> GradeResult | None:
-    """Return the verdict where it needs no worker, None where it does."""
-    expected, found = gold(problem), answer(problem, text)
-    if not found:
+    """Return the grade if it can be decided without a worker process, otherwise None."""
+    expected, answer = gold(problem), extract(problem, text)
+    if not answer:
         return UNANSWERED
-    return None if _compared(bare(expected), bare(found))[0] is None else judge(expected, found)
+    return None if _compare_bare(bare(expected), bare(answer))[0] is None else grade_answer(expected, answer)
 
 
-def same(problem: Problem, first: str, second: str) -> bool:
-    """Whether two final answers are equal; one that only a failing worker could tell is not."""
-    return bool(judge(first, second).correct or judge(second, first).correct)
+def same_answer(problem: Problem, first: str, second: str) -> bool:
+    """Return whether two final answers are equal; False where the worker process fails."""
+    return bool(grade_answer(first, second).correct or grade_answer(second, first).correct)
 
 
-def judge(expected: str, found: str) -> GradeResult:
-    """Return the verdict on a final answer."""
-    one, other = bare(expected), bare(found)
-    grade, code = _compared(one, other)
+def grade_answer(expected: str, answer: str) -> GradeResult:
+    """Return the grade of a final answer."""
+    bare_expected, bare_answer = bare(expected), bare(answer)
+    equal, code = _compare_bare(bare_expected, bare_answer)
     if code:
         return GradeResult.wrong(f"prefilter: {code}")
     try:
-        right, why = (grade, "") if grade is not None else ask(((one, other),))
-    except workers.WorkerError as error:
+        correct, reason = (equal, "") if equal is not None else ask(((bare_expected, bare_answer),))
+    except WorkerError as error:
         return GradeResult(None, 0.0, str(error))
-    if right:
+    if correct:
         return GradeResult.right()
-    return GradeResult.wrong(
-        f"{why}: {found[:80]!a}" if why not in ("", "gold") else f"{found[:80]!a} is not the answer"
-    )
+    if reason in ("", "gold"):
+        return GradeResult.wrong(f"{answer[:80]!a} is not the answer")
+    return GradeResult.wrong(f"{reason}: {answer[:80]!a}")
 
 
-def compare(expected: str, found: str) -> bool | list[Question]:
-    """Return whether an answer equals the expected one, or, where only computer algebra knows, what to ask it.
+def compare(expected: str, answer: str) -> bool | list[FormulaPair]:
+    """Return whether an answer equals the expected one, or the formula pairs that computer algebra has to compare.
 
-    Not symmetric, since only the expected answer may ask for a unit. All questions must be answered by yes.
+    All pairs must be equal. Not symmetric: only the expected answer may require a unit.
     """
-    expected, found = bare(expected), bare(found)
-    grade, _ = _compared(expected, found)
-    return [(expected, found)] if grade is None else grade
+    expected, answer = bare(expected), bare(answer)
+    equal, _ = _compare_bare(expected, answer)
+    return [(expected, answer)] if equal is None else equal
 
 
-def _compared(expected: str, found: str) -> tuple[bool | None, str]:
-    """The verdict as far as no computer algebra is needed, and the code of the prefilter if that decided."""
+def _compare_bare(expected: str, answer: str) -> tuple[bool | None, str]:
+    """Return whether two bare answers are equal, None if that takes computer algebra, and the prefilter's code."""
     codes: list[str] = []
 
-    def ask_later(one: str, other: str) -> bool | None:
-        code = refused(one, other)
+    def compare_formulas(expected_formula: str, formula: str) -> bool | None:
+        code = rejection_code(expected_formula, formula)
         codes.extend([code] if code else [])
         return False if code else None
 
-    grade = same_answer(expected, found, ask_later)
-    return grade, codes[0] if codes and grade is False else ""
+    equal = equal_answers(expected, answer, compare_formulas)
+    return equal, codes[0] if codes and equal is False else ""
 
 
-def is_plain(expected: str) -> bool:
-    """Whether an expected answer is a number, so that no computer algebra is needed to know it."""
+def is_number(expected: str) -> bool:
+    """Return whether a reference answer is a number, which needs no computer algebra."""
     return number(bare(expected)) is not None
 
 
-def readable(expected: str) -> bool:
-    """Whether computer algebra can read an expected answer, in time, and finds it equal to itself."""
+def is_parseable(expected: str) -> bool:
+    """Return whether computer algebra can parse a reference answer within its limits and finds it equal to itself."""
     expected = bare(expected)
     try:
         return ask(((expected, expected),)) == (True, "")
-    except workers.WorkerError:
+    except WorkerError:
         return False
 
 
-def equal(expected: str, found: str) -> bool:
-    """Whether an answer equals the expected one as far as numbers and text tell, without computer algebra.
+def equal_without_algebra(expected: str, answer: str) -> bool:
+    """Return whether an answer equals the expected one as numbers or as text, without computer algebra.
 
     Example:
-        equal("0.5", "\\frac{1}{2}") and equal("10", "10 cm") and not equal("10 cm", "10 m")
+        equal_without_algebra("0.5", "\\frac{1}{2}") and not equal_without_algebra("10 cm", "10 m")
     """
-    return compare(expected, found) is True
-
-
-def value(text: str) -> str:
-    """Return what an assignment `x = ...` assigns; any other text as it is."""
-    assigned = assignments(text)
-    return assigned[0][1] if assigned and len(assigned) == 1 else text
+    return compare(expected, answer) is True

@@ -1,6 +1,6 @@
-"""Computer algebra on text that a model wrote, by math-verify. Only worker processes import this.
+"""Computer algebra on completions of a model, by math-verify. Only worker processes import this module.
 
-Answers are taken apart as in the process that asks (`obverse.rewards.answer_equality`), and their formulas compared by
+Answers are taken apart as in the main process (`obverse.rewards.answer_equality`), and their formulas are compared by
 value (`obverse.rewards.formula_equality`).
 """
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from sympy.core.random import seed
 
-from obverse.rewards import formula_equality as formulas
-from obverse.rewards.answer_equality import equal
+from obverse.rewards.answer_equality import equal_answers
 from obverse.rewards.composite_answers import assignments, collection
+from obverse.rewards.formula_equality import UnparseableError, equal_formulas, parse_formula
 from obverse.rewards.notations import notation
 from obverse.rewards.number_parsing import bare, number
-from obverse.rewards.prefilter import objection
+from obverse.rewards.prefilter import rejection_code
 from obverse.rewards.real_sets import region
-from obverse.rewards.units import tail
+from obverse.rewards.units import split_unit
 from obverse.rewards.word_answers import letter, letters, same_points, words
 
-# One pair of each sort, read before any worker is forked: the grammar's tables and sympy's modules are then there.
+# One pair of each kind, compared before any worker is forked, so that the grammar's tables and sympy's modules exist.
 _SAMPLES = (
     ("(x+1)^2", "x^2+2x+1"),
     ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"),
@@ -48,71 +48,74 @@ _SAMPLES = (
     ("\\sin 30^\\circ", "\\frac{1}{2}"),
 )
 
-# What the libraries raise where a formula has no meaning, such as an undefined function that is compared.
+# Raised by the libraries for formulas without a meaning, such as a comparison of undefined functions.
 FAILURES = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, NotImplementedError, AssertionError)
 
-logging.disable(logging.CRITICAL)  # it logs whole answers
+logging.disable(logging.CRITICAL)  # math-verify logs whole answers
 
 
-class EventLimit:
-    """Counts calls and returns of Python and C functions, for `sys.setprofile`; raises TooManyCalls after `most`."""
+class CallCounter:
+    """Counts calls and returns of Python and C functions for `sys.setprofile`; raises TooManyCalls after a limit."""
 
-    def __init__(self, most: int) -> None:
-        left = most
+    def __init__(self, max_events: int) -> None:
+        remaining = max_events
 
         def count(_frame: Any, _event: str, _argument: Any) -> None:  # a closure: twice as fast as a method
-            nonlocal left
-            left -= 1
-            if left < 0:
+            nonlocal remaining
+            remaining -= 1
+            if remaining < 0:
                 raise TooManyCalls
 
-        def rest() -> int:
-            return left
+        def num_left() -> int:
+            return remaining
 
-        self.count, self.left = count, rest
+        self.count, self.num_left = count, num_left
 
 
 class TooManyCalls(BaseException):
-    """Passes through the `except Exception` of the libraries."""
+    """More calls than allowed; a BaseException, so that `except Exception` in the libraries does not catch it."""
 
 
 def handle(task: tuple[Sequence[tuple[str, str]], int | None]) -> list[Any]:
-    """Return [whether both formulas of every question are equal, "" or why that cannot be known]; all are LaTeX.
+    """Return [whether the formulas of every pair are equal, "" or the reason why that is unknown].
 
-    A task is questions, each an expected and a given formula, and how many calls and returns they may need, or None.
-    The reasons: `gold` (an expected formula cannot be read), `unparseable` (a given one cannot), `too_hard`.
+    Args:
+        task: (pairs, max_calls): pairs of an expected and a given formula in LaTeX, and the largest number of calls and
+            returns, or None for no limit.
+
+    Reasons: `gold` (an expected formula cannot be parsed), `unparseable` (a given one cannot), `too_hard`.
     """
-    questions, most = task
-    seed(0)  # where sympy tries random points, every process tries the same
-    limit = EventLimit(most) if most is not None else None
+    pairs, max_calls = task
+    seed(0)  # sympy's random test points are the same in every process
+    counter = CallCounter(max_calls) if max_calls is not None else None
     try:
-        sys.setprofile(limit.count if limit is not None else None)
+        sys.setprofile(counter.count if counter is not None else None)
         try:
-            answer = _all(questions)
+            answer = _compare_all(pairs)
         finally:
-            sys.setprofile(None)  # a call too, which may be the one too many
+            sys.setprofile(None)  # this call counts too and may exceed the limit
     except TooManyCalls:
         return [False, "too_hard"]
-    if limit is not None and limit.left() < 0:  # the exception was caught on its way
+    if counter is not None and counter.num_left() < 0:  # a library caught the exception
         return [False, "too_hard"]
     return answer
 
 
-def _all(questions: Sequence[tuple[str, str]]) -> list[Any]:
-    """The first answer that is no yes."""
-    for expected, given in questions:
-        answer = _equal(expected, given)
+def _compare_all(pairs: Sequence[tuple[str, str]]) -> list[Any]:
+    """Return the answer for the first pair that is not equal."""
+    for expected, given in pairs:
+        answer = _compare(expected, given)
         if answer != [True, ""]:
             return answer
     return [True, ""]
 
 
-def _equal(expected: str, given: str) -> list[Any]:
+def _compare(expected: str, given: str) -> list[Any]:
     try:
-        if expected == given:  # whether it can be read at all
-            return [_is_readable(expected), ""]
-        return [bool(equal(expected, given, _same)), ""]
-    except formulas.Unreadable as error:
+        if expected == given:  # a check of whether it can be parsed
+            return [_is_parseable(expected), ""]
+        return [bool(equal_answers(expected, given, _equal_formulas)), ""]
+    except UnparseableError as error:
         return [False, str(error)]
     except MemoryError:
         return [False, "too_hard"]
@@ -120,21 +123,21 @@ def _equal(expected: str, given: str) -> list[Any]:
         return [False, "unparseable"]
 
 
-def _is_readable(text: str) -> bool:
-    """Whether an answer is of a kind that `compare` knows, or consists of formulas that can be read."""
+def _is_parseable(text: str) -> bool:
+    """Return whether an answer is of a kind that needs no algebra, or consists of formulas that can be parsed."""
     if number(text) or notation(text) or words(text) or letter(text) or letters(text) or same_points(text, text):
         return True
-    if listed := collection(text):
-        return all(_is_readable(bare(member)) for member in listed.members)
-    if said := region(text):
-        return all(_is_readable(bare(end)) for each in said.intervals for end in each[:2])
-    if pairs := assignments(text):
-        return all(_is_readable(bare(value)) for _, value in pairs)
-    return formulas.read((tail(text) or (text, None))[0]) is not None
+    if parts := collection(text):
+        return all(_is_parseable(bare(member)) for member in parts.members)
+    if reals := region(text):
+        return all(_is_parseable(bare(end)) for interval in reals.intervals for end in interval[:2])
+    if assigned := assignments(text):
+        return all(_is_parseable(bare(value)) for _, value in assigned)
+    return parse_formula((split_unit(text) or (text, None))[0]) is not None
 
 
-def _same(expected: str, given: str) -> bool:
-    return objection(expected, given) is None and formulas.same(expected, given)
+def _equal_formulas(expected: str, given: str) -> bool:
+    return rejection_code(expected, given) is None and equal_formulas(expected, given)
 
 
 for _pair in _SAMPLES:

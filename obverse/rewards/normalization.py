@@ -1,4 +1,4 @@
-"""One spelling for what people and models write: Unicode as LaTeX, no styles, no surroundings, no invisible parts."""
+"""Normalization of answers: Unicode signs as LaTeX, without styles, delimiters and invisible parts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _REPLACED = [
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\[dt]?binom\s*(?:\{([^{}]*)\}|([0-9])|\s([a-z]))\s*(?:\{([^{}]*)\}|([0-9a-z]))", r"\\binom{\1\2\3}{\4\5}"),
         (r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ","),  # 1\,080
-        (r"(?<!\\)\\(?:[,;: ]|$)|\\q?quad(?![A-Za-z])|~", " "),  # after a backslash it is a line end
+        (r"(?<!\\)\\(?:[,;: ]|$)|\\q?quad(?![A-Za-z])|~", " "),  # after a backslash it is part of a line end
         (r"(?<!\\)\\[!()\[\]]", ""),
         (r"\{,\}", ","),
         (r"\{\}|\(\)", ""),
@@ -144,7 +144,7 @@ _STRIPPED = " \t\r\n\f\v" + _INVISIBLE
 
 @lru_cache(maxsize=4096)
 def bare(text: str) -> str:
-    """Return a formula without what may surround it: dollar signs, a box, bold stars, braces, a period at the end."""
+    """Return a formula without dollar signs, box, bold stars, braces and a final period around it."""
     text = (text if text.isascii() else in_latex(text)).strip(_STRIPPED).strip("*`").strip()
     if text.isascii() and text.isdigit():
         return text
@@ -170,7 +170,7 @@ def bare(text: str) -> str:
 
 
 def in_latex(text: str) -> str:
-    """Return a text with the common Unicode signs as LaTeX."""
+    """Return a text with common Unicode signs replaced by LaTeX commands."""
     text = text.strip(_STRIPPED)
     if text in _CHINESE_DIGITS:
         return "10" if text == "\u5341" else _CHINESE_DIGITS[text]
@@ -181,7 +181,7 @@ def in_latex(text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """Return a bare formula in one spelling: no spaces, `\\text{}` unpacked, `x^{2}` as `x^2`."""
+    """Return the normalized spelling of a bare formula: no spaces, `\\text{}` unpacked, `x^{2}` as `x^2`."""
     for pattern, replacement in _SAME_COMMAND:
         text = pattern.sub(replacement, text)
     return text.removesuffix(".")
@@ -193,7 +193,7 @@ def _root(match: re.Match[str]) -> str:
 
 
 def _without_dollars(text: str) -> str:
-    """Dollar signs are delimiters in pairs, and a currency where one stands alone before a number."""
+    """Remove dollar signs, except for a single one before a number, which is a currency."""
     if "$" not in text:
         return text
     marks = [index for index, sign in enumerate(text) if sign == "$" and text[index - 1 : index] != "\\"]
@@ -209,7 +209,7 @@ def _without_ending(text: str) -> str:
 
 
 def _unbracketed(text: str) -> str:
-    """Without round brackets around all of it, or one that has no partner."""
+    """Remove round brackets around the whole text, or a single unbalanced one at an end."""
     if text[:1] == "(" and not re.search(r"[,;A-Z]", text):
         text = _without_pairs(text, "(", ")")
     if text[:1] == "(" and not re.search(r"[()\[\]]", text[1:]):
@@ -220,7 +220,7 @@ def _unbracketed(text: str) -> str:
 
 
 def _without_pairs(text: str, opening: str, closing: str) -> str:
-    """Without the brackets around all of a text, however many, in one pass."""
+    """Remove all pairs of brackets around the whole text, in one pass."""
     first = len(text) - len(text.lstrip(opening + " "))
     last = len(text.rstrip(closing + " "))
     depth = lowest = text.count(opening, 0, first)

@@ -1,4 +1,4 @@
-"""Clock times, ratios, and numerals in a base: three notations whose signs mean something else in a formula."""
+"""Clock times, ratios, and numerals in a base: notations whose signs have another meaning in formulas."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 
 class Clock(NamedTuple):
-    """Hours, minutes and seconds, and "a" or "p" for the half of the day; "" if it is not said."""
+    """Hours, minutes and seconds, and the half of the day: "a", "p", or "" if it is not given."""
 
     parts: tuple[int, ...]
     half: str
 
 
 class Ratio(NamedTuple):
-    """Two or more terms."""
+    """A ratio of two or more terms."""
 
     terms: tuple[Fraction, ...]
 
 
 class Numeral(NamedTuple):
-    """Digits in a base, without leading zeros, and the value that they have."""
+    """Digits in a base, without leading zeros, and their value."""
 
     digits: str
     base: int
@@ -43,14 +43,14 @@ _WORDS = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 
 @lru_cache(maxsize=4096)
 def notation(text: str) -> Clock | Ratio | Numeral | None:
-    """Return the clock time, ratio or numeral in a base that a bare text is; None if it is none of them."""
+    """Return a bare text as a clock time, ratio or numeral in a base; None for any other text."""
     if ":" in text or "to" in text or "colon" in text or re.search(r"[AaPp]\.?\s?[Mm]\.?", text):
         plain = " ".join(_WORDS.sub(r" \1 ", text).split()).replace("{:}", ":").replace("{ : }", ":")
         match = _CLOCK.fullmatch(plain) or _HOUR.fullmatch(plain)
         if match and int(match["hours"]) <= 24:
-            found = match.groupdict()
-            parts = (int(found["hours"]), int(found.get("minutes") or 0), int(found.get("seconds") or 0))
-            return Clock(parts, (found["half"] or "").lower())
+            groups = match.groupdict()
+            parts = (int(groups["hours"]), int(groups.get("minutes") or 0), int(groups.get("seconds") or 0))
+            return Clock(parts, (groups["half"] or "").lower())
         if _RATIO.fullmatch(plain):
             return Ratio(tuple(Fraction(term) for term in re.findall(_TERM, plain)))
     if "_" in text and (match := _NUMERAL.fullmatch(text)):
@@ -60,27 +60,29 @@ def notation(text: str) -> Clock | Ratio | Numeral | None:
     return None
 
 
-def same_notation(wanted: Clock | Ratio | Numeral, given: Clock | Ratio | Numeral) -> bool:
-    """Whether two of them mean the same: the same time, proportional terms, the same value."""
-    if isinstance(wanted, Clock) and isinstance(given, Clock):
-        return wanted.parts == given.parts and (wanted.half == given.half or not (wanted.half and given.half))
-    if isinstance(wanted, Ratio) and isinstance(given, Clock) and not given.half:
+def same_notation(expected: Clock | Ratio | Numeral, given: Clock | Ratio | Numeral) -> bool:
+    """Return whether two notations are equal: the same time, proportional terms, the same value."""
+    if isinstance(expected, Clock) and isinstance(given, Clock):
+        return expected.parts == given.parts and (expected.half == given.half or not (expected.half and given.half))
+    if isinstance(expected, Ratio) and isinstance(given, Clock) and not given.half:
         given = Ratio(tuple(map(Fraction, given.parts if given.parts[2] else given.parts[:2])))
-    if isinstance(wanted, Ratio) and isinstance(given, Ratio) and len(wanted.terms) == len(given.terms):
-        return all(a * given.terms[0] == b * wanted.terms[0] for a, b in zip(wanted.terms, given.terms, strict=True))
-    return isinstance(wanted, Numeral) and isinstance(given, Numeral) and wanted.value == given.value
+    if isinstance(expected, Ratio) and isinstance(given, Ratio) and len(expected.terms) == len(given.terms):
+        return all(
+            a * given.terms[0] == b * expected.terms[0] for a, b in zip(expected.terms, given.terms, strict=True)
+        )
+    return isinstance(expected, Numeral) and isinstance(given, Numeral) and expected.value == given.value
 
 
-def as_number(wanted: Clock | Ratio | Numeral, given: str, value: Fraction | None) -> bool:
-    """Whether a text, with its value as a plain number, is what was expected: the quotient of two terms, or a numeral.
+def as_number(expected: Clock | Ratio | Numeral, given: str, value: Fraction | None) -> bool:
+    """Return whether a text, with its value as a plain number, equals an expected ratio (as a quotient) or numeral.
 
-    The base of a numeral may be left out; its value in base ten is right too.
+    The base of a numeral may be omitted, and its value in base ten is accepted too.
     """
-    if isinstance(wanted, Numeral) and given.isalnum() and (value is None or given.isdigit()):
-        return given.upper().lstrip("0") == wanted.digits or value == wanted.value
-    if isinstance(wanted, Ratio):
-        return len(wanted.terms) == 2 and wanted.terms[1] != 0 and value == wanted.terms[0] / wanted.terms[1]
-    return isinstance(wanted, Numeral) and value == wanted.value
+    if isinstance(expected, Numeral) and given.isalnum() and (value is None or given.isdigit()):
+        return given.upper().lstrip("0") == expected.digits or value == expected.value
+    if isinstance(expected, Ratio):
+        return len(expected.terms) == 2 and expected.terms[1] != 0 and value == expected.terms[0] / expected.terms[1]
+    return isinstance(expected, Numeral) and value == expected.value
 
 
 def _numeral(digits: str, base: int) -> Numeral | None:

@@ -1,4 +1,4 @@
-"""Exact numbers in the spellings that people and models use, as fractions with a unit; no computer algebra.
+"""Exact numbers in the notations that people and models use, as fractions with a unit; no computer algebra.
 
 Whole (`72`, `1,080`, `1{,}080`, `1 000 000`, `1'080`, `12,34,567`, `1.234.567`), decimal (`0.5`, `1.234,5`), repeating
 (`0.1\\overline{6}`, `0.(3)`, `0.333...`), fractions (`1/2`, `\\frac{1}{2}`, `\\frac12`), mixed (`2 2/3`,
@@ -20,7 +20,7 @@ from obverse.rewards.units import NONE, PERCENT, Unit
 __all__ = ["TOLERANCE", "Number", "bare", "normalized", "number", "same_number", "same_value"]
 
 MAX_NUMBER_CHARS = 1_000
-TOLERANCE = Fraction(1, 100_000)  # relative, of a decimal for a value that no decimal states exactly
+TOLERANCE = Fraction(1, 100_000)  # relative, for a decimal that approximates a value without an exact decimal
 
 _PLAIN = (
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9])|[0-9]{1,3}(?:['_][0-9]{3})+(?![0-9])"
@@ -53,20 +53,20 @@ _IN_WORDS |= {
 
 
 class Number(NamedTuple):
-    """An exact value as it is written and its unit, which may hold a "million"."""
+    """An exact value as written, and its unit, which may include a "million"."""
 
     value: Fraction
     unit: Unit = NONE
 
     @property
     def total(self) -> Fraction:
-        """The value with the "million" counted in."""
+        """The value multiplied by the "million" of the unit."""
         return self.value * self.unit.scale
 
 
 @lru_cache(maxsize=4096)
 def number(text: str) -> Number | None:
-    """Return the exact value of a bare number and its unit, None if it is none."""
+    """Return the exact value and the unit of a bare text, None if it is not a number."""
     if len(text) > MAX_NUMBER_CHARS:
         return None
     if currency := _CURRENCY.fullmatch(text):
@@ -75,95 +75,93 @@ def number(text: str) -> Number | None:
     if match is None:
         value = _IN_WORDS.get(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip().lower().replace("-", " "))
         return None if value is None else Number(Fraction(value))
-    found = match.groupdict()
-    exact = _value(found)
+    groups = match.groupdict()
+    exact = _value(groups)
     if exact is None:
         return None
-    unit = units.unit(found["rest"], small=abs(exact) <= 1) if found["rest"] else NONE
-    return None if unit is None else Number(-exact if found["sign"] == "-" else exact, unit)
+    unit = units.parse_unit(groups["rest"], small=abs(exact) <= 1) if groups["rest"] else NONE
+    return None if unit is None else Number(-exact if groups["sign"] == "-" else exact, unit)
 
 
-def same_number(wanted: Number, given: Number) -> bool:
-    """Whether a number is the expected one: see `same_value`; only the expected one may ask for a unit.
+def same_number(expected: Number, given: Number) -> bool:
+    """Return whether a number equals the expected one (`same_value`); only the expected one may require a unit.
 
-    Its unit may be left out, or replaced by another of the same dimensions with the value that belongs to it; so may
-    its "million". A percent sign is only right where one is expected.
+    The expected unit may be omitted, or replaced by another one of the same dimensions with the corresponding value,
+    and so may its "million". A percent sign is only accepted if the expected number has one.
     """
-    if wanted.unit == given.unit:
-        return same_value(wanted.value, given.value)
+    if expected.unit == given.unit:
+        return same_value(expected.value, given.value)
     if given.unit == NONE:
-        return same_value(wanted.value, given.value) or same_value(wanted.total, given.value)
-    if not wanted.unit.bases:
-        return given.unit.bases != PERCENT.bases and same_value(wanted.total, given.total)
+        return same_value(expected.value, given.value) or same_value(expected.total, given.value)
+    if not expected.unit.bases:
+        return given.unit.bases != PERCENT.bases and same_value(expected.total, given.total)
     if not given.unit.bases:
-        return same_value(wanted.total, given.total)
-    if wanted.unit.bases != given.unit.bases:
+        return same_value(expected.total, given.total)
+    if expected.unit.bases != given.unit.bases:
         return False
-    return same_value(wanted.value * wanted.unit.factor, given.value * given.unit.factor)
+    return same_value(expected.value * expected.unit.factor, given.value * given.unit.factor)
 
 
-def same_value(wanted: Fraction, given: Fraction) -> bool:
-    """Whether two values are equal: exactly, or, where one is a decimal and the other has none, as one cut off.
+def same_value(expected: Fraction, given: Fraction) -> bool:
+    """Return whether two values are equal, exactly or, if only one of them has an exact decimal, as a rounded decimal.
 
-    The decimal then differs by less than one in its last place, and by no more than the relative TOLERANCE; or it is
-    the expected one, has two places or more, and is the other one rounded. A whole number is never a decimal of
-    anything else.
+    The decimal then differs by less than one unit in its last place and by at most the relative TOLERANCE; or it is the
+    expected value, has two places or more, and is the other value rounded. A whole number only equals itself.
 
     Example:
         same_value(Fraction("0.125"), Fraction(1, 8)) and same_value(Fraction(1, 3), Fraction("0.33333"))
     """
-    places = [_places(wanted), _places(given)]
-    if wanted == given or places.count(None) != 1:
-        return wanted == given
-    last = next(each for each in places if each is not None)
-    difference = abs(wanted - given)
-    if places[0] is not None and last >= 2 and difference <= Fraction(1, 2 * 10**last):
+    decimals = [places(expected), places(given)]
+    if expected == given or decimals.count(None) != 1:
+        return expected == given
+    last = next(place for place in decimals if place is not None)
+    difference = abs(expected - given)
+    if decimals[0] is not None and last >= 2 and difference <= Fraction(1, 2 * 10**last):
         return True
-    return last > 0 and difference < Fraction(1, 10**last) and difference <= TOLERANCE * max(abs(wanted), abs(given))
+    return last > 0 and difference < Fraction(1, 10**last) and difference <= TOLERANCE * max(abs(expected), abs(given))
 
 
 def is_decimal(text: str) -> bool:
-    """Whether a bare number is written with a decimal point."""
+    """Return whether a bare number is written with a decimal point."""
     return bool(re.match(r"-?\s*[0-9]*\.[0-9]", text)) and number(text) is not None
 
 
 def places(value: Fraction) -> int | None:
-    """Return how many decimal places state a value exactly; None where none do."""
-    return _places(value)
+    """Return the number of decimal places of the exact value; None if its denominator has a prime other than 2 and 5.
 
-
-def _places(value: Fraction) -> int | None:
-    """How many decimal places state the value exactly; None where none do: another prime than 2 and 5 divides it."""
-    rest, times = value.denominator, [0, 0]
+    Example:
+        places(Fraction("0.125")) == 3 and places(Fraction(1, 3)) is None
+    """
+    remaining, exponents = value.denominator, [0, 0]
     for index, prime in enumerate((2, 5)):
-        while rest % prime == 0:
-            rest //= prime
-            times[index] += 1
-    return max(times) if rest == 1 else None
+        while remaining % prime == 0:
+            remaining //= prime
+            exponents[index] += 1
+    return max(exponents) if remaining == 1 else None
 
 
-def _value(found: dict[str, str | None]) -> Fraction | None:
-    if found["simple"] or found["top"]:
-        top, bottom = (found["top"], found["bottom"]) if found["top"] else (found["simple"], found["over"] or "1")
+def _value(groups: dict[str, str | None]) -> Fraction | None:
+    if groups["simple"] or groups["top"]:
+        top, bottom = (groups["top"], groups["bottom"]) if groups["top"] else (groups["simple"], groups["over"] or "1")
         divisor = _fraction(bottom or "1")
         return _fraction(top or "0") / divisor if divisor else None
-    if found["whole"]:
+    if groups["whole"]:
         part, divisor = (
-            _fraction(found["part"] or found["piece"] or ""),
-            _fraction(found["parts"] or found["pieces"] or ""),
+            _fraction(groups["part"] or groups["piece"] or ""),
+            _fraction(groups["parts"] or groups["pieces"] or ""),
         )
-        # 2 2/3 is mixed, 2 3/2 is a product or a slip
-        return _fraction(found["whole"]) + part / divisor if 0 < part < divisor else None
-    if found["repeating"]:
-        return _repeating(found["repeating"])
-    if found["european"]:
-        return Fraction(found["european"].replace(".", "").replace(",", "."))
-    power = int(found["e"] or found["braced"] or found["round"] or found["bare"] or "0")
-    return _fraction(found["plain"] or "1") * Fraction(10) ** power
+        # 2 2/3 is a mixed number, 2 3/2 is not
+        return _fraction(groups["whole"]) + part / divisor if 0 < part < divisor else None
+    if groups["repeating"]:
+        return _repeating(groups["repeating"])
+    if groups["european"]:
+        return Fraction(groups["european"].replace(".", "").replace(",", "."))
+    power = int(groups["e"] or groups["braced"] or groups["round"] or groups["bare"] or "0")
+    return _fraction(groups["plain"] or "1") * Fraction(10) ** power
 
 
 def _repeating(text: str) -> Fraction | None:
-    """`0.1\\overline{6}`, `0.1\\dot{6}`, `0.(27)`, `0.2727...`; None where dots follow what does not repeat."""
+    """Parse `0.1\\overline{6}`, `0.1\\dot{6}`, `0.(27)`, `0.2727...`; None if dots follow digits without a cycle."""
     whole, _, decimals = text.partition(".")
     if (start := re.search(r"\\|\(|\s|\.\.\.", decimals)) is None:
         return None
@@ -182,7 +180,7 @@ def _repeating(text: str) -> Fraction | None:
 
 
 def _with_currency(sign: str, currency: str, rest: str) -> Number | None:
-    amount, money = number(rest), units.unit(" " + currency)
+    amount, money = number(rest), units.parse_unit(" " + currency)
     if amount is None or money is None or (amount.value < 0 and sign):
         return None
     bases = amount.unit.bases

@@ -1,6 +1,6 @@
-"""A number, right if it is near enough: the relative TOLERANCE, or the row's own `tolerance`.
+"""Numeric answers: correct within a relative tolerance, TOLERANCE or the row's column `tolerance`.
 
-The number is read as the math verifier reads numbers, units and percent signs included; nothing else is right.
+Numbers are parsed as by the math verifier, with units and percent signs; anything else is wrong.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from obverse.errors import GraderError
 from obverse.rewards import math
 from obverse.rewards.answer_extraction import UNANSWERED
 from obverse.rewards.composite_answers import is_name
-from obverse.rewards.latex_arithmetic import value
+from obverse.rewards.latex_arithmetic import constant_value
 from obverse.rewards.number_parsing import Number, bare, number, same_number
-from obverse.rewards.units import NONE, tail
+from obverse.rewards.units import NONE, split_unit
 from obverse.types import GradeResult, Problem
 
-AGREEMENT = Fraction(1, 10**6)  # of the sides of a chain
-TOLERANCE = 1e-3  # of the expected value's size; an expected 0 allows no other number
+CHAIN_TOLERANCE = Fraction(1, 10**6)  # relative, between the sides of a chain `a = b = c`
+TOLERANCE = 1e-3  # relative to the reference; a reference of 0 allows no other number
 
 
 def gold(problem: Problem) -> Number:
-    """Return the expected number. Errors: GraderError if the answer is no number or `tolerance` no share of 1."""
+    """Return the reference number. Errors: GraderError if it is not a number or `tolerance` is not in [0, 1)."""
     expected = number(bare(math.gold(problem)))
     if expected is None:
         raise GraderError("not a number that the numeric verifier can read")
@@ -31,58 +31,59 @@ def gold(problem: Problem) -> Number:
     return expected
 
 
-answer, stated = math.answer, math.stated  # read and said alike
+extract, example = math.extract, math.example
 
 
 def verify(problem: Problem, text: str) -> GradeResult:
-    """Right if the final answer is a number no further from the expected one than the tolerance.
+    """Grade a completion: correct if the final answer is a number within the tolerance of the reference.
 
     Example:
         verify(Problem("p", "...", answer=9.81, meta={"tolerance": 0.01}), "The answer is 9.8 m.").correct
     """
-    expected, found = gold(problem), answer(problem, text)
-    if not found:
+    expected, answer = gold(problem), extract(problem, text)
+    if not answer:
         return UNANSWERED
-    given = _read(found)
+    given = _parse(answer)
     if given is None:
-        return GradeResult.wrong(f"unparseable: {found[:80]!a}")
-    near = _is_near(problem, expected, given)
-    return GradeResult.right() if near else GradeResult.wrong(f"{found[:80]!a} is not near enough")
+        return GradeResult.wrong(f"unparseable: {answer[:80]!a}")
+    is_near = _is_near(problem, expected, given)
+    return GradeResult.right() if is_near else GradeResult.wrong(f"{answer[:80]!a} is not near enough")
 
 
-def same(problem: Problem, first: str, second: str) -> bool:
-    """Whether two final answers are numbers near enough to each other."""
-    mine, other = _read(first), _read(second)
-    return mine is not None and other is not None and _is_near(problem, mine, other)
+def same_answer(problem: Problem, first: str, second: str) -> bool:
+    """Return whether two final answers are numbers within the tolerance of each other."""
+    first_number, second_number = _parse(first), _parse(second)
+    return first_number is not None and second_number is not None and _is_near(problem, first_number, second_number)
 
 
-def _read(found: str) -> Number | None:
-    """The last side of a chain, of which every other must have its value to a millionth; a name may stand in front."""
-    sides = [bare(side.strip()) for side in bare(found).split("=")]
+def _parse(answer: str) -> Number | None:
+    """Return the number of the last side of `x = a = b`; None unless all sides agree within CHAIN_TOLERANCE."""
+    sides = [bare(side.strip()) for side in bare(answer).split("=")]
     if len(sides) > 1 and is_name(sides[0]):
         sides = sides[1:]
-    read = [_number(side) for side in sides]
-    last = read[-1]
-    if last is None or any(each is None or abs(each.value - last.value) > AGREEMENT * abs(last.value) for each in read):
+    numbers = [_number(side) for side in sides]
+    last = numbers[-1]
+    if last is None:
         return None
-    return last
+    limit = CHAIN_TOLERANCE * abs(last.value)
+    return last if all(side is not None and abs(side.value - last.value) <= limit for side in numbers) else None
 
 
 def _number(text: str) -> Number | None:
-    """A number, or a constant expression with a unit behind it."""
-    if read := number(text):
-        return read
-    core, unit = tail(text) or (text, NONE)
-    exact = None if unit is None else value(core)
-    return None if exact is None or unit is None else Number(exact, unit)
+    """Parse a number, or a constant expression followed by a unit."""
+    if parsed := number(text):
+        return parsed
+    core, unit = split_unit(text) or (text, NONE)
+    constant = None if unit is None else constant_value(core)
+    return None if constant is None or unit is None else Number(constant, unit)
 
 
 def _is_near(problem: Problem, expected: Number, given: Number) -> bool:
     tolerance = Fraction(problem.meta.get("tolerance", TOLERANCE))
-    moved = given
+    compared = given
     if abs(given.value - expected.value) <= tolerance * abs(expected.value) and given.unit.scale in (
         1,
         expected.unit.scale,
     ):
-        moved = given._replace(value=expected.value)  # then only the unit decides
-    return same_number(expected, moved)
+        compared = given._replace(value=expected.value)  # only the unit is still compared
+    return same_number(expected, compared)

@@ -1,7 +1,7 @@
-"""What is never handed to computer algebra: constructs that could take forever and that the expected answer lacks.
+"""Answers that are not sent to computer algebra: constructs that might not terminate and that the reference lacks.
 
-Each rule has a code that the verdict's reason names. A construct is allowed if the expected answer has it too, since
-then it is what the problem is about. Refusing is safe: the answer was already compared as a number and as text.
+Each rule has a code, which the reason of the grade contains. A construct is allowed if the reference answer has it too.
+Rejecting is safe, since the answer has already been compared as a number and as text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
-MIN_LENGTH = 512  # always allowed, in characters; beyond it four times the expected answer's length
+MIN_LENGTH = 512  # characters that are always allowed; beyond it, four times the length of the reference
 MAX_DEPTH = 16
 MAX_DIGITS = 100  # in a row
 MAX_EXPONENT_DIGITS = 4
@@ -30,7 +30,7 @@ _HEDGES = frozenset(
         "[a-z]+", "not or and is are if but no maybe either approximately about import exec none undefined unknown"
     )
 )
-_KNOWN = frozenset(
+_FUNCTIONS = frozenset(
     re.findall("[a-z]+", "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt pi max min gcd")
 )
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*")
@@ -47,34 +47,34 @@ _SLOW = re.compile(
 _CHARACTERS = re.compile(r"[^\x20-\x7e\n\t]|[@`\"]|'(?!')|__")
 
 
-def objection(expected: str, found: str) -> str | None:
-    """Return the code of the first rule that a found formula breaks and the expected one does not, None if none."""
-    if len(found) > max(MIN_LENGTH, 4 * len(expected)):
+def rejection_code(expected: str, answer: str) -> str | None:
+    """Return the code of the first rule that an answer breaks and the expected answer does not, None if none."""
+    if len(answer) > max(MIN_LENGTH, 4 * len(expected)):
         return "length"
     for code, breaks in RULES.items():
-        if breaks(found) and not breaks(expected):
+        if breaks(answer) and not breaks(expected):
             return code
-    if found.count(",") > expected.count(",") + MAX_COMMAS:
+    if answer.count(",") > expected.count(",") + MAX_COMMAS:
         return "list"
-    if constructs(found) - constructs(expected):
+    if constructs(answer) - constructs(expected):
         return "construct"
-    if {letter.swapcase() for letter in _letters(found) - _letters(expected)} & _letters(expected):
-        return "case"  # x is not X; math-verify has one letter for both
-    return "words" if _strange_words(expected, found) else None
+    if {letter.swapcase() for letter in _letters(answer) - _letters(expected)} & _letters(expected):
+        return "case"  # x is not X, and math-verify does not distinguish them
+    return "words" if _has_foreign_words(expected, answer) else None
 
 
 def constructs(text: str) -> set[str]:
-    """Return the commands in a text that computer algebra may never come back from."""
+    """Return the commands in a text on which computer algebra might not terminate."""
     return set(_SLOW.findall(_SMALL_BINOMIAL.sub("", text)))
 
 
-def _loose(text: str) -> str:
-    """A formula without its commands and without what it says in words."""
+def _without_commands(text: str) -> str:
+    """Return a formula without its commands and without text in words."""
     return _COMMAND.sub(" ", _TEXT.sub(" ", text))
 
 
 def _letters(text: str) -> set[str]:
-    return {letter for letter in _loose(text) if letter.isalpha()}
+    return {letter for letter in _without_commands(text) if letter.isalpha()}
 
 
 def _depth(text: str) -> int:
@@ -89,7 +89,7 @@ def _depth(text: str) -> int:
 
 
 def _exponents(text: str) -> Iterator[str]:
-    """Every exponent: what stands in its brackets, or the sign, command or number that follows, and a power on it."""
+    """Yield every exponent: the bracketed part, or the sign, command or number that follows, with a power on it."""
     for match in _EXPONENT.finditer(text):
         start = end = match.end()
         depth = 0
@@ -109,18 +109,21 @@ def _has_high_power(text: str) -> bool:
 
 
 def _has_odd_characters(text: str) -> bool:
-    return bool(_CHARACTERS.search(text)) or any(unicodedata.category(each)[0] == "C" for each in text.strip())
+    return bool(_CHARACTERS.search(text)) or any(
+        unicodedata.category(character)[0] == "C" for character in text.strip()
+    )
 
 
-def _strange_words(expected: str, found: str) -> bool:
-    """Whether it argues, or says words that are neither a function nor made of the expected answer's letters."""
-    known = {word.lower() for word in _WORD.findall(expected)}
-    spoken = {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", found))}
-    if spoken & _HEDGES - known:
+def _has_foreign_words(expected: str, answer: str) -> bool:
+    """Return whether the answer has hedging words, or words that are neither functions nor letters of the reference."""
+    expected_words = {word.lower() for word in _WORD.findall(expected)}
+    answer_words = {word.lower() for word in _WORD.findall(_COMMAND.sub(" ", answer))}
+    if answer_words & _HEDGES - expected_words:
         return True
-    loose = _loose(found)
+    plain = _without_commands(answer)
     letters = set(_COMMAND.sub(" ", expected))
-    return any(word.lower() not in known | _KNOWN and not set(word) <= letters for word in _WORD.findall(loose))
+    allowed = expected_words | _FUNCTIONS
+    return any(word.lower() not in allowed and not set(word) <= letters for word in _WORD.findall(plain))
 
 
 RULES: dict[str, Callable[[str], bool]] = {

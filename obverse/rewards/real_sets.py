@@ -1,4 +1,4 @@
-"""Sets of real numbers: intervals and their unions, and the inequalities that say the same."""
+"""Sets of real numbers: intervals, their unions, and inequalities that describe them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINUS_INFINITY, INFINITY = "-\\infty", "\\infty"
 
 
 class Interval(NamedTuple):
-    """Both ends as formulas, and whether each belongs to it."""
+    """An interval: its ends as formulas, and whether they belong to it."""
 
     low: str
     high: str
@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 
 class Region(NamedTuple):
-    """The name of what lies in it, "" if none is said, and its intervals in order of writing."""
+    """A union of intervals in the order in which they are written, with the variable's name or ""."""
 
     name: str
     intervals: tuple[Interval, ...]
@@ -42,7 +42,7 @@ class Region(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def region(text: str) -> Region | None:
-    """Return the set of reals that a bare text describes, None if it is something else or too involved."""
+    """Return the set of reals that a bare text describes, None for any other text or a too complicated one."""
     if not re.search(r"[<>()\[\]R]|\\[lg]e|\\ne|real", text) or len(text) > 300:
         return None
     if builder := _BUILDER.fullmatch(text):
@@ -55,11 +55,13 @@ def region(text: str) -> Region | None:
     names = {part.name for part in parts if part is not None} - {""}
     if None in parts or len(names) > 1:
         return None
-    return Region(names.pop() if names else "", tuple(each for part in parts if part for each in part.intervals))
+    return Region(
+        names.pop() if names else "", tuple(interval for part in parts if part for interval in part.intervals)
+    )
 
 
 def is_relation(text: str) -> bool:
-    """Whether a text says a set by an inequality, a name or words, not by brackets alone."""
+    """Return whether a text describes a set by an inequality, a name or words rather than by brackets only."""
     return bool(_RELATION.search(text) or _REALS.search(text) or "\\in" in text or "\\cup" in text)
 
 
@@ -71,15 +73,15 @@ def _part(text: str) -> Region | None:
     if member := _MEMBER.fullmatch(text):
         inner = _part(member["set"])
         return inner and inner._replace(name=member["name"])
-    listed = collection(text)
-    if listed is None:
+    parts = collection(text)
+    if parts is None:
         return None
-    if listed.kind == "set":
-        return Region("", tuple(Interval(each, each, True, True) for each in listed.members))
-    if len(listed.members) != 2 or listed.kind not in ("()", "[]", "(]", "[)"):
+    if parts.kind == "set":
+        return Region("", tuple(Interval(member, member, True, True) for member in parts.members))
+    if len(parts.members) != 2 or parts.kind not in ("()", "[]", "(]", "[)"):
         return None
-    low, high = (each.replace("+\\infty", "\\infty") for each in listed.members)
-    return Region("", (Interval(low, high, listed.kind[0] == "[", listed.kind[1] == "]"),))
+    low, high = (member.replace("+\\infty", "\\infty") for member in parts.members)
+    return Region("", (Interval(low, high, parts.kind[0] == "[", parts.kind[1] == "]"),))
 
 
 def _inequality(text: str) -> Region | None:

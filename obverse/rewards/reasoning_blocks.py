@@ -1,9 +1,9 @@
-"""Which part of a text is the answer's: what follows the last block of reasoning, in every notation in use.
+"""The part of a completion that follows the last block of reasoning, in every notation in use.
 
-Marks are `<think>`, `<thinking a="b">`, `[THINK]`, `<|begin_of_thought|>`, `<ns:reasoning>` and the like, in any case,
-with `/`, `end` or `_end` for the closing one, and the channels of `<|channel|>analysis<|message|>`. Blocks may be
-nested. A closing mark without an opening one ends a block that the prompt began. An opening one that is never closed
-hides everything behind it.
+Tags are `<think>`, `<thinking a="b">`, `[THINK]`, `<|begin_of_thought|>`, `<ns:reasoning>` and the like, in any case,
+with `/`, `end` or `_end` in the closing tag, and channels such as `<|channel|>analysis<|message|>`. Blocks may be
+nested. A closing tag without an opening one ends a block that the prompt opened. Text after an opening tag that is
+never closed belongs to the reasoning.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SPECIAL = re.compile(
 
 
 def outcome(text: str) -> str:
-    """Return what follows the last block of reasoning, up to one that stays open, without special tokens at line ends.
+    """Return the text after the last block of reasoning, up to an unclosed one, with special tokens as line ends.
 
     Example:
         outcome("<Thinking>12?</Thinking> It is 13.<|im_end|>").strip() == "It is 13."
@@ -68,17 +68,17 @@ def outcome(text: str) -> str:
     start, end = span(text)
     text = text[start:end]
     if 0 <= text.find("<s>") < text.rfind("</s>"):
-        text = text.replace("<s>", "~~")  # struck out, and no token
+        text = text.replace("<s>", "~~")  # HTML strikethrough, not special tokens
     return _SPECIAL.sub("\n", text) if "<" in text or "[" in text else text
 
 
-def reasons(text: str) -> bool:
-    """Whether a text holds a mark of reasoning."""
+def has_reasoning(text: str) -> bool:
+    """Return whether a text contains a tag of reasoning."""
     return span(text) != (0, len(text))
 
 
 def span(text: str) -> tuple[int, int]:
-    """Return where the outcome begins and ends in a text."""
+    """Return the start and the end of the outcome in a text."""
     start, end, depth = 0, len(text), 0
     if text.startswith("analysis") and (flat := _FLAT_CHANNELS.match(text)):
         start = flat.end()
@@ -108,12 +108,12 @@ def span(text: str) -> tuple[int, int]:
     return start, end
 
 
-def _marks(text: str, start: int) -> list[re.Match[str]]:
-    """The marks from `start` on, in order."""
-    places = []
-    for sign in ("<", "[", "\u25c1", "&lt;"):
-        place = text.find(sign, start)
-        while place >= 0:
-            places.append(place)
-            place = text.find(sign, place + 1)
-    return [mark for place in sorted(places) if (mark := _MARK.match(text, place))]
+def _marks(text: str, first: int) -> list[re.Match[str]]:
+    """Return the tags from position `first` on, in order."""
+    starts = []
+    for opening in ("<", "[", "\u25c1", "&lt;"):
+        start = text.find(opening, first)
+        while start >= 0:
+            starts.append(start)
+            start = text.find(opening, start + 1)
+    return [mark for start in sorted(starts) if (mark := _MARK.match(text, start))]

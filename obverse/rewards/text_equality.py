@@ -1,4 +1,4 @@
-"""What text and numbers tell of two bare answers without taking them apart: yes, no, or None for neither."""
+"""Comparisons of two bare answers as a whole: each returns True, False, or None where it does not apply."""
 
 from __future__ import annotations
 
@@ -37,51 +37,57 @@ _SENTENCE = re.compile(
 
 def by_notation(expected: str, given: str) -> bool | None:
     """Compare times, ratios, numerals in a base and residues."""
-    wanted, found = notation(expected), notation(given)
-    if wanted and found:
-        return same_notation(wanted, found)
-    if wanted:
-        plain = number(given)
+    expected_notation, given_notation = notation(expected), notation(given)
+    if expected_notation and given_notation:
+        return same_notation(expected_notation, given_notation)
+    if expected_notation:
+        as_plain_number = number(given)
         if "=" in given:
             return None
-        return not (plain and plain.unit.bases) and as_number(wanted, given, plain.total if plain else None)
-    if isinstance(found, Numeral):
-        plain = number(expected)
-        return plain is not None and plain.value == found.value
-    if found:
+        return not (as_plain_number and as_plain_number.unit.bases) and as_number(
+            expected_notation, given, as_plain_number.total if as_plain_number else None
+        )
+    if isinstance(given_notation, Numeral):
+        as_plain_number = number(expected)
+        return as_plain_number is not None and as_plain_number.value == given_notation.value
+    if given_notation:
         return False
     return _by_residue(expected, given)
 
 
 def _by_residue(expected: str, given: str) -> bool | None:
-    wanted = _RESIDUE.fullmatch(expected) if "mod" in expected else None
-    found = _RESIDUE.fullmatch(given) if "mod" in given else None
-    if wanted is None and found is None:
+    expected_residue = _RESIDUE.fullmatch(expected) if "mod" in expected else None
+    given_residue = _RESIDUE.fullmatch(given) if "mod" in given else None
+    if expected_residue is None and given_residue is None:
         return None
-    modulus, other = (
-        int(next(each for each in match.groups()[1:] if each)) if match else 0 for match in (wanted, found)
+    modulus, given_modulus = (
+        int(next(group for group in match.groups()[1:] if group)) if match else 0
+        for match in (expected_residue, given_residue)
     )
-    plain = number(expected if wanted is None else given)
-    if wanted and found:
-        return modulus == other and (int(wanted[1]) - int(found[1])) % modulus == 0
-    if wanted:
+    as_plain_number = number(expected if expected_residue is None else given)
+    if expected_residue and given_residue:
+        return modulus == given_modulus and (int(expected_residue[1]) - int(given_residue[1])) % modulus == 0
+    if expected_residue:
         return bool(
-            plain and plain.value.denominator == 1 and modulus and (int(plain.value) - int(wanted[1])) % modulus == 0
+            as_plain_number
+            and as_plain_number.value.denominator == 1
+            and modulus
+            and (int(as_plain_number.value) - int(expected_residue[1])) % modulus == 0
         )
-    if "equiv" in given and found is not None and plain is not None:
-        return plain.value == int(found[1])
-    return None if plain is None else False  # a residue is a class of numbers, and none of them
+    if "equiv" in given and given_residue is not None and as_plain_number is not None:
+        return as_plain_number.value == int(given_residue[1])
+    return None if as_plain_number is None else False  # a residue is a class of numbers, not a number
 
 
 def by_words(expected: str, given: str) -> bool | None:
-    """Compare letters of options, names, words and chemical formulas."""
-    if (one := letter(expected)) and (other := letter(given)):
-        return one == other
-    if (one := letters(expected)) and (other := letters(given)):
-        return same_letters(one, other)
-    wanted, found = words(expected), words(given)
-    if wanted is not None and found is not None:
-        return same_words(wanted, found) or (
+    """Compare option letters, names, words and chemical formulas."""
+    if (first := letter(expected)) and (second := letter(given)):
+        return first == second
+    if (first := letters(expected)) and (second := letters(given)):
+        return same_letters(first, second)
+    expected_words, given_words = words(expected), words(given)
+    if expected_words is not None and given_words is not None:
+        return same_words(expected_words, given_words) or (
             (names := listed_words(expected)) is not None and names == listed_words(given)
         )
     if _COMPOUND.fullmatch(expected) and _COMPOUND.fullmatch(given):
@@ -96,14 +102,14 @@ def by_points(expected: str, given: str) -> bool | None:
     return same_points(expected, given)
 
 
-def by_number(wanted: Number, given: str) -> bool | None:
-    """Compare a number said in another way: with a decimal comma, after the letter of an option, or in a sentence."""
-    if (comma := _DECIMAL_COMMA.fullmatch(given)) and wanted.value.denominator > 1:
-        read = number(f"{comma[1]}.{comma[2]}")
-        return read is not None and same_number(wanted, read)
-    without = without_label(given)
-    if without is None and (sentence := _SENTENCE.fullmatch(given)):
-        without = sentence[1]
-    if without is not None and (read := number(bare(without))) is not None:
-        return same_number(wanted, read)
+def by_number(expected: Number, given: str) -> bool | None:
+    """Compare with a number written with a decimal comma, after an option letter, or in a sentence."""
+    if (comma := _DECIMAL_COMMA.fullmatch(given)) and expected.value.denominator > 1:
+        value = number(f"{comma[1]}.{comma[2]}")
+        return value is not None and same_number(expected, value)
+    answer = without_label(given)
+    if answer is None and (sentence := _SENTENCE.fullmatch(given)):
+        answer = sentence[1]
+    if answer is not None and (value := number(bare(answer))) is not None:
+        return same_number(expected, value)
     return None

@@ -1,10 +1,9 @@
-"""What may stand behind a number: units with their dimensions, counted things, and words that make another number of
-it.
+"""Units after a number: physical units with their dimensions, and counted things.
 
 A unit is a factor and the powers of its bases: `km/h` is 1000/3600 of m^1 s^-1. A counted thing (`apples`, `square
-tiles`) is a base of its own by its last noun. Words that change a number (`squared`, `thirds`, `below zero`), argue
-about it (`maybe`, `wrong`) or compare it (`at most`, `more than`) are no unit: what has one is not the number in
-front.
+tiles`) is a base named by its last noun. Text with words that change a number (`squared`, `thirds`, `below zero`),
+question it (`maybe`, `wrong`) or compare it (`at most`, `more than`) is not a unit, and the number before it is not
+the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from obverse.rewards import lexicon
 
 
 class Unit(NamedTuple):
-    """A factor and the powers of the bases that it is measured in; `scale` is the "million" in the factor."""
+    """A factor and the powers of its bases; `scale` is the part of the factor that is a "million" or the like."""
 
     factor: Fraction = Fraction(1)
     bases: frozenset[tuple[str, int]] = frozenset()
@@ -40,13 +39,13 @@ SCALES = {
     "lakh": 10**5,
     "crore": 10**7,
 }
-_KNOWN: dict[str, tuple[str, Fraction]] = {}
+_UNITS: dict[str, tuple[str, Fraction]] = {}
 for _line in lexicon.UNITS.replace("\n", " ").split(";"):
     _base, *_words = _line.split()
     for _word in _words:
-        _KNOWN[_word] = (_base.partition(":")[0], Fraction(_base.partition(":")[2]))
-_ALONE = frozenset("msghlLNJWVCA")  # letters that may be units; others are variables
-_TAILS = re.compile(
+        _UNITS[_word] = (_base.partition(":")[0], Fraction(_base.partition(":")[2]))
+_SINGLE_LETTERS = frozenset("msghlLNJWVCA")  # single letters that may be units; other letters are variables
+_TRAILING_WORDS = re.compile(
     r"(?:^|\s)(?:in\s(?:total|all|the\s\w+)|altogether|total|overall|each|apiece|(?:per|a|an)\s(?:person|piece|item)"
     r"|left|remaining|left\sover"
     r"|times\s(?:as\s(?:many|much|large|long|fast)|larger|bigger|faster)|old|tall|long|wide|high|deep|away|ago|later"
@@ -91,36 +90,36 @@ MAX_UNIT_CHARS = 80
 
 
 @lru_cache(maxsize=4096)
-def unit(rest: str, *, small: bool = False) -> Unit | None:
-    """Return the unit that a text behind a number means; None if it is more or other than a unit.
+def parse_unit(rest: str, *, small: bool = False) -> Unit | None:
+    """Return the unit in the text after a number; None if the text is not just a unit.
 
-    `small` says that the number is at most 1, so that a single thing is counted.
+    `small`: the number is at most 1, so that a counted thing may be in the singular.
     """
     if not rest.strip():
         return NONE
     if len(rest) > MAX_UNIT_CHARS:
         return None
     if rest.strip() in _MARKS:
-        return Unit(_KNOWN[_MARKS[rest.strip()]][1], frozenset({("m", 1)}))
+        return Unit(_UNITS[_MARKS[rest.strip()]][1], frozenset({("m", 1)}))
     glued = rest[0].isalpha()
-    text = _flat(rest)
+    text = _plain_text(rest)
     if not text and not re.fullmatch(r"(?:\s|~|\\[,;:! ]|[{}])*", rest):
         return None
     if text in ("%", "percent"):
         return PERCENT
-    if glued and (len(text) < 2 or text.split("/")[0].split("^")[0].split()[0] not in _KNOWN):
+    if glued and (len(text) < 2 or text.split("/")[0].split("^")[0].split()[0] not in _UNITS):
         return None
-    return _read(text, small)
+    return _parse(text, small)
 
 
-def tail(text: str) -> tuple[str, Unit | None] | None:
-    """Return a formula and the unit behind it, None for its unit if the words there are none; None without words.
+def split_unit(text: str) -> tuple[str, Unit | None] | None:
+    """Return (formula, unit) of a formula followed by words; the unit is None if they are not one. None without words.
 
     Example:
-        tail("5\\\\sqrt{2}\\\\text{ km}") == ("5\\\\sqrt{2}", unit(" km"))
+        split_unit("5\\\\sqrt{2}\\\\text{ km}") == ("5\\\\sqrt{2}", parse_unit(" km"))
     """
     match = _TAIL.search(text)
-    return (text[: match.start()].rstrip(), unit(" " + match.group())) if match and match.start() else None
+    return (text[: match.start()].rstrip(), parse_unit(" " + match.group())) if match and match.start() else None
 
 
 _TAIL = re.compile(
@@ -129,7 +128,7 @@ _TAIL = re.compile(
 )
 
 
-def _flat(rest: str) -> str:
+def _plain_text(rest: str) -> str:
     text = _SPELLED[0][0].sub(_SPELLED[0][1], _QUOTIENT.sub(r"\1/\2", rest))
     while (shorter := _WRAPPED.sub(r" \1", text)) != text:
         text = shorter
@@ -141,10 +140,10 @@ def _flat(rest: str) -> str:
     return text.removesuffix(".").strip()
 
 
-def _read(text: str, small: bool) -> Unit | None:
+def _parse(text: str, small: bool) -> Unit | None:
     if not re.fullmatch(r"[A-Za-z0-9^*/ -]*", text):
         return None
-    while (shorter := _TAILS.sub("", text)) != text:
+    while (shorter := _TRAILING_WORDS.sub("", text)) != text:
         text = shorter.strip()
     text, scale = text.strip(), 1
     while text and (first := text.split()[0]) in SCALES:
@@ -153,39 +152,43 @@ def _read(text: str, small: bool) -> Unit | None:
         text = text[: of.start()].strip()
     if not text:
         return Unit(Fraction(scale), scale=scale)
-    if any(word.lower() in lexicon.DENIED for word in re.findall(r"[A-Za-z]+", text) if word not in _KNOWN):
+    if any(word.lower() in lexicon.DENIED for word in re.findall(r"[A-Za-z]+", text) if word not in _UNITS):
         return None
-    return _measured(text, scale) or _counted(text, scale, small)
+    return _known_units(text, scale) or _counted_things(text, scale, small)
 
 
-def _measured(text: str, scale: int) -> Unit | None:
-    """A product of known units."""
-    factor, bases, position, below = Fraction(1), dict[str, int](), 0, 1
+def _known_units(text: str, scale: int) -> Unit | None:
+    """Parse a product of physical units."""
+    factor, bases, position, sign = Fraction(1), dict[str, int](), 0, 1
     while position < len(text):
         part = _PRODUCT.match(text, position)
-        if part is None or part["word"] not in _KNOWN or (len(part["word"]) == 1 and part["word"] not in _ALONE):
+        if (
+            part is None
+            or part["word"] not in _UNITS
+            or (len(part["word"]) == 1 and part["word"] not in _SINGLE_LETTERS)
+        ):
             return None
-        below = -1 if part["sign"] == "/" else below
-        base, size = _KNOWN[part["word"]]
-        power = below * int(part["power"] or 1)
+        sign = -1 if part["sign"] == "/" else sign
+        base, size = _UNITS[part["word"]]
+        power = sign * int(part["power"] or 1)
         factor *= size**power
         bases[base] = bases.get(base, 0) + power
         position = part.end()
     return Unit(factor * scale, frozenset((base, power) for base, power in bases.items() if power), scale)
 
 
-def _counted(text: str, scale: int, small: bool) -> Unit | None:
-    """A thing by its last noun, with up to four words and "per" another."""
+def _counted_things(text: str, scale: int, small: bool) -> Unit | None:
+    """Parse a counted thing of up to four words, named by its last noun, optionally "per" another thing."""
     if not re.fullmatch(r"[A-Za-z -]+(?:/[A-Za-z ]+)?", text):
         return None
-    things, _, each = text.partition("/")
+    things, _, per = text.partition("/")
     words = re.split(r"[ -]", things.strip())
     noun = words[-1].lower()
-    plural = len(noun) > 2 and noun.endswith("s") and not noun.endswith("ss")
-    if len(words) > 4 or (len(noun) < 3 and words[-1] not in _KNOWN):
+    is_plural = len(noun) > 2 and noun.endswith("s") and not noun.endswith("ss")
+    if len(words) > 4 or (len(noun) < 3 and words[-1] not in _UNITS):
         return None
-    if not (plural or words[-1] in _KNOWN or noun in lexicon.PLURALS or (small and len(noun) > 2)):
+    if not (is_plural or words[-1] in _UNITS or noun in lexicon.PLURALS or (small and len(noun) > 2)):
         return None
-    base = _KNOWN[words[-1]][0] if words[-1] in _KNOWN else noun.removesuffix("s")
-    bases = {(base, 1)} | ({(each.strip().lower(), -1)} if each else set())
+    base = _UNITS[words[-1]][0] if words[-1] in _UNITS else noun.removesuffix("s")
+    bases = {(base, 1)} | ({(per.strip().lower(), -1)} if per else set())
     return Unit(Fraction(scale), frozenset(bases), scale)

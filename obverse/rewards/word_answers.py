@@ -1,4 +1,4 @@
-"""Answers in words and letters: when two of them say the same, and letters that are names rather than a product."""
+"""Answers in words and letters: normalization and comparison, and letters that are names rather than a product."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _LETTER = re.compile(r"\(?\s*([A-Z])\s*[).:]?")
 
 @lru_cache(maxsize=4096)
 def words(text: str) -> str | None:
-    """Return a text answer in one spelling, None for a formula.
+    """Return the normalized spelling of a text answer, None for a formula.
 
     Example:
         words("\\\\text{on Thursday}") == words("thursday") and words("x+1") is None
     """
-    if (known := _IN_LATEX.get(text.replace(" ", ""))) is not None:
-        return known
+    if (symbol := _IN_LATEX.get(text.replace(" ", ""))) is not None:
+        return symbol
     wrapped = bool(_WRAPPED.search(text))
     plain = " ".join(_WRAPPED.sub(r" \1 ", text).split()).strip(" .,;")
     if not _TEXT.fullmatch(plain) or len(plain) > 200:
@@ -68,8 +68,8 @@ def words(text: str) -> str | None:
         )
     if re.search("[0-9]", re.sub(r"\b[0-9]{1,2}(?:st|nd|rd|th)\b", "", spelled)):
         return None
-    if answered := _short_answer(spelled):
-        return answered
+    if short_answer := _short_answer(spelled):
+        return short_answer
     spelled = re.sub(r"\b([0-9]{1,2})(?:st|nd|rd|th)\b", lambda match: _ordinal(match[1]), spelled)
     if article := _ARTICLES.match(spelled):
         spelled = spelled[article.end() :] or spelled
@@ -77,7 +77,7 @@ def words(text: str) -> str | None:
 
 
 def listed_words(text: str) -> list[str] | None:
-    """Return the names of `\\text{Alice and Bob}` in one spelling and in order, None if it lists none."""
+    """Return the names in `\\text{Alice and Bob}`, normalized and sorted; None if the text is not a list of names."""
     plain = _WRAPPED.sub(r"\1", text)
     parts = [
         words(f"\\text{{{part.strip()}}}") or part.strip().lower()
@@ -86,52 +86,56 @@ def listed_words(text: str) -> list[str] | None:
     return sorted(parts) if len(parts) > 1 and all(parts) else None
 
 
-def same_words(wanted: str, given: str) -> bool:
-    """Whether two texts in one spelling say the same: letter for letter, a plural aside."""
-    return wanted == given or (len(wanted) > 4 and wanted.removesuffix("s") == given.removesuffix("s"))
+def same_words(expected: str, given: str) -> bool:
+    """Return whether two normalized texts are identical apart from a plural s."""
+    return expected == given or (len(expected) > 4 and expected.removesuffix("s") == given.removesuffix("s"))
 
 
 def letters(text: str) -> str | None:
-    """Return the letters that a text consists of, at least two, None if it is more than one word."""
+    """Return a text of two or more letters without text commands, None for anything else."""
     plain = _WRAPPED.sub(r"\1", text).strip()
     return plain if len(plain) > 1 and plain.isalpha() and plain.isascii() and plain.lower() not in FUNCTIONS else None
 
 
-def same_letters(wanted: str, given: str) -> bool:
-    """Whether two runs of letters are the same name, or the same product of variables (`bh` and `hb`).
+def same_letters(expected: str, given: str) -> bool:
+    """Return whether two runs of letters are the same name, or the same product of variables (`bh` and `hb`).
 
-    Capitals, and letters that make a word, are names: their order counts.
+    Capitals, and letters that form a word, are names, for which the order counts.
     """
-    if wanted == given or (wanted.lower() == given.lower() and (len(wanted) > 2 or wanted.lower() in SHORT_WORDS)):
+    if expected == given or (
+        expected.lower() == given.lower() and (len(expected) > 2 or expected.lower() in SHORT_WORDS)
+    ):
         return True
-    return sorted(wanted) == sorted(given) and is_product(wanted) and is_product(given)
+    return sorted(expected) == sorted(given) and is_product(expected) and is_product(given)
 
 
-def same_points(wanted: str, given: str) -> bool | None:
-    """Whether two geometric names mean the same: `\\triangle ABC` in any order, an angle or a segment both ways.
+def same_points(expected: str, given: str) -> bool | None:
+    """Return whether two geometric names are equal: a triangle in any order, an angle or a segment in both directions.
 
-    None if one of them is no such name.
+    None if one of them is not a geometric name.
     """
-    first, second = _GEOMETRIC.fullmatch(wanted), _GEOMETRIC.fullmatch(given)
+    first, second = _GEOMETRIC.fullmatch(expected), _GEOMETRIC.fullmatch(given)
     if first is None or second is None or not (first["mark"] or second["mark"]):
         return None
     marks = {first["mark"], second["mark"]}
     if len(marks) > 1 and marks != {None, "overline"}:
         return False
-    mine, other = first["letters"], second["letters"]
+    first_letters, second_letters = first["letters"], second["letters"]
     if marks == {"triangle"}:
-        return sorted(mine) == sorted(other)
-    return mine == other or (marks in ({"angle"}, {"overline"}, {"overleftrightarrow"}) and mine == other[::-1])
+        return sorted(first_letters) == sorted(second_letters)
+    return first_letters == second_letters or (
+        marks in ({"angle"}, {"overline"}, {"overleftrightarrow"}) and first_letters == second_letters[::-1]
+    )
 
 
 def letter(text: str) -> str | None:
-    """Return the capital that a text consists of, as options of a choice are called."""
+    """Return the single capital letter of a text such as `B`, `(B)` or `B.`; None for anything else."""
     match = _LETTER.fullmatch(_WRAPPED.sub(r"\1", text).strip())
     return match[1] if match else None
 
 
 def without_label(text: str) -> str | None:
-    """Return what follows the letter of an option: 45 of `\\textbf{(B)}\\ 45`; None if there is none."""
+    """Return the text after an option letter, such as 45 of `\\textbf{(B)}\\ 45`; None without an option letter."""
     match = re.fullmatch(
         r"\\text\s*\{\s*\(?([A-J])\)\s*\}\s*(\S.*)|\(([A-J])\)\s+(\S.*)|([A-J])[.)]\s+(\S.*)", text, re.DOTALL
     )
@@ -139,7 +143,7 @@ def without_label(text: str) -> str | None:
 
 
 def _short_answer(spelled: str) -> str | None:
-    """The "yes" of "yes, it is", unless the rest turns it round."""
+    """Return the "yes" of "yes, it is"; None if the rest contradicts it."""
     short = re.fullmatch(r"(yes|no|true|false)\b[,.;]\s+(?P<rest>.*)", spelled)
     if short is None or re.search(r"\b(?:yes|no|true|false|or|but|maybe)\b", short["rest"]):
         return None
@@ -147,7 +151,7 @@ def _short_answer(spelled: str) -> str | None:
 
 
 def _is_prose(plain: str) -> bool:
-    """Whether letters that stand in no `\\text{}` are words: two or more in a row that are no product of variables."""
+    """Return whether text outside of `\\text{}` consists of words of two or more letters that are not products."""
     parts = re.findall(r"[A-Za-z']+", plain)
     return not re.search(r"[()/&]|[a-z]-[a-z]\b", plain) and all(
         len(part) > 1 or part in "aAI" for part in parts if part
@@ -155,7 +159,7 @@ def _is_prose(plain: str) -> bool:
 
 
 def is_product(run: str) -> bool:
-    """Whether letters are a product of variables: two that are no word, or neighbors in the alphabet."""
+    """Return whether letters are a product of variables: two that form no word, or neighbors in the alphabet."""
     if len(run) < 2 or not (run.isalpha() and run.islower() and run.isascii()) or len(set(run)) < len(run):
         return False
     if len(run) == 2:

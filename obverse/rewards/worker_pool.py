@@ -1,9 +1,10 @@
-"""Worker processes that can be killed: what may hang or crash runs there, one task at a time, up to a deadline.
+"""Worker processes that can be killed: code that may hang or crash runs there, one task at a time, with a deadline.
 
-A deadline is charged with the time that the worker computes or sleeps, not with its waiting for a core.
+The deadline counts the time in which the worker computes or sleeps, not the time in which it waits for a CPU core.
 
-No signal, timer or fork in this process: it works from any thread, from asyncio (by `asyncio.to_thread`) and in
-several processes at once. Nothing is started before the first task; workers die with this process, however it ends.
+This process uses no signal, timer or fork, so that graders work from any thread, from asyncio (by `asyncio.to_thread`)
+and in several processes at once. Nothing is started before the first task; workers end with this process, however it
+ends.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from obverse.rewards.cpu_deadline import answered
+from obverse.rewards.cpu_deadline import wait_for_answer
 
-MAX_TASKS = 1_000  # of one worker: then a fresh one takes its place
+MAX_TASKS = 1_000  # per worker; then a fresh one replaces it
 MAX_ANSWER_BYTES = 65_536
-START_SECONDS = 120.0  # imports on a slow disk included
+START_SECONDS = 120.0  # time limit of a start, with imports from a slow disk
 NUM_WORKERS = max(1, (os.cpu_count() or 2) // 2)
-MAX_WORKERS = max(8, NUM_WORKERS)  # several threads that ask at once do not wait for each other's deadlines
+MAX_WORKERS = max(8, NUM_WORKERS)  # so that threads that ask at the same time do not wait for each other's deadlines
 
-_START = (
+_START_CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from obverse.rewards.fork_server import serve; serve(int(sys.argv[2]))"
 )
@@ -37,39 +38,40 @@ _Answer = TypeVar("_Answer")
 
 
 class WorkerError(Exception):
-    """A task came to no answer; says why in a word: `timeout` or `crash`."""
+    """A task without an answer; the message is `timeout` or `crash`."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a worker is for: the module whose `handle` it runs, and its limits."""
+class WorkerSpec:
+    """The module whose `handle` a worker runs, and the worker's limits."""
 
     module: str
-    memory: int | None = None  # bytes of address space
-    files: int | None = None  # open at once
-    silent: bool = False  # what it prints goes nowhere
-    code: str = ""  # the sha256 of the user's code that it runs: a worker runs one version of one file
+    memory: int | None = None  # limit of the address space, in bytes
+    files: int | None = None  # limit of open files
+    silent: bool = False  # discard standard output and standard error
+    code: str = ""  # sha256 of the user's code that it runs: a worker runs one version of one file
 
 
-class Zygote:
-    """Our end of the process that forks workers; one request at a time."""
+class ForkServer:
+    """The connection to the process that forks workers; one request at a time."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        ours, theirs = socket.socketpair()
-        with theirs:
+        parent_end, child_end = socket.socketpair()
+        with child_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", _START_CODE, json.dumps(sys.path), str(child_end.fileno())],
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.__stderr__.fileno() if sys.__stderr__ is not None else subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, "PYTHONHASHSEED": "0"},  # sets in the same order in every run
+                env={**os.environ, "PYTHONHASHSEED": "0"},  # the same order of sets in every run
             )
-        self.control = ours
+        self.control = parent_end
         self.control.settimeout(START_SECONDS)
 
     def ask(self, request: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Send a request with file descriptors and return the answer. Raises OSError if the process is gone."""
         with self.lock:
             socket.send_fds(self.control, [json.dumps(request).encode()], fds)
             answer = self.control.recv(MAX_ANSWER_BYTES)
@@ -85,71 +87,74 @@ class Zygote:
 
 @dataclass
 class Worker:
-    """One process and our end of its pipe."""
+    """One worker process and this process's end of its pipe."""
 
-    kind: Kind
+    spec: WorkerSpec
     pid: int = 0
     num_tasks: int = 0
     prepared: set[Any] = field(default_factory=set)
     pipe: Connection = field(init=False)
 
     def __post_init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        request = {"start": self.kind.module, "memory": self.kind.memory, "files": self.kind.files}
-        with theirs:
-            about = request | {"silent": self.kind.silent, "cwd": _folder()}
-            self.pid = _with_zygote(lambda zygote: zygote.ask(about, (theirs.fileno(),)))["pid"]
-        self.pipe = Connection(ours.detach())
+        parent_end, child_end = socket.socketpair()
+        request = {"start": self.spec.module, "memory": self.spec.memory, "files": self.spec.files}
+        request |= {"silent": self.spec.silent, "cwd": _working_directory()}
+        with child_end:
+            self.pid = _with_fork_server(lambda server: server.ask(request, (child_end.fileno(),)))["pid"]
+        self.pipe = Connection(parent_end.detach())
 
     def ask(self, task: Any, seconds: float) -> Any:
-        """Return what it answers. Errors: WorkerError; the worker is then of no use any more."""
+        """Return the answer to a task. Errors: WorkerError, after which the worker must not be used again."""
         self.num_tasks += 1
         try:
             self.pipe.send(task)
-            if not answered(self.pipe, self.pid, seconds):
+            if not wait_for_answer(self.pipe, self.pid, seconds):
                 raise WorkerError("timeout")
             return json.loads(self.pipe.recv_bytes(MAX_ANSWER_BYTES))
-        except (EOFError, OSError, ValueError) as error:  # it died; or what it sent is none of ours
+        except (EOFError, OSError, ValueError) as error:  # the process ended, or sent something that is not JSON
             raise WorkerError("crash") from error
 
     def stop(self) -> None:
         self.pipe.close()
-        with suppress(OSError):  # without the process that forks there is no worker either
-            _with_zygote(lambda zygote: zygote.ask({"stop": self.pid}))
+        with suppress(OSError):  # workers do not outlive the fork server
+            _with_fork_server(lambda server: server.ask({"stop": self.pid}))
 
 
-class Pool:
-    """Workers of one kind, started when they are needed and used again."""
+class WorkerPool:
+    """Workers of one spec, started on demand and reused."""
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-        self.places = threading.BoundedSemaphore(MAX_WORKERS)
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.slots = threading.BoundedSemaphore(MAX_WORKERS)
         self.idle: list[Worker] = []
 
     def ask(self, task: Any, seconds: float, before: Any = None, fresh: bool = False) -> Any:
         """Return a worker's answer to a task; waits for a free worker, then at most `seconds`. Errors: WorkerError.
 
-        A task may be any data that pickle takes; the answer is JSON. The task `before` is given to each worker once,
-        outside the deadline: what is slow the first time only. A `fresh` worker has had no task and gets no other.
+        Args:
+            task: Any data that pickle takes; the answer is JSON.
+            seconds: Time limit of the task.
+            before: A task that each worker gets once, outside the time limit: preparation that is slow the first time.
+            fresh: Use a new worker, and stop it afterwards.
         """
-        with self.places:
-            worker, keep = Worker(self.kind) if fresh else self._take(), False
+        with self.slots:
+            worker, reusable = Worker(self.spec) if fresh else self._take(), False
             try:
                 if before is not None and before not in worker.prepared:
                     worker.ask(before, START_SECONDS)
                     worker.prepared.add(before)
                 answer = worker.ask(task, seconds)
-                keep = not fresh and worker.num_tasks < MAX_TASKS
-            finally:  # an interrupted one still owes an answer to a question that nobody asks any more
-                if keep:
+                reusable = not fresh and worker.num_tasks < MAX_TASKS
+            finally:  # after an interrupt the worker would answer the interrupted task
+                if reusable:
                     self.idle.append(worker)
                 else:
                     worker.stop()
             return answer
 
     def warm(self) -> None:
-        """Have one worker ready, so that the first task does not wait for imports."""
-        with self.places:
+        """Start one worker, so that the first task does not wait for imports."""
+        with self.slots:
             self.idle.append(self._take())
 
     def _take(self) -> Worker:
@@ -157,62 +162,62 @@ class Pool:
             try:
                 worker = self.idle.pop()
             except IndexError:
-                return Worker(self.kind)
-            if not worker.pipe.poll(0):  # else it died while it waited: that is nobody's answer
+                return Worker(self.spec)
+            if not worker.pipe.poll(0):  # readable while idle: the process has ended
                 return worker
             worker.stop()
 
 
 _lock = threading.Lock()
-_zygotes: list[Zygote] = []
-_pools: dict[Kind, Pool] = {}
+_fork_servers: list[ForkServer] = []  # one at most
+_pools: dict[WorkerSpec, WorkerPool] = {}
 
 
-def pool(kind: Kind) -> Pool:
-    """Return this process's workers of that kind."""
+def pool(spec: WorkerSpec) -> WorkerPool:
+    """Return this process's pool of workers of that spec."""
     with _lock:
-        return _pools.setdefault(kind, Pool(kind))
+        return _pools.setdefault(spec, WorkerPool(spec))
 
 
-def _with_zygote(do: Callable[[Zygote], _Answer]) -> _Answer:
-    """Ask the process that forks workers; one that died, by whatever hand, is started once more."""
-    for last in (False, True):
+def _with_fork_server(request: Callable[[ForkServer], _Answer]) -> _Answer:
+    """Call `request` with the fork server; if that process has ended, start it again and retry once."""
+    for is_retry in (False, True):
         with _lock:
-            if not _zygotes:
-                _zygotes.append(Zygote())
-            zygote = _zygotes[0]
+            if not _fork_servers:
+                _fork_servers.append(ForkServer())
+            server = _fork_servers[0]
         try:
-            return do(zygote)
+            return request(server)
         except OSError:
             with _lock:
-                if _zygotes == [zygote]:
-                    _zygotes.clear()
+                if _fork_servers == [server]:
+                    _fork_servers.clear()
                     _pools.clear()
-                    zygote.close()
-            if last:
+                    server.close()
+            if is_retry:
                 raise
     raise AssertionError("unreachable")
 
 
-def _folder() -> str:
+def _working_directory() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:
         return os.sep
 
 
-def _forget() -> None:
-    """In a fork of this process: its parent's workers are not its own."""
+def _reset_after_fork() -> None:
+    """In a fork of this process: do not use the workers of the parent process."""
     global _lock
     _lock = threading.Lock()
-    _zygotes.clear()
+    _fork_servers.clear()
     _pools.clear()
 
 
 @atexit.register
 def _close() -> None:
-    for zygote in _zygotes:
-        zygote.close()
+    for server in _fork_servers:
+        server.close()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from obverse.data.renderer import Rendered, Renderer, hint_tokens
 from obverse.estimator.method import Method
 from obverse.inference import Completion, Sampler, SamplingParams, SamplingRequest
-from obverse.rewards import NOT_APPLICABLE, SECONDS, judge_all
+from obverse.rewards import NOT_APPLICABLE, SECONDS, grade_completions
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.seeds import seed_for
 from obverse.types import OWN, GenerationRequest, GradeResult, Group, Kind, Problem, Sample, Source
@@ -227,7 +227,7 @@ class Collector:
                 sample.grade = NOT_APPLICABLE  # until it is scored
             else:
                 asked.append(sample)
-        found = judge_all([(group.problem, sample.text) for sample in asked], self.verifier_seconds)
+        found = grade_completions([(group.problem, sample.text) for sample in asked], self.verifier_seconds)
         for sample, grade in zip(asked, found, strict=True):
             sample.grade = self._verdict(sample, grade or NOT_APPLICABLE)
 

@@ -17,7 +17,7 @@ from obverse.errors import ConfigError
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.models.load import locate
-from obverse.rewards import weighted
+from obverse.rewards import with_weights
 from obverse.rewards.versions import identity
 from obverse.runtime import fingerprint
 from obverse.types import Problem
@@ -29,7 +29,7 @@ MODELS = frozenset({"model", "anchor_model", "reward_model"})  # known once they
 
 def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> InputFingerprints:
     """Rows, verifier, method and template of a run: what is known before a model is loaded. Errors: ConfigError."""
-    spec = weighted(config.verifier, config.verifier_weights)
+    spec = with_weights(config.verifier, config.verifier_weights)
     inputs = {"dataset": fingerprint.rows(problems, own_verifiers=spec is None)}
     if held_out:
         inputs["eval_dataset"] = fingerprint.rows(held_out, own_verifiers=spec is None)

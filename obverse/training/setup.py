@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from obverse import data as tasks
 from obverse import methods
 from obverse.config.resolve import refuse_secrets
 from obverse.config.train import TrainConfig
+from obverse.data import load_dataset
 from obverse.data.epoch_order import wording
 from obverse.data.renderer import Renderer
 from obverse.data.template_mismatches import refuse_misfits, spelled_remark
@@ -29,7 +29,7 @@ from obverse.models.load import check_kind, locate, pick_device
 from obverse.models.lora import merged, refuse_unready, remarks
 from obverse.models.reward_model import RewardModel
 from obverse.models.router_loss import balance_of
-from obverse.rewards import unreadable, weighted
+from obverse.rewards import unparseable_references, with_weights
 from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
 from obverse.runtime.file_writes import storage_errors
@@ -240,7 +240,7 @@ def refuse_small_disk(run: Run) -> None:
 
 def note_unreadable_answers(problems: list[Problem], watcher: SignalWatcher) -> None:
     """Note the expected answers that no algebra can read; only the first ones are tried."""
-    as_text = unreadable(problems, MAX_GOLDS_READ)
+    as_text = unparseable_references(problems, MAX_GOLDS_READ)
     if as_text:
         watcher.note(
             f"{len(as_text)} expected answers can only be compared as text, such as that of {as_text[0].id}: "
@@ -386,12 +386,12 @@ def load_held_out(config: TrainConfig) -> list[Problem]:
     """The problems to evaluate on while training; none without an eval_dataset."""
     if config.eval_dataset is None:
         return []
-    return tasks.load(
+    return load_dataset(
         config.eval_dataset,
         split="heldout",
         num_problems=config.num_eval_problems,
         seed=config.seed,
-        verifier=weighted(config.verifier, config.verifier_weights),
+        verifier=with_weights(config.verifier, config.verifier_weights),
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from obverse import data as tasks
+from obverse.data import load_dataset
 from obverse.errors import ConfigError
 from obverse.estimator.columns import WRITTEN_BY_CRITIC
 from obverse.estimator.method import Method
 from obverse.estimator.requests import ANY, wants
 from obverse.estimator.schedule import TrainingSchedule
-from obverse.rewards import verifier, weighted
+from obverse.rewards import get_verifier, with_weights
 from obverse.types import Problem
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def check_method(name: str, method: Method) -> None:
 
 def load_problems(config: TrainConfig, schedule: TrainingSchedule) -> list[Problem]:
     """The data set, checked for what the methods ask of it; ConfigError when it cannot give that."""
-    judged_by = weighted(config.verifier, config.verifier_weights)
+    judged_by = with_weights(config.verifier, config.verifier_weights)
     if judged_by is not None:
-        verifier(judged_by, config.verifier_seconds)  # a name or a file that is wrong is told now
-    problems = tasks.load(
+        get_verifier(judged_by, config.verifier_seconds)  # a name or a file that is wrong is told now
+    problems = load_dataset(
         config.dataset,
         split=config.dataset_split,
         num_problems=config.num_problems,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from obverse.cli.main import main
-from obverse.evaluation.pass_at_k import pass_at_k
+from obverse.evaluation.metrics import pass_at_k
 from obverse.runtime.run_dir import RunFolder
 
 BUDGET = 2_000

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from obverse import data as tasks
 from obverse.cli.main import main
 from obverse.comparison.plan import Entry, Plan, Trial, make_plan, write_problems
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import Layer
+from obverse.data import load_dataset
 from obverse.errors import ConfigError
 
 
@@ -94,7 +94,7 @@ def test_validation_and_tests_share_no_problem(tmp_path: Path) -> None:
     validation, found = prompts("validation"), [prompts(test.name) for test in made.tests]
     assert len(validation) == 10 and [len(each) for each in found] == [12] * 4
     assert not any(validation & each for each in found)
-    again = tasks.load(str(made.problems_path("ood")))
+    again = load_dataset(str(made.problems_path("ood")))
     assert again[0].verifier == "exact" and again[0].meta["difficulty"] == 7
 
 
@@ -112,7 +112,7 @@ def test_a_benchmark_is_a_column_of_its_own(tmp_path: Path) -> None:
     made = plan(tmp_path / "own", tests="easy=arithmetic:1-2,gsm8k", benchmark_dir=tmp_path, num_validation_problems=2)
     assert [test.role for test in made.tests] == ["in", "benchmark"]
     write_problems(made)
-    found = tasks.load(str(made.problems_path("gsm8k")))
+    found = load_dataset(str(made.problems_path("gsm8k")))
     assert [problem.answer for problem in found] == ["2"] * 3 and found[0].verifier == "math"
 
 

@@ -26,7 +26,7 @@ from obverse.data.layouts import Place, read_row
 from obverse.data.readers import read_path
 from obverse.errors import ConfigError, DataError, UserError
 from obverse.redact import flat
-from obverse.rewards import judge
+from obverse.rewards import grade_completion
 from obverse.runtime import checkpoint
 from obverse.types import Problem
 
@@ -175,7 +175,7 @@ def test_a_grader_has_a_verdict_on_any_text(text: str, name: str) -> None:
     }.get(name, "17")
     meta = {"choices": ["x", "y"]} if name == "choice" else {}
     for shown in (text, f"\\boxed{{{text}}}", f"<answer>{text}</answer>"):
-        grade = judge(Problem("p", "?", answer=answer, verifier=name, meta=meta), shown)
+        grade = grade_completion(Problem("p", "?", answer=answer, verifier=name, meta=meta), shown)
         assert grade is not None and math.isfinite(grade.reward)
         assert not grade.correct or any(char.isalnum() for char in text)
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from obverse.data.synthetic import arithmetic
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 
 
 def chain_of(problem):
@@ -47,7 +47,7 @@ def test_every_problem_and_demonstration_is_right(split):
 
 
 def test_the_verifier_agrees():
-    judge = verifier("exact")
+    judge = get_verifier("exact")
     for problem in arithmetic.generate("train", 60, seed=2):
         assert problem.verifier == "exact" and judge(problem, problem.demonstration_text).correct
         assert not judge(problem, f"#{int(problem.answer) + 1}").correct

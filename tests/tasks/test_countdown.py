@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from obverse.data.synthetic import countdown
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 
 
 def compute(expression):
@@ -63,7 +63,7 @@ def test_every_problem_and_demonstration_is_right(split, num_problems):
 
 
 def test_the_verifier_agrees():
-    judge = verifier("countdown")
+    judge = get_verifier("countdown")
     for problem in countdown.generate("train", 60, seed=2):
         assert problem.verifier == "countdown" and judge(problem, problem.demonstration_text).correct
         assert not judge(problem, f"{problem.demonstration_text}+0").correct

@@ -14,7 +14,7 @@ import pytest
 from obverse.data import file_formats as formats
 from obverse.data.readers import count, read_hub, read_path
 from obverse.errors import ConfigError, DataError
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 from obverse.types import Problem
 
 ROWS = Path(__file__).parents[1] / "data" / "rows"
@@ -339,8 +339,8 @@ def test_demonstrations_of_real_rows_are_judged_right(file, num, name):
     problems = read(ROWS / file)
     assert (len(problems), {problem.verifier for problem in problems}) == (num, {name})
     for index, problem in enumerate(problems):
-        assert verifier(name)(problem, problem.demonstration_text).correct
-        assert not verifier(name)(problem, problems[index - 1].demonstration_text).correct
+        assert get_verifier(name)(problem, problem.demonstration_text).correct
+        assert not get_verifier(name)(problem, problems[index - 1].demonstration_text).correct
 
 
 def test_what_real_rows_become():
@@ -385,7 +385,7 @@ def test_whole_data_sets_read_without_a_flaw_and_their_answers_are_right(file, n
     )
     for problem in problems:
         text = problem.demonstration_text or f"<answer>{problem.answer}</answer>"
-        assert verifier(problem.verifier or "")(problem, text).correct, problem
+        assert get_verifier(problem.verifier or "")(problem, text).correct, problem
 
 
 def test_a_hundred_thousand_lines_take_seconds(tmp_path):

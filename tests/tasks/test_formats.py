@@ -16,7 +16,7 @@ import pytest
 
 from obverse.cli.data import overlaps, splits
 from obverse.config.train import DataConfig
-from obverse.data import load
+from obverse.data import load_dataset
 from obverse.data.readers import read_hub, read_path
 from obverse.errors import ConfigError, DataError
 from obverse.types import Problem
@@ -66,7 +66,7 @@ def test_packed_or_plain_the_rows_are_the_same(name: str, tmp_path: Path) -> Non
     found = read(tmp_path / name)
     assert [(each.prompt, each.answer) for each in found] == [(row["prompt"], row["answer"]) for row in ROWS]
     assert found[0].id in ("rows-1", "rows-2")  # a line of a csv file counts its header
-    assert load(str(tmp_path / name), num_problems=1)[0] == found[0]
+    assert load_dataset(str(tmp_path / name), num_problems=1)[0] == found[0]
 
 
 @pytest.mark.parametrize("is_file", [True, False])
@@ -280,7 +280,7 @@ def test_links(tmp_path: Path) -> None:
 def test_names_that_no_file_can_have_are_one_sentence() -> None:
     for name in ("x" * 300, "./" + "x" * 300 + ".jsonl", "~nobody-of-this-name/x.jsonl", "a\0b.jsonl"):
         with pytest.raises((DataError, ConfigError)) as error:
-            load(name)
+            load_dataset(name)
         assert "\n" not in str(error.value)
 
 

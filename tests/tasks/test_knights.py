@@ -8,7 +8,7 @@ import pytest
 
 from obverse.data.synthetic import knights
 from obverse.data.synthetic.knights import Claim
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 
 
 def true(words, who):
@@ -60,7 +60,7 @@ def test_a_dropped_case_is_impossible():
 
 
 def test_the_verifier_agrees():
-    judge = verifier("knights")
+    judge = get_verifier("knights")
     for problem in knights.generate("train", 60, seed=3):
         assert problem.verifier == "knights" and judge(problem, problem.demonstration_text).correct
         turned = problem.demonstration_text.replace("knight", "x").replace("knave", "knight").replace("x", "knave")

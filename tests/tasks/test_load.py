@@ -7,52 +7,51 @@ import sys
 
 import pytest
 
-from obverse import data as tasks
-from obverse.data import EMBEDDED, NUM_PROBLEMS, load
+from obverse.data import EMBEDDED, NUM_PROBLEMS, load_dataset
 from obverse.errors import ConfigError, DataError
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 
 
 @pytest.mark.parametrize("name", sorted(EMBEDDED))
 def test_embedded_tasks_load_by_name_with_demonstrations_judged_right(name):
-    problems = load(name, num_problems=12, seed=1)
+    problems = load_dataset(name, num_problems=12, seed=1)
     assert [problem.id for problem in problems] == [f"{name}-train-{index}" for index in range(12)]
     for problem in problems:
-        assert verifier(problem.verifier or "")(problem, problem.demonstration_text).correct
+        assert get_verifier(problem.verifier or "")(problem, problem.demonstration_text).correct
 
 
 def test_difficulty_split_seed_and_number_reach_the_task():
-    problems = load("arithmetic:2-3", split="heldout", num_problems=10, seed=5)
+    problems = load_dataset("arithmetic:2-3", split="heldout", num_problems=10, seed=5)
     assert {problem.meta["difficulty"] for problem in problems} == {2, 3}
     assert problems[0].id == "arithmetic-heldout-0"
-    assert problems == load("arithmetic:2-3", split="heldout", num_problems=10, seed=5)
-    assert problems != load("arithmetic:2-3", split="heldout", num_problems=10, seed=6)
-    assert {problem.meta["difficulty"] for problem in load("countdown:3", num_problems=4)} == {3}
-    assert len(load("arithmetic")) == NUM_PROBLEMS
+    assert problems == load_dataset("arithmetic:2-3", split="heldout", num_problems=10, seed=5)
+    assert problems != load_dataset("arithmetic:2-3", split="heldout", num_problems=10, seed=6)
+    assert {problem.meta["difficulty"] for problem in load_dataset("countdown:3", num_problems=4)} == {3}
+    assert len(load_dataset("arithmetic")) == NUM_PROBLEMS
 
 
 def test_a_verifier_from_outside_replaces_the_task_s_own():
-    assert {problem.verifier for problem in load("arithmetic", num_problems=3, verifier="math")} == {"math"}
+    assert {problem.verifier for problem in load_dataset("arithmetic", num_problems=3, verifier="math")} == {"math"}
 
 
 @pytest.mark.parametrize("text", ["", "hard", "2-", "1-2-3", "-2", "2,6", "\u0663"])
 def test_a_difficulty_that_is_none_is_refused(text):
     with pytest.raises(ConfigError, match=r"is no difficulty; write one number or two, such as arithmetic:2-6$"):
-        load(f"arithmetic:{text}")
+        load_dataset(f"arithmetic:{text}")
 
 
 def test_files_and_folders_load_by_path(tmp_path, monkeypatch):
     (tmp_path / "sums.jsonl").write_text('{"prompt": "1+1=", "answer": 2}\n{"prompt": "2+2=", "answer": 4}\n')
     for name in (str(tmp_path / "sums.jsonl"), str(tmp_path)):
-        assert [problem.answer for problem in load(name)] == [2, 4]
-    assert len(load(str(tmp_path / "sums.jsonl"), split="heldout", num_problems=1)) == 1
+        assert [problem.answer for problem in load_dataset(name)] == [2, 4]
+    assert len(load_dataset(str(tmp_path / "sums.jsonl"), split="heldout", num_problems=1)) == 1
     monkeypatch.chdir(tmp_path.parent)
-    assert len(load(f"{tmp_path.name}/sums.jsonl")) == 2
+    assert len(load_dataset(f"{tmp_path.name}/sums.jsonl")) == 2
     (tmp_path / "arithmetic").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert load("arithmetic", num_problems=1)[0].id == "arithmetic-train-0"  # an embedded name comes first
+    assert load_dataset("arithmetic", num_problems=1)[0].id == "arithmetic-train-0"  # an embedded name comes first
     with pytest.raises(DataError, match=r"^arithmetic: no \.jsonl"):
-        load("./arithmetic")
+        load_dataset("./arithmetic")
 
 
 @pytest.mark.parametrize(
@@ -60,14 +59,14 @@ def test_files_and_folders_load_by_path(tmp_path, monkeypatch):
 )
 def test_what_looks_like_a_path_is_a_missing_file(name):
     with pytest.raises(DataError, match="there is no file"):
-        load(name)
+        load_dataset(name)
 
 
 @pytest.mark.parametrize("name", ["openai/gsm8k", "openai/gsm8k:main", "some-one/data_1.5"])
 def test_owner_and_name_is_the_hub(name, monkeypatch):
     asked = []
-    monkeypatch.setattr(tasks, "read_hub", lambda *args: asked.append(args))
-    load(name, split="test", num_problems=3, verifier="exact")
+    monkeypatch.setattr("obverse.data.load.read_hub", lambda *args: asked.append(args))
+    load_dataset(name, split="test", num_problems=3, verifier="exact")
     assert asked == [(name, "test", 3, "exact")]
 
 
@@ -82,7 +81,7 @@ def test_owner_and_name_is_the_hub(name, monkeypatch):
 )
 def test_an_unknown_name_is_refused_with_the_nearest_and_the_look_of_a_path(name, hint):
     with pytest.raises(ConfigError) as error:
-        load(name)
+        load_dataset(name)
     assert str(error.value) == (
         f"unknown data set {name!r}: {hint} a file looks like path/to/rows.jsonl (or .json, .csv, .parquet), "
         "a hub data set like owner/name"

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from obverse.rewards import algebra_requests as algebra_questions
-from obverse.rewards import verifier
-from obverse.rewards import worker_pool as workers
+from obverse.rewards import get_verifier, worker_pool
 from obverse.types import Problem
 
 NUM_BUSY = 6
@@ -54,7 +53,7 @@ def busy_machine() -> Iterator[None]:
 def test_waiting_for_a_core_is_not_charged(tmp_path: Path, busy_machine: None) -> None:
     path = tmp_path / "act.py"
     path.write_text(SOURCE)
-    verify = verifier(f"{path}:act", 0.6)
+    verify = get_verifier(f"{path}:act", 0.6)
     problem = Problem("p", "q", answer="1")
     seconds, grades = {}, {}
     for text in ("compute", "child", "sleep", "sleep too long"):
@@ -74,7 +73,7 @@ def test_what_is_too_hard_is_wrong_by_the_number_of_calls(monkeypatch: pytest.Mo
     monkeypatch.setattr(algebra_questions, "MAX_CALLS", 300_000)
     algebra_questions.ask.cache_clear()
     problem = Problem("p", "q", answer="(a+b+c+d+f+g)^{10}")
-    grade = verifier("math")(problem, "\\boxed{(a+b+c+d+f+h)^{10}}")
+    grade = get_verifier("math")(problem, "\\boxed{(a+b+c+d+f+h)^{10}}")
     assert (grade.correct, grade.reason.partition(":")[0]) == (False, "too_hard")
     algebra_questions.ask.cache_clear()
 
@@ -82,7 +81,7 @@ def test_what_is_too_hard_is_wrong_by_the_number_of_calls(monkeypatch: pytest.Mo
 def test_the_limit_is_the_same_number_of_calls_in_every_fresh_worker() -> None:
     """The smallest limit that lets a question through lets it through in other fresh workers, one less in none."""
     question = (("(x+1)^3", "x^3+3x^2+3x+1"),)
-    pool = workers.pool(algebra_questions.WORKER)
+    pool = worker_pool.pool(algebra_questions.WORKER)
 
     def passes(most: int) -> bool:
         answer = pool.ask((question, most), 60.0, fresh=True)

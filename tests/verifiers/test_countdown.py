@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obverse.errors import GraderError
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 from obverse.rewards.countdown import MAX_DEPTH, ExpressionError, evaluate, tokenize
 from obverse.types import Problem
 
 
 def judge(numbers, target, answer):
-    return verifier("countdown")(Problem("p", "q", answer={"numbers": numbers, "target": target}), answer)
+    return get_verifier("countdown")(Problem("p", "q", answer={"numbers": numbers, "target": target}), answer)
 
 
 @pytest.mark.parametrize(
@@ -184,4 +184,4 @@ def test_nothing_makes_it_fail(text):
 )
 def test_an_answer_of_another_shape_is_an_error(answer, reason):
     with pytest.raises(GraderError, match=f"^problem p: answer: {reason}$"):
-        verifier("countdown")(Problem("p", "q", answer=answer), "#1")
+        get_verifier("countdown")(Problem("p", "q", answer=answer), "#1")

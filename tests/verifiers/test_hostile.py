@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from verifiers.hostile import CANARY, COUNTDOWN, MATH
 
-from obverse.rewards import verifier, warm
+from obverse.rewards import get_verifier, start_workers
 from obverse.types import GradeResult, Problem
 
 SECONDS = 1.5  # the bar is 1.0 on a machine that does nothing else; tests share theirs
@@ -24,12 +24,12 @@ CASES = [(Problem(f"{name}-{n}", "q", gold), text, right)
 
 @pytest.fixture(scope="module", autouse=True)
 def ready() -> None:
-    warm("math")
+    start_workers("math")
 
 
 def timed(problem: Problem, text: str) -> tuple[GradeResult, float]:
     start = time.perf_counter()
-    return verifier("math")(problem, text), time.perf_counter() - start
+    return get_verifier("math")(problem, text), time.perf_counter() - start
 
 
 def check(grade: GradeResult, expected: bool | None) -> None:
@@ -48,7 +48,7 @@ def test_math(problem: Problem, text: str, expected: bool | None) -> None:
 @pytest.mark.parametrize(("numbers", "target", "text", "expected"), COUNTDOWN)
 def test_countdown(numbers: list[int], target: int, text: str, expected: bool | None) -> None:
     start = time.perf_counter()
-    check(verifier("countdown")(Problem("p", "q", {"numbers": numbers, "target": target}), text), expected)
+    check(get_verifier("countdown")(Problem("p", "q", {"numbers": numbers, "target": target}), text), expected)
     assert time.perf_counter() - start < 0.5
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Count
 
-from obverse.rewards import judge_all, warm
+from obverse.rewards import grade_completions, start_workers
 from obverse.types import Problem
 
 ANSWERS = Path(__file__).parents[1] / "data" / "answers.jsonl"
@@ -27,7 +27,7 @@ def problem(row: dict[str, Any]) -> Problem:
 
 @pytest.mark.parametrize("kind", sorted({group["kind"] for group in GROUPS}))
 def test_own_answers_get_their_label(kind: str, count: Count) -> None:
-    warm("math")
+    start_workers("math")
     cases = [
         (problem(group), f"So we get $\\boxed{{{text}}}$." if group["form"] == "box" else text, label == "right")
         for group in GROUPS
@@ -35,7 +35,7 @@ def test_own_answers_get_their_label(kind: str, count: Count) -> None:
         for label in ("right", "wrong")
         for text in group[label]
     ]
-    grades = judge_all([(asked, text) for asked, text, _ in cases])
+    grades = grade_completions([(asked, text) for asked, text, _ in cases])
     mistaken = [
         f"{text!a} for {asked.answer!a}: {grade and (grade.correct, grade.reason)}"
         for (asked, text, right), grade in zip(cases, grades, strict=True)
@@ -48,7 +48,7 @@ def test_own_answers_get_their_label(kind: str, count: Count) -> None:
 @pytest.mark.skipif(not OUTSIDE.exists(), reason="the shared list of labelled pairs is not part of the repository")
 def test_no_wrong_answer_of_the_outside_list_is_accepted() -> None:
     rows = json.loads(OUTSIDE.read_text())
-    grades = judge_all([(problem(row), row["prediction"]) for row in rows])
+    grades = grade_completions([(problem(row), row["prediction"]) for row in rows])
     tally = Counter((row["right"], grade and grade.correct) for row, grade in zip(rows, grades, strict=True))
     assert tally[True, None] == tally[False, None] == 0
     assert tally[False, True] == 0

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from obverse.errors import GraderError
-from obverse.rewards import gold_notes, objection, unreadable, verifier
-from obverse.rewards.math import compare, equal, gold, judge
+from obverse.rewards import get_verifier, reference_error, reference_notes, unparseable_references
+from obverse.rewards.math import compare, equal_without_algebra, gold, grade_answer
 from obverse.rewards.number_parsing import number
-from obverse.rewards.prefilter import objection as refused
+from obverse.rewards.prefilter import rejection_code
 from obverse.rewards.units import NONE
 from obverse.types import Problem
 
@@ -139,12 +139,12 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("expected", "found"), EQUAL)
 def test_equal_answers_are_right(expected, found):
-    assert equal(expected, found)
+    assert equal_without_algebra(expected, found)
 
 
 @pytest.mark.parametrize(("expected", "found"), DIFFERENT)
 def test_different_answers_are_wrong(expected, found):
-    assert not equal(expected, found)
+    assert not equal_without_algebra(expected, found)
 
 
 ALGEBRA = [
@@ -184,14 +184,14 @@ ALGEBRA = [
 @pytest.mark.parametrize(("expected", "found", "right"), ALGEBRA)
 def test_computer_algebra_decides_what_text_and_numbers_do_not(expected, found, right):
     assert isinstance(compare(expected, found), list)
-    grade = judge(expected, found)
+    grade = grade_answer(expected, found)
     assert grade.correct is right, grade
 
 
 def test_guards_refuse_what_computer_algebra_calls_equal():
     """math-verify alone would pay for these (huggingface/Math-Verify 14, 60)."""
     pairs = [("\\frac{1}{2^{99}}", "\\frac{1}{2^{98}}"), ("0", "\\frac{1}{3^{50}}")]
-    assert [judge(*pair).correct for pair in pairs] == [False, False]
+    assert [grade_answer(*pair).correct for pair in pairs] == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -224,15 +224,15 @@ def test_guards_refuse_what_computer_algebra_calls_equal():
     ],
 )
 def test_the_prefilter_names_what_the_expected_answer_lacks(expected, found, code):
-    assert refused(expected, found) == code
+    assert rejection_code(expected, found) == code
 
 
 def test_what_computer_algebra_cannot_read_is_told():
     rows = [Problem(str(n), "q", answer=answer, verifier="math") for n, answer in enumerate(["7", "x+1", "[[)", "[[)"])]
-    assert [problem.id for problem in unreadable(rows)] == ["3"]
-    assert unreadable(rows, limit=0) == []
-    assert objection("math", rows[2]) is None and objection("math", Problem("p", "q", answer="x" * 5_001))
-    assert objection("exact", Problem("p", "q", answer="a</answer>b")) == (
+    assert [problem.id for problem in unparseable_references(rows)] == ["3"]
+    assert unparseable_references(rows, limit=0) == []
+    assert reference_error("math", rows[2]) is None and reference_error("math", Problem("p", "q", answer="x" * 5_001))
+    assert reference_error("exact", Problem("p", "q", answer="a</answer>b")) == (
         "given as an answer, the exact verifier calls it wrong"
     )
 
@@ -241,28 +241,28 @@ def test_how_odd_expected_answers_are_read_is_told():
     answers = ["The answer is 4.", 0.10000000149011612, "BAC", "only if both of them agree", "7", 0.25, "\\boxed{3}"]
     rows = [Problem(str(n), "q", answer=answer, verifier="math") for n, answer in enumerate(answers)]
     assert [gold(row) for row in rows] == ["4", "0.1", "BAC", "only if both of them agree", "7", "0.25", "3"]
-    lines = gold_notes(rows)
+    lines = reference_notes(rows)
     assert [line.split(": ")[1] for line in lines] == ["0", "1", "2", "3"]
     assert all(line.startswith("1 answer ") for line in lines) and lines[0].endswith("'The answer is 4.' as '4'")
 
 
 @given(st.fractions(max_denominator=10_000), st.fractions(max_denominator=10_000))
 def test_fractions_are_compared_exactly(a, b):
-    assert equal(f"{a.numerator}/{a.denominator}", f"\\frac{{{a.numerator}}}{{{a.denominator}}}")
-    assert equal(str(a), str(b)) == (a == b)
+    assert equal_without_algebra(f"{a.numerator}/{a.denominator}", f"\\frac{{{a.numerator}}}{{{a.denominator}}}")
+    assert equal_without_algebra(str(a), str(b)) == (a == b)
 
 
 @given(st.integers(-(10**12), 10**12))
 def test_separators_of_thousands_change_nothing(value):
     assert number(f"{value:,}") == (Fraction(value), NONE)
-    assert equal(str(value), f"{value:,}")
+    assert equal_without_algebra(str(value), f"{value:,}")
 
 
 @given(st.text(alphabet="0123456789.,/-+%$\\{}()^_= abcfrtex", max_size=60), st.text(max_size=30))
 def test_nothing_makes_it_fail_and_every_text_equals_itself(a, b):
-    assert equal(a, a)
-    assert equal(b, b)
-    equal(a, b)
+    assert equal_without_algebra(a, a)
+    assert equal_without_algebra(b, b)
+    equal_without_algebra(a, b)
 
 
 @pytest.mark.parametrize(
@@ -276,11 +276,11 @@ def test_the_expected_answer_may_be_text_a_number_or_a_box(answer, expected):
 @pytest.mark.parametrize("answer", [None, True, [1], {"target": 1}, "", "  ", "\\boxed{}", float("nan"), float("inf")])
 def test_an_answer_that_cannot_be_compared_is_an_error_that_names_the_problem(answer):
     with pytest.raises(GraderError, match=r"^problem p: answer: "):
-        verifier("math")(Problem("p", "q", answer=answer), "\\boxed{5}")
+        get_verifier("math")(Problem("p", "q", answer=answer), "\\boxed{5}")
 
 
 def test_verdicts_tell_wrong_from_missing():
-    verify, problem = verifier("math"), Problem("p", "q", answer="72")
+    verify, problem = get_verifier("math"), Problem("p", "q", answer="72")
     assert verify(problem, "so it is 72 clips.\n#### 72").correct
     assert verify(problem, "The answer is 72 clips.").correct
     wrong, missing, empty = (verify(problem, text) for text in ("#### 73", "seventy-two", "\\boxed{}"))
@@ -291,7 +291,7 @@ def test_verdicts_tell_wrong_from_missing():
 
 
 def test_plain_numbers_cost_microseconds():
-    verify, problem = verifier("math"), Problem("p", "q", answer="1,080")
+    verify, problem = get_verifier("math"), Problem("p", "q", answer="1,080")
     start = time.process_time()
     for _ in range(500):
         assert verify(problem, "1000+80=1080\n#### 1080").correct

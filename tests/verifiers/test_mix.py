@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from obverse.errors import ConfigError
-from obverse.rewards import NOT_APPLICABLE, judge_all, split, verifier, weighted
-from obverse.rewards.composite import combined
+from obverse.rewards import NOT_APPLICABLE, get_verifier, grade_completions, parse_verifiers, with_weights
+from obverse.rewards.composite import combine_grades
 from obverse.types import GradeResult, Problem
 
 SOURCE = """
@@ -29,27 +29,27 @@ def file(tmp_path):
 
 
 def test_the_reward_is_the_weighted_sum_and_the_first_says_what_is_correct(file):
-    verify = verifier(f"math,{file}:short*0.25")
+    verify = get_verifier(f"math,{file}:short*0.25")
     assert verify(PROBLEM, "#### 42") == GradeResult(True, 1.25)
     assert verify(PROBLEM, "#### 43") == GradeResult(False, 0.25, "'43' is not the answer")
     assert verify(PROBLEM, "a long way to #### 42") == GradeResult(True, 1.0)
-    turned = verifier(f"{file}:short*0.25, math")
+    turned = get_verifier(f"{file}:short*0.25, math")
     assert turned(PROBLEM, "#### 43") == GradeResult(True, 0.25)
 
 
 def test_what_does_not_apply_is_left_out_and_what_fails_fails_the_whole(file):
-    assert verifier(f"{file}:none,math")(PROBLEM, "#### 42") == GradeResult(True, 1.0)
-    assert verifier(f"{file}:none,{file}:none")(PROBLEM, "#### 42") == NOT_APPLICABLE
-    failed = verifier(f"math,{file}:fails*0.1")(PROBLEM, "#### 42")
+    assert get_verifier(f"{file}:none,math")(PROBLEM, "#### 42") == GradeResult(True, 1.0)
+    assert get_verifier(f"{file}:none,{file}:none")(PROBLEM, "#### 42") == NOT_APPLICABLE
+    failed = get_verifier(f"math,{file}:fails*0.1")(PROBLEM, "#### 42")
     assert (failed.correct, failed.reward) == (None, 0.0)
     assert failed.reason.startswith("raised: ZeroDivisionError")
 
 
 def test_weights_are_written_into_the_name():
-    assert weighted("math,my.py:fn", (1.0, 0.2)) == "math*1.0,my.py:fn*0.2"
-    assert weighted("math", ()) == "math"
-    assert split("math*1.0, my.py:fn*0.2") == [("math", 1.0), ("my.py:fn", 0.2)]
-    assert combined([GradeResult.right(), GradeResult.wrong("no")], [2.0, 3.0]).reward == 2.0
+    assert with_weights("math,my.py:fn", (1.0, 0.2)) == "math*1.0,my.py:fn*0.2"
+    assert with_weights("math", ()) == "math"
+    assert parse_verifiers("math*1.0, my.py:fn*0.2") == [("math", 1.0), ("my.py:fn", 0.2)]
+    assert combine_grades([GradeResult.right(), GradeResult.wrong("no")], [2.0, 3.0]).reward == 2.0
 
 
 @pytest.mark.parametrize(
@@ -61,19 +61,19 @@ def test_weights_are_written_into_the_name():
 )
 def test_weights_that_do_not_fit_are_refused(spec, weights, message):
     with pytest.raises(ConfigError, match=message):
-        weighted(spec, weights)
+        with_weights(spec, weights)
 
 
 @pytest.mark.parametrize("spec", ["math*", "math*nan", "math*x", "math,"])
 def test_a_weight_or_a_name_that_is_none_is_refused(spec):
     with pytest.raises(ConfigError, match=r"is no weight|unknown verifier"):
-        verifier(spec)
+        get_verifier(spec)
 
 
 def test_many_are_judged_in_their_order(file):
     rows = [Problem(str(n), "q", answer="x+1", verifier="math") for n in range(6)]
     rows += [Problem("u", "q", answer="42", verifier=f"{file}:short"), Problem("none", "q", answer="42")]
     texts = ["#### 1+x", "#### x-1", "#### x+1", "no", "#### 7", "\\boxed{9^{9^9}}", "short", "text"]
-    found = judge_all(list(zip(rows, texts, strict=True)))
+    found = grade_completions(list(zip(rows, texts, strict=True)))
     assert [grade and grade.correct for grade in found] == [True, False, True, False, False, False, True, None]
     assert found[-1] is None

@@ -9,7 +9,7 @@ import pytest
 from conftest import Count
 from verifiers.mutations import mutant
 
-from obverse.rewards import verifier, warm
+from obverse.rewards import get_verifier, start_workers
 from obverse.types import Problem
 
 NUM_ALWAYS = 150
@@ -18,8 +18,8 @@ NUM_BEFORE_A_RELEASE = 5_000
 
 def survey(seed: int, number: int) -> tuple[list[str], float, int]:
     """What went wrong, the longest time, and how many came to no verdict."""
-    draw, verify = random.Random(seed), verifier("math")
-    warm("math")
+    draw, verify = random.Random(seed), get_verifier("math")
+    start_workers("math")
     wrong, longest, num_errors = [], 0.0, 0
     for _ in range(number):
         one = mutant(draw)

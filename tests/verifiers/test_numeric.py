@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from obverse.errors import GraderError
-from obverse.rewards import answer_of, same, verifier
+from obverse.rewards import extract_answer, get_verifier, same_answer
 from obverse.types import Problem
 
 
@@ -31,19 +31,19 @@ from obverse.types import Problem
 )
 def test_near_enough_is_right(answer, text, tolerance, right):
     meta = {} if tolerance is None else {"tolerance": tolerance}
-    assert verifier("numeric")(Problem("p", "q", answer=answer, meta=meta), text).correct is right
+    assert get_verifier("numeric")(Problem("p", "q", answer=answer, meta=meta), text).correct is right
 
 
 def test_what_is_no_number_is_wrong_and_says_so():
-    grade = verifier("numeric")(Problem("p", "q", answer=3), "#### \\sqrt{x}")
+    grade = get_verifier("numeric")(Problem("p", "q", answer=3), "#### \\sqrt{x}")
     assert (grade.correct, grade.reason) == (False, "unparseable: '\\\\sqrt{x}'")
-    assert not verifier("numeric")(Problem("p", "q", answer=3), "no idea").formatted
+    assert not get_verifier("numeric")(Problem("p", "q", answer=3), "no idea").formatted
 
 
 @pytest.mark.parametrize(("answer", "tolerance"), [("x", 0.1), (None, 0.1), (3, 1), (3, -0.1), (3, "a"), (3, True)])
 def test_an_answer_that_is_no_number_and_a_tolerance_that_is_no_share_are_refused(answer, tolerance):
     with pytest.raises(GraderError, match=r"^problem p: answer: "):
-        verifier("numeric")(Problem("p", "q", answer=answer, meta={"tolerance": tolerance}), "#### 3")
+        get_verifier("numeric")(Problem("p", "q", answer=answer, meta={"tolerance": tolerance}), "#### 3")
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_an_answer_that_is_no_number_and_a_tolerance_that_is_no_share_are_refuse
 )
 def test_final_answers_and_their_equality_are_the_verifiers(name, answer, text, found, equal, other):
     problem = Problem("p", "q", answer=answer, verifier=name)
-    assert answer_of(problem, text) == found
-    assert same(problem, found, equal) and not same(problem, found, other)
-    assert answer_of(problem, "\\boxed{}") is None or name == "exact"
+    assert extract_answer(problem, text) == found
+    assert same_answer(problem, found, equal) and not same_answer(problem, found, other)
+    assert extract_answer(problem, "\\boxed{}") is None or name == "exact"
 
 
 def test_knights_are_the_same_in_any_order():
     who = {"names": ["Al", "Bo"], "solution": [True, False]}
     problem = Problem("p", "q", answer=who, verifier="knights")
-    assert same(problem, "Al is a knight, Bo is a knave", "Bo is a knave and Al is a knight")
-    assert not same(problem, "Al is a knight, Bo is a knave", "Al is a knave, Bo is a knave")
-    assert not same(problem, "nobody", "somebody")
+    assert same_answer(problem, "Al is a knight, Bo is a knave", "Bo is a knave and Al is a knight")
+    assert not same_answer(problem, "Al is a knight, Bo is a knave", "Al is a knave, Bo is a knave")
+    assert not same_answer(problem, "nobody", "somebody")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 from obverse.types import Problem
 
 DENIED = [
@@ -102,7 +102,7 @@ ORDINARY = [
 
 
 def right(text: str, answer: str = "38") -> bool:
-    return bool(verifier("math")(Problem("p", "q", answer=answer), text).correct)
+    return bool(get_verifier("math")(Problem("p", "q", answer=answer), text).correct)
 
 
 @pytest.mark.parametrize("text", DENIED + CHANGED)

@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 from obverse.errors import ConfigError, GraderError
-from obverse.rewards import verifier
+from obverse.rewards import get_verifier
 from obverse.rewards.python_file import adapt
 from obverse.types import GradeResult, Problem
 
@@ -51,10 +51,10 @@ def rewards(tmp_path):
 
 
 def test_a_file_is_loaded_by_path_and_function(rewards):
-    assert verifier(f"{rewards}:brief")(PROBLEM, "4") == GradeResult(False, 0.5)
-    assert verifier(f"{rewards}:brief")(PROBLEM, "2+2=4") == GradeResult(True, 1.0)
-    assert verifier(f"{rewards}:verify")(PROBLEM, "4") == GradeResult(True, 1.0)
-    assert verifier(str(rewards))(PROBLEM, "5") == GradeResult(False, 0.0)
+    assert get_verifier(f"{rewards}:brief")(PROBLEM, "4") == GradeResult(False, 0.5)
+    assert get_verifier(f"{rewards}:brief")(PROBLEM, "2+2=4") == GradeResult(True, 1.0)
+    assert get_verifier(f"{rewards}:verify")(PROBLEM, "4") == GradeResult(True, 1.0)
+    assert get_verifier(str(rewards))(PROBLEM, "5") == GradeResult(False, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def test_a_file_is_loaded_by_path_and_function(rewards):
 )
 def test_a_function_that_does_not_fit_is_a_clear_error(rewards, function, message):
     with pytest.raises(ConfigError) as error:
-        verifier(f"{rewards}:{function}")
+        get_verifier(f"{rewards}:{function}")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_there_or_not_python_is_a_clear_error(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no file 'nowhere.py'; write path/to/file.py:function$"):
-        verifier("nowhere.py:fn")
+        get_verifier("nowhere.py:fn")
     (tmp_path / "broken.py").write_text("def fn(:")
     with pytest.raises(ConfigError, match=r"broken.py cannot be loaded: invalid syntax"):
-        verifier(f"{tmp_path / 'broken.py'}:fn")
+        get_verifier(f"{tmp_path / 'broken.py'}:fn")
     (tmp_path / "needy.py").write_text("import no_such_module_at_all")
     with pytest.raises(ConfigError, match=r"needy.py cannot be loaded: No module named"):
-        verifier(f"{tmp_path / 'needy.py'}:fn")
+        get_verifier(f"{tmp_path / 'needy.py'}:fn")
 
 
 def test_adapting_a_function_catches_nothing():

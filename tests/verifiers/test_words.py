@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from obverse.errors import ConfigError, GraderError
-from obverse.rewards import NAMES, verifier
+from obverse.rewards import NAMES, get_verifier
 from obverse.types import Problem
 
 WHO = {"names": ["Zoey", "Ann", "Mary Ann"], "solution": [True, False, True], "statements": "ignored"}
@@ -28,7 +28,7 @@ WHO = {"names": ["Zoey", "Ann", "Mary Ann"], "solution": [True, False, True], "s
     ],
 )
 def test_knights(text, reason):
-    grade = verifier("knights")(Problem("p", "q", answer=WHO), text)
+    grade = get_verifier("knights")(Problem("p", "q", answer=WHO), text)
     assert grade.correct == (reason == "")
     assert grade.reason.startswith(reason)
     assert grade.formatted == (reason != "no final answer")
@@ -47,7 +47,7 @@ def test_knights(text, reason):
 )
 def test_knights_need_names_and_a_solution(answer, reason):
     with pytest.raises(GraderError, match=f"^problem p: answer: {reason}$"):
-        verifier("knights")(Problem("p", "q", answer=answer), "#Ann is a knight")
+        get_verifier("knights")(Problem("p", "q", answer=answer), "#Ann is a knight")
 
 
 CITIES = {"choices": ["Rome", "Paris.", "Berlin"]}
@@ -69,7 +69,7 @@ CITIES = {"choices": ["Rome", "Paris.", "Berlin"]}
 )
 @pytest.mark.parametrize("answer", ["B", "(B)", "Paris"])
 def test_a_choice_is_a_letter_or_the_text_of_an_option(text, answer):
-    assert verifier("choice")(Problem("p", "q", answer=answer, meta=CITIES), text).correct
+    assert get_verifier("choice")(Problem("p", "q", answer=answer, meta=CITIES), text).correct
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_a_choice_is_a_letter_or_the_text_of_an_option(text, answer):
     ],
 )
 def test_wrong_choices(text, reason):
-    grade = verifier("choice")(Problem("p", "q", answer="B", meta=CITIES), text)
+    grade = get_verifier("choice")(Problem("p", "q", answer="B", meta=CITIES), text)
     assert (grade.correct, grade.reason) == (False, reason)
     assert grade.formatted == (reason != "no final answer")
 
 
 def test_a_choice_without_options_is_a_letter():
     problem = Problem("p", "q", answer="C")
-    assert verifier("choice")(problem, "#C) because").correct
-    assert not verifier("choice")(problem, "#Berlin").correct
+    assert get_verifier("choice")(problem, "#C) because").correct
+    assert not get_verifier("choice")(problem, "#Berlin").correct
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_choice_without_options_is_a_letter():
 )
 def test_the_right_choice_must_be_one_of_them(answer, choices, reason):
     with pytest.raises(GraderError, match=f"^problem p: answer: .*{reason}$"):
-        verifier("choice")(Problem("p", "q", answer=answer, meta={"choices": choices}), "#A")
+        get_verifier("choice")(Problem("p", "q", answer=answer, meta={"choices": choices}), "#A")
 
 
 @pytest.mark.parametrize(
@@ -125,18 +125,18 @@ def test_the_right_choice_must_be_one_of_them(answer, choices, reason):
 )
 @pytest.mark.parametrize("answer", ["12", 12, " 12 "])
 def test_exact(text, correct, formatted, answer):
-    grade = verifier("exact")(Problem("p", "q", answer=answer), text)
+    grade = get_verifier("exact")(Problem("p", "q", answer=answer), text)
     assert (grade.correct, grade.formatted) == (correct, formatted)
 
 
 @pytest.mark.parametrize("answer", [None, True, 1.5, [], "", " "])
 def test_exact_needs_text(answer):
     with pytest.raises(GraderError, match=r"^problem p: answer: "):
-        verifier("exact")(Problem("p", "q", answer=answer), "12")
+        get_verifier("exact")(Problem("p", "q", answer=answer), "12")
 
 
 def test_an_unknown_verifier_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match=r"^unknown verifier 'maths': did you mean 'math'\?$"):
-        verifier("maths")
+        get_verifier("maths")
     with pytest.raises(ConfigError, match=f"there are {', '.join(NAMES)}$"):
-        verifier("zzz")
+        get_verifier("zzz")

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from obverse.errors import ConfigError
-from obverse.rewards import verifier
-from obverse.rewards import worker_pool as workers
+from obverse.rewards import get_verifier, worker_pool
 from obverse.rewards.python_file import code_of
 from obverse.types import GradeResult, Problem
 
@@ -49,7 +48,7 @@ PROBLEM = Problem("p", "q", answer="right", meta={"when": {1, 2}, "raw": b"\\x00
 def act(tmp_path: Path):
     path = tmp_path / "act.py"
     path.write_text(SOURCE)
-    return verifier(f"{path}:act", 0.5)
+    return get_verifier(f"{path}:act", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ def test_what_it_prints_is_not_in_the_way(act, capfd):
 def test_a_worker_is_used_again_and_replaced_when_it_is_old(act, monkeypatch):
     pid = act(PROBLEM, "pid").reward
     assert act(PROBLEM, "pid").reward == pid != os.getpid()
-    monkeypatch.setattr(workers, "MAX_TASKS", 1)
+    monkeypatch.setattr(worker_pool, "MAX_TASKS", 1)
     act(PROBLEM, "right")
     assert act(PROBLEM, "pid").reward != pid
 
@@ -96,8 +95,8 @@ def test_a_worker_that_died_while_it_waited_is_nobodys_answer(act):
 
 def test_when_the_process_that_forks_is_killed_another_takes_its_place(act):
     act(PROBLEM, "right")
-    workers._zygotes[0].process.kill()
-    workers._zygotes[0].process.wait()
+    worker_pool._fork_servers[0].process.kill()
+    worker_pool._fork_servers[0].process.wait()
     found = [act(PROBLEM, "right") for _ in range(2)]
     assert found[1].correct  # the first may be lost with it
 
@@ -124,8 +123,8 @@ def test_no_worker_outlives_its_parent(tmp_path, children):
     code = (
         "import ctypes, os, sys, time\n"
         "from obverse.types import Problem\n"
-        "from obverse.rewards import verifier\n"
-        "act = verifier(sys.argv[1] + ':act', 60)\n"
+        "from obverse.rewards import get_verifier\n"
+        "act = get_verifier(sys.argv[1] + ':act', 60)\n"
         "problem = Problem('p', 'q', answer='right')\n"
         "print(int(act(problem, 'pid').reward), flush=True)\n"
         f"{children}act(problem, 'hang')\n"
@@ -152,10 +151,11 @@ def _lives(pid: int) -> bool:
 def test_nothing_is_started_before_it_is_needed():
     code = (
         "from obverse.types import Problem\n"
-        "from obverse.rewards import judge, workers\n"
+        "from obverse.rewards import grade_completion, worker_pool\n"
         "problem = Problem('p', 'q', answer='1,080', verifier='math')\n"
-        "assert judge(problem, '#### 1080').correct and not judge(problem, 'The answer is 7.').correct\n"
-        "assert not workers._zygotes\n"
+        "assert grade_completion(problem, '#### 1080').correct\n"
+        "assert not grade_completion(problem, 'The answer is 7.').correct\n"
+        "assert not worker_pool._fork_servers\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
@@ -163,16 +163,16 @@ def test_nothing_is_started_before_it_is_needed():
 def test_a_file_that_ends_its_process_is_refused(tmp_path):
     (tmp_path / "ends.py").write_text("import os\nos._exit(0)\n")
     with pytest.raises(ConfigError, match="cannot be loaded: crash"):
-        verifier(f"{tmp_path / 'ends.py'}:fn")
+        get_verifier(f"{tmp_path / 'ends.py'}:fn")
     (tmp_path / "fails.py").write_text("1 / 0\n")
     with pytest.raises(ConfigError, match=r"fails\.py cannot be loaded: ZeroDivisionError: division by zero"):
-        verifier(f"{tmp_path / 'fails.py'}:fn")
+        get_verifier(f"{tmp_path / 'fails.py'}:fn")
 
 
 def test_workers_hold_to_their_limits(tmp_path):
-    kind = workers.Kind("obverse.rewards.python_file", memory=2**28, files=32)
+    kind = worker_pool.WorkerSpec("obverse.rewards.python_file", memory=2**28, files=32)
     (tmp_path / "big.py").write_text("def fn(problem, text):\n    return float(len(bytearray(2**29)))\n")
     code = code_of(f"{tmp_path / 'big.py'}:fn")
     source = (code.module, "fn", "big.py:fn")
-    correct, reward, reason, _ = workers.pool(kind).ask((source, PROBLEM, ""), 5.0, before=(code, *source[1:]))
+    correct, reward, reason, _ = worker_pool.pool(kind).ask((source, PROBLEM, ""), 5.0, before=(code, *source[1:]))
     assert (correct, reward, reason) == (None, 0.0, "raised: MemoryError: ")
