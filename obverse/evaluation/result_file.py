@@ -53,7 +53,7 @@ class Stored(Counted):
     num_samples: int
     seeds: list[int]
     k: list[int]
-    params: dict[str, Any]
+    law: dict[str, Any]  # the sampling parameters
 
 
 _KINDS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Counted, Stored)}
