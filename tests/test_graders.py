@@ -78,7 +78,7 @@ def test_a_run_counts_what_its_graders_failed_on(tmp_path: Path) -> None:
     problems = runs.write_problems(tmp_path / "chains.jsonl", num_problems=8, difficulty=(1, 2))
     reward = tmp_path / "reward.py"
     reward.write_text(
-        "from obverse.types import Verdict\n"
+        "from obverse.types import GradeResult\n"
         "calls = []\n"
         "def fn(problem, text):\n"
         "    calls.append(1)\n"

@@ -193,7 +193,7 @@ def test_a_method_that_needs_answers_says_so(tiny: Path, tmp_path: Path) -> None
 def test_a_broken_verifier_stops_the_run(method: str, tiny: Path, chains: Path, tmp_path: Path) -> None:
     reward = tmp_path / "reward.py"
     reward.write_text(
-        "from obverse.types import Verdict\n\n"
+        "from obverse.types import GradeResult\n\n"
         "def broken(problem, text):\n    return GradeResult(None, 0.0, 'no connection')\n"
     )
     with pytest.raises(GraderError, match="no connection"):

@@ -64,7 +64,7 @@ def test_what_it_is_and_not_where_it_lies_makes_the_fingerprint(tmp_path: Path) 
 
 
 def test_installed_packages_and_obverse_are_no_part(tmp_path: Path) -> None:
-    (tmp_path / "v.py").write_text("import json, numpy, yaml\nfrom obverse.types import Verdict\nimport nowhere\n")
+    (tmp_path / "v.py").write_text("import json, numpy, yaml\nfrom obverse.types import GradeResult\nimport nowhere\n")
     (tmp_path / "json.py").write_text("")
     assert [source.module for source in user_code.read(tmp_path / "v.py").sources] == [user_code.MAIN]
 
