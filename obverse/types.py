@@ -1,4 +1,4 @@
-"""The records that travel through the house: a problem, a wish, a sample, its verdict, the group. No torch here."""
+"""The records that all packages share: problem, generation request, sample, grade, group. No torch import."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Literal, cast
 from obverse.errors import ConfigError
 from obverse.seeds import seed_for
 
-Message = dict[str, Any]  # role and content are texts; others are what its chat template reads
+Message = dict[str, Any]  # role and content are texts; further keys are for the chat template
 Prompt = str | list[Message]
 Kind = Literal["rollout", "hinted", "greedy", "demonstration", "chosen", "rejected"]
-OWN: tuple[Kind, ...] = ("rollout", "hinted", "greedy")  # what a policy wrote, in whole or in part
+POLICY_KINDS: tuple[Kind, ...] = ("rollout", "hinted", "greedy")  # written by a policy, in whole or in part
 Finish = Literal["stop", "length"]
 
 
 class Source(IntEnum):
-    """Who wrote a trained token. Prompt tokens have no source: they are never trained."""
+    """The origin of a trained token. Prompt tokens have no source: they are never trained."""
 
     HINT = 0
     DEMONSTRATION = 1
@@ -34,7 +34,7 @@ class Source(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of data: what is asked, how an answer is checked and, optionally, how somebody solved it.
+    """One row of data: a prompt, a reference answer to grade by, and optionally a demonstration or a pair.
 
     Example:
         Problem("gsm8k-7", "What is 2+2?", answer="4", demonstration=("2+2=4", "\\n#### 4"), verifier="math")
@@ -43,13 +43,13 @@ class Problem:
     id: str
     prompt: Prompt
     answer: Any = None
-    demonstration: tuple[str, ...] = ()  # the steps of one solution; joined as they are, without a separator
+    demonstration: tuple[str, ...] = ()  # the steps of one solution; concatenated without a separator
     verifier: str | None = None
     chosen: str | None = None
     rejected: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
-    # What the chat template is given beside the prompt: `tools`, `documents`, `chat_template_kwargs`, and what the last
-    # message has beside its content, by `demonstration`, `chosen` or `rejected`.
+    # Inputs of the chat template beside the prompt: `tools`, `documents`, `chat_template_kwargs`, and the further keys
+    # of the last message under `demonstration`, `chosen` or `rejected`.
     template: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,71 +57,72 @@ class Problem:
         return "".join(self.demonstration)
 
     @property
-    def draw(self) -> float:
-        """A number in [0, 1) by which methods choose problems at random: the same in every run."""
+    def uniform(self) -> float:
+        """A fixed uniform number in [0, 1), by which methods choose problems at random: the same in every run."""
         return seed_for(0, "draw", self.id) / 2**63
 
 
 @dataclass(frozen=True)
 class GradeResult:
-    """What a verifier says of a text: three states, never an error dressed up as a wrong answer.
+    """The grade of a response: correct, incorrect, or not graded because the grader failed.
 
-    `correct` is None when the grader failed; `reason` then says how. `reward` is what training sees.
+    `correct` is None if the grader failed; `reason` is the error, or why an answer is incorrect. `reward` is what
+    training uses.
     """
 
     correct: bool | None
     reward: float
     reason: str = ""
-    formatted: bool = True  # an answer was found where the verifier looks for one
+    formatted: bool = True  # the response has an answer where the grader expects one
 
     @classmethod
-    def right(cls) -> GradeResult:
+    def passed(cls) -> GradeResult:
         return cls(True, 1.0)
 
     @classmethod
-    def wrong(cls, reason: str, *, formatted: bool = True) -> GradeResult:
+    def failed(cls, reason: str, *, formatted: bool = True) -> GradeResult:
         return cls(False, 0.0, reason, formatted)
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What a method asks for one problem; one wish may ask for several kinds of samples.
+    """The samples that a method requests for one problem; one request may have several kinds.
 
     Example:
         GenerationRequest(rollouts=8, demonstrations=1)      # HPT, LUFFY
         GenerationRequest(rollouts=4, hint=0.5)              # UFT: continue after half of the demonstration's steps
-        GenerationRequest(rollouts=2, greedy=1)              # ReMax: a greedy answer to compare with
+        GenerationRequest(rollouts=2, greedy=1)              # ReMax: a greedy answer as baseline
     """
 
     rollouts: int = 0
     demonstrations: int = 0
-    pairs: int = 0  # 1: the problem's chosen and its rejected response
-    greedy: int = 0  # 1: a rollout at temperature 0; it is graded and never trained
-    hint: float = 0.0  # the share of the demonstration that rollouts continue
-    hint_in: Literal["steps", "tokens"] = "steps"  # what that share counts; rounded to whole ones
-    author: Literal["policy", "initial"] = "policy"  # who writes the rollouts: the policy as it is, or as it began
-    max_tokens: int | None = None  # of these rollouts; None: the run's limit
+    pairs: int = 0  # 1: the problem's chosen and rejected response
+    greedy: int = 0  # 1: a rollout at temperature 0, graded but not trained
+    hint: float = 0.0  # the fraction of the demonstration that rollouts continue
+    hint_in: Literal["steps", "tokens"] = "steps"  # the unit of that fraction, rounded to whole ones
+    author: Literal["policy", "initial"] = "policy"  # the sampled model: the policy, or the frozen initial one
+    max_tokens: int | None = None  # longest completion of these rollouts; None: the run's limit
 
 
 @dataclass
 class Sample:
-    """One response to one problem, as token ids: what was sampled or rendered is what is trained.
+    """One response to one problem, as token ids; exactly these ids are trained.
 
-    Example (prompt "2+2=", own answer "4" and the stop token):
+    Example (prompt "2+2=", sampled answer "4" and the stop token):
         Sample("rollout", prompt_ids=[7, 3, 7, 9], ids=[11, 2], sources=[Source.ROLLOUT] * 2,
-               behavior=[-0.1, -0.02], text="4", finish="stop", verdict=GradeResult.right())
+               behavior=[-0.1, -0.02], text="4", finish="stop", grade=GradeResult.passed())
     """
 
     kind: Kind
     prompt_ids: list[int]
     ids: list[int]  # the response, hint tokens and the stop token included; [n]
-    sources: list[Source]  # who wrote each response token; [n]
-    behavior: list[float]  # log-prob under the distribution that sampled it, 0.0 where nobody did; [n]
-    text: str  # the decoded response that the verifier reads (the hint included)
+    sources: list[Source]  # the origin of each response token; [n]
+    behavior: list[float]  # log-prob under the distribution that sampled it, 0.0 for tokens not sampled; [n]
+    text: str  # the decoded response that is graded (the hint included)
     finish: Finish = "stop"
     grade: GradeResult = GradeResult(None, 0.0, "not graded")
-    draw: float = 1.0  # the problem's own number in [0, 1), the same in every run; 1 where nobody drew one
-    weights: int | None = None  # own samples: the step after which the policy stood that wrote it
+    uniform: float = 1.0  # `Problem.uniform`; 1 if there is none
+    weights: int | None = None  # rollouts: the step after which the policy had the weights that sampled it
 
     @property
     def reward(self) -> float:
@@ -132,8 +133,8 @@ class Sample:
         return bool(self.grade.correct)
 
 
-class Unread:
-    """In place of a verdict that a method does not ask for: reading it raises ConfigError, naming `reader`."""
+class MissingGrade:
+    """The grade of a sample that is not graded: reading it raises ConfigError, naming `reader`."""
 
     def __init__(self, reader: str) -> None:
         self.reader = reader
@@ -142,14 +143,14 @@ class Unread:
         if name.startswith("__"):
             raise AttributeError(name)
         raise ConfigError(
-            f"{self.reader} reads a verdict ({name}), and the method grades nothing: write "
+            f"{self.reader} reads a grade ({name}), but the method declares none: write "
             f"needs = frozenset({{'correct'}}) into {self.reader}"
         )
 
 
-def unread(sample: Sample, reader: str) -> Sample:
-    """The sample with a verdict that `reader` cannot read."""
-    return replace(sample, grade=cast(Any, Unread(reader)))
+def without_grade(sample: Sample, reader: str) -> Sample:
+    """The sample with a grade that raises ConfigError when `reader` reads it."""
+    return replace(sample, grade=cast(Any, MissingGrade(reader)))
 
 
 @dataclass
@@ -160,16 +161,17 @@ class Group:
     samples: list[Sample]
 
     def of(self, *kinds: Kind) -> list[Sample]:
+        """The samples of these kinds, in order."""
         return [sample for sample in self.samples if sample.kind in kinds]
 
     @property
     def greedy_reward(self) -> float:
-        """The reward of the greedy answer; 0 where nobody asked for one."""
+        """The reward of the greedy answer; 0 if there is none."""
         return next((sample.reward for sample in self.of("greedy")), 0.0)
 
     @property
     def num_correct(self) -> int:
-        """Correct rollouts (hinted ones not counted): what a gate looks at."""
+        """The number of correct rollouts, hinted ones not counted."""
         return sum(sample.correct for sample in self.of("rollout"))
 
 
@@ -199,5 +201,5 @@ def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
 
 
 def to_json(row: Mapping[str, Any]) -> str:
-    """One line of JSON; a NaN is an error here, not in the reader."""
+    """One line of JSON; raises ValueError for NaN."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False)

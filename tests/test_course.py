@@ -1,4 +1,4 @@
-"""Whose turn it is, how far a lane has come, and what waits."""
+"""Training schedules: which stage comes next, how far it is, and which problems wait."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_turns_go_round() -> None:
 
 
 @pytest.mark.parametrize(("waiting", "stage"), [(0, 0), (127, 0), (128, 1), (500, 1)])
-def test_the_second_lane_acts_once_enough_problems_wait(waiting: int, stage: int) -> None:
+def test_the_second_stage_acts_once_enough_problems_wait(waiting: int, stage: int) -> None:
     assert WhenWaiting(128).stage(Clock(num_waiting=waiting)) == stage
 
 
@@ -75,31 +75,31 @@ def test_a_stage_needs_a_part_of_the_run(first: float) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0), (-1, 2)])
-def test_a_turn_has_a_step(first: int, second: int) -> None:
+def test_a_stage_has_at_least_one_step(first: int, second: int) -> None:
     with pytest.raises(ValueError, match="at least one step"):
         InTurns(first, second)
 
 
 @pytest.mark.parametrize("num", [0, -1])
 def test_at_least_one_problem_has_to_wait(num: int) -> None:
-    with pytest.raises(ValueError, match="at least one problem"):
+    with pytest.raises(ValueError, match="at least one waiting problem"):
         WhenWaiting(num)
 
 
-def test_a_course_has_as_many_lanes_as_take_turns() -> None:
+def test_a_schedule_has_as_many_stages_as_its_selector() -> None:
     stage = Stage(sft())
     for selector in (InOrder(), InTurns(), WhenWaiting()):
-        with pytest.raises(ValueError, match="2 lanes"):
+        with pytest.raises(ValueError, match="2 stages"):
             TrainingSchedule((stage,), selector)
-    with pytest.raises(ValueError, match="1 lanes"):
+    with pytest.raises(ValueError, match="1 stages"):
         TrainingSchedule((stage, stage))
-    with pytest.raises(ValueError, match="nobody to share"):
+    with pytest.raises(ValueError, match="cannot share"):
         TrainingSchedule((Stage(sft(), shares_optimizer=True), stage), InTurns())
     with pytest.raises(ValueError, match="no learning rate of its own"):
         TrainingSchedule((stage, Stage(sft(), 1e-5, shares_optimizer=True)), InTurns())
 
 
-def test_one_method_is_a_course_of_one_lane() -> None:
+def test_one_method_is_a_schedule_of_one_stage() -> None:
     method = grpo()
     schedule = as_schedule(method)
     assert (schedule.methods, schedule.run, schedule.selector.stage(Clock(9, 0.9, 9))) == ((method,), method.run, 0)
@@ -110,23 +110,20 @@ def test_one_method_is_a_course_of_one_lane() -> None:
 
 
 def failed(*right: bool, demonstration: tuple[str, ...] = ("so",)) -> Group:
-    grades = [GradeResult.right() if each else GradeResult.wrong("no") for each in right]
+    grades = [GradeResult.passed() if each else GradeResult.failed("no") for each in right]
     own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
     return Group(Problem("p", "x", demonstration=demonstration), own)
 
 
-def test_a_problem_waits_if_it_was_never_solved_and_somebody_did() -> None:
+def test_a_problem_waits_if_no_rollout_is_correct_and_it_has_a_demonstration() -> None:
     schedule = built("relift")
-    assert schedule.is_put_aside(failed(False, False))
-    assert not schedule.is_put_aside(failed(False, True))
-    assert not schedule.is_put_aside(failed(False, False, demonstration=()))
-    assert not schedule.is_put_aside(failed())  # nobody could grade it
-    assert not built("alternate").is_put_aside(failed(False, False))
-    assert (schedule.num_taken, built("alternate").num_taken, built("relift", num_waiting=3).num_taken) == (
-        128,
-        None,
-        3,
-    )
+    assert schedule.is_waiting(failed(False, False))
+    assert not schedule.is_waiting(failed(False, True))
+    assert not schedule.is_waiting(failed(False, False, demonstration=()))
+    assert not schedule.is_waiting(failed())  # not graded
+    assert not built("alternate").is_waiting(failed(False, False))
+    schedules = (schedule, built("alternate"), built("relift", num_waiting=3))
+    assert [schedule.num_waiting_per_step for schedule in schedules] == [128, None, 3]
 
 
 def test_stages_have_their_own_rates_and_the_first_takes_its_share() -> None:
@@ -146,9 +143,9 @@ def test_alternation_shares_moments_if_asked() -> None:
     assert [(stage.learning_rate, stage.shares_optimizer) for stage in shared.stages] == [(None, False), (None, True)]
 
 
-def test_a_whole_group_leaves_the_imitating_lane_the_failed_problems_only() -> None:
+def test_the_imitating_stage_gets_the_failed_problems_only() -> None:
     imitate = built("relift").methods[1]
-    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.right())
+    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed())
     for right, kinds in (((False, False), ["demonstration"]), ((True, False), [])):
         group = failed(*right)
         group.samples.append(shown)
@@ -156,7 +153,7 @@ def test_a_whole_group_leaves_the_imitating_lane_the_failed_problems_only() -> N
 
 
 @pytest.mark.parametrize("name", ["sft_then_rl", "relift", "reft"])
-def test_a_lane_has_the_rate_that_a_run_begins_with(name: str) -> None:
+def test_a_stage_has_the_rate_that_a_run_begins_with(name: str) -> None:
     schedule = built(name)
     rates = {stage.learning_rate for stage in schedule.stages} - {None}
     assert rates == {schedule.run["imitation_learning_rate"]}
@@ -178,6 +175,6 @@ def test_a_partial_reward_belongs_to_the_run() -> None:
         ("reft", {"sft_share": 1.0}),
     ],
 )
-def test_courses_that_mean_nothing_are_refused(name: str, options: dict[str, object]) -> None:
+def test_meaningless_schedules_are_refused(name: str, options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="between 0 and 1|at least one|kl_coef"):
         methods.build(name, options)

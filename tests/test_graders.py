@@ -18,7 +18,7 @@ FAILED = GradeResult(None, 0.0, "timeout")
 
 
 def step(num_failed: int, num: int, grade: GradeResult = FAILED) -> list[Group]:
-    grades = [grade] * num_failed + [GradeResult.right()] * (num - num_failed)
+    grades = [grade] * num_failed + [GradeResult.passed()] * (num - num_failed)
     samples = [Sample("rollout", [1], [2], [], [], "", grade=each) for each in grades]
     return [Group(Problem("p", "q"), samples)]
 
@@ -61,8 +61,8 @@ def test_the_share_is_an_option() -> None:
 def test_errors_and_refusals_are_counted_by_reason() -> None:
     grades = ["timeout", "crash", "raised: ValueError: no", "no connection"]
     groups = [group for reason in grades for group in step(1, 1, GradeResult(None, 0.0, reason))]
-    groups += step(2, 4, GradeResult.wrong("prefilter: exponent")) + step(1, 1, GradeResult.wrong("unparseable: 'x'"))
-    groups += step(1, 1, NOT_APPLICABLE) + step(1, 1, GradeResult.wrong("'7' is not the answer"))
+    groups += step(2, 4, GradeResult.failed("prefilter: exponent")) + step(1, 1, GradeResult.failed("unparseable: 'x'"))
+    groups += step(1, 1, NOT_APPLICABLE) + step(1, 1, GradeResult.failed("'7' is not the answer"))
     assert count_by_reason(groups) == {
         "grader/crash": 1,
         "grader/other": 1,
@@ -83,7 +83,7 @@ def test_a_run_counts_what_its_graders_failed_on(tmp_path: Path) -> None:
         "def fn(problem, text):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 3:\n        raise OSError('no connection')\n"
-        "    return GradeResult.wrong('prefilter: mine') if len(calls) < 3 else 1.0\n"
+        "    return GradeResult.failed('prefilter: mine') if len(calls) < 3 else 1.0\n"
     )
     given = {"verifier": f"exact*0,{reward}:fn", "max_steps": 1, "num_generations": 2, "prompts_per_step": 4}
     train(runs.config("grpo", tmp_path / "run", "embedded", problems, max_completion_length=8, **given))

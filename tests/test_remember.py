@@ -1,4 +1,4 @@
-"""What a method remembers: read before an update, revised after it, kept over stops; greedy answers among it."""
+"""Persistent numbers of methods: read before an update, updated after it, restored on resume; greedy answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import runs
 from obverse import methods
 from obverse.estimator import formula as estimator
 from obverse.estimator.method import Method
-from obverse.estimator.method_state import RUN, recall, revise
+from obverse.estimator.method_state import RUN, memory_values, update_memory
 from obverse.estimator.tables import PartInputs, Samples
 from obverse.runtime.checkpoint import load
 from obverse.runtime.run_dir import RunFolder
@@ -44,30 +44,30 @@ def empty(*names: str) -> list[Group]:
     return [Group(Problem(name, "x"), []) for name in names]
 
 
-def test_one_number_for_the_run_is_revised_by_everything_that_was_shown() -> None:
+def test_a_number_of_the_run_is_updated_by_all_observations() -> None:
     running = method("reinforce", baseline="running", momentum=0.5)
     store: dict[str, float] = {}
     groups = empty("a", "b", "c")
-    assert recall(running, store, groups) == [0.0, 0.0, 0.0]
-    revise(running, store, groups, [[1.0, 0.0], [], [0.5]])
+    assert memory_values(running, store, groups) == [0.0, 0.0, 0.0]
+    update_memory(running, store, groups, [[1.0, 0.0], [], [0.5]])
     assert store == {RUN: 0.25}
-    assert recall(running, store, groups) == [0.25] * 3
-    revise(running, store, groups, [[], [], []])
-    assert store == {RUN: 0.25}, "who showed nothing changes nothing"
+    assert memory_values(running, store, groups) == [0.25] * 3
+    update_memory(running, store, groups, [[], [], []])
+    assert store == {RUN: 0.25}, "no observation, no change"
 
 
-def test_a_number_per_problem_is_revised_by_that_problem() -> None:
+def test_a_number_per_problem_is_updated_by_that_problem() -> None:
     contrast = method("discriminative")
     store: dict[str, float] = {}
-    revise(contrast, store, empty("a", "b", "c"), [[0.5, 0.5], [], [-1.0]])
+    update_memory(contrast, store, empty("a", "b", "c"), [[0.5, 0.5], [], [-1.0]])
     assert store == {"problem a": 0.5, "problem c": -1.0}
-    assert recall(contrast, store, empty("c", "b", "a")) == [-1.0, 0.0, 0.5]
+    assert memory_values(contrast, store, empty("c", "b", "a")) == [-1.0, 0.0, 0.5]
 
 
 def test_a_method_without_a_memory_keeps_nothing() -> None:
     store: dict[str, float] = {}
-    revise(method("grpo"), store, empty("a"), [[1.0]])
-    assert store == {} and recall(method("grpo"), store, empty("a", "b")) is None
+    update_memory(method("grpo"), store, empty("a"), [[1.0]])
+    assert store == {} and memory_values(method("grpo"), store, empty("a", "b")) is None
 
 
 def test_a_running_mean_reads_what_was_before_its_update(

@@ -188,11 +188,11 @@ def test_pairs_are_rendered_as_answers_with_their_verdicts(renderer: Renderer) -
     better, worse = groups[0].samples
     assert (better.kind, better.correct, worse.kind, worse.grade.correct) == ("chosen", True, "rejected", False)
     assert better.ids == renderer.response(paired, ("four",)).ids and set(worse.sources) == {Source.REJECTED}
-    assert better.draw == worse.draw == paired.draw
+    assert better.uniform == worse.uniform == paired.uniform
 
 
 def test_a_problems_draw_is_its_own_and_the_same_in_every_run() -> None:
-    draws = [Problem(f"p{n}", "x").draw for n in range(2000)]
-    assert draws == [Problem(f"p{n}", "another prompt").draw for n in range(2000)]
+    draws = [Problem(f"p{n}", "x").uniform for n in range(2000)]
+    assert draws == [Problem(f"p{n}", "another prompt").uniform for n in range(2000)]
     assert draws[0] == 0.8119437474859795, "another number would change runs that are under way"
     assert 0 <= min(draws) < 0.01 and 0.99 < max(draws) < 1 and abs(sum(draws) / 2000 - 0.5) < 0.03

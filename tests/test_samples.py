@@ -33,7 +33,7 @@ PROBLEM = Problem("p", [{"role": "user", "content": "2+2?"}], answer={"target": 
 
 
 def row(seed: int, text: str = "4") -> dict[str, Any]:
-    graded = Graded.of(seed, seed, "stop", 2, GradeResult.right(), text)
+    graded = Graded.of(seed, seed, "stop", 2, GradeResult.passed(), text)
     return sample_row(PROBLEM, "d", 42, graded, text)
 
 

@@ -22,7 +22,7 @@ from obverse.analysis.variance import written
 from obverse.config.analyze import CoefficientsConfig
 from obverse.estimator.formula import Term, coefficient
 from obverse.estimator.method import Method
-from obverse.estimator.method_state import recall
+from obverse.estimator.method_state import memory_values
 from obverse.estimator.tables import PartInputs
 from obverse.models.batch import Update, pack
 from obverse.models.load import load
@@ -193,7 +193,7 @@ def weighed(
     values = torch.zeros(length, len(method.terms), dtype=torch.float64)
     masked, clipped = torch.zeros_like(values).bool(), torch.zeros_like(values).bool()
     trained = torch.zeros(length, dtype=torch.bool)
-    update = pack(kept, method.sources, temperature, recall(method, {}, groups))
+    update = pack(kept, method.sources, temperature, memory_values(method, {}, groups))
     if update is not None:
         for sample in update.rows:
             begin = starts[id(sample)]
@@ -205,7 +205,7 @@ def weighed(
                 for number, term in enumerate(method.terms):
                     values[at, number] = coefficient(inputs, (term,), term.on).double().cpu()
                     masked[at, number] = _shut(inputs, term).cpu()
-                    clipped[at, number] = masked[at, number] & term.mask.of_ratio
+                    clipped[at, number] = masked[at, number] & term.mask.reads_ratio_only
     logp_terms = [number for number, term in enumerate(method.terms) if term.on == "logp"]
     return Weighed(samples, owner, values, masked, clipped, logp_terms, trained)
 
@@ -218,7 +218,7 @@ def _places(update: Update, inputs: PartInputs, starts: Mapping[int, int]) -> Te
 
 def _shut(inputs: PartInputs, term: Term) -> Tensor:
     """Which tokens have an advantage that the term's mask shuts out; bool [t]."""
-    mask, _, advantage = term.factors(inputs)
+    mask, _, advantage = term.mask_ratio_advantage(inputs)
     return (mask == 0) & (advantage != 0) & (inputs.tokens.source == int(term.source))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from obverse.analysis.enumerable_policy import DEMONSTRATION, LENGTH, Draft, Table, contexts, drafts
 from obverse.estimator.formula import has_zero_gradient, loss, shaped
 from obverse.estimator.method import Method
-from obverse.estimator.method_state import recall
+from obverse.estimator.method_state import memory_values
 from obverse.models.batch import Micro, pack
 from obverse.training.value_model import Critic, fill_advantages
 from obverse.types import GenerationRequest, Group, Problem, Sample, Source
@@ -145,9 +145,9 @@ def gradient(
     The policy has not moved since it sampled; with `is_initial` the initial model wrote the rollouts. A critic that the
     method reads knows the true values.
     """
-    known = recall(method, {}, [group])
+    known = memory_values(method, {}, [group])
     # the same completion twice is two samples
-    group = Group(group.problem, [replace(sample, draw=group.problem.draw) for sample in group.samples])
+    group = Group(group.problem, [replace(sample, uniform=group.problem.uniform) for sample in group.samples])
     update = pack([method.select(group)], method.sources, memories=known)
     settles = method.memory is None and not method.shaping  # as in training: then a still sample has no gradient
     if update is None or (settles and bool(has_zero_gradient(update.samples, method.terms).all())):

@@ -168,5 +168,5 @@ def _sample(kind: str, ids: Sequence[int], source: Source, num_hint: int = 0) ->
         behavior=[0.0] * len(ids),
         text="".join(map(str, ids[: len(ids) - ended])),
         finish="stop" if ended else "length",
-        grade=GradeResult.right() if is_right(ids) else GradeResult.wrong("the letters do not sum to 2"),
+        grade=GradeResult.passed() if is_right(ids) else GradeResult.failed("the letters do not sum to 2"),
     )

@@ -22,7 +22,7 @@ from obverse.analysis.variance import written
 from obverse.config.analyze import GradientsConfig
 from obverse.estimator.formula import Term, loss
 from obverse.estimator.method import Method
-from obverse.estimator.method_state import recall
+from obverse.estimator.method_state import memory_values
 from obverse.estimator.parts import LeaveOneOut, PerSample, Request
 from obverse.models.batch import Update, pack
 from obverse.runtime.callbacks import Silent, Watcher
@@ -196,7 +196,7 @@ def one_batch(
             collected[requests] = here.groups(method, batch, config.num_problems, progress)
         groups = collected[requests]
         kept = [method.select(group) for group in groups]
-        update = pack(kept, method.sources, here.params.temperature, recall(method, {}, groups))
+        update = pack(kept, method.sources, here.params.temperature, memory_values(method, {}, groups))
         parts = {
             part: vector(here.learner(method), update, progress, terms, config.sketch)
             for part, terms in parts_of(method).items()

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from obverse.data.renderer import Renderer
 from obverse.errors import DataError
 from obverse.runtime.json_lines import read_objects
-from obverse.types import OWN, Finish, GradeResult, Group, Kind, Problem, Sample, Source
+from obverse.types import POLICY_KINDS, Finish, GradeResult, Group, Kind, Problem, Sample, Source
 
 
 class Row(TypedDict):
@@ -59,7 +59,7 @@ def stored(run: str, step: int, renderer: Renderer, problems: Sequence[Problem])
         name = row["problem"]
         if name not in known:
             raise DataError(f"{path}:{number}: the data set has no problem {name!r}: give the run's own --dataset")
-        source = Source.ROLLOUT if row["kind"] in OWN else Source[row["kind"].upper()]
+        source = Source.ROLLOUT if row["kind"] in POLICY_KINDS else Source[row["kind"].upper()]
         num_hint = row["num_hint"]
         groups.setdefault(name, Group(known[name], [])).samples.append(
             Sample(
@@ -71,7 +71,7 @@ def stored(run: str, step: int, renderer: Renderer, problems: Sequence[Problem])
                 text=row["text"],
                 finish=row["finish"],
                 grade=GradeResult(row["correct"], row["reward"], row["reason"]),
-                draw=known[name].draw,
+                uniform=known[name].uniform,
             )
         )
     return list(groups.values())

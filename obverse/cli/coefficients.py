@@ -18,9 +18,9 @@ from obverse.cli.step_file import COLUMNS, Row, parse
 from obverse.errors import DataError
 from obverse.estimator.formula import loss, shaped
 from obverse.estimator.method import Method
-from obverse.estimator.method_state import recall
+from obverse.estimator.method_state import memory_values
 from obverse.estimator.schedule import as_schedule
-from obverse.estimator.tables import UNFILLED, PolicyOutputs, Samples, Tokens
+from obverse.estimator.tables import MISSING, PolicyOutputs, Samples, Tokens
 from obverse.methods import build, find, parameters
 from obverse.types import Group, Problem, Source
 
@@ -71,7 +71,7 @@ def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
     given = {id(row.sample): row.memory for row in rows}
     for row in rows:
         groups.setdefault(row.problem, Group(Problem(str(row.problem), ""), [])).samples.append(row.sample)
-    known = recall(method, {}, list(groups.values())) or [0.0] * len(groups)
+    known = memory_values(method, {}, list(groups.values())) or [0.0] * len(groups)
     found = {}
     for group, memory in zip(groups.values(), known, strict=True):
         for sample in method.select(group):
@@ -140,11 +140,11 @@ def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -
         group=torch.tensor([groups[row.problem] for row in rows]),
         truncated=torch.tensor([row.sample.finish == "length" for row in rows]),
         counts=counts,
-        memory=UNFILLED if method.memory is None else column([memories[id(row.sample)] for row in rows]),
-        draw=torch.tensor([row.sample.draw for row in rows], dtype=torch.float64),
+        memory=MISSING if method.memory is None else column([memories[id(row.sample)] for row in rows]),
+        uniform=torch.tensor([row.sample.uniform for row in rows], dtype=torch.float64),
     )
     has_head = any(row.columns["value"] for row in rows)
-    return tokens, samples, PolicyOutputs(logp, columns["entropy"], columns["value"] if has_head else UNFILLED)
+    return tokens, samples, PolicyOutputs(logp, columns["entropy"], columns["value"] if has_head else MISSING)
 
 
 def _read(row: Row, name: str, needed: Mapping[Source, frozenset[str]]) -> list[float]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from obverse.errors import DataError
-from obverse.types import OWN, GradeResult, Kind, Sample, Source
+from obverse.types import POLICY_KINDS, GradeResult, Kind, Sample, Source
 
 KINDS: tuple[str, ...] = get_args(Kind)
 SOURCES = {source.label: source for source in Source}
@@ -115,7 +115,7 @@ def _row(raw: Any, name: str) -> Row:
 def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: list[float | None] | None) -> Sample:
     """The record that the method's choice sees; its token ids mean nothing."""
     kind = _choice(_needed(raw, "kind", name), KINDS, f"{name}: kind")
-    if kind in OWN:
+    if kind in POLICY_KINDS:
         _needed(raw, "reward", name)
     # A reward that is not given is NaN: whoever reads it is found out by its coefficients.
     reward = math.nan if raw.get("reward") is None else _number(raw["reward"], f"{name}: reward")
@@ -130,7 +130,7 @@ def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: 
         text="",
         finish="length" if cut else "stop",
         grade=GradeResult(correct, reward),
-        draw=1.0 if raw.get("draw") is None else _number(raw["draw"], f"{name}: draw"),
+        uniform=1.0 if raw.get("draw") is None else _number(raw["draw"], f"{name}: draw"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which columns a part may declare in `needs`, and what stands in a table where a column holds no numbers."""
+"""The columns that a part may declare in `needs`, and the placeholder for a column without numbers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from obverse.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a name in `needs` opens to the part that declares it, as `table.column`.
-OPENS: dict[str, tuple[str, ...]] = {
+# The columns, as `table.column`, that a part may read once its `needs` has the name.
+COLUMNS_BY_NEED: dict[str, tuple[str, ...]] = {
     "behavior": ("tokens.behavior",),
     "anchor": ("tokens.anchor",),
     "sampler": ("tokens.sampler",),
@@ -21,24 +21,36 @@ OPENS: dict[str, tuple[str, ...]] = {
     "value": ("tokens.value",),
     "returns": ("tokens.returns",),
     "entropy": ("policy.entropy",),
-    "reward": ("samples.reward", "samples.correct"),  # one verdict gives both
+    "reward": ("samples.reward", "samples.correct"),  # one grade gives both
     "correct": ("samples.reward", "samples.correct"),
 }
-DECLARED = frozenset(column for columns in OPENS.values() for column in columns)  # hidden from a part without its name
+# Hidden from a part that does not declare them.
+HIDEABLE_COLUMNS = frozenset(column for columns in COLUMNS_BY_NEED.values() for column in columns)
 WRITTEN_BY_CRITIC = frozenset({"advantage", "value", "returns"})
-# Demands on the update instead of columns (two samples or more), and columns that every update has.
-OTHERS = ("group", "own_group", "memory", "draw", "truncated", "counts", "sample", "source", "position", "logp")
-NAMES = (*OPENS, *OTHERS)
+# Requirements on the update rather than columns (groups of two or more), and columns that every update has.
+ALWAYS_VISIBLE = (
+    "group",
+    "own_group",
+    "memory",
+    "uniform",
+    "truncated",
+    "counts",
+    "sample",
+    "source",
+    "position",
+    "logp",
+)
+NAMES = (*COLUMNS_BY_NEED, *ALWAYS_VISIBLE)
 
 _HINTS = {
     "tokens.advantage": "only a critic writes it: give the Method critic=GAE()",
     "tokens.value": "only a critic writes it: give the Method critic=GAE()",
     "tokens.returns": "only a critic writes it: give the Method critic=GAE()",
-    "tokens.reward": "only shaping writes it: give the Method shaping=(...,), or read view.samples.reward",
+    "tokens.reward": "only shaping writes it: give the Method shaping=(...,), or read inputs.samples.reward",
     "samples.memory": "only a memory fills it: give the Method memory=...",
     "policy.value": 'only a scalar head fills it: give the Method a term with on="value" or on="score"',
-    "policy.logp": "a reward model has a scalar head and no log-probs, and what `is_policy_independent` reads none",
-    "policy.entropy": "no distribution is at hand here",
+    "policy.logp": "a reward model has a scalar head and no log-probs, and is_policy_independent parts read none",
+    "policy.entropy": "no distribution is computed at this point",
 }
 
 _SHAPES = frozenset({"shape", "dtype", "device", "ndim", "size", "dim", "numel"})
@@ -47,41 +59,41 @@ _LIKE = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "rand_l
 _MOVES = frozenset({"to", "cpu", "cuda", "double", "float", "detach"})
 
 
-class Unfilled:
-    """Stands where a column holds no numbers: shape, type and device may be asked for, its numbers raise ConfigError.
+class MissingColumn:
+    """A column without numbers: it has a shape, dtype and device, and any use of its values raises ConfigError.
 
-    `like` has the column's shape; `column` is its name as `table.column`; `part` is the one it is shown to, if any.
+    `column` is its name as `table.column`, `like` a tensor of its shape, `part` the part that reads it, if any.
     """
 
     def __init__(self, column: str, like: Any, part: object = None) -> None:
         self.column, self.part = column, part
-        self.like: Tensor = like.like if isinstance(like, Unfilled) else like
+        self.like: Tensor = like.like if isinstance(like, MissingColumn) else like
 
-    def refusal(self) -> ConfigError:
-        """The error that names the part, the column, and what to write."""
+    def error(self) -> ConfigError:
+        """The error that names the part, the column, and the fix."""
         hint = _HINTS.get(self.column, "nothing computes it here")
         if self.part is None:
             return ConfigError(f"the column {self.column} was read and holds no numbers: {hint}")
         name = type(self.part).__name__
         needs = part_needs(self.part)
-        opening = next((need for need, columns in OPENS.items() if self.column in columns), "")
-        if opening and not any(self.column in OPENS.get(need, ()) for need in needs):
-            wanted = ", ".join(repr(need) for need in sorted({*needs, opening}))
+        needed = next((need for need, columns in COLUMNS_BY_NEED.items() if self.column in columns), "")
+        if needed and not any(self.column in COLUMNS_BY_NEED.get(need, ()) for need in needs):
+            names = ", ".join(repr(need) for need in sorted({*needs, needed}))
             return ConfigError(
-                f"the part {name} reads view.{self.column} and does not declare it: write "
-                f"needs = frozenset({{{wanted}}}) in the class {name}"
+                f"the part {name} reads inputs.{self.column} and does not declare it: write "
+                f"needs = frozenset({{{names}}}) in the class {name}"
             )
-        return ConfigError(f"the part {name} reads view.{self.column}, which holds no numbers: {hint}")
+        return ConfigError(f"the part {name} reads inputs.{self.column}, which holds no numbers: {hint}")
 
-    def changed(self, change: Callable[[Tensor], Tensor]) -> Unfilled:
-        """The same for a column of another shape, type or device."""
-        return Unfilled(self.column, change(self.like), self.part)
+    def changed(self, change: Callable[[Tensor], Tensor]) -> MissingColumn:
+        """The placeholder with another shape, dtype or device."""
+        return MissingColumn(self.column, change(self.like), self.part)
 
     def __len__(self) -> int:
         return len(self.like)
 
     def __repr__(self) -> str:
-        return f"Unfilled({self.column})"
+        return f"MissingColumn({self.column})"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "like":
@@ -92,32 +104,32 @@ class Unfilled:
             return getattr(self.like, name)
         if name in _MOVES:
             return lambda *args, **options: self.changed(lambda like: getattr(like, name)(*args, **options))
-        raise self.refusal()
+        raise self.error()
 
     @classmethod
     def __torch_function__(
         cls, function: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name, options = getattr(function, "__name__", ""), kwargs or {}
-        if name in _LIKE and args and isinstance(args[0], Unfilled):
+        if name in _LIKE and args and isinstance(args[0], MissingColumn):
             return function(args[0].like, *args[1:], **options)
-        raise _first([*args, *options.values()]).refusal()
+        raise _first([*args, *options.values()]).error()
 
 
-def _first(values: Iterable[Any]) -> Unfilled:
-    """The first Unfilled among the values and the lists in them."""
+def _first(values: Iterable[Any]) -> MissingColumn:
+    """The first MissingColumn among the values and the lists in them."""
     for value in values:
-        if isinstance(value, Unfilled):
+        if isinstance(value, MissingColumn):
             return value
         if isinstance(value, list | tuple):
             for inner in value:
-                if isinstance(inner, Unfilled):
+                if isinstance(inner, MissingColumn):
                     return inner
     raise TypeError("no column among the arguments")
 
 
-def _raises(self: Unfilled, *others: object) -> NoReturn:
-    raise self.refusal()
+def _raises(self: MissingColumn, *operands: object) -> NoReturn:
+    raise self.error()
 
 
 _BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
@@ -127,41 +139,41 @@ _OPERATORS = (
     *(f"__{name}__" for name in ("int", "index", "complex", "getitem", "setitem", "iter", "contains", "array")),
 )
 for _operator in _OPERATORS:
-    setattr(Unfilled, _operator, _raises)
-Unfilled.__hash__ = object.__hash__  # type: ignore[method-assign]
+    setattr(MissingColumn, _operator, _raises)
+MissingColumn.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def part_needs(part: object) -> frozenset[str]:
-    """The names that a part declares; none for a plain function."""
+    """The part's `needs`; empty for a plain function."""
     return frozenset(getattr(part, "needs", frozenset()))
 
 
 @cache
-def hidden(needs: frozenset[str]) -> frozenset[str]:
-    """The columns, as `table.column`, that a part with these `needs` does not see."""
-    return DECLARED.difference(*(OPENS.get(need, ()) for need in needs))
+def hidden_columns(needs: frozenset[str]) -> frozenset[str]:
+    """The columns, as `table.column`, that a part with these `needs` may not read."""
+    return HIDEABLE_COLUMNS.difference(*(COLUMNS_BY_NEED.get(need, ()) for need in needs))
 
 
-def shown(part: object, table: str, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a table as `part` may see them: numbers, or what raises once they are read."""
-    closed = hidden(part_needs(part))
+def visible_columns(part: object, table: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a table for `part`: those it may not read are replaced by a MissingColumn."""
+    closed = hidden_columns(part_needs(part))
     return {
-        name: Unfilled(f"{table}.{name}", column, part)
-        if f"{table}.{name}" in closed or isinstance(column, Unfilled)
+        name: MissingColumn(f"{table}.{name}", column, part)
+        if f"{table}.{name}" in closed or isinstance(column, MissingColumn)
         else column
         for name, column in columns.items()
     }
 
 
-def filled(result: Any) -> Any:
-    """What a part returned; ConfigError where that is a column without numbers."""
-    if isinstance(result, Unfilled):
-        raise result.refusal()
+def require_numbers(result: Any) -> Any:
+    """The result of a part; ConfigError if it is a column without numbers."""
+    if isinstance(result, MissingColumn):
+        raise result.error()
     return result
 
 
 def check_needs(part: object) -> None:
-    """Raise ValueError for a `needs` that is no set of names, or has a name that no column has."""
+    """Raise ValueError for a `needs` that is not a set of names, or names no column."""
     needs: Any = getattr(part, "needs", frozenset())
     name = type(part).__name__
     if not isinstance(needs, set | frozenset):
@@ -169,5 +181,5 @@ def check_needs(part: object) -> None:
     for need in sorted(map(str, needs)):
         if need not in NAMES:
             near = difflib.get_close_matches(need, NAMES, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(NAMES)}"
-            raise ValueError(f"{name}.needs names {need!r}, which no column is called: {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(NAMES)}"
+            raise ValueError(f"{name}.needs names {need!r}, which is no column: {hint}")

@@ -1,13 +1,16 @@
-"""The formula: every method is one coefficient per trained token, and there is one loss line for all of them.
+"""The formula: every method is one coefficient per trained token, and all methods share one loss.
 
 Unified policy gradient estimator (arXiv 2509.04419, eq. 8): grad J = 1_stable * 1/pi_ref * A * grad pi_theta. With
 grad pi = pi * grad log pi, a trained token t contributes c_t * grad log pi_theta(t), where
 
-    c_t = sum over terms of  weight * share_t * stable_t * (pi_theta / pi_ref)_t * A_t
+    c_t = sum over terms of  weight * normalizer_t * mask_t * (pi_theta / pi_ref)_t * A_t
 
-Two shapes only: [T] trained tokens (this micro batch, flat, no padding) and [S] samples (the whole update, on every
-rank and in every micro batch). Because [S] is whole, splitting an update cannot change a gradient. Parts see detached
-values.
+pi_ref is the policy in the importance ratio's denominator. The frozen initial model, TRL's `ref_model`, is called
+`anchor`: some methods use it as pi_ref, others in a KL.
+
+Two shapes only: [T] trained tokens (of this micro batch, flat, no padding) and [S] samples (of the whole update, on
+every rank and in every micro batch). Because [S] covers the whole update, splitting it into micro batches cannot change
+a gradient. Parts get detached values.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from obverse.estimator.columns import Unfilled, filled
+from obverse.estimator.columns import MissingColumn, require_numbers
 from obverse.estimator.parts.advantages import One
 from obverse.estimator.parts.interfaces import Mask, Normalizer, Part, Shaping, Weight
 from obverse.estimator.parts.masks import Always
@@ -28,14 +31,14 @@ from obverse.types import Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a coefficient multiplies: the token's log-prob, its distribution's entropy, a critic's value of the state before
-# it, a reward model's score of the text up to it.
+# The output that a coefficient multiplies: the token's log-prob, the entropy of its distribution, a critic's value of
+# the state before it, a reward model's score of the text up to it.
 Stream = Literal["logp", "entropy", "value", "score"]
 
 
 @dataclass(frozen=True)
 class Term:
-    """How the tokens of one source count.
+    """The contribution of the tokens of one source to the loss: advantage, reference, mask, normalizer and weight.
 
     Example (the PPO surrogate of GRPO):
         Term(Source.ROLLOUT, Standardized(), Behavior(), Clip(0.2, 0.2), normalizer=PerSequence())
@@ -55,107 +58,109 @@ class Term:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What somebody reads: `behavior`, `anchor`, `advantage`, `entropy`, `reward`, `correct`, ..."""
-        read = frozenset[str]().union(*(part.needs for part in self.parts))
-        return read | {"entropy"} if self.on == "entropy" else read
+        """The columns that the term reads: `behavior`, `anchor`, `advantage`, `entropy`, `reward`, `correct`, ..."""
+        needs = frozenset[str]().union(*(part.needs for part in self.parts))
+        return needs | {"entropy"} if self.on == "entropy" else needs
 
-    def factors(self, inputs: PartInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """The stability mask, the ratio pi_theta / pi_ref (kept finite) and the advantage; [T] each."""
-        reference = filled(self.reference(self.shown(inputs, self.reference)))
+    def mask_ratio_advantage(self, inputs: PartInputs) -> tuple[Tensor, Tensor, Tensor]:
+        """The stability mask, the ratio pi_theta / pi_ref (clamped to be finite) and the advantage; [T] each."""
+        reference = require_numbers(self.reference(self.inputs_of(inputs, self.reference)))
         log_ratio = (inputs.policy.logp - reference).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         ratio = log_ratio.exp()
-        advantage = filled(self.advantage(self.shown(inputs, self.advantage)))
-        return filled(self.mask(self.shown(inputs, self.mask), ratio, advantage)), ratio, advantage
+        advantage = require_numbers(self.advantage(self.inputs_of(inputs, self.advantage)))
+        return require_numbers(self.mask(self.inputs_of(inputs, self.mask), ratio, advantage)), ratio, advantage
 
-    def shown(self, inputs: PartInputs, part: Part | Mask | Normalizer) -> PartInputs:
-        """What `part` may look at in this term: a scalar head's score comes without log-probs."""
-        return inputs.seen_by(part, has_logp=self.on != "score" or isinstance(part, Itself))
+    def inputs_of(self, inputs: PartInputs, part: Part | Mask | Normalizer) -> PartInputs:
+        """The inputs of `part` in this term: a term on a scalar head's score has no log-probs."""
+        return inputs.visible_to(part, has_logp=self.on != "score" or isinstance(part, Itself))
 
     def weight_at(self, progress: float) -> float:
         return self.weight if isinstance(self.weight, int | float) else self.weight(progress)
 
 
 def entropy_bonus(weight: float, *sources: Source) -> tuple[Term, ...]:
-    """Terms that add weight times the full distribution's entropy, a mean over all tokens of `sources`; none for 0.
+    """Terms that add weight times the full distribution's entropy, a mean over all tokens of `sources`; () for 0.
 
-    Its gradient needs the whole vocabulary, so it is a stream of its own and no weight on the sampled token.
+    The entropy's gradient needs the whole vocabulary, so it is a stream of its own, not a weight on the sampled token.
     """
     normalizer = PerToken(sources)
     return tuple(Term(source, normalizer=normalizer, weight=weight, on="entropy") for source in sources if weight)
 
 
 def coefficient(inputs: PartInputs, terms: Iterable[Term], on: Stream = "logp") -> Tensor:
-    """The number by which each token's log-prob (or entropy) is multiplied; [T], no graph."""
+    """The coefficient of each token's log-prob (or of the stream `on`); [T], detached."""
     total = inputs.policy.logp.new_zeros(inputs.policy.logp.shape)
     for term in terms:
         if term.on != on:
             continue
-        mine = inputs.tokens.source == int(term.source)
-        mask, ratio, advantage = term.factors(inputs)
-        normalizer = filled(term.normalizer(term.shown(inputs, term.normalizer), term.source))
+        is_source = inputs.tokens.source == int(term.source)
+        mask, ratio, advantage = term.mask_ratio_advantage(inputs)
+        normalizer = require_numbers(term.normalizer(term.inputs_of(inputs, term.normalizer), term.source))
         value = normalizer * mask * ratio * advantage
-        total = total + term.weight_at(inputs.progress) * value.where(mine, total.new_zeros(()))
+        total = total + term.weight_at(inputs.progress) * value.where(is_source, total.new_zeros(()))
     return total
 
 
 def masked(inputs: PartInputs, terms: Iterable[Term]) -> Tensor:
-    """Which tokens have an advantage that some term's stability mask shuts out; bool [T]."""
-    shut = inputs.tokens.source != inputs.tokens.source
+    """Which tokens have an advantage but are masked out by some term's stability mask; bool [T]."""
+    is_masked = inputs.tokens.source != inputs.tokens.source
     for term in terms:
-        mask, _, advantage = term.factors(inputs)
-        closed = (mask == 0) & (advantage != 0)
-        shut = shut | (closed & (inputs.tokens.source == int(term.source)))
-    return shut
+        mask, _, advantage = term.mask_ratio_advantage(inputs)
+        excluded = (mask == 0) & (advantage != 0)
+        is_masked = is_masked | (excluded & (inputs.tokens.source == int(term.source)))
+    return is_masked
 
 
 def has_zero_gradient(samples: Samples, terms: Iterable[Term]) -> Tensor:
-    """Which samples no term can move, whatever the policy says: their advantages are settled, and zero; bool [S].
+    """Which samples have a zero gradient whatever the policy outputs: their advantages are known, and 0; bool [S].
 
-    They count in every group and denominator, and need no forward pass: their gradient is zero.
+    They count in every group and denominator, but need no forward pass.
     """
-    moved = samples.counts.new_zeros(samples.counts.shape).bool()
+    has_gradient = samples.counts.new_zeros(samples.counts.shape).bool()
     for term in terms:
         column = int(term.source)
-        own = (samples.counts[:, column] > 0).nonzero()[:, 0]
+        rows = (samples.counts[:, column] > 0).nonzero()[:, 0]
         if not term.advantage.is_policy_independent:
-            moved[own, column] = True
+            has_gradient[rows, column] = True
             continue
-        like = samples.reward.new_zeros(len(own))
-        tokens = Tokens(own, own * 0 + column, own * 0, behavior=_unfilled("tokens.behavior", like))
+        like = samples.reward.new_zeros(len(rows))
+        tokens = Tokens(rows, rows * 0 + column, rows * 0, behavior=_missing("tokens.behavior", like))
         inputs = PartInputs(
-            tokens, samples, PolicyOutputs(_unfilled("policy.logp", like), _unfilled("policy.entropy", like))
+            tokens, samples, PolicyOutputs(_missing("policy.logp", like), _missing("policy.entropy", like))
         )
-        moved[own, column] |= filled(term.advantage(term.shown(inputs, term.advantage))) != 0
-    return ~moved.any(1)
+        has_gradient[rows, column] |= require_numbers(term.advantage(term.inputs_of(inputs, term.advantage))) != 0
+    return ~has_gradient.any(1)
 
 
 def shaped(tokens: Tokens, samples: Samples, shaping: Iterable[Shaping]) -> tuple[Tokens, Tensor]:
-    """The tokens with what `shaping` adds to the reward where it arises, and its sum per sample; [S].
+    """The tokens with the shaping reward in their `reward` column, and its sum per sample; [S].
 
-    Only the samples of this micro batch have a sum; the others' is 0.
+    The sum is 0 for samples that are not in this micro batch.
     """
-    inputs = PartInputs(tokens, samples, PolicyOutputs(tokens.behavior, _unfilled("policy.entropy", tokens.behavior)))
-    added = sum((filled(part(inputs.seen_by(part))) for part in shaping), start=tokens.reward.new_zeros(len(tokens)))
+    inputs = PartInputs(tokens, samples, PolicyOutputs(tokens.behavior, _missing("policy.entropy", tokens.behavior)))
+    added = sum(
+        (require_numbers(part(inputs.visible_to(part))) for part in shaping), start=tokens.reward.new_zeros(len(tokens))
+    )
     return replace(tokens, reward=added), inputs.sample_sum(added)
 
 
 def known_logp_gradient(tokens: Tokens, samples: Samples, terms: Iterable[Term], progress: float) -> Tensor | None:
-    """The loss's gradient by the log-probs [T] while the policy has not moved, before any of them is known.
+    """The loss's gradient by the log-probs [T] before the policy's first optimizer step, without a forward pass.
 
-    Every ratio is 1 then. None where a part reads what the policy says, or where the entropy carries a gradient too.
+    Every ratio is 1 then. None if a part reads policy outputs, or if another stream than the log-prob has a gradient.
     """
     terms = tuple(terms)
     for term in terms:
-        known = term.advantage.is_policy_independent and term.reference.is_policy and term.mask.of_ratio
-        if term.on != "logp" or not known:
+        reads_policy = not (term.advantage.is_policy_independent and term.mask.reads_ratio_only)
+        if term.on != "logp" or reads_policy or not term.reference.equals_policy_at_start:
             return None
-    outputs = PolicyOutputs(tokens.behavior, _unfilled("policy.entropy", tokens.behavior))
+    outputs = PolicyOutputs(tokens.behavior, _missing("policy.entropy", tokens.behavior))
     return -coefficient(PartInputs(tokens, samples, outputs, progress), terms)
 
 
-def _unfilled(column: str, like: Tensor) -> Any:
-    """A column that raises once a part reads its numbers."""
-    return Unfilled(column, like)
+def _missing(column: str, like: Tensor) -> Any:
+    """A placeholder for a column without numbers."""
+    return MissingColumn(column, like)
 
 
 def loss(
@@ -167,12 +172,12 @@ def loss(
     progress: float = 0.0,
     value: Tensor | None = None,
 ) -> Tensor:
-    """The scalar whose gradient is the method's gradient; `logp`, `entropy` and a scalar head's `value` [T] carry it.
+    """The scalar loss of a micro batch; its gradient flows to `logp`, `entropy` and a scalar head's `value`, [T] each.
 
-    Its *value* is the surrogate, not the published loss (they share gradients, not values).
+    The gradient is that of the published loss, the value is not: it is the surrogate's.
     """
     terms = tuple(terms)
-    value = _unfilled("policy.value", logp) if value is None else value
+    value = _missing("policy.value", logp) if value is None else value
     inputs = PartInputs(tokens, samples, PolicyOutputs(logp.detach(), entropy.detach(), value.detach()), progress)
     total = -(coefficient(inputs, terms) * logp).sum()
     streams: dict[Stream, Tensor] = {"entropy": entropy, "value": value, "score": value}

@@ -1,4 +1,4 @@
-"""A post-training method is a value: what it asks for, what it keeps, how each token counts."""
+"""A post-training method as a value: what it samples, what it keeps, and the terms of its loss."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from obverse.estimator.columns import WRITTEN_BY_CRITIC, check_needs, part_needs
 from obverse.estimator.formula import Stream, Term
-from obverse.estimator.parts.interfaces import Ask, Keep, Memory, Shaping
+from obverse.estimator.parts.interfaces import Memory, RequestFunction, SampleSelector, Shaping
 from obverse.estimator.parts.selection import Everything
-from obverse.types import Group, Sample, Source, unread
+from obverse.types import Group, Sample, Source, without_grade
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,106 +22,109 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """Everything in which one method differs from another.
+    """A method: its generation requests, selection, terms, and optional parts.
 
     Example:
         Method(ask=Request(demonstrations=1), terms=(Term(Source.DEMONSTRATION, normalizer=PerToken()),))     # SFT
     """
 
-    ask: Ask
+    ask: RequestFunction
     terms: tuple[Term, ...]
-    keep: Keep = field(default_factory=Everything)
+    keep: SampleSelector = field(default_factory=Everything)
     run: Mapping[str, Any] = field(default_factory=dict)  # run options with which the paper got its numbers
     shaping: tuple[Shaping, ...] = ()  # added to the reward before an update
-    critic: GAE | None = None  # how a value model's expectations become the `advantage` column
-    memory: Memory | None = None  # a number that outlives an update
+    critic: GAE | None = None  # computes the `advantage` column from a value model
+    memory: Memory | None = None  # a number that persists across updates
     inputs: GreedyMix | None = None  # what the policy reads in place of the response's embeddings
-    max_rounds: int = 1  # collections per step, until prompts_per_step problems have something to train on
+    max_rounds: int = 1  # rounds of sampling per step, until prompts_per_step problems have samples to train on
 
     def __post_init__(self) -> None:
-        """Raise ValueError where a part's `needs` names no column, or one that nothing of this method can fill."""
+        """Raise ValueError if a part's `needs` names no column, or one that this method cannot provide."""
         for part in self.readers:
             check_needs(part)
         for term in self.terms:
             if "sampler" in term.needs and term.source is not Source.ROLLOUT:
                 raise ValueError(
-                    f"a term on {term.source.label} tokens needs the column 'sampler', which only own samples have"
+                    f"a term on {term.source.label} tokens needs the column 'sampler', which only rollouts have"
                 )
         for shaping in self.shaping:
-            if lost := shaping.needs & {"entropy", *WRITTEN_BY_CRITIC}:
+            if unavailable := shaping.needs & {"entropy", *WRITTEN_BY_CRITIC}:
                 raise ValueError(
-                    f"{type(shaping).__name__} shapes the reward before the update and needs {sorted(lost)[0]!r}, "
-                    "which is computed in it: a shaping may need behavior, anchor, sampler, reward and correct"
+                    f"{type(shaping).__name__} shapes the reward before the update and needs "
+                    f"{sorted(unavailable)[0]!r}, which is computed during it: a shaping may need behavior, anchor, "
+                    "sampler, reward and correct"
                 )
         if self.memory is None and any("memory" in part_needs(part) for part in self.readers):
-            raise ValueError("a part needs the column 'memory', which only a memory fills: give the Method memory=...")
+            raise ValueError(
+                "a part needs the column 'memory', which only a memory provides: give the Method memory=..."
+            )
 
     @property
     def readers(self) -> list[object]:
-        """Everything that may declare `needs`."""
+        """All parts that may declare `needs`."""
         parts: list[object] = [part for term in self.terms for part in term.parts]
-        return parts + [each for each in (*self.shaping, self.critic, self.memory, self.keep) if each is not None]
+        return parts + [part for part in (*self.shaping, self.critic, self.memory, self.keep) if part is not None]
 
     @property
     def sources(self) -> frozenset[Source]:
-        """The sources that some term trains."""
+        """The sources of the tokens that the terms train."""
         return frozenset(term.source for term in self.terms)
 
     @property
     def streams(self) -> frozenset[Stream]:
-        """What the terms' coefficients multiply."""
+        """The policy outputs that the terms' coefficients multiply."""
         return frozenset(term.on for term in self.terms)
 
     @property
     def trains_policy(self) -> bool:
-        """Whether a language model learns; False: only a scalar head does, a reward model."""
+        """Whether a language model is trained; False for a reward model, which has only a scalar head."""
         return bool(self.streams & {"logp", "entropy"})
 
     @property
-    def together(self) -> bool:
-        """Whether the samples of a problem must share a micro batch, because a part compares their live numbers."""
+    def needs_whole_groups(self) -> bool:
+        """Whether all samples of a problem must be in one micro batch, because a part compares their policy outputs."""
         parts = [part for term in self.terms for part in term.parts]
-        return any(part.together for part in [*parts, *([self.memory] if self.memory else [])])
+        return any(part.needs_whole_groups for part in [*parts, *([self.memory] if self.memory else [])])
 
     def needs(self, name: str, source: Source | None = None) -> bool:
-        """Whether something reads a column (a term of `source`, if given): behavior, anchor, reward, correct, ..."""
-        read = [term.needs for term in self.terms if source in (None, term.source)]
+        """Whether a part (of a term of `source`, if given) reads a column: behavior, anchor, reward, correct, ..."""
+        needs = [term.needs for term in self.terms if source in (None, term.source)]
         if source is None:
-            others = [*self.shaping, self.critic, self.memory, self.keep]
-            read += [part_needs(other) for other in others if other is not None]
-        return any(name in each for each in read)
+            optional = [*self.shaping, self.critic, self.memory, self.keep]
+            needs += [part_needs(part) for part in optional if part is not None]
+        return any(name in part for part in needs)
 
     def reads_behavior(self, source: Source) -> bool:
-        """Whether something reads `behavior` at tokens of `source`, which is not the policy's own."""
-        others = [part for part in (*self.shaping, self.memory) if part is not None and not part.own_tokens_only]
-        return self.needs("behavior", source) or any("behavior" in part_needs(part) for part in others)
+        """Whether a part reads `behavior` at tokens of `source`, one whose tokens the policy did not sample."""
+        parts = [part for part in (*self.shaping, self.memory) if part is not None and not part.rollout_tokens_only]
+        return self.needs("behavior", source) or any("behavior" in part_needs(part) for part in parts)
 
-    def observed(self, inputs: PartInputs) -> Tensor | None:
-        """What the samples of a micro batch show to the memory; [S], or None where nothing is kept."""
-        return None if self.memory is None else self.memory.observe(inputs.seen_by(self.memory))
+    def memory_observation(self, inputs: PartInputs) -> Tensor | None:
+        """The memory's observation of each sample of a micro batch; [S], or None without a memory."""
+        return None if self.memory is None else self.memory.observe(inputs.visible_to(self.memory))
 
     @property
     def grades(self) -> bool:
-        """Whether a verdict decides anything: then answers are needed."""
+        """Whether a part reads rewards or grades: then the data needs answers."""
         return self.needs("reward") or self.needs("correct")
 
     def select(self, group: Group) -> list[Sample]:
-        """The samples that train: what `keep` leaves, without those that no term looks at."""
+        """The samples to train on: those that `keep` selects and some term has a source of."""
         return [
             sample
-            for sample in self.kept(group)
+            for sample in self.kept_samples(group)
             if sample.kind != "greedy" and self.sources.intersection(sample.sources)
         ]
 
-    def kept(self, group: Group) -> list[Sample]:
-        """What `keep` leaves of the group."""
-        shown = self.shown(group, self.keep)
-        originals = {id(copy): sample for copy, sample in zip(shown.samples, group.samples, strict=True)}
-        return [originals.get(id(sample), sample) for sample in self.keep(shown)]
+    def kept_samples(self, group: Group) -> list[Sample]:
+        """The samples of the group that `keep` selects."""
+        visible = self.visible_group(group, self.keep)
+        originals = {id(copy): sample for copy, sample in zip(visible.samples, group.samples, strict=True)}
+        return [originals.get(id(sample), sample) for sample in self.keep(visible)]
 
-    def shown(self, group: Group, reader: object) -> Group:
-        """The group as `reader` may see it: where nothing is graded, reading a verdict raises ConfigError."""
+    def visible_group(self, group: Group, reader: object) -> Group:
+        """The group for `reader`: of a method that grades nothing, reading a grade raises ConfigError."""
         if self.grades:
             return group
         name = getattr(reader, "__name__", type(reader).__name__)
-        return Group(group.problem, [unread(sample, name) for sample in group.samples])
+        return Group(group.problem, [without_grade(sample, name) for sample in group.samples])

@@ -1,4 +1,4 @@
-"""Several methods over one run: one after another, in turns, or one whenever problems are waiting for it."""
+"""Training schedules: several methods in one run, one after another, alternating, or triggered by waiting problems."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from obverse.types import Group
 
 @dataclass(frozen=True)
 class Clock:
-    """Where a run stands when it asks whose turn it is."""
+    """The state of a run by which the next stage is selected."""
 
     step: int = 0
     progress: float = 0.0  # 0 to 1
-    num_waiting: int = 0  # problems that were put aside
+    num_waiting: int = 0  # unsolved problems that wait for the second stage
 
 
 class StageSelector(Protocol):
-    """Whose turn it is."""
+    """Selects the stage of the next step."""
 
     num_stages: int
-    fresh_anchor: bool  # a lane that begins later takes the policy of that moment as its initial model
+    fresh_anchor: bool  # a later stage takes the policy that it starts from as its anchor
 
     def stage(self, clock: Clock) -> int:
-        """The number of the lane."""
+        """The index of the stage."""
 
     def progress(self, stage: int, progress: float) -> float:
-        """The run's progress as the lane counts it, 0 to 1."""
+        """The stage's own progress, 0 to 1, at the run's `progress`."""
 
     def span(self, stage: int) -> float:
-        """The share of the run's steps that the lane's schedule counts on."""
+        """The fraction of the run's steps that the stage's learning rate schedule is planned for."""
 
 
 @dataclass(frozen=True)
 class Only(Named):
-    """One lane from the beginning to the end."""
+    """One stage for the whole run."""
 
     num_stages = 1
     fresh_anchor = False
@@ -56,9 +56,9 @@ class Only(Named):
 
 @dataclass(frozen=True)
 class InOrder(Named):
-    """One lane after the other; the first gets the share `first` of the run. Each counts its own progress from 0.
+    """Two stages in sequence; the first takes the fraction `first` of the run. Each has its own progress from 0 to 1.
 
-    The second begins with a fresh optimizer and schedule, and its initial model is the policy that it finds.
+    The second starts with a fresh optimizer and learning rate schedule, and the policy at that point is its anchor.
     """
 
     first: float = 0.5
@@ -67,7 +67,7 @@ class InOrder(Named):
 
     def __post_init__(self) -> None:
         if not 0 < self.first < 1:
-            raise ValueError(f"the first stage gets a share of the run between 0 and 1, not {self.first:g}")
+            raise ValueError(f"the first stage gets a fraction of the run between 0 and 1, not {self.first:g}")
 
     def stage(self, clock: Clock) -> int:
         return int(clock.progress >= self.first)
@@ -82,7 +82,7 @@ class InOrder(Named):
 
 @dataclass(frozen=True)
 class InTurns(Named):
-    """`first` steps of the first lane, then `second` steps of the second, and so on; the clock is the run's."""
+    """Alternates `first` steps of the first stage and `second` steps of the second; both have the run's progress."""
 
     first: int = 1
     second: int = 1
@@ -91,7 +91,7 @@ class InTurns(Named):
 
     def __post_init__(self) -> None:
         if min(self.first, self.second) < 1:
-            raise ValueError("each lane needs at least one step in its turn")
+            raise ValueError("each stage needs at least one step at a time")
 
     def stage(self, clock: Clock) -> int:
         return int(clock.step % (self.first + self.second) >= self.first)
@@ -105,7 +105,7 @@ class InTurns(Named):
 
 @dataclass(frozen=True)
 class WhenWaiting(Named):
-    """The first lane, and a step of the second as soon as `num` problems wait; it takes those, the newest first."""
+    """The first stage, and a step of the second once `num` problems wait; it trains on those, the newest first."""
 
     num: int = 128
     num_stages = 2
@@ -113,7 +113,7 @@ class WhenWaiting(Named):
 
     def __post_init__(self) -> None:
         if self.num < 1:
-            raise ValueError("at least one problem has to wait for the second lane")
+            raise ValueError("the second stage needs at least one waiting problem")
 
     def stage(self, clock: Clock) -> int:
         return int(clock.num_waiting >= self.num)
@@ -127,19 +127,20 @@ class WhenWaiting(Named):
 
 @dataclass(frozen=True)
 class Stage:
-    """A method in a course.
+    """A method in a training schedule.
 
-    Lanes share the weights; each has an optimizer and a schedule of its own, at the run's learning rate if it has none.
+    Stages share the weights. Each has its own optimizer and learning rate schedule, with the run's learning rate by
+    default.
     """
 
     method: Method
     learning_rate: float | None = None
-    shares_optimizer: bool = False  # the first lane's moments, schedule and rate
+    shares_optimizer: bool = False  # use the optimizer and learning rate of the first stage
 
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """Methods over time.
+    """The stages of a run and the selector of the next one.
 
     Example:
         TrainingSchedule((Stage(sft(), 1e-5), Stage(grpo())), InOrder(first=0.3))      # SFT, then GRPO
@@ -151,40 +152,40 @@ class TrainingSchedule:
 
     def __post_init__(self) -> None:
         if len(self.stages) != self.selector.num_stages:
-            raise ValueError(f"{self.selector} moves between {self.selector.num_stages} lanes, not {len(self.stages)}")
+            raise ValueError(f"{self.selector} selects among {self.selector.num_stages} stages, not {len(self.stages)}")
         if self.stages[0].shares_optimizer:
-            raise ValueError("the first lane has nobody to share an optimizer with")
+            raise ValueError("the first stage cannot share an optimizer: later stages share its optimizer")
         if any(stage.shares_optimizer and stage.learning_rate is not None for stage in self.stages):
-            raise ValueError("a lane that shares the first one's optimizer has no learning rate of its own")
+            raise ValueError("a stage that shares the first one's optimizer has no learning rate of its own")
 
     @property
     def methods(self) -> tuple[Method, ...]:
         return tuple(stage.method for stage in self.stages)
 
     def at(self, progress: float) -> tuple[int, ...]:
-        """The lanes that may act at this point of the run: one of several in order, all that take turns."""
+        """The indices of the stages that may be selected at this point of the run: one for `InOrder`, else all."""
         if isinstance(self.selector, InOrder):
             return (self.selector.stage(Clock(progress=progress)),)
         return tuple(range(len(self.stages)))
 
     @property
-    def num_taken(self) -> int | None:
-        """How many waiting problems a step of the second lane takes; None: it takes from the stream as the first."""
+    def num_waiting_per_step(self) -> int | None:
+        """The waiting problems that a step of the second stage takes; None: it takes new problems like the first."""
         return self.selector.num if isinstance(self.selector, WhenWaiting) else None
 
-    def is_put_aside(self, group: Group) -> bool:
-        """Whether a problem of the first lane waits for the second: all its samples failed, and somebody solved it."""
+    def is_waiting(self, group: Group) -> bool:
+        """Whether a problem waits for the second stage: none of its rollouts is correct, and it has a demonstration."""
         failed = bool(group.of("rollout")) and group.num_correct == 0
-        return self.num_taken is not None and failed and bool(group.problem.demonstration)
+        return self.num_waiting_per_step is not None and failed and bool(group.problem.demonstration)
 
 
-def as_schedule(made: Method | TrainingSchedule) -> TrainingSchedule:
-    """A method alone is a course with one lane."""
-    return made if isinstance(made, TrainingSchedule) else TrainingSchedule((Stage(made),), run=made.run)
+def as_schedule(method: Method | TrainingSchedule) -> TrainingSchedule:
+    """A training schedule as it is, or a method as a schedule with one stage."""
+    return method if isinstance(method, TrainingSchedule) else TrainingSchedule((Stage(method),), run=method.run)
 
 
-def only(made: Method | TrainingSchedule) -> Method:
-    """The method of a course that has one; ConfigError for others."""
-    if isinstance(made, TrainingSchedule):
-        raise ConfigError("a course of several methods cannot stand where one method is asked for")
-    return made
+def only(method: Method | TrainingSchedule) -> Method:
+    """The method itself; ConfigError for a training schedule."""
+    if isinstance(method, TrainingSchedule):
+        raise ConfigError("a training schedule of several methods cannot be used where one method is expected")
+    return method

@@ -1,4 +1,4 @@
-"""The two tables that a part reads, and the only bridges between their two shapes [T] and [S]."""
+"""The inputs of a part: a table of trained tokens [T], a table of samples [S], and the conversions between the two."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from obverse.estimator.columns import Unfilled, shown
+from obverse.estimator.columns import MissingColumn, visible_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ LOG_RATIO_LIMIT = 80.0
 
 Table = TypeVar("Table", "Tokens", "Samples")
 
-UNFILLED: Any = None  # a column without numbers: the table puts an `Unfilled` there, which raises when it is read
+MISSING: Any = None  # a column without numbers: the table replaces it by a `MissingColumn`, which raises when read
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Tokens:
     source: Tensor  # obverse.types.Source as int64
     position: Tensor  # index in the response, counted from 0; int64
     behavior: Tensor  # log-prob under the distribution that sampled it; 0 for other sources, unless a part needs it
-    anchor: Tensor = UNFILLED  # log-prob under the frozen initial model, where a part needs it
-    advantage: Tensor = UNFILLED  # written by a critic
-    sampler: Tensor = UNFILLED  # log-prob that the sampler reported, where the trainer computes `behavior` itself
-    value: Tensor = UNFILLED  # what the critic expected before the update
-    returns: Tensor = UNFILLED  # what the critic should have expected
-    reward: Tensor = UNFILLED  # what shaping adds to the sample's reward, at the token where it arises
+    anchor: Tensor = MISSING  # log-prob under the frozen initial model (TRL: ref_model), where a part needs it
+    advantage: Tensor = MISSING  # computed by a critic
+    sampler: Tensor = MISSING  # log-prob that the sampler reported, where the trainer computes `behavior` itself
+    value: Tensor = MISSING  # the critic's value before the update
+    returns: Tensor = MISSING  # the critic's regression target
+    reward: Tensor = MISSING  # the shaping reward, at the token where it arises
 
     def __post_init__(self) -> None:
         _mark(self, "tokens", self.behavior)
 
     def rows(self, index: Tensor) -> Tokens:
         """The same table with the tokens `index` (a mask or indices) only."""
-        return self.each(lambda column: column[index])
+        return self.map_columns(lambda column: column[index])
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Tokens:
-        """The table of the changed columns; a column without numbers stays one."""
+    def map_columns(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """The table with `change` applied to every column; a missing column stays missing."""
         return Tokens(**{name: _changed(column, change) for name, column in vars(self).items()})
 
     def __len__(self) -> int:
@@ -59,74 +59,76 @@ class Samples:
     """Every sample of the whole update. Columns are [S]; `counts` is [S, number of sources]."""
 
     reward: Tensor
-    correct: Tensor  # bool: the verifier called it right
+    correct: Tensor  # bool: graded as correct
     group: Tensor  # problem index, dense from 0; int64
     truncated: Tensor  # bool: stopped by the length limit
     counts: Tensor  # trained tokens of each source in each sample; int64
-    memory: Tensor = UNFILLED  # what the method knew of the sample's problem, or of the run, before this update
-    draw: Tensor = UNFILLED  # the problem's own number in [0, 1), by which a method chooses at random
+    memory: Tensor = MISSING  # the method's persistent number for the problem, or the run, before this update
+    uniform: Tensor = MISSING  # the problem's fixed uniform number in [0, 1), for random choices
 
     def __post_init__(self) -> None:
         _mark(self, "samples", self.reward)
 
     def to(self, device: Any) -> Samples:
         """The same table on another device."""
-        return Samples(**{name: _changed(column, lambda it: it.to(device)) for name, column in vars(self).items()})
+        return Samples(
+            **{name: _changed(column, lambda values: values.to(device)) for name, column in vars(self).items()}
+        )
 
     def __len__(self) -> int:
         return len(self.reward)
 
 
 class PolicyOutputs(NamedTuple):
-    """What the current policy says of the tokens, detached; [T] each."""
+    """The current policy's outputs for the trained tokens, detached; [T] each."""
 
     logp: Tensor
     entropy: Tensor
-    value: Tensor = UNFILLED  # of a scalar head: a critic's value before the token, or a reward model's score after it
+    value: Tensor = MISSING  # of a scalar head: a critic's value before the token, or a reward model's score after it
 
 
 class PartInputs(NamedTuple):
-    """Everything a part may look at."""
+    """All inputs of a part."""
 
     tokens: Tokens
     samples: Samples
     policy: PolicyOutputs
-    progress: float = 0.0  # share of the run that is done, 0 to 1
+    progress: float = 0.0  # fraction of the run that is done, 0 to 1
 
-    def seen_by(self, part: object, has_logp: bool = True) -> PartInputs:
-        """The view with the columns that `part` declares in its `needs`, and those that every update has.
+    def visible_to(self, part: object, has_logp: bool = True) -> PartInputs:
+        """The inputs with the columns that `part` declares in its `needs`, and those that every update has.
 
-        The others raise ConfigError once they are read. `has_logp` False hides what only a language model says.
+        Reading any other column raises ConfigError. `has_logp` False hides logp and entropy, which a scalar head lacks.
         """
-        outputs = shown(part, "policy", self.policy._asdict())
+        outputs = visible_columns(part, "policy", self.policy._asdict())
         if outputs["value"] is None:
-            outputs["value"] = Unfilled("policy.value", self.policy.logp, part)
+            outputs["value"] = MissingColumn("policy.value", self.policy.logp, part)
         if not has_logp:
-            outputs |= {name: Unfilled(f"policy.{name}", self.policy.logp, part) for name in ("logp", "entropy")}
-        tokens = _copy(self.tokens, shown(part, "tokens", vars(self.tokens)))
-        samples = _copy(self.samples, shown(part, "samples", vars(self.samples)))
+            outputs |= {name: MissingColumn(f"policy.{name}", self.policy.logp, part) for name in ("logp", "entropy")}
+        tokens = _copy(self.tokens, visible_columns(part, "tokens", vars(self.tokens)))
+        samples = _copy(self.samples, visible_columns(part, "samples", vars(self.samples)))
         return PartInputs(tokens, samples, PolicyOutputs(**outputs), self.progress)
 
     def spread(self, per_sample: Tensor) -> Tensor:
-        """[S] -> [T]: each token gets its sample's number."""
+        """[S] -> [T]: the value of each token's sample."""
         return per_sample[self.tokens.sample]
 
     def sample_sum(self, per_token: Tensor, source: Source | None = None) -> Tensor:
-        """[T] -> [S]: sum over a sample's tokens of `source` (of all). A sample is never split over micro batches."""
+        """[T] -> [S]: sum over each sample's tokens of `source` (None: all). No sample is split over micro batches."""
         if source is not None:
             per_token = per_token.where(self.tokens.source == int(source), per_token.new_zeros(()))
         return per_token.new_zeros(len(self.samples)).index_add(0, self.tokens.sample, per_token)
 
     def is_last(self) -> Tensor:
-        """bool [T]: the last trained token of its sample."""
+        """bool [T]: whether a token is the last trained one of its sample."""
         position = self.tokens.position
         last = position.new_full((len(self.samples),), -1).scatter_reduce(0, self.tokens.sample, position, "amax")
         return position == last[self.tokens.sample]
 
     def in_rows(self, per_token: Tensor, fill: float = 0.0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """[T] -> [M, L]: a row per sample of this micro batch, its trained tokens in order, `fill` behind them.
+        """[T] -> [M, L]: a row per sample of this micro batch, its trained tokens in order, padded with `fill`.
 
-        Also returns where they went, so that `rows[place]` is [T] again.
+        Also returns the tokens' (row, column) indices: `rows[indices]` is [T] again.
         """
         samples, row = self.tokens.sample.unique(return_inverse=True)
         order = (row * (int(self.tokens.position.max()) + 1) + self.tokens.position).argsort()
@@ -138,39 +140,39 @@ class PartInputs(NamedTuple):
         return table, (row, rank)
 
     def sample_mean(self, per_token: Tensor, source: Source) -> Tensor:
-        """[T] -> [S]: mean over a sample's tokens of `source`; 0 where it has none."""
+        """[T] -> [S]: mean over each sample's tokens of `source`; 0 where it has none."""
         return self.sample_sum(per_token, source) / self.samples.counts[:, int(source)].clamp(min=1)
 
 
 def _mark(table: Tokens | Samples, name: str, like: Tensor) -> None:
-    """Put what raises in place of the columns without numbers."""
+    """Replace the columns without numbers by a MissingColumn."""
     for column in fields(table):
         if getattr(table, column.name) is None:
-            object.__setattr__(table, column.name, Unfilled(f"{name}.{column.name}", like))
+            object.__setattr__(table, column.name, MissingColumn(f"{name}.{column.name}", like))
 
 
 def _copy(table: Table, columns: dict[str, Any]) -> Table:
-    """A table of other columns, all of them there: made without a look at each, for every part gets one."""
-    made = object.__new__(type(table))
-    made.__dict__.update(columns)
-    return made
+    """The table with other columns, built without `__post_init__`: one is made for every part of every micro batch."""
+    copy = object.__new__(type(table))
+    copy.__dict__.update(columns)
+    return copy
 
 
 def _changed(column: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    return column.changed(change) if isinstance(column, Unfilled) else change(column)
+    return column.changed(change) if isinstance(column, MissingColumn) else change(column)
 
 
 def group_sum(samples: Samples, per_sample: Tensor) -> Tensor:
-    """[S] -> [S]: each sample gets the sum over its problem's group."""
+    """[S] -> [S]: the sum over each sample's group, the samples of its problem."""
     num_groups = int(samples.group.max()) + 1 if len(samples) else 0
     return per_sample.new_zeros(num_groups).index_add(0, samples.group, per_sample)[samples.group]
 
 
 def group_size(samples: Samples) -> Tensor:
-    """[S]: how many samples each sample's group has in this update."""
+    """[S]: the size of each sample's group in this update."""
     return group_sum(samples, samples.reward.new_ones(len(samples)))
 
 
 def group_mean(samples: Samples, per_sample: Tensor) -> Tensor:
-    """[S] -> [S]: each sample gets the mean over its problem's group."""
+    """[S] -> [S]: the mean over each sample's group."""
     return group_sum(samples, per_sample) / group_size(samples)

@@ -79,7 +79,7 @@ def training(config: TrainConfig, method: Method, lengths: Lengths, device: str,
     longest = lengths.prompt + response
     rows = max(1, (asked.own if trains_own else 0) + asked.written)
     problems = -(-config.prompts_per_step // (config.num_mini_batches * ranks))
-    budget, piece = config.tokens_at_once(device), rows if method.together else 1
+    budget, piece = config.tokens_at_once(device), rows if method.needs_whole_groups else 1
     tokens = max(piece * longest, min(budget, problems * rows * longest))
     num_rows = max(piece, -(-tokens // longest))
     fill = tokens / (num_rows * longest)  # rows of unequal lengths fill the budget; the longest alone may not

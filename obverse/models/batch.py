@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from obverse.estimator.tables import UNFILLED, Samples, Tokens
+from obverse.estimator.tables import MISSING, Samples, Tokens
 from obverse.models.shared_prefix import Prompts, moved
 from obverse.types import Sample, Source
 
@@ -35,7 +35,7 @@ class Micro:
 
     def to(self, device: torch.device) -> Micro:
         """The same on another device; without a copy where it is there already."""
-        tokens = self.tokens.each(lambda column: moved(column, device))
+        tokens = self.tokens.map_columns(lambda column: moved(column, device))
         columns = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
         there: dict[str, Any] = {name: moved(value, device) for name, value in columns}
         return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **there)
@@ -189,7 +189,7 @@ def pack(
         group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
         counts=torch.tensor(counts, dtype=torch.long),
-        memory=UNFILLED if known is None else torch.tensor(known, dtype=dtype),
-        draw=torch.tensor([sample.draw for sample in rows], dtype=dtype),
+        memory=MISSING if known is None else torch.tensor(known, dtype=dtype),
+        uniform=torch.tensor([sample.uniform for sample in rows], dtype=dtype),
     )
     return Update(samples, rows, sources, temperature or 1.0, reads_last)

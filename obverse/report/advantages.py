@@ -10,7 +10,7 @@ import torch
 
 from obverse.config.resolve import method_options
 from obverse.errors import ConfigError, DataError
-from obverse.estimator.columns import Unfilled
+from obverse.estimator.columns import MissingColumn
 from obverse.estimator.method import Method
 from obverse.estimator.parts import Part
 from obverse.estimator.schedule import as_schedule
@@ -102,7 +102,7 @@ def tables(rows: Sequence[Row]) -> PartInputs:
         truncated=torch.tensor([row["finish"] == "length" for row in rows]),
         counts=counts,
     )
-    behavior, logp, entropy = (Unfilled(column, samples.reward) for column in HIDDEN)
+    behavior, logp, entropy = (MissingColumn(column, samples.reward) for column in HIDDEN)
     return PartInputs(
         Tokens(indices, source, torch.zeros_like(indices), cast(Any, behavior)),
         samples,

@@ -28,7 +28,7 @@ from obverse.types import GradeResult
 __all__ = ["MAX_CHARS", "UNANSWERED", "final_answer", "last_box", "outcome", "unboxed"]
 
 MAX_CHARS = 5_000
-UNANSWERED = GradeResult.wrong("no final answer", formatted=False)
+UNANSWERED = GradeResult.failed("no final answer", formatted=False)
 
 _TAG = re.compile(r"<(/?)(?:final[_ -]?)?answer\s{0,3}>", re.IGNORECASE)
 _HEADING = re.compile(r"\s{0,3}#{1,6}\s")

@@ -114,8 +114,8 @@ def verify(problem: Problem, text: str) -> GradeResult:
         return UNANSWERED
     letter = _letter(answer, _options(problem))
     if letter is None:
-        return GradeResult.wrong(f"{answer[:80]!a} is neither a letter nor an option")
-    return GradeResult.right() if letter == expected else GradeResult.wrong(f"{letter} is not the answer")
+        return GradeResult.failed(f"{answer[:80]!a} is neither a letter nor an option")
+    return GradeResult.passed() if letter == expected else GradeResult.failed(f"{letter} is not the answer")
 
 
 def _options(problem: Problem) -> dict[str, str]:

@@ -107,16 +107,16 @@ def verify(problem: Problem, text: str) -> GradeResult:
     if equals and _is_target(expression, target):
         expression, other_side = other_side, expression
     if equals and not _is_target(other_side, target):
-        return GradeResult.wrong("the other side of = is not the target")
+        return GradeResult.failed("the other side of = is not the target")
     try:
         tokens = tokenize(expression, max_numbers=len(numbers))
         used_numbers = [token for token in tokens if isinstance(token, int)]
         if Counter(used_numbers) != Counter(numbers):
-            return GradeResult.wrong("does not use every number exactly once")
+            return GradeResult.failed("does not use every number exactly once")
         value = evaluate(tokens)
     except ExpressionError as error:
-        return GradeResult.wrong(str(error))
-    return GradeResult.right() if value == target else GradeResult.wrong("does not equal the target")
+        return GradeResult.failed(str(error))
+    return GradeResult.passed() if value == target else GradeResult.failed("does not equal the target")
 
 
 def normalize(text: str) -> str:

@@ -42,8 +42,8 @@ def verify(problem: Problem, text: str) -> GradeResult:
     expected = gold(problem)
     answer = final_answer(text)
     if expected == (outcome(text).strip() if answer is None else answer):
-        return GradeResult.right()
+        return GradeResult.passed()
     reason = (
         "no final answer, and the text as a whole differs" if answer is None else f"{answer[:80]!a} is not the answer"
     )
-    return GradeResult.wrong(reason, formatted=bool(answer))
+    return GradeResult.failed(reason, formatted=bool(answer))

@@ -107,8 +107,8 @@ def verify(problem: Problem, text: str) -> GradeResult:
         return UNANSWERED
     claims = _claims(expected, answer)
     if claims is None:
-        return GradeResult.wrong("says something else than who is a knight and who is a knave")
+        return GradeResult.failed("says something else than who is a knight and who is a knave")
     if sorted(name for name, _ in claims) != sorted(expected):
-        return GradeResult.wrong("does not say of everybody exactly once who they are")
+        return GradeResult.failed("does not say of everybody exactly once who they are")
     wrong_names = [name for name, role in claims if (role == "knight") != expected[name]]
-    return GradeResult.wrong(f"wrong about {', '.join(wrong_names)}"[:200]) if wrong_names else GradeResult.right()
+    return GradeResult.failed(f"wrong about {', '.join(wrong_names)}"[:200]) if wrong_names else GradeResult.passed()

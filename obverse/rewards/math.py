@@ -129,16 +129,16 @@ def grade_answer(expected: str, answer: str) -> GradeResult:
     bare_expected, bare_answer = bare(expected), bare(answer)
     equal, code = _compare_bare(bare_expected, bare_answer)
     if code:
-        return GradeResult.wrong(f"prefilter: {code}")
+        return GradeResult.failed(f"prefilter: {code}")
     try:
         correct, reason = (equal, "") if equal is not None else ask(((bare_expected, bare_answer),))
     except WorkerError as error:
         return GradeResult(None, 0.0, str(error))
     if correct:
-        return GradeResult.right()
+        return GradeResult.passed()
     if reason in ("", "gold"):
-        return GradeResult.wrong(f"{answer[:80]!a} is not the answer")
-    return GradeResult.wrong(f"{reason}: {answer[:80]!a}")
+        return GradeResult.failed(f"{answer[:80]!a} is not the answer")
+    return GradeResult.failed(f"{reason}: {answer[:80]!a}")
 
 
 def compare(expected: str, answer: str) -> bool | list[FormulaPair]:

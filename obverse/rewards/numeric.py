@@ -45,9 +45,9 @@ def verify(problem: Problem, text: str) -> GradeResult:
         return UNANSWERED
     given = _parse(answer)
     if given is None:
-        return GradeResult.wrong(f"unparseable: {answer[:80]!a}")
+        return GradeResult.failed(f"unparseable: {answer[:80]!a}")
     is_near = _is_near(problem, expected, given)
-    return GradeResult.right() if is_near else GradeResult.wrong(f"{answer[:80]!a} is not near enough")
+    return GradeResult.passed() if is_near else GradeResult.failed(f"{answer[:80]!a} is not near enough")
 
 
 def same_answer(problem: Problem, first: str, second: str) -> bool:

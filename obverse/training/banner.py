@@ -101,7 +101,7 @@ def asked(run: Run, method: Method) -> dict[str, int]:
 def batch(run: Run, stage: int) -> str:
     """A lane's step in numbers; the second lane of some courses takes problems that wait."""
     method, found = run.schedule.methods[stage], asked(run, run.schedule.methods[stage])
-    num = run.schedule.num_taken if stage > 0 and run.schedule.num_taken else run.config.prompts_per_step
+    num = (run.schedule.num_waiting_per_step if stage > 0 else None) or run.config.prompts_per_step
     wanted = " + ".join(f"{count} {kind}" for kind, count in found.items() if count)
     own, shown = found["completions"] + found["greedy"], found["demonstrations"] + 2 * found["pairs"]
     rounds = f", in up to {method.max_rounds} rounds" if method.max_rounds > 1 else ""

@@ -13,7 +13,7 @@ from obverse.inference import Completion, Sampler, SamplingParams, SamplingReque
 from obverse.rewards import NOT_APPLICABLE, SECONDS, grade_completions
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.seeds import seed_for
-from obverse.types import OWN, GenerationRequest, GradeResult, Group, Kind, Problem, Sample, Source
+from obverse.types import POLICY_KINDS, GenerationRequest, GradeResult, Group, Kind, Problem, Sample, Source
 
 NO_SCORE = GradeResult(None, 0.0, "the reward model's score is not finite")
 
@@ -134,7 +134,7 @@ class Collector:
                 sources=[Source[kind.upper()]] * len(text.ids),
                 behavior=[0.0] * len(text.ids),
                 text=text.text,
-                draw=problem.draw,
+                uniform=problem.uniform,
             )
             for kind, text in found
         ]
@@ -199,7 +199,7 @@ class Collector:
             text=self.renderer.decode(ids),
             finish=completion.finish,
             weights=completion.weights,
-            draw=groups[draft.problem].problem.draw,
+            uniform=groups[draft.problem].problem.uniform,
         )
 
     def judge(self, groups: list[Group], own: bool = True) -> None:
@@ -211,7 +211,7 @@ class Collector:
             self._judge(group, own)
             self.watcher.phase("grade", index + 1, len(groups))
         if own and self.scorer is not None:
-            mine = [(group.problem, sample) for group in groups for sample in group.of(*OWN)]
+            mine = [(group.problem, sample) for group in groups for sample in group.of(*POLICY_KINDS)]
             for (_, sample), score in zip(mine, self.scorer.score(mine), strict=True):
                 sample.grade = GradeResult(score > 0, score) if math.isfinite(score) else NO_SCORE
 
@@ -221,9 +221,9 @@ class Collector:
         for sample in group.samples:
             if sample.kind in ("chosen", "rejected"):
                 sample.grade = (
-                    GradeResult.right() if sample.kind == "chosen" else GradeResult.wrong("rejected by its data")
+                    GradeResult.passed() if sample.kind == "chosen" else GradeResult.failed("rejected by its data")
                 )
-            elif sample.kind in OWN and (self.scorer is not None or not own):
+            elif sample.kind in POLICY_KINDS and (self.scorer is not None or not own):
                 sample.grade = NOT_APPLICABLE  # until it is scored
             else:
                 asked.append(sample)
@@ -233,7 +233,7 @@ class Collector:
 
     def _verdict(self, sample: Sample, grade: GradeResult) -> GradeResult:
         if sample.kind == "demonstration" and grade == NOT_APPLICABLE:
-            return GradeResult.right()
-        if sample.kind in OWN and grade.correct is False and grade.formatted and self.format_reward:
+            return GradeResult.passed()
+        if sample.kind in POLICY_KINDS and grade.correct is False and grade.formatted and self.format_reward:
             return replace(grade, reward=self.format_reward)
         return grade

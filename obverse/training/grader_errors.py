@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from obverse.errors import GraderError
 from obverse.rewards import ERRORS, NOT_APPLICABLE, REFUSED
 from obverse.training.metrics import Row
-from obverse.types import OWN, Group, Sample
+from obverse.types import POLICY_KINDS, Group, Sample
 
 NUM_RECENT = 1_000  # samples, at least, that the share of errors is taken over, once a run has graded so many
 NUM_TOLERATED = 2  # errors that never end a run by themselves: in a small step one is more than any share
@@ -44,7 +44,7 @@ class GraderErrorLimit:
         return [
             Group(
                 group.problem,
-                [s for s in group.samples if s.grade.correct is not None or (not own and s.kind in OWN)],
+                [s for s in group.samples if s.grade.correct is not None or (not own and s.kind in POLICY_KINDS)],
             )
             for group in groups
         ]

@@ -13,7 +13,7 @@ from obverse.distributed.env import launcher
 from obverse.distributed.fsdp import whole
 from obverse.distributed.launch import joined
 from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError
-from obverse.estimator.method_state import RUN, recall, revise
+from obverse.estimator.method_state import RUN, memory_values, update_memory
 from obverse.evaluation.evaluate import Report
 from obverse.evaluation.sample_and_score import measure_shared
 from obverse.inference.build import clear
@@ -205,7 +205,7 @@ def run_updates(run: Run, stage: int, gathered: Rollouts, progress: float) -> tu
     parts = [([group for group, _ in dealt[i::num]], [samples for _, samples in dealt[i::num]]) for i in range(num)]
     reads_last, dtype = "score" in method.streams, wide_type(learner.policy.model.dtype)
     updates = [
-        pack(selected, method.sources, config.temperature, recall(method, store, groups), reads_last, dtype)
+        pack(selected, method.sources, config.temperature, memory_values(method, store, groups), reads_last, dtype)
         for groups, selected in parts
     ]
     prepared_updates = prepare_updates(learner, updates, is_repeated=config.updates_per_step > 1)
@@ -226,13 +226,13 @@ def run_updates(run: Run, stage: int, gathered: Rollouts, progress: float) -> tu
         if learned.observed is not None and number < len(prepared_updates):
             groups, selected = parts[number]
             observed = iter(learned.observed)
-            revise(method, store, groups, [[next(observed) for _ in samples] for samples in selected])
+            update_memory(method, store, groups, [[next(observed) for _ in samples] for samples in selected])
     return metrics.mean(rows), config.num_iterations * sum(metrics.num_trained(update) for update in updates)
 
 
 def advance_schedules(run: Run, acting: int) -> None:
     """Where a lane acts whenever problems wait for it nobody knows how often: schedules then count the run's steps."""
-    if run.schedule.num_taken is None:
+    if run.schedule.num_waiting_per_step is None:
         return
     mine = run.learners[acting].optimizer
     for other in {id(learner.optimizer): learner.optimizer for learner in run.learners}.values():
@@ -243,7 +243,7 @@ def advance_schedules(run: Run, acting: int) -> None:
 def queue_failed_problems(run: Run, groups: list[Group]) -> None:
     """Note the problems that wait for the other lane, the newest last; one that waits already moves up."""
     # a step that crosses an epoch may have a problem twice
-    names = list(dict.fromkeys(group.problem.id for group in groups if run.schedule.is_put_aside(group)))
+    names = list(dict.fromkeys(group.problem.id for group in groups if run.schedule.is_waiting(group)))
     if names:
         run.state.waiting = [name for name in run.state.waiting if name not in names] + names
 

@@ -98,7 +98,7 @@ class Run:
 
         They go on waiting until its step is over: one that is broken off must not lose them.
         """
-        num = self.schedule.num_taken
+        num = self.schedule.num_waiting_per_step
         if num is None:
             return []
         by_name = {problem.id: problem for problem in self.problems}

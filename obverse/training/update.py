@@ -14,7 +14,7 @@ from torch import Tensor
 from obverse.distributed.balance import deal
 from obverse.distributed.fsdp import root_of
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from obverse.estimator.columns import Unfilled
+from obverse.estimator.columns import MissingColumn
 from obverse.estimator.formula import has_zero_gradient, known_logp_gradient, loss, masked, shaped
 from obverse.estimator.method import Method
 from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
@@ -102,7 +102,7 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     is_shared = shares_prompts(learner, update)
     if not learner.process_group.is_alone:
         needed = rows_of_rank(learner.process_group, update, needed, is_shared)
-    made = [*update.micros(learner.micro_batch_tokens, method.together, is_shared, needed)]
+    made = [*update.micros(learner.micro_batch_tokens, method.needs_whole_groups, is_shared, needed)]
     micros = [micro.to(policy.device) for micro in made + padding_microbatches(learner, update, len(made))]
     if is_frozen:
         readers = PromptReaders(learner)
@@ -205,7 +205,7 @@ def optimizer_step(
             elif tells:
                 metrics.agree(inputs, logprobs_under(learner.policy, micro, learner.params))
         metrics.compare(inputs, method.terms)
-        if method.memory is not None and (shown := method.observed(inputs)) is not None:
+        if method.memory is not None and (shown := method.memory_observation(inputs)) is not None:
             observed = torch.zeros_like(current.samples.reward) if observed is None else observed
             observed[tokens.sample] = shown[tokens.sample].to(observed.dtype)
         num_done += int(micro.input_ids.shape[0])
@@ -308,7 +308,7 @@ def forward(learner: Learner, micro: Micro, reader: Reader | None = None, slope:
     """
     method, policy = learner.method, learner.policy
     logp = entropy = micro.tokens.behavior.new_zeros(len(micro.tokens))
-    value: Any = Unfilled("policy.value", logp)
+    value: Any = MissingColumn("policy.value", logp)
     if method.trains_policy:
         embeddings = None
         if method.inputs is not None and learner.table is not None:

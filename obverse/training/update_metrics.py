@@ -67,7 +67,7 @@ class UpdateMetrics:
             self.num_valued += len(inputs.tokens)
         comparing = [term.advantage for term in terms if hasattr(term.advantage, "margins")]
         if comparing:  # every term of such a method compares the same pairs
-            margins = comparing[0].margins(inputs.seen_by(comparing[0]))
+            margins = comparing[0].margins(inputs.visible_to(comparing[0]))
             self.margin += float(margins.sum())
             self.num_preferred += int((margins > 0).sum())
             self.num_pairs += len(margins)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from obverse.estimator.columns import Unfilled
+from obverse.estimator.columns import MissingColumn
 from obverse.estimator.parts.values import GAE
 from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.models.batch import Micro
@@ -49,7 +49,7 @@ def fill_advantages(
         written.append([])
         for micro in micros:
             tokens = replace(micro.tokens, value=critic.values(micro))
-            if isinstance(tokens.reward, Unfilled):  # no shaping
+            if isinstance(tokens.reward, MissingColumn):  # no shaping
                 tokens = replace(tokens, reward=tokens.reward.new_zeros(tokens.reward.shape))
             advantage, returns = gae(_view(tokens, samples))
             written[-1].append(replace(micro, tokens=replace(tokens, advantage=advantage, returns=returns)))
@@ -67,5 +67,5 @@ def _whitened(micro: Micro, mean: Tensor, scale: Tensor) -> Micro:
 
 
 def _view(tokens: Tokens, samples: Samples) -> PartInputs:
-    entropy: Any = Unfilled("policy.entropy", tokens.behavior)
+    entropy: Any = MissingColumn("policy.entropy", tokens.behavior)
     return PartInputs(tokens, samples, PolicyOutputs(tokens.behavior, entropy))

@@ -32,7 +32,7 @@ def here() -> Scene:
 def response(here: Scene, text: str, kind: str, right: bool, behavior: float = 0.0) -> Sample:
     ids = here.tokenizer.encode(text, add_special_tokens=False)
     source = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
-    grade = GradeResult.right() if right else GradeResult.wrong("no")
+    grade = GradeResult.passed() if right else GradeResult.failed("no")
     return Sample(kind, here.renderer.prompt_ids(PROBLEM), ids, [source] * len(ids), [behavior] * len(ids), text,
                   grade=grade)  # fmt: skip
 

@@ -98,7 +98,7 @@ class Faulty(Silent):
 
 
 def lucky(asked: Sequence[Any], seconds: float) -> list[GradeResult]:
-    return [GradeResult.right() if len(text) % 2 else GradeResult.wrong("unlucky") for _, text in asked]
+    return [GradeResult.passed() if len(text) % 2 else GradeResult.failed("unlucky") for _, text in asked]
 
 
 def dealing(split: Sequence[int]) -> Any:

@@ -22,7 +22,7 @@ STEPS = ("first;", "second;", "last")
 def sample(rng: random.Random, kind: str, reward: float, num_tokens: int, num_hint: int = 0) -> Sample:
     """A sample with made-up ids and behavior; the numbers that matter are put on the token table later."""
     source = {"hinted": Source.ROLLOUT, "greedy": Source.ROLLOUT}.get(kind) or Source[kind.upper()]
-    grade = GradeResult.right() if reward >= 1 else GradeResult(False, reward)
+    grade = GradeResult.passed() if reward >= 1 else GradeResult(False, reward)
     return Sample(
         kind=kind,
         prompt_ids=[rng.randrange(3, 30) for _ in range(rng.randint(1, 5))],
@@ -31,7 +31,7 @@ def sample(rng: random.Random, kind: str, reward: float, num_tokens: int, num_hi
         behavior=[0.0] * num_hint + [-rng.random() * 3 - 0.01 if source is Source.ROLLOUT else 0.0] * num_tokens,
         text="",
         grade=grade,
-        draw=rng.random(),
+        uniform=rng.random(),
     )
 
 
@@ -93,7 +93,7 @@ def learned(made: list[Group], method: Method) -> Update | None:
     """The update that `method` makes of the groups; what it remembers of each problem is another number for each."""
     memories = [0.0] * len(made)
     if method.memory is not None:
-        memories = [method.memory.recall(group, 0.2 + 0.1 * index) for index, group in enumerate(made)]
+        memories = [method.memory.value_for(group, 0.2 + 0.1 * index) for index, group in enumerate(made)]
     return pack([method.select(group) for group in made], method.sources, memories=memories)
 
 
@@ -122,7 +122,9 @@ class Numbers:
 
 
 def double(samples: Samples) -> Samples:
-    return replace(samples, reward=samples.reward.double(), memory=samples.memory.double(), draw=samples.draw.double())
+    return replace(
+        samples, reward=samples.reward.double(), memory=samples.memory.double(), uniform=samples.uniform.double()
+    )
 
 
 def whole(update: Update) -> Micro:

@@ -74,7 +74,7 @@ def test_law_2_any_split_gives_the_same_gradient(name: str, budget: int) -> None
     written = ("behavior", "anchor", "advantage", "sampler", "value", "returns", "reward")
     columns = {column: by_place(data, getattr(data.tokens, column)) for column in written}
     found: list[dict[tuple[int, int], float]] = [{}, {}, {}]
-    micros = list(data.update.micros(budget, method.together))
+    micros = list(data.update.micros(budget, method.needs_whole_groups))
     assert len(micros) > 1
     for micro in micros:
         places = list(zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True))
@@ -178,7 +178,7 @@ def test_a_single_token_and_an_empty_group_are_fine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_samples_that_stand_still_have_no_gradient_whatever_the_policy_says(name: str) -> None:
+def test_samples_with_zero_gradient_have_none_whatever_the_policy(name: str) -> None:
     method = stage(name)
     data = numbers(groups(8), method)
     assert data is not None
@@ -190,7 +190,7 @@ def test_samples_that_stand_still_have_no_gradient_whatever_the_policy_says(name
 @pytest.mark.parametrize(
     ("name", "options"), [("dr_grpo", {}), ("grpo", {"beta": 0.0}), ("hpt", {"entropy_coef": 0.0})]
 )
-def test_equal_rewards_stand_still(name: str, options: dict[str, object]) -> None:
+def test_equal_rewards_have_a_zero_gradient(name: str, options: dict[str, object]) -> None:
     method = stage(name, options)
     data = numbers(groups(8, rewards=((1.0,) * 4, (1.0, 0.0, 0.0, 1.0))), method)
     assert data is not None
@@ -201,7 +201,7 @@ def test_equal_rewards_stand_still(name: str, options: dict[str, object]) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_foreseen_slope_is_the_slope_of_an_unmoved_policy(name: str) -> None:
+def test_the_known_gradient_is_that_of_an_unchanged_policy(name: str) -> None:
     method = stage(name)
     data = numbers(groups(6), method)
     assert data is not None
@@ -211,7 +211,7 @@ def test_a_foreseen_slope_is_the_slope_of_an_unmoved_policy(name: str) -> None:
         assert torch.equal(ours(unmoved, method, 0.3)[0], slope)
 
 
-def test_what_reads_the_policy_is_not_foreseen() -> None:
+def test_no_gradient_is_known_of_parts_that_read_the_policy() -> None:
     known = {"sft", "grpo:no KL", "dr_grpo", "raft", "reinforce", "rloo", "dft"}
     built = {name: stage(name.partition(":")[0], {"beta": 0.0} if ":" in name else None) for name in known}
     found = set()

@@ -41,7 +41,7 @@ def test_a_part_says_what_it_is(part: type[Named]) -> None:
 def test_every_part_of_a_method_prints_its_name(name: str) -> None:
     schedule = as_schedule(methods.build(name))
     for term in [term for method in schedule.methods for term in method.terms]:
-        for part in (*term.parts, schedule.turn):
+        for part in (*term.parts, schedule.selector):
             assert re.fullmatch(r"[a-z0-9_]+(\([^<>]*\))?", str(part)), str(part)
 
 

@@ -15,7 +15,7 @@ from obverse import methods
 from obverse.config.resolve import resolve
 from obverse.config.yaml_file import read, write
 from obverse.estimator.formula import loss
-from obverse.estimator.method_state import recall
+from obverse.estimator.method_state import memory_values
 from obverse.estimator.schedule import as_schedule
 from obverse.models.batch import pack
 from obverse.models.load import load, load_scalar
@@ -67,8 +67,8 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     run.collector.judge(groups)
     for group in groups:  # a random model solves nothing: let every second answer of its own count as right
         for sample in group.of("rollout")[::2] if Source.ROLLOUT in method.sources else []:
-            sample.grade = type(sample.grade).right()
-    kept, memories = [method.select(group) for group in groups], recall(method, {}, groups)
+            sample.grade = type(sample.grade).passed()
+    kept, memories = [method.select(group) for group in groups], memory_values(method, {}, groups)
     update = pack(kept, method.sources, 1.0, memories, "score" in method.streams)
     assert update is not None
 

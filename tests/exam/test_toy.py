@@ -17,7 +17,7 @@ GOOD, BAD = [5, 6], [7, 8]
 
 def response(kind: str, ids: list[int], right: bool) -> Sample:
     source = Source.ROLLOUT if kind in ("rollout", "greedy") else Source[kind.upper()]
-    grade = GradeResult.right() if right else GradeResult.wrong("other answer")
+    grade = GradeResult.passed() if right else GradeResult.failed("other answer")
     behavior = [-2.3] * len(ids) if source is Source.ROLLOUT else [0.0] * len(ids)
     return Sample(kind, [1, 2], ids, [source] * len(ids), behavior, "", grade=grade)
 

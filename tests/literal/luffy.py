@@ -24,7 +24,7 @@ def objective(
                 advantage = advantage / (rewards.std() + 1e-6)
             if data.mask(Source.DEMONSTRATION)[mask].any():
                 place = data.tokens.position[mask].double()
-                die = (data.samples.draw[row] + 0.7548776662 * place) % 1.0  # the exam stands at progress 0
+                die = (data.samples.uniform[row] + 0.7548776662 * place) % 1.0  # the exam stands at progress 0
                 probability = data.logp[mask].exp()
                 accepted = (die < probability.detach()).double() / probability.detach()
                 surrogate = (accepted * probability if rejects else shape(probability)) * advantage

@@ -13,7 +13,7 @@ def objective(length: int, whole: float) -> Callable[[Numbers], Tensor]:
     def literal(data: Numbers) -> Tensor:
         total, num_tokens = torch.zeros((), dtype=torch.float64), 0
         for row, mask in data.rows(Source.ROLLOUT):
-            logp = data.logp[mask] if data.update.rows[row].draw < whole else data.logp[mask][:length]
+            logp = data.logp[mask] if data.update.rows[row].uniform < whole else data.logp[mask][:length]
             total, num_tokens = total - logp.sum(), num_tokens + len(logp)
         return total / num_tokens
 

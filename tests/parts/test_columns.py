@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from obverse.errors import ConfigError
-from obverse.estimator.columns import OPENS, Unfilled
+from obverse.estimator.columns import COLUMNS_BY_NEED, MissingColumn
 from obverse.estimator.formula import Term, coefficient, has_zero_gradient, loss, shaped
 from obverse.estimator.method import Method
 from obverse.estimator.parts import Centered, Everything, PerToken, Request
@@ -22,7 +22,7 @@ from obverse.types import Group, Problem, Sample, Source
 NUM = 3
 COLUMNS = {
     "tokens": ("behavior", "anchor", "advantage", "sampler", "value", "returns"),
-    "live": ("entropy",),
+    "policy": ("entropy",),
     "samples": ("reward", "correct"),
 }
 READ = [(table, column) for table, columns in COLUMNS.items() for column in columns]
@@ -33,7 +33,7 @@ def inputs(source: Source = Source.ROLLOUT, **outputs: Any) -> PartInputs:
     at, full = torch.arange(NUM), torch.full((NUM,), -0.5)
     tokens = Tokens(at, at * 0 + int(source), at * 0, full, full, full, full, full, full, full * 0)
     counts = torch.zeros(NUM, len(Source), dtype=torch.long).index_fill(1, torch.tensor([int(source)]), 1)
-    samples = Samples(full, full < 0, at * 0, full > 0, counts, memory=full, draw=full)
+    samples = Samples(full, full < 0, at * 0, full > 0, counts, memory=full, uniform=full)
     return PartInputs(tokens, samples, PolicyOutputs(full, **{"entropy": full, "value": full, **outputs}))
 
 
@@ -47,18 +47,18 @@ def reader(table: str, column: str, kind: type = Part, **attributes: Any) -> Any
 
 
 @pytest.mark.parametrize(("table", "column"), READ)
-@pytest.mark.parametrize("place", ["advantage", "reference", "stable", "share"])
-def test_an_undeclared_column_is_refused_by_name(table: str, column: str, place: str) -> None:
-    kind = {"stable": Mask, "share": Normalizer}.get(place, Part)
+@pytest.mark.parametrize("role", ["advantage", "reference", "mask", "normalizer"])
+def test_an_undeclared_column_is_refused_by_name(table: str, column: str, role: str) -> None:
+    kind = {"mask": Mask, "normalizer": Normalizer}.get(role, Part)
     part = reader(table, column, kind)
-    term = Term(Source.ROLLOUT, **{"share": PerToken(), place: part})
-    with pytest.raises(ConfigError, match=rf"the part Mine reads view\.{table}\.{column}.*needs = frozenset"):
+    term = Term(Source.ROLLOUT, **{"normalizer": PerToken(), role: part})
+    with pytest.raises(ConfigError, match=rf"the part Mine reads inputs\.{table}\.{column}.*needs = frozenset"):
         coefficient(inputs(), [term])
 
 
-@pytest.mark.parametrize("need", OPENS)
+@pytest.mark.parametrize("need", COLUMNS_BY_NEED)
 def test_a_declared_column_is_read(need: str) -> None:
-    for name in OPENS[need]:
+    for name in COLUMNS_BY_NEED[need]:
         table, column = name.split(".")
         term = Term(Source.ROLLOUT, reader(table, column, needs=frozenset({need})), normalizer=PerToken())
         assert coefficient(inputs(), [term]).abs().sum() > 0
@@ -90,16 +90,16 @@ USES: list[Callable[[Any], Any]] = [
 
 
 @pytest.mark.parametrize("use", USES)
-def test_every_use_of_numbers_that_are_not_there_raises(use: Callable[[Any], Any]) -> None:
+def test_every_use_of_a_missing_column_raises(use: Callable[[Any], Any]) -> None:
     at = torch.arange(NUM)
     tokens = Tokens(at, at, at, torch.zeros(NUM))
-    for table in (tokens, tokens.rows(at > 0), tokens.each(lambda column: column.to("cpu"))):
+    for table in (tokens, tokens.rows(at > 0), tokens.map_columns(lambda column: column.to("cpu"))):
         with pytest.raises(ConfigError, match=r"tokens\.anchor"):
             use(table.anchor)
 
 
 def test_shape_type_and_device_may_be_asked_for() -> None:
-    column: Any = Unfilled("tokens.anchor", torch.zeros(NUM, dtype=torch.float64))
+    column: Any = MissingColumn("tokens.anchor", torch.zeros(NUM, dtype=torch.float64))
     assert len(column) == NUM and column.dtype is torch.float64 and column.new_ones(column.shape).sum() == NUM
     assert torch.zeros_like(column).dtype is torch.float64 and column.float().dtype is torch.float32
 
@@ -107,36 +107,36 @@ def test_shape_type_and_device_may_be_asked_for() -> None:
 def test_samples_move_with_what_is_missing() -> None:
     full = torch.zeros(NUM)
     moved = Samples(full, full > 0, full.long(), full > 0, full.long()[:, None]).to("cpu")
-    for column in (moved.memory, moved.draw):
-        with pytest.raises(ConfigError, match=r"samples\.(memory|draw)"):
+    for column in (moved.memory, moved.uniform):
+        with pytest.raises(ConfigError, match=r"samples\.(memory|uniform)"):
             column + 1
 
 
-@pytest.mark.parametrize("table", ["tokens", "live"])
+@pytest.mark.parametrize("table", ["tokens", "policy"])
 def test_a_declared_column_that_nothing_computed_is_refused(table: str) -> None:
     at = inputs()
     bare = Tokens(at.tokens.sample, at.tokens.source, at.tokens.position, at.tokens.behavior)
-    part = reader("tokens", "anchor", needs=frozenset({"anchor"})) if table == "tokens" else reader("live", "value")
+    part = reader("tokens", "anchor", needs=frozenset({"anchor"})) if table == "tokens" else reader("policy", "value")
     outputs = PolicyOutputs(at.policy.logp, at.policy.entropy)
-    with pytest.raises(ConfigError, match=r"Mine reads view\.(tokens\.anchor|live\.value), which holds no numbers"):
+    with pytest.raises(ConfigError, match=r"Mine reads inputs\.(tokens\.anchor|policy\.value), which holds no numbers"):
         coefficient(at._replace(tokens=bare, policy=outputs), [Term(Source.ROLLOUT, part, normalizer=PerToken())])
 
 
-def test_what_says_it_is_settled_may_not_read_the_policy() -> None:
-    part = reader("live", "logp", is_policy_independent=True)
-    with pytest.raises(ConfigError, match=r"live\.logp"):
+def test_a_policy_independent_part_may_not_read_policy_outputs() -> None:
+    part = reader("policy", "logp", is_policy_independent=True)
+    with pytest.raises(ConfigError, match=r"policy\.logp"):
         has_zero_gradient(inputs().samples, [Term(Source.ROLLOUT, part, normalizer=PerToken())])
 
 
 def test_a_scalar_heads_term_has_no_log_probs() -> None:
-    term = Term(Source.CHOSEN, reader("live", "logp"), normalizer=PerToken(), on="score")
-    with pytest.raises(ConfigError, match=r"live\.logp"):
+    term = Term(Source.CHOSEN, reader("policy", "logp"), normalizer=PerToken(), on="score")
+    with pytest.raises(ConfigError, match=r"policy\.logp"):
         coefficient(inputs(Source.CHOSEN), [term], "score")
 
 
 def test_a_shaping_and_a_memory_read_what_they_declare() -> None:
     at = inputs()
-    with pytest.raises(ConfigError, match="Mine reads view.tokens.anchor"):
+    with pytest.raises(ConfigError, match="Mine reads inputs.tokens.anchor"):
         shaped(at.tokens, at.samples, [reader("tokens", "anchor", Shaping)])
 
     class Keeps(Memory):
@@ -145,7 +145,7 @@ def test_a_shaping_and_a_memory_read_what_they_declare() -> None:
 
     method = replace(plain(), memory=Keeps())
     with pytest.raises(ConfigError, match="Keeps reads inputs.policy.entropy"):
-        method.observed(at)
+        method.memory_observation(at)
 
 
 def plain(*parts: Part, source: Source = Source.ROLLOUT, **others: Any) -> Method:
@@ -159,11 +159,11 @@ def plain(*parts: Part, source: Source = Source.ROLLOUT, **others: Any) -> Metho
         (frozenset({"anchr"}), "did you mean 'anchor'"),
         (frozenset({"behaviour"}), "did you mean 'behavior'"),
         (frozenset({"rewards"}), "did you mean 'reward'"),
-        (frozenset({"zzz"}), "there are behavior, anchor"),
-        (frozenset({7}), "there are behavior, anchor"),
+        (frozenset({"zzz"}), "the names are behavior, anchor"),
+        (frozenset({7}), "the names are behavior, anchor"),
         ("anchor", "is a set of names"),
         (["anchor"], "is a set of names"),
-        (frozenset({"memory"}), "only a memory fills"),
+        (frozenset({"memory"}), "memory=..."),
     ],
 )
 def test_needs_that_name_no_column_are_refused_when_the_method_is_made(needs: Any, sentence: str) -> None:
@@ -172,7 +172,7 @@ def test_needs_that_name_no_column_are_refused_when_the_method_is_made(needs: An
 
 
 def test_a_source_without_a_sampler_cannot_need_its_column() -> None:
-    with pytest.raises(ValueError, match="only own samples"):
+    with pytest.raises(ValueError, match="only rollouts"):
         plain(reader("tokens", "sampler", needs=frozenset({"sampler"})), source=Source.DEMONSTRATION)
 
 
@@ -182,7 +182,7 @@ def test_a_critics_columns_need_a_critic(need: str) -> None:
         check_method("mine", plain(reader("tokens", need, needs=frozenset({need}))))
 
 
-def test_what_keeps_samples_may_not_read_verdicts_that_nobody_gave() -> None:
+def test_a_selector_may_not_read_grades_of_a_method_that_grades_nothing() -> None:
     @dataclass(frozen=True)
     class Right(Everything):
         needs: ClassVar[frozenset[str]] = frozenset()
@@ -191,15 +191,15 @@ def test_what_keeps_samples_may_not_read_verdicts_that_nobody_gave() -> None:
             return [sample for sample in group.samples if sample.correct]
 
     group = Group(Problem("p", ""), [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "")])
-    with pytest.raises(ConfigError, match="Right reads a verdict"):
-        plain(keep=Right()).kept(group)
-    assert plain(Centered(), keep=Right()).kept(group) == []
-    (kept,) = plain(keep=Everything()).kept(group)
+    with pytest.raises(ConfigError, match="Right reads a grade"):
+        plain(keep=Right()).kept_samples(group)
+    assert plain(Centered(), keep=Right()).kept_samples(group) == []
+    (kept,) = plain(keep=Everything()).kept_samples(group)
     assert kept is group.samples[0]
 
 
 def test_a_loss_without_a_heads_values_is_refused_where_they_are_read() -> None:
     at, zeros = inputs(), torch.zeros(NUM, requires_grad=True)
-    term = Term(Source.ROLLOUT, reader("live", "value"), normalizer=PerToken())
-    with pytest.raises(ConfigError, match=r"live\.value"):
+    term = Term(Source.ROLLOUT, reader("policy", "value"), normalizer=PerToken())
+    with pytest.raises(ConfigError, match=r"policy\.value"):
         loss(at.tokens, at.samples, zeros, zeros, [term])

@@ -104,7 +104,7 @@ def test_a_token_is_accepted_as_often_as_it_is_likely(p: float) -> None:
     at = inputs(["dd"] * num, [1.0] * num, p=p)
     draws = torch.rand(num, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     position = torch.arange(2).repeat(num)
-    at = at._replace(samples=replace(at.samples, draw=draws), tokens=replace(at.tokens, position=position))
+    at = at._replace(samples=replace(at.samples, uniform=draws), tokens=replace(at.tokens, position=position))
     steps = [Accepted()(at._replace(progress=step / 10), ones, ones) for step in range(10)]
     assert all(set(kept.tolist()) <= {0.0, 1.0} for kept in steps)
     assert torch.stack(steps).mean() == pytest.approx(p, abs=0.02)

@@ -199,7 +199,7 @@ def test_what_is_read(name: str, options: dict[str, object], read: set[str], tog
     assert isinstance(method, Method)
     columns = ("behavior", "anchor", "advantage", "entropy", "sampler", "reward", "correct", "own_group")
     assert {column for column in columns if method.needs(column)} == read
-    assert method.together == together
+    assert method.needs_whole_groups == together
     assert method.trains_policy == (name != "reward_model")
 
 

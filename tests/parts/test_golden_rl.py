@@ -52,9 +52,9 @@ from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 
 def group(*right: bool, demonstrations: int = 0) -> Group:
-    grades = [GradeResult.right() if each else GradeResult.wrong("no") for each in right]
+    grades = [GradeResult.passed() if each else GradeResult.failed("no") for each in right]
     own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
-    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.right())
+    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed())
     return Group(Problem("p", "x"), [*own, *[shown] * demonstrations])
 
 
@@ -220,7 +220,7 @@ def test_ift_without_its_two_ideas_is_a_mean_per_sequence() -> None:
 
 def test_a_prefix_counts_or_the_whole_answer() -> None:
     three = in_order(inputs((1.0, 0.0, 0.0), tokens=4))
-    three = three._replace(samples=replace(three.samples, draw=torch.tensor([0.5, 0.05, 0.1], dtype=torch.float64)))
+    three = three._replace(samples=replace(three.samples, uniform=torch.tensor([0.5, 0.05, 0.1], dtype=torch.float64)))
     one = torch.ones(12, dtype=torch.float64)
     assert Prefix(3, whole=0.1)(three, one, one).reshape(3, 4).sum(1).tolist() == [3.0, 4.0, 3.0]
     assert PerPrefixToken(3, whole=0.1)(three, Source.ROLLOUT).tolist() == [0.1] * 12
@@ -233,7 +233,7 @@ def test_as_many_problems_are_whole_as_are_asked_for() -> None:
     assert {request.max_tokens for request in requests} == {None, 8}
     assert sum(request.max_tokens is None for request in requests) / 2000 == pytest.approx(0.25, abs=0.03)
     agree = [
-        (request.max_tokens is None) == (each.draw < 0.25) for request, each in zip(requests, problems, strict=True)
+        (request.max_tokens is None) == (each.uniform < 0.25) for request, each in zip(requests, problems, strict=True)
     ]
     assert all(agree)
 

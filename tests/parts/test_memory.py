@@ -34,7 +34,9 @@ def remembering(at: PartInputs, *numbers: float) -> PartInputs:
     [([6.6] * 100, 0.05005), ([60.0] * 100, 0.0501), ([-5.0] * 100, 0.0499), ([5.0, 7.0], 0.05), ([], 0.05)],
 )
 def test_the_coefficient_of_a_kl_follows_its_target(observed: list[float], expected: float) -> None:
-    assert AdaptiveKL(0.05, target=6.0, horizon=10_000).revise(0.05, observed) == pytest.approx(expected, abs=1e-12)
+    assert AdaptiveKL(0.05, target=6.0, horizon=10_000).updated_value(0.05, observed) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_a_sample_shows_the_mean_divergence_of_its_own_tokens() -> None:
@@ -59,21 +61,21 @@ def test_a_penalty_reads_the_coefficient_that_is_remembered() -> None:
 def test_a_running_mean_moves_a_little() -> None:
     mean = RunningMean(0.9)
     assert mean.start == 0.0
-    assert mean.revise(0.5, [1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.475)
-    assert mean.revise(0.5, []) == 0.5
+    assert mean.updated_value(0.5, [1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.475)
+    assert mean.updated_value(0.5, []) == 0.5
     assert mean.observe(inputs((1.0, 0.25))).tolist() == [1.0, 0.25]
     assert AboveMemory()(remembering(inputs((1.0, 0.0)), 0.25, 0.25)).tolist() == [0.75, -0.25]
 
 
 @pytest.mark.parametrize("greedy", [0.0, 1.0])
 def test_a_greedy_answer_is_a_baseline_and_never_trains(greedy: float) -> None:
-    grade = GradeResult.right() if greedy else GradeResult.wrong("no")
+    grade = GradeResult.passed() if greedy else GradeResult.failed("no")
     ids = {"prompt_ids": [1], "ids": [2], "sources": [Source.ROLLOUT], "behavior": [-0.1]}
-    own = [Sample("rollout", **ids, text="", grade=each) for each in (GradeResult.right(), GradeResult.wrong("no"))]
+    own = [Sample("rollout", **ids, text="", grade=each) for each in (GradeResult.passed(), GradeResult.failed("no"))]
     method = only(build("reinforce", {"baseline": "greedy"}))
     assert [request.greedy for request in method.ask(Problem("p", "x"), 0.0)] == [1]
     group = Group(Problem("p", "x"), [Sample("greedy", **ids, text="", grade=grade), *own])
-    assert GreedyReward().recall(group, known=7.0) == greedy
+    assert GreedyReward().value_for(group, stored=7.0) == greedy
     assert GreedyReward().observe(inputs()) is None
     update = learned([group], method)
     assert update is not None and [row.kind for row in update.rows] == ["rollout"] * 2
@@ -103,10 +105,11 @@ def test_the_log_partition_is_an_average_of_probabilities() -> None:
     partition, at = LogPartition(gamma=0.75), scored((0.0, math.log(3.0)), (), known=math.log(4.0))
     # (1 - 0.75) 4 + 0.75 (1 + 3) / 2 = 2.5; the second problem has no own samples
     assert partition.observe(at).tolist() == pytest.approx([math.log(2.5)] * 3 + [math.log(4.0)])
-    assert partition.revise(0.0, [math.log(2.5)] * 3) == math.log(2.5)
-    assert partition.revise(0.3, []) == 0.3
+    assert partition.updated_value(0.0, [math.log(2.5)] * 3) == math.log(2.5)
+    assert partition.updated_value(0.3, []) == 0.3
     assert Contrast(partition)(at)[1:3].tolist() == pytest.approx([-0.5 / 2.5, -1.5 / 2.5])
-    assert partition.of_problem and partition.together and Contrast.together and partition.start == 0.0
+    assert partition.per_problem and partition.needs_whole_groups and Contrast.needs_whole_groups
+    assert partition.start == 0.0
 
 
 def test_tau_divides_the_policys_own_part_only() -> None:
@@ -154,7 +157,7 @@ def test_nothing_is_demanded_that_nobody_reads(
     name: str, options: dict[str, object], grades: bool, anchor: bool, behavior: bool, together: bool
 ) -> None:
     method = only(build(name, options))
-    read = (method.grades, method.needs("anchor"), method.needs("behavior"), method.together)
+    read = (method.grades, method.needs("anchor"), method.needs("behavior"), method.needs_whole_groups)
     assert read == (grades, anchor, behavior, together)
 
 

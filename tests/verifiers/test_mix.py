@@ -49,7 +49,7 @@ def test_weights_are_written_into_the_name():
     assert with_weights("math,my.py:fn", (1.0, 0.2)) == "math*1.0,my.py:fn*0.2"
     assert with_weights("math", ()) == "math"
     assert parse_verifiers("math*1.0, my.py:fn*0.2") == [("math", 1.0), ("my.py:fn", 0.2)]
-    assert combine_grades([GradeResult.right(), GradeResult.wrong("no")], [2.0, 3.0]).reward == 2.0
+    assert combine_grades([GradeResult.passed(), GradeResult.failed("no")], [2.0, 3.0]).reward == 2.0
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_plain_functions_return_a_number_or_a_bool(value, grade):
 
 
 def test_plain_functions_may_return_a_verdict():
-    assert adapt(lambda problem, text: GradeResult.wrong("no", formatted=False), "fn")(PROBLEM, "4").formatted is False
+    assert adapt(lambda problem, text: GradeResult.failed("no", formatted=False), "fn")(PROBLEM, "4").formatted is False
     with pytest.raises(GraderError, match="problem p1: nan is no finite number"):
         adapt(lambda problem, text: GradeResult(True, float("nan")), "fn")(PROBLEM, "4")
 

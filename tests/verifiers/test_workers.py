@@ -69,7 +69,7 @@ def test_a_function_that_fails_is_an_error_with_its_reason_and_the_next_call_wor
     assert (grade.correct, grade.reward) == (None, 0.0)
     assert grade.reason.startswith(reason)
     assert time.perf_counter() - start < 3
-    assert act(PROBLEM, "right") == GradeResult.right()
+    assert act(PROBLEM, "right") == GradeResult.passed()
     assert act(PROBLEM, "other").correct is False
 
 

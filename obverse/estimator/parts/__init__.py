@@ -21,7 +21,16 @@ from obverse.estimator.parts.imitation import (
     Unit,
 )
 from obverse.estimator.parts.inputs import GreedyMix
-from obverse.estimator.parts.interfaces import Ask, Keep, Mask, Memory, Normalizer, Part, Shaping, Weight
+from obverse.estimator.parts.interfaces import (
+    Mask,
+    Memory,
+    Normalizer,
+    Part,
+    RequestFunction,
+    SampleSelector,
+    Shaping,
+    Weight,
+)
 from obverse.estimator.parts.masks import Always, Clip, DoubleClip, Soft, TokenClip
 from obverse.estimator.parts.mismatch import Corrected
 from obverse.estimator.parts.normalizers import Constant, PerSample, PerSequence, PerToken
@@ -80,7 +89,6 @@ __all__ = [
     "Always",
     "AnchorPenalty",
     "AnchorRatio",
-    "Ask",
     "BackToAnchor",
     "Behavior",
     "BestOf",
@@ -108,7 +116,6 @@ __all__ = [
     "ImplicitScore",
     "Itself",
     "JensenShannon",
-    "Keep",
     "LeaveOneOut",
     "Linear",
     "LogPartition",
@@ -137,10 +144,12 @@ __all__ = [
     "Propagated",
     "Ranked",
     "Request",
+    "RequestFunction",
     "Rest",
     "Reward",
     "Right",
     "RunningMean",
+    "SampleSelector",
     "Saturating",
     "SequenceAnchorRatio",
     "SequenceMean",

@@ -1,6 +1,6 @@
-"""What every part is: a tiny frozen value with a name that prints itself, and the five shapes it may have.
+"""The interfaces of parts: small frozen values that print as their name and options.
 
-A part never imports torch: it works through the tensors it is given, so that the method table costs no import.
+Parts never import torch: they call methods of the tensors in their inputs, so that listing methods needs no torch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 class Named:
     """Prints as it is written in the method table: `clip(0.2, 0.28)`, `standardized(eps=1e-06)`, `behavior`."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # the columns it reads, by the names of `columns.OPENS`
-    own_tokens_only: ClassVar[bool] = False  # of `behavior` it reads the policy's own tokens and no others
-    is_policy: ClassVar[bool] = False  # a reference that is the policy itself until that moves
-    is_policy_independent: ClassVar[bool] = (
-        False  # an advantage that is known before the policy is asked, one number per sample
-    )
-    together: ClassVar[bool] = False  # it compares live numbers of a problem's samples: one micro batch holds them all
+    # The columns that the part reads, by the names of `columns.COLUMNS_BY_NEED`.
+    needs: ClassVar[frozenset[str]] = frozenset()
+    # It reads `behavior` of rollout tokens only.
+    rollout_tokens_only: ClassVar[bool] = False
+    # A reference: equal to the policy until the first optimizer step after sampling.
+    equals_policy_at_start: ClassVar[bool] = False
+    # An advantage: one number per sample that is known without a forward pass.
+    is_policy_independent: ClassVar[bool] = False
+    # It compares policy outputs of a problem's samples: all of them must be in one micro batch.
+    needs_whole_groups: ClassVar[bool] = False
 
     def __str__(self) -> str:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
@@ -39,7 +42,7 @@ class Named:
 
 
 def show(value: Any) -> str:
-    """A value as it stands in a part's name."""
+    """A value as it is printed in a part's name."""
     if isinstance(value, tuple):
         return "+".join(map(show, value))
     if isinstance(value, Source):
@@ -51,67 +54,65 @@ class Part(Named):
     """A number per token: an advantage, or the log of a reference probability; (inputs) -> [T]."""
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        raise TypeError(f"{type(self).__name__} does not say what it computes: define __call__(inputs) -> [T]")
+        raise TypeError(f"{type(self).__name__} has no __call__(inputs) -> [T]: define it")
 
 
 class Mask(Named):
     """The stability mask: which tokens count; (inputs, ratio [T], advantage [T]) -> [T], usually 0 or 1."""
 
-    of_ratio: ClassVar[bool] = False  # it reads the ratio and the advantage only
+    reads_ratio_only: ClassVar[bool] = False  # it reads the ratio and the advantage, and no inputs
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
-        raise TypeError(
-            f"{type(self).__name__} does not say what it computes: define __call__(inputs, ratio, advantage)"
-        )
+        raise TypeError(f"{type(self).__name__} has no __call__(inputs, ratio, advantage) -> [T]: define it")
 
 
 class Normalizer(Named):
     """1 / denominator, counted over the whole update and named by its denominator only; (inputs, source) -> [T]."""
 
     def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
-        raise TypeError(f"{type(self).__name__} does not say what it computes: define __call__(inputs, source) -> [T]")
+        raise TypeError(f"{type(self).__name__} has no __call__(inputs, source) -> [T]: define it")
 
 
 class Shaping(Named):
-    """What is added to a sample's reward, at the token where it arises; (inputs) -> [T].
+    """An addition to a sample's reward, at the token where it arises; (inputs) -> [T].
 
-    It is read once, before an update, when the policy is still the one that sampled.
+    It is computed once, before an update, while the policy is still the one that sampled.
     """
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        raise TypeError(f"{type(self).__name__} does not say what it computes: define __call__(inputs) -> [T]")
+        raise TypeError(f"{type(self).__name__} has no __call__(inputs) -> [T]: define it")
 
 
 class Memory(Named):
-    """A number that outlives an update: what a method remembers of each problem, or of the run; it is checkpointed.
+    """A number that persists across updates, per problem or for the run; it is stored in checkpoints.
 
-    Parts read it as `inputs.samples.memory` [S], as it was before the update.
+    Parts read it as `inputs.samples.memory` [S], with its value before the update.
     """
 
-    of_problem: ClassVar[bool] = False  # a number per problem; False: one for the run
-    start: float = 0.0  # before anything is known
+    per_problem: ClassVar[bool] = False  # a number per problem; False: one for the run
+    start: float = 0.0  # the initial value
 
-    def recall(self, group: Group, known: float) -> float:
-        """The number for the samples of `group`; `known` is what was kept."""
-        return known
+    def value_for(self, group: Group, stored: float) -> float:
+        """The number that the samples of `group` read; `stored` is the persistent value."""
+        return stored
 
     def observe(self, inputs: PartInputs) -> Tensor | None:
-        """What every sample of this micro batch shows; [S], only its own rows are read. None: nothing is kept."""
+        """An observation for each sample of this micro batch; [S], only its own rows are read. None: no observation."""
         return None
 
-    def revise(self, known: float, observed: Sequence[float]) -> float:
-        """What is known after an update; `observed` has the samples that the number is about."""
-        return known
+    def updated_value(self, stored: float, observed: Sequence[float]) -> float:
+        """The persistent value after an update; `observed` are the observations of the samples that it covers."""
+        return stored
 
 
-class Ask(Protocol):
-    """What a method wants for a problem at this point of the run."""
+class RequestFunction(Protocol):
+    """The generation requests for a problem at a fraction `progress` (0 to 1) of the run."""
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]: ...
 
 
-class Keep(Protocol):
-    """What survives of a group once its rewards are known."""
+class SampleSelector(Protocol):
+    """Selects the samples of a graded group that may train."""
 
     def __call__(self, group: Group) -> list[Sample]: ...
 

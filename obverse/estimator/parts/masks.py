@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Always(Mask):
     """No mask: every token counts. Source: SFT, REINFORCE and HPT's released code (2509.04419)."""
 
-    of_ratio: ClassVar[bool] = True
+    reads_ratio_only: ClassVar[bool] = True
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
         return ratio.new_ones(ratio.shape)
@@ -32,7 +32,7 @@ class Clip(Mask):
 
     low: float = 0.2
     high: float = 0.2
-    of_ratio: ClassVar[bool] = True
+    reads_ratio_only: ClassVar[bool] = True
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
         too_high = (advantage > 0) & (ratio > 1 + self.high)
@@ -48,7 +48,7 @@ class DoubleClip(Clip):
     """
 
     most: float = 3.0
-    of_ratio: ClassVar[bool] = True
+    reads_ratio_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.most <= 1:
@@ -86,7 +86,7 @@ class Soft(Mask):
 
     positive: float = 1.0
     negative: float = 1.05
-    of_ratio: ClassVar[bool] = True
+    reads_ratio_only: ClassVar[bool] = True
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
         slope = ((ratio - 1) * self.positive).where(advantage > 0, (ratio - 1) * self.negative)

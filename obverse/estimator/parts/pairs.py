@@ -80,7 +80,7 @@ class Preferred(Part):
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     label_smoothing: float = 0.0
     own: bool = False
-    together: ClassVar[bool] = True
+    needs_whole_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
@@ -146,7 +146,7 @@ class Ranked(Part):
 
     margin: float = 0.0
     center: float = 0.0
-    together: ClassVar[bool] = True
+    needs_whole_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.center < 0:

@@ -60,7 +60,7 @@ class AnchorPenalty(Shaping):
 
     coef: float | None
     estimator: Estimator = "k1"
-    own_tokens_only: ClassVar[bool] = True
+    rollout_tokens_only: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]

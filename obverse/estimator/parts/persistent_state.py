@@ -31,7 +31,7 @@ class AdaptiveKL(Memory):
     target: float
     horizon: int = 10_000
     needs: ClassVar[frozenset[str]] = frozenset({"anchor", "behavior"})
-    own_tokens_only: ClassVar[bool] = True
+    rollout_tokens_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.target <= 0 or self.horizon <= 0:
@@ -41,11 +41,11 @@ class AdaptiveKL(Memory):
         gap = (inputs.tokens.behavior - inputs.tokens.anchor).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         return inputs.sample_mean(gap, Source.ROLLOUT)
 
-    def revise(self, known: float, observed: Sequence[float]) -> float:
+    def updated_value(self, stored: float, observed: Sequence[float]) -> float:
         if not observed:
-            return known
+            return stored
         error = sum(observed) / len(observed) / self.target - 1
-        return known * (1 + min(max(error, -FASTEST), FASTEST) * len(observed) / self.horizon)
+        return stored * (1 + min(max(error, -FASTEST), FASTEST) * len(observed) / self.horizon)
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class RunningMean(Memory):
     def observe(self, inputs: PartInputs) -> Tensor:
         return inputs.samples.reward
 
-    def revise(self, known: float, observed: Sequence[float]) -> float:
+    def updated_value(self, stored: float, observed: Sequence[float]) -> float:
         if not observed:
-            return known
-        return known + (1 - self.momentum) * (sum(observed) / len(observed) - known)
+            return stored
+        return stored + (1 - self.momentum) * (sum(observed) / len(observed) - stored)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class GreedyReward(Memory):
 
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
-    def recall(self, group: Group, known: float) -> float:
+    def value_for(self, group: Group, stored: float) -> float:
         return group.greedy_reward
 
 
@@ -106,8 +106,8 @@ class LogPartition(Memory):
     gamma: float = 0.85
     tau: float = 1.0
     length_averaged: bool = False
-    of_problem: ClassVar[bool] = True
-    together: ClassVar[bool] = True
+    per_problem: ClassVar[bool] = True
+    needs_whole_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma <= 1 or self.tau <= 0:
@@ -118,12 +118,12 @@ class LogPartition(Memory):
         return frozenset({"memory"} if self.length_averaged else {"memory", "anchor"})
 
     def observe(self, inputs: PartInputs) -> Tensor:
-        return self.revised(inputs)[0]
+        return self.updated_partition(inputs)[0]
 
-    def revise(self, known: float, observed: Sequence[float]) -> float:
-        return observed[0] if observed else known
+    def updated_value(self, stored: float, observed: Sequence[float]) -> float:
+        return observed[0] if observed else stored
 
-    def revised(self, inputs: PartInputs) -> tuple[Tensor, Tensor, Tensor]:
+    def updated_partition(self, inputs: PartInputs) -> tuple[Tensor, Tensor, Tensor]:
         """The new u, the scores d (-inf for samples that nobody of the run wrote) and the number m of a problem's; [S].
 
         Right for the problems of this micro batch only.
@@ -155,12 +155,12 @@ class Contrast(Part):
     """
 
     partition: LogPartition
-    together: ClassVar[bool] = True
+    needs_whole_groups: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return self.partition.needs
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        moved, score, num = self.partition.revised(inputs)
+        moved, score, num = self.partition.updated_partition(inputs)
         return inputs.spread(-(score - moved).exp() / num.clamp(min=1))

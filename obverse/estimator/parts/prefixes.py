@@ -26,7 +26,7 @@ class PrefixRequest(Named):
     whole: float = 0.1
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
-        limit = None if problem.draw < self.whole else self.length
+        limit = None if problem.uniform < self.whole else self.length
         return [GenerationRequest(rollouts=1, author="initial", max_tokens=limit)]
 
 
@@ -41,7 +41,7 @@ class Prefix(Mask):
     whole: float = 0.1
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
-        counts = (inputs.tokens.position < self.length) | inputs.spread(inputs.samples.draw < self.whole)
+        counts = (inputs.tokens.position < self.length) | inputs.spread(inputs.samples.uniform < self.whole)
         return counts.to(ratio.dtype)
 
 
@@ -54,5 +54,5 @@ class PerPrefixToken(Normalizer):
 
     def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
         counts = inputs.samples.counts[:, int(source)]
-        num_tokens = counts.where(inputs.samples.draw < self.whole, counts.clamp(max=self.length)).sum().clamp(min=1)
+        num_tokens = counts.where(inputs.samples.uniform < self.whole, counts.clamp(max=self.length)).sum().clamp(min=1)
         return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_tokens

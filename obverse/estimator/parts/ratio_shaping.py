@@ -79,7 +79,7 @@ class Accepted(Mask):
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
         along, over = STRIDES
         uniform = (
-            inputs.spread(inputs.samples.draw) + along * inputs.tokens.position + 1000 * over * inputs.progress
+            inputs.spread(inputs.samples.uniform) + along * inputs.tokens.position + 1000 * over * inputs.progress
         ) % 1.0
         return (uniform < inputs.policy.logp.exp()).to(ratio.dtype)
 

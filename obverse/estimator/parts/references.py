@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Itself(Part):
     """pi_ref = pi_theta: the ratio is 1. Source: SFT and REINFORCE, 2509.04419 table 1."""
 
-    is_policy: ClassVar[bool] = True
+    equals_policy_at_start: ClassVar[bool] = True
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         return inputs.policy.logp
@@ -32,7 +32,7 @@ class Behavior(Part):
     """pi_ref = the policy that sampled the token: the importance ratio. Source: PPO, 1707.06347 eq. 6."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
-    is_policy: ClassVar[bool] = True
+    equals_policy_at_start: ClassVar[bool] = True
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         return inputs.tokens.behavior
