@@ -114,7 +114,7 @@ def compare(words: Words) -> int:
     layers = [Layer(COMMAND_LINE, {**written, **scanned.given}), *([read_config(file)] if file else [])]
     config = scanned.check(lambda: read(CompareConfig, layers, "see 'obverse compare --help'"))
     plan = load("obverse.comparison.plan:make_plan")(config)  # what is wrong is said before torch is loaded
-    plan = load("obverse.comparison.run:settle")(plan)
+    plan = load("obverse.comparison.run:reserve_folder")(plan)
     code = int(load("obverse.comparison.run:compare")(plan, console()))
     if config.report and code == 0:
         with load("obverse.cli.progress_panel:Panel")() as watcher:

@@ -1,4 +1,4 @@
-"""What the runs of a comparison read, as fingerprints in its plan: all of them read the same, whenever they begin."""
+"""Fingerprints of the inputs of a comparison's runs, stored in its plan, so that all runs read the same inputs."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from obverse.rewards.versions import package_fingerprint
 from obverse.runtime import integrity as sealing
 from obverse.training import input_fingerprints as inputs
 
-ANY_RATE = 1.0  # a configuration without a learning rate is none
+ANY_RATE = 1.0  # any value: the configuration is resolved for its inputs only
 
 
 def contents(plan: Plan) -> inputs.InputFingerprints:
-    """Rows, verifier, methods, templates and models, by the name of the option and, where entries differ, the entry.
+    """Fingerprints of rows, verifier, methods, templates and models, by option and, where entries differ, by entry.
 
-    Verifiers that ship with obverse are among them: an update in mid-way would grade the rest differently. Errors:
-    ConfigError for what cannot be read.
+    The verifiers of obverse are included, because another version may grade differently. Raises ConfigError for an
+    input that cannot be read.
     """
-    found = {"dataset": plan.dataset, "the verifiers of obverse": package_fingerprint()}
+    fingerprints = {"dataset": plan.dataset, "the verifiers of obverse": package_fingerprint()}
     for entry in plan.entries:
         config = plan.resolved(Trial(entry, plan.config.seed), ANY_RATE)
-        read = {**inputs.of_files(config, ()), **models(config)}
-        del read["dataset"]
-        for name, value in read.items():
-            alike = name != "method" and found.setdefault(name, value) == value
-            found |= {} if alike else {f"{name} of {entry.label}": value}
-    return found
+        of_entry = {**inputs.of_files(config, ()), **models(config)}
+        del of_entry["dataset"]
+        for name, value in of_entry.items():
+            is_shared = name != "method" and fingerprints.setdefault(name, value) == value
+            fingerprints |= {} if is_shared else {f"{name} of {entry.label}": value}
+    return fingerprints
 
 
 def models(config: TrainConfig) -> inputs.InputFingerprints:
-    """Every model that an option names."""
+    """Fingerprints of the models that the configuration names, by option."""
     names = {name: getattr(config, name) for name in sorted(inputs.MODELS)}
     return {name: inputs.of_model(value) for name, value in names.items() if value is not None}
 
 
 def refuse_changed(plan: Plan) -> None:
-    """Raise ConfigError, with both values of each, where the comparison was begun with other contents than now.
+    """Raise ConfigError, with both fingerprints, if an input changed since the comparison was begun.
 
-    What an earlier version did not write down is not compared. DamageError where the plan is not what was written.
+    Inputs that an earlier version did not store are not compared. Raises DamageError for a damaged plan.
     """
     path = plan.root / PLAN
-    then = sealing.read_sealed(path, required=True).get("inputs", {}) if path.exists() else {}
-    changed = inputs.differences(then, contents(plan)) if then else {}
+    before = sealing.read_sealed(path, required=True).get("inputs", {}) if path.exists() else {}
+    changed = inputs.differences(before, contents(plan)) if before else {}
     if changed:
-        told = "; ".join(f"{name}: {before} then, {now} now" for name, (before, now) in sorted(changed.items()))
+        changes = "; ".join(f"{name}: {old} then, {new} now" for name, (old, new) in sorted(changed.items()))
         raise ConfigError(
-            f"--output_dir: {plan.root} holds a comparison that was begun with other contents: {told}: put them back "
-            "as they were, or choose another folder"
+            f"--output_dir: {plan.root} has a comparison that was begun with other contents: {changes}: restore "
+            "them, or choose another folder"
         )
 
 
 def expected(plan: Plan) -> inputs.InputFingerprints:
-    """What a run must read; the rows of an embedded task differ from seed to seed."""
-    is_made_here = plan.config.dataset.partition(":")[0] in EMBEDDED
-    return {} if is_made_here else {"dataset": plan.dataset}
+    """The fingerprints that a run must check; the rows of an embedded task depend on the seed and are not checked."""
+    is_generated = plan.config.dataset.partition(":")[0] in EMBEDDED
+    return {} if is_generated else {"dataset": plan.dataset}

@@ -1,4 +1,4 @@
-"""What a comparison consists of: entries, test sets, and one trial per entry, rate and seed. No torch here."""
+"""The plan of a comparison: entries, test sets, and one trial per entry, learning rate and seed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from obverse.config.train import TrainConfig
 from obverse.data import load_dataset
 from obverse.errors import ConfigError, DamageError
 from obverse.estimator.requests import wants
-from obverse.estimator.schedule import as_schedule
+from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.runtime import integrity as sealing
 from obverse.runtime.fingerprint import rows as rows_of
 from obverse.runtime.json_lines import read_bytes
@@ -28,13 +28,13 @@ from obverse.training.validate import check, check_data, load_problems
 from obverse.types import Problem
 
 NEVER = 10**7  # steps: the budget ends a run
-GRID_SEED = 1_000  # rates are tried with a seed that no run has
+GRID_SEED = 1_000  # the learning-rate search uses a seed that no run has
 KEEP_ALL = 10**6
 BASE = "base"
 PLAN = "plan.json"
 CONFIG = "comparison.yaml"
-ROOM = "make room, and the same command goes on there"
-# what no entry may have for itself
+ROOM = "free some space and repeat the command to continue"
+# options that an entry may not set
 ALIKE = frozenset(
     {"budget", "budget_in", "seed", "model", "dataset", "dataset_split", "num_problems", "verifier", "output_dir"}
 )
@@ -42,33 +42,33 @@ ALIKE = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the table: a method with options of its own, `hpt,gate=1` as it was written."""
+    """One row of the table: a method with options, given as `hpt,gate=1`."""
 
-    written: str
+    text: str
 
     @property
     def method(self) -> str:
-        return self.written.split(",")[0]
+        return self.text.split(",")[0]
 
     @property
     def options(self) -> dict[str, str]:
-        pairs = [part.partition("=") for part in self.written.split(",")[1:]]
+        pairs = [part.partition("=") for part in self.text.split(",")[1:]]
         return {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}
 
     @property
     def label(self) -> str:
-        """`hpt gate=1`; of a user's own file.py:mine it is `mine`."""
+        """The label of the row, `hpt gate=1`; for a method in a user's file, `file.py:name`, it is `name`."""
         return " ".join([self.method.rpartition(":")[2], *(f"{name}={value}" for name, value in self.options.items())])
 
     @property
     def name(self) -> str:
-        """The label as a folder's name."""
+        """The label with characters that are valid in a folder's name."""
         return re.sub(r"[^A-Za-z0-9._]+", "-", self.label).strip("-.")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: an entry with a seed; in the grid with a rate that is tried, else with the one that was chosen."""
+    """One run: an entry with a seed. A trial of the grid has its learning rate; others use the rate that was chosen."""
 
     entry: Entry
     seed: int
@@ -77,7 +77,7 @@ class Trial:
 
     @property
     def folder(self) -> Path:
-        """Relative to the comparison's."""
+        """The run folder, relative to the comparison's folder."""
         if self.is_grid:
             return Path("grid", self.entry.name, f"rate-{self.rate:g}")
         return Path("runs", self.entry.name, f"seed-{self.seed}")
@@ -85,40 +85,40 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison, settled: `root` is its folder."""
+    """A checked comparison; `root` is its folder."""
 
     config: CompareConfig
     root: Path
     entries: tuple[Entry, ...]
     tests: tuple[Column, ...]
     baselines: frozenset[str] = field(default_factory=frozenset)  # names of entries
-    dataset: str = ""  # the fingerprint of the rows that are trained on with the first seed
+    dataset: str = ""  # fingerprint of the training rows of the first seed
 
     @cached_property
     def seeds(self) -> list[int]:
         return list(range(self.config.seed, self.config.seed + self.config.seeds))
 
     def rates(self, entry: Entry) -> tuple[float, ...]:
-        """The rates that are tried for an entry; one that names its own has no choice."""
+        """The learning rates to try for an entry; empty if the entry sets its own."""
         return () if "learning_rate" in entry.options else self.config.learning_rates or ()
 
     def grid(self, entry: Entry) -> list[Trial]:
-        """The trials that choose the entry's rate; none where there is nothing to choose."""
+        """The trials that choose the entry's learning rate; empty if there is at most one rate."""
         rates = self.rates(entry)
         return [Trial(entry, GRID_SEED + self.config.seed, rate, True) for rate in rates if len(rates) > 1]
 
     def trials(self) -> list[Trial]:
-        """All of them, in the order in which they are begun: the grid, then the first seed of each entry, and so on."""
+        """All trials in the order in which they start: the grid, then the first seed of every entry, and so on."""
         grid = [trial for entry in self.entries for trial in self.grid(entry)]
         return grid + [Trial(entry, seed) for seed in self.seeds for entry in self.entries]
 
     def run_options(self, trial: Trial, rate: float | None) -> dict[str, Any]:
-        """What the trial's run is started with, beside its own options; `rate` None leaves it to the method."""
+        """The options of the trial's run; with `rate` None the method's default applies."""
         config = self.config
-        every = 1 / config.num_marks if config.num_marks > 1 and not trial.is_grid else 0  # 0: at the end alone
+        interval = 1 / config.num_marks if config.num_marks > 1 and not trial.is_grid else 0  # 0: at the end alone
         in_steps = config.budget_in == "steps"
         return {
-            "lr_scheduler_type": "constant",  # of a schedule that must know how many steps there are, none can tell
+            "lr_scheduler_type": "constant",  # other schedules need the number of steps, which is not known
             **shared(config),
             **({} if rate is None else {"learning_rate": rate}),
             **trial.entry.options,
@@ -128,16 +128,16 @@ class Plan:
             "output_dir": str(self.root / trial.folder),
             "eval_dataset": str(self.problems_path("validation")),
             "num_eval_problems": 10**9,
-            "eval_steps": every,
-            "save_steps": every,
+            "eval_steps": interval,
+            "save_steps": interval,
             "save_minutes": 0,
-            "save_total_limit": KEEP_ALL,  # a run that is stopped saves more than its marks, and any may be the best
+            "save_total_limit": KEEP_ALL,  # a stopped run saves additional checkpoints, and any of them may be the best
             "log_completions": config.log_completions and not trial.is_grid,
             "resume_from_checkpoint": "auto",
         }
 
     def resolved(self, trial: Trial, rate: float | None) -> TrainConfig:
-        """The trial's configuration; ConfigError names the entry whose options are wrong."""
+        """The trial's configuration; ConfigError names the entry with invalid options."""
         entry = trial.entry
         try:
             return resolve(entry.method, methods.find(entry.method), self.run_options(trial, rate))
@@ -153,7 +153,7 @@ class Plan:
 
 
 def shared(config: CompareConfig) -> dict[str, Any]:
-    """The options that were given for every run: those of training that the comparison does not settle itself."""
+    """The training options that were given for every run."""
     names = config.model_fields_set & {*TrainConfig.model_fields} - {
         "budget",
         "budget_in",
@@ -165,30 +165,39 @@ def shared(config: CompareConfig) -> dict[str, Any]:
 
 
 def make_plan(config: CompareConfig) -> Plan:
-    """Check everything that can be known before a model is loaded; ConfigError or DataError says what is wrong."""
+    """Check everything that can be checked before a model is loaded; raises ConfigError or DataError."""
     for name in sorted(CompareConfig.settled & config.model_fields_set):
-        raise ConfigError(f"--{name}: {SETTLED.get(name, 'the comparison settles it for every run alike')}")
+        raise ConfigError(f"--{name}: {SETTLED.get(name, 'the comparison sets it for every run')}")
     root = config.output_dir or free_folder(Path("runs"), f"compare-{slug(config.dataset)}", create=False)
     entries = read_entries(config.methods)
     tests = read_tests(config)
     plan = Plan(config, root, entries, tests)
-    sources: dict[str, int] = {}
+    num_sources: dict[str, int] = {}
     problems: list[Problem] = []
     for entry in entries:
-        rates = plan.rates(entry)
-        found = plan.resolved(Trial(entry, config.seed), rates[0] if rates else None)
-        schedule = as_schedule(methods.build(found.method, found.method_options))
-        if not all(method.trains_policy for method in schedule.methods):
-            raise ConfigError(f"{entry.label}: trains no policy, so there is nothing to compare")
-        check(schedule, found)
-        problems = problems or load_problems(found, schedule)
-        for method in schedule.methods:
-            check_data(found, method, problems)
-        sources[entry.name] = sum(
+        schedule, problems = check_entry(plan, entry, problems)
+        num_sources[entry.name] = sum(
             any(wants(method, kind) for method in schedule.methods) for kind in ("rollouts", "demonstrations", "pairs")
         )
-    baselines = choose_baselines(config, entries, sources)
+    baselines = choose_baselines(config, entries, num_sources)
     return Plan(config, root, entries, tests, baselines, rows_of(problems, own_verifiers=config.verifier is None))
+
+
+def check_entry(plan: Plan, entry: Entry, problems: list[Problem]) -> tuple[TrainingSchedule, list[Problem]]:
+    """Check an entry's options and data; returns its methods and the training problems, loaded if `problems` is empty.
+
+    Raises ConfigError if the entry cannot be trained with them.
+    """
+    rates = plan.rates(entry)
+    config = plan.resolved(Trial(entry, plan.config.seed), rates[0] if rates else None)
+    schedule = as_schedule(methods.build(config.method, config.method_options))
+    if not all(method.trains_policy for method in schedule.methods):
+        raise ConfigError(f"{entry.label}: trains no policy, so there is nothing to compare")
+    check(schedule, config)
+    problems = problems or load_problems(config, schedule)
+    for method in schedule.methods:
+        check_data(config, method, problems)
+    return schedule, problems
 
 
 SETTLED = {
@@ -202,29 +211,29 @@ SETTLED = {
 }
 
 
-def read_entries(written: Sequence[str]) -> tuple[Entry, ...]:
-    """The rows of the table; ConfigError for unknown methods, options without a value and rows of one name."""
-    entries = tuple(Entry(text) for text in written)
-    seen: dict[str, Entry] = {BASE: Entry(BASE)}
+def read_entries(texts: Sequence[str]) -> tuple[Entry, ...]:
+    """The rows of the table; ConfigError for unknown methods, options without a value and duplicate rows."""
+    entries = tuple(Entry(text) for text in texts)
+    entries_by_name: dict[str, Entry] = {BASE: Entry(BASE)}
     for entry in entries:
         methods.find(entry.method)
-        for part in entry.written.split(",")[1:]:
+        for part in entry.text.split(",")[1:]:
             if not re.fullmatch(r"\s*[A-Za-z_][\w-]*=.+", part):
-                raise ConfigError(f"{entry.written}: {part!r} is no option; write METHOD,name=value,name=value")
+                raise ConfigError(f"{entry.text}: {part!r} is not an option; write METHOD,name=value,name=value")
         refused = sorted((CompareConfig.settled - {"learning_rate"} | ALIKE) & entry.options.keys())
         if refused:
-            raise ConfigError(f"{entry.written}: {refused[0]} is the same for all methods of a comparison")
-        if entry.name in seen:
-            raise ConfigError(f"{entry.written} and {seen[entry.name].written} would be one row of the table")
-        seen[entry.name] = entry
+            raise ConfigError(f"{entry.text}: {refused[0]} is the same for all methods of a comparison")
+        if entry.name in entries_by_name:
+            raise ConfigError(f"{entry.text} and {entries_by_name[entry.name].text} would be one row of the table")
+        entries_by_name[entry.name] = entry
     return entries
 
 
-def choose_baselines(config: CompareConfig, entries: Sequence[Entry], sources: Mapping[str, int]) -> frozenset[str]:
-    """Those that were named, else all entries that learn from one source alone, else the first."""
+def choose_baselines(config: CompareConfig, entries: Sequence[Entry], num_sources: Mapping[str, int]) -> frozenset[str]:
+    """The names of the baselines: those of --baselines, or all entries with a single source, or the first entry."""
     if config.baselines is None:
-        return frozenset(name for name, num in sources.items() if num == 1) or frozenset({entries[0].name})
-    labels = {text: entry.name for entry in entries for text in (entry.written, entry.label, entry.name)}
+        return frozenset(name for name, num in num_sources.items() if num == 1) or frozenset({entries[0].name})
+    labels = {text: entry.name for entry in entries for text in (entry.text, entry.label, entry.name)}
     for text in config.baselines:
         if text not in labels:
             raise ConfigError(f"--baselines: {text!r} is not compared; there are {', '.join(e.label for e in entries)}")
@@ -232,34 +241,30 @@ def choose_baselines(config: CompareConfig, entries: Sequence[Entry], sources: M
 
 
 def write_problems(plan: Plan, contents: Mapping[str, str] | None = None) -> None:
-    """Write the problems that every method is validated and tested on, once; DataError or ConfigError for bad data.
+    """Write the validation and test problems of all entries, once; DataError or ConfigError for bad data.
 
-    `contents` are the fingerprints of what runs read beside them (analysis.contents), kept in the plan.
+    `contents` are the fingerprints of the other inputs (`input_fingerprints.contents`), stored in the plan.
 
-    Validation and tests share no problem: without data of its own, validation takes the first problems of each test
-    that is in distribution, and that test goes on behind them.
+    Validation and tests share no problem: without --validation, the first problems of each test in distribution are
+    the validation problems, and the test has the problems after them.
     """
     config, folder = plan.config, RunFolder(plan.root)
     if (plan.root / PLAN).exists():
         check_files(plan.root, sealing.read_sealed(plan.root / PLAN, required=True).get("files"))
         return
-    if plan.problems_path("validation").exists():  # an earlier version ended with it
+    if plan.problems_path("validation").exists():  # written by an earlier version, which had no plan file
         seal_plan(plan, contents)
         return
-    inside = [test for test in plan.tests if test.role == "in"]
-    taken = {test.name: 0 for test in plan.tests}
-    if config.validation is None:
-        for index in range(config.num_validation_problems):
-            taken[inside[index % len(inside)].name] += 1
+    num_for_validation = validation_counts(plan)
     validation: list[Problem] = []
     for test in plan.tests:
-        num = taken[test.name]
-        found = load_column(config, test, num + config.num_test_problems)
-        if len(found) <= num:
-            raise ConfigError(f"--tests: {test.dataset} has {len(found)} problems, of which validation takes {num}")
-        found = [replace(problem, id=f"{test.name}-{problem.id}") for problem in found]
-        validation += found[:num]
-        folder.write_text(f"problems/{test.name}.jsonl", rows(found[num:]))
+        num = num_for_validation[test.name]
+        problems = load_column(config, test, num + config.num_test_problems)
+        if len(problems) <= num:
+            raise ConfigError(f"--tests: {test.dataset} has {len(problems)} problems, of which validation takes {num}")
+        problems = [replace(problem, id=f"{test.name}-{problem.id}") for problem in problems]
+        validation += problems[:num]
+        folder.write_text(f"problems/{test.name}.jsonl", rows(problems[num:]))
     if config.validation is not None:
         validation = load_dataset(
             config.validation,
@@ -272,8 +277,18 @@ def write_problems(plan: Plan, contents: Mapping[str, str] | None = None) -> Non
     seal_plan(plan, contents)
 
 
+def validation_counts(plan: Plan) -> dict[str, int]:
+    """How many problems of each test are used for validation; 0 for all tests with --validation."""
+    counts = {test.name: 0 for test in plan.tests}
+    in_domain = [test.name for test in plan.tests if test.role == "in"]
+    if plan.config.validation is None:
+        for index in range(plan.config.num_validation_problems):
+            counts[in_domain[index % len(in_domain)]] += 1
+    return counts
+
+
 def seal_plan(plan: Plan, contents: Mapping[str, str] | None = None) -> None:
-    """Write down what the comparison is made of, so that a change of it is noticed."""
+    """Store the fingerprints of inputs and files, so that changes are detected."""
     names = [CONFIG, *(f"problems/{name}.jsonl" for name in ("validation", *(test.name for test in plan.tests)))]
     about = {
         "schema": 2,
@@ -284,7 +299,7 @@ def seal_plan(plan: Plan, contents: Mapping[str, str] | None = None) -> None:
 
 
 def check_config(root: Path) -> None:
-    """Raise DamageError where a comparison's configuration is not what was written."""
+    """Raise DamageError if a comparison's configuration file was changed."""
     if (root / PLAN).exists():
         files = sealing.read_sealed(root / PLAN, required=True).get("files", {})
         check_files(root, {name: files[name] for name in (CONFIG,) if name in files})
@@ -297,7 +312,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def check_files(root: Path, files: Any) -> None:
-    """Raise DamageError, which names the file, where one of `files` (name -> fingerprint) is not what was written."""
+    """Raise DamageError, which names the file, if one of `files` (name -> fingerprint) was changed."""
     for name, expected in files.items() if isinstance(files, dict) else ():
         if fingerprint(root / name) != expected:
-            raise DamageError(f"{root / name} was changed or damaged (its sha256 is another one): {sealing.REMEDY}")
+            raise DamageError(f"{root / name} was changed or damaged (its sha256 differs): {sealing.REMEDY}")

@@ -1,4 +1,4 @@
-"""One trial: train (or go on), measure its last and its best step on every test, note what it came to."""
+"""One trial: train or resume the run, measure its last and its best step on every test, and store the result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRIAL = "trial.json"
 
 @dataclass(frozen=True)
 class Result:
-    """What a trial came to, `trial.json` in its run folder: written when all of it is measured, and only then."""
+    """The result of a trial, stored as `trial.json` in its run folder after all its measurements."""
 
     entry: str
     seed: int
@@ -53,111 +53,121 @@ class Result:
     num_tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0  # of the steps
-    validation: dict[str, float] = field(default_factory=dict)  # pass@1 by step, 0 is the model before
+    validation: dict[str, float] = field(default_factory=dict)  # pass@1 by step; step 0 is the model before training
     last: int = 0
-    best: int = 0  # the step whose validation is best, the first of several; never the model before
-    failed: str | None = None  # why there is nothing to measure
+    best: int = 0  # the first step with the best validation, after step 0
+    failed: str | None = None  # why the run has no figures
 
     @property
     def score(self) -> float:
-        """By which a rate is chosen: validation after the last step."""
+        """The score of a learning rate: validation after the last step; -1 for a failed run."""
         return -1.0 if self.failed else self.validation[str(self.last)]
 
 
 def result(plan: Plan, trial: Trial) -> Result | None:
-    """The result of a trial that is over; None of any other. DamageError where it is not what was written."""
+    """The result of a finished trial, else None; DamageError if the file is damaged."""
     path = plan.root / trial.folder / TRIAL
     if not path.exists():
         return None
-    kept = sealing.read_sealed(path)
+    content = sealing.read_sealed(path)
     try:
-        found = _RESULT.validate_python({name: kept[name] for name in Result.__dataclass_fields__ if name in kept})
+        outcome = _RESULT.validate_python(
+            {name: content[name] for name in Result.__dataclass_fields__ if name in content}
+        )
     except ValidationError as error:
         first = error.errors()[0]
         raise DamageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}: {sealing.REMEDY}") from None
-    if not found.failed and not {str(found.last), str(found.best)} <= found.validation.keys():
-        raise DamageError(f"{path}: validation lacks its last or its best step: {sealing.REMEDY}")
-    return found
+    if not outcome.failed and not {str(outcome.last), str(outcome.best)} <= outcome.validation.keys():
+        raise DamageError(f"{path}: validation has no value for the last or the best step: {sealing.REMEDY}")
+    return outcome
 
 
 _RESULT = TypeAdapter(Result)
 
 
 def files_of(folder: Path) -> dict[str, Any]:
-    """Fingerprints of what a run wrote that tables and reports are made of, by name."""
+    """Fingerprints of the files of a run that tables and reports are computed from, by name."""
     names = ["config.yaml", "environment.json", "metrics.jsonl"]
     names += [f"eval/{path.name}" for path in sorted((folder / "eval").glob("step-*.json"))]
     return {name: fingerprint(folder / name) for name in names if (folder / name).is_file()}
 
 
 def check_run(plan: Plan, trial: Trial) -> None:
-    """Raise DamageError where what a trial that is over wrote was changed since."""
+    """Raise DamageError if a file of a finished trial was changed."""
     folder = plan.root / trial.folder
     if (folder / TRIAL).exists():
         check_files(folder, sealing.read_sealed(folder / TRIAL).get("files"))
 
 
 def chosen_rate(plan: Plan, trial: Trial) -> tuple[bool, float | None]:
-    """Whether the trial can begin, and with which rate; None leaves it to the method.
+    """Whether the trial can start, and its learning rate; None means the method's default.
 
-    Of the entry's rates the one that is best on validation after the last step, the smallest of several.
+    The rate is the entry's rate with the best score, the smallest of several. It is known once the grid is done.
     """
     if trial.rate is not None:
         return True, trial.rate
-    rates, grid = plan.rates(trial.entry), [result(plan, each) for each in plan.grid(trial.entry)]
+    rates, grid = plan.rates(trial.entry), [result(plan, member) for member in plan.grid(trial.entry)]
     if not grid:
         return True, rates[0] if rates else None
-    done = [each for each in grid if each is not None]
-    if len(done) < len(grid):
+    finished = [outcome for outcome in grid if outcome is not None]
+    if len(finished) < len(grid):
         return False, None
-    return True, max(done, key=lambda each: (each.score, -each.rate)).rate
+    return True, max(finished, key=lambda outcome: (outcome.score, -outcome.rate)).rate
 
 
 def resume_command(plan: Plan) -> str:
-    """The words that go on with a comparison, and with each of its runs."""
+    """The command that continues a comparison, and with it each of its runs."""
     return f"obverse compare --output_dir {quote(str(plan.root))}"
 
 
 def run_trial(plan: Plan, trial: Trial, rate: float | None, watcher: Watcher | None = None) -> int:
-    """Do what is left of a trial; 0, or the exit code of a run that a signal stopped."""
+    """Do the remaining work of a trial; returns 0, or the exit code of a run that a signal stopped."""
     config = plan.resolved(trial, rate)
     folder = RunFolder(plan.root / trial.folder)
-    with storage_errors(folder.path, ROOM):
-        if folder.metrics_path.exists() and not checkpoint.folders(folder.path):
-            # killed before its first checkpoint: from the start
-            history.set_aside(folder.path, 0, 0, history.names_after(folder.path, -1, 0))
+    set_aside_without_checkpoint(folder.path)
     try:
         outcome = train(config, watcher, expected(plan), resume_command(plan))
         if outcome.stopped:
             return outcome.exit_code
-        found = summary(trial, config, folder)
+        trained = summary(trial, config, folder)
     except DivergedError as error:
-        found = Result(trial.entry.name, trial.seed, config.learning_rate or 0.0, trial.is_grid, failed=str(error))
-    if not trial.is_grid and not found.failed:
+        trained = Result(trial.entry.name, trial.seed, config.learning_rate or 0.0, trial.is_grid, failed=str(error))
+    if not trial.is_grid and not trained.failed:
         for step in STEPS:
-            number = found.last if step == "last" else found.best
-            measure_step(plan, trial, step, number, found, config, watcher)
-    keep = set() if trial.is_grid else {found.last, found.best}
+            measure_step(plan, trial, step, trained, config, watcher)
     with storage_errors(folder.path, ROOM):
-        about = {"schema": 2, **asdict(found), "files": files_of(folder.path)}
-        for path in checkpoint.written_by_run(folder.path, folder.run()):
-            if checkpoint.step_of(path) not in keep:
-                shutil.rmtree(path)
-        folder.write_json(TRIAL, sealing.add_seal(about))
+        finish(folder, trained)
     return 0
 
 
+def set_aside_without_checkpoint(path: Path) -> None:
+    """Move the rows of a run aside that was killed before its first checkpoint: it starts again."""
+    with storage_errors(path, ROOM):
+        if RunFolder(path).metrics_path.exists() and not checkpoint.folders(path):
+            history.set_aside(path, 0, 0, history.names_after(path, -1, 0))
+
+
+def finish(folder: RunFolder, trained: Result) -> None:
+    """Store a trial's result, and remove the checkpoints of its run other than the last and the best step."""
+    steps = set() if trained.is_grid else {trained.last, trained.best}
+    content = {"schema": 2, **asdict(trained), "files": files_of(folder.path)}
+    for path in checkpoint.written_by_run(folder.path, folder.run()):
+        if checkpoint.step_of(path) not in steps:
+            shutil.rmtree(path)
+    folder.write_json(TRIAL, sealing.add_seal(content))
+
+
 def summary(trial: Trial, config: TrainConfig, folder: RunFolder) -> Result:
-    """What the run folder says of a run that is over; DamageError, which names the file, where it does not say it."""
+    """The result of a finished run, from its folder; DamageError names a file that lacks a value."""
     rows = folder.metrics()
     try:
         steps = _ROWS.validate_python(rows, strict=True)
     except ValidationError as error:
-        number, *place = error.errors()[0]["loc"]
+        number, *field = error.errors()[0]["loc"]
         where = f"{folder.metrics_path}:{int(number) + 1 if isinstance(number, int) else 1}"
-        raise DamageError(f"{where}: {'.'.join(map(str, place))}: {error.errors()[0]['msg']}") from None
+        raise DamageError(f"{where}: {'.'.join(map(str, field))}: {error.errors()[0]['msg']}") from None
     if not steps:
-        raise DamageError(f"{folder.metrics_path} has no rows, and the run is over: put it back, or remove the run")
+        raise DamageError(f"{folder.metrics_path} has no rows, but the run is finished: restore it, or remove the run")
     evaluations = {
         int(path.stem.removeprefix("step-")): validated(path)
         for path in sorted((folder.path / "eval").glob("step-*.json"))
@@ -166,7 +176,7 @@ def summary(trial: Trial, config: TrainConfig, folder: RunFolder) -> Result:
     last = steps[-1]["step"]
     candidates = {step: score for step, score in evaluations.items() if 0 < step <= last}
     if last not in candidates:
-        raise DamageError(f"{folder.path / 'eval'} has no evaluation of step {last}, which the run ended with")
+        raise DamageError(f"{folder.path / 'eval'} has no evaluation of step {last}, the last step of the run")
     return Result(
         entry=trial.entry.name,
         seed=trial.seed,
@@ -183,7 +193,7 @@ def summary(trial: Trial, config: TrainConfig, folder: RunFolder) -> Result:
 
 
 class Step(TypedDict):
-    """A row of metrics.jsonl, as far as a result is made of it."""
+    """The fields of a row of metrics.jsonl that a result is computed from."""
 
     step: int
     num_tokens: int
@@ -195,7 +205,7 @@ _ROWS = TypeAdapter(list[Step])
 
 
 def validated(path: Path) -> float:
-    """pass@1 of an evaluation while training; DamageError where the file does not have it."""
+    """pass@1 of an evaluation during training; DamageError if the file has none."""
     row = read_object(path, DamageError).get("all")
     score = row.get("pass@1") if isinstance(row, dict) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
@@ -204,25 +214,25 @@ def validated(path: Path) -> float:
 
 
 def measure_step(
-    plan: Plan, trial: Trial, step: str, number: int, found: Result, config: TrainConfig, watcher: Watcher | None
+    plan: Plan, trial: Trial, step: str, outcome: Result, config: TrainConfig, watcher: Watcher | None
 ) -> None:
-    """Measure a step on every test; a best step that is the last one is not sampled twice."""
+    """Measure a step on every test; if the best step is the last one, its samples are copied."""
     name = trial.entry.name
-    if step == "best" and found.best == found.last:
+    if step == "best" and outcome.best == outcome.last:
         for test in plan.tests:
             source = plan.figures_path(name, "last", test.name, trial.seed)
             target = plan.figures_path(name, step, test.name, trial.seed)
             with storage_errors(target, ROOM):
                 RunFolder(target.parent).write_text(target.name, source.read_text(encoding="utf-8"))
         return
-    place = plan.root / trial.folder / f"checkpoint-{number}"
-    if damage := checkpoint.find_damage(place):
-        raise CheckpointError(f"checkpoint {place}, the {step} step of {name}: {damage}; put it back as it was")
-    measure_tests(plan, str(place), config, name, step, trial.seed, watcher)
+    folder = plan.root / trial.folder / f"checkpoint-{outcome.last if step == 'last' else outcome.best}"
+    if damage := checkpoint.find_damage(folder):
+        raise CheckpointError(f"checkpoint {folder}, the {step} step of {name}: {damage}; restore it")
+    measure_tests(plan, str(folder), config, name, step, trial.seed, watcher)
 
 
 def measure_base(plan: Plan, watcher: Watcher | None = None) -> None:
-    """Measure the model before training with the sampling seeds of every run; last and best are the same for it."""
+    """Measure the model before training with the sampling seeds of every run, as its last and as its best step."""
     for seed in plan.seeds:
         config = plan.resolved(Trial(plan.entries[0], seed), 1.0)
         for step in STEPS:
@@ -230,14 +240,14 @@ def measure_base(plan: Plan, watcher: Watcher | None = None) -> None:
 
 
 def measure_tests(
-    plan: Plan, place: str, config: TrainConfig, name: str, step: str, seed: int, watcher: Watcher | None
+    plan: Plan, model: str, config: TrainConfig, name: str, step: str, seed: int, watcher: Watcher | None
 ) -> None:
-    """Sample every test that has no file yet with the model in `place`, and write what came of it."""
+    """Sample every test that has no file yet with the model at `model`, and write the graded samples."""
     paths = {test: plan.figures_path(name, step, test.name, seed) for test in plan.tests}
     missing = {test: path for test, path in paths.items() if not path.exists()}
     if not missing:
         return
-    policy, tokenizer = load_any(place, config.dtype, config.device)
+    policy, tokenizer = load_any(model, config.dtype, config.device)
     set_threads(config.threads, policy)
     renderer = Renderer.of(tokenizer, config, policy.model.generation_config.eos_token_id)
     sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
@@ -254,7 +264,7 @@ def measure_tests(
 
 @contextmanager
 def claim(folder: Path, blocking: bool = False) -> Iterator[bool]:
-    """Whether nobody else works in the folder; the claim ends with the block, or with the process however it ends."""
+    """Lock a folder for this process; yields whether it is locked. The lock ends with the block or the process."""
     with storage_errors(folder, "choose another --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / CLAIM).open("w")

@@ -1,4 +1,4 @@
-"""The table of a comparison, from the sample files alone: means, intervals, and whether a difference is one."""
+"""The table of a comparison, computed from its sample files: means, intervals, differences from the best baseline."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from obverse.comparison.plan import BASE, Plan
 from obverse.comparison.run_trial import STEPS, Result, result
+from obverse.comparison.test_sets import Column
 from obverse.errors import DamageError
 from obverse.evaluation.bootstrap import Difference, nested_interval, paired
 from obverse.evaluation.metrics import pass_at_k
@@ -17,7 +18,7 @@ from obverse.runtime.json_lines import read_objects
 INSIDE = "in domain"  # the problems of all tests in distribution, together
 Verdict = Literal["better", "worse", "not distinguishable", "best baseline", ""]
 Values = tuple[tuple[float, ...], ...]  # [seed][problem]
-Counts = tuple[tuple[tuple[int, int], ...], ...]  # [seed][problem], samples and correct ones
+Counts = tuple[tuple[tuple[int, int], ...], ...]  # [seed][problem], samples and correct samples
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Figure:
     mean: float
     low: float
     high: float
-    samples: str | None  # the folder of its samples, relative to the comparison's; None where it is of several tests
-    baseline: str | None = None  # the best one on this test at this step, that this entry is held against
+    samples: str | None  # the folder of its samples, relative to the comparison's; None if over several tests
+    baseline: str | None = None  # the best baseline on this test at this step
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
@@ -41,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """What an entry's runs were: its rate and what choosing it cost, steps, tokens and seconds of each seed."""
+    """The runs of an entry: learning rate, trials of its search, and steps, tokens, FLOPs and seconds of each seed."""
 
     entry: str
     label: str
@@ -58,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Standings:
-    """Everything that the exports print."""
+    """The table of a comparison, as `export` writes it."""
 
     budget: int
     budget_in: str
@@ -72,101 +73,110 @@ class Standings:
     figures: list[Figure]
 
     def figure(self, entry: str, step: str, test: str, k: int) -> Figure | None:
-        """The cell; None where an entry has none because a run of it failed."""
+        """The figure of a cell; None if a run of the entry failed."""
         return self._index().get((entry, step, test, k))
 
     def _index(self) -> Mapping[tuple[str, str, str, int], Figure]:
-        return {(each.entry, each.step, each.test, each.k): each for each in self.figures}
+        return {(figure.entry, figure.step, figure.test, figure.k): figure for figure in self.figures}
 
     def label(self, entry: str) -> str:
         return next((row.label for row in self.entries if row.entry == entry), entry)
 
 
 def standings(plan: Plan) -> Standings:
-    """Read a comparison whose trials are all over."""
-    entries = [row(plan, name, label) for name, label in ((entry.name, entry.label) for entry in plan.entries)]
-    names = [BASE, *(each.entry for each in entries if not each.failed)]
+    """The table of a comparison whose trials are all done."""
+    entries = [row(plan, entry.name, entry.label) for entry in plan.entries]
+    names = [BASE, *(entry.entry for entry in entries if not entry.failed)]
     roles: dict[str, str] = {test.name: test.role for test in plan.tests}
-    inside = [name for name, role in roles.items() if role == "in"]
-    columns = inside + ([INSIDE] if len(inside) > 1 else []) + [name for name in roles if roles[name] != "in"]
+    in_domain = [name for name, role in roles.items() if role == "in"]
+    columns = in_domain + ([INSIDE] if len(in_domain) > 1 else []) + [name for name in roles if roles[name] != "in"]
     figures = []
     for step in STEPS:
-        counts = {(name, test): read(plan, name, step, test) for name in names for test in roles}
+        counts = {(name, test): read_counts(plan, name, step, test) for name in names for test in roles}
         for test in columns:
-            parts = inside if test == INSIDE else [test]
+            parts = in_domain if test == INSIDE else [test]
             for k in plan.config.k:
                 values = {name: join([at(k, counts[name, part]) for part in parts]) for name in names}
                 figures += column(plan, step, test, k, values)
-    tests = [
-        {
-            "name": test.name,
-            "dataset": test.dataset,
-            "split": test.split,
-            "role": test.role,
-            "problems": len(problems(plan, test.name)),
-        }
-        for test in plan.tests
-    ]
     config = plan.config
     return Standings(
-        config.budget, config.budget_in, plan.seeds, list(config.k), config.num_generations_test,
-        sorted(plan.baselines), tests, columns, entries, figures,
-    )  # fmt: skip
+        budget=config.budget,
+        budget_in=config.budget_in,
+        seeds=plan.seeds,
+        k=list(config.k),
+        num_samples=config.num_generations_test,
+        baselines=sorted(plan.baselines),
+        tests=[about_test(plan, test) for test in plan.tests],
+        columns=columns,
+        entries=entries,
+        figures=figures,
+    )
+
+
+def about_test(plan: Plan, test: Column) -> dict[str, Any]:
+    """A test set as stored in standings.json."""
+    return {
+        "name": test.name,
+        "dataset": test.dataset,
+        "split": test.split,
+        "role": test.role,
+        "problems": len(problems(plan, test.name)),
+    }
 
 
 def row(plan: Plan, name: str, label: str) -> Row:
-    """What the trials of an entry came to."""
+    """The row of an entry, from the results of its trials."""
     trials = [trial for trial in plan.trials() if trial.entry.name == name]
-    done: list[Result] = [found for trial in trials if not trial.is_grid and (found := result(plan, trial))]
-    grid = [found for trial in trials if trial.is_grid and (found := result(plan, trial))]
+    results: list[Result] = [outcome for trial in trials if not trial.is_grid and (outcome := result(plan, trial))]
+    grid = [outcome for trial in trials if trial.is_grid and (outcome := result(plan, trial))]
     return Row(
         entry=name,
         label=label,
-        rate=done[0].rate,
+        rate=results[0].rate,
         is_baseline=name in plan.baselines,
-        steps=[each.steps for each in done],
-        best_steps=[each.best for each in done],
-        num_tokens=[each.num_tokens for each in done],
-        flops=[each.flops for each in done],
-        seconds=[each.seconds for each in done],
+        steps=[outcome.steps for outcome in results],
+        best_steps=[outcome.best for outcome in results],
+        num_tokens=[outcome.num_tokens for outcome in results],
+        flops=[outcome.flops for outcome in results],
+        seconds=[outcome.seconds for outcome in results],
         grid=[
-            {"rate": each.rate, "score": each.score, "num_tokens": each.num_tokens, "seconds": each.seconds}
-            for each in grid
+            {"rate": outcome.rate, "score": outcome.score, "num_tokens": outcome.num_tokens, "seconds": outcome.seconds}
+            for outcome in grid
         ],
-        failed=[f"seed {each.seed}: {each.failed}" for each in done if each.failed],
+        failed=[f"seed {outcome.seed}: {outcome.failed}" for outcome in results if outcome.failed],
     )
 
 
 def column(plan: Plan, step: str, test: str, k: int, values: Mapping[str, Values]) -> list[Figure]:
-    """The cells of one test at one step; k[0] is what the comparison with the best baseline is about."""
-    means = {name: mean(each) for name, each in values.items()}
+    """The figures of one test at one step; only those at the first k are compared with the best baseline."""
+    means = {name: mean(scores) for name, scores in values.items()}
     baselines = [name for name in values if name in plan.baselines]
     best = max(baselines, key=lambda name: means[name], default=None) if k == plan.config.k[0] else None
-    found = []
-    for name, each in values.items():
-        low, high = nested_interval(each, bounds=(0.0, 1.0))
+    figures = []
+    for name, scores in values.items():
+        low, high = nested_interval(scores, bounds=(0.0, 1.0))
         samples = None if test == INSIDE else f"figures/{name}/{step}/{test}"
-        extra: dict[str, Any] = {}
+        comparison: dict[str, Any] = {}
         if best is not None and name == best:
-            extra = {"verdict": "best baseline"}
+            comparison = {"verdict": "best baseline"}
         elif best is not None:
-            against = paired(each, values[best])
-            extra = {
+            change = paired(scores, values[best])
+            comparison = {
                 "baseline": best,
-                "difference": against.mean,
-                "difference_low": max(against.low, -1.0),
-                "difference_high": min(against.high, 1.0),
-                "verdict": verdict_of(against),
+                "difference": change.mean,
+                "difference_low": max(change.low, -1.0),
+                "difference_high": min(change.high, 1.0),
+                "verdict": verdict_of(change),
             }
-        found.append(Figure(name, step, test, k, means[name], low, high, samples, **extra))
-    return found
+        figures.append(Figure(name, step, test, k, means[name], low, high, samples, **comparison))
+    return figures
 
 
-def verdict_of(against: Difference) -> Verdict:
-    """What the interval of a difference says."""
-    if not against.distinguishable:
+def verdict_of(change: Difference) -> Verdict:
+    """The verdict on a difference, by its interval."""
+    if not change.distinguishable:
         return "not distinguishable"
-    return "better" if against.mean > 0 else "worse"
+    return "better" if change.mean > 0 else "worse"
 
 
 def mean(values: Values) -> float:
@@ -183,19 +193,19 @@ def at(k: int, counts: Counts) -> Values:
     return tuple(tuple(pass_at_k(num_samples, num_correct, k) for num_samples, num_correct in seed) for seed in counts)
 
 
-def read(plan: Plan, name: str, step: str, test: str) -> Counts:
-    """(samples, correct ones) of every problem, by seed, counted from the sample files.
+def read_counts(plan: Plan, name: str, step: str, test: str) -> Counts:
+    """(samples, correct samples) of every problem, by seed, counted from the sample files.
 
-    DamageError, which names the file, where one is not what was written.
+    Raises DamageError, which names the file, if a file is damaged or has other samples.
     """
-    names, found = problems(plan, test), []
+    names, counts = problems(plan, test), []
     for seed in plan.seeds:
         path = plan.figures_path(name, step, test, seed)
         rows = sealing.read_sealed_rows(path)
         if [row.get("problem") for row in rows] != names or not all(_is_of(row, plan) for row in rows):
             raise DamageError(f"{path} does not have the samples of {plan.problems_path(test)}: {sealing.REMEDY}")
-        found.append(tuple((len(row["correct"]), sum(map(bool, row["correct"]))) for row in rows))
-    return tuple(found)
+        counts.append(tuple((len(row["correct"]), sum(map(bool, row["correct"]))) for row in rows))
+    return tuple(counts)
 
 
 def _is_of(row: Mapping[str, Any], plan: Plan) -> bool:
@@ -204,10 +214,12 @@ def _is_of(row: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def difference(plan: Plan, first: str, second: str, step: str, test: str, k: int) -> Difference:
-    """How far one entry is above another on a test, or on INSIDE, problem by problem and seed by seed."""
-    parts = [each.name for each in plan.tests if each.name == test or (test == INSIDE and each.role == "in")]
-    one, other = (join([at(k, read(plan, name, step, part)) for part in parts]) for name in (first, second))
-    return paired(one, other)
+    """The paired difference of two entries on a test, or on INSIDE, over problems and seeds."""
+    parts = [column.name for column in plan.tests if column.name == test or (test == INSIDE and column.role == "in")]
+    first_values, second_values = (
+        join([at(k, read_counts(plan, name, step, part)) for part in parts]) for name in (first, second)
+    )
+    return paired(first_values, second_values)
 
 
 def problems(plan: Plan, test: str) -> list[str]:

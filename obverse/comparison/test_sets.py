@@ -1,4 +1,4 @@
-"""The columns of a comparison's table: what their names mean, and the problems behind them. No torch here."""
+"""The test sets of a comparison, which are the columns of its table. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from obverse.data.layouts import ANSWERS, DEMONSTRATIONS, LAYOUTS
 from obverse.errors import ConfigError
 from obverse.types import Problem, to_json
 
-# columns that would turn a row into one of another layout
+# keys that would change the layout of a row
 LAYOUT_KEYS = frozenset(DEMONSTRATIONS).union(ANSWERS, *(keys for keys, _ in LAYOUTS.values()))
 LEVELS = ("easy", "medium", "hard")
 Role = Literal["in", "ood", "seen", "benchmark"]
-BENCHMARK = "benchmark"  # in place of a column's split
+BENCHMARK = "benchmark"  # used as the split of a benchmark
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: a name, and where its problems come from."""
+    """A test set: the name of its column, and the data set and split of its problems."""
 
     name: str
     dataset: str
@@ -37,42 +37,44 @@ class Column:
 
 
 def read_tests(config: CompareConfig) -> tuple[Column, ...]:
-    """The columns of the table; without --tests the levels of the embedded task that is trained on."""
-    found = []
+    """The test sets of --tests; by default the difficulty levels of the embedded task that is trained on."""
+    tests = []
     for text in config.tests or default_tests(config.dataset):
-        name, equals, place = text.partition("=")
+        name, equals, source = text.partition("=")
         if not equals and benchmarks.find(text).protocol is None:
-            found.append(Column(text, text, BENCHMARK))
+            tests.append(Column(text, text, BENCHMARK))
             continue
-        if not equals or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not place or name == "validation":
+        if not equals or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or not source or name == "validation":
             raise ConfigError(
                 f"--tests: expects name=dataset, name=dataset@split or a benchmark without a protocol, not {text!r}"
             )
-        dataset, at, split = place.rpartition("@") if "@" in place else (place, "", "")
-        found.append(Column(name, dataset, split if at else "heldout"))
-    names = [test.name for test in found]
+        dataset, separator, split = source.rpartition("@") if "@" in source else (source, "", "")
+        tests.append(Column(name, dataset, split if separator else "heldout"))
+    names = [test.name for test in tests]
     if len(set(names)) < len(names):
-        raise ConfigError(f"--tests: a name stands there twice: {', '.join(names)}")
-    if config.validation is None and not any(test.role == "in" for test in found):
-        raise ConfigError("--tests: none is in distribution, of which validation could take some: give --validation")
-    return tuple(found)
+        raise ConfigError(f"--tests: names must be distinct: {', '.join(names)}")
+    if config.validation is None and not any(test.role == "in" for test in tests):
+        raise ConfigError(
+            "--tests: no test set is in distribution, from which validation problems are taken: give --validation"
+        )
+    return tuple(tests)
 
 
 def default_tests(dataset: str) -> list[str]:
-    """The difficulties of an embedded task in three levels, and its ood split; ConfigError for other data."""
+    """Three difficulty levels of an embedded task, and its ood split; ConfigError for other data."""
     task = dataset.partition(":")[0]
     if task not in EMBEDDED:
-        raise ConfigError(f"--tests: say what to test on, for {dataset} has no held-out problems of its own")
+        raise ConfigError(f"--tests: is required, because {dataset} has no held-out split")
     low, high = difficulties(dataset, "heldout")
     levels = list(range(low, high + 1))
     cuts = [round(i * len(levels) / len(LEVELS)) for i in range(len(LEVELS) + 1)]
     parts = [levels[a:b] for a, b in pairwise(cuts)]
-    named = [(name, part) for name, part in zip(LEVELS, parts, strict=True) if part]
-    return [f"{name}={task}:{part[0]}-{part[-1]}" for name, part in named] + [f"ood={task}@ood"]
+    levels_by_name = [(name, part) for name, part in zip(LEVELS, parts, strict=True) if part]
+    return [f"{name}={task}:{part[0]}-{part[-1]}" for name, part in levels_by_name] + [f"ood={task}@ood"]
 
 
 def load_column(config: CompareConfig, test: Column, num_problems: int) -> list[Problem]:
-    """The problems of a test: so many, but all of a benchmark unless --num_test_problems is given."""
+    """The problems of a test set: `num_problems`, or all of a benchmark unless --num_test_problems is given."""
     if test.split != BENCHMARK:
         return load_dataset(
             test.dataset, split=test.split, num_problems=num_problems, seed=config.seed, verifier=config.verifier
@@ -83,7 +85,7 @@ def load_column(config: CompareConfig, test: Column, num_problems: int) -> list[
 
 
 def rows(problems: Sequence[Problem]) -> str:
-    """Problems in the library's own row layout; a user's verifier is no part of data, and is given again when read."""
+    """Problems as JSON Lines. A user's verifier is not stored; it is given again when the rows are read."""
     lines = []
     for problem in problems:
         meta = {name: value for name, value in problem.meta.items() if name not in LAYOUT_KEYS}

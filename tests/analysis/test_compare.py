@@ -66,7 +66,7 @@ def test_methods_see_the_same_problems_in_the_same_order(done: Path) -> None:
             ]
             for name in NAMES
         ]
-        first, second = (list(dict.fromkeys(each)) for each in seen)
+        first, second = (list(dict.fromkeys(problems)) for problems in seen)
         short = min(len(first), len(second))
         assert short >= 4 and first[:short] == second[:short]
     tested = {
@@ -82,8 +82,8 @@ def test_the_rate_is_the_best_on_validation_and_its_cost_is_told(done: Path, tab
         scores = {trial["rate"]: trial["validation"][str(trial["last"])] for trial in trials}
         best = max(scores.values())
         assert row["rate"] == min(rate for rate, score in scores.items() if score == best)
-        assert {each["rate"]: each["score"] for each in row["grid"]} == scores
-        assert all(each["num_tokens"] >= BUDGET and each["seconds"] > 0 for each in row["grid"])
+        assert {cell["rate"]: cell["score"] for cell in row["grid"]} == scores
+        assert all(cell["num_tokens"] >= BUDGET and cell["seconds"] > 0 for cell in row["grid"])
         for seed in SEEDS:
             config = (done / "runs" / row["entry"] / f"seed-{seed}" / "config.yaml").read_text()
             assert f"learning_rate: {row['rate']}" in config
@@ -94,24 +94,24 @@ def test_the_best_step_is_chosen_on_validation_and_never_mixed_with_the_last(don
     for run in runs_of(done):
         trial, row = json.loads((run / "trial.json").read_text()), by_name[run.parent.name]
         marks = {int(step): score for step, score in trial["validation"].items() if int(step) > 0}
-        written = {
+        stored = {
             int(path.stem.partition("-")[2]): json.loads(path.read_text())["all"]["pass@1"]
             for path in (run / "eval").glob("step-*.json")
         }
-        assert {int(step): score for step, score in trial["validation"].items()} == written and len(marks) == 2
+        assert {int(step): score for step, score in trial["validation"].items()} == stored and len(marks) == 2
         assert trial["last"] == max(marks) and marks[trial["best"]] == max(marks.values())
         assert trial["best"] == row["best_steps"][SEEDS.index(trial["seed"])]
         kept = {int(path.name.partition("-")[2]) for path in run.glob("checkpoint-*")}
         assert kept == {trial["last"], trial["best"]}
-        for test in (each["name"] for each in table["tests"]):
+        for test in (column["name"] for column in table["tests"]):
             last, best = (
                 done / "figures" / run.parent.name / step / test / f"seed-{trial['seed']}.jsonl"
                 for step in ("last", "best")
             )
             if trial["last"] == trial["best"]:
                 assert last.read_text() == best.read_text()
-    found = {(each["step"], each["k"]) for each in table["figures"]}
-    assert found == {("last", 1), ("last", 2), ("best", 1), ("best", 2)}
+    cells = {(figure["step"], figure["k"]) for figure in table["figures"]}
+    assert cells == {("last", 1), ("last", 2), ("best", 1), ("best", 2)}
 
 
 def test_every_figure_comes_from_its_samples(done: Path, table: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ def test_every_figure_comes_from_its_samples(done: Path, table: dict[str, Any]) 
         files = [path for test in tests for path in sorted((done / folder / test).iterdir())]
         assert len(files) == 2 * len(tests)
         grades = [json.loads(line)["correct"] for path in files for line in path.read_text().splitlines()]
-        mean = fmean(pass_at_k(len(each), sum(each), figure["k"]) for each in grades)
+        mean = fmean(pass_at_k(len(correct), sum(correct), figure["k"]) for correct in grades)
         assert figure["mean"] == pytest.approx(mean, abs=1e-12)
         assert figure["low"] <= figure["mean"] <= figure["high"]
 
@@ -145,9 +145,9 @@ def test_others_are_held_against_the_best_baseline(table: dict[str, Any]) -> Non
 def test_exports_hold_the_same_numbers(done: Path, table: dict[str, Any]) -> None:
     rows = list(csv.DictReader((done / "standings.csv").open()))
     assert [(row["entry"], row["step"], row["test"], int(row["k"])) for row in rows] == [
-        (each["entry"], each["step"], each["test"], each["k"]) for each in table["figures"]
+        (figure["entry"], figure["step"], figure["test"], figure["k"]) for figure in table["figures"]
     ]
-    assert [float(row["mean"]) for row in rows] == [each["mean"] for each in table["figures"]]
+    assert [float(row["mean"]) for row in rows] == [figure["mean"] for figure in table["figures"]]
     text, tex = (done / "standings.md").read_text(), (done / "standings.tex").read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 40 and all((done / link).exists() for link in links)
@@ -158,7 +158,7 @@ def test_exports_hold_the_same_numbers(done: Path, table: dict[str, Any]) -> Non
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
     for line in text.splitlines():
         if line.startswith("| [sft]") and "figures/sft/last/hard" in line:
-            hard = next(each for each in table["figures"] if (each["entry"], each["test"]) == ("sft", "hard"))
+            hard = next(figure for figure in table["figures"] if (figure["entry"], figure["test"]) == ("sft", "hard"))
             assert f"[{100 * hard['mean']:.1f}](figures/sft/last/hard)" in line
             break
     else:
@@ -168,15 +168,15 @@ def test_exports_hold_the_same_numbers(done: Path, table: dict[str, Any]) -> Non
 def test_a_finished_comparison_is_not_run_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = fingerprint(done)
     assert main(["compare", "--output_dir", str(done)]) == 0
-    assert "8 of 8 runs are there already" in capsys.readouterr().out
+    assert "8 of 8 runs are done already" in capsys.readouterr().out
     assert fingerprint(done) == before
 
 
 def test_another_comparison_is_refused_in_its_folder(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--num_marks", "3", "--output_dir", str(done)]) == 2
-    assert "holds a comparison with another num_marks" in capsys.readouterr().err
+    assert "has a comparison with another num_marks" in capsys.readouterr().err
     assert main([*WORDS, "--output_dir", str(done / "runs")]) == 2
-    assert "is not empty and holds no comparison" in capsys.readouterr().err
+    assert "is not empty and has no comparison" in capsys.readouterr().err
 
 
 def fingerprint(root: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import runs
-from obverse.comparison import run as contest
+from obverse.comparison import run as comparison_run
 from obverse.comparison import run_trial as trial
 from obverse.comparison.plan import Plan, make_plan
 from obverse.config.compare import CompareConfig
@@ -34,14 +34,14 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "u.jinja").write_text("{% for m in messages %}{{ m.content }}!{{ eos_token }}{% endfor %}")
     for name in ("model", "anchor"):
         shutil.copytree(EMBEDDED, tmp_path / name)
-    contest.begin(planned(tmp_path))
+    comparison_run.write_plan(planned(tmp_path))
     return tmp_path
 
 
 def planned(root: Path) -> Plan:
-    other = f"f_sft,anchor_model={root / 'anchor'},chat_template={root / 'u.jinja'}"
+    with_anchor = f"f_sft,anchor_model={root / 'anchor'},chat_template={root / 'u.jinja'}"
     given = {
-        "methods": (f"{root / 'm.py'}:mine", "sft", other),
+        "methods": (f"{root / 'm.py'}:mine", "sft", with_anchor),
         "dataset": str(root / "d.jsonl"), "tests": f"t={root / 'd.jsonl'}", "verifier": str(root / "v.py"),
         "model": str(root / "model"), "chat_template": str(root / "t.jinja"), "output_dir": str(root / "c"),
         "budget": "3", "budget_in": "steps", "seeds": 1, "num_validation_problems": 1, "num_test_problems": 2,
@@ -64,7 +64,7 @@ def flipped(name: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("what", "change"),
+    ("name", "change"),
     {
         "dataset": edited("d.jsonl", "+", "-"),
         "verifier": edited("bonus.py", "1.0", "0.0"),
@@ -75,31 +75,31 @@ def flipped(name: str) -> Callable[[Path], None]:
         "anchor_model": flipped("anchor/model.safetensors"),
     }.items(),
 )
-def test_a_change_between_two_calls_is_refused(what: str, change: Callable[[Path], None], root: Path) -> None:
-    contest.begin(planned(root))
+def test_a_change_between_two_calls_is_refused(name: str, change: Callable[[Path], None], root: Path) -> None:
+    comparison_run.write_plan(planned(root))
     change(root)
-    with pytest.raises(ConfigError, match=rf"other contents: {what}: \w+ with sha256 [^;]* then, [^;]* now: put"):
-        contest.begin(planned(root))
+    with pytest.raises(ConfigError, match=rf"other contents: {name}: \w+ with sha256 [^;]* then, [^;]* now: restore"):
+        comparison_run.write_plan(planned(root))
 
 
 def test_another_version_of_our_own_verifiers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("obverse.comparison.input_fingerprints.shipped", lambda: "0" * 64)
+    monkeypatch.setattr("obverse.comparison.input_fingerprints.package_fingerprint", lambda: "0" * 64)
     with pytest.raises(ConfigError, match=r"the verifiers of obverse: content with sha256 \w+ then"):
-        contest.begin(planned(root))
+        comparison_run.write_plan(planned(root))
 
 
 def test_a_change_while_it_runs_is_refused_before_the_next_trial(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Code is what it was when the call began; models and rows are read again for every run."""
     begun: list[str] = []
-    monkeypatch.setattr(contest, "measure_base", lambda *_: None)
-    monkeypatch.setattr(contest, "run_trial", lambda plan, each, *_: begun.append(each.folder.name) or 0)
+    monkeypatch.setattr(comparison_run, "measure_base", lambda *_: None)
+    monkeypatch.setattr(comparison_run, "run_trial", lambda plan, item, *_: begun.append(item.folder.name) or 0)
     with read_once():
         plan = planned(root)
         edited("bonus.py", "1.0", "0.0")(root)
-        contest.selector(plan, None)
+        comparison_run.run_next(plan, None)
         flipped("model/model.safetensors")(root)
         with pytest.raises(ConfigError, match="other contents: model:"):
-            contest.selector(plan, None)
+            comparison_run.run_next(plan, None)
     assert len(begun) == 1
 
 

@@ -32,14 +32,14 @@ def test_an_entry_is_a_method_with_options() -> None:
 
 
 def test_one_call_is_one_run_per_method_rate_and_seed() -> None:
-    made = plan(seeds=2, learning_rates="1e-4,1e-3", methods="sft hpt,gate=1,learning_rate=0.01")
-    names = [str(trial.folder) for trial in made.trials()]
+    comparison = plan(seeds=2, learning_rates="1e-4,1e-3", methods="sft hpt,gate=1,learning_rate=0.01")
+    names = [str(trial.folder) for trial in comparison.trials()]
     assert names == [
         "grid/sft/rate-0.0001",
         "grid/sft/rate-0.001",
         *(f"runs/{name}/seed-{seed}" for seed in (42, 43) for name in ("sft", "hpt-gate-1-learning_rate-0.01")),
     ]
-    assert {trial.seed for trial in made.trials() if trial.is_grid}.isdisjoint(made.seeds)
+    assert {trial.seed for trial in comparison.trials() if trial.is_grid}.isdisjoint(comparison.seeds)
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_one_call_is_one_run_per_method_rate_and_seed() -> None:
     ],
 )
 def test_the_budget_ends_every_run(unit: str, limits: dict[str, Any], tmp_path: Path) -> None:
-    made = plan(tmp_path, budget_in=unit, prompts_per_step=7)
-    for entry in made.entries:
-        config = made.resolved(Trial(entry, 42), 1e-4)
+    comparison = plan(tmp_path, budget_in=unit, prompts_per_step=7)
+    for entry in comparison.entries:
+        config = comparison.resolved(Trial(entry, 42), 1e-4)
         assert {name: getattr(config, name) for name in limits} == limits
         assert (config.prompts_per_step, config.learning_rate, config.seed) == (7, 1e-4, 42)
         assert config.lr_scheduler_type == "constant" and config.adam_beta2 == 0.95  # the embedded preset stands
 
 
 def test_own_options_of_an_entry_reach_its_run(tmp_path: Path) -> None:
-    made = plan(tmp_path, methods="hpt hpt,gate=2,weight_decay=0.5")
-    first, second = (made.resolved(Trial(entry, 42), None) for entry in made.entries)
+    comparison = plan(tmp_path, methods="hpt hpt,gate=2,weight_decay=0.5")
+    first, second = (comparison.resolved(Trial(entry, 42), None) for entry in comparison.entries)
     assert (first.method_options["gate"], second.method_options["gate"]) == (0, 2)
     assert (first.weight_decay, second.weight_decay) == (0.01, 0.5)
 
@@ -74,8 +74,8 @@ def test_baselines_learn_from_one_source() -> None:
 
 
 def test_the_levels_of_an_embedded_task() -> None:
-    found = [(test.name, test.dataset, test.split, test.role) for test in plan().tests]
-    assert found == [
+    tests = [(test.name, test.dataset, test.split, test.role) for test in plan().tests]
+    assert tests == [
         ("easy", "arithmetic:1-2", "heldout", "in"),
         ("medium", "arithmetic:3-4", "heldout", "in"),
         ("hard", "arithmetic:5-6", "heldout", "in"),
@@ -85,16 +85,16 @@ def test_the_levels_of_an_embedded_task() -> None:
 
 
 def test_validation_and_tests_share_no_problem(tmp_path: Path) -> None:
-    made = plan(tmp_path, num_validation_problems=10, num_test_problems=12)
-    write_problems(made)
+    comparison = plan(tmp_path, num_validation_problems=10, num_test_problems=12)
+    write_problems(comparison)
 
     def prompts(name: str) -> set[str]:
-        return {json.loads(line)["prompt"] for line in made.problems_path(name).read_text().splitlines()}
+        return {json.loads(line)["prompt"] for line in comparison.problems_path(name).read_text().splitlines()}
 
-    validation, found = prompts("validation"), [prompts(test.name) for test in made.tests]
-    assert len(validation) == 10 and [len(each) for each in found] == [12] * 4
-    assert not any(validation & each for each in found)
-    again = load_dataset(str(made.problems_path("ood")))
+    validation, tested = prompts("validation"), [prompts(test.name) for test in comparison.tests]
+    assert len(validation) == 10 and [len(prompts_of_test) for prompts_of_test in tested] == [12] * 4
+    assert not any(validation & prompts_of_test for prompts_of_test in tested)
+    again = load_dataset(str(comparison.problems_path("ood")))
     assert again[0].verifier == "exact" and again[0].meta["difficulty"] == 7
 
 
@@ -109,11 +109,13 @@ def test_validation_of_its_own_takes_nothing_from_the_tests(tmp_path: Path) -> N
 def test_a_benchmark_is_a_column_of_its_own(tmp_path: Path) -> None:
     row = {"question": "1+1?", "answer": "It is two.\n#### 2"}
     (tmp_path / "gsm8k_test.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
-    made = plan(tmp_path / "own", tests="easy=arithmetic:1-2,gsm8k", benchmark_dir=tmp_path, num_validation_problems=2)
-    assert [test.role for test in made.tests] == ["in", "benchmark"]
-    write_problems(made)
-    found = load_dataset(str(made.problems_path("gsm8k")))
-    assert [problem.answer for problem in found] == ["2"] * 3 and found[0].verifier == "math"
+    comparison = plan(
+        tmp_path / "own", tests="easy=arithmetic:1-2,gsm8k", benchmark_dir=tmp_path, num_validation_problems=2
+    )
+    assert [test.role for test in comparison.tests] == ["in", "benchmark"]
+    write_problems(comparison)
+    problems = load_dataset(str(comparison.problems_path("gsm8k")))
+    assert [problem.answer for problem in problems] == ["2"] * 3 and problems[0].verifier == "math"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_benchmark_is_a_column_of_its_own(tmp_path: Path) -> None:
         ({"methods": "sft grpp"}, "unknown method 'grpp': did you mean 'grpo'?"),
         ({"methods": "sft sft"}, None),  # the same word twice is one row
         ({"methods": "sft hpt,gate=0 hpt,gate=0"}, None),
-        ({"methods": "hpt,gate hpt"}, "'gate' is no option"),
+        ({"methods": "hpt,gate hpt"}, "'gate' is not an option"),
         ({"methods": "hpt,gaet=1"}, "did you mean --gate?"),
         ({"methods": "hpt,gate=x"}, "hpt gate=x: --gate: expects a whole number"),
         ({"methods": "hpt,seed=1"}, "seed is the same for all methods"),
@@ -138,7 +140,7 @@ def test_a_benchmark_is_a_column_of_its_own(tmp_path: Path) -> None:
         ({"tests": "aime"}, "unknown benchmark 'aime': did you mean"),
         ({"tests": "easy=arithmetic:1,gsm8k@greedy"}, "a benchmark without a protocol, not 'gsm8k@greedy'"),
         ({"tests": "gsm8k"}, "give --validation"),
-        ({"tests": "a=arithmetic:1,a=arithmetic:2"}, "stands there twice"),
+        ({"tests": "a=arithmetic:1,a=arithmetic:2"}, "must be distinct"),
         ({"tests": "ood=arithmetic@ood"}, "give --validation"),
         ({"k": "1,64"}, "num_generations_test 8 is too few for k = 64"),
         ({"dataset": "arithmetic:9"}, "difficulties 1 to 6"),
@@ -155,7 +157,7 @@ def test_a_mistake_is_one_sentence(options: dict[str, Any], sentence: str | None
 
 def test_data_without_tests_of_its_own_needs_them(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1=", "answer": "2", "demonstration": "2"}\n')
-    with pytest.raises(ConfigError, match="--tests: say what to test on"):
+    with pytest.raises(ConfigError, match="--tests: is required"):
         plan(dataset=str(tmp_path / "rows.jsonl"))
 
 

@@ -31,43 +31,43 @@ def plan(tmp_path: Path) -> Plan:
     options = {"methods": "sft grpo hpt luffy", "budget": "9K", "seeds": 4, "learning_rates": "1e-4,1e-3"}
     options |= {"tests": "easy=arithmetic:1-2,hard=arithmetic:3,ood=arithmetic@ood", "k": "1,4"}
     options |= {"num_generations_test": 4, "output_dir": str(tmp_path)}
-    made = make_plan(read(CompareConfig, [Layer("command line", options)], "see"))
-    for test in made.tests:
+    comparison = make_plan(read(CompareConfig, [Layer("command line", options)], "see"))
+    for test in comparison.tests:
         names = [f"{test.name}{BREAKS}{number}" for number in range(NUM)]
         text = "".join(to_json({"id": name}) + "\n" for name in names)
         RunFolder(tmp_path).write_text(f"problems/{test.name}.jsonl", text)
         for name, chance in CHANCES.items():
-            for seed in made.seeds:
+            for seed in comparison.seeds:
                 for step in ("last", "best"):
                     dice = random.Random(f"{'grpo' if name == 'luffy' else name} {test.name} {seed}")
                     rows = [
                         {"problem": problem, "correct": [dice.random() < chance for _ in range(4)]} for problem in names
                     ]
-                    path = made.figures_path(name, step, test.name, seed)
+                    path = comparison.figures_path(name, step, test.name, seed)
                     RunFolder(path.parent).write_text(path.name, "".join(to_json(row) + "\n" for row in rows))
-    for trial in made.trials():
+    for trial in comparison.trials():
         score = {1e-4: 0.25, 1e-3: 0.5}.get(trial.rate or 0.0, 0.6)
-        found = Result(trial.entry.name, trial.seed, trial.rate or 1e-3, trial.is_grid, 5, 9_100, 4e9, 2.0)
-        found = Result(**{**asdict(found), "validation": {"0": 0.1, "3": 0.7, "5": score}, "last": 5, "best": 3})
-        RunFolder(tmp_path / trial.folder).write_json("trial.json", asdict(found))
-    return made
+        outcome = Result(trial.entry.name, trial.seed, trial.rate or 1e-3, trial.is_grid, 5, 9_100, 4e9, 2.0)
+        outcome = Result(**{**asdict(outcome), "validation": {"0": 0.1, "3": 0.7, "5": score}, "last": 5, "best": 3})
+        RunFolder(tmp_path / trial.folder).write_json("trial.json", asdict(outcome))
+    return comparison
 
 
-def verdicts(found: Standings, test: str = INSIDE) -> dict[str, str]:
-    return {figure.entry: figure.verdict for figure in found.figures if (figure.test, figure.k) == (test, 1)}
+def verdicts(table: Standings, test: str = INSIDE) -> dict[str, str]:
+    return {figure.entry: figure.verdict for figure in table.figures if (figure.test, figure.k) == (test, 1)}
 
 
 def test_a_difference_is_called_one_only_where_it_is(plan: Plan) -> None:
-    found = standings(plan)
-    assert found.columns == ["easy", "hard", INSIDE, "ood"]
-    assert verdicts(found) == {
+    table = standings(plan)
+    assert table.columns == ["easy", "hard", INSIDE, "ood"]
+    assert verdicts(table) == {
         "base": "worse", "sft": "worse", "grpo": "best baseline", "hpt": "better", "luffy": "not distinguishable"
     }  # fmt: skip
-    hpt = found.figure("hpt", "last", INSIDE, 1)
+    hpt = table.figure("hpt", "last", INSIDE, 1)
     assert hpt is not None and hpt.baseline == "grpo" and hpt.samples is None
-    assert hpt.difference == pytest.approx(hpt.mean - found.figure("grpo", "last", INSIDE, 1).mean)
+    assert hpt.difference == pytest.approx(hpt.mean - table.figure("grpo", "last", INSIDE, 1).mean)
     assert hpt.difference_low > 0 and hpt.low < hpt.mean < hpt.high
-    more = found.figure("hpt", "last", INSIDE, 4)
+    more = table.figure("hpt", "last", INSIDE, 4)
     assert more is not None and more.mean > hpt.mean and more.verdict == ""
     assert difference(plan, "hpt", "grpo", "best", INSIDE, 1).mean == pytest.approx(hpt.difference)
 
@@ -92,13 +92,13 @@ def test_the_smallest_of_the_best_rates_is_taken_and_its_price_told(plan: Plan) 
 def test_a_run_that_failed_leaves_no_figure_and_is_told(plan: Plan) -> None:
     path = plan.root / "runs" / "hpt" / "seed-43" / "trial.json"
     path.write_text(json.dumps(asdict(Result("hpt", 43, 1e-3, False, failed="the gradient is not finite"))))
-    found = standings(plan)
-    assert found.figure("hpt", "last", "hard", 1) is None and "hpt" not in verdicts(found)
-    text = markdown(found)
+    table = standings(plan)
+    assert table.figure("hpt", "last", "hard", 1) is None and "hpt" not in verdicts(table)
+    text = markdown(table)
     assert "| [hpt](runs/hpt) | failed | failed | failed | failed |" in text
     assert "| hpt: failed | seed 43: the gradient is not finite |" in text
-    assert "hpt & -- & -- & -- & --" in latex(found)
-    assert len(as_csv(found).splitlines()) == 1 + 4 * 4 * 2 * 2  # entries, columns, steps, k
+    assert "hpt & -- & -- & -- & --" in latex(table)
+    assert len(as_csv(table).splitlines()) == 1 + 4 * 4 * 2 * 2  # entries, columns, steps, k
 
 
 def test_published_shapes_are_held_against_the_figures(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import runs
 from obverse.cli.main import main
-from obverse.comparison import run as contest
+from obverse.comparison import run as comparison_run
 from obverse.comparison import run_trial as trial
 from obverse.comparison.plan import make_plan
 from obverse.config.compare import CompareConfig
@@ -57,8 +57,8 @@ def content(root: Path) -> dict[str, bytes]:
 def test_one_mark_is_the_end(whole: Path) -> None:
     assert [path.name for path in (whole / RUN / "eval").iterdir()] == ["step-000003.json"]
     assert [path.name for path in (whole / RUN).glob("checkpoint-*")] == ["checkpoint-3"]
-    kept = json.loads((whole / RUN / "trial.json").read_text())
-    assert kept["last"] == kept["best"] == 3 and kept["validation"].keys() == {"3"}
+    stored = json.loads((whole / RUN / "trial.json").read_text())
+    assert stored["last"] == stored["best"] == 3 and stored["validation"].keys() == {"3"}
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_one_mark_is_the_end(whole: Path) -> None:
 def test_a_changed_file_is_named_and_kept(name: str, done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = done / name if (done / name).exists() else done / RUN / name
     old = path.read_bytes()
-    place = max(place for place in range(len(old) - 2) if chr(old[place]).isdigit())
-    new = old[:place] + (b"7" if old[place : place + 1] != b"7" else b"1") + old[place + 1 :]
+    offset = max(offset for offset in range(len(old) - 2) if chr(old[offset]).isdigit())
+    new = old[:offset] + (b"7" if old[offset : offset + 1] != b"7" else b"1") + old[offset + 1 :]
     path.write_bytes(new)
     before = content(done)
     code = main(["compare", "--output_dir", str(done)])
@@ -123,12 +123,12 @@ def test_a_full_disk_is_one_sentence(number: int, done: Path, monkeypatch: pytes
     """Of the files that are written when only the measurement of a run is left, each may be the one without room."""
     (done / RUN / "trial.json").unlink()
     shutil.rmtree(done / "figures" / "sft")
-    files, written = content(done), []
+    files, names = content(done), []
     write = RunFolder.write_text
 
     def refuse(folder: RunFolder, name: str, text: str) -> Path:
-        written.append(name)
-        if len(written) > number:
+        names.append(name)
+        if len(names) > number:
             raise OSError(28, os.strerror(28), str(folder.path / name))
         return write(folder, name, text)
 
@@ -154,7 +154,7 @@ def test_two_calls_without_a_folder_have_one_each(
     config = read(CompareConfig, [Layer("x", {"methods": "sft", "budget": "3", **options})], "")
     plans = [make_plan(config), make_plan(config)]
     assert len({plan.root for plan in plans}) == 1
-    assert len({contest.settle(plan).root for plan in plans}) == 2
+    assert len({comparison_run.reserve_folder(plan).root for plan in plans}) == 2
 
 
 def test_a_damaged_trial_is_no_result(done: Path) -> None:
@@ -162,9 +162,9 @@ def test_a_damaged_trial_is_no_result(done: Path) -> None:
     config = read(CompareConfig, [Layer("x", {"methods": "sft", "budget": "3", "dataset": "arithmetic:1",
                                               "seeds": 1, "output_dir": str(done)})], "")  # fmt: skip
     plan = make_plan(config)
-    (each,) = plan.trials()
-    assert trial.result(plan, each) is not None
+    (only_trial,) = plan.trials()
+    assert trial.result(plan, only_trial) is not None
     for text in ("", "{", "[]", "{}", '{"schema": 2}', "\xff", path.read_text().replace('"steps": 3', '"steps": 4')):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(DamageError, match=r"trial\.json"):
-            trial.result(plan, each)
+            trial.result(plan, only_trial)
