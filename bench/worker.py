@@ -28,6 +28,7 @@ from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train_step
 from obverse.training.metrics import PhaseTimer
 from obverse.training.setup import prepare
+from obverse.types import ModelInput
 
 UNEVEN = str(Path(__file__).with_name("rewards.py")) + ":uneven"
 
@@ -92,7 +93,10 @@ def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: st
             if side == "obverse":
                 seeds = [range(10**6 * number + 100 * row, 10**6 * number + 100 * row + case.generations)
                          for row in range(len(prompts))]  # fmt: skip
-                requests = [SamplingRequest(prompt, each) for prompt, each in zip(prompts, seeds, strict=True)]
+                requests = [
+                    SamplingRequest(ModelInput(tuple(prompt)), each)
+                    for prompt, each in zip(prompts, seeds, strict=True)
+                ]
                 found = sampler.sample(requests, params)
                 generated = sum(len(each.ids) for completions in found for each in completions)
             else:

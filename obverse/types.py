@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, cast
@@ -104,17 +104,41 @@ class GenerationRequest:
     max_tokens: int | None = None  # longest completion of these rollouts; None: the run's limit
 
 
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """What the model reads of a prompt: its token ids. Equal inputs have equal hashes, so prefix sharing keys on them.
+
+    Every other kind of input, images for instance, is to be added as a further field: renderers make this value, and
+    samplers, batches and policies read it. `len()` counts tokens. Raises TypeError for ids that are not a tuple.
+
+    Example: ModelInput((7, 3, 7, 9))
+    """
+
+    token_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if type(self.token_ids) is not tuple:
+            raise TypeError(f"ModelInput takes a tuple of token ids, not a {type(self.token_ids).__name__}")
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def extended(self, ids: Sequence[int]) -> ModelInput:
+        """This input with `ids` behind it: a hint, or a response."""
+        return replace(self, token_ids=(*self.token_ids, *ids))
+
+
 @dataclass
 class Sample:
     """One response to one problem, as token ids; exactly these ids are trained.
 
     Example (prompt "2+2=", sampled answer "4" and the stop token):
-        Sample("rollout", prompt_ids=[7, 3, 7, 9], ids=[11, 2], sources=[Source.ROLLOUT] * 2,
+        Sample("rollout", ModelInput((7, 3, 7, 9)), ids=[11, 2], sources=[Source.ROLLOUT] * 2,
                behavior=[-0.1, -0.02], text="4", finish="stop", grade=GradeResult.passed())
     """
 
     kind: Kind
-    prompt_ids: list[int]
+    prompt: ModelInput
     ids: list[int]  # the response, hint tokens and the stop token included; [n]
     sources: list[Source]  # the origin of each response token; [n]
     behavior: list[float]  # log-prob under the distribution that sampled it, 0.0 for tokens not sampled; [n]
@@ -123,6 +147,16 @@ class Sample:
     grade: GradeResult = GradeResult(None, 0.0, "not graded")
     uniform: float = 1.0  # `Problem.uniform`; 1 if there is none
     weights: int | None = None  # rollouts: the step after which the policy had the weights that sampled it
+
+    @property
+    def model_input(self) -> ModelInput:
+        """Prompt and response as one forward pass reads them."""
+        return self.prompt.extended(self.ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and response together."""
+        return len(self.prompt) + len(self.ids)
 
     @property
     def reward(self) -> float:

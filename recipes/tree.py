@@ -29,7 +29,7 @@ from obverse.estimator.schedule import only
 from obverse.methods import build
 from obverse.report.pictures import write_picture
 from obverse.report.svg_chart import NUM_COLORS, Chart, Series, standalone
-from obverse.types import GenerationRequest, GradeResult, Kind, Problem, Sample, Source
+from obverse.types import GenerationRequest, GradeResult, Kind, ModelInput, Problem, Sample, Source
 
 BRANCHING = 3
 HORIZONS = (1, 2, 3, 4, 5, 6, 7)
@@ -105,7 +105,7 @@ def as_row(tree: Tree, way: Way, kind: Kind) -> Row:
     is_right = way.turns == tree.target
     sample = Sample(
         kind,
-        prompt_ids=[0],
+        prompt=ModelInput((0,)),
         ids=list(way.turns),
         sources=[Source.HINT] * way.num_hint + [own] * (tree.horizon - way.num_hint),
         behavior=logps,

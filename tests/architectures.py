@@ -26,7 +26,7 @@ from obverse.models.batch import Update, pack
 from obverse.models.policy import Policy, as_policy, logprobs
 from obverse.models.reduced_model import quiet, randomize, reduced
 from obverse.models.shared_prefix import Reader
-from obverse.types import Sample, Source
+from obverse.types import ModelInput, Sample, Source
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 TABLE = Path(__file__).parent / "data" / "architectures.json"
@@ -74,7 +74,7 @@ def batch(shape: dict[int, tuple[int, ...]], num_tokens: int = NUM_TOKENS) -> Up
     rng = random.Random(3)
     groups = []
     for length, responses in shape.items():
-        prompt = [rng.randrange(3, num_tokens) for _ in range(length)]
+        prompt = ModelInput(tuple(rng.randrange(3, num_tokens) for _ in range(length)))
         group = []
         for number in responses:
             ids = [rng.randrange(3, num_tokens) for _ in range(number)]
@@ -100,14 +100,15 @@ def plain(model: Any, update: Update) -> Found:
     model.zero_grad()
     logps, loss = {}, torch.zeros(())
     for number, row in enumerate(update.rows):
-        logps[number] = row_logps(model, row.prompt_ids, row.ids)
+        logps[number] = completion_logps(model, row.prompt, row.ids)
         loss = loss + (logps[number] * weight(number, len(row.ids))).sum()
     loss.backward()
     return {number: logp.detach() for number, logp in logps.items()}, gradients(model)
 
 
-def row_logps(model: Any, prompt: list[int], ids: list[int]) -> torch.Tensor:
-    logits = model(input_ids=torch.tensor([prompt + ids]), use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+def completion_logps(model: Any, prompt: ModelInput, ids: list[int]) -> torch.Tensor:
+    logits = model(input_ids=torch.tensor([prompt.extended(ids).token_ids]), use_cache=False).logits
+    logits = logits[0, len(prompt) - 1 : -1].float()
     return logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
 
 
@@ -137,12 +138,15 @@ def gaps(found: Found, expected: Found) -> tuple[float, float]:
 def sampled_gap(model: Any, params: SamplingParams, prompts: tuple[int, ...], num_tokens: int = NUM_TOKENS) -> float:
     """The largest difference between the log-prob that a token was sampled with and that of a plain forward."""
     rng = random.Random(4)
-    requests = [SamplingRequest([rng.randrange(3, num_tokens) for _ in range(length)], range(4)) for length in prompts]
+    requests = [
+        SamplingRequest(ModelInput(tuple(rng.randrange(3, num_tokens) for _ in range(length))), range(4))
+        for length in prompts
+    ]
     worst = 0.0
     for request, drawn in zip(requests, HFSampler(model, 5).sample(requests, params), strict=True):
         for each in drawn:
             with torch.no_grad():
-                logp = row_logps(model, list(request.prompt_ids), each.ids)
+                logp = completion_logps(model, request.prompt, each.ids)
             worst = max(worst, float((logp - torch.tensor(each.behavior)).abs().max()))
     return worst
 

@@ -22,7 +22,7 @@ class ScriptedSampler:
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
         self.requests.extend(requests)
-        return [[self._one(request.prompt_ids, seed, params) for seed in request.seeds] for request in requests]
+        return [[self._one(request.prompt.token_ids, seed, params) for seed in request.seeds] for request in requests]
 
     def _one(self, prompt_ids: Sequence[int], seed: int, params: SamplingParams) -> Completion:
         ids = self.say(prompt_ids, seed)[: params.max_tokens]

@@ -9,7 +9,7 @@ import torch
 from exam.batches import groups, sample
 
 from obverse.models.batch import pack
-from obverse.types import Sample, Source
+from obverse.types import ModelInput, Sample, Source
 
 BOTH = frozenset({Source.ROLLOUT, Source.DEMONSTRATION})
 
@@ -44,8 +44,8 @@ def test_only_the_methods_sources_are_trained_and_counted() -> None:
 
 
 def test_the_place_of_a_prediction_is_one_before_its_token() -> None:
-    one = Sample("rollout", [10, 11, 12], [20, 21, 2], [Source.ROLLOUT] * 3, [-0.1, -0.2, -0.3], "")
-    two = Sample("demonstration", [10], [30], [Source.DEMONSTRATION], [0.0], "")
+    one = Sample("rollout", ModelInput((10, 11, 12)), [20, 21, 2], [Source.ROLLOUT] * 3, [-0.1, -0.2, -0.3], "")
+    two = Sample("demonstration", ModelInput((10,)), [30], [Source.DEMONSTRATION], [0.0], "")
     update = pack([[one, two]], BOTH, temperature=0.5)
     assert update is not None
     (micro,) = update.micros(99)

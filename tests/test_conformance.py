@@ -49,6 +49,7 @@ from obverse.models.reduced_model import MAX_PARAMETERS, reduced
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.setup import prepare
+from obverse.types import ModelInput
 
 SWITCH = 24  # tokens
 SMALL: dict[str, Any] = {
@@ -118,7 +119,7 @@ def test_longrope_is_sampled_up_to_the_switch_and_refused_beyond() -> None:
     model = phi3()
     assert_sampled_as_plain(model, SamplingParams((), SWITCH - 9))
     with pytest.raises(ConfigError, match="--max_completion_length") as caught:
-        HFSampler(model, 4).sample([SamplingRequest([5] * 9, [0])], SamplingParams((), SWITCH - 8))
+        HFSampler(model, 4).sample([SamplingRequest(ModelInput((5,) * 9), [0])], SamplingParams((), SWITCH - 8))
     assert f"beyond {SWITCH} " in str(caught.value)
 
 
@@ -133,7 +134,7 @@ def test_dynamic_rope_is_right_up_to_its_positions_and_refused_beyond() -> None:
         with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
             ours(policy, batch({3: (2, 22)}), 10**6, shared)
     with pytest.raises(ConfigError, match=f"beyond {SWITCH} "):
-        HFSampler(model, 4).sample([SamplingRequest([5] * 9, [0])], SamplingParams((), SWITCH - 8))
+        HFSampler(model, 4).sample([SamplingRequest(ModelInput((5,) * 9), [0])], SamplingParams((), SWITCH - 8))
 
 
 @pytest.mark.parametrize(

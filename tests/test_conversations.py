@@ -12,7 +12,7 @@ from obverse.data.layouts import Flaw, Place, read_row
 from obverse.data.renderer import Renderer
 from obverse.data.template_mismatches import refuse_misfits
 from obverse.errors import DataError
-from obverse.types import Problem
+from obverse.types import ModelInput, Problem
 
 # Tools, calls, thoughts that are kept behind the last question only, and a way not to think.
 THINKER = """\
@@ -122,13 +122,13 @@ def test_what_is_trained_is_what_the_template_renders(
     refuse_misfits([problem], renderer)
     whole = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)
     rendered = renderer.demonstration(problem)
-    ids = renderer.prompt_ids(problem) + rendered.ids
+    ids = renderer.prompt(problem).extended(rendered.ids).token_ids
     assert tokenizer.decode(ids) == whole.removesuffix("\n")
     assert rendered.as_written
     opened = tokenizer.apply_chat_template(
         row["messages"][:-1], tools=row.get("tools"), add_generation_prompt=True, return_dict=False
     )
-    assert renderer.prompt_ids(problem) == opened  # and nothing of the prompt is trained
+    assert renderer.prompt(problem) == ModelInput(tuple(opened))  # and nothing of the prompt is trained
 
 
 def test_rows_of_tables_have_their_nulls_taken_out(renderer: Renderer) -> None:
@@ -136,7 +136,7 @@ def test_rows_of_tables_have_their_nulls_taken_out(renderer: Renderer) -> None:
     padded = says("4", tool_calls=None, reasoning_content=None)
     row = {"messages": [{**ASK, "tool_calls": None}, padded], "tools": [tool], "chat_template_kwargs": {"a": None}}
     plain = {"messages": [ASK, says("4")], "tools": [TOOL]}
-    assert renderer.prompt_ids(problem_of(row)) == renderer.prompt_ids(problem_of(plain))
+    assert renderer.prompt(problem_of(row)) == renderer.prompt(problem_of(plain))
     assert problem_of({"messages": [ASK, says("4")], "tools": '[{"type": "function"}]'}).template == {
         "tools": [{"type": "function"}]
     }

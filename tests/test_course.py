@@ -20,7 +20,7 @@ from obverse.estimator.schedule import (
 )
 from obverse.methods.grpo import grpo
 from obverse.methods.sft import sft
-from obverse.types import GradeResult, Group, Problem, Sample, Source
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
 
 def built(name: str, **options: object) -> TrainingSchedule:
@@ -111,7 +111,7 @@ def test_one_method_is_a_schedule_of_one_stage() -> None:
 
 def failed(*right: bool, demonstration: tuple[str, ...] = ("so",)) -> Group:
     grades = [GradeResult.passed() if each else GradeResult.failed("no") for each in right]
-    own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
+    own = [Sample("rollout", ModelInput((1,)), [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
     return Group(Problem("p", "x", demonstration=demonstration), own)
 
 
@@ -145,7 +145,9 @@ def test_alternation_shares_moments_if_asked() -> None:
 
 def test_the_imitating_stage_gets_the_failed_problems_only() -> None:
     imitate = built("relift").methods[1]
-    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed())
+    shown = Sample(
+        "demonstration", ModelInput((1,)), [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed()
+    )
     for right, kinds in (((False, False), ["demonstration"]), ((True, False), [])):
         group = failed(*right)
         group.samples.append(shown)

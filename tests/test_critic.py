@@ -87,10 +87,10 @@ def test_the_value_is_that_of_the_state_before_the_token(critic: Critic) -> None
     update = pack([[one]], OWN)
     assert update is not None
     (micro,) = update.micros(99)
-    whole = torch.tensor([one.prompt_ids + one.ids])
+    whole = torch.tensor([one.model_input.token_ids])
     with torch.no_grad():
         every = critic.model.score(critic.model.base_model(input_ids=whole).last_hidden_state)[0, :, 0]
-    start = len(one.prompt_ids) - 1
+    start = len(one.prompt) - 1
     torch.testing.assert_close(critic.values(micro).detach(), every[start : start + 3], atol=1e-5, rtol=1e-5)
 
 

@@ -12,14 +12,14 @@ from obverse.rewards import NOT_APPLICABLE
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.grader_errors import NUM_RECENT, GraderErrorLimit, count_by_reason, sum_counts
 from obverse.training.loop import train
-from obverse.types import GradeResult, Group, Problem, Sample
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample
 
 FAILED = GradeResult(None, 0.0, "timeout")
 
 
 def step(num_failed: int, num: int, grade: GradeResult = FAILED) -> list[Group]:
     grades = [grade] * num_failed + [GradeResult.passed()] * (num - num_failed)
-    samples = [Sample("rollout", [1], [2], [], [], "", grade=each) for each in grades]
+    samples = [Sample("rollout", ModelInput((1,)), [2], [], [], "", grade=each) for each in grades]
     return [Group(Problem("p", "q"), samples)]
 
 

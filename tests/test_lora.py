@@ -30,7 +30,7 @@ from obverse.runtime.signals import SignalWatcher
 from obverse.training.build_models import load_models
 from obverse.training.loop import train_loop
 from obverse.training.setup import prepare
-from obverse.types import Source
+from obverse.types import ModelInput, Source
 
 pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
 
@@ -65,8 +65,8 @@ def batch(num_problems: int = 3) -> Any:
     rng = random.Random(5)
     groups = []
     for _ in range(num_problems):
-        prompt = [rng.randrange(3, 30) for _ in range(rng.randrange(1, 8))]
-        groups.append([replace(sample(rng, "rollout", 1.0, num), prompt_ids=prompt) for num in (4, 1, 7)])
+        prompt = ModelInput(tuple(rng.randrange(3, 30) for _ in range(rng.randrange(1, 8))))
+        groups.append([replace(sample(rng, "rollout", 1.0, num), prompt=prompt) for num in (4, 1, 7)])
     made = pack(groups, OWN)
     assert made is not None
     return made
@@ -147,7 +147,7 @@ def test_the_initial_model_is_the_base_bit_for_bit_and_no_second_one(tiny: Path,
                 weight.normal_(std=0.1)
         assert torch.equal(logprobs(anchor, micro)[0], logprobs(base, micro)[0])
         assert not torch.allclose(logprobs(policy, micro)[0], logprobs(base, micro)[0], atol=1e-3)
-    request, params = [SamplingRequest([5, 6, 7], [1, 2, 3])], SamplingParams(stop_ids=(0,), max_tokens=8)
+    request, params = [SamplingRequest(ModelInput((5, 6, 7)), [1, 2, 3])], SamplingParams(stop_ids=(0,), max_tokens=8)
     drawn = HFSampler(anchor.model, scope=anchor.scope).sample(request, params)
     assert drawn == HFSampler(base.model).sample(request, params) != HFSampler(policy.model).sample(request, params)
 

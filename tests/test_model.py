@@ -64,7 +64,7 @@ def test_what_stands_in_the_padding_changes_nothing(tiny_dir: Path) -> None:
     update = pack([group.samples for group in groups(2)], SOURCES)
     assert update is not None
     micro = whole(update)
-    lengths = [len(row.prompt_ids) + len(row.ids) - 1 for row in update.rows]
+    lengths = [len(row.prompt) + len(row.ids) - 1 for row in update.rows]
     padded = micro.input_ids.clone()
     for row, length in enumerate(sorted(lengths)):
         padded[row, length:] = 9

@@ -125,11 +125,11 @@ def test_the_policy_reads_a_mixture_of_what_was_written_and_what_it_would_have_w
     expected = own(micro.input_ids).detach().clone()
     lengths = {}
     for sample in update.rows:
-        text = sample.prompt_ids + sample.ids
+        text = list(sample.model_input.token_ids)
         guesses = policy.model(input_ids=torch.tensor([text])).logits[0].argmax(-1)
         row = next(r for r in range(len(micro.input_ids)) if micro.input_ids[r, : len(text) - 1].tolist() == text[:-1])
         lengths[row] = len(text) - 1  # the last token is not read
-        for place in range(len(sample.prompt_ids), len(text) - 1):
+        for place in range(len(sample.prompt), len(text) - 1):
             guess = int(guesses[place - 1])
             expected[row, place] = (1 - share) * table.weight[text[place]] + share * table.weight[guess]
     found = mixed(policy, micro, GreedyMix(share), table)
@@ -162,9 +162,9 @@ def test_a_scalar_head_is_read_before_or_after_a_token(tiny_dir: Path) -> None:
     with torch.no_grad():
         before, after = (scalars(model, micro, after=each) for each in (False, True))
         for row, sample in enumerate(update.rows):
-            text = torch.tensor([sample.prompt_ids + sample.ids])
+            text = torch.tensor([sample.model_input.token_ids])
             alone = model.score(model.base_model(input_ids=text).last_hidden_state)[0, :, 0]
-            mine, start = micro.tokens.sample == row, len(sample.prompt_ids)
+            mine, start = micro.tokens.sample == row, len(sample.prompt)
             torch.testing.assert_close(before[mine], alone[start - 1 : -1], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(after[mine], alone[start:], atol=1e-5, rtol=1e-5)
             score = model(input_ids=text).logits[0, 0]  # as transformers reads it: at the last token

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from obverse.data.portable_template import literal, quoted
 from obverse.data.renderer import Renderer
-from obverse.types import Problem
+from obverse.types import ModelInput, Problem
 
 TEXT = "Say \"2+2\" {{ x }} {% y %} \\n 'q'\n\t\U0001f600 \u00e9"
 SYSTEM = "Be brief: {{ bos_token }} {% if %} 'a' \\ \"b\"\n\U0001f600 \u4f60"
@@ -29,8 +29,9 @@ def same_elsewhere(renderer: Renderer, folder: Path, prompt: Any = TEXT) -> None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert ids == renderer.prompt_ids(Problem("a", prompt))
-    assert Renderer(tokenizer).prompt_ids(Problem("a", prompt)) == ids  # and what trains on from there begins with
+    expected = ModelInput(tuple(ids))
+    assert expected == renderer.prompt(Problem("a", prompt))
+    assert Renderer(tokenizer).prompt(Problem("a", prompt)) == expected  # and what trains on from there begins with
 
 
 @pytest.mark.parametrize("family", TEMPLATES)

@@ -35,6 +35,7 @@ from obverse.models.position_limits import num_positions, rated_positions, reads
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.setup import prepare
+from obverse.types import ModelInput
 
 NUM = 40
 SIZE: dict[str, Any] = {"vocab_size": 512, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 2}
@@ -81,7 +82,9 @@ def test_a_table_that_grows_is_no_bound() -> None:
     model = XGLMForCausalLM(
         XGLMConfig(**SIZE, d_model=16, ffn_dim=16, num_layers=1, attention_heads=2, max_position_embeddings=NUM)
     )
-    (drawn,) = HFSampler(model.eval()).sample([SamplingRequest([3] * 20, [1])], SamplingParams((), NUM - 10))
+    (drawn,) = HFSampler(model.eval()).sample(
+        [SamplingRequest(ModelInput((3,) * 20), [1])], SamplingParams((), NUM - 10)
+    )
     assert len(drawn[0].ids) == NUM - 10
 
 
@@ -168,8 +171,8 @@ def test_the_sampler_refuses_for_all_others(folders: Path) -> None:
     sampler = HFSampler(made("gpt2"))
     torch.manual_seed(0)
     (drawn,) = sampler.sample(
-        [SamplingRequest([3] * 20, [1])], SamplingParams((), NUM - 19)
+        [SamplingRequest(ModelInput((3,) * 20), [1])], SamplingParams((), NUM - 19)
     )  # the last token is not read
     assert len(drawn[0].ids) == NUM - 19
     with pytest.raises(ConfigError, match="more than the 40 positions"):
-        sampler.sample([SamplingRequest([3] * 20, [1])], SamplingParams((), NUM - 18))
+        sampler.sample([SamplingRequest(ModelInput((3,) * 20), [1])], SamplingParams((), NUM - 18))

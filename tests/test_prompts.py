@@ -14,7 +14,7 @@ from obverse.models.batch import Update, blocks, pack
 from obverse.models.load import load
 from obverse.models.policy import Policy, logprobs
 from obverse.models.shared_prefix import Prompts, Reader
-from obverse.types import Sample, Source
+from obverse.types import ModelInput, Sample, Source
 
 SHARING = ("qwen2", "qwen3", "llama", "gemma")
 OWN = frozenset({Source.ROLLOUT})
@@ -35,8 +35,8 @@ def update(prompt_lengths: tuple[int, ...], response_lengths: tuple[int, ...]) -
     rng = random.Random(5)
     groups: list[list[Sample]] = []
     for length in prompt_lengths:
-        prompt = [rng.randrange(3, 30) for _ in range(length)]
-        groups.append([replace(sample(rng, "rollout", 1.0, num), prompt_ids=prompt) for num in response_lengths])
+        prompt = ModelInput(tuple(rng.randrange(3, 30) for _ in range(length)))
+        groups.append([replace(sample(rng, "rollout", 1.0, num), prompt=prompt) for num in response_lengths])
     made = pack(groups, OWN)
     assert made is not None
     return made
@@ -106,14 +106,14 @@ def test_a_cache_that_forgets_is_not_shared(policies: dict[str, Policy]) -> None
 
 
 def test_prompts_are_padded_on_the_left_and_only_where_they_differ() -> None:
-    ragged = Prompts.of([[1, 2, 3], [4]])
+    ragged = Prompts.of([ModelInput((1, 2, 3)), ModelInput((4,))])
     assert ragged.input_ids.tolist() == [[1, 2, 3], [0, 0, 4]] and ragged.mask is not None
     assert ragged.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert Prompts.of([[1, 2], [3, 4]]).mask is None
+    assert Prompts.of([ModelInput((1, 2)), ModelInput((3, 4))]).mask is None
     assert ragged.to(torch.device("cpu")) is ragged
 
 
 def test_blocks_hold_as_many_prompts_as_fit() -> None:
-    prompts = [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 4, 5, 6, 7)]
+    prompts = [ModelInput((5,) * length) for length in (1, 2, 3, 7)]
     assert [len(block) for block in blocks(prompts, 6)] == [2, 1, 1]
     assert [len(block) for block in blocks(prompts, 100)] == [4]

@@ -49,7 +49,7 @@ def test_demonstrations_and_rollouts_share_the_prompt_and_end_with_the_stop_toke
     assert [sample.kind for sample in groups[0].samples] == ["demonstration", "rollout", "rollout"]
     assert [sample.kind for sample in groups[1].samples] == ["rollout", "rollout"]  # nobody demonstrated it
     shown, own, _ = groups[0].samples
-    assert shown.prompt_ids == own.prompt_ids == renderer.prompt_ids(PROBLEMS[0])
+    assert shown.prompt == own.prompt == renderer.prompt(PROBLEMS[0])
     assert shown.ids[-1] in renderer.stop_ids and own.ids[-1] in renderer.stop_ids
     assert set(shown.sources) == {Source.DEMONSTRATION} and set(own.sources) == {Source.ROLLOUT}
     assert own.text == "#### 4" and own.correct and shown.correct
@@ -105,7 +105,7 @@ def test_a_hint_shows_whole_steps_and_marks_their_tokens(renderer: Renderer) -> 
     num_hint = sample.sources.count(Source.HINT)
     assert sample.kind == "hinted"
     assert renderer.tokenizer.decode(sample.ids[:num_hint]) == "2+2=4"
-    assert list(sampler.requests[0].prompt_ids) == sample.prompt_ids + sample.ids[:num_hint]
+    assert sampler.requests[0].prompt == sample.prompt.extended(sample.ids[:num_hint])
     assert sample.behavior[:num_hint] == [0.0] * num_hint and set(sample.sources[num_hint:]) == {Source.ROLLOUT}
 
 
@@ -126,7 +126,7 @@ def test_a_hint_in_tokens_is_rounded_down_and_leaves_one_to_write(renderer: Rend
     assert num_hint == min(math.floor(share * len(whole)), len(whole) - 1)
     assert sample.ids[:num_hint] == whole[:num_hint]
     assert sample.kind == ("hinted" if num_hint else "rollout")
-    assert list(sampler.requests[0].prompt_ids) == sample.prompt_ids + whole[:num_hint]
+    assert sampler.requests[0].prompt == sample.prompt.extended(whole[:num_hint])
 
 
 def test_a_problem_without_a_demonstration_gets_no_hint(renderer: Renderer) -> None:

@@ -92,7 +92,7 @@ def test_it_is_that_of_transformers_and_no_split_changes_it(kind: str, models: P
     assert nothing == 0.0
     # transformers' own, one row at a time: its counts are of all rows at once
     groups = run.collector.collect(run.problems[:4], run.method, 0, 0.0)
-    rows = [sample.prompt_ids + sample.ids for group in groups for sample in group.samples]
+    rows = [list(sample.model_input.token_ids) for group in groups for sample in group.samples]
     width = max(map(len, rows)) - 1
     ids = torch.tensor([row[:-1] + [0] * (width - len(row) + 1) for row in rows])
     mask = torch.tensor([[1] * (len(row) - 1) + [0] * (width - len(row) + 1) for row in rows])

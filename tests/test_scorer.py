@@ -69,7 +69,7 @@ def test_scores_are_those_of_each_text_alone(folder: Path, tmp_path: Path, batch
     made = scorer(folder, "scorer", tmp_path, micro_batch_tokens=batch_tokens)
     assert made.same_tokens
     mine = answers(9)
-    expected = plain(folder / "scorer", [each.prompt_ids + each.ids for _, each in mine])
+    expected = plain(folder / "scorer", [list(each.model_input.token_ids) for _, each in mine])
     assert len(set(expected)) == 9
     assert made.score(mine) == pytest.approx(expected, abs=1e-5)
     assert made.score([]) == []
@@ -81,7 +81,7 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text_in_its_own_way(fol
     own = Renderer(AutoTokenizer.from_pretrained(folder / "other"))
     texts = ["2+2=4", "no", "It is four, since two and two are four.", ""]
     mine = [(PROBLEM, replace(each, text=text)) for text, (_, each) in zip(texts, answers(4), strict=True)]
-    written = [own.prompt_ids(PROBLEM) + own.response(PROBLEM, (text,)).ids for text in texts]
+    written = [[*own.prompt(PROBLEM).token_ids, *own.response(PROBLEM, (text,)).ids] for text in texts]
     assert made.score(mine) == pytest.approx(plain(folder / "other", written), abs=1e-5)
 
 
@@ -158,7 +158,9 @@ def test_from_pairs_to_a_reward_model_to_a_policy(folder: Path, tmp_path: Path) 
     ]
     renderer = Renderer(AutoTokenizer.from_pretrained(folder / "qwen2"))
     prompts = {row["id"]: row["prompt"] for row in map(json.loads, problems.read_text().splitlines())}
-    texts = [renderer.prompt_ids(Problem(row["problem"], prompts[row["problem"]])) + row["ids"] for row in written]
+    texts = [
+        [*renderer.prompt(Problem(row["problem"], prompts[row["problem"]])).token_ids, *row["ids"]] for row in written
+    ]
     assert [row["reward"] for row in written] == pytest.approx(plain(judge, texts), abs=1e-5)
     assert first["reward"] == pytest.approx(sum(row["reward"] for row in written) / len(written))
     assert first["accuracy"] == sum(row["reward"] > 0 for row in written) / len(written)

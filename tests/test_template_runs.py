@@ -60,7 +60,7 @@ def test_everything_that_reads_the_model_reads_the_prompt_that_trained_it(
     renderer = resumed.collector.renderer
     resumed.folder.release()
     problem = next(each for each in resumed.problems if each.id == row["problem"])
-    trained = renderer.prompt_ids(problem)
+    trained = renderer.prompt(problem)
     state = json.loads((checkpoint / "state.json").read_text())
     assert state["template"] == renderer.record()
 
@@ -69,14 +69,16 @@ def test_everything_that_reads_the_model_reads_the_prompt_that_trained_it(
     messages = [{"role": "user", "content": problem.prompt}]
     for folder in (checkpoint, out, merged):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == trained
+        assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == list(
+            trained.token_ids
+        )
     moved = shutil.copytree(checkpoint, tmp_path / "elsewhere" / "checkpoint-1")
     for place in (tmp_path / "run", checkpoint, moved, out):
         asked = EvalConfig(model=str(place), dataset=str(data), output=tmp_path / "eval", num_problems=8)
         target = target_of(asked)
         (trial,) = trials_of(asked, target, Silent())
         spoken = load_speaker(asked, target).renderer(trial)
-        assert spoken.prompt_ids(problem) == trained
+        assert spoken.prompt(problem) == trained
 
 
 def test_an_export_of_an_older_checkpoint_gets_the_template_that_trained_it(tiny: Path, tmp_path: Path) -> None:

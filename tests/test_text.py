@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError, DataError
-from obverse.types import Problem
+from obverse.types import ModelInput, Problem
 
 TURN_ENDS = {
     "qwen2": "<|im_end|>",
@@ -45,13 +45,13 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
 def test_prompt_ids_are_those_of_the_serving_engines(tokenizer: PreTrainedTokenizerFast) -> None:
     messages = [{"role": "user", "content": CLIPS.prompt}]
     expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert Renderer(tokenizer).prompt_ids(CLIPS) == expected
-    assert Renderer(tokenizer).prompt_ids(Problem("as messages", messages)) == expected
+    assert Renderer(tokenizer).prompt(CLIPS) == ModelInput(tuple(expected))
+    assert Renderer(tokenizer).prompt(Problem("as messages", messages)) == ModelInput(tuple(expected))
 
 
 @pytest.mark.parametrize("template", ["auto", "none", "Question: {prompt}\\nAnswer:"])
 def test_bos_exactly_once_where_there_is_one(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
-    ids = Renderer(tokenizer, template).prompt_ids(CLIPS)
+    ids = Renderer(tokenizer, template).prompt(CLIPS).token_ids
     if tokenizer.bos_token_id is None:
         assert "no BOS" in Renderer(tokenizer, template).describe()
     else:
@@ -62,12 +62,12 @@ def test_bos_exactly_once_where_there_is_one(tokenizer: PreTrainedTokenizerFast,
 def test_bos_that_the_prompt_spells_out_is_not_doubled() -> None:
     tokenizer = tiny_tokenizer("llama")
     renderer = Renderer(tokenizer, "none")
-    assert renderer.prompt_ids(Problem("a", "<|begin_of_text|>2+2")) == renderer.prompt_ids(Problem("b", "2+2"))
+    assert renderer.prompt(Problem("a", "<|begin_of_text|>2+2")) == renderer.prompt(Problem("b", "2+2"))
 
 
 def test_a_template_without_bos_gets_none() -> None:
     tokenizer = tiny_tokenizer("llama", "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}")
-    assert tokenizer.bos_token_id not in Renderer(tokenizer).prompt_ids(CLIPS)
+    assert tokenizer.bos_token_id not in Renderer(tokenizer).prompt(CLIPS).token_ids
 
 
 def test_plain_prompts() -> None:
@@ -124,7 +124,7 @@ def test_prompt_and_demonstration_are_what_the_template_writes(family: str, toke
     renderer = Renderer(tokenizer)
     messages = [{"role": "user", "content": CLIPS.prompt}, {"role": "assistant", "content": "".join(STEPS)}]
     whole = tokenizer.apply_chat_template(messages, tokenize=False).rstrip("\n")
-    assert tokenizer.decode(renderer.prompt_ids(CLIPS) + renderer.demonstration(CLIPS).ids) == whole
+    assert tokenizer.decode(renderer.prompt(CLIPS).extended(renderer.demonstration(CLIPS).ids).token_ids) == whole
     assert renderer.demonstration(CLIPS).text.endswith("".join(STEPS))
     assert ("<think>" in renderer.demonstration(CLIPS).text) == (family == "qwen3")
 
@@ -252,10 +252,10 @@ def test_a_stop_token_spelled_out_by_the_data_is_not_doubled(family: str, tokeni
 
 def test_pad_that_is_eos_changes_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
     before = Renderer(tokenizer)
-    expected = before.prompt_ids(CLIPS), before.demonstration(CLIPS), before.stop_ids
+    expected = before.prompt(CLIPS), before.demonstration(CLIPS), before.stop_ids
     tokenizer.pad_token = tokenizer.eos_token
     after = Renderer(tokenizer)
-    assert (after.prompt_ids(CLIPS), after.demonstration(CLIPS), after.stop_ids) == expected
+    assert (after.prompt(CLIPS), after.demonstration(CLIPS), after.stop_ids) == expected
     assert after.pad_id == tokenizer.eos_token_id
 
 
@@ -292,7 +292,7 @@ def test_a_wrong_template_is_refused_by_name(choice: str) -> None:
 @pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ messages[0].content", "{{ 1 + 'a' }}"])
 def test_a_broken_template_is_refused(template: str) -> None:
     with pytest.raises(ConfigError):
-        Renderer(tiny_tokenizer("qwen3", template)).prompt_ids(CLIPS)
+        Renderer(tiny_tokenizer("qwen3", template)).prompt(CLIPS)
 
 
 def test_a_template_that_forgets_the_answer_is_refused() -> None:
@@ -309,12 +309,12 @@ def test_several_templates_without_a_default_are_refused() -> None:
 def test_messages_that_a_template_refuses_name_the_problem() -> None:
     twice = Problem("row 7", [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
     with pytest.raises(ConfigError, match=r"row 7: .*alternate"):
-        Renderer(tiny_tokenizer("gemma")).prompt_ids(twice)
+        Renderer(tiny_tokenizer("gemma")).prompt(twice)
     begun = Problem("row 8", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     with pytest.raises(ConfigError, match="row 8: .*ends with an assistant message"):
-        Renderer(tiny_tokenizer("qwen2")).prompt_ids(begun)
+        Renderer(tiny_tokenizer("qwen2")).prompt(begun)
     with pytest.raises(ConfigError, match="row 9: .*no messages"):
-        Renderer(tiny_tokenizer("qwen2")).prompt_ids(Problem("row 9", []))
+        Renderer(tiny_tokenizer("qwen2")).prompt(Problem("row 9", []))
 
 
 def test_without_a_demonstration() -> None:

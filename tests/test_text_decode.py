@@ -102,7 +102,7 @@ def test_a_tokenizer_that_puts_a_space_before_texts(scheme: str) -> None:
         assert rendered.text == before + "".join(STEPS) + gap
         assert rendered.ids[-1] == tokenizer.eos_token_id
         assert renderer.decode(rendered.ids[: rendered.step_ends[1]]).startswith(before + "".join(STEPS[:2]))
-        prompt = renderer.prompt_ids(CLIPS)
+        prompt = list(renderer.prompt(CLIPS).token_ids)
         assert prompt[0] == tokenizer.bos_token_id and prompt.count(tokenizer.bos_token_id) == 1
         assert renderer.response(CLIPS, ["#### 72"]).text.strip() == "#### 72"  # though "\\n####" is one token here
         together = tokenizer(renderer.prompt_text(CLIPS) + rendered.text, add_special_tokens=False)["input_ids"]
@@ -121,7 +121,7 @@ def test_a_tokenizer_without_offsets() -> None:
 def test_show_names_every_token(tokenizer: PreTrainedTokenizerFast) -> None:
     renderer = Renderer(tokenizer)
     rows = renderer.show(CLIPS)
-    assert [token for _, token, part in rows if part == "prompt"] == renderer.prompt_ids(CLIPS)
+    assert [token for _, token, part in rows if part == "prompt"] == list(renderer.prompt(CLIPS).token_ids)
     assert [token for _, token, part in rows if part == "demonstration"] == renderer.demonstration(CLIPS).ids
     assert rows[-1][0] == tokenizer.convert_ids_to_tokens(renderer.stop_id)
     assert {part for *_, part in renderer.show(Problem("bare", "2+2?"))} == {"prompt"}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from obverse.data.renderer import Rendered, hint_tokens
-from obverse.types import GenerationRequest, GradeResult, Sample, Source
+from obverse.types import GenerationRequest, GradeResult, ModelInput, Sample, Source
 
 STOP, LETTERS, LENGTH, GOAL = 0, (1, 2), 3, 2
 DEMONSTRATION = Rendered([1, 1, STOP], [1, 2], "11")
@@ -162,7 +162,7 @@ def _sample(kind: str, ids: Sequence[int], source: Source, num_hint: int = 0) ->
     ended = ids[-1] == STOP
     return Sample(
         kind=kind,  # type: ignore[arg-type]
-        prompt_ids=[STOP],
+        prompt=ModelInput((STOP,)),
         ids=list(ids),
         sources=[Source.HINT] * num_hint + [source] * (len(ids) - num_hint),
         behavior=[0.0] * len(ids),

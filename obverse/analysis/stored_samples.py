@@ -64,7 +64,7 @@ def stored(run: str, step: int, renderer: Renderer, problems: Sequence[Problem])
         groups.setdefault(name, Group(known[name], [])).samples.append(
             Sample(
                 kind=row["kind"],
-                prompt_ids=renderer.prompt_ids(known[name]),
+                prompt=renderer.prompt(known[name]),
                 ids=row["ids"],
                 sources=[Source.HINT] * num_hint + [source] * (len(row["ids"]) - num_hint),
                 behavior=[0.0] * len(row["ids"]),

@@ -23,6 +23,7 @@ from rich.text import Text
 from obverse import __version__
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.redact import flat
+from obverse.types import ModelInput
 
 State = Literal["ok", "note", "missing"]
 STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "bold red"}
@@ -173,7 +174,7 @@ def sampling() -> Finding:
     engine = importlib.import_module("obverse.inference.hf")
     policy, tokenizer = loading.load("embedded", device="cpu")
     model.set_threads(0, policy)
-    request = SamplingRequest(tokenizer("Q:7+5A:")["input_ids"], range(NUM_SAMPLES))
+    request = SamplingRequest(ModelInput(tuple(tokenizer("Q:7+5A:")["input_ids"])), range(NUM_SAMPLES))
     params = SamplingParams(stop_ids=(tokenizer.eos_token_id,), max_tokens=MAX_TOKENS)
     start = time.perf_counter()
     (completions,) = engine.HFSampler(policy.model).sample([request], params)

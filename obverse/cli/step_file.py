@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from obverse.errors import DataError
-from obverse.types import POLICY_KINDS, GradeResult, Kind, Sample, Source
+from obverse.types import POLICY_KINDS, GradeResult, Kind, ModelInput, Sample, Source
 
 KINDS: tuple[str, ...] = get_args(Kind)
 SOURCES = {source.label: source for source in Source}
@@ -123,7 +123,7 @@ def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: 
     cut = raw.get("truncated") is not None and _flag(raw["truncated"], f"{name}: truncated")
     return Sample(
         kind=cast(Kind, kind),
-        prompt_ids=[0],
+        prompt=ModelInput((0,)),
         ids=list(range(len(sources))),
         sources=sources,
         behavior=[value or 0.0 for value in behavior or [0.0] * len(sources)],

@@ -58,7 +58,7 @@ def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Conso
         try:
             sizes = [len(rendered.ids) for _, rendered in answers(problem, renderer)]
             rewritten += sum(not rendered.as_written for _, rendered in answers(problem, renderer))
-            lengths.append((len(renderer.prompt_ids(problem)), max(sizes, default=0)))
+            lengths.append((len(renderer.prompt(problem)), max(sizes, default=0)))
         except (DataError, ConfigError) as error:
             errors.append(error)
     if lengths:

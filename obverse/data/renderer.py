@@ -21,7 +21,7 @@ from obverse.data.control_tokens import Control, free_mark, texts_in
 from obverse.data.template_rendering import LINKS, PROBE, Writer
 from obverse.data.tokenization import Coder, named_specials
 from obverse.errors import ConfigError, DataError
-from obverse.types import GenerationRequest, Problem
+from obverse.types import GenerationRequest, ModelInput, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +71,7 @@ class Renderer:
 
     Example:
         renderer = Renderer(tokenizer)
-        prompt, answer = renderer.prompt_ids(problem), renderer.demonstration(problem).ids
+        prompt, answer = renderer.prompt(problem), renderer.demonstration(problem).ids
     """
 
     def __init__(
@@ -160,9 +160,9 @@ class Renderer:
 
     def describe(self) -> str:
         """One line for the start banner."""
-        start = self.prompt_ids(Problem("probe", PROBE))
+        start = self.prompt(Problem("probe", PROBE)).token_ids
         bos = self.tokenizer.bos_token_id
-        begins = "BOS once" if bos is not None and start[:1] == [bos] else "no BOS"
+        begins = "BOS once" if bos is not None and start[:1] == (bos,) else "no BOS"
         stop = self.tokenizer.convert_ids_to_tokens(self.stop_id)
         folded = "" if self.writer.takes_system else ", system text goes into the first user message"
         date = self.record().get("date")
@@ -175,13 +175,13 @@ class Renderer:
         text = self._prompt(problem, mark)
         return text.replace(mark, "") if mark else text
 
-    def prompt_ids(self, problem: Problem) -> list[int]:
-        """The prompt's token ids, the same for rollouts and demonstrations."""
+    def prompt(self, problem: Problem) -> ModelInput:
+        """The prompt as the model reads it, the same for rollouts and demonstrations."""
         mark = self._mark(problem)
         ids = self.coder.encode(self._prompt(problem, mark), mark)
         if self.layout.jinja is not None or ids[: len(self.coder.opening)] == self.coder.opening:
-            return ids
-        return self.coder.opening + ids
+            return ModelInput(tuple(ids))
+        return ModelInput((*self.coder.opening, *ids))
 
     def demonstration(self, problem: Problem) -> Rendered:
         """The problem's demonstration as the assistant's answer, stop token included."""
@@ -222,7 +222,7 @@ class Renderer:
 
     def show(self, problem: Problem) -> list[tuple[str, int, str]]:
         """(token text, id, "prompt" or "demonstration") of everything that the model would see of `problem`."""
-        parts = {"prompt": self.prompt_ids(problem)}
+        parts: dict[str, Sequence[int]] = {"prompt": self.prompt(problem).token_ids}
         if problem.demonstration:
             parts["demonstration"] = self.demonstration(problem).ids
         return [(self.coder.decode([token]), token, name) for name, ids in parts.items() for token in ids]
@@ -255,7 +255,7 @@ class Renderer:
             opening = "".join(self.tokenizer.convert_ids_to_tokens(self.coder.opening))
             form = self.layout.form
             candidates = [portable.plain(opening + gap, form, self.system_prompt) for gap in ("", " ")]
-        wanted = self.prompt_ids(Problem("probe", PROBE))
+        wanted = list(self.prompt(Problem("probe", PROBE)).token_ids)
         messages = [{"role": "user", "content": PROBE}]
         for text in filter(None, candidates):
             if self.coder.encode(self.writer.render_by(text, messages)) == wanted:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from obverse.distributed.process_group import ProcessGroup
-from obverse.types import GradeResult, Group, Problem, Sample, Source
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
-LISTS = ("prompt_ids", "ids", "sources", "behavior")  # fields of a sample with a number per token
+LISTS = ("prompt", "ids", "sources", "behavior")  # fields of a sample with a number per token
 
 
 def gather_groups(
@@ -25,7 +25,7 @@ def gather_groups(
     if process_group.is_alone:
         return list(groups)
     samples = [sample for group in groups for sample in group.samples]
-    ids = [number for sample in samples for number in (*sample.prompt_ids, *sample.ids)]
+    ids = [number for sample in samples for number in sample.model_input.token_ids]
     ids_of = process_group.gather_tensors(torch.tensor(ids, dtype=torch.long))
     sources_of = process_group.gather_tensors(
         torch.tensor([int(s) for each in samples for s in each.sources], dtype=torch.uint8)
@@ -49,9 +49,9 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _sample(row: dict[str, Any], ids: Iterator[int], sources: Iterator[int], behavior: Iterator[float]) -> Sample:
-    prompt = [next(ids) for _ in range(row["prompt_ids"])]
+    prompt = ModelInput(tuple(next(ids) for _ in range(row["prompt"])))
     lists = {
-        "prompt_ids": prompt,
+        "prompt": prompt,
         "ids": [next(ids) for _ in range(row["ids"])],
         "sources": [Source(next(sources)) for _ in range(row["sources"])],
         "behavior": [next(behavior) for _ in range(row["behavior"])],

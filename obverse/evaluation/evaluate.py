@@ -125,7 +125,7 @@ def fill(store: Store, trial: Trial, speaker: Speaker, watch: Watcher) -> Report
     for line in told:
         watch.note(line)
     if config.show_tokens:
-        ids = renderer.prompt_ids(trial.problems[0])
+        ids = list(renderer.prompt(trial.problems[0]).token_ids)
         watch.note(f"problem {trial.problems[0].id} is sent as {len(ids)} tokens: {ids}")
         watch.note(f"which read: {literal(renderer.tokenizer.decode(ids, skip_special_tokens=False))}")
     weights = {name: speaker.about[name] for name in ("identity", "base_identity", "dtype")}

@@ -21,7 +21,7 @@ from obverse.rewards.versions import grader_version
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.signals import run_on_all_ranks
 from obverse.seeds import seed_for
-from obverse.types import Problem
+from obverse.types import ModelInput, Problem
 
 CHUNK_SAMPLES = 4096  # sampled, graded and written at a time, at most
 CHUNK_TOKENS = 2**22  # and about so many tokens, so that a kill costs little of a long evaluation
@@ -35,15 +35,15 @@ class Asked:
     """A problem as the model is asked it, and how many samples of which evaluation seeds are wanted."""
 
     problem: Problem
-    prompt_ids: list[int]
+    prompt: ModelInput
     digest: str
     num_samples: int
     rounds: Sequence[int]
 
     @classmethod
     def of(cls, problem: Problem, renderer: Renderer, num_samples: int, rounds: Sequence[int]) -> Asked:
-        ids = renderer.prompt_ids(problem)
-        return cls(problem, ids, digest(problem, ids), num_samples, rounds)
+        prompt = renderer.prompt(problem)
+        return cls(problem, prompt, digest(problem, prompt), num_samples, rounds)
 
     @cached_property
     def grader(self) -> str:
@@ -129,7 +129,7 @@ def sample(
     progress: Callable[[int], None],
 ) -> list[list[tuple[Graded, str]]]:
     """The wanted completions by problem, each with its verdict and text. Raises ConfigError without a verifier."""
-    requests = [SamplingRequest(asked.prompt_ids, list(seeds)) for asked, seeds in zip(chunk, wanted, strict=True)]
+    requests = [SamplingRequest(asked.prompt, list(seeds)) for asked, seeds in zip(chunk, wanted, strict=True)]
     found = sampler.sample(requests, params, progress)
     texts = [[renderer.decode(completion.ids) for completion in completions] for completions in found]
     grades = iter(grade_completions([(a.problem, text) for a, said in zip(chunk, texts, strict=True) for text in said]))

@@ -27,7 +27,7 @@ from obverse.runtime.file_writes import exclusive_lock, storage_errors
 from obverse.runtime.integrity import FIRST, add_seal
 from obverse.runtime.json_lines import parse
 from obverse.runtime.run_dir import RunFolder
-from obverse.types import Finish, GradeResult, Problem, to_json
+from obverse.types import Finish, GradeResult, ModelInput, Problem, to_json
 
 SCHEMA = 2
 ASKED, PROBLEMS, SAMPLES, RESULT = "asked.json", "problems.jsonl", "samples.jsonl.gz", "result.json"
@@ -291,13 +291,13 @@ def content(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "verifier": without_folders(str(found["verifier"]))} if found.get("verifier") else found
 
 
-def digest(problem: Problem, prompt_ids: Sequence[int]) -> str:
+def digest(problem: Problem, prompt: ModelInput) -> str:
     """Names a problem by what is sent and what is right: with another template or answer it is another one.
 
     The verifier counts by its name; which version of it gave a verdict stands in each row.
     """
     verifier = problem.verifier and without_folders(problem.verifier)
-    text = json.dumps([problem.id, list(prompt_ids), problem.answer, verifier], default=str)
+    text = json.dumps([problem.id, prompt.token_ids, problem.answer, verifier], default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 

@@ -65,7 +65,7 @@ class Ahead:
         self.settle(self.check)
         known = self.batches.get(self.step, Batch(self.step)).found
         missing = [
-            SamplingRequest(each.prompt_ids, [s for s in each.seeds if key(params, each, s) not in known])
+            SamplingRequest(each.prompt, [s for s in each.seeds if key(params, each, s) not in known])
             for each in requests
         ]
         asked = [request for request in missing if request.seeds]
@@ -129,4 +129,4 @@ class Ahead:
 
 def key(params: SamplingParams, request: SamplingRequest, seed: int) -> Key:
     """What names a completion. The rest of the law is the run's."""
-    return seed, seed_for(0, "prompt", *request.prompt_ids), params.temperature == 0, params.max_tokens
+    return seed, seed_for(0, "prompt", *request.prompt.token_ids), params.temperature == 0, params.max_tokens

@@ -174,8 +174,8 @@ def served(
 ) -> VLLMSampler:
     """A sampler of the server at `vllm_url`, which fits the run."""
     client = Client(config.vllm_url, config.vllm_timeout)
-    prompts = [renderer.prompt_ids(problem) for problem in problems]
-    known = next((ids for ids in sorted(prompts, key=len, reverse=True)), [])[:NUM_KNOWN]
+    prompts = [renderer.prompt(problem) for problem in problems]
+    known = list(max(prompts, key=len).token_ids[:NUM_KNOWN]) if prompts else []
     place = folder / WEIGHTS
     if process_group.is_first:
         shutil.rmtree(place, ignore_errors=True)  # what a run that was killed left

@@ -6,7 +6,6 @@ that of a plain forward of the row (`obverse.models.conformance` does the same f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from obverse.models.conformance import (
 )
 from obverse.models.reduced_model import quiet, reduced
 from obverse.models.rope_frequencies import longest_sampled
+from obverse.types import ModelInput
 
 _sampled: dict[tuple[type, str], str | None] = {}
 
@@ -48,7 +48,7 @@ def _sampling_fault(model: Any, layers: int) -> str | None:
             return f"no small copy of {class_name(model)} can be made from its configuration to try it on"
         end = longest_sampled(copy.config)
         rows = random_rows(copy.config, None).rows
-        prompts = {tuple(row.prompt_ids): None for row in rows}
+        prompts = {row.prompt: None for row in rows}
         if end is not None:
             prompts = {prompt: None for prompt in prompts if len(prompt) < end - 2}
         budget = 14 if end is None else end - max(map(len, prompts))
@@ -58,14 +58,14 @@ def _sampling_fault(model: Any, layers: int) -> str | None:
                 members = write(copy.to(kind), num_layers(copy), 4, requests, SamplingParams((), budget))
             except Exception as error:  # noqa: BLE001  as above
                 return f"its forward does not read a padded cache of keys and values ({first_line(error)})"
-            worst = max(_sampled_gap(copy, requests[each.request].prompt_ids, each) for each in members)
+            worst = max(_sampled_gap(copy, requests[each.request].prompt, each) for each in members)
             if worst <= WRONG:
                 return None
     return f"read from a padded cache, a token's log-prob differs by {worst:.1g} from that of a plain forward"
 
 
-def _sampled_gap(copy: Any, prompt: Sequence[int], member: Member) -> float:
-    logits = plain_logits(copy, [*prompt, *member.ids])[len(prompt) - 1 : -1]
+def _sampled_gap(copy: Any, prompt: ModelInput, member: Member) -> float:
+    logits = plain_logits(copy, prompt.extended(member.ids).token_ids)[len(prompt) - 1 : -1]
     logp = logits.log_softmax(-1).gather(-1, torch.tensor(member.ids)[:, None])[:, 0]
     gap = float((logp - torch.tensor(member.behavior)).abs().max())
     return gap if gap == gap else float("inf")

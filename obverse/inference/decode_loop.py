@@ -48,7 +48,7 @@ def write(
     """The completions of `orders`, in order: sampled, at most `max_rows` at once, with the arguments of HFSampler."""
     members = [Member(index, n, seed) for index, request in enumerate(requests) for n, seed in enumerate(request.seeds)]
     # prompts of like length together: little padding
-    waiting = deque(sorted(members, key=lambda each: (len(requests[each.request].prompt_ids), each.request)))
+    waiting = deque(sorted(members, key=lambda each: (len(requests[each.request].prompt), each.request)))
     table = _Table(model, num_layers, max_rows, params)
     caps, num_tokens, started = Stops(params, decode), 0, time.monotonic()
     while waiting or table.alive:
@@ -86,7 +86,7 @@ class _Table:
         rows: dict[int, int] = {}  # order -> its row among the new ones
         for each, place in zip(arrived, free, strict=True):
             each.place, each.row = place, first + rows.setdefault(each.request, len(rows))
-        prompts = [requests[index].prompt_ids for index in rows]
+        prompts = [list(requests[index].prompt.token_ids) for index in rows]
         logits = self._prefill(prompts)
         self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
         self.alive += arrived

@@ -69,7 +69,7 @@ class HFSampler:
     ) -> list[list[Completion]]:
         """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite, ConfigError for rows
         that could grow too long (`check_length`)."""
-        self.check_length(max((len(request.prompt_ids) for request in requests), default=0) + params.max_tokens)
+        self.check_length(max((len(request.prompt) for request in requests), default=0) + params.max_tokens)
         with self.scope(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
             self._refuse_too_long(requests, params)
             return self._sample(requests, params, progress)
@@ -78,7 +78,7 @@ class HFSampler:
         """Raise ConfigError where a completion may need more positions than there are; its last token needs none."""
         if self._num_positions is None:
             self._num_positions = num_positions(self.model) or sys.maxsize
-        longest = max((len(request.prompt_ids) for request in requests), default=0) + params.max_tokens
+        longest = max((len(request.prompt) for request in requests), default=0) + params.max_tokens
         limit = self._num_positions
         if longest - 1 > limit and not reads(self.model, longest - 1, limit):
             raise ConfigError(

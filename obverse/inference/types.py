@@ -9,7 +9,7 @@ from typing import Protocol
 from obverse.config.analyze import SceneOptions
 from obverse.config.eval import EvalConfig
 from obverse.config.train import TrainConfig
-from obverse.types import Finish
+from obverse.types import Finish, ModelInput
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SamplingRequest:
     A completion depends on its seed and the prompt, not on what else is sampled beside it.
     """
 
-    prompt_ids: Sequence[int]
+    prompt: ModelInput
     seeds: Sequence[int]
 
 

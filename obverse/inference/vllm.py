@@ -21,6 +21,7 @@ from obverse.inference.server_schemas import About, Cards, Completed, ServerInfo
 from obverse.inference.stops import SLACK, Stops
 from obverse.inference.types import Completion, SamplingParams, SamplingRequest
 from obverse.inference.weight_sync import WeightSync
+from obverse.types import ModelInput
 
 GENERATE = "/inference/v1/generate"
 PROGRESS_SECONDS = 1.0  # longest time between two calls of `progress`, which may raise for a signal
@@ -35,7 +36,7 @@ class Job:
 
     request: int
     number: int
-    prompt_ids: Sequence[int]
+    prompt: ModelInput
     seed: int
 
 
@@ -94,7 +95,7 @@ class VLLMSampler:
             raise ConfigError("max_sampling_seconds: a vLLM server cannot cut a call off; leave it out")
         self._refuse_long(requests, params)
         jobs = [
-            Job(i, n, request.prompt_ids, seed)
+            Job(i, n, request.prompt, seed)
             for i, request in enumerate(requests)
             for n, seed in enumerate(request.seeds)
         ]
@@ -153,7 +154,7 @@ class VLLMSampler:
 
     def _send(self, job: Job, params: SamplingParams) -> Future[Completed]:
         body = {
-            "token_ids": list(job.prompt_ids),
+            "token_ids": list(job.prompt.token_ids),
             "cache_salt": self.weights.version,
             "sampling_params": vllm_params(params, job.seed),
         }
@@ -219,7 +220,7 @@ class VLLMSampler:
             self.weights.push()
 
     def _refuse_long(self, requests: Sequence[SamplingRequest], params: SamplingParams) -> None:
-        longest = max((len(request.prompt_ids) for request in requests), default=0) + params.max_tokens
+        longest = max((len(request.prompt) for request in requests), default=0) + params.max_tokens
         if self.max_length and longest > self.max_length:
             raise ConfigError(self._too_long(longest))
 

@@ -24,7 +24,7 @@ def lengths(config: TrainConfig) -> tuple[Lengths, str]:
     prompt, shown = config.max_prompt_length or ASSUMED, config.max_completion_length
     try:
         problems, renderer = _problems(config), _renderer(config)
-        longest = _longest(problems, lambda each: str(each.prompt), lambda each: len(renderer.prompt_ids(each)))
+        longest = _longest(problems, lambda each: str(each.prompt), lambda each: len(renderer.prompt(each)))
         if not longest:  # what a folder without a tokenizer's files is read as
             raise UserError(f"{config.model} has no tokenizer to count them with")
     except (UserError, OSError, ValueError) as error:

@@ -20,6 +20,7 @@ from obverse.memory_plan.meta_models import Shadows
 from obverse.models.batch import Micro
 from obverse.models.policy import Policy, logprobs, scalars
 from obverse.models.shared_prefix import Prompts, Reader
+from obverse.types import ModelInput
 
 
 def micro_batch(num_rows: int, width: int, num_scored: int, prompts: Prompts | None = None) -> Micro:
@@ -40,7 +41,7 @@ def training(ledger: Ledger, nets: Shadows, method: Method, work: Training) -> i
         for model in learning:
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    prompts = Prompts.of([[0] * work.prompt] * work.num_prompts) if work.num_prompts else None
+    prompts = Prompts.of([ModelInput((0,) * work.prompt)] * work.num_prompts) if work.num_prompts else None
     reader = Reader(nets.policy.model, nets.policy.table)
     for _ in range(min(work.num_micros, 2) if prompts else 1):
         _micro(nets, method, micro_batch(work.num_rows, work.width, work.num_scored, prompts), reader)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from obverse.estimator.tables import MISSING, Samples, Tokens
 from obverse.models.shared_prefix import Prompts, moved
-from obverse.types import Sample, Source
+from obverse.types import ModelInput, Sample, Source
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Update:
     @property
     def num_input_tokens(self) -> int:
         """Tokens that go through the model, prompts included."""
-        return sum(len(sample.prompt_ids) + len(sample.ids) for sample in self.rows)
+        return sum(sample.num_tokens for sample in self.rows)
 
     def micros(
         self, budget: int, together: bool = False, shared: bool = False, needed: Collection[int] | None = None
@@ -74,9 +74,9 @@ class Update:
             for piece in self._filled(members, budget, together):
                 yield self._micro(piece, None, {})
             return
-        problems: dict[tuple[int, ...], list[int]] = {}
+        problems: dict[ModelInput, list[int]] = {}
         for index in members:
-            problems.setdefault(tuple(self.rows[index].prompt_ids), []).append(index)
+            problems.setdefault(self.rows[index].prompt, []).append(index)
         for block in blocks(sorted(problems, key=len), budget):
             places = {prompt: place for place, prompt in enumerate(block)}
             prompts = Prompts.of(block)
@@ -88,12 +88,12 @@ class Update:
         """The least work that a micro batch of this update can be: its shortest sample."""
         trained = self.samples.counts.sum(-1).tolist()
         members = [index for index, number in enumerate(trained) if number > 0]
-        shortest = min(members, key=lambda i: len(self.rows[i].prompt_ids) + len(self.rows[i].ids))
+        shortest = min(members, key=lambda i: self.rows[i].num_tokens)
         return replace(self._micro([shortest], None, {}), is_padding=True)
 
     def _filled(self, members: Sequence[int], budget: int, together: bool) -> Iterator[list[int]]:
         """The samples `members` dealt to batches that fit `budget`, like lengths together."""
-        widths = [len(sample.prompt_ids) + len(sample.ids) for sample in self.rows]
+        widths = [sample.num_tokens for sample in self.rows]
         group = self.samples.group.tolist()
         pieces: dict[int, list[int]] = {}
         for index in members:
@@ -107,7 +107,7 @@ class Update:
         if batch:
             yield batch
 
-    def _micro(self, members: Sequence[int], prompts: Prompts | None, places: Mapping[tuple[int, ...], int]) -> Micro:
+    def _micro(self, members: Sequence[int], prompts: Prompts | None, places: Mapping[ModelInput, int]) -> Micro:
         """The samples `members` as one padded batch with its token columns."""
         trained = {int(source) for source in self.sources}
         unread = 0 if self.reads_last else 1
@@ -116,10 +116,10 @@ class Update:
         columns: list[tuple[int, int, int, int, int, int, float]] = []
         for row, member in enumerate(members):
             sample = self.rows[member]
-            start = 0 if prompts else len(sample.prompt_ids)
-            whole = sample.ids if prompts else sample.prompt_ids + sample.ids
+            start = 0 if prompts else len(sample.prompt)
+            whole = sample.ids if prompts else [*sample.prompt.token_ids, *sample.ids]
             texts.append(whole[: len(whole) - unread])
-            lengths.append(len(sample.prompt_ids) + len(sample.ids))
+            lengths.append(sample.num_tokens)
             columns += [
                 (row, member, index, start + index - 1, int(source), sample.ids[index], sample.behavior[index])
                 for index, source in enumerate(sample.sources)
@@ -128,7 +128,7 @@ class Update:
         width = max(1, *map(len, texts)) if prompts is None else max(map(len, texts))
         row_of, owner, index, position, source, target, behavior = zip(*columns, strict=True)
         sources, drawn = torch.tensor(source), torch.tensor(behavior, dtype=self.samples.reward.dtype)
-        read = [places[tuple(self.rows[member].prompt_ids)] for member in members] if prompts else None
+        read = [places[self.rows[member].prompt] for member in members] if prompts else None
         return Micro(
             input_ids=torch.tensor([text + [0] * (width - len(text)) for text in texts], dtype=torch.long),
             row=torch.tensor(row_of),
@@ -148,9 +148,9 @@ class Update:
         )
 
 
-def blocks(prompts: Sequence[tuple[int, ...]], budget: int) -> Iterator[list[tuple[int, ...]]]:
+def blocks(prompts: Sequence[ModelInput], budget: int) -> Iterator[list[ModelInput]]:
     """Prompts, by rising length, in blocks of at most `budget` padded tokens (one prompt may exceed it)."""
-    block: list[tuple[int, ...]] = []
+    block: list[ModelInput] = []
     for prompt in prompts:
         if block and len(prompt) * (len(block) + 1) > budget:
             yield block

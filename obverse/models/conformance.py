@@ -22,7 +22,7 @@ from obverse.models.batch import Update, pack
 from obverse.models.reduced_model import architecture, quiet, reduced
 from obverse.models.rope_frequencies import spans
 from obverse.models.shared_prefix import Reader
-from obverse.types import Sample, Source
+from obverse.types import ModelInput, Sample, Source
 
 TOLERANCE = 1e-4  # nats, and of the largest gradient; rounding in float32 mostly stays below a tenth of it
 # What is refused differs by more: attention scores without their usual divisor make rounding ten times as large.
@@ -166,7 +166,7 @@ def _as_it_is(model: Any) -> Traits:
     if any(each.is_meta for each in model.parameters()):
         return traits
     with quiet(), torch.no_grad():
-        rows = [row.prompt_ids + row.ids for row in random_rows(model.config, None).rows[:3]]
+        rows = [list(row.model_input.token_ids) for row in random_rows(model.config, None).rows[:3]]
         try:
             alone = [plain_logits(model, row).log_softmax(-1) for row in rows]
             last = plain_logits(model, [*rows[2][:-1], rows[2][0]]).log_softmax(-1)
@@ -229,7 +229,7 @@ def random_rows(config: Any, end: int | None) -> Update:
 
     groups: list[list[Sample]] = []
     for prompt_length, lengths in LENGTHS:
-        prompt = draw(prompt_length)
+        prompt = ModelInput(tuple(draw(prompt_length)))
         responses = [draw(each) for each in lengths if end is None or prompt_length + each <= end]
         if responses and len(responses[-1]) > len(texts_end):
             responses[-1][1 : 1 + len(texts_end)] = texts_end
@@ -254,7 +254,7 @@ def _plain(model: Any, update: Update) -> Reading:
     model.zero_grad(set_to_none=True)
     try:
         for number, row in enumerate(update.rows):
-            logits = plain_logits(model, row.prompt_ids + row.ids)[len(row.prompt_ids) - 1 : -1]
+            logits = plain_logits(model, row.model_input.token_ids)[len(row.prompt) - 1 : -1]
             logp = logits.log_softmax(-1).gather(-1, torch.tensor(row.ids)[:, None])[:, 0]
             loss = loss + (logp * _weights(number, len(row.ids))).sum()
             logps.append(logp.detach())
@@ -270,7 +270,7 @@ def _refuse_unless_causal(model: Any, update: Update) -> None:
     with torch.no_grad():
         for number in (0, len(update.rows) - 1):
             row = update.rows[number]
-            ids = row.prompt_ids + row.ids
+            ids = row.model_input.token_ids
             first, again = plain_logits(model, ids), plain_logits(model, ids)
             unequal = float((first - again).abs().max())
             if unequal > WRONG:

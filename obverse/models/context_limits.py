@@ -164,7 +164,7 @@ def too_long(
         written = (str(problem.prompt), problem.demonstration_text, problem.chosen or "", problem.rejected or "")
         if sum(len(text.encode("utf-8", "replace")) for text in written) + 2 * frame + max_tokens <= above:
             continue
-        num_prompt = len(renderer.prompt_ids(problem))
+        num_prompt = len(renderer.prompt(problem))
         num_behind, what = max(behind(problem, renderer, asked, max_tokens), default=(0, "nothing"))
         if num_prompt + num_behind > above:
             yield Text(problem.id, num_prompt, num_prompt + num_behind, what)

@@ -53,8 +53,9 @@ class RewardModel:
     def ids(self, problem: Problem, sample: Sample) -> list[int]:
         """Prompt and response as the reward model reads them."""
         if self.same_tokens:
-            return sample.prompt_ids + sample.ids
-        return self.renderer.prompt_ids(problem) + self.renderer.response(problem, (sample.text,)).ids
+            return list(sample.model_input.token_ids)
+        response = self.renderer.response(problem, (sample.text,)).ids
+        return list(self.renderer.prompt(problem).extended(response).token_ids)
 
     def _batch(self, texts: Sequence[list[int]]) -> list[float]:
         width, device = max(map(len, texts)), self.model.device

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from obverse.models.fused_logprobs import reads
+from obverse.types import ModelInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +29,9 @@ class Prompts:
     _moved: dict[torch.device, Prompts] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]]) -> Prompts:
+    def of(cls, prompts: Sequence[ModelInput]) -> Prompts:
         width = max(map(len, prompts))
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt.token_ids) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         return cls(ids, None if bool(mask.all()) else mask)
 
@@ -144,7 +145,7 @@ def can_share(model: Any) -> bool:
         if not all(type(layer) is DynamicLayer for layer in cache.layers):
             return False  # sliding windows and recurrent states forget: a response cannot attend to such a cache
         with torch.no_grad():
-            reading = Reading(model, Prompts.of(prompts).to(model.device))
+            reading = Reading(model, Prompts.of([ModelInput(tuple(prompt)) for prompt in prompts]).to(model.device))
             tail = torch.tensor(responses, device=model.device)
             shared = reading.states(tail, torch.arange(2, device=model.device))
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):

@@ -13,7 +13,7 @@ from obverse.inference import Completion, Sampler, SamplingParams, SamplingReque
 from obverse.rewards import NOT_APPLICABLE, SECONDS, grade_completions
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.seeds import seed_for
-from obverse.types import POLICY_KINDS, GenerationRequest, GradeResult, Group, Kind, Problem, Sample, Source
+from obverse.types import POLICY_KINDS, GenerationRequest, GradeResult, Group, Kind, ModelInput, Problem, Sample, Source
 
 NO_SCORE = GradeResult(None, 0.0, "the reward model's score is not finite")
 
@@ -29,7 +29,7 @@ class Draft:
     """Own samples that a wish asks for: the prompt (a hint's tokens behind it), how many continuations, by whom."""
 
     problem: int
-    prompt_ids: list[int]
+    prompt: ModelInput
     hint_ids: list[int]
     num_rollouts: int
     request: GenerationRequest
@@ -62,7 +62,7 @@ class Collector:
                 min(request.max_tokens or self.params.max_tokens, self.params.max_tokens) for request in requests
             ]
             sampled = sum((w.rollouts + w.greedy) * most for w, most in zip(requests, lengths, strict=True))
-            costs.append(len(self.renderer.prompt_ids(problem)) + sampled)
+            costs.append(len(self.renderer.prompt(problem)) + sampled)
         return costs
 
     @property
@@ -111,11 +111,11 @@ class Collector:
             for request in method.ask(problem, progress):
                 rendered = self.renderer.demonstration(problem) if problem.demonstration else None
                 groups[index].samples += self._written(problem, rendered, request)
-                prompt_ids, hint_ids = self.renderer.prompt_ids(problem), hint_tokens(rendered, request)
+                prompt, hint_ids = self.renderer.prompt(problem), hint_tokens(rendered, request)
                 if request.rollouts:
-                    drafts.append(Draft(index, prompt_ids, hint_ids, request.rollouts, request))
+                    drafts.append(Draft(index, prompt, hint_ids, request.rollouts, request))
                 if request.greedy:
-                    drafts.append(Draft(index, prompt_ids, [], 1, request, greedy=True))
+                    drafts.append(Draft(index, prompt, [], 1, request, greedy=True))
         return groups, drafts
 
     def _written(self, problem: Problem, rendered: Rendered | None, request: GenerationRequest) -> list[Sample]:
@@ -129,7 +129,7 @@ class Collector:
         return [
             Sample(
                 kind=kind,
-                prompt_ids=self.renderer.prompt_ids(problem),
+                prompt=self.renderer.prompt(problem),
                 ids=text.ids,
                 sources=[Source[kind.upper()]] * len(text.ids),
                 behavior=[0.0] * len(text.ids),
@@ -154,7 +154,7 @@ class Collector:
             place = places[draft.problem]
             seeds = [seed_for(self.seed, "rollout", place, first + i) for i in range(draft.num_rollouts)]
             most = min(draft.request.max_tokens or self.params.max_tokens, self.params.max_tokens)
-            request = SamplingRequest(draft.prompt_ids + draft.hint_ids, seeds)
+            request = SamplingRequest(draft.prompt.extended(draft.hint_ids), seeds)
             alike.setdefault((draft.request.author, draft.greedy, most), []).append((draft, request))
         return [
             (
@@ -192,7 +192,7 @@ class Collector:
         ids = draft.hint_ids + completion.ids
         return Sample(
             kind="greedy" if draft.greedy else "hinted" if num_hint else "rollout",
-            prompt_ids=draft.prompt_ids,
+            prompt=draft.prompt,
             ids=ids,
             sources=[Source.HINT] * num_hint + [Source.ROLLOUT] * len(completion.ids),
             behavior=[0.0] * num_hint + completion.behavior,

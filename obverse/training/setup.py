@@ -414,7 +414,7 @@ def short_enough(
     """The problems whose prompts fit; how many do not is said, and none at all is a ConfigError."""
     if max_prompt_length is None:
         return problems
-    fitting = [problem for problem in problems if len(renderer.prompt_ids(problem)) <= max_prompt_length]
+    fitting = [problem for problem in problems if len(renderer.prompt(problem)) <= max_prompt_length]
     if not fitting:
         raise ConfigError(f"no prompt has at most {max_prompt_length} tokens: raise --max_prompt_length")
     if len(fitting) < len(problems):

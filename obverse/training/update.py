@@ -141,7 +141,7 @@ def rows_of_rank(
     for index in range(len(rows)) if needed is None else sorted(needed):
         is_read = is_shared and group[index] in read
         read.add(group[index])
-        costs[group[index]] += len(rows[index].ids) + (0 if is_read else len(rows[index].prompt_ids))
+        costs[group[index]] += len(rows[index].ids) + (0 if is_read else len(rows[index].prompt))
     mine = set(deal(costs, process_group.size)[process_group.rank])
     return {index for index in range(len(rows)) if group[index] in mine and (needed is None or index in needed)}
 
@@ -157,7 +157,7 @@ def shares_prompts(learner: Learner, update: Update) -> bool:
         return False
     if learner.balance is not None:  # a prompt's tokens count once for every sample
         return False
-    return len(update.rows) >= SHARING_PAYS * len({tuple(sample.prompt_ids) for sample in update.rows})
+    return len(update.rows) >= SHARING_PAYS * len({sample.prompt for sample in update.rows})
 
 
 class PromptReaders:

@@ -33,7 +33,7 @@ def response(here: Scene, text: str, kind: str, right: bool, behavior: float = 0
     ids = here.tokenizer.encode(text, add_special_tokens=False)
     source = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
     grade = GradeResult.passed() if right else GradeResult.failed("no")
-    return Sample(kind, here.renderer.prompt_ids(PROBLEM), ids, [source] * len(ids), [behavior] * len(ids), text,
+    return Sample(kind, here.renderer.prompt(PROBLEM), ids, [source] * len(ids), [behavior] * len(ids), text,
                   grade=grade)  # fmt: skip
 
 

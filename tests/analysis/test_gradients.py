@@ -80,8 +80,8 @@ def test_the_gradient_is_that_of_the_plain_loss(here: Scene) -> None:
         model.zero_grad()
         num_tokens = sum(len(sample.ids) for sample in kept)
         for sample in kept:
-            ids = torch.tensor([sample.prompt_ids + sample.ids])
-            logits = model(input_ids=ids).logits[0, len(sample.prompt_ids) - 1 : -1].log_softmax(-1)
+            ids = torch.tensor([sample.model_input.token_ids])
+            logits = model(input_ids=ids).logits[0, len(sample.prompt) - 1 : -1].log_softmax(-1)
             total = logits.gather(-1, torch.tensor(sample.ids)[:, None]).sum()
             (-total * (weigh(sample.reward, len(kept)) if weigh else 1 / num_tokens)).backward()
         plain = torch.cat([-parameter.grad.flatten() for parameter in model.parameters()])

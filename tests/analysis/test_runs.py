@@ -76,7 +76,7 @@ def test_stored_samples_are_of_the_run_s_problems(run: Path) -> None:
     shown = [(g.problem, s) for g in stored(str(run), 1, here.renderer, here.problems) for s in g.of("demonstration")]
     assert len(shown) == 8
     assert all(here.renderer.demonstration(problem).ids == sample.ids for problem, sample in shown)
-    assert all(sample.prompt_ids == here.renderer.prompt_ids(problem) for problem, sample in shown)
+    assert all(sample.prompt == here.renderer.prompt(problem) for problem, sample in shown)
 
 
 def test_another_policy_sampled(run: Path) -> None:

@@ -9,7 +9,7 @@ from obverse.analysis.shift import NUM_BINS, Moved, Through, by_position, histog
 from obverse.config.analyze import ShiftConfig
 from obverse.errors import ConfigError
 from obverse.models.load import EMBEDDED
-from obverse.types import Sample, Source
+from obverse.types import ModelInput, Sample, Source
 
 CHANCES = torch.tensor([0.01, 0.03, 0.5, 0.95, 1.0])
 
@@ -45,7 +45,7 @@ def test_who_moved() -> None:
 
 
 def test_a_kind() -> None:
-    sample = Sample("demonstration", [9], [0, 1], [Source.DEMONSTRATION] * 2, [0.0] * 2, "ab")
+    sample = Sample("demonstration", ModelInput((9,)), [0, 1], [Source.DEMONSTRATION] * 2, [0.0] * 2, "ab")
     before, after = (Through(torch.tensor(each).log(), torch.zeros(2)) for each in ([0.5, 0.2], [0.95, 0.02]))
     found = summed("demonstration", [sample], before, after, Letters(), 5)
     assert found.num_tokens == 2 and (found.polarized_before, found.polarized_after) == (0, 1)

@@ -14,7 +14,7 @@ from obverse.estimator.method import Method
 from obverse.estimator.schedule import as_schedule
 from obverse.estimator.tables import Samples, Tokens
 from obverse.models.batch import Micro, Update, pack
-from obverse.types import GradeResult, Group, Problem, Sample, Source
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
 STEPS = ("first;", "second;", "last")
 
@@ -25,7 +25,7 @@ def sample(rng: random.Random, kind: str, reward: float, num_tokens: int, num_hi
     grade = GradeResult.passed() if reward >= 1 else GradeResult(False, reward)
     return Sample(
         kind=kind,
-        prompt_ids=[rng.randrange(3, 30) for _ in range(rng.randint(1, 5))],
+        prompt=ModelInput(tuple(rng.randrange(3, 30) for _ in range(rng.randint(1, 5)))),
         ids=[rng.randrange(3, 30) for _ in range(num_hint + num_tokens)],
         sources=[Source.HINT] * num_hint + [source] * num_tokens,
         behavior=[0.0] * num_hint + [-rng.random() * 3 - 0.01 if source is Source.ROLLOUT else 0.0] * num_tokens,

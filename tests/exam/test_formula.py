@@ -125,9 +125,9 @@ def test_law_4_prompt_tokens_get_no_gradient(name: str) -> None:
     loss(tokens, update.samples, logp, entropy, method.terms, value=logp * 2).backward()
     touched = logits.grad.abs().sum(-1) > 0
     trained = torch.zeros_like(touched)
-    for i, row in enumerate(sorted(update.rows, key=lambda row: len(row.prompt_ids + row.ids))):
+    for i, row in enumerate(sorted(update.rows, key=lambda row: row.num_tokens)):
         # position p predicts token p + 1: the first response token is predicted from the prompt's last place
-        trained[i, len(row.prompt_ids) - 1 : len(row.prompt_ids) + len(row.ids) - 1] = True
+        trained[i, len(row.prompt) - 1 : len(row.prompt) + len(row.ids) - 1] = True
     assert touched.any()
     assert not (touched & ~trained).any()
 

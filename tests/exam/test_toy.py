@@ -10,7 +10,7 @@ from exam.batches import learned, method_stages, stage, whole
 
 from obverse.estimator.formula import loss
 from obverse.estimator.method import Method
-from obverse.types import GradeResult, Group, Problem, Sample, Source
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
 GOOD, BAD = [5, 6], [7, 8]
 
@@ -19,7 +19,7 @@ def response(kind: str, ids: list[int], right: bool) -> Sample:
     source = Source.ROLLOUT if kind in ("rollout", "greedy") else Source[kind.upper()]
     grade = GradeResult.passed() if right else GradeResult.failed("other answer")
     behavior = [-2.3] * len(ids) if source is Source.ROLLOUT else [0.0] * len(ids)
-    return Sample(kind, [1, 2], ids, [source] * len(ids), behavior, "", grade=grade)
+    return Sample(kind, ModelInput((1, 2)), ids, [source] * len(ids), behavior, "", grade=grade)
 
 
 def group_for(method: Method, solved: bool) -> Group:

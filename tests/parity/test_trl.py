@@ -165,7 +165,7 @@ def pairs_only(num: int = 3) -> list[Group]:
     made = with_pairs(groups(2, rewards=((),) * num, demonstrations=False), seed=3)
     for group in made:
         for sample in group.samples:
-            sample.prompt_ids = group.samples[0].prompt_ids
+            sample.prompt = group.samples[0].prompt
     return made
 
 

@@ -168,7 +168,7 @@ def trained_by_samples(
     """GRPOTrainer's gradients; `corrects` as if another program had sampled."""
     samples = [sample for group in made for sample in group.samples]
     written = {
-        "prompt_ids": [sample.prompt_ids for sample in samples],
+        "prompt_ids": [list(sample.prompt.token_ids) for sample in samples],
         "completion_ids": [sample.ids for sample in samples],
         "logprobs": [sample.behavior for sample in samples],
     }
@@ -196,7 +196,11 @@ def trained_by_sequences(start: Start, made: Sequence[Group], options: dict[str,
         processing_class=start.tokenizer,
     )
     texts = ["" for _ in samples]
-    trainer._generate = lambda prompts: ([each.prompt_ids for each in samples], [each.ids for each in samples], texts)
+    trainer._generate = lambda prompts: (
+        [list(each.prompt.token_ids) for each in samples],
+        [each.ids for each in samples],
+        texts,
+    )
     return moved(start, trainer, [{"prompt": "p"} for _ in samples])
 
 
@@ -220,7 +224,7 @@ def trained_by_pairs(start: Start, made: Sequence[Group], options: dict[str, Any
     examples = []
     for group in made:
         (chosen,), (rejected,) = group.of("chosen"), group.of("rejected")
-        prompt = {"prompt_ids": chosen.prompt_ids}
+        prompt = {"prompt_ids": list(chosen.prompt.token_ids)}
         examples.append({**prompt, "chosen_ids": chosen.ids, "rejected_ids": rejected.ids})
     trainer = DPOTrainer(
         start.model(),
@@ -245,8 +249,11 @@ def trained_by_demonstrations(start: Start, made: Sequence[Group], options: dict
         train_dataset=Dataset.from_dict({"prompt": ["a"], "completion": [" b"]}),
         processing_class=start.tokenizer,
     )
-    labels = [[-100] * len(each.prompt_ids) + each.ids for each in samples]
-    rows = [{"input_ids": each.prompt_ids + each.ids, "labels": row} for each, row in zip(samples, labels, strict=True)]
+    labels = [[-100] * len(each.prompt) + each.ids for each in samples]
+    rows = [
+        {"input_ids": list(each.model_input.token_ids), "labels": row}
+        for each, row in zip(samples, labels, strict=True)
+    ]
     trainer.model.train()
     model = Recorder(trainer.model)
     return model.gradients(trainer.compute_loss(model, dict(trainer.data_collator(rows))))

@@ -17,7 +17,7 @@ from obverse.estimator.parts import Centered, Everything, PerToken, Request
 from obverse.estimator.parts.interfaces import Mask, Memory, Normalizer, Part, Shaping
 from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.training.validate import check_method
-from obverse.types import Group, Problem, Sample, Source
+from obverse.types import Group, ModelInput, Problem, Sample, Source
 
 NUM = 3
 COLUMNS = {
@@ -190,7 +190,7 @@ def test_a_selector_may_not_read_grades_of_a_method_that_grades_nothing() -> Non
         def __call__(self, group: Group) -> list[Sample]:
             return [sample for sample in group.samples if sample.correct]
 
-    group = Group(Problem("p", ""), [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "")])
+    group = Group(Problem("p", ""), [Sample("rollout", ModelInput((1,)), [2], [Source.ROLLOUT], [-0.1], "")])
     with pytest.raises(ConfigError, match="Right reads a grade"):
         plain(keep=Right()).kept_samples(group)
     assert plain(Centered(), keep=Right()).kept_samples(group) == []

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from obverse.estimator.parts import SolvedGate
-from obverse.types import GradeResult, Group, Problem, Sample, Source
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
 
 def group(num_correct: int, demonstrations: int = 1) -> Group:
     grades = [GradeResult.passed()] * num_correct + [GradeResult.failed("no")] * (4 - num_correct)
-    own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
-    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed())
+    own = [Sample("rollout", ModelInput((1,)), [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
+    shown = Sample(
+        "demonstration", ModelInput((1,)), [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed()
+    )
     return Group(Problem("p", "x"), [*own, *[shown] * demonstrations])
 
 

@@ -48,13 +48,15 @@ from obverse.estimator.parts import (
 from obverse.estimator.schedule import only
 from obverse.estimator.tables import PartInputs
 from obverse.methods import build
-from obverse.types import GradeResult, Group, Problem, Sample, Source
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
 
 def group(*right: bool, demonstrations: int = 0) -> Group:
     grades = [GradeResult.passed() if each else GradeResult.failed("no") for each in right]
-    own = [Sample("rollout", [1], [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
-    shown = Sample("demonstration", [1], [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed())
+    own = [Sample("rollout", ModelInput((1,)), [2], [Source.ROLLOUT], [-0.1], "", grade=grade) for grade in grades]
+    shown = Sample(
+        "demonstration", ModelInput((1,)), [2], [Source.DEMONSTRATION], [0.0], "", grade=GradeResult.passed()
+    )
     return Group(Problem("p", "x"), [*own, *[shown] * demonstrations])
 
 

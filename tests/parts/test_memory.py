@@ -22,7 +22,7 @@ from obverse.estimator.parts import (
 from obverse.estimator.schedule import only
 from obverse.estimator.tables import PartInputs
 from obverse.methods import build
-from obverse.types import GradeResult, Group, Problem, Sample, Source
+from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
 
 def remembering(at: PartInputs, *numbers: float) -> PartInputs:
@@ -70,7 +70,7 @@ def test_a_running_mean_moves_a_little() -> None:
 @pytest.mark.parametrize("greedy", [0.0, 1.0])
 def test_a_greedy_answer_is_a_baseline_and_never_trains(greedy: float) -> None:
     grade = GradeResult.passed() if greedy else GradeResult.failed("no")
-    ids = {"prompt_ids": [1], "ids": [2], "sources": [Source.ROLLOUT], "behavior": [-0.1]}
+    ids = {"prompt": ModelInput((1,)), "ids": [2], "sources": [Source.ROLLOUT], "behavior": [-0.1]}
     own = [Sample("rollout", **ids, text="", grade=each) for each in (GradeResult.passed(), GradeResult.failed("no"))]
     method = only(build("reinforce", {"baseline": "greedy"}))
     assert [request.greedy for request in method.ask(Problem("p", "x"), 0.0)] == [1]

@@ -17,6 +17,7 @@ from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.inference.weight_sync import digest
 from obverse.models.load import load
+from obverse.types import ModelInput
 
 GENERATE = "/inference/v1/generate"
 Fault = Callable[["FakeVLLM", str, dict[str, Any]], "tuple[int, Any] | None"]
@@ -67,7 +68,9 @@ class ModelEngine(Engine):
             tuple(how["stop_token_ids"]), how["max_tokens"], how["temperature"], how["top_p"], how["top_k"]
         )
         with self.lock:
-            ((found,),) = HFSampler(self.model).sample([SamplingRequest(prompt, [how["seed"]])], params)
+            ((found,),) = HFSampler(self.model).sample(
+                [SamplingRequest(ModelInput(tuple(prompt)), [how["seed"]])], params
+            )
         return found.ids, found.behavior
 
     def scores(self, ids: list[int]) -> list[float]:

@@ -11,10 +11,11 @@ from scripted_sampler import ScriptedSampler
 
 from obverse.inference import Completion, SamplingParams, SamplingRequest
 from obverse.inference.async_rollout import Ahead
+from obverse.types import ModelInput
 
 LAW = SamplingParams((2,), 6)
 GREEDY = SamplingParams((2,), 6, temperature=0.0)
-ORDERS = [SamplingRequest([5, 6], [1, 2]), SamplingRequest([7], [3])]
+ORDERS = [SamplingRequest(ModelInput((5, 6)), [1, 2]), SamplingRequest(ModelInput((7,)), [3])]
 
 
 def scripted() -> ScriptedSampler:
@@ -38,27 +39,32 @@ def test_what_was_drawn_ahead_is_used_and_is_of_the_weights_before(threaded: boo
 
 def test_what_could_not_be_foreseen_is_drawn_when_it_is_asked_for() -> None:
     ahead = Ahead(scripted(), threaded=False)
-    ahead.draw([([SamplingRequest([5, 6], [1]), SamplingRequest([7], [3])], LAW)], 1)
+    ahead.draw([([SamplingRequest(ModelInput((5, 6)), [1]), SamplingRequest(ModelInput((7,)), [3])], LAW)], 1)
     ahead.sync_weights(1)
     found = ahead.sample(
-        [SamplingRequest([5, 6], [1, 2]), SamplingRequest([7, 7], [3]), SamplingRequest([7], [3])], LAW
+        [
+            SamplingRequest(ModelInput((5, 6)), [1, 2]),
+            SamplingRequest(ModelInput((7, 7)), [3]),
+            SamplingRequest(ModelInput((7,)), [3]),
+        ],
+        LAW,
     )
     assert [[each.weights for each in group] for group in found] == [[0, 1], [1], [0]]  # another prompt is another
-    assert ahead.sample([SamplingRequest([5, 6], [1])], GREEDY)[0][0].weights == 1  # and so is another law
-    assert ahead.sample([SamplingRequest([5, 6], [1])], SamplingParams((2,), 3))[0][0].weights == 1
+    assert ahead.sample([SamplingRequest(ModelInput((5, 6)), [1])], GREEDY)[0][0].weights == 1  # and so is another law
+    assert ahead.sample([SamplingRequest(ModelInput((5, 6)), [1])], SamplingParams((2,), 3))[0][0].weights == 1
 
 
 def test_a_checkpoint_keeps_them_to_the_last_bit() -> None:
     ahead = Ahead(ScriptedSampler(lambda prompt, seed: [seed] * 3), threaded=True)
     ahead.sync_weights(4)
-    ahead.draw([(ORDERS, LAW), ([SamplingRequest([9], [8])], GREEDY)], 5)
+    ahead.draw([(ORDERS, LAW), ([SamplingRequest(ModelInput((9,)), [8])], GREEDY)], 5)
     rows = json.loads(json.dumps(ahead.record(5)))
     assert len(rows) == 4 and ahead.record(4) == []
     again = Ahead(scripted(), threaded=True)
     again.restore(5, rows)
     for each in (ahead, again):
         each.sync_weights(5)
-    for requests, params in ((ORDERS, LAW), ([SamplingRequest([9], [8])], GREEDY)):
+    for requests, params in ((ORDERS, LAW), ([SamplingRequest(ModelInput((9,)), [8])], GREEDY)):
         assert again.sample(requests, params) == ahead.sample(requests, params)
     assert again.sample(ORDERS, LAW)[0][0].weights == 4
 

@@ -21,6 +21,7 @@ from obverse.errors import ConfigError, EngineError
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.http import AnswerTimeout, Client, ServerUnavailable, retry_after
 from obverse.inference.server_schemas import About, Completed
+from obverse.types import ModelInput
 
 NAN, INFINITE = float("nan"), float("inf")
 CHOICE = {
@@ -81,7 +82,7 @@ def scores(*pairs: tuple[Any, Any]) -> dict[str, Any]:
 def test_a_completion_of_another_form_is_refused_by_its_field(answer: Any, field: str, server, made) -> None:  # noqa: F811
     server.faults.append(on(GENERATE, 200, answer))
     with pytest.raises(EngineError, match="sent ") as caught:
-        made.sampler.sample([SamplingRequest([5], [3])], LAW)
+        made.sampler.sample([SamplingRequest(ModelInput((5,)), [3])], LAW)
     assert server.url in str(caught.value) and field in str(caught.value) and caught.value.exit_code == 10
 
 
@@ -364,6 +365,8 @@ def test_an_address_has_no_key(url: str) -> None:
 
 def test_a_greedy_law_is_no_exception(made: Made) -> None:  # noqa: F811
     assert (
-        made.sampler.sample([SamplingRequest([5], [3])], SamplingParams((2,), 6, temperature=0.0))[0][0].behavior[0]
+        made.sampler.sample([SamplingRequest(ModelInput((5,)), [3])], SamplingParams((2,), 6, temperature=0.0))[0][
+            0
+        ].behavior[0]
         == 0.0
     )

@@ -14,9 +14,13 @@ from obverse.errors import ConfigError
 from obverse.inference import Completion, SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.models.load import load
+from obverse.types import ModelInput
 
-PROMPTS = ([5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21], [22, 23], [24, 25, 26, 27], [28])
-ORDERS = [SamplingRequest(prompt, [10 * n + i for i in range(1 + 2 * (n % 3))]) for n, prompt in enumerate(PROMPTS)]
+PROMPTS = ((5, 6, 7), (9,), (11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21), (22, 23), (24, 25, 26, 27), (28,))
+ORDERS = [
+    SamplingRequest(ModelInput(prompt), [10 * n + i for i in range(1 + 2 * (n % 3))])
+    for n, prompt in enumerate(PROMPTS)
+]
 
 
 def stopping(model: Any, **options: Any) -> SamplingParams:
@@ -68,11 +72,11 @@ def test_memory_that_was_never_written_is_never_read(tiny_dir: Path) -> None:
 def test_a_history_is_computed_once_for_all_that_share_it(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     found = widths(model)
-    HFSampler(model).sample([SamplingRequest([5, 6], range(8))], SamplingParams((), 6, temperature=0.0))
+    HFSampler(model).sample([SamplingRequest(ModelInput((5, 6)), range(8))], SamplingParams((), 6, temperature=0.0))
     assert found == [1] * 6
     found.clear()
     model.lm_head.weight.data *= 6  # some share a beginning, some do not
-    (drawn,) = HFSampler(model).sample([SamplingRequest([5, 6], range(40))], SamplingParams((), 6))
+    (drawn,) = HFSampler(model).sample([SamplingRequest(ModelInput((5, 6)), range(40))], SamplingParams((), 6))
     histories = {tuple(each.ids[:num]) for each in drawn for num in range(6)}
     assert 12 < len(histories) < 200
     assert sum(found) == len(histories)
@@ -83,7 +87,7 @@ def test_free_places_are_taken_while_others_go_on(tiny_dir: Path) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     found = widths(model)
     params = SamplingParams(stop_ids=tuple(range(0, model.config.vocab_size, 8)), max_tokens=60)
-    (drawn,) = HFSampler(model, max_rows=8).sample([SamplingRequest([5, 6], range(64))], params)
+    (drawn,) = HFSampler(model, max_rows=8).sample([SamplingRequest(ModelInput((5, 6)), range(64))], params)
     num_tokens = sum(len(each.ids) for each in drawn)
     assert max(found) <= 8
     assert len(found) < 2 * num_tokens / 8  # in turns of eight at a time it would be 2.4
@@ -98,8 +102,10 @@ def test_sliding_windows_slide_for_every_row(tiny_dir: Path) -> None:
     for request, drawn in zip(ORDERS, HFSampler(model, 5).sample(ORDERS, params), strict=True):
         for each in drawn:
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([[*request.prompt_ids, *each.ids]]), use_cache=False).logits
-            logp = logits[0, len(request.prompt_ids) - 1 : -1].log_softmax(-1)
+                logits = model(
+                    input_ids=torch.tensor([request.prompt.extended(each.ids).token_ids]), use_cache=False
+                ).logits
+            logp = logits[0, len(request.prompt) - 1 : -1].log_softmax(-1)
             expected = logp.gather(-1, torch.tensor(each.ids)[:, None])[:, 0]
             assert each.behavior == pytest.approx(expected.tolist(), abs=1e-4)
 

@@ -14,12 +14,13 @@ from obverse.inference import Completion, SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.inference.kv_cache import Slots
 from obverse.models.load import load
+from obverse.types import ModelInput
 
 LAW = SamplingParams(stop_ids=(), max_tokens=9, temperature=0.7)
 ORDERS = [
-    SamplingRequest([5, 6, 7, 8, 9, 10, 11], [1, 2, 3]),
-    SamplingRequest([5], [4]),
-    SamplingRequest([40, 41, 42], [5, 6]),
+    SamplingRequest(ModelInput((5, 6, 7, 8, 9, 10, 11)), [1, 2, 3]),
+    SamplingRequest(ModelInput((5,)), [4]),
+    SamplingRequest(ModelInput((40, 41, 42)), [5, 6]),
 ]
 
 
@@ -33,10 +34,10 @@ def test_recorded_log_probs_are_those_of_a_plain_forward_pass(tiny_dir: Path) ->
     for request, completions in zip(ORDERS, HFSampler(model).sample(ORDERS, LAW), strict=True):
         assert len(completions) == len(request.seeds)
         for completion in completions:
-            ids = torch.tensor([list(request.prompt_ids) + completion.ids])
+            ids = torch.tensor([request.prompt.extended(completion.ids).token_ids])
             with torch.no_grad():
                 logp = (model(input_ids=ids).logits / LAW.temperature).log_softmax(-1)
-            first = len(request.prompt_ids) - 1
+            first = len(request.prompt) - 1
             expected = [float(logp[0, first + i, token]) for i, token in enumerate(completion.ids)]
             assert completion.behavior == pytest.approx(expected, abs=1e-4)
 
@@ -48,7 +49,7 @@ def test_a_completion_does_not_depend_on_its_company(tiny_dir: Path) -> None:
     few = HFSampler(model, max_rows=2).sample(ORDERS, LAW)
     for index, request in enumerate(ORDERS):
         for number, seed in enumerate(request.seeds):
-            alone = HFSampler(model).sample([SamplingRequest(request.prompt_ids, [seed])], LAW)[0][0]
+            alone = HFSampler(model).sample([SamplingRequest(request.prompt, [seed])], LAW)[0][0]
             for other in (together, backwards, few):
                 close(other[index][number], alone)
 
@@ -71,7 +72,7 @@ def test_rows_end_with_the_stop_token_or_at_the_limit(tiny_dir: Path) -> None:
         stop_ids=tuple(range(0, vocabulary, 4)), max_tokens=6
     )  # a quarter of all tokens: rows end at all lengths
     done: list[int] = []
-    (completions,) = HFSampler(model).sample([SamplingRequest([5, 6], range(60))], params, done.append)
+    (completions,) = HFSampler(model).sample([SamplingRequest(ModelInput((5, 6)), range(60))], params, done.append)
     for completion in completions:
         *before, last = completion.ids
         assert not set(before) & set(params.stop_ids)
@@ -90,7 +91,7 @@ def test_finished_rows_leave_the_batch(tiny_dir: Path) -> None:
         lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     params = SamplingParams(stop_ids=tuple(range(0, model.config.vocab_size, 2)), max_tokens=12)
-    HFSampler(model).sample([SamplingRequest([5, 6], range(64))], params)
+    HFSampler(model).sample([SamplingRequest(ModelInput((5, 6)), range(64))], params)
     assert widths[0] == 1  # the prompt once
     assert widths[1] <= 64 and widths[-1] < 8
     assert sum(widths[1:]) < 64 * 4
@@ -110,7 +111,7 @@ def test_the_cache_goes_with_the_call_that_made_it(tiny_dir: Path) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Slots, "take", take)
-            sampler.sample([SamplingRequest([1, 2, 3], [7, 8])], SamplingParams((), 4))
+            sampler.sample([SamplingRequest(ModelInput((1, 2, 3)), [7, 8])], SamplingParams((), 4))
         assert held and all(each() is None for each in held)
     finally:
         gc.enable()

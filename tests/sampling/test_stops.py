@@ -12,8 +12,9 @@ from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.inference.stops import Stops
 from obverse.models.load import load
+from obverse.types import ModelInput
 
-ORDERS = [SamplingRequest([5, 6, 7], range(30)), SamplingRequest([9], range(30, 40))]
+ORDERS = [SamplingRequest(ModelInput((5, 6, 7)), range(30)), SamplingRequest(ModelInput((9,)), range(30, 40))]
 
 
 def letters(ids: Sequence[int]) -> str:

@@ -16,9 +16,10 @@ from obverse.inference import Completion, SamplingParams, SamplingRequest
 from obverse.inference.http import Client
 from obverse.inference.vllm import MAX_FAILED_ROUNDS, ServerRequirements, VLLMSampler, vllm_params
 from obverse.inference.weight_sync import MAX_UNCHANGED, WeightSync
+from obverse.types import ModelInput
 
 LAW = SamplingParams((2,), 6, temperature=0.7, top_p=0.9, top_k=20)
-ORDERS = [SamplingRequest([5, 6, 7], range(4)), SamplingRequest([9], range(10, 13))]
+ORDERS = [SamplingRequest(ModelInput((5, 6, 7)), range(4)), SamplingRequest(ModelInput((9,)), range(10, 13))]
 
 
 class Quiet:
@@ -65,7 +66,7 @@ def made(server: FakeVLLM, tmp_path: Path) -> Made:
 def expected(request: SamplingRequest, params: SamplingParams = LAW, weights: int = 0) -> list[Completion]:
     found = []
     for seed in request.seeds:
-        ids, behavior = Engine().complete(list(request.prompt_ids), vllm_params(params, seed))
+        ids, behavior = Engine().complete(list(request.prompt.token_ids), vllm_params(params, seed))
         found.append(Completion(ids, behavior, "stop" if ids[-1] in params.stop_ids else "length", weights))
     return found
 
@@ -101,16 +102,20 @@ def test_a_law_that_the_server_would_draw_otherwise_is_refused(params: SamplingP
 
 
 def test_greedy_tokens_have_probability_one(made: Made) -> None:
-    ((found,),) = made.sampler.sample([SamplingRequest([5], [4])], SamplingParams((2,), 6, temperature=0.0))
+    ((found,),) = made.sampler.sample(
+        [SamplingRequest(ModelInput((5,)), [4])], SamplingParams((2,), 6, temperature=0.0)
+    )
     assert len(found.ids) == 5 and found.behavior == [0.0] * 5
 
 
 def test_a_completion_ends_where_a_stop_string_ends(server: FakeVLLM, tmp_path: Path) -> None:
     found = Made(server, tmp_path, decode=lambda ids: "".join(chr(97 + number % 26) for number in ids))
     found.sampler.sync_weights(0)
-    ((plain,),) = found.sampler.sample([SamplingRequest([5], [14])], SamplingParams((), 6))
+    ((plain,),) = found.sampler.sample([SamplingRequest(ModelInput((5,)), [14])], SamplingParams((), 6))
     text = "".join(chr(97 + number % 26) for number in plain.ids)
-    ((cut,),) = found.sampler.sample([SamplingRequest([5], [14])], SamplingParams((), 6, stop_strings=(text[1:3],)))
+    ((cut,),) = found.sampler.sample(
+        [SamplingRequest(ModelInput((5,)), [14])], SamplingParams((), 6, stop_strings=(text[1:3],))
+    )
     assert (cut.ids, cut.behavior, cut.finish) == (plain.ids[:3], plain.behavior[:3], "stop") and len(plain.ids) == 5
 
 
@@ -119,7 +124,7 @@ def test_no_more_requests_are_on_their_way_than_wished(server: FakeVLLM, tmp_pat
     found.sampler.sync_weights(0)
     server.faults.append(lambda *args: time.sleep(0.01))
     seen: list[int] = []
-    found.sampler.sample([SamplingRequest([5], range(12))], LAW, seen.append)
+    found.sampler.sample([SamplingRequest(ModelInput((5,)), range(12))], LAW, seen.append)
     assert server.most_at_once == 3 and seen == sorted(seen) and seen[-1] == 12
 
 
@@ -154,7 +159,7 @@ def test_weights_are_loaded_stamped_and_told_apart(server: FakeVLLM, made: Made,
     made.voice.number = 1
     made.sampler.sync_weights(1)
     assert server.version == "mine-1" and [path.name for path in tmp_path.iterdir()] == ["step-1"]
-    ((found,),) = made.sampler.sample([SamplingRequest([5], [3])], LAW)
+    ((found,),) = made.sampler.sample([SamplingRequest(ModelInput((5,)), [3])], LAW)
     assert found.weights == 1
 
 
@@ -227,7 +232,7 @@ def test_a_server_that_stays_away_ends_the_run_in_time(server: FakeVLLM, tmp_pat
 def test_a_server_that_answers_nothing_is_not_asked_for_ever(server: FakeVLLM, made: Made) -> None:
     server.faults.append(lambda fake, path, body: (0, None) if path == GENERATE and "cache_salt" in body else None)
     with pytest.raises(EngineError, match="completes no request"):
-        made.sampler.sample([SamplingRequest([5], [3])], LAW)
+        made.sampler.sample([SamplingRequest(ModelInput((5,)), [3])], LAW)
     assert len(server.asked()) == MAX_FAILED_ROUNDS + 1
 
 
@@ -242,7 +247,7 @@ def test_a_server_that_swallows_a_request_is_left_when_it_is_dead(
     gate = threading.Event()
     server.faults.append(lambda fake, path, body: gate.wait(20) and (0, None))
     with pytest.raises(EngineError, match="no vLLM server answers"):
-        found.sampler.sample([SamplingRequest([5], [3])], LAW)
+        found.sampler.sample([SamplingRequest(ModelInput((5,)), [3])], LAW)
     gate.set()
 
 
@@ -272,7 +277,7 @@ def test_an_answer_that_cannot_be_ends_the_run(change: dict[str, Any], server: F
 
     server.faults.append(fault)
     with pytest.raises(EngineError, match="sent "):
-        made.sampler.sample([SamplingRequest([5], [3])], LAW)
+        made.sampler.sample([SamplingRequest(ModelInput((5,)), [3])], LAW)
 
 
 def test_a_completion_that_was_aborted_is_drawn_again(server: FakeVLLM, made: Made) -> None:
@@ -347,7 +352,7 @@ def test_a_server_with_another_opinion_of_a_known_text_is_refused(server: FakeVL
 
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_asked(server: FakeVLLM, made: Made) -> None:
     with pytest.raises(ConfigError, match="takes 64 tokens, prompt and completion need 66"):
-        made.sampler.sample([SamplingRequest(list(range(60)), [1])], LAW)
+        made.sampler.sample([SamplingRequest(ModelInput(tuple(range(60))), [1])], LAW)
     assert not server.asked()
 
 
@@ -387,5 +392,5 @@ def test_a_push_that_breaks_off_is_made_again(server: FakeVLLM, made: Made) -> N
 
 def test_a_server_that_still_has_the_weights_is_not_given_them_again(server: FakeVLLM, made: Made) -> None:
     server.faults.append(once(on(GENERATE, 0)))
-    made.sampler.sample([SamplingRequest([5], [3])], LAW)
+    made.sampler.sample([SamplingRequest(ModelInput((5,)), [3])], LAW)
     assert server.paths().count("/collective_rpc") == 1

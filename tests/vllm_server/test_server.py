@@ -38,6 +38,7 @@ from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.loop import train
 from obverse.training.train_inference_kl import divergence
+from obverse.types import ModelInput
 
 PROGRAM = ROOT / ".venv-vllm" / "bin" / "vllm"
 START_SECONDS = 600
@@ -111,7 +112,10 @@ class Bench:
         self.sampler.connect()
 
     def requests(self, num: int, seed: int = 0) -> list[SamplingRequest]:
-        return [SamplingRequest(ids, range(seed + 100 * n, seed + 100 * n + num)) for n, ids in enumerate(self.prompts)]
+        return [
+            SamplingRequest(ModelInput(tuple(ids)), range(seed + 100 * n, seed + 100 * n + num))
+            for n, ids in enumerate(self.prompts)
+        ]
 
     @torch.no_grad()
     def scores(self, prompt: list[int], found: Completion, params: SamplingParams) -> torch.Tensor:
@@ -125,7 +129,7 @@ class Bench:
         found = self.sampler.sample(requests, params)
         return torch.cat(
             [
-                self.scores(list(request.prompt_ids), each, params) - torch.tensor(each.behavior)
+                self.scores(list(request.prompt.token_ids), each, params) - torch.tensor(each.behavior)
                 for request, group in zip(requests, found, strict=True)
                 for each in group
             ]
