@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from exam.batches import groups, sample
 
 from obverse.models.batch import pack
-from obverse.types import ModelInput, Sample, Source
+from obverse.types import Kind, ModelInput, Sample, Source
 
 BOTH = frozenset({Source.ROLLOUT, Source.DEMONSTRATION})
 
@@ -73,3 +74,32 @@ def test_micro_batches_hold_every_sample_once_within_the_budget(budget: int) -> 
 def test_greedy_rollouts_are_trained_at_temperature_one() -> None:
     update = pack(made(), BOTH, temperature=0.0)
     assert update is not None and update.temperature == 1.0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("reads_last", [False, True])
+def test_a_batch_is_what_a_loop_over_its_tokens_writes(shared: bool, reads_last: bool) -> None:
+    rng = random.Random(3)
+    kinds: tuple[Kind, ...] = ("rollout", "hinted", "demonstration")
+    problems = [[sample(rng, rng.choice(kinds), 1.0, rng.randint(1, 9), 2) for _ in range(3)] for _ in range(9)]
+    groups = [[replace(one, prompt=samples[0].prompt) for one in samples] for samples in problems]
+    update = pack(groups, BOTH, temperature=0.7, reads_last=reads_last, dtype=torch.float64)
+    assert update is not None
+    for micro in update.micros(60, shared=shared):
+        tokens, texts, expected = micro.tokens, [], []
+        for row in range(len(micro.lengths)):
+            member = int(tokens.sample[micro.row == row][0])
+            one = update.rows[member]
+            text = one.ids if shared else [*one.prompt.token_ids, *one.ids]
+            texts.append(text if reads_last else text[:-1])
+            start = len(text) - len(one.ids) - 1
+            for index, source in enumerate(one.sources):
+                if source in BOTH:
+                    warm = 0.7 if source is Source.ROLLOUT else 1.0
+                    columns = (row, start + index, one.ids[index], member, source, index, one.behavior[index])
+                    expected.append((*columns, pytest.approx(warm)))
+        columns = (micro.row, micro.position, micro.target, tokens.sample, tokens.source, tokens.position)
+        floats = (tokens.behavior, micro.temperature)
+        assert list(zip(*(column.tolist() for column in (*columns, *floats)), strict=True)) == expected
+        width = max(map(len, texts))
+        assert micro.input_ids.tolist() == [text + [0] * (width - len(text)) for text in texts]

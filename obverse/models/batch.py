@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from obverse.estimator.tables import MISSING, Samples, Tokens
@@ -107,45 +110,54 @@ class Update:
         if batch:
             yield batch
 
-    def _micro(self, members: Sequence[int], prompts: Prompts | None, places: Mapping[ModelInput, int]) -> Micro:
-        """The samples `members` as one padded batch with its token columns."""
-        trained = {int(source) for source in self.sources}
-        unread = 0 if self.reads_last else 1
-        texts: list[list[int]] = []
-        lengths: list[int] = []
-        columns: list[tuple[int, int, int, int, int, int, float]] = []
-        for row, member in enumerate(members):
-            sample = self.rows[member]
-            start = 0 if prompts else len(sample.prompt)
-            whole = sample.ids if prompts else [*sample.prompt.token_ids, *sample.ids]
-            texts.append(whole[: len(whole) - unread])
-            lengths.append(sample.num_tokens)
-            columns += [
-                (row, member, index, start + index - 1, int(source), sample.ids[index], sample.behavior[index])
-                for index, source in enumerate(sample.sources)
-                if int(source) in trained
-            ]
-        width = max(1, *map(len, texts)) if prompts is None else max(map(len, texts))
-        row_of, owner, index, position, source, target, behavior = zip(*columns, strict=True)
-        sources, drawn = torch.tensor(source), torch.tensor(behavior, dtype=self.samples.reward.dtype)
-        read = [places[self.rows[member].prompt] for member in members] if prompts else None
+    def _micro(self, members: Sequence[int], prompts: Prompts | None, row_of_prompt: Mapping[ModelInput, int]) -> Micro:
+        """The samples `members` as one padded batch with its token columns.
+
+        Everything below is flat, one number per token: first [N] all tokens of the rows, then [R] those of the
+        responses, then [T] the trained ones.
+        """
+        samples = [self.rows[member] for member in members]
+        num_prompt = np.array([0 if prompts else len(sample.prompt) for sample in samples])
+        length = num_prompt + [len(sample.ids) for sample in samples]
+        num_read = length if self.reads_last else length - 1
+        texts = (part for sample in samples for part in (() if prompts else sample.prompt.token_ids, sample.ids))
+        ids = _column(texts, np.int64)
+        row = np.arange(len(samples)).repeat(length)
+        column = np.arange(len(ids)) - (length.cumsum() - length)[row]
+        is_read = column < num_read[row]
+        input_ids = np.zeros((len(samples), max(num_read.max(), 0 if prompts else 1)), np.int64)
+        input_ids[row[is_read], column[is_read]] = ids[is_read]
+
+        in_response = column >= num_prompt[row]
+        row, column, target = row[in_response], column[in_response], ids[in_response]
+        source = _column((sample.sources for sample in samples), np.int64)
+        behavior = _column((sample.behavior for sample in samples), np.float64)
+        is_trained = np.isin(source, [int(each) for each in self.sources])
+        row, column = row[is_trained], column[is_trained]
+        sources = torch.from_numpy(source[is_trained])
+        logps = torch.from_numpy(behavior[is_trained]).to(self.samples.reward.dtype)
         return Micro(
-            input_ids=torch.tensor([text + [0] * (width - len(text)) for text in texts], dtype=torch.long),
-            row=torch.tensor(row_of),
-            position=torch.tensor(position),
-            target=torch.tensor(target),
+            input_ids=torch.from_numpy(input_ids),
+            row=torch.from_numpy(row),
+            position=torch.from_numpy(column - 1),
+            target=torch.from_numpy(target[is_trained]),
             temperature=torch.where(sources == int(Source.ROLLOUT), self.temperature, 1.0),
             tokens=Tokens(
-                torch.tensor(owner),
-                sources,
-                torch.tensor(index),
-                drawn,
-                sampler=drawn,
+                sample=torch.from_numpy(np.array(members)[row]),
+                source=sources,
+                position=torch.from_numpy(column - num_prompt[row]),
+                behavior=logps,
+                sampler=logps,
             ),
             prompts=prompts,
-            reads=None if read is None else torch.tensor(read),
-            lengths=tuple(lengths),
+            reads=torch.tensor([row_of_prompt[sample.prompt] for sample in samples]) if prompts else None,
+            lengths=tuple(sample.num_tokens for sample in samples),
         )
+
+
+def _column(parts: Iterable[Iterable[float]], dtype: Any) -> NDArray[Any]:
+    """The numbers of all parts, one after another; [N]."""
+    return np.fromiter(chain.from_iterable(parts), dtype)
 
 
 def blocks(prompts: Sequence[ModelInput], budget: int) -> Iterator[list[ModelInput]]:
