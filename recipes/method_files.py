@@ -1,8 +1,9 @@
 """Write every file that is generated from the methods: `make methods`, or python -m recipes.method_files.
 
-To run after a method was added, removed or changed. Writes docs/methods, the table of families in README.md and the
-stored traces of methods that have none (about a minute each), and removes what belongs to no method. Existing traces
-stay: a change that is meant to alter a method's numbers runs `tests/reliability/traces.py METHOD` itself.
+To run after a method was added, removed or changed. Writes docs/methods, the table of families in README.md, the table
+of packages in docs/architecture.md and the stored traces of methods that have none (about a minute each), and removes
+what belongs to no method. Existing traces stay: a change that is meant to alter a method's numbers runs
+`tests/reliability/traces.py METHOD` itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGES, README = ROOT / "docs" / "methods", ROOT / "README.md"
 TESTS = ROOT / "tests"
 TRACES, TRACE_WRITER = TESTS / "data" / "traces", TESTS / "reliability" / "traces.py"
+ARCHITECTURE_WRITER = TESTS / "house" / "architecture.py"
 BLOCK = re.compile(r"(<!-- methods -->\n).*?(\n<!-- /methods -->)", re.DOTALL)
 
 
@@ -58,6 +60,7 @@ def main() -> None:
     write_pages(rows)
     README.write_text(readme(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
     write_traces([row.name for row in rows])
+    subprocess.run([sys.executable, ARCHITECTURE_WRITER], check=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.traces import sharp, uniforms
+from reliability.traces import sharp, parity_reward
 
 import runs
 from obverse.runtime.run_dir import RunFolder
@@ -29,7 +29,7 @@ def test_n3_equal_ways_have_equal_losses(
     method: str, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = sharp(tmp_path / "sharp")
-    options = PLAIN | {"verifier": uniforms(tmp_path), "log_completions": False}
+    options = PLAIN | {"verifier": parity_reward(tmp_path), "log_completions": False}
 
     def losses(name: str, **other: Any) -> list[float]:
         train(runs.config(method, tmp_path / name, model, problems, **options | other))

@@ -1,9 +1,10 @@
-"""The stored course of a short run of every method: what a change that should alter nothing must reproduce.
+"""Stored losses and gradient norms of a short run of every method, which a refactoring must reproduce.
 
-    python tests/reliability/traces.py [METHOD ...]    # writes tests/data/traces/METHOD.json anew, all without a name
+    PYTHONPATH=.:tests python tests/reliability/traces.py [METHOD ...]    # writes tests/data/traces/METHOD.json
 
-Written anew only with a change that is meant to alter numbers; the changelog says so then. A trace names the machine
-class that made it: kernels of another one round otherwise, and after some steps a sampled token differs.
+Without a name it writes all. `make methods` writes those that are missing. Existing ones are only rewritten by a change
+that is meant to alter numbers, which the changelog then says. A trace names the machine class that made it: kernels of
+another one round differently, and after some steps a sampled token differs.
 """
 
 from __future__ import annotations
@@ -28,16 +29,12 @@ from obverse.training.loop import train
 FOLDER = Path(__file__).parents[1] / "data" / "traces"
 FIGURES = ("loss", "grad_norm")
 SHORT, LONG = 20, 100  # steps: of every change, of a release
-# What a short run needs of a method that samples until a batch is full, or waits for many problems.
-ALSO: dict[str, dict[str, Any]] = {
-    "dapo": {"max_num_gen_batches": 2},
-    "nft": {"max_num_gen_batches": 2},
-    "relift": {"num_waiting": 4},
-}
+# Options that a short run sets for the methods that have them: few rounds of sampling, few waiting problems.
+SHORT_RUN: dict[str, Any] = {"max_num_gen_batches": 2, "num_waiting": 4}
 
 
 def machine() -> dict[str, str]:
-    """What decides how sums are rounded, as far as this program can see."""
+    """The software and hardware that decide how sums are rounded."""
     vendor = [line for line in _processor() if line.startswith("vendor_id")]
     return {
         "torch": torch.__version__,
@@ -54,7 +51,7 @@ def _processor() -> list[str]:
 
 
 def sharp(folder: Path) -> Path:
-    """A random model of two layers whose logits spread by about 2: those of a plain one are nearly equal."""
+    """A random model of two layers with a spread of logits of about 2; those of `save_tiny` are nearly equal."""
     save_tiny("qwen2", folder)
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"] *= 20
@@ -62,19 +59,20 @@ def sharp(folder: Path) -> Path:
     return folder
 
 
-def uniforms(folder: Path) -> str:
-    """A reward by which most groups have right and wrong answers: a random model solves nothing."""
+def parity_reward(folder: Path) -> str:
+    """A reward with correct and incorrect answers in most groups, although a random model solves nothing."""
     file = folder / "reward.py"
-    file.write_text("def lucky(problem, text):\n    return sum(map(ord, text)) % 2\n")
-    return f"{file}:lucky"
+    file.write_text("def parity(problem, text):\n    return sum(map(ord, text)) % 2\n")
+    return f"{file}:parity"
 
 
 def trace(method: str, num_steps: int, root: Path, model: Path) -> dict[str, list[float]]:
-    """The figures of a run, step by step; a step without one (nothing to train on) has 0."""
+    """The figures of each step of a run; 0 for a step that had nothing to train on."""
     options = {"max_steps": num_steps, "log_completions": False, "dtype": "float32", "threads": 1, "device": "cpu"}
-    options |= {"dataset": str(runs.write_problems(root / "chains.jsonl")), "verifier": uniforms(root)}
+    options |= {"dataset": str(runs.write_problems(root / "chains.jsonl")), "verifier": parity_reward(root)}
     folder = root / f"{method}-{num_steps}"
-    train(runs.config(method, folder, model, **options, **ALSO.get(method, {})))
+    options |= {name: value for name, value in SHORT_RUN.items() if name in methods.parameters(methods.find(method))}
+    train(runs.config(method, folder, model, **options))
     rows = RunFolder(folder).metrics()
     return {name: [float(f"{row.get(name, 0.0):.9g}") for row in rows] for name in FIGURES}
 
@@ -82,13 +80,13 @@ def trace(method: str, num_steps: int, root: Path, model: Path) -> dict[str, lis
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for method in sys.argv[1:] or methods.names():
-        with tempfile.TemporaryDirectory() as place:
-            model = sharp(Path(place) / "model")
-            made = {str(num): trace(method, num, Path(place), model) for num in (SHORT, LONG)}
-        parts = {"made_on": machine(), **made}
-        text = ",\n".join(f" {json.dumps(name)}: {json.dumps(part)}" for name, part in parts.items())
+        with tempfile.TemporaryDirectory() as folder:
+            model = sharp(Path(folder) / "model")
+            traces = {str(num): trace(method, num, Path(folder), model) for num in (SHORT, LONG)}
+        content = {"made_on": machine(), **traces}
+        text = ",\n".join(f" {json.dumps(name)}: {json.dumps(part)}" for name, part in content.items())
         (FOLDER / f"{method}.json").write_text(f"{{\n{text}\n}}\n")
-        print(f"{method}: {made[str(SHORT)]['loss'][0]:.6g} to {made[str(LONG)]['loss'][-1]:.6g}", flush=True)
+        print(f"{method}: {traces[str(SHORT)]['loss'][0]:.6g} to {traces[str(LONG)]['loss'][-1]:.6g}", flush=True)
 
 
 if __name__ == "__main__":
