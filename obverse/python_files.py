@@ -29,6 +29,7 @@ from types import ModuleType
 
 from obverse.errors import ConfigError
 
+PREFIX = "obverse_user_"  # of the names that users' files get in sys.modules
 MAIN = ""  # the module name of the user's file among its sources
 
 
@@ -56,7 +57,7 @@ class Code:
     @property
     def module(self) -> str:
         """The name that the file itself gets in `sys.modules`."""
-        return f"obverse_user_{hashlib.sha256(f'{self.path} {self.sha256}'.encode()).hexdigest()[:16]}"
+        return f"{PREFIX}{hashlib.sha256(f'{self.path} {self.sha256}'.encode()).hexdigest()[:16]}"
 
 
 # Reading

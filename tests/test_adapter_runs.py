@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import runs
 from obverse.cli.export import export
+from obverse.config.commands import ExportConfig
 from obverse.config.eval import EvalConfig
-from obverse.config.export import ExportConfig
 from obverse.config.train import TrainConfig
 from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.evaluation.evaluate import evaluate

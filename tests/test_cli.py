@@ -19,13 +19,14 @@ from obverse.cli.commands import COMMANDS
 from obverse.cli.main import main
 from obverse.cli.parser import scan
 from obverse.config.eval import EvalConfig, RegradeConfig
-from obverse.config.train import TrainConfig, schema
+from obverse.config.method_options import train_schema
+from obverse.config.train import TrainConfig
 from obverse.config.yaml_file import read
 from obverse.errors import CheckpointError, DataError
 from obverse.methods import find, names
 from obverse.runtime.callbacks import Watcher
 
-ROOT = str(Path(cli.__file__).parents[1])
+ROOT = str(Path(cli.__file__).parents[2])
 STEP = Path(__file__).parent / "data" / "step.json"
 SLOW = ("torch", "transformers", "datasets", "numpy", "pyarrow")
 REPORT_IMPORTS = f"""
@@ -93,7 +94,7 @@ def test_the_module_is_the_command() -> None:
 def test_options_in_every_spelling() -> None:
     words = ["hpt", "--num-generations=4", "--seed", "7", "--no-log-completions", "--max_steps", "-1"]
     words.append("--eval_dataset=--x")
-    scanned = scan(words, schema(find("hpt")))
+    scanned = scan(words, train_schema(find("hpt")))
     assert scanned.positional == ["hpt"]
     assert scanned.given == {
         "num_generations": "4",
@@ -268,7 +269,7 @@ def test_eval_regrades_without_a_model(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_demo_hands_over_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub(monkeypatch, "obverse.cli.demo", demo=lambda config: len(config.methods))
+    stub(monkeypatch, "obverse.cli.demo", run=lambda config: len(config.methods))
     assert main(["demo", "--methods", "hpt,grpo"]) == 2
 
 
@@ -306,7 +307,7 @@ def test_every_command_has_help_that_fits(command: str, capsys: pytest.CaptureFi
 def test_help_of_train_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "hpt", "--help"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    for group in schema(find("hpt")).groups().values():
+    for group in train_schema(find("hpt")).groups().values():
         assert all(f"--{name} " in out for name in group)
     assert "[5e-06 (paper)]" in out and "--gate INT a problem with more correct rollouts" in out
 

@@ -9,11 +9,13 @@ import pytest
 from annotated_types import Ge, Gt
 
 from obverse import methods
+from obverse.config.commands import DataConfig, DemoConfig, GradeConfig
 from obverse.config.eval import EvalConfig
 from obverse.config.fields import Options
+from obverse.config.method_options import train_schema
 from obverse.config.resolve import method_options, read, resolve
 from obverse.config.sources import COMMAND_LINE, Layer, is_option, kinds
-from obverse.config.train import EMBEDDED_PRESET, DataConfig, DemoConfig, GradeConfig, TrainConfig, schema
+from obverse.config.train import EMBEDDED_PRESET, TrainConfig
 from obverse.config.yaml_file import read as read_file
 from obverse.config.yaml_file import write
 from obverse.errors import ConfigError
@@ -128,7 +130,7 @@ def test_k_is_a_list_and_asks_for_enough_samples() -> None:
 
 
 def test_a_parameter_that_is_a_run_option_is_one_option_with_the_runs_default() -> None:
-    made = schema(find("hpt"))
+    made = train_schema(find("hpt"))
     assert "max_completion_length" not in made.groups()["method"]
     assert hpt(model="m").method_options["max_completion_length"] == 512  # the function's own default is the paper's
     assert hpt(max_completion_length="64").method_options["max_completion_length"] == 64
@@ -213,7 +215,7 @@ NEEDS_OTHERS = {"hpt": ("gate_type", "soft_type"), "ppo": ("kl_target",)}
 def test_keyword_arguments_survive_a_round_trip(name: str, tmp_path: Path) -> None:  # law 10
     make = find(name)
     given = {
-        option: other(parameter.default, list(kinds(schema(make), option)))
+        option: other(parameter.default, list(kinds(train_schema(make), option)))
         for option, parameter in methods.parameters(make).items()
         if option not in methods.added_parameters(make)  # not every method can have them all at once
         and option not in NEEDS_OTHERS.get(name, ())

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from obverse.cli.data import check, compared_as_text, counts, overlaps, read, show, some, splits
-from obverse.config.train import DataConfig
+from obverse.cli.data import check, compared_as_text, counts, overlaps, read, show, show_tokens, some, splits, visible
+from obverse.config.commands import DataConfig
 from obverse.data import load_dataset
 from obverse.types import Problem
 
@@ -90,8 +90,6 @@ def test_what_is_shown_follows_the_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tiny_dir", ["llama"], indirect=True)
 def test_tokens_are_shown_as_the_model_sees_them(tiny_dir: Path, tmp_path: Path) -> None:
-    from obverse.cli.token_view import show_tokens, visible  # here: it imports transformers
-
     config = DataConfig(dataset="arithmetic:1", num=1, model=str(tiny_dir))
     (problem,) = some(config)
     console, file = a_console()

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from obverse.cli import demo as module
-from obverse.cli.demo import demo
-from obverse.config.train import DemoConfig
+from obverse.cli import demo
+from obverse.config.commands import DemoConfig
 from obverse.runtime.run_dir import RunFolder
 
 
 def test_two_methods_on_one_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "NUM_HELD_OUT", 12)
-    monkeypatch.setattr(module, "RUN", {**module.RUN, "prompts_per_step": 4, "num_problems": 60})
-    assert demo(DemoConfig(methods=("hpt", "sft"), max_steps=3, output_dir=tmp_path / "demo", seed=3)) == 0
+    monkeypatch.setattr(demo, "NUM_HELD_OUT", 12)
+    monkeypatch.setattr(demo, "RUN", {**demo.RUN, "prompts_per_step": 4, "num_problems": 60})
+    assert demo.run(DemoConfig(methods=("hpt", "sft"), max_steps=3, output_dir=tmp_path / "demo", seed=3)) == 0
     out = capsys.readouterr().out
     assert "preflight: the base solves" in out and "have the form that the verifier reads" in out
     assert "easy half" in out and "hard half" in out and str(tmp_path / "demo") in out.replace("\n", "")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from obverse.cli.main import main
+from obverse.config.method_options import train_schema
 from obverse.config.resolve import resolve
-from obverse.config.train import schema
 from obverse.errors import ConfigError
 from obverse.methods import build, call, find, parameters
 
@@ -160,4 +160,4 @@ def test_names_of_columns_are_checked_when_the_method_is_made(tmp_path: Path) ->
     path = in_file(tmp_path, GOOD.replace("    deeper", needs))
     with pytest.raises(ConfigError, match=r"did you mean 'anchor'.*own\.py, line"):
         call("mine", find(f"{path}:mine"), {})
-    assert schema(find(f"{path}:mine")).model_fields["scale"].default == 2.0
+    assert train_schema(find(f"{path}:mine")).model_fields["scale"].default == 2.0

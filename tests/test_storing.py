@@ -13,7 +13,7 @@ from tiny_models import save_tiny
 from obverse.cli import export as exporting
 from obverse.cli.export import export, making
 from obverse.cli.main import main
-from obverse.config.export import ExportConfig
+from obverse.config.commands import ExportConfig
 from obverse.errors import ConfigError, InUseError, StorageError
 from obverse.runtime.file_writes import exclusive_lock, write_atomically
 from obverse.runtime.run_dir import RunFolder

@@ -8,7 +8,7 @@ import pytest
 from tiny_models import tiny_tokenizer
 from tiny_templates import TEMPLATES
 
-from obverse.config.train import DataConfig
+from obverse.config.commands import DataConfig
 from obverse.data.chat_template import ERRORS, ChatTemplate, TooLargeError
 from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError

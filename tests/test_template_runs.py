@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 import runs
 from obverse.cli.export import export
+from obverse.config.commands import ExportConfig
 from obverse.config.eval import EvalConfig
-from obverse.config.export import ExportConfig
 from obverse.errors import DataError
 from obverse.evaluation.eval_sets import target_of, trials_of
 from obverse.evaluation.evaluate import load_speaker

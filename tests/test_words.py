@@ -10,16 +10,14 @@ import pytest
 from obverse.cli.main import main
 from obverse.cli.parser import scan
 from obverse.config.analyze import QUESTIONS
+from obverse.config.commands import DataConfig, DemoConfig, ExportConfig, GradeConfig, ReportConfig, ServeConfig
 from obverse.config.compare import CompareConfig
 from obverse.config.eval import EvalConfig, RegradeConfig
-from obverse.config.export import ExportConfig
 from obverse.config.fields import LARGEST, Options
-from obverse.config.report import ReportConfig
 from obverse.config.resolve import read as read_options
 from obverse.config.resolve import resolve
-from obverse.config.scale import ServeConfig
 from obverse.config.sources import COMMAND_LINE, Layer
-from obverse.config.train import DataConfig, DemoConfig, GradeConfig, TrainConfig
+from obverse.config.train import TrainConfig
 from obverse.config.yaml_file import read, write
 from obverse.errors import ConfigError
 from obverse.methods import find

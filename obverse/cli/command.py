@@ -1,48 +1,64 @@
-"""What every command of the command line is made with: its words, its options, where its results go."""
+"""What the commands share: where results are printed, how options and methods are read from the words."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from obverse.cli.parser import scan
+from obverse.cli.commands import COMMANDS, Words
+from obverse.cli.parser import print_help, scan
 from obverse.config.fields import Options
-from obverse.config.resolve import read
+from obverse.config.method_options import method_schema
+from obverse.config.resolve import method_options, read
 from obverse.config.sources import COMMAND_LINE, Layer
+from obverse.errors import ConfigError
+from obverse.methods import find
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
-Words = list[str]
 
-PIPED_WIDTH = 100
-
-
-def console() -> Console:
-    """Where results go: the terminal as wide as it is, a file or pipe PIPED_WIDTH columns wide."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+PIPED_WIDTH = 100  # columns of a file or pipe
 
 
-def load(target: str) -> Any:
-    """The object `module:name`, imported now: torch behind it costs seconds that only some commands should pay."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+def results_console() -> Console:
+    """The console on stdout: as wide as the terminal, PIPED_WIDTH columns in a file or pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
-def options_of(made: type[AnyOptions], words: Words, command: str, *alone: str) -> AnyOptions:
-    """The options of a command without a method; words that stand alone are the options `alone`, in their order."""
-    scanned = scan(words, made)
-    for name, word in zip(alone, scanned.take(len(alone)), strict=False):
+def parse_options(schema: type[AnyOptions], words: Words, command: str, *positional: str) -> AnyOptions:
+    """The options of a command without a method; words without a name are the options `positional`, in this order."""
+    scanned = scan(words, schema)
+    for name, word in zip(positional, scanned.take(len(positional)), strict=False):
         if name in scanned.given:
             scanned.problems.append(f"--{name}: given twice, once as {word}")
         scanned.given[name] = word
-    return scanned.check(lambda: read(made, [Layer(COMMAND_LINE, scanned.given)], f"see 'obverse {command} --help'"))
+    return scanned.check(lambda: read(schema, [Layer(COMMAND_LINE, scanned.given)], f"see 'obverse {command} --help'"))
+
+
+def method_words(words: Words, command: str, number: int) -> tuple[str, dict[str, Any], list[str]]:
+    """Read `number` words, the first of them a method: its name, what its function is called with, the other words."""
+    positional = scan(words, Options).positional
+    if len(positional) < number:
+        raise ConfigError(f"{command}: expects {COMMANDS[command].usage}")
+    method = positional[0]
+    make = find(method)
+    scanned = scan(words, method_schema(make))
+    scanned.take(number)
+    return method, scanned.check(lambda: method_options(method, make, scanned.given)), scanned.positional[1:number]
+
+
+def show_method_help(words: Words, command: str) -> None:
+    """Print the help of a command that takes a method's options."""
+    positional = scan(words, Options).positional
+    schema = method_schema(find(positional[0])) if positional else Options
+    notes = [] if positional else [f"A method's options: obverse {command} hpt --help"]
+    print_help(f"obverse {COMMANDS[command].usage}", COMMANDS[command].summary, schema, notes)
 
 
 def take_flag(words: Words, name: str) -> bool:
-    """Whether a flag stands among the words, which lose it."""
-    found = [word for word in words if word.replace("-", "_") == f"__{name}"]
-    for word in found:
+    """Whether a flag is among the words; it is removed from them."""
+    flags = [word for word in words if word.replace("-", "_") == f"__{name}"]
+    for word in flags:
         words.remove(word)
-    return bool(found)
+    return bool(flags)

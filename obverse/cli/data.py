@@ -1,30 +1,66 @@
-"""What is in a data set: counts, leaks between its splits, and problems as a person reads them. No torch here."""
+"""`obverse data`: counts of a data set, leaks between its splits, and problems as text or as a model's tokens.
+
+Torch and transformers are imported for tokens only.
+"""
 
 from __future__ import annotations
 
 import random
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations, groupby
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from obverse.config.train import DataConfig
+from obverse.cli.command import parse_options, results_console
+from obverse.cli.commands import COMMANDS, Words, load
+from obverse.cli.parser import print_help
+from obverse.config.commands import DataConfig
 from obverse.data import EMBEDDED, load_dataset
 from obverse.data.control_tokens import LOOKS_LIKE, texts_in
 from obverse.data.dataset_folders import splits_of
 from obverse.data.epoch_order import wording
 from obverse.data.readers import count
+from obverse.data.renderer import Renderer
+from obverse.data.template_mismatches import MAX_TOLD, answers, raise_all, spelled_out
+from obverse.errors import ConfigError, DataError
 from obverse.redact import flat
 from obverse.rewards import reference_notes, unparseable_references
 from obverse.seeds import seed_for
 from obverse.types import Problem
 
 MAX_LISTED = 20
+STYLES = {"prompt": ("", "reverse"), "demonstration": ("green", "reverse green")}  # neighbors look different
+TRAINED = {"prompt": "never trained", "demonstration": "trained by methods that imitate"}
+
+
+def run(words: Words) -> int:
+    """`obverse data check|show DATASET [--model MODEL] [options]`."""
+    action = words.pop(0) if words and words[0] in ("check", "show") else ""
+    if not action:
+        raise ConfigError(
+            "data: check or show? 'obverse data check FILE' counts, 'obverse data show FILE' prints problems"
+        )
+    config = parse_options(DataConfig, words, f"data {action}", "dataset")
+    console = results_console()
+    if action == "check":
+        problems = check(config, console)
+        if config.model is not None:
+            check_tokens(config, problems, console)
+    elif config.model is None:
+        show(config, console)
+    else:
+        show_tokens(config, some(config), console)
+    return 0
+
+
+def show_help(words: Words) -> None:
+    command = COMMANDS["data"]
+    print_help(f"obverse {command.usage}", command.summary, DataConfig, [])
 
 
 def check(config: DataConfig, console: Console) -> list[Problem]:
@@ -175,3 +211,63 @@ def _print(console: Console, name: str, text: str, style: str = "") -> None:
     table.add_column(overflow="fold")
     table.add_row(Text(flat(name)), Text(flat(text), style=style))
     console.print(table)
+
+
+def show_tokens(config: DataConfig, problems: Iterable[Problem], console: Console) -> None:
+    """Print every problem's tokens, then their ids."""
+    renderer: Renderer = load("obverse.models.load_renderer:load_renderer")(config)
+    console.print(Text(flat(renderer.describe()), style="bold"))
+    for problem in problems:
+        console.rule(Text(flat(problem.id)), align="left", characters="-")
+        for part, tokens in groupby(renderer.show(problem), key=lambda token: token[2]):
+            print_part(console, part, [(text, number) for text, number, _ in tokens])
+
+
+def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Console) -> None:
+    """Print what the model's tokenizer and template make of the rows; DataError for those that they leave parts out of.
+
+    Printed: how long rows are in tokens, which of them spell out control tokens, which answers the template would
+    write in another way than they are trained.
+    """
+    renderer: Renderer = load("obverse.models.load_renderer:load_renderer")(config)
+    console.print(Text(flat(renderer.describe()), style="bold"))
+    errors, lengths, rewritten = [], [], 0
+    for problem in problems:
+        try:
+            sizes = [len(rendered.ids) for _, rendered in answers(problem, renderer)]
+            rewritten += sum(not rendered.as_written for _, rendered in answers(problem, renderer))
+            lengths.append((len(renderer.prompt(problem)), max(sizes, default=0)))
+        except (DataError, ConfigError) as error:
+            errors.append(error)
+    if lengths:
+        prompts, texts = (max(column) for column in zip(*lengths, strict=True))
+        console.print(Text(f"at most {prompts:,} tokens of a prompt, {texts:,} of an answer"))
+    for number, problem, tokens in spelled_out(problems, renderer)[:MAX_TOLD]:
+        read = "tokens (--parse_special_tokens)" if renderer.parse_special_tokens else "text"
+        spelled = ", ".join(map(ascii, tokens))
+        console.print(Text(flat(f"row {number} ({problem.id}) spells out {spelled}: read as {read}")))
+    if rewritten:
+        console.print(
+            Text(f"{rewritten:,} answers are trained as they stand: the template would rewrite them or their prompt")
+        )
+    if errors:
+        raise_all(errors)
+
+
+def print_part(console: Console, part: str, tokens: Sequence[tuple[str, int]]) -> None:
+    """One part: how many tokens, the tokens with bars between them, their ids."""
+    console.print(Text(f"{part}: {len(tokens)} tokens, {TRAINED[part]}", style="dim"))
+    line = Text()
+    for number, (text, _) in enumerate(tokens):
+        if number:
+            line.append("|", style="dim")
+        line.append(visible(text), style=STYLES[part][number % 2])
+        if text.endswith("\n"):
+            line.append("\n")
+    console.print(line, soft_wrap=True)
+    console.print(Text(" ".join(str(number) for _, number in tokens), style="dim"), soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """A token's text with its line breaks written out."""
+    return flat(text.replace("\n", "\\n").replace("\t", "\\t"))

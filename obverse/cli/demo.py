@@ -13,8 +13,8 @@ from rich.text import Text
 
 from obverse import methods
 from obverse.cli.progress_panel import Panel
+from obverse.config.commands import DemoConfig
 from obverse.config.resolve import resolve
-from obverse.config.train import DemoConfig
 from obverse.data import load_dataset
 from obverse.data.renderer import Renderer
 from obverse.evaluation.evaluate import Report, measure
@@ -55,8 +55,10 @@ class Shown:
     report: Report
 
 
-def demo(config: DemoConfig) -> int:
+def run(config: DemoConfig) -> int:
     """Preflight, train each method, compare; returns the exit code (130 or 143 when stopped, with a checkpoint)."""
+    for name in config.methods:
+        methods.find(name)  # refuses an unknown method before the first one is trained
     console = Console(highlight=False)
     root = free_folder(Path("runs"), "demo") if config.output_dir is None else config.output_dir
     problems = load_dataset(DATASET, split="heldout", num_problems=NUM_HELD_OUT, seed=config.seed)

@@ -21,6 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from obverse import __version__
+from obverse.cli.command import results_console
+from obverse.config.fields import Options
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.redact import flat
 from obverse.types import ModelInput
@@ -49,6 +51,10 @@ class Finding:
     state: State
     what: str
     text: str
+
+
+def run(config: Options) -> int:
+    return doctor(results_console())
 
 
 def doctor(console: Console) -> int:
@@ -170,7 +176,7 @@ def base() -> Finding:
 
 def sampling() -> Finding:
     """How fast the embedded base writes, which also shows that everything fits together."""
-    loading, model = (importlib.import_module(f"obverse.{name}") for name in ("loading", "model"))
+    loading, model = (importlib.import_module(f"obverse.models.{name}") for name in ("load", "policy"))
     engine = importlib.import_module("obverse.inference.hf")
     policy, tokenizer = loading.load("embedded", device="cpu")
     model.set_threads(0, policy)

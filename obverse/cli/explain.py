@@ -12,7 +12,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from obverse.cli.method_table import Entry, by_family, term_rows
+from obverse.cli.command import method_words, results_console, show_method_help
+from obverse.cli.commands import Words
+from obverse.cli.method_table import Entry, by_family, entry, term_rows
 from obverse.cli.parser import default_text
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
@@ -150,3 +152,14 @@ def first_sentence(part: Any) -> str:
         return ""
     text = " ".join((inspect.getdoc(part) or "").split())
     return re.split(r"(?<=\.)\s+(?=[A-Z`])|\s+Source:", text)[0]
+
+
+def run(words: Words) -> int:
+    """`obverse explain METHOD [options]`."""
+    method, options, _ = method_words(words, "explain", 1)
+    results_console().print(explanation(entry(method, options)))
+    return 0
+
+
+def show_help(words: Words) -> None:
+    show_method_help(words, "explain")

@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from obverse.config.export import ExportConfig
+from obverse.cli.progress_panel import Panel
+from obverse.config.commands import ExportConfig
 from obverse.data.renderer import Renderer
 from obverse.distributed.collective_save import MOMENTS, reason_of
 from obverse.distributed.sharded_safetensors import files_of
@@ -28,6 +29,12 @@ from obverse.runtime.json_lines import read_object
 
 MARK = ".obverse-export"  # in a folder that an export has begun, and its lock
 OURS = {checkpoint.STATE, MOMENTS, checkpoint.MANIFEST}  # what a checkpoint has beside its model
+
+
+def run(config: ExportConfig) -> int:
+    with Panel() as watcher:
+        export(config, watcher)
+    return 0
 
 
 def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:

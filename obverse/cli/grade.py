@@ -1,13 +1,14 @@
-"""Grading a file of predictions: for users who want to check a grader, and for checking it from outside."""
+"""`obverse grade`: the verdict of a verifier on every row of a file of predictions."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from obverse.config.train import GradeConfig
+from obverse.config.commands import GradeConfig
 from obverse.data.file_formats import kind_of, listed, read_file
 from obverse.data.layouts import Flaw, Place
 from obverse.data.readers import report
@@ -17,6 +18,11 @@ from obverse.rewards import NAMES, get_verifier, parse_verifiers, reference_erro
 from obverse.types import Problem
 
 WORDS = {True: "true", False: "false", None: "error"}
+
+
+def run(config: GradeConfig) -> int:
+    grade(config, lambda row: print(json.dumps(row), flush=True))
+    return 0
 
 
 @read_once()

@@ -12,7 +12,6 @@ from types import TracebackType
 
 from obverse import __version__
 from obverse import python_files as user_code
-from obverse.cli.command import take_flag
 from obverse.cli.commands import COMMANDS
 from obverse.distributed.env import find_place
 from obverse.errors import ConfigError, UserError
@@ -48,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     unhandled, and Python ends with its traceback, one more line, and code 1.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = take_flag(words, "debug")
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
     sys.excepthook = report_mistake
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -94,8 +94,8 @@ def dispatch(words: list[str]) -> int:
         near = difflib.get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name}: {hint}")
-    if wanted := [word for word in rest if word in ("--help", "-h")]:
-        COMMANDS[name].help([word for word in rest if word not in wanted])
+    if {"--help", "-h"} & set(rest):
+        COMMANDS[name].show_help([word for word in rest if word not in ("--help", "-h")])
         return 0
     if name in ONE_AT_A_TIME and find_place().size > 1:
         raise ConfigError(f"{name} runs in one process, and WORLD_SIZE names several: only train shares out its work")

@@ -11,7 +11,7 @@ from typing import Any
 from obverse.cli.explain import first_sentence, labeled, sampling_parts, term_parts
 from obverse.cli.method_table import Entry, by_family, markdown_table, term_record
 from obverse.cli.parser import choices, default_text
-from obverse.config.train import method_schema
+from obverse.config.method_options import method_schema
 from obverse.errors import StorageError
 from obverse.estimator.method import Method
 from obverse.methods import COMPONENTS

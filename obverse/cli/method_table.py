@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from obverse.config.train import method_fields
+from obverse.config.method_options import method_fields
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial, wants

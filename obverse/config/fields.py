@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,9 +17,17 @@ LONGEST_NAME, LONGEST_PATH = 220, 3_500  # bytes; what is written beside and bel
 GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "distributed", "logging and saving", "output")
 
 
-def option(group: str, text: str, default: Any = ..., **bounds: Any) -> Any:
-    """A field that is an option: the group it is listed under, what it means with its unit, default and bounds."""
-    return Field(default, description=text, json_schema_extra={"group": group}, **bounds)
+# What a resumed run does with an option whose value differs from the checkpoint's:
+# fixed: the checkpoint is refused, unless allow_config_change names the option
+# free: the new value holds, and environment.json records the change
+# evaluation: as free, and earlier evaluations are set aside, because they are not comparable with later ones
+# unrecorded: the option says how this start proceeds, and is not recorded as a change
+Resume = Literal["fixed", "free", "evaluation", "unrecorded"]
+
+
+def option(group: str, text: str, default: Any = ..., *, resume: Resume = "fixed", **bounds: Any) -> Any:
+    """Declare an option: its group in the help, its meaning and unit, default, rule for resumed runs, and bounds."""
+    return Field(default, description=text, json_schema_extra={"group": group, "resume": resume}, **bounds)
 
 
 def steps_or_epochs(value: int) -> int:
@@ -178,7 +187,11 @@ class Options(BaseModel):
         protected_namespaces=(),
         defer_build=True,  # only the command that is run needs its schema
     )
-    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: Any) -> None:
+        """Keep where the values came from: `context["origins"]`, by option, if the schema was validated with it."""
+        self._origins = (context or {}).get("origins", {})
 
     @field_validator("*", mode="after")
     @classmethod
@@ -192,6 +205,12 @@ class Options(BaseModel):
     def origin(self, name: str) -> str:
         """Where an option's value came from: `command line`, a file, `embedded preset`, `paper` or `default`."""
         return self._origins.get(name, "default")
+
+    @classmethod
+    def with_resume(cls, *rules: Resume) -> frozenset[str]:
+        """The options that have one of these rules for resumed runs."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return frozenset(name for name, extra in extras.items() if isinstance(extra, dict) and extra["resume"] in rules)
 
     @classmethod
     def groups(cls) -> dict[str, list[str]]:
@@ -213,9 +232,14 @@ class ModelOptions(Options):
         "train and bfloat16 to evaluate; float64: for proofs",
         "auto",
     )
-    device: Device = option("model", "auto, cpu, cuda, cuda:N or mps", "auto")
+    device: Device = option("model", "auto, cpu, cuda, cuda:N or mps", "auto", resume="free")
     threads: int = option(
-        "model", "CPU threads; 0: 1 for a small model, else what its matrices are faster with", 0, ge=0, le=4096
+        "model",
+        "CPU threads; 0: 1 for a small model, else what its matrices are faster with",
+        0,
+        ge=0,
+        le=4096,
+        resume="free",
     )
     chat_template: Template = option(
         "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
@@ -238,5 +262,8 @@ class SamplingOptions(Options):
         "sampling", "end a completion once its text holds one of these, separated by commas; none by default", ()
     )
     max_sampling_seconds: Annotated[float, Field(gt=0)] | None = option(
-        "sampling", "cut off what a call has not finished by then, which no seed repeats; none: no limit", None
+        "sampling",
+        "cut off what a call has not finished by then, which no seed repeats; none: no limit",
+        None,
+        resume="free",
     )

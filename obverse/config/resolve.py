@@ -1,4 +1,4 @@
-"""From what was written to what will run: which value wins, where it came from.
+"""From the options of several sources to one configuration: which value holds, and where it came from.
 
 command line > --config file > preset of the embedded base > the paper's run options > the sampler's > default
 """
@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 from pydantic import PydanticUserError, ValidationError
 
 from obverse.config.fields import Options
+from obverse.config.method_options import method_schema, train_schema
 from obverse.config.sources import COMMAND_LINE, Layer, sentences
-from obverse.config.train import EMBEDDED_PRESET, TrainConfig, method_schema, schema
+from obverse.config.train import EMBEDDED_PRESET, TrainConfig
 from obverse.errors import ConfigError
 from obverse.methods import call
 from obverse.redact import secret_of
 
-# A run stores its options as they were used, in files that are passed on.
+# A run stores its options in files that users share.
 REFUSED = (
     "holds {kind}, and options are stored: leave it out; a server's key is read from the "
     "environment's VLLM_API_KEY, the hub's from HF_TOKEN"
@@ -27,85 +28,95 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 def resolve(
-    method: str, make: Callable[..., Any], given: Mapping[str, Any] | None = None, file: Layer | None = None
+    method: str, make: Callable[..., Any], given: Mapping[str, Any] | Layer | None = None, file: Layer | None = None
 ) -> TrainConfig:
-    """The configuration of a run: `given` (the command line) over `file` over preset, paper and defaults.
+    """The configuration of a run: `given` over `file` over the preset, the paper's options and the defaults.
 
-    Raises ConfigError with every problem of both layers, one per line.
+    `given` are options of the command line, or a Layer of another origin. Raises ConfigError with every problem of both
+    layers, one per line.
 
     Example:
         resolve("hpt", find("hpt"), {"learning_rate": "2e-5", "gate": 1}).method_options["gate"] == 1
     """
-    made, see = schema(make), f"see 'obverse train {method} --help'"
-    layers = [Layer(COMMAND_LINE, given or {}), *([_without(file, "method")] if file else [])]
-    written = read(made, layers, see, {"method": method})
-    chosen = {name for layer in layers for name in layer.values if name in written.method_options}
-    preset = EMBEDDED_PRESET if written.model == "embedded" else {}
-    options = {name: written.method_options[name] for name in chosen}
-    paper = call(method, make, options).run
-    layers += [Layer("embedded preset", preset), Layer("paper", paper)]
-    layers.append(Layer("sampler", correction(method, make, written, options)))
-    config = read(made, layers, see, {"method": method})
+    schema, hint = train_schema(make), f"see 'obverse train {method} --help'"
+    layers = [given if isinstance(given, Layer) else Layer(COMMAND_LINE, given or {})]
+    layers += [_without(file, "method")] if file else []
+    partial = read(schema, layers, hint, {"method": method})
+    names = {name for layer in layers for name in layer.values if name in partial.method_options}
+    options = {name: partial.method_options[name] for name in names}
+    layers += [
+        Layer("embedded preset", EMBEDDED_PRESET if partial.model == "embedded" else {}),
+        Layer("paper", call(method, make, options).run),
+        Layer("sampler", correction(method, make, partial, options)),
+    ]
+    config = read(schema, layers, hint, {"method": method})
     if config.learning_rate is None:
         raise ConfigError(f"method {method} names no learning rate: give --learning_rate")
     return config
 
 
 def correction(
-    method: str, make: Callable[..., Any], written: TrainConfig, options: Mapping[str, Any]
+    method: str, make: Callable[..., Any], config: TrainConfig, options: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Truncated importance sampling where another program samples, or an older policy, if the method can have it."""
-    if (written.sampler == "hf" and not written.async_sampling) or "importance_sampling" not in written.of_method:
+    """Truncated importance sampling where a vLLM server or an older policy samples, for methods that accept it."""
+    if (config.sampler == "hf" and not config.async_sampling) or "importance_sampling" not in config.of_method:
         return {}
-    found = {"importance_sampling": "token_truncate"}
+    truncation = {"importance_sampling": "token_truncate"}
     try:
-        call(method, make, {**options, **found})
-    except ConfigError:  # it has no policy gradient on own samples
+        call(method, make, {**options, **truncation})
+    except ConfigError:  # the method has no policy gradient on its own samples
         return {}
-    return found
+    return truncation
 
 
 def method_options(method: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a method's function is called with, for commands that train nothing; defaults included."""
+    """What a method's function is called with, defaults included, for commands that do not train."""
     options = read(method_schema(make), [Layer(COMMAND_LINE, given)], f"see 'obverse explain {method}'")
     return {name: getattr(options, name) for name in type(options).model_fields}
 
 
-def read(made: type[AnyOptions], layers: list[Layer], see: str, fixed: Mapping[str, Any] | None = None) -> AnyOptions:
-    """The first layer's value of every option; ConfigError names each bad one as it was written."""
+def read(
+    schema: type[AnyOptions], layers: list[Layer], hint: str, fixed: Mapping[str, Any] | None = None
+) -> AnyOptions:
+    """The options of a schema, each from the first layer that gives it; ConfigError with a line per bad option.
+
+    `hint` ends the message on an unknown option without a similar name. `fixed` are fields that no layer may give.
+    """
     merged: dict[str, Any] = {}
-    origins: dict[str, Layer] = {}
+    layer_of: dict[str, Layer] = {}
     problems: list[str] = []
     for layer in layers:
-        clean, found = layer.cleaned(made, see)
-        problems += found
-        for name, value in clean.values.items():
+        cleaned, problems_of_names = layer.cleaned(schema, hint)
+        problems += problems_of_names
+        for name, value in cleaned.values.items():
             if kind := secret_of(value):
                 problems.append(layer.problem(f"{layer.spell(name)}: {REFUSED.format(kind=kind)}"))
-            # no learning rate is no choice: it means the paper's
+            # learning_rate none means the paper's, which a later layer gives
             if name not in merged and not (name == "learning_rate" and value is None):
-                merged[name], origins[name] = value, layer
+                merged[name], layer_of[name] = value, layer
+    origins = {name: layer.origin for name, layer in layer_of.items()}
     try:
-        config = made(**(fixed or {}), **merged)
+        config = schema.model_validate({**(fixed or {}), **merged}, context={"origins": origins})
     except ValidationError as error:
         refused = [
-            line for line in sentences(error.errors(), origins) if not line.endswith("is required") or not problems
+            line for line in sentences(error.errors(), layer_of) if not line.endswith("is required") or not problems
         ]
         raise ConfigError("\n".join([*problems, *refused])) from None
     except PydanticUserError as error:
-        raise ConfigError(f"{made.__name__}: a parameter has a type that no option can have: {error.message}") from None
+        raise ConfigError(
+            f"{schema.__name__}: a parameter has a type that no option can have: {error.message}"
+        ) from None
     if problems:
         raise ConfigError("\n".join(problems))
-    config._origins.update({name: layer.origin for name, layer in origins.items()})
     return config
 
 
 def refuse_secrets(config: Options) -> None:
     """Raise ConfigError for a configuration that was not made by `read` and holds a secret in what would be stored."""
     values = config.model_dump(mode="json")
-    found = {name: kind for name, value in values.items() if (kind := secret_of(value))}
-    if found:
-        raise ConfigError("\n".join(f"--{name}: {REFUSED.format(kind=kind)}" for name, kind in found.items()))
+    kinds = {name: kind for name, value in values.items() if (kind := secret_of(value))}
+    if kinds:
+        raise ConfigError("\n".join(f"--{name}: {REFUSED.format(kind=kind)}" for name, kind in kinds.items()))
 
 
 def _without(layer: Layer, name: str) -> Layer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic_core import ErrorDetails
@@ -16,9 +17,11 @@ from pydantic_core import ErrorDetails
 from obverse.config.fields import Options
 
 COMMAND_LINE = "command line"
+ARGUMENTS = "arguments"  # of a Python call
 
 ALIASES = {
     "model_name_or_path": "model",
+    "ref_model": "anchor_model",
     "dataset_name": "dataset",
     "dataset_train_split": "dataset_split",
     "split": "dataset_split",
@@ -89,7 +92,7 @@ class Layer:
 
     def problem(self, text: str) -> str:
         """One line for the user: the text, after the place if that is not the command line."""
-        return text if self.origin == COMMAND_LINE else f"{self.origin}: {text}"
+        return text if self.origin in (COMMAND_LINE, ARGUMENTS) else f"{self.origin}: {text}"
 
     def cleaned(self, made: type[Options], see: str) -> tuple[Layer, list[str]]:
         """The layer under the names of `made`, `none` made None, and a sentence for every name that `made` lacks."""
@@ -119,6 +122,11 @@ class Layer:
         if not near or ALIASES.get(near[0], near[0]) not in [*known, near[0]]:
             return f"unknown option {self.spell(name)}: {see}"
         return f"unknown option {self.spell(name)}: did you mean {self.spell(near[0])}?"
+
+
+def arguments(options: Mapping[str, Any]) -> Layer:
+    """The keyword arguments of a Python call as options; a path is given as its text."""
+    return Layer(ARGUMENTS, {name: str(value) if isinstance(value, Path) else value for name, value in options.items()})
 
 
 def is_option(made: type[Options], name: str) -> bool:

@@ -1,24 +1,19 @@
-"""The options of every command. No torch here.
+"""The options of a training run. No torch here.
 
-A method's options stand beside the run's: `schema(hpt)` is TrainConfig plus the keyword parameters of `hpt`. What wins
-when an option is given in several places is decided in `obverse.config.resolve`.
+The method's own options are added by `obverse.config.method_options`; `obverse.config.resolve` decides which value
+holds where an option is given in several places.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from obverse.config.fields import (
-    KWARGS_TEXT,
-    PARSE_TEXT,
     Amount,
     Every,
     Folder,
-    Listed,
     ModelOptions,
     Options,
     Place,
@@ -26,25 +21,13 @@ from obverse.config.fields import (
     Positive,
     SamplingOptions,
     Schedule,
-    Template,
     Text,
     Texts,
-    Variables,
     Weights,
     option,
     resume_word,
     steps_or_epochs,
 )
-from obverse.config.scale import (
-    AdapterOptions,
-    CardOptions,
-    DistributedOptions,
-    EngineOptions,
-    MixtureOptions,
-    PositionOptions,
-)
-from obverse.errors import ConfigError
-from obverse.methods import option_help
 
 # How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
@@ -61,6 +44,124 @@ EMBEDDED_PRESET: dict[str, Any] = {
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # padded tokens of a micro batch, where nobody says
 
 
+class DistributedOptions(Options):
+    """How the ranks that torchrun or accelerate launch started share a run; without effect on a single process."""
+
+    fsdp: bool = option(
+        "distributed",
+        "share weights, gradients and moments out over the ranks (FSDP2); false: each has all",
+        False,
+        resume="free",
+    )
+    fsdp_reshard_after_forward: bool = option(
+        "distributed",
+        "give a layer's weights back between forward and backward: less memory, more traffic",
+        True,
+        resume="free",
+    )
+    fsdp_offload_params: bool = option(
+        "distributed", "keep the shares in the CPU's memory while not used", False, resume="free"
+    )
+    fsdp_state_dict_type: Literal["full", "sharded"] = option(
+        "distributed",
+        "checkpoints as one model, or as each rank's share, which obverse export puts together",
+        "full",
+        resume="free",
+    )
+    ddp_timeout: Annotated[float, Field(gt=0)] = option(
+        "distributed",
+        "seconds without a sign of life after which a rank counts as lost and the others stop",
+        600.0,
+        resume="free",
+    )
+
+
+class EngineOptions(Options):
+    """Who draws the completions."""
+
+    sampler: Literal["hf", "vllm"] = option(
+        "sampling",
+        "hf: the policy itself; vllm: a vLLM server that gets its weights (obverse serve-vllm)",
+        "hf",
+        resume="free",
+    )
+    vllm_url: Text = option("sampling", "address of that server", "http://127.0.0.1:8000", resume="free")
+    vllm_timeout: Annotated[float, Field(gt=0)] = option(
+        "sampling", "seconds to wait for a server that does not answer, over all retries", 300.0, resume="free"
+    )
+    async_sampling: bool = option(
+        "sampling", "draw the next step's completions while this one trains, from weights one step older", False
+    )
+
+
+class AdapterOptions(Options):
+    """Low-rank adapters in place of the whole policy (LoRA, 2106.09685; QLoRA, 2305.14314), by TRL's names.
+
+    There is no dropout: the policy is in evaluation mode, so that a ratio compares one function of the weights.
+    """
+
+    use_peft: bool = option("model", "train low-rank adapters; the initial model is the policy without them", False)
+    lora_r: int = option("model", "rank of the adapters", 16, ge=1)
+    lora_alpha: int = option("model", "scale of the adapters, before it is divided by the rank", 32, ge=1)
+    lora_target_modules: Texts = option(
+        "model",
+        "layers (or matrices of experts) that get adapters, separated by commas; none: all linear ones below the head",
+        (),
+    )
+    use_rslora: bool = option("model", "divide the scale by the rank's root instead of the rank (2312.03732)", False)
+    load_in_4bit: bool = option("model", "hold the frozen weights in 4 bits, NF4 (QLoRA; CUDA only)", False)
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> AdapterOptions:
+        fields = AdapterOptions.__annotations__
+        idle = [name for name in fields if getattr(self, name) != AdapterOptions.model_fields[name].default]
+        if idle and not self.use_peft:
+            raise ValueError(f"{idle[0]} is an option of adapters: add use_peft")
+        return self
+
+
+class PositionOptions(Options):
+    """How far and how finely the policy counts positions, where that is not as the model was made."""
+
+    rope_theta: Annotated[float, Field(gt=0)] | None = option(
+        "model", "base of the rotary positions, written into what is saved; none: the model's own", None
+    )
+    max_position_embeddings: Positive | None = option(
+        "model", "longest text that what is saved says it reads, in tokens; none: the model's own", None
+    )
+
+    @property
+    def positions(self) -> dict[str, float]:
+        """Those that are given."""
+        given = {"rope_theta": self.rope_theta, "max_position_embeddings": self.max_position_embeddings}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class MixtureOptions(Options):
+    """How a mixture of experts trains."""
+
+    router_aux_loss_coef: Annotated[float, Field(ge=0)] = option(
+        "optimization",
+        "weight of the routers' balancing loss, over a whole update, for mixtures of experts; 0: none",
+        0.0,
+    )
+
+
+class CardOptions(Options):
+    """What a GPU gains from, and what shows where its memory went."""
+
+    torch_compile: bool = option(
+        "batch", "compile the layers for training: minutes at the start, faster steps; same numbers but for rounding",
+        False, resume="free",
+    )  # fmt: skip
+    memory_snapshot: Annotated[int, Field(ge=0)] = option(
+        "logging and saving",
+        "write memory-snapshot.json, torch's record of CUDA memory, at this step; 0: never",
+        0,
+        resume="free",
+    )
+
+
 class TrainConfig(
     ModelOptions,
     SamplingOptions,
@@ -73,7 +174,7 @@ class TrainConfig(
 ):
     """Everything that decides a training run; `method_options` holds the method's own, which are written flat."""
 
-    of_method: ClassVar[tuple[str, ...]] = ()  # the method's parameters, in a class made by schema()
+    of_method: ClassVar[tuple[str, ...]] = ()  # the method's parameters, in a class made by train_schema()
 
     method: Text = Field(description="a method's name (obverse methods) or file.py:function")
     method_options: dict[str, Any] = Field(
@@ -95,9 +196,16 @@ class TrainConfig(
     verifier_weights: Weights = option(
         "data", "what each of several verifiers counts in the reward, separated by commas; none: 1 each", ()
     )
-    verifier_seconds: float = option("data", "longest that file.py:function may take for one completion", 10.0, gt=0)
+    verifier_seconds: float = option(
+        "data", "longest that file.py:function may take for one completion", 10.0, gt=0, resume="free"
+    )
     max_grader_errors: float = option(
-        "data", "stop a run once more than this share of its samples could not be graded", 0.01, ge=0, le=1
+        "data",
+        "stop a run once more than this share of its samples could not be graded",
+        0.01,
+        ge=0,
+        le=1,
+        resume="free",
     )
     reward_model: Place | None = option(
         "data", "score own samples with this reward model (a folder or hub name) instead of a verifier", None
@@ -106,6 +214,7 @@ class TrainConfig(
         "sampling",
         "stop once sampler and trainer differ by more than this on samples just drawn, KL in nats a token; none: never",
         0.01,
+        resume="free",
     )
     format_reward: float = option("data", "reward of a wrong answer that has the form the verifier reads", 0.0, ge=0)
     anchor_model: Place | None = option(
@@ -114,12 +223,17 @@ class TrainConfig(
     max_prompt_length: Positive | None = option(
         "data", "leave out problems with longer prompts, in tokens; none: no limit", None
     )
-    eval_dataset: Place | None = option("data", "problems to evaluate on while training", None)
+    eval_dataset: Place | None = option("data", "problems to evaluate on while training", None, resume="evaluation")
     eval_steps: Every = option(
-        "data", "evaluate every so many steps, or, below 1, every such share of the run; 0: only at the end", 0
+        "data",
+        "evaluate every so many steps, or, below 1, every such share of the run; 0: only at the end",
+        0,
+        resume="free",
     )
-    num_eval_problems: int = option("data", "problems of eval_dataset to evaluate on", 100, ge=1)
-    num_generations_eval: int = option("data", "completions per problem in these evaluations", 4, ge=1)
+    num_eval_problems: int = option("data", "problems of eval_dataset to evaluate on", 100, ge=1, resume="evaluation")
+    num_generations_eval: int = option(
+        "data", "completions per problem in these evaluations", 4, ge=1, resume="evaluation"
+    )
 
     prompts_per_step: int = option(
         "batch", "problems per update; times the completions per problem is the batch", 32, ge=1
@@ -127,18 +241,25 @@ class TrainConfig(
     num_iterations: int = option("batch", "passes over the samples of a step", 1, ge=1)
     num_mini_batches: int = option("batch", "updates that the problems of a step are dealt to, per pass", 1, ge=1)
     gradient_checkpointing: bool = option(
-        "batch", "keep each layer's input only and compute it again: less memory, a third more work", False
+        "batch",
+        "keep each layer's input only and compute it again: less memory, a third more work",
+        False,
+        resume="free",
     )
     micro_batch_tokens: Positive | None = option(
         "batch",
         "tokens per forward pass, padding included; never changes a gradient; none: 1,024 on a CPU, else 8,192",
         None,
+        resume="free",
     )
     max_steps: Annotated[int, AfterValidator(steps_or_epochs), Field(ge=-1)] = option(
-        "batch", "updates to take; -1: by num_train_epochs", -1
+        "batch", "updates to take; -1: by num_train_epochs", -1, resume="free"
     )
     budget: Amount | None = option(
-        "batch", "stop once so much is spent (20M is 20,000,000), in units of budget_in; none: by steps alone", None
+        "batch",
+        "stop once so much is spent (20M is 20,000,000), in units of budget_in; none: by steps alone",
+        None,
+        resume="free",
     )
     budget_in: Literal["tokens", "flops", "seconds", "steps"] = option(
         "batch",
@@ -146,8 +267,8 @@ class TrainConfig(
         "one; seconds of the steps; steps",
         "tokens",
     )
-    rollout_batch_size: int = option("batch", "completions decoded side by side", 256, ge=1)
-    num_train_epochs: float = option("batch", "passes over the problems, if max_steps is -1", 3.0, gt=0)
+    rollout_batch_size: int = option("batch", "completions decoded side by side", 256, ge=1, resume="free")
+    num_train_epochs: float = option("batch", "passes over the problems, if max_steps is -1", 3.0, gt=0, resume="free")
 
     learning_rate: float | None = option(
         "optimization", "peak step size of AdamW; none: the paper's, or the preset's", None, ge=0
@@ -174,33 +295,48 @@ class TrainConfig(
     temperature: float = option("sampling", "of the distribution that is sampled and trained", 1.0, gt=0)
 
     output_dir: Folder | None = option(
-        "logging and saving", "run folder; none: runs/METHOD-DATASET-N, the next free N", None
+        "logging and saving", "run folder; none: runs/METHOD-DATASET-N, the next free N", None, resume="unrecorded"
     )
-    logging_steps: int = option("logging and saving", "write a row of metrics every so many steps", 1, ge=1)
-    log_completions: bool = option("logging and saving", "write every completion to samples/", True)
-    num_completions_to_print: int = option("logging and saving", "completions to print at a logged step", 0, ge=0)
-    report: bool = option("logging and saving", "end by writing report.html into the run folder", True)
+    logging_steps: int = option(
+        "logging and saving", "write a row of metrics every so many steps", 1, ge=1, resume="free"
+    )
+    log_completions: bool = option("logging and saving", "write every completion to samples/", True, resume="free")
+    num_completions_to_print: int = option(
+        "logging and saving", "completions to print at a logged step", 0, ge=0, resume="free"
+    )
+    report: bool = option("logging and saving", "end by writing report.html into the run folder", True, resume="free")
     save_steps: Every = option(
         "logging and saving",
         "checkpoint every so many steps, or, below 1, every such share of the run; 0: not by steps; always at the end "
         "and when stopped",
         500,
+        resume="free",
     )
     save_minutes: float = option(
-        "logging and saving", "checkpoint so many minutes after the last one, too; 0: not by time", 30.0, ge=0
+        "logging and saving",
+        "checkpoint so many minutes after the last one, too; 0: not by time",
+        30.0,
+        ge=0,
+        resume="free",
     )
     save_total_limit: int = option(
-        "logging and saving", "checkpoints to keep, the newest; the run's older ones are removed", 2, ge=1
+        "logging and saving",
+        "checkpoints to keep, the newest; the run's older ones are removed",
+        2,
+        ge=1,
+        resume="free",
     )
     resume_from_checkpoint: Annotated[Place, BeforeValidator(resume_word)] = option(
         "logging and saving",
         "never, auto (the newest in output_dir; a folder without a run begins one) or a checkpoint's path",
         "never",
+        resume="unrecorded",
     )
     allow_config_change: Texts = option(
         "logging and saving",
         "options that may differ from those that the resumed checkpoint was made with, separated by commas",
         (),
+        resume="unrecorded",
     )
 
     @model_validator(mode="after")
@@ -221,86 +357,6 @@ class TrainConfig(
         return self.micro_batch_tokens or (CPU_TOKENS if device == "cpu" else ACCELERATOR_TOKENS)
 
     def model_post_init(self, context: Any) -> None:
-        """What the method's function is called with, run options that it shares included."""
+        """Fill `method_options` with what the method's function is called with, run options that it shares included."""
+        super().model_post_init(context)
         self.method_options.update({name: getattr(self, name) for name in self.of_method})
-
-
-class GradeConfig(Options):
-    """What `obverse grade` grades, and by what."""
-
-    verifier: Places = option("data", "a verifier's name, file.py:function, or several, separated by commas")
-    file: Folder = option("data", "rows of prediction and answer: a .jsonl, .json, .csv, .parquet or .arrow file")
-    verifier_weights: Weights = option("data", "what each of several verifiers counts; none: 1 each", ())
-    verifier_seconds: float = option("data", "longest that file.py:function may take for one row", 10.0, gt=0)
-
-
-class DemoConfig(Options):
-    """The demonstration: methods on the embedded base and task, the same budget for each."""
-
-    methods: Listed[Place] = option("method", "methods to run one after another, separated by commas", ("hpt",))
-    seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
-    max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
-    output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
-    report: bool = option("data", "end by writing report.html there", True)
-
-
-class MethodsConfig(Options):
-    """What `obverse methods` makes of its list."""
-
-    pages: Folder | None = option("output", "write a page per method and an index into this folder", None)
-
-
-class DataConfig(Options):
-    """What `obverse data` looks at."""
-
-    dataset: Place = option("data", "embedded task with difficulties, a file of rows, a folder or a hub name")
-    dataset_split: Text = option("data", "split of the dataset", "train")
-    num_problems: Positive | None = option("data", "read at most so many problems; none: all", None)
-    num: int = option("data", "problems to show", 2, ge=1)
-    seed: int = option("data", "seed of the embedded tasks and of what is drawn from larger data", 42, ge=0)
-    model: Place | None = option("model", "also show the tokens of this model's tokenizer; none: text only", None)
-    chat_template: Template = option(
-        "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
-    )
-    system_prompt: str | None = option("model", "system message for problems that have none", None)
-    chat_template_kwargs: Variables = option("model", KWARGS_TEXT, {})
-    parse_special_tokens: bool = option("model", PARSE_TEXT, False)
-
-
-def method_fields(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """The keyword parameters of a method's function as pydantic fields: (type, field). Defaults are the function's.
-
-    A parameter without an annotation has its default's type; counts (`num_*`, `max_*`) are at least 1. The help text of
-    a parameter that is also an option of the run is the run's, that of others is in the method's docstring.
-    """
-    texts = option_help(make)
-    fields: dict[str, tuple[Any, Any]] = {}
-    for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        run_option = TrainConfig.model_fields.get(name)
-        if run_option is None and hasattr(TrainConfig, name):
-            raise ConfigError(f"{make.__name__}: a parameter called {name} cannot be an option: give it another name")
-        default = ... if parameter.default is parameter.empty else parameter.default
-        kind = parameter.annotation
-        if kind is parameter.empty:
-            kind = Any if default in (..., None) else type(default)
-        bounds = {"ge": 1} if kind is int and name.startswith(("num_", "max_")) else {}
-        text = run_option.description if run_option else texts.get(name)
-        fields[name] = (kind, option("method", text or f"option of {make.__name__}", default, **bounds))
-    return fields
-
-
-def schema(make: Callable[..., Any]) -> type[TrainConfig]:
-    """TrainConfig with the options of a method beside the run's; a name that both have is the run's option."""
-    fields = method_fields(make)
-    own: dict[str, Any] = {name: field for name, field in fields.items() if name not in TrainConfig.model_fields}
-    made = create_model(f"{make.__name__}_config", __base__=TrainConfig, __doc__=TrainConfig.__doc__, **own)
-    made.of_method = tuple(fields)
-    return made
-
-
-def method_schema(make: Callable[..., Any]) -> type[Options]:
-    """The options of a method alone, for commands that train nothing."""
-    fields: dict[str, Any] = dict(method_fields(make))
-    return create_model(f"{make.__name__}_options", __base__=Options, **fields)

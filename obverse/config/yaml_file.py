@@ -110,7 +110,7 @@ def _lines(config: Options, origins: bool) -> Iterator[str]:
     groups = config.groups()
     if isinstance(config, TrainConfig):
         yield _line("method", config.method)
-        flat = [name for name in method if not is_option(type(config), name)]  # of a config made without schema()
+        flat = [name for name in method if not is_option(type(config), name)]  # of a config made without train_schema()
         groups = {"method": [*groups.pop("method", []), *flat], **groups}
     for group, names in groups.items():
         if names:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 from collections.abc import Mapping
 
-from obverse.config.scale import ServeConfig
+from obverse.config.commands import ServeConfig
 from obverse.errors import ConfigError
 from obverse.models.load import EMBEDDED
 from obverse.redact import flat

@@ -48,6 +48,32 @@ def find(name: str) -> MakeMethod:
     return composable(getattr(importlib.import_module(f"obverse.methods.{name}"), name))
 
 
+def name_of(method: str | MakeMethod) -> str:
+    """The name by which `find` gives a method: a text as it is, a function's own name, or its `file.py:function`.
+
+    Raises ConfigError for a function that a resumed run could not find again: a lambda, a nested or interactive one.
+    """
+    if isinstance(method, str):
+        return method
+    function = inspect.unwrap(method)
+    name, module = getattr(function, "__qualname__", repr(function)), getattr(function, "__module__", "")
+    if module == f"{__name__}.{name}":
+        return name
+    if module.startswith(user_code.PREFIX):
+        raise ConfigError(
+            f"method {name}: its file trains while it is read: put the call under if __name__ == '__main__':"
+        )
+    try:
+        path = inspect.getsourcefile(function)
+    except TypeError:
+        path = None
+    if path is None or not Path(path).is_file() or not name.isidentifier():
+        raise ConfigError(
+            f"method {name}: give a function at the top level of a Python file, so that it can be resumed"
+        )
+    return f"{path}:{name}"
+
+
 def composable(make: MakeMethod) -> MakeMethod:
     """The method's function with the options of `compose` added to its own parameters."""
     method_signature = signature(make)

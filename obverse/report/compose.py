@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from obverse.config.report import ReportConfig
+from obverse.config.commands import ReportConfig
 from obverse.report.analyses import FOLDER as ANALYSIS
 from obverse.report.analyses import analysis_sections
 from obverse.report.completions import pick

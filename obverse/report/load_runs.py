@@ -88,6 +88,37 @@ class RunData:
         return {step: path for step, path in files if f"samples/{path.name}" not in hidden}
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, finished or not, as its folder stores it.
+
+    `config` has the options by name, `metrics` the rows of metrics.jsonl and `checkpoints` the folders, both by rising
+    step. `evaluations` has what was measured on held-out problems while training: by step, then by difficulty.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    metrics: Sequence[Row]
+    evaluations: Mapping[int, Mapping[str, Mapping[str, Any]]]
+    checkpoints: Sequence[Path]
+
+
+def load_run(folder: str | Path) -> RunRecord:
+    """Read a run folder. DataError where it holds no run; DataError or DamageError names a file that cannot be read.
+
+    Example:
+        run = obverse.load_run("runs/hpt-arithmetic-1-6-1")
+        [row["reward"] for row in run.metrics if "reward" in row]
+    """
+    path = Path(folder).expanduser()
+    if not (path / "config.yaml").is_file():
+        raise DataError(f"{path} holds no run: a run folder has config.yaml")
+    if not (path / "metrics.jsonl").is_file():  # stopped before its first step
+        return RunRecord(path, read_config(path / "config.yaml"), [], {}, checkpoints_of(path))
+    run = read_run(path)
+    return RunRecord(path, run.config, run.rows, run.evals, checkpoints_of(path))
+
+
 def _running_sum(values: Sequence[float]) -> list[float]:
     return list(accumulate(0.0 if math.isnan(value) else value for value in values))
 
@@ -169,15 +200,19 @@ def _evals(folder: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield step, check(schemas.SUMMARY, evaluation.get("summary", evaluation), str(path))
 
 
-def num_parameters(folder: Path) -> int:
-    """The number of parameters of the newest checkpoint, from the headers of its files; 0 without a checkpoint."""
+def checkpoints_of(folder: Path) -> list[Path]:
+    """The folders `checkpoint-N` of a run by rising step, without those that are being moved out of its history."""
     named = [
         (re.fullmatch(r"checkpoint-(\d{1,15})", path.name, re.ASCII), path) for path in folder.glob("checkpoint-*")
     ]
     hidden = history.names_leaving(folder)
-    for _, checkpoint in sorted(
-        ((int(match[1]), path) for match, path in named if match and path.name not in hidden), reverse=True
-    ):
+    numbered = [(int(match[1]), path) for match, path in named if match and path.name not in hidden]
+    return [path for _, path in sorted(numbered)]
+
+
+def num_parameters(folder: Path) -> int:
+    """The number of parameters of the newest checkpoint, from the headers of its files; 0 without a checkpoint."""
+    for checkpoint in reversed(checkpoints_of(folder)):
         files = list(checkpoint.glob("model*.safetensors"))
         if files:
             return sum(map(_num_parameters_of, files))

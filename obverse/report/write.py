@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
-from obverse.config.report import ReportConfig
+from obverse.config.commands import ReportConfig
 from obverse.errors import DataError
 from obverse.report.compose import NAME, page_of
 from obverse.report.load_runs import find_runs

@@ -26,41 +26,10 @@ from obverse.training.input_fingerprints import ALIKE, differences
 from obverse.training.state import Run
 from obverse.types import Problem
 
-# A run may go on with other values of these: how long it is, what is written and measured, and what only rounds.
-FREE = frozenset(
-    {"max_steps", "num_train_epochs", "budget", "output_dir", "resume_from_checkpoint", "allow_config_change"}
-    | {
-        "save_steps",
-        "save_minutes",
-        "save_total_limit",
-        "logging_steps",
-        "log_completions",
-        "num_completions_to_print",
-        "report",
-    }
-    | {"eval_dataset", "eval_steps", "num_eval_problems", "num_generations_eval"}
-    | {"device", "threads", "micro_batch_tokens", "rollout_batch_size", "gradient_checkpointing"}
-    | {"torch_compile", "memory_snapshot"}
-    | {"fsdp", "fsdp_reshard_after_forward", "fsdp_offload_params", "fsdp_state_dict_type", "ddp_timeout"}
-    | {"sampler", "vllm_url", "vllm_timeout"}
-    | {"max_grader_errors", "max_mismatch_kl", "verifier_seconds", "max_sampling_seconds"}
-)
-# What held-out problems are measured on and how often each: figures of both kinds are no one curve.
-MEASURING = frozenset({"eval_dataset", "num_eval_problems", "num_generations_eval"})
-# With another value of one of these, or of any option of the method, it would be another run.
-BINDING = frozenset(
-    {"method", "model", "anchor_model", "dtype", "chat_template", "system_prompt"}
-    | {"chat_template_kwargs", "parse_special_tokens"}
-    | {"dataset", "dataset_split", "num_problems", "max_prompt_length", "seed"}
-    | {"verifier", "verifier_weights", "reward_model", "format_reward"}
-    | {"prompts_per_step", "num_iterations", "num_mini_batches", "budget_in"}
-    | {"learning_rate", "imitation_learning_rate", "critic_learning_rate", "lr_scheduler_type", "warmup_steps"}
-    | {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "skip_grad_norm"}
-    | {"temperature", "top_p", "top_k", "min_p", "max_completion_length", "stop_strings"}
-    | {"async_sampling"}
-    | {"rope_theta", "max_position_embeddings", "router_aux_loss_coef"}
-    | {"use_peft", "lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "load_in_4bit"}
-)
+# Options that may have another value in a resumed run; every other one, and every option of the method, is fixed.
+FREE = TrainConfig.with_resume("free", "evaluation", "unrecorded")
+# Free options with which held-out problems are measured: figures before and after a change are not comparable.
+MEASURING = TrainConfig.with_resume("evaluation")
 
 
 def run_info(run: Run) -> RunInfo:

@@ -23,8 +23,7 @@ from obverse.training.save import save
 from obverse.training.state import Run
 
 ENVIRONMENT = "environment.json"
-# They name the way that a run went on, not what it is.
-NOT_TOLD = {"output_dir", "resume_from_checkpoint", "allow_config_change"}
+UNRECORDED = TrainConfig.with_resume("unrecorded")
 
 
 def find_shared_start(
@@ -152,7 +151,7 @@ def continued(run: Run, start: Path, threads: int) -> dict[str, Any]:
     known, then = run.folder.environment(), checkpoint.run_info(start)
     changed = all_changes(then.config, config_record(run.config))
     entry: dict[str, Any] = {"step": run.state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    entry["changes"] = {name: list(values) for name, values in sorted(changed.items()) if name not in NOT_TOLD}
+    entry["changes"] = {name: list(values) for name, values in sorted(changed.items()) if name not in UNRECORDED}
     if dict(then.packages) != packages():
         entry["packages"] = packages()
     began = known or environment(threads, then.run)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import runs
 from obverse.runtime import checkpoint
-from obverse.config.export import ExportConfig
+from obverse.config.commands import ExportConfig
 from obverse.distributed.sharded_safetensors import OFFSETS, Pieces, files_of, write
 from obverse.distributed.fsdp import Sharing
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup

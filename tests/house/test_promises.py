@@ -11,15 +11,13 @@ from house.source import ROOT
 
 from obverse.cli import doctor
 from obverse.config import analyze as config_analysis
+from obverse.config import commands as config_commands
 from obverse.config import eval as config_eval
-from obverse.config import export as config_export
-from obverse.config import report as config_report
-from obverse.config import scale as config_scale
 from obverse.config import train as config
 from obverse.config.fields import Options
 
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "obverse").rglob("*.py"))}
-SCHEMAS = (config, config_analysis, config_eval, config_export, config_report, config_scale)
+SCHEMAS = (config, config_analysis, config_commands, config_eval)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 FOR_DEVELOPERS = {"dev", "parity"}  # what make installs
 

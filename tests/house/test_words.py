@@ -18,7 +18,7 @@ METHODS = sorted(path.stem for path in (PACKAGE / "methods").glob("*.py") if not
 LAST_BLIND = ORDER["comparison"]  # the packages after it show the words to users
 # (module, method name): why it may say it.
 MAY_NAME = {
-    ("config.train", "hpt"): "what `obverse demo` shows if nothing is asked for",
+    ("config.commands", "hpt"): "what `obverse demo` shows if nothing is asked for",
     ("data.layouts", "uft"): "a published row layout of that name",
     ("data.benchmarks", "uft"): "published files of that name",
     ("data.layouts", "reward_model"): "a published column of that name",
@@ -35,7 +35,6 @@ MAY_NAME = {
             "memory_plan.meta_models",
             "training.setup",
             "training.validate",
-            "training.resume",
             "models.reward_model",
         )
     },

@@ -16,7 +16,7 @@ from reliability import faults
 from reliability.test_c_kills import At
 
 import runs
-from obverse.cli.commands import train as train_command
+from obverse.cli.train import run as train_command
 from obverse.distributed.env import launcher
 from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.report.load_runs import find_runs, read_run

@@ -19,8 +19,8 @@ from obverse import methods
 from obverse.cli.coefficients import weigh
 from obverse.cli.parser import scan
 from obverse.cli.step_file import read_step
+from obverse.config.method_options import train_schema
 from obverse.config.resolve import resolve
-from obverse.config.train import schema
 from obverse.config.yaml_file import read as read_yaml
 from obverse.data.layouts import Place, read_row
 from obverse.data.readers import read_path
@@ -96,7 +96,9 @@ def test_a_configuration_file_is_options_or_one_sentence(text: str) -> None:
         assert is_one_report(error)
 
 
-OPTIONS = st.sampled_from([*schema(methods.find("hpt")).model_fields, "learning_rat", "", "no_seed", "method_options"])
+OPTIONS = st.sampled_from(
+    [*train_schema(methods.find("hpt")).model_fields, "learning_rat", "", "no_seed", "method_options"]
+)
 
 
 @QUICK
@@ -116,7 +118,7 @@ def test_options_are_a_configuration_or_sentences(given_options: dict[str, Any])
 def test_words_are_options_or_sentences(words: list[str]) -> None:
     make = methods.find("hpt")
     try:
-        resolve("hpt", make, scan(words, schema(make)).given)
+        resolve("hpt", make, scan(words, train_schema(make)).given)
     except ConfigError as error:
         assert is_one_report(error)
 

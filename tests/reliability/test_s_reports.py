@@ -9,7 +9,7 @@ import pytest
 from report.folders import write_run
 from report.test_page import Parsed
 
-from obverse.config.report import ReportConfig
+from obverse.config.commands import ReportConfig
 from obverse.report import report
 
 PAYLOADS = [

@@ -24,8 +24,9 @@ from obverse.cli import data
 from obverse.cli import main as cli
 from obverse.cli.parser import scan
 from obverse.comparison.export import plain
+from obverse.config.commands import DataConfig
+from obverse.config.method_options import train_schema
 from obverse.config.resolve import resolve
-from obverse.config.train import DataConfig, schema
 from obverse.config.yaml_file import MAX_BYTES, read
 from obverse.errors import CheckpointError, ConfigError, UserError
 from obverse.models.load import load
@@ -253,7 +254,7 @@ TYPED = """
 @pytest.mark.parametrize(("typed", "meant"), [pair.split("=") for pair in TYPED.split()])
 def test_s6_a_typing_error_is_refused_with_the_nearest_name(typed: str, meant: str, tmp_path: Path) -> None:
     make = methods.find("hpt")
-    given = scan([f"--{typed}", "1"], schema(make)).given
+    given = scan([f"--{typed}", "1"], train_schema(make)).given
     with pytest.raises(ConfigError, match=rf"\b{meant}\b"):
         resolve("hpt", make, given)
     file = tmp_path / "train.yaml"

@@ -14,7 +14,7 @@ import yaml
 from conftest import Count
 from report.folders import summary, write_analyses, write_comparison, write_run
 
-from obverse.config.report import ReportConfig
+from obverse.config.commands import ReportConfig
 from obverse.errors import UserError
 from obverse.report import report
 

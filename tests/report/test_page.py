@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from report.folders import HOSTILE, LEVELS, summary, write_analyses, write_comparison, write_run
 
-from obverse.config.report import ReportConfig
+from obverse.config.commands import ReportConfig
 from obverse.report import report
 from obverse.report.page import island_of
 from obverse.runtime.run_dir import RunFolder

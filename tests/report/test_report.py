@@ -12,7 +12,7 @@ import pytest
 from report.folders import write_analyses, write_comparison, write_run
 
 from obverse.cli.main import main
-from obverse.config.report import ReportConfig
+from obverse.config.commands import ReportConfig
 from obverse.errors import ConfigError, StorageError
 from obverse.report import pictures, report
 from obverse.report import write as module

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from obverse.cli.data import overlaps, splits
-from obverse.config.train import DataConfig
+from obverse.config.commands import DataConfig
 from obverse.data import load_dataset
 from obverse.data.readers import read_hub, read_path
 from obverse.errors import ConfigError, DataError

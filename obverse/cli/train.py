@@ -1,0 +1,128 @@
+"""`obverse train` and `obverse.train`: from options to a run. Torch is imported once the options are valid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from obverse.cli.command import take_flag
+from obverse.cli.commands import COMMANDS, Words, load
+from obverse.cli.parser import Scanned, default_text, print_help, scan
+from obverse.config.fields import at_home
+from obverse.config.method_options import train_schema
+from obverse.config.resolve import resolve
+from obverse.config.sources import Layer, arguments
+from obverse.config.train import EMBEDDED_PRESET, TrainConfig
+from obverse.config.yaml_file import read as read_config
+from obverse.config.yaml_file import write as write_config
+from obverse.distributed.env import find_place
+from obverse.errors import ConfigError
+from obverse.methods import MakeMethod, call, find, name_of, parameters
+from obverse.redact import flat
+from obverse.runtime.callbacks import Silent, Watcher
+from obverse.runtime.output_dir import refuse_moved, with_folder
+
+if TYPE_CHECKING:
+    from obverse.training.loop import Outcome
+
+BESIDE_SCHEMA = ("method", "config")  # options of the command that are no part of its schema
+
+
+def train(method: str | MakeMethod, *, watcher: Watcher | None = None, **options: Any) -> Outcome:
+    """Train a model by a method, as `obverse train` does, and return the run's folder and last step.
+
+    Args:
+        method: A method's name, `"file.py:function"`, or a function at the top level of a Python file that returns a
+            Method or a TrainingSchedule. A script that passes a function of its own calls this under
+            `if __name__ == "__main__":`, because the file is read again.
+        watcher: Receives progress, metrics and notes (`obverse.cli.progress_panel.Panel` prints them). None: silent.
+        options: The options of `obverse train METHOD --help`, those of the method included, with the same defaults.
+
+    Raises:
+        ConfigError: For options that are unknown or out of bounds, one line each. Other errors: obverse.errors.
+
+    Example:
+        outcome = obverse.train("hpt", model="embedded", dataset="arithmetic:1-6", max_steps=50)
+        obverse.load_run(outcome.folder).metrics[-1]["reward"]
+    """
+    name = name_of(method)
+    return train_and_report(resolve(name, find(name), arguments(options)), watcher or Silent())
+
+
+def train_and_report(config: TrainConfig, watcher: Watcher) -> Outcome:
+    """Train, then write report.html into the run folder if the options ask for it and no signal stopped the run."""
+    place = find_place()
+    if place.is_first:  # a folder that cannot be used is refused before torch is imported; a new one is made later
+        with_folder(config, create=False)
+    if place.size > 1:  # set before torch is imported: it would print a C++ stack wherever a connection ends
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    outcome: Outcome = load("obverse.training.loop:train")(config, watcher)
+    if config.report and not outcome.stopped and place.is_first:
+        load("obverse.report:report_after_run")(outcome.folder, watcher)
+    return outcome
+
+
+def run(words: Words) -> int:
+    """`obverse train METHOD [--config FILE.yaml] [options] [--dry-run]`."""
+    is_dry = take_flag(words, "dry_run")
+    scanned = scan(words, TrainConfig, BESIDE_SCHEMA)
+    file = read_config(scanned.given["config"]) if "config" in scanned.given else None
+    method = which_method(scanned, file)
+    make = find(method)
+    scanned = scan(words, train_schema(make), BESIDE_SCHEMA)
+    scanned.take(1)
+    given = {name: value for name, value in scanned.given.items() if name not in BESIDE_SCHEMA}
+    config = scanned.check(lambda: resolve(method, make, given, file))
+    if file is not None:
+        refuse_moved(config, scanned.given["config"], is_given="output_dir" in given)
+    if is_dry:
+        return dry_run(config)
+    with load("obverse.cli.progress_panel:Panel")() if find_place().is_first else nullcontext(Silent()) as watcher:
+        return train_and_report(config, watcher).exit_code
+
+
+def dry_run(config: TrainConfig) -> int:
+    """Print the whole configuration, and the memory that the run will need; of several ranks only the first prints."""
+    if os.environ.get("RANK", "0") == "0":
+        print(flat(write_config(with_folder(config, create=False), origins=True)), end="")
+        for line in load("obverse.memory_plan.table:memory")(config):
+            print(flat(f"# {line}"))
+    return 0
+
+
+def which_method(scanned: Scanned, file: Layer | None = None) -> str:
+    """The method given as a word, as --method or in the configuration file; ConfigError for none or two of them."""
+    methods = scanned.positional[:1] + [scanned.given[name] for name in ("method",) if name in scanned.given]
+    if len(methods) > 1:
+        raise ConfigError(f"two methods are named: {methods[0]} and {methods[1]}")
+    if not methods and file is not None and "method" in file.values:
+        methods = [file.values["method"]]
+    if not methods:
+        raise ConfigError("which method? 'obverse methods' lists them, 'obverse train hpt' trains by one")
+    try:
+        return at_home(str(methods[0]))
+    except ValueError as error:
+        raise ConfigError(f"method {methods[0]}: {error}") from None
+
+
+def show_help(words: Words) -> None:
+    """Print the options of a run, and those of a method if one is named."""
+    scanned = scan(words, TrainConfig, BESIDE_SCHEMA)
+    method = which_method(scanned) if scanned.positional or "method" in scanned.given else None
+    make = find(method) if method else None
+    paper: Mapping[str, Any] = {}
+    if make and all(parameter.default is not parameter.empty for parameter in parameters(make).values()):
+        paper = call(str(method), make, {}).run
+    preset = ", ".join(f"{name} {default_text(value)}" for name, value in EMBEDDED_PRESET.items())
+    notes = [
+        "The command line wins over --config FILE.yaml, that over the preset of --model embedded "
+        f"({preset}), that over the paper's run options, those over defaults. "
+        "--dry-run prints every value with where it comes from."
+    ]
+    if method is None:
+        notes.insert(0, "A method's own options: obverse train hpt --help")
+    defaults = {name: f"{default_text(value)} (paper)" for name, value in paper.items()}
+    usage = f"obverse train {method or 'METHOD'} [--config FILE.yaml] [options] [--dry-run]"
+    print_help(usage, COMMANDS["train"].summary, train_schema(make) if make else TrainConfig, notes, defaults)

@@ -1,0 +1,104 @@
+"""The options of the small commands: data, grade, export, report, serve-vllm, demo, methods. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from obverse.config.fields import (
+    KWARGS_TEXT,
+    PARSE_TEXT,
+    Folder,
+    Listed,
+    Options,
+    Place,
+    Places,
+    Positive,
+    Template,
+    Text,
+    Variables,
+    Weights,
+    option,
+)
+
+
+class DataConfig(Options):
+    """What `obverse data` looks at."""
+
+    dataset: Place = option("data", "embedded task with difficulties, a file of rows, a folder or a hub name")
+    dataset_split: Text = option("data", "split of the dataset", "train")
+    num_problems: Positive | None = option("data", "read at most so many problems; none: all", None)
+    num: int = option("data", "problems to show", 2, ge=1)
+    seed: int = option("data", "seed of the embedded tasks and of what is drawn from larger data", 42, ge=0)
+    model: Place | None = option("model", "also show the tokens of this model's tokenizer; none: text only", None)
+    chat_template: Template = option(
+        "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
+    )
+    system_prompt: str | None = option("model", "system message for problems that have none", None)
+    chat_template_kwargs: Variables = option("model", KWARGS_TEXT, {})
+    parse_special_tokens: bool = option("model", PARSE_TEXT, False)
+
+
+class GradeConfig(Options):
+    """What `obverse grade` grades, and by what."""
+
+    verifier: Places = option("data", "a verifier's name, file.py:function, or several, separated by commas")
+    file: Folder = option("data", "rows of prediction and answer: a .jsonl, .json, .csv, .parquet or .arrow file")
+    verifier_weights: Weights = option("data", "what each of several verifiers counts; none: 1 each", ())
+    verifier_seconds: float = option("data", "longest that file.py:function may take for one row", 10.0, gt=0)
+
+
+class ExportConfig(Options):
+    """What is made into a plain model, and where it goes."""
+
+    model: Place = option("model", "a run folder (its newest checkpoint), a checkpoint or an adapter's folder")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "model", "of the weights written; auto: those of the checkpoint, or of an adapter's base", "auto"
+    )
+    output: Folder = option("output", "the new model's folder, which must not be there or be empty")
+
+
+class ReportConfig(Options):
+    """What `obverse report` makes a page of, and how."""
+
+    run: Folder = option("data", "a run folder, or a folder with runs below it: a comparison, a demo")
+    output: Folder | None = option("output", "the page; none: report.html in that folder", None)
+    axis: Literal["steps", "tokens", "seconds", "flops"] = option(
+        "output", "horizontal axis that the page opens with and pictures have", "steps"
+    )
+    megabytes: float = option("output", "completions to embed, in megabytes at most", 2.5, ge=0)
+    figures: Folder | None = option("output", "folder for every figure as a picture; none: no pictures", None)
+    format: Listed[Literal["svg", "png"]] = option("output", "of those pictures: svg, png or svg,png", ("svg",))
+
+
+class ServeConfig(Options):
+    """How `obverse serve-vllm` starts a server."""
+
+    model: Place = option("model", "embedded, a transformers directory or a hub name")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "model", "of the server's weights; auto: vLLM's choice, mostly bfloat16", "auto"
+    )
+    max_model_len: Annotated[int, Field(ge=2)] | None = option(
+        "model", "longest prompt plus completion, in tokens; none: the model's", None
+    )
+    host: Text = option("output", "address to listen at; whoever reaches it can change the weights", "127.0.0.1")
+    port: Annotated[int, Field(ge=1, le=65535)] = option("output", "port to listen at", 8000)
+    program: Place = option("output", "the vllm program, by name or path; it has an environment of its own", "vllm")
+    vllm_args: str = option("output", "more options of vllm serve, as one text", "")
+
+
+class DemoConfig(Options):
+    """The demonstration: methods on the embedded base and task, the same budget for each."""
+
+    methods: Listed[Place] = option("method", "methods to run one after another, separated by commas", ("hpt",))
+    seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
+    max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
+    output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
+    report: bool = option("data", "end by writing report.html there", True)
+
+
+class MethodsConfig(Options):
+    """What `obverse methods` makes of its list."""
+
+    pages: Folder | None = option("output", "write a page per method and an index into this folder", None)
