@@ -1,6 +1,6 @@
-"""`obverse analyze coefficients`: who pushed. The gradient's mass by what a token is, and completions token by token.
+"""`obverse analyze coefficients`: the coefficients of an update by groups of tokens, and completions token by token.
 
-A token's coefficient is what the gradient of its log-prob is multiplied by; its mass is the coefficient's size.
+A token's coefficient is the factor of the gradient of its log-prob; its mass is the absolute value of the coefficient.
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from obverse.analysis.context import Scene, check_data, chosen, filled, initial_of, progress_at, sampled_at, scene
-from obverse.analysis.forward_pass import read
-from obverse.analysis.stored_samples import stored
-from obverse.analysis.variance import written
+from obverse.analysis.context import (
+    Context,
+    check_data,
+    chosen_methods,
+    initial_of,
+    load_context,
+    progress_at,
+    sampling_point,
+    with_run_options,
+)
+from obverse.analysis.forward_pass import forward_passes
+from obverse.analysis.stored_samples import read_groups
+from obverse.analysis.variance import format_number
 from obverse.config.analyze import CoefficientsConfig
 from obverse.estimator.formula import Term, coefficient
 from obverse.estimator.method import Method
@@ -31,15 +40,15 @@ from obverse.runtime.callbacks import Silent, Watcher
 from obverse.training.update import Learner
 from obverse.types import Group, Problem, Sample, Source
 
-BINS = (0, 4, 16, 64, 256, 1024)  # where the classes of positions begin
+BINS = (0, 4, 16, 64, 256, 1024)  # first positions of the classes of positions
 
 
 @dataclass(frozen=True)
 class Mass:
-    """Tokens of one kind: how many, sum |c|, its share of the method's, sum c, and three shares of these tokens.
+    """A group of tokens: their number, sum |c|, its share of the method's sum, sum c, and three shares of the tokens.
 
-    `masked`: a stability mask shut out a token that had an advantage; `clipped`: one that reads the ratio and the
-    advantage alone did; `still`: the coefficient is zero, whatever the reason.
+    `masked`: tokens with an advantage that a mask excludes; `clipped`: those whose mask depends on the ratio and the
+    advantage only; `zero`: tokens whose coefficient is zero for any reason (stored under the key `still`).
     """
 
     by: str
@@ -50,12 +59,16 @@ class Mass:
     signed: float
     masked: float
     clipped: float
-    has_zero_gradient: float
+    zero: float
+
+    def plain(self) -> dict[str, Any]:
+        """The figures with the keys of coefficients.json."""
+        return {"still" if name == "zero" else name: value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A sample token by token; `coefficients` by method, None where the method's batch does not have the sample."""
+    """A sample token by token; `coefficients` by method, None if the method's batch does not have the sample."""
 
     problem: str
     kind: str
@@ -67,7 +80,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Masses of every method, and the completions that were pushed most."""
+    """Masses of every method, and the completions with the largest coefficients."""
 
     about: str
     masses: Mapping[str, list[Mass]]
@@ -79,46 +92,52 @@ class Coefficients:
             "question": "coefficients",
             "about": self.about,
             "methods": [
-                {"method": name, "masses": [vars(each) for each in found]} for name, found in self.masses.items()
+                {"method": name, "masses": [mass.plain() for mass in rows]} for name, rows in self.masses.items()
             ],
-            "completions": [vars(each) | {"coefficients": dict(each.coefficients)} for each in self.completions],
+            "completions": [vars(item) | {"coefficients": dict(item.coefficients)} for item in self.completions],
         }
 
     def table(self) -> Stack:
         """The figures and the shaded completions for a console."""
-        shown = [completions_table(self.completions, list(self.masses))] if self.completions else []
-        return Stack(Text(self.about), *(mass_table(name, found) for name, found in self.masses.items()), *shown)
+        shaded = [completions_table(self.completions, list(self.masses))] if self.completions else []
+        return Stack(Text(self.about), *(mass_table(name, rows) for name, rows in self.masses.items()), *shaded)
 
 
-def mass_table(method: str, found: Sequence[Mass]) -> Table:
-    """One method's masses."""
-    table = Table(title=f"{method}: who pushed", title_justify="left")
-    for column in ("by", "", "tokens", "share of mass", "sum |c|", "sum c", "masked", "clipped", "still"):
+def mass_table(method: str, rows: Sequence[Mass]) -> Table:
+    """One method's masses, for a console."""
+    table = Table(title=f"{method}: coefficients by group of tokens", title_justify="left")
+    for column in ("by", "", "tokens", "share of mass", "sum |c|", "sum c", "masked", "clipped", "zero"):
         table.add_column(column, justify="left" if column in ("by", "") else "right")
-    for number, each in enumerate(found):
-        last = number + 1 == len(found) or found[number + 1].by != each.by
-        first = number == 0 or found[number - 1].by != each.by
-        shares = (f"{share:.1%}" for share in (each.masked, each.clipped, each.has_zero_gradient))
-        cells = [f"{each.num_tokens}", f"{each.share:.1%}", written(each.mass), written(each.signed), *shares]
-        table.add_row(each.by if first else "", Text(flat(each.name)), *cells, end_section=last)
+    for number, mass in enumerate(rows):
+        last = number + 1 == len(rows) or rows[number + 1].by != mass.by
+        first = number == 0 or rows[number - 1].by != mass.by
+        shares = (f"{share:.1%}" for share in (mass.masked, mass.clipped, mass.zero))
+        cells = [
+            f"{mass.num_tokens}",
+            f"{mass.share:.1%}",
+            format_number(mass.mass),
+            format_number(mass.signed),
+            *shares,
+        ]
+        table.add_row(mass.by if first else "", Text(flat(mass.name)), *cells, end_section=last)
     return table
 
 
 def completions_table(completions: Sequence[Completion], names: Sequence[str]) -> Table:
     """Each completion under every method, side by side."""
-    title = "token by token: green is pushed up, red is pushed down, as strong as the method's strongest here"
+    title = "token by token: green becomes more likely, red less likely, relative to the largest coefficient of each"
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("completion")
     for name in names:
         table.add_column(name, overflow="fold")
-    for each in completions:
-        about = Text(flat(f"{each.problem}\n{each.kind}, reward {each.reward:g}"))
-        table.add_row(about, *(shaded(each.tokens, each.coefficients[name]) for name in names))
+    for completion in completions:
+        about = Text(flat(f"{completion.problem}\n{completion.kind}, reward {completion.reward:g}"))
+        table.add_row(about, *(shaded(completion.tokens, completion.coefficients[name]) for name in names))
     return table
 
 
 def shaded(tokens: Sequence[str], values: Sequence[float] | None) -> Text:
-    """A completion whose tokens have a background as strong as their coefficients; a dash where there are none."""
+    """A completion with each token's background by its coefficient; a dash without coefficients."""
     if values is None:
         return Text("-")
     strongest = max(map(abs, values), default=0.0)
@@ -134,57 +153,60 @@ def shaded(tokens: Sequence[str], values: Sequence[float] | None) -> Text:
 
 
 def coefficients(config: CoefficientsConfig, watcher: Watcher | None = None) -> Coefficients:
-    """What every method makes of a batch: of the samples that a run stored at a step, or of a fresh one.
+    """The coefficients of every method on a batch: the stored samples of a step, or fresh samples.
 
-    Raises ConfigError for a method that needs more than a model and its data, DataError for samples that are not there.
+    Raises ConfigError for a method that needs more than a model and its data, DataError for samples that do not exist.
     """
-    watch, config = watcher or Silent(), filled(config)
-    found = chosen(config)
-    point, about = sampled_at(config)
-    here, progress = scene(config, point.place, initial_of(config)), progress_at(config, point)
-    check_data(config, here, found)
-    author = None
+    watch, config = watcher or Silent(), with_run_options(config)
+    methods = chosen_methods(config)
+    point, about = sampling_point(config)
+    context, progress = load_context(config, point.path, initial_of(config)), progress_at(config, point)
+    check_data(config, context, methods)
+    sampling_policy = None
     if config.sampler is not None:
-        author, about = load(config.sampler, config.dtype, config.device)[0], f"{about}, sampled by {config.sampler}"
+        sampling_policy, about = (
+            load(config.sampler, config.dtype, config.device)[0],
+            f"{about}, sampled by {config.sampler}",
+        )
     tables = {}
-    for number, named in enumerate(found):
-        watch.phase("train", number, len(found))
+    for number, named in enumerate(methods):
+        watch.phase("train", number, len(methods))
         if config.step is not None:
-            groups = stored(config.model, config.step, here.renderer, here.problems)
+            groups = read_groups(config.model, config.step, context.renderer, context.problems)
         else:
-            groups = here.groups(named.method, 0, config.num_problems, progress, author)
-        learner = here.learner(named.method, samples_itself=author is None)
-        tables[named.name] = weighed(named.method, groups, learner, progress, here.params.temperature)
-    watch.phase("train", len(found), len(found))
+            groups = context.groups(named.method, 0, config.num_problems, progress, sampling_policy)
+        learner = context.learner(named.method, samples_itself=sampling_policy is None)
+        tables[named.name] = weighed(named.method, groups, learner, progress, context.params.temperature)
+    watch.phase("train", len(methods), len(methods))
     return Coefficients(
         about,
-        {named.name: masses(tables[named.name], named.method) for named in found},
-        heaviest(tables, here, config.num_completions),
+        {named.name: masses(tables[named.name], named.method) for named in methods},
+        largest_completions(tables, context, config.num_completions),
     )
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """Every token of a batch under one method; `rows` are the samples, in or out of the update, one after the other."""
+    """The tokens of a batch under one method: all samples, in the update or not, one after the other."""
 
     samples: list[tuple[Problem, Sample]]
-    sample: Tensor  # [T] the row
-    values: Tensor  # [T, terms] each term's coefficient; of another stream than log-probs too
+    sample: Tensor  # [T] index of the sample
+    values: Tensor  # [T, terms] coefficients of every term, also of other streams than log-probs
     masked: Tensor  # [T, terms]
     clipped: Tensor  # [T, terms]
     logp_terms: list[int]  # the columns that multiply the gradient of a log-prob
     trained: Tensor  # [T] whether the token is in the update
 
     def total(self) -> Tensor:
-        """What multiplies the gradient of each log-prob; [T]."""
+        """The factor of the gradient of each log-prob; [T]."""
         return self.values[:, self.logp_terms].sum(1)
 
 
 def weighed(
     method: Method, groups: Sequence[Group], learner: Learner, progress: float, temperature: float = 1.0
 ) -> Weighed:
-    """The coefficients of the update that the method makes of the groups; zeros for what it does not train."""
-    kept = [method.select(group) for group in groups]
+    """The coefficients of the method's update on the groups; 0 for tokens that are not trained."""
+    selected = [method.select(group) for group in groups]
     samples = [(group.problem, sample) for group in groups for sample in group.samples if sample.kind != "greedy"]
     starts, row_of, length = {}, {}, 0
     for row, (_, sample) in enumerate(samples):
@@ -193,103 +215,118 @@ def weighed(
     values = torch.zeros(length, len(method.terms), dtype=torch.float64)
     masked, clipped = torch.zeros_like(values).bool(), torch.zeros_like(values).bool()
     trained = torch.zeros(length, dtype=torch.bool)
-    update = pack(kept, method.sources, temperature, memory_values(method, {}, groups))
+    update = pack(selected, method.sources, temperature, memory_values(method, {}, groups))
     if update is not None:
         for sample in update.rows:
             begin = starts[id(sample)]
-            for place, source in enumerate(sample.sources):
-                trained[begin + place] = source in method.sources
+            for position, source in enumerate(sample.sources):
+                trained[begin + position] = source in method.sources
         with torch.no_grad():
-            for inputs, _ in read(learner, update, progress):
-                at = _places(update, inputs, starts)
+            for inputs, _ in forward_passes(learner, update, progress):
+                indices = _indices(update, inputs, starts)
                 for number, term in enumerate(method.terms):
-                    values[at, number] = coefficient(inputs, (term,), term.on).double().cpu()
-                    masked[at, number] = _shut(inputs, term).cpu()
-                    clipped[at, number] = masked[at, number] & term.mask.reads_ratio_only
+                    values[indices, number] = coefficient(inputs, (term,), term.on).double().cpu()
+                    masked[indices, number] = _is_masked(inputs, term).cpu()
+                    clipped[indices, number] = masked[indices, number] & term.mask.reads_ratio_only
     logp_terms = [number for number, term in enumerate(method.terms) if term.on == "logp"]
     return Weighed(samples, owner, values, masked, clipped, logp_terms, trained)
 
 
-def _places(update: Update, inputs: PartInputs, starts: Mapping[int, int]) -> Tensor:
-    """Where the tokens of a micro batch stand among all tokens of the batch; [t]."""
+def _indices(update: Update, inputs: PartInputs, starts: Mapping[int, int]) -> Tensor:
+    """The indices of a micro batch's tokens among all tokens of the batch; [t]."""
     begin = torch.tensor([starts[id(sample)] for sample in update.rows])
     return begin[inputs.tokens.sample.cpu()] + inputs.tokens.position.cpu()
 
 
-def _shut(inputs: PartInputs, term: Term) -> Tensor:
-    """Which tokens have an advantage that the term's mask shuts out; bool [t]."""
+def _is_masked(inputs: PartInputs, term: Term) -> Tensor:
+    """The tokens with an advantage that the term's mask excludes; bool [t]."""
     mask, _, advantage = term.mask_ratio_advantage(inputs)
     return (mask == 0) & (advantage != 0) & (inputs.tokens.source == int(term.source))
 
 
-def masses(found: Weighed, method: Method) -> list[Mass]:
-    """The masses by source, outcome, difficulty and position of the total, and by term of each term's own."""
-    total, masked, clipped = found.total(), found.masked.any(1), found.clipped.any(1)
-    rows = [found.samples[row] for row in found.sample.tolist()]
-    places = [place for _, sample in found.samples for place in range(len(sample.ids))]
+def masses(weighed_tokens: Weighed, method: Method) -> list[Mass]:
+    """The masses by source, outcome, difficulty and position over all terms, and by term."""
+    total, masked, clipped = weighed_tokens.total(), weighed_tokens.masked.any(1), weighed_tokens.clipped.any(1)
+    samples = [weighed_tokens.samples[row] for row in weighed_tokens.sample.tolist()]
+    positions = [position for _, sample in weighed_tokens.samples for position in range(len(sample.ids))]
     labels = {
-        "source": [source.label for _, sample in found.samples for source in sample.sources],
-        "outcome": ["right" if sample.correct else "wrong" for _, sample in rows],
-        "difficulty": [str(problem.meta.get("difficulty", problem.meta.get("level", ""))) for problem, _ in rows],
-        "position": [position_class(place) for place in places],
+        "source": [source.label for _, sample in weighed_tokens.samples for source in sample.sources],
+        "outcome": ["right" if sample.correct else "wrong" for _, sample in samples],
+        "difficulty": [str(problem.meta.get("difficulty", problem.meta.get("level", ""))) for problem, _ in samples],
+        "position": [position_class(position) for position in positions],
     }
-    made = []
+    rows = []
     for by, names in labels.items():
         order = dict.fromkeys(map(position_class, BINS)) if by == "position" else sorted(set(names))
         for name in order:
-            own = torch.tensor([each == name for each in names]) & found.trained
-            if name and own.any():
-                made.append(_mass(by, name, total[own], masked[own], clipped[own], float(total.abs().sum())))
-    sources, whole = torch.tensor([int(Source[each.upper()]) for each in labels["source"]]), found.values.abs().sum()
+            is_in_group = torch.tensor([label == name for label in names]) & weighed_tokens.trained
+            if name and is_in_group.any():
+                rows.append(
+                    _mass(
+                        by,
+                        name,
+                        total[is_in_group],
+                        masked[is_in_group],
+                        clipped[is_in_group],
+                        float(total.abs().sum()),
+                    )
+                )
+    sources, total_of_terms = (
+        torch.tensor([int(Source[label.upper()]) for label in labels["source"]]),
+        weighed_tokens.values.abs().sum(),
+    )
     for number, term in enumerate(method.terms):
-        own = (sources == int(term.source)) & found.trained
-        if own.any():
-            values, shut, cut = (column[own, number] for column in (found.values, found.masked, found.clipped))
-            made.append(_mass("term", term_label(term), values, shut, cut, float(whole)))
-    return made
+        is_in_group = (sources == int(term.source)) & weighed_tokens.trained
+        if is_in_group.any():
+            values, masked_values, clipped_values = (
+                column[is_in_group, number]
+                for column in (weighed_tokens.values, weighed_tokens.masked, weighed_tokens.clipped)
+            )
+            rows.append(_mass("term", term_label(term), values, masked_values, clipped_values, float(total_of_terms)))
+    return rows
 
 
 def _mass(by: str, name: str, values: Tensor, masked: Tensor, clipped: Tensor, whole: float) -> Mass:
-    """One row of the tokens with these coefficients; [n] each, and the sum of sizes that it is a share of."""
+    """The mass of a group of tokens; [n] each, and the sum of |c| that its share relates to."""
     mass = float(values.abs().sum())
-    shut, cut, has_zero_gradient = (float(flag.double().mean()) for flag in (masked, clipped, values == 0))
-    return Mass(
-        by, name, len(values), mass, mass / whole if whole else 0.0, float(values.sum()), shut, cut, has_zero_gradient
-    )
+    masked_share, clipped_share, zero_share = (float(flag.double().mean()) for flag in (masked, clipped, values == 0))
+    share = mass / whole if whole else 0.0
+    signed = float(values.sum())
+    return Mass(by, name, len(values), mass, share, signed, masked_share, clipped_share, zero_share)
 
 
-def position_class(place: int) -> str:
-    """The class of a place in the response: `4-15`."""
-    begin = max(each for each in BINS if each <= place)
-    after = [each for each in BINS if each > begin]
+def position_class(position: int) -> str:
+    """The class of a position in the response: `4-15`."""
+    begin = max(first for first in BINS if first <= position)
+    after = [first for first in BINS if first > begin]
     return f"{begin}-{after[0] - 1}" if after else f"{begin} and on"
 
 
 def term_label(term: Term) -> str:
-    """A term by its source, stream, advantage and reference."""
+    """The label of a term: its source, stream, advantage and reference."""
     stream = "" if term.on == "logp" else f" {term.on}"
     return f"{term.source.label}{stream}: {term.advantage} over {term.reference}"
 
 
-def heaviest(tables: Mapping[str, Weighed], here: Scene, num: int) -> list[Completion]:
-    """The samples with the largest share of any method's mass; of a problem one of each kind, right and wrong."""
+def largest_completions(tables: Mapping[str, Weighed], context: Context, num: int) -> list[Completion]:
+    """The samples with the largest share of any method's mass; per problem and kind one correct and one wrong."""
     pieces = {name: dict(_pieces(table)) for name, table in tables.items()}
     candidates = {_key(*pair): pair for table in tables.values() for pair in table.samples}
     pushed = dict.fromkeys(candidates, 0.0)
-    for found in pieces.values():
-        sizes = {key: sum(map(abs, values)) for key, values in found.items()}
+    for coefficients_by_key in pieces.values():
+        sizes = {key: sum(map(abs, values)) for key, values in coefficients_by_key.items()}
         for key, size in sizes.items():
             pushed[key] = max(pushed[key], size / (sum(sizes.values()) or 1.0))
-    made: dict[tuple[str, str, bool], Completion] = {}
+    completions: dict[tuple[str, str, bool], Completion] = {}
     for key in sorted(candidates, key=lambda key: -pushed[key]):
         problem, sample = candidates[key]
-        if len(made) < num:
-            texts = [here.tokenizer.decode([token]) for token in sample.ids]
+        if len(completions) < num:
+            texts = [context.tokenizer.decode([token]) for token in sample.ids]
             labels = [source.label for source in sample.sources]
-            under = {name: found.get(key) for name, found in pieces.items()}
-            completion = Completion(problem.id, sample.kind, sample.reward, texts, labels, under)
-            made.setdefault((problem.id, sample.kind, sample.correct), completion)
-    return list(made.values())
+            by_method = {name: coefficients_by_key.get(key) for name, coefficients_by_key in pieces.items()}
+            completion = Completion(problem.id, sample.kind, sample.reward, texts, labels, by_method)
+            completions.setdefault((problem.id, sample.kind, sample.correct), completion)
+    return list(completions.values())
 
 
 def _key(problem: Problem, sample: Sample) -> tuple[str, str, tuple[int, ...]]:
@@ -297,7 +334,7 @@ def _key(problem: Problem, sample: Sample) -> tuple[str, str, tuple[int, ...]]:
 
 
 def _pieces(table: Weighed) -> Iterable[tuple[tuple[str, str, tuple[int, ...]], list[float]]]:
-    """Each sample's coefficients under its key."""
+    """The coefficients of each sample, by its key."""
     lengths = [len(sample.ids) for _, sample in table.samples]
     for (problem, sample), piece in zip(table.samples, table.total().split(lengths), strict=True):
         yield _key(problem, sample), piece.tolist()

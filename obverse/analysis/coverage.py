@@ -1,4 +1,4 @@
-"""`obverse analyze coverage`: what a base model can solve in k tries against what was trained from it."""
+"""`obverse analyze coverage`: pass@k of a base model against models that were trained from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from obverse.analysis.context import filled, points, run_of, scene
+from obverse.analysis.context import load_context, points, run_of, with_run_options
 from obverse.config.analyze import CoverageConfig
 from obverse.errors import ConfigError, DataError
 from obverse.evaluation import result_file as results
@@ -24,20 +24,20 @@ from obverse.redact import flat
 from obverse.runtime.callbacks import Silent, Watcher
 
 MOST = 1024
-ABLE = 0.5  # the base can do a problem of which it solves this share of its samples
-NUM_NAMED = 12  # problems that a table names
+ABLE = 0.5  # a problem counts as solvable for the base if this share of its samples is correct
+NUM_NAMED = 12  # problems that are listed by name
 
 
 @dataclass(frozen=True)
 class Counts:
-    """One policy's answers: by problem, how many there are and how many of them are right."""
+    """One policy's samples: by problem, their number and the number of correct ones."""
 
     name: str
     problems: Mapping[str, tuple[int, int]]
 
     @property
     def num_samples(self) -> int:
-        """Answers that every problem has."""
+        """The smallest number of samples of a problem."""
         return min(num for num, _ in self.problems.values())
 
     def pass_at(self, k: int, names: Sequence[str]) -> list[float]:
@@ -45,8 +45,8 @@ class Counts:
         return [pass_at_k(*self.problems[name], k) for name in names]
 
     def rate(self, name: str) -> float:
-        num, right = self.problems[name]
-        return right / num
+        num, num_correct = self.problems[name]
+        return num_correct / num
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Against:
-    """A trained policy beside the base.
+    """A trained policy compared with the base.
 
-    crossover: the smallest k at which the base solves at least as much, 1 if it does from the start, None if never;
-    gained and lost: solved by one of the two only, in all of its samples; able: problems of which the base solves at
-    least half of its samples; kept: the mean change of the success rate on them with its 95 % interval over problems;
-    forgotten: those of which less than half is solved now.
+    crossover: the smallest k at which the base has at least the same pass@k, 1 if at every k, None if at no k;
+    gained, lost: problems with a correct sample of one of the two only; able: problems that the base solves in at least
+    half of its samples; kept: the mean change of the success rate on them, with its 95 % interval over problems;
+    forgotten: those that the trained policy solves in less than half of its samples.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The base first, then what was trained from it, on the problems that all of them answered."""
+    """Curves of the base and of the trained policies, on the problems that all of them have samples of."""
 
     num_problems: int
     curves: list[Curve]
@@ -91,12 +91,12 @@ class Coverage:
         """The figures for programs."""
         policies = [
             {
-                "name": each.name,
-                "num_samples": each.num_samples,
-                "pass": {str(k): value for k, value in each.mean.items()},
-                "interval": {str(k): list(value) for k, value in each.interval.items()},
+                "name": curve.name,
+                "num_samples": curve.num_samples,
+                "pass": {str(k): value for k, value in curve.mean.items()},
+                "interval": {str(k): list(value) for k, value in curve.interval.items()},
             }
-            for each in self.curves
+            for curve in self.curves
         ]
         against = list(map(asdict, self.against))
         return {"question": "coverage", "num_problems": self.num_problems, "policies": policies, "against": against}
@@ -104,28 +104,30 @@ class Coverage:
     def table(self) -> Stack:
         """The figures for a console."""
         table = Table(title=f"pass@k on {self.num_problems} problems, 95 % intervals", title_justify="left")
-        for column in ("k", *(flat(each.name) for each in self.curves)):
+        for column in ("k", *(flat(curve.name) for curve in self.curves)):
             table.add_column(column, justify="right", overflow="fold")
         for k in self.curves[0].mean:
-            cells = (f"{each.mean[k]:.1%} ({_range(each.interval[k])})" for each in self.curves)
+            cells = (f"{curve.mean[k]:.1%} ({_range(curve.interval[k])})" for curve in self.curves)
             table.add_row(str(k), *cells)
-        return Stack(table, *(Text(flat(sentence(each, self.curves[0].name))) for each in self.against))
+        return Stack(table, *(Text(flat(sentence(against, self.curves[0].name))) for against in self.against))
 
 
 def _range(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.1%}..{bounds[1]:.1%}"
 
 
-def sentence(found: Against, base: str) -> str:
-    """What a row of `against` says, in words."""
+def sentence(against: Against, base: str) -> str:
+    """A comparison with the base as a sentence."""
     crossing = {None: f"stays above {base} at every k", 1: f"is not above {base} at k = 1"}
-    words = crossing.get(found.crossover, f"is above {base} until k = {found.crossover}, where {base} has caught up")
-    parts = [f"{found.name} {words}", f"gained {_named(found.gained)}", f"lost {_named(found.lost)}"]
-    if found.kept is not None and found.kept_interval is not None:
-        low, high = found.kept_interval
+    words = crossing.get(
+        against.crossover, f"is above {base} until k = {against.crossover}, where {base} is equal or above"
+    )
+    parts = [f"{against.name} {words}", f"gained {_named(against.gained)}", f"lost {_named(against.lost)}"]
+    if against.kept is not None and against.kept_interval is not None:
+        low, high = against.kept_interval
         parts.append(
-            f"on the {found.able} problems that {base} could do its success rate changed by {found.kept:+.1%} "
-            f"({low:+.1%}..{high:+.1%}), forgotten {_named(found.forgotten)}"
+            f"on the {against.able} problems that {base} could solve its success rate changed by {against.kept:+.1%} "
+            f"({low:+.1%}..{high:+.1%}), forgotten {_named(against.forgotten)}"
         )
     return "; ".join(parts)
 
@@ -136,57 +138,57 @@ def _named(names: Sequence[str]) -> str:
 
 
 def coverage(config: CoverageConfig, watcher: Watcher | None = None) -> Coverage:
-    """Counts of the base and the others, read where an evaluation stored them, else sampled now.
+    """Compare the base with the trained policies, from stored evaluations or by sampling.
 
-    Raises DataError for a file that holds no evaluation, ConfigError where the policies share no problems.
+    Raises DataError for a file that is not an evaluation, ConfigError if the policies have no problem in common.
     """
     watch, models = watcher or Silent(), (config.model, *config.against)
     run = next((model for model in models if run_of(model) is not None), config.model)
-    asked = filled(config.model_copy(update={"model": run}))  # all are asked the same, in the same way
+    options = with_run_options(config.model_copy(update={"model": run}))  # the same problems and prompts for all
     held_out = (run_of(run) or {}).get("eval_dataset")
-    mine = {"dataset": config.dataset or held_out or asked.dataset, "dataset_split": config.dataset_split}
-    return compare([counts_of(model, asked.model_copy(update=mine), watch) for model in models])
+    data = {"dataset": config.dataset or held_out or options.dataset, "dataset_split": config.dataset_split}
+    return compare([counts_of(model, options.model_copy(update=data), watch) for model in models])
 
 
-def compare(found: Sequence[Counts]) -> Coverage:
-    """The first of the policies against each of the others, on the problems that all have."""
-    base, *others = found
-    names = [name for name in base.problems if all(name in other.problems for other in others)]
+def compare(policies: Sequence[Counts]) -> Coverage:
+    """Compare the first policy with each of the others, on the problems that all have."""
+    base, *all_trained = policies
+    names = [name for name in base.problems if all(name in trained.problems for trained in all_trained)]
     if not names:
-        raise ConfigError(f"{base.name} and what is compared with it were asked no problem in common")
-    most = min(MOST, *(each.num_samples for each in found))
+        raise ConfigError(f"{base.name} and the models to compare have no problem in common")
+    most = min(MOST, *(policy.num_samples for policy in policies))
     ks = [2**power for power in range(most.bit_length()) if 2**power <= most]
     ks = ks if ks[-1] == most else [*ks, most]
     curves = []
-    for each in found:
-        values = {k: each.pass_at(k, names) for k in ks}
-        means = {k: fmean(own) for k, own in values.items()}
-        bounds = {k: interval(own, bounds=(0.0, 1.0)) for k, own in values.items()}
-        curves.append(Curve(each.name, each.num_samples, means, bounds))
-    return Coverage(len(names), curves, [beside(base, other, names, ks) for other in others])
+    for policy in policies:
+        by_k = {k: policy.pass_at(k, names) for k in ks}
+        means = {k: fmean(values) for k, values in by_k.items()}
+        bounds = {k: interval(values, bounds=(0.0, 1.0)) for k, values in by_k.items()}
+        curves.append(Curve(policy.name, policy.num_samples, means, bounds))
+    return Coverage(len(names), curves, [against_base(base, trained, names, ks) for trained in all_trained])
 
 
-def beside(base: Counts, other: Counts, names: Sequence[str], ks: Sequence[int]) -> Against:
-    """One trained policy beside the base."""
+def against_base(base: Counts, trained: Counts, names: Sequence[str], ks: Sequence[int]) -> Against:
+    """The comparison of one trained policy with the base."""
     able = [name for name in names if base.rate(name) >= ABLE]
-    changes = [other.rate(name) - base.rate(name) for name in able]
+    changes = [trained.rate(name) - base.rate(name) for name in able]
     return Against(
-        other.name,
-        crossover(base, other, names, ks),
-        [name for name in names if base.rate(name) == 0 < other.rate(name)],
-        [name for name in names if other.rate(name) == 0 < base.rate(name)],
+        trained.name,
+        crossover(base, trained, names, ks),
+        [name for name in names if base.rate(name) == 0 < trained.rate(name)],
+        [name for name in names if trained.rate(name) == 0 < base.rate(name)],
         len(able),
         fmean(changes) if able else None,
         interval(changes) if able else None,
-        [name for name in able if other.rate(name) < ABLE],
+        [name for name in able if trained.rate(name) < ABLE],
     )
 
 
-def crossover(base: Counts, other: Counts, names: Sequence[str], ks: Sequence[int]) -> int | None:
-    """The smallest k at which the base solves at least as much; between two of `ks` by bisection."""
+def crossover(base: Counts, trained: Counts, names: Sequence[str], ks: Sequence[int]) -> int | None:
+    """The smallest k at which the base's pass@k is at least the trained policy's; bisected between two of `ks`."""
 
     def behind(k: int) -> bool:
-        return fmean(base.pass_at(k, names)) >= fmean(other.pass_at(k, names))
+        return fmean(base.pass_at(k, names)) >= fmean(trained.pass_at(k, names))
 
     caught = next((number for number, k in enumerate(ks) if behind(k)), None)
     if caught is None or caught == 0:
@@ -199,28 +201,28 @@ def crossover(base: Counts, other: Counts, names: Sequence[str], ks: Sequence[in
 
 
 def counts_of(model: str, config: CoverageConfig, watcher: Watcher) -> Counts:
-    """A policy's counts: out of a stored evaluation (its folder or its result.json), or by sampling a model now."""
+    """A policy's counts, from a stored evaluation (its folder or its result.json) or by sampling the model."""
     path = Path(model)
     file = path if path.suffix == ".json" else path / "result.json"
     if file.is_file() or path.suffix == ".json":
         return stored_counts(file)
     point = points(model)[-1]
-    here = scene(config, point.place, point.place)
-    chosen = here.problems[: config.num_problems]  # the first ones, as obverse eval takes them
-    sampler = HFSampler(here.policy.model, decode=here.renderer.decode, mixed=here.policy.mixed)
-    scores = measure(chosen, sampler, here.renderer, here.params, config.num_generations, config.seed, watcher)
+    context = load_context(config, point.path, point.path)
+    problems = context.problems[: config.num_problems]  # the first ones, as in obverse eval
+    sampler = HFSampler(context.policy.model, decode=context.renderer.decode, mixed=context.policy.mixed)
+    scores = measure(problems, sampler, context.renderer, context.params, config.num_generations, config.seed, watcher)
     label = f"{model} ({point.name})" if point.step else model
     return Counts(label, {score.problem: (score.num_samples, score.num_correct) for score in scores})
 
 
 def stored_counts(file: Path) -> Counts:
-    """The counts in an evaluation's result.json, all of its seeds together. DamageError where it is none."""
+    """The counts in an evaluation's result.json over all its seeds; DamageError if it is not one."""
     result = results.read(file, results.Counted)
     label = f"{result['model']['name']} on {result['name']}"
     problems: dict[str, tuple[int, int]] = {}
     for row in result["problems"]:
-        num, right = problems.get(row["problem"], (0, 0))
-        problems[row["problem"]] = num + row["num_samples"], right + row["num_correct"]
+        num, num_correct = problems.get(row["problem"], (0, 0))
+        problems[row["problem"]] = num + row["num_samples"], num_correct + row["num_correct"]
     if not problems:
-        raise DataError(f"{file} holds no problems")
+        raise DataError(f"{file} has no problems")
     return Counts(label, problems)

@@ -1,8 +1,8 @@
-"""A world small enough to write out: a policy that is a table, and every completion it can give with its probability.
+"""A tabular policy with so few completions that all of them can be enumerated, with their probabilities.
 
-Completions are letters, 1 or 2, up to a stop token, or cut off after three tokens: fifteen in all. Right are those that
-stop and whose letters sum to 2; the longer of the two right ones, "1 1 stop", is the demonstration. The policy has
-logits of its own for every place and letter before it, so that completions share some of their contexts.
+Completions are letters, 1 or 2, up to a stop token, or cut off after three tokens: fifteen in all. Correct are those
+that stop and have letters that sum to 2; the longer of the two correct ones, "1 1 stop", is the demonstration. The
+policy has separate logits for every position and preceding letter, so that completions share some of their contexts.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from obverse.types import GenerationRequest, GradeResult, ModelInput, Sample, So
 STOP, LETTERS, LENGTH, GOAL = 0, (1, 2), 3, 2
 DEMONSTRATION = Rendered([1, 1, STOP], [1, 2], "11")
 NUM_TOKENS, NUM_CONTEXTS = 1 + len(LETTERS), 1 + (LENGTH - 1) * len(LETTERS)
-STRIDE = 0.02  # along the gradient, on the way from one stage of training to the next
+STRIDE = 0.02  # along the gradient, from one success rate to the next
 MAX_STRIDES = 20_000
 
 Ids = tuple[int, ...]
 
 
 def completions(start: Ids = (), most: int = LENGTH) -> list[Ids]:
-    """Everything that can follow `start` and is at most `most` tokens long, `start` included."""
+    """All completions that begin with `start`, of at most `most` tokens, `start` included."""
     if len(start) >= most or STOP in start:
         return [start]
-    return [each for token in (STOP, *LETTERS) for each in completions((*start, token), most)]
+    return [completion for token in (STOP, *LETTERS) for completion in completions((*start, token), most)]
 
 
-def is_right(ids: Sequence[int]) -> bool:
+def is_correct(ids: Sequence[int]) -> bool:
     return ids[-1] == STOP and sum(ids) == GOAL
 
 
 def contexts(ids: Sequence[int]) -> list[int]:
     """The row of the table that each token is drawn from."""
-    places = enumerate(ids[:-1])
-    return [0, *(1 + place * len(LETTERS) + letter - 1 for place, letter in places)]
+    letters = enumerate(ids[:-1])
+    return [0, *(1 + position * len(LETTERS) + letter - 1 for position, letter in letters)]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Table:
 
     @cached_property
     def value(self) -> Tensor:
-        """The chance to end right from each context; [C]: what a critic that knows everything expects."""
+        """The probability of a correct completion from each context, the exact value function; [C]."""
         chances = torch.zeros(NUM_CONTEXTS, dtype=torch.float64)
         for start in [start for length in range(LENGTH) for start in _unfinished(length)]:
             chances[contexts((*start, STOP))[-1]] = sum(
-                self.likelihood(ids, len(start)).exp() for ids in completions(start) if is_right(ids)
+                self.likelihood(ids, len(start)).exp() for ids in completions(start) if is_correct(ids)
             )
         return chances
 
@@ -73,46 +73,46 @@ class Table:
 
     def success(self) -> Tensor:
         """The expected reward."""
-        return torch.stack([self.likelihood(ids) for ids in completions() if is_right(ids)]).exp().sum()
+        return torch.stack([self.likelihood(ids) for ids in completions() if is_correct(ids)]).exp().sum()
 
     def true_gradient(self) -> Tensor:
         """The gradient of the expected reward by the logits, by enumeration; [C * V]."""
         leaf = self.logits.detach().clone().requires_grad_()
-        (found,) = torch.autograd.grad(Table(leaf).success(), leaf)
-        return found.flatten()
+        (gradient,) = torch.autograd.grad(Table(leaf).success(), leaf)
+        return gradient.flatten()
 
 
 def _unfinished(length: int) -> list[Ids]:
     return [ids for ids in completions(most=length) if STOP not in ids and len(ids) == length] if length else [()]
 
 
-def stages(rates: Sequence[float], seed: int) -> list[Table]:
-    """The policies at rising success rates, along the exact gradient; the first one is the initial model.
+def policies_at(rates: Sequence[float], seed: int) -> list[Table]:
+    """Policies at rising success rates, along the exact gradient; the first one is the initial model.
 
-    It is a random policy that went down the gradient to the first rate, and all others come from it by going up.
+    The first is a random policy after gradient descent to the first rate; the others follow by gradient ascent.
     """
     rng = torch.Generator().manual_seed(seed)
     table = Table(torch.randn(NUM_CONTEXTS, NUM_TOKENS, generator=rng, dtype=torch.float64) * 0.5)
-    found = []
+    tables = []
     for rate in rates:
-        table = _walk(table, rate)
-        found.append(table)
-    return found
+        table = _move_to(table, rate)
+        tables.append(table)
+    return tables
 
 
-def _walk(table: Table, rate: float) -> Table:
-    """From a policy along the gradient to where the success rate is `rate`."""
+def _move_to(table: Table, rate: float) -> Table:
+    """Move a policy along the gradient to the success rate `rate`."""
     sign = 1.0 if rate > float(table.success()) else -1.0
     for _ in range(MAX_STRIDES):
         slope = table.true_gradient().reshape(NUM_CONTEXTS, NUM_TOKENS)
         stride = sign * STRIDE * slope / slope.norm()
         if sign * float(Table(table.logits + stride).success() - rate) >= 0:
-            return _between(table, stride, rate, sign)
+            return _bisect(table, stride, rate, sign)
         table = Table(table.logits + stride)
-    raise ValueError(f"the success rate {rate:g} was not reached in {MAX_STRIDES} strides")
+    raise ValueError(f"the success rate {rate:g} was not reached in {MAX_STRIDES} steps")
 
 
-def _between(table: Table, stride: Tensor, rate: float, sign: float) -> Table:
+def _bisect(table: Table, stride: Tensor, rate: float, sign: float) -> Table:
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -123,7 +123,7 @@ def _between(table: Table, stride: Tensor, rate: float, sign: float) -> Table:
 
 @dataclass(frozen=True)
 class Draft:
-    """Own samples that are drawn alike: the samples there can be, the chance of each, and how many are drawn."""
+    """Identically distributed samples: the possible samples, the probability of each, and how many are drawn."""
 
     samples: list[Sample]
     chances: list[float]
@@ -131,27 +131,29 @@ class Draft:
 
 
 def drafts(request: GenerationRequest, policy: Table, initial: Table) -> list[Draft]:
-    """What a wish brings: a draft of one possible sample for what is certain, one of all continuations for rollouts."""
-    found = []
+    """The samples of a request: a draft of all completions for rollouts, drafts of a single sample for other kinds."""
+    drafted = []
     if request.demonstrations:
-        found.append(Draft([_sample("demonstration", DEMONSTRATION.ids, Source.DEMONSTRATION)], [1.0], 1))
+        drafted.append(Draft([_sample("demonstration", DEMONSTRATION.ids, Source.DEMONSTRATION)], [1.0], 1))
     if request.rollouts:
         author = initial if request.author == "initial" else policy
         start = tuple(hint_tokens(DEMONSTRATION, request))
         most = LENGTH if request.max_tokens is None else min(LENGTH, len(start) + request.max_tokens)
         ids = completions(start, most)
-        chances = [float(author.likelihood(each, len(start)).exp()) for each in ids]
+        chances = [float(author.likelihood(completion, len(start)).exp()) for completion in ids]
         kind = "hinted" if start else "rollout"
-        found.append(
-            Draft([_sample(kind, each, Source.ROLLOUT, len(start)) for each in ids], chances, request.rollouts)
+        drafted.append(
+            Draft(
+                [_sample(kind, completion, Source.ROLLOUT, len(start)) for completion in ids], chances, request.rollouts
+            )
         )
     if request.greedy:
-        found.append(Draft([_sample("greedy", greedy(policy), Source.ROLLOUT)], [1.0], 1))
-    return found
+        drafted.append(Draft([_sample("greedy", greedy(policy), Source.ROLLOUT)], [1.0], 1))
+    return drafted
 
 
 def greedy(policy: Table) -> Ids:
-    """The completion of likeliest tokens."""
+    """The completion of the most probable tokens."""
     ids: Ids = ()
     while len(ids) < LENGTH and STOP not in ids:
         ids = (*ids, int(policy.logp[contexts((*ids, STOP))[-1]].argmax()))
@@ -168,5 +170,5 @@ def _sample(kind: str, ids: Sequence[int], source: Source, num_hint: int = 0) ->
         behavior=[0.0] * len(ids),
         text="".join(map(str, ids[: len(ids) - ended])),
         finish="stop" if ended else "length",
-        grade=GradeResult.passed() if is_right(ids) else GradeResult.failed("the letters do not sum to 2"),
+        grade=GradeResult.passed() if is_correct(ids) else GradeResult.failed("the letters do not sum to 2"),
     )

@@ -1,4 +1,4 @@
-"""One pass of a model over an update: every micro batch as the parts of a method see it, and no step taken."""
+"""A forward pass over an update: the part inputs of every micro batch, without an optimizer step."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from obverse.models.batch import Update
 from obverse.training.update import Learner, PromptReaders, fill_logprobs, forward, prepare_update
 
 
-class Read(NamedTuple):
-    """A micro batch: what the parts see, detached, and the same numbers with their graphs; [T] each."""
+class ForwardPass(NamedTuple):
+    """A micro batch: the part inputs, detached, and the policy outputs with their graphs; [T] each."""
 
     inputs: PartInputs
     outputs: PolicyOutputs
 
 
-def read(learner: Learner, update: Update, progress: float) -> Iterator[Read]:
-    """The update's micro batches, without the samples that no term can move.
+def forward_passes(learner: Learner, update: Update, progress: float) -> Iterator[ForwardPass]:
+    """Yield the update's micro batches, without samples whose gradient is zero.
 
-    Whoever wants gradients goes backward before asking for the next one, and reads them after the last.
+    For gradients, call backward on each micro batch before the next one is requested, and read them after the last.
     """
-    current, readers = prepare_update(learner, update, is_repeated=False), PromptReaders(learner)
-    for micro in current.micros:
+    prepared, readers = prepare_update(learner, update, is_repeated=False), PromptReaders(learner)
+    for micro in prepared.micros:
         outputs = forward(learner, micro, readers.policy)
-        seen, tokens = PolicyOutputs(*(stream.detach() for stream in outputs)), micro.tokens
-        if not current.is_frozen:
-            tokens = fill_logprobs(micro, seen.logp, learner, readers, current.is_unmoved)
-        yield Read(PartInputs(tokens, current.samples, seen, progress), outputs)
+        detached, tokens = PolicyOutputs(*(stream.detach() for stream in outputs)), micro.tokens
+        if not prepared.is_frozen:
+            tokens = fill_logprobs(micro, detached.logp, learner, readers, prepared.is_unmoved)
+        yield ForwardPass(PartInputs(tokens, prepared.samples, detached, progress), outputs)
     readers.policy.finish()

@@ -1,7 +1,7 @@
-"""`obverse analyze gradients`: signal and noise of gradients on real batches, the angles between them, part by part.
+"""`obverse analyze gradients`: signal and noise of gradients on real batches, and the angles between them.
 
-A row is a method's gradient, or the part of it that demonstrations or own samples make. Beside them stands the plain
-policy gradient (each own sample against the mean of the others, summed over its tokens), which is unbiased.
+A row is a method's gradient, or the part of it from demonstrations or from rollouts. They are compared with the plain
+policy gradient (each rollout against the mean of the others, summed over its tokens), which is unbiased.
 """
 
 from __future__ import annotations
@@ -16,9 +16,19 @@ from rich.console import Group as Stack
 from rich.table import Table
 from torch import Tensor
 
-from obverse.analysis.context import Named, Scene, check_data, chosen, filled, initial_of, points, progress_at, scene
-from obverse.analysis.forward_pass import read
-from obverse.analysis.variance import written
+from obverse.analysis.context import (
+    Context,
+    NamedMethod,
+    check_data,
+    chosen_methods,
+    initial_of,
+    load_context,
+    points,
+    progress_at,
+    with_run_options,
+)
+from obverse.analysis.forward_pass import forward_passes
+from obverse.analysis.variance import format_number
 from obverse.config.analyze import GradientsConfig
 from obverse.estimator.formula import Term, loss
 from obverse.estimator.method import Method
@@ -30,17 +40,18 @@ from obverse.training.update import Learner
 from obverse.types import Group, Source
 
 UNBIASED = "policy gradient"
-NUM_SAMPLES = 8  # per problem, of the policy gradient beside methods that do not say how many
-WHOLE, SHOWN, OWN = "whole", "demonstrations", "own samples"
+NUM_SAMPLES = 8  # rollouts per problem of the policy gradient, without --num_generations
+WHOLE, DEMONSTRATIONS, ROLLOUTS = "whole", "demonstrations", "own samples"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A gradient G over batches beside the policy gradient, whose expectation is g, as in the exact table.
+    """A gradient G over batches compared with the policy gradient, whose expectation is g.
 
     norm |E|, bias |E - g| / |g|, cosine of E and g with its standard error, scale <E, g> / |g|^2, variance
     E|G - E|^2 / |g|^2, snr |E|^2 / E|G - E|^2 (may be below 0 for a signal that is lost in noise), and the error: the
-    least E|a G - g|^2 / |g|^2 over a >= 0. None where noise hides E or g. No square of a noisy mean is in any of them.
+    least E|a G - g|^2 / |g|^2 over a >= 0. None if noise dominates E or g. All estimates are free of the bias that
+    squares of noisy means have.
     """
 
     name: str
@@ -57,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Parts:
-    """What demonstrations and own samples of a method do to each other: |E| of each and the cosine of the two."""
+    """The parts of a method's gradient from demonstrations and from rollouts: |E| of both and their cosine."""
 
     name: str
     shown: float | None
@@ -77,7 +88,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Every row at every model that was looked at, in the order of training."""
+    """The rows of every analyzed model, in the order of training."""
 
     num_batches: int
     num_problems: int
@@ -94,7 +105,7 @@ class Gradients:
                     "name": stage.name,
                     "rows": [vars(row) for row in stage.rows],
                     "cosines": {"names": [label(row) for row in stage.rows], "values": stage.cosines},
-                    "parts": [vars(each) for each in stage.parts],
+                    "parts": [vars(parts) for parts in stage.parts],
                 }
                 for stage in self.stages
             ],
@@ -114,7 +125,7 @@ COLUMNS = ("norm", "bias", "cosine", "scale", "variance", "snr", "error")
 
 
 def _rows(stage: Stage) -> Table:
-    table = Table(title=f"{stage.name}: gradients beside the policy gradient", title_justify="left")
+    table = Table(title=f"{stage.name}: gradients compared with the policy gradient", title_justify="left")
     for column in ("gradient", *COLUMNS):
         table.add_column(column, justify="left" if column == "gradient" else "right")
     for row in stage.rows:
@@ -122,21 +133,21 @@ def _rows(stage: Stage) -> Table:
         if row.cosine_error is not None:
             cells["cosine"] += f" +-{row.cosine_error:.1g}"
         table.add_row(label(row), *cells.values())
-    table.caption, table.caption_justify = "-: lost in the noise of so few batches", "left"
+    table.caption, table.caption_justify = "-: too noisy with this number of batches", "left"
     return table
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else written(value)
+    return "-" if value is None else format_number(value)
 
 
 def _parts(stages: Sequence[Stage]) -> Table:
     table = Table(title="demonstrations against own samples", title_justify="left")
-    for column in ("model", "method", SHOWN, OWN, "cosine"):
+    for column in ("model", "method", DEMONSTRATIONS, ROLLOUTS, "cosine"):
         table.add_column(column, justify="left" if column in ("model", "method") else "right")
     for stage in stages:
-        for each in stage.parts:
-            table.add_row(stage.name, each.name, *map(_cell, (each.shown, each.own, each.cosine)))
+        for parts in stage.parts:
+            table.add_row(stage.name, parts.name, *map(_cell, (parts.shown, parts.own, parts.cosine)))
     return table
 
 
@@ -151,22 +162,22 @@ def _cosines(stage: Stage) -> Table:
 
 
 def gradients(config: GradientsConfig, watcher: Watcher | None = None) -> Gradients:
-    """Gradients of a model by several methods, or of a run's checkpoints by its own; nothing is trained.
+    """Gradients of several methods for a model, or of a run's method for its checkpoints; nothing is trained.
 
     Raises ConfigError for a method that needs more than a model and its data.
     """
-    watch, config = watcher or Silent(), filled(config)
-    found, on_the_way = chosen(config), points(config.model)
+    watch, config = watcher or Silent(), with_run_options(config)
+    methods, saved_points = chosen_methods(config), points(config.model)
     stages = []
-    total = len(on_the_way) * config.num_batches
-    for number, point in enumerate(on_the_way):
-        here, progress = scene(config, point.place, initial_of(config)), progress_at(config, point)
-        check_data(config, here, found)
-        all_rows = [*found, *([Named(UNBIASED, policy_gradient(config))] if here.grades else [])]
+    total = len(saved_points) * config.num_batches
+    for number, point in enumerate(saved_points):
+        context, progress = load_context(config, point.path, initial_of(config)), progress_at(config, point)
+        check_data(config, context, methods)
+        compared = [*methods, *([NamedMethod(UNBIASED, policy_gradient(config))] if context.grades else [])]
         batches = []
         for batch in range(config.num_batches):
             watch.phase("train", number * config.num_batches + batch, total)
-            batches.append(one_batch(here, all_rows, config, batch, progress))
+            batches.append(one_batch(context, compared, config, batch, progress))
         names = [key for key, _ in batches[0]]
         stacked = torch.stack([torch.stack([vector for _, vector in batch]) for batch in batches], dim=1)
         stages.append(stage_of(point.name, names, gram(stacked)))
@@ -183,35 +194,39 @@ def policy_gradient(config: GradientsConfig) -> Method:
 
 
 def one_batch(
-    here: Scene, found: Iterable[Named], config: GradientsConfig, batch: int, progress: float
+    context: Context, methods: Iterable[NamedMethod], config: GradientsConfig, batch: int, progress: float
 ) -> list[tuple[tuple[str, str], Tensor]]:
-    """(method, part) and gradient of every row; methods that ask for the same see the same samples."""
+    """(method, part) and gradient of every row; methods with equal requests use the same samples."""
     collected: dict[tuple[Any, ...], list[Group]] = {}
     rows = []
-    for named in found:
+    for named in methods:
         method = named.method
-        problems = here.batch(batch, config.num_problems)
+        problems = context.batch(batch, config.num_problems)
         requests = tuple(request for problem in problems for request in [*method.ask(problem, progress), None])
         if requests not in collected:
-            collected[requests] = here.groups(method, batch, config.num_problems, progress)
+            collected[requests] = context.groups(method, batch, config.num_problems, progress)
         groups = collected[requests]
-        kept = [method.select(group) for group in groups]
-        update = pack(kept, method.sources, here.params.temperature, memory_values(method, {}, groups))
+        selected = [method.select(group) for group in groups]
+        update = pack(selected, method.sources, context.params.temperature, memory_values(method, {}, groups))
         parts = {
-            part: vector(here.learner(method), update, progress, terms, config.sketch)
+            part: vector(context.learner(method), update, progress, terms, config.sketch)
             for part, terms in parts_of(method).items()
         }
         whole = torch.stack(list(parts.values())).sum(0)
         rows.append(((named.name, WHOLE), whole))
-        rows += [((named.name, part), each) for part, each in parts.items() if part != WHOLE]
+        rows += [((named.name, part), part_gradient) for part, part_gradient in parts.items() if part != WHOLE]
     return rows
 
 
 def parts_of(method: Method) -> dict[str, tuple[Term, ...]]:
-    """The terms on demonstrations (or hints of them) and those on own samples, where a method has both."""
-    own = tuple(term for term in method.terms if term.source is Source.ROLLOUT)
-    shown = tuple(term for term in method.terms if term.source is not Source.ROLLOUT)
-    return {SHOWN: shown, OWN: own} if own and shown else {WHOLE: method.terms}
+    """The terms on demonstrations (or their hints) and those on rollouts, if a method has both."""
+    on_rollouts = tuple(term for term in method.terms if term.source is Source.ROLLOUT)
+    on_demonstrations = tuple(term for term in method.terms if term.source is not Source.ROLLOUT)
+    return (
+        {DEMONSTRATIONS: on_demonstrations, ROLLOUTS: on_rollouts}
+        if on_rollouts and on_demonstrations
+        else {WHOLE: method.terms}
+    )
 
 
 def vector(learner: Learner, update: Update | None, progress: float, terms: Sequence[Term], sketch: int) -> Tensor:
@@ -220,27 +235,27 @@ def vector(learner: Learner, update: Update | None, progress: float, terms: Sequ
     Denominators are those of the whole update. The policy's gradients are zero before and after.
     """
     model = learner.policy.model
-    named = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if update is not None:
         model.zero_grad()
-        for inputs, outputs in read(learner, update, progress):
+        for inputs, outputs in forward_passes(learner, update, progress):
             loss(
                 inputs.tokens, inputs.samples, outputs.logp, outputs.entropy, terms, progress, outputs.value
             ).backward()
-    total = sum(parameter.numel() for parameter in named)
+    total = sum(parameter.numel() for parameter in parameters)
     size = min(sketch, total) if sketch else total
-    found = torch.zeros(size)
+    total_gradient = torch.zeros(size)
     start = 0
-    for number, parameter in enumerate(named):
+    for number, parameter in enumerate(parameters):
         if parameter.grad is not None:
             flat = -parameter.grad.detach().flatten().float().cpu()
             if size == total:
-                found[start : start + len(flat)] = flat
+                total_gradient[start : start + len(flat)] = flat
             else:
-                found += sketched(flat, size, number)
+                total_gradient += sketched(flat, size, number)
         start += parameter.numel()
     model.zero_grad()
-    return found
+    return total_gradient
 
 
 def sketched(flat: Tensor, size: int, seed: int) -> Tensor:
@@ -248,9 +263,9 @@ def sketched(flat: Tensor, size: int, seed: int) -> Tensor:
     a random place. Their relative error is about sqrt(2 / size). Source: count sketch, Charikar et al. 2002.
     """
     rng = torch.Generator().manual_seed(seed)
-    place = torch.randint(size, flat.shape, generator=rng)
+    index = torch.randint(size, flat.shape, generator=rng)
     sign = torch.randint(2, flat.shape, generator=rng) * 2 - 1
-    return torch.zeros(size).index_add_(0, place, flat * sign)
+    return torch.zeros(size).index_add_(0, index, flat * sign)
 
 
 def gram(vectors: Tensor) -> Tensor:
@@ -261,21 +276,21 @@ def gram(vectors: Tensor) -> Tensor:
 
 
 def stage_of(name: str, names: Sequence[tuple[str, str]], products: Tensor) -> Stage:
-    """Everything that follows from the inner products of the gradients called `names` (method, part); [M, B, M, B]."""
+    """The figures of the gradients `names` (method, part) from their inner products [M, B, M, B]."""
     true = len(names) - 1 if names[-1][0] == UNBIASED else None
-    rows = [row_of(*each, products, number, true) for number, each in enumerate(names)]
-    cosines = [[_on_one_batch(products, one, other) for other in range(len(names))] for one in range(len(names))]
-    shown = {method: number for number, (method, part) in enumerate(names) if part == SHOWN}
-    own = {method: number for number, (method, part) in enumerate(names) if part == OWN}
+    rows = [row_of(*key, products, number, true) for number, key in enumerate(names)]
+    cosines = [[_on_one_batch(products, first, second) for second in range(len(names))] for first in range(len(names))]
+    demonstration_rows = {method: number for number, (method, part) in enumerate(names) if part == DEMONSTRATIONS}
+    rollout_rows = {method: number for number, (method, part) in enumerate(names) if part == ROLLOUTS}
     parts = [
-        Parts(method, rows[one].norm, rows[own[method]].norm, cosine(products, one, own[method]))
-        for method, one in shown.items()
+        Parts(method, rows[first].norm, rows[rollout_rows[method]].norm, cosine(products, first, rollout_rows[method]))
+        for method, first in demonstration_rows.items()
     ]
     return Stage(name, rows, cosines, parts)
 
 
 def row_of(name: str, part: str, products: Tensor, number: int, true: int | None) -> Row:
-    """One gradient's figures; those that compare with the policy gradient are None without one."""
+    """The figures of one gradient; without a policy gradient, those that compare with it are None."""
     signal, square = between(products, number, number), float(products[number, :, number].diagonal().mean())
     noise = square - signal
     norm, snr = math.sqrt(signal) if signal > 0 else None, signal / noise if noise > 1e-12 * square else None
@@ -297,38 +312,38 @@ def row_of(name: str, part: str, products: Tensor, number: int, true: int | None
     )
 
 
-def between(products: Tensor, one: int, other: int) -> float:
+def between(products: Tensor, first: int, second: int) -> float:
     """<E G_one, E G_other>, unbiased: the mean inner product over all pairs of different batches."""
-    block = products[one, :, other]
+    block = products[first, :, second]
     num = len(block)
     return float((block.sum() - block.diagonal().sum()) / (num * (num - 1)))
 
 
-def cosine(products: Tensor, one: int, other: int) -> float | None:
-    """The cosine of two expectations; None where either drowns in noise."""
-    lengths = between(products, one, one) * between(products, other, other)
-    if between(products, one, one) <= 0 or lengths <= 0:
+def cosine(products: Tensor, first: int, second: int) -> float | None:
+    """The cosine of two expectations; None if one of them is dominated by noise."""
+    lengths = between(products, first, first) * between(products, second, second)
+    if between(products, first, first) <= 0 or lengths <= 0:
         return None
-    return max(-1.0, min(1.0, between(products, one, other) / math.sqrt(lengths)))
+    return max(-1.0, min(1.0, between(products, first, second) / math.sqrt(lengths)))
 
 
-def deviation(products: Tensor, one: int, other: int) -> float | None:
-    """The cosine's standard error: a jackknife over batches; None where leaving one out hides it."""
+def deviation(products: Tensor, first: int, second: int) -> float | None:
+    """The cosine's standard error, by a jackknife over batches; None if it is undefined for a subset."""
     num = products.shape[1]
     if num < 3:
         return None
-    found = []
-    for left in range(num):
-        kept = [batch for batch in range(num) if batch != left]
-        found.append(cosine(products[:, kept][:, :, :, kept], one, other))
-    values = torch.tensor([each for each in found if each is not None], dtype=torch.float64)
+    cosines = []
+    for omitted in range(num):
+        batches = [batch for batch in range(num) if batch != omitted]
+        cosines.append(cosine(products[:, batches][:, :, :, batches], first, second))
+    values = torch.tensor([value for value in cosines if value is not None], dtype=torch.float64)
     if len(values) < num:
         return None
     return float(((values - values.mean()) ** 2).sum().mul((num - 1) / num).sqrt())
 
 
-def _on_one_batch(products: Tensor, one: int, other: int) -> float | None:
+def _on_one_batch(products: Tensor, first: int, second: int) -> float | None:
     """The mean cosine of two gradients of one batch, over the batches where neither is zero."""
-    norms = products[one, :, one].diagonal() * products[other, :, other].diagonal()
-    inner = products[one, :, other].diagonal()[norms > 0]
+    norms = products[first, :, first].diagonal() * products[second, :, second].diagonal()
+    inner = products[first, :, second].diagonal()[norms > 0]
     return float((inner / norms[norms > 0].sqrt()).mean()) if len(inner) else None

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from obverse.analysis.context import Scene, filled, points, scene
+from obverse.analysis.context import Context, load_context, points, with_run_options
 from obverse.config.analyze import ShiftConfig
 from obverse.errors import ConfigError
 from obverse.estimator.method import Method
@@ -25,13 +25,13 @@ from obverse.runtime.callbacks import Silent, Watcher
 from obverse.types import Sample, Source
 
 NUM_BINS = 20
-SURE = 0.9  # a token is polarized where its probability lies above this, or below 1 - this
+CERTAIN = 0.9  # a token is polarized if its probability is above this, or below 1 - this
 MICRO_BATCH_TOKENS = 16384
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A token of the vocabulary: the mean change of its log-prob over the places where it stands, and how many."""
+    """A token of the vocabulary: the mean change of its log-prob over its occurrences, and their number."""
 
     token: str
     change: float
@@ -40,7 +40,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Kind:
-    """Texts of one kind, read before and after; shares of tokens by probability lie between neighbors of `edges`."""
+    """Texts of one kind, before and after; `before` and `after` are shares of tokens between consecutive `edges`."""
 
     kind: str
     num_tokens: int
@@ -58,7 +58,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Shift:
-    """What training did to the probabilities of demonstrations, and of what the model wrote before."""
+    """Changes of token probabilities, on demonstrations and on completions of the model before training."""
 
     before: str
     after: str
@@ -82,7 +82,8 @@ def _histogram(kind: Kind) -> Table:
         bar = Text("#" * round(30 * after / most), style="green" if after > before else "red")
         table.add_row(f"{low:.2f}-{high:.2f}", f"{before:.1%}", f"{after:.1%}", bar, f"{after - before:+.1%}")
     table.caption = (
-        f"polarized (below {1 - SURE:.1f} or above {SURE}): {kind.polarized_before:.1%} -> {kind.polarized_after:.1%}; "
+        f"polarized (below {1 - CERTAIN:.1f} or above {CERTAIN}): "
+        f"{kind.polarized_before:.1%} -> {kind.polarized_after:.1%}; "
         f"mean log-prob {kind.mean_logp_before:.3f} -> {kind.mean_logp_after:.3f}"
     )
     table.caption_justify = "left"
@@ -117,75 +118,77 @@ def _visible(token: str) -> str:
 
 
 def shift(config: ShiftConfig, watcher: Watcher | None = None) -> Shift:
-    """Demonstrations, and completions of the model before, as both models read them.
+    """The shift on demonstrations and on completions of the model before training.
 
-    Raises ConfigError where there is nothing to compare with, or nothing to read.
+    Raises ConfigError if there is no second model, or no text.
     """
-    watch, config = watcher or Silent(), filled(config)
-    on_the_way = points(config.model)
-    first, last = on_the_way[0], on_the_way[-1]
-    before = config.before or first.place
-    if before == last.place:
-        raise ConfigError("--before: which model did it come from? only a run knows by itself")
-    here = scene(config, last.place, before)
-    samples = texts(here, config, watch)
+    watch, config = watcher or Silent(), with_run_options(config)
+    saved_points = points(config.model)
+    oldest, newest = saved_points[0], saved_points[-1]
+    before = config.before or oldest.path
+    if before == newest.path:
+        raise ConfigError("--before: is required for a model that is not a run: the model that it was trained from")
+    context = load_context(config, newest.path, before)
+    samples = texts(context, config, watch)
     if not samples:
         raise ConfigError(
-            "--dataset: there is no demonstration, and --num_generations 0 writes nothing: nothing to read"
+            "--dataset: it has no demonstration, and --num_generations 0 samples nothing: there is no text"
         )
     kinds = []
-    for kind, found in samples.items():
-        said, says = (read_through(policy, found, here.params.temperature) for policy in (here.initial, here.policy))
-        kinds.append(summed(kind, found, said, says, here.tokenizer, config.num_tokens))
-    return Shift(before, f"{last.name} of {config.model}" if last.step else last.place, kinds)
+    for kind, members in samples.items():
+        values_before, values_after = (
+            token_values(policy, members, context.params.temperature) for policy in (context.initial, context.policy)
+        )
+        kinds.append(kind_of_text(kind, members, values_before, values_after, context.tokenizer, config.num_tokens))
+    return Shift(before, f"{newest.name} of {config.model}" if newest.step else newest.path, kinds)
 
 
-def texts(here: Scene, config: ShiftConfig, watch: Watcher) -> dict[str, list[Sample]]:
-    """The samples to read by their kind."""
-    own = config.num_generations
-    method = Method(ask=Request(rollouts=own, demonstrations=1), terms=())
+def texts(context: Context, config: ShiftConfig, watch: Watcher) -> dict[str, list[Sample]]:
+    """The samples by kind."""
+    num_rollouts = config.num_generations
+    method = Method(ask=Request(rollouts=num_rollouts, demonstrations=1), terms=())
     watch.phase("sample", 0, 1)
-    collector = here.collector(here.initial)
-    problems = here.batch(0, min(config.num_problems, len(here.problems)))
-    found = [sample for group in collector.collect(problems, method, 0, 0.0) for sample in group.samples]
+    collector = context.collector(context.initial)
+    problems = context.batch(0, min(config.num_problems, len(context.problems)))
+    collected = [sample for group in collector.collect(problems, method, 0, 0.0) for sample in group.samples]
     watch.phase("sample", 1, 1)
     kinds: dict[str, list[Sample]] = {}
-    for sample in found:
+    for sample in collected:
         kinds.setdefault(sample.kind, []).append(sample)
     return kinds
 
 
 @dataclass(frozen=True)
-class Through:
-    """What a model says of some samples' tokens, one sample after the other; [T] each."""
+class TokenValues:
+    """Log-probs and entropies at the tokens of some samples, one sample after the other; [T] each."""
 
     logp: Tensor
     entropy: Tensor
 
 
 @torch.no_grad()
-def read_through(policy: Policy, samples: Sequence[Sample], temperature: float) -> Through:
-    """The log-prob and the entropy at every token; what a model wrote is read at the temperature it was sampled at."""
+def token_values(policy: Policy, samples: Sequence[Sample], temperature: float) -> TokenValues:
+    """The log-prob and the entropy at every token; rollouts are evaluated at their sampling temperature."""
     update = pack([samples], frozenset(Source), temperature)
     if update is None:
-        return Through(torch.zeros(0), torch.zeros(0))
+        return TokenValues(torch.zeros(0), torch.zeros(0))
     starts = torch.tensor([0, *(len(sample.ids) for sample in samples)]).cumsum(0)
     logp, entropy = torch.zeros(int(starts[-1])), torch.zeros(int(starts[-1]))
     reader = Reader(policy.model)
-    for made in update.micros(MICRO_BATCH_TOKENS, shared=policy.shares):
-        micro = made.to(policy.device)
-        said = logprobs(policy, micro, reader=reader)
-        at = starts[made.tokens.sample] + made.tokens.position
-        logp[at], entropy[at] = said[0].cpu(), said[1].cpu()
-    return Through(logp, entropy)
+    for packed in update.micros(MICRO_BATCH_TOKENS, shared=policy.shares):
+        micro = packed.to(policy.device)
+        values = logprobs(policy, micro, reader=reader)
+        index = starts[packed.tokens.sample] + packed.tokens.position
+        logp[index], entropy[index] = values[0].cpu(), values[1].cpu()
+    return TokenValues(logp, entropy)
 
 
-def summed(
-    kind: str, samples: Sequence[Sample], before: Through, after: Through, tokenizer: Any, num_tokens: int
+def kind_of_text(
+    kind: str, samples: Sequence[Sample], before: TokenValues, after: TokenValues, tokenizer: Any, num_tokens: int
 ) -> Kind:
-    """The figures of one kind of texts."""
+    """The figures of one kind of text."""
     ids = torch.tensor([token for sample in samples for token in sample.ids])
-    places = torch.tensor([place for sample in samples for place in range(len(sample.ids))])
+    positions = torch.tensor([position for sample in samples for position in range(len(sample.ids))])
     edges = [number / NUM_BINS for number in range(NUM_BINS + 1)]
     raised, lowered = moved(ids, after.logp - before.logp, tokenizer, num_tokens)
     return Kind(
@@ -198,7 +201,7 @@ def summed(
         polarized(after.logp),
         float(before.logp.mean()),
         float(after.logp.mean()),
-        by_position(places, before.entropy, after.entropy),
+        by_position(positions, before.entropy, after.entropy),
         raised,
         lowered,
     )
@@ -212,26 +215,28 @@ def histogram(logp: Tensor) -> list[float]:
 
 
 def polarized(logp: Tensor) -> float:
-    """The share of tokens that are nearly certain or nearly impossible."""
+    """The share of tokens with a probability above CERTAIN or below 1 - CERTAIN."""
     chance = logp.exp()
-    return float(((chance < 1 - SURE) | (chance > SURE)).double().mean())
+    return float(((chance < 1 - CERTAIN) | (chance > CERTAIN)).double().mean())
 
 
-def by_position(places: Tensor, before: Tensor, after: Tensor) -> list[dict[str, float]]:
-    """The mean entropy at each position of the response that any text reaches."""
-    num = places.bincount()
-    means = [places.bincount(entropy.double()) / num for entropy in (before, after)]
+def by_position(positions: Tensor, before: Tensor, after: Tensor) -> list[dict[str, float]]:
+    """The mean entropy at each position of the response, up to the longest text."""
+    num = positions.bincount()
+    means = [positions.bincount(entropy.double()) / num for entropy in (before, after)]
     columns = zip(num.tolist(), means[0].tolist(), means[1].tolist(), strict=True)
     return [
-        {"position": place, "num_tokens": count, "before": first, "after": then}
-        for place, (count, first, then) in enumerate(columns)
+        {"position": position, "num_tokens": count, "before": first, "after": second}
+        for position, (count, first, second) in enumerate(columns)
     ]
 
 
 def moved(ids: Tensor, change: Tensor, tokenizer: Any, num: int) -> tuple[list[Moved], list[Moved]]:
     """The `num` tokens of the vocabulary whose log-prob rose most, and those whose fell most, on average."""
-    kinds, which, counts = ids.unique(return_inverse=True, return_counts=True)
-    means = which.bincount(change.double()) / counts
+    distinct, index, counts = ids.unique(return_inverse=True, return_counts=True)
+    means = index.bincount(change.double()) / counts
     order = means.argsort(descending=True).tolist()
-    found = [Moved(tokenizer.decode([int(kinds[i])]), float(means[i]), int(counts[i])) for i in order]
-    return [each for each in found[:num] if each.change > 0], [each for each in found[::-1][:num] if each.change < 0]
+    tokens = [Moved(tokenizer.decode([int(distinct[i])]), float(means[i]), int(counts[i])) for i in order]
+    return [token for token in tokens[:num] if token.change > 0], [
+        token for token in tokens[::-1][:num] if token.change < 0
+    ]

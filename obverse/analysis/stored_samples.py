@@ -1,4 +1,4 @@
-"""The samples that a run stored at a step, as the groups that they were."""
+"""Reading the stored samples of a step as groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from obverse.types import POLICY_KINDS, Finish, GradeResult, Group, Kind, Proble
 
 
 class Row(TypedDict):
-    """A stored sample, as far as it is read again."""
+    """The fields of a stored sample that are read."""
 
     problem: str
     kind: Kind
@@ -33,7 +33,7 @@ _ROW = TypeAdapter(Row)
 
 
 def checked(raw: dict[str, Any], where: str) -> Row:
-    """A row of stored samples; DataError with its field where it is none."""
+    """Check a row of stored samples; DataError names the field that does not fit."""
     try:
         row = _ROW.validate_python(raw, strict=True)
     except ValidationError as error:
@@ -44,34 +44,34 @@ def checked(raw: dict[str, Any], where: str) -> Row:
     return row
 
 
-def stored(run: str, step: int, renderer: Renderer, problems: Sequence[Problem]) -> list[Group]:
-    """The groups of `samples/step-N.jsonl` in the run's folder; who sampled them is not stored, so `behavior` is zeros.
+def read_groups(run: str, step: int, renderer: Renderer, problems: Sequence[Problem]) -> list[Group]:
+    """The groups of `samples/step-N.jsonl` in the run's folder; `behavior` is not stored and is zeros here.
 
-    Raises DataError where the step has no file, or a sample is of a problem that the data set does not have.
+    Raises DataError if the step has no file, or for a problem that the data set does not have.
     """
     path = Path(run) / "samples" / f"step-{step:06d}.jsonl"
     if not path.is_file():
-        raise DataError(f"--step: {path} is not there: only runs with --log_completions store their samples")
-    known = {problem.id: problem for problem in problems}
+        raise DataError(f"--step: {path} does not exist: samples are stored with --log_completions")
+    problem_by_id = {problem.id: problem for problem in problems}
     groups: dict[str, Group] = {}
     for number, raw in enumerate(read_objects(path), 1):
         row = checked(raw, f"{path}:{number}")
         name = row["problem"]
-        if name not in known:
+        if name not in problem_by_id:
             raise DataError(f"{path}:{number}: the data set has no problem {name!r}: give the run's own --dataset")
         source = Source.ROLLOUT if row["kind"] in POLICY_KINDS else Source[row["kind"].upper()]
         num_hint = row["num_hint"]
-        groups.setdefault(name, Group(known[name], [])).samples.append(
+        groups.setdefault(name, Group(problem_by_id[name], [])).samples.append(
             Sample(
                 kind=row["kind"],
-                prompt=renderer.prompt(known[name]),
+                prompt=renderer.prompt(problem_by_id[name]),
                 ids=row["ids"],
                 sources=[Source.HINT] * num_hint + [source] * (len(row["ids"]) - num_hint),
                 behavior=[0.0] * len(row["ids"]),
                 text=row["text"],
                 finish=row["finish"],
                 grade=GradeResult(row["correct"], row["reward"], row["reason"]),
-                uniform=known[name].uniform,
+                uniform=problem_by_id[name].uniform,
             )
         )
     return list(groups.values())

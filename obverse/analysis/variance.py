@@ -1,4 +1,4 @@
-"""`obverse analyze variance`: the trade-off of bias and variance as numbers, method by method, stage by stage."""
+"""`obverse analyze variance`: bias and variance of every method's gradient, at several success rates of a policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 
 from obverse import methods
 from obverse.analysis.enumerable_gradients import Moments, moments
-from obverse.analysis.enumerable_policy import LENGTH, Table, stages
+from obverse.analysis.enumerable_policy import LENGTH, Table, policies_at
 from obverse.config.analyze import VarianceConfig
 from obverse.errors import ConfigError
 from obverse.estimator.method import Method
@@ -24,7 +24,7 @@ COLUMNS = ("bias", "cosine", "scale", "variance", "snr", "error")
 
 @dataclass(frozen=True)
 class Estimator:
-    """A method, of a course one of its lanes, and its moments at each stage."""
+    """A method, or a stage of its training schedule, and its moments for each policy."""
 
     method: str
     stage: int
@@ -33,7 +33,7 @@ class Estimator:
 
 @dataclass(frozen=True)
 class Variance:
-    """Every method's moments at every stage; `success` and `true_norm` are the policy's at each."""
+    """The moments of every method for every policy; `success` and `true_norm` are those of the policies."""
 
     num_generations: int
     seed: int
@@ -53,27 +53,31 @@ class Variance:
             ],
             "methods": [
                 {
-                    "method": each.method,
-                    "lane": each.stage,
-                    "stages": [asdict(found) | {"is_exact": not found.uncertainty} for found in each.stages],
+                    "method": estimator.method,
+                    "lane": estimator.stage,
+                    "stages": [asdict(moments) | {"is_exact": not moments.uncertainty} for moments in estimator.stages],
                 }
-                for each in self.estimators
+                for estimator in self.estimators
             ],
             "left_out": dict(self.left_out),
         }
 
     def rows(self) -> Iterable[list[str]]:
         """A row of text per method and stage."""
-        num_stages = Counter(each.method for each in self.estimators)
-        for each in self.estimators:
-            name = each.method if num_stages[each.method] == 1 else f"{each.method}, lane {each.stage}"
-            for rate, found in zip(self.success, each.stages, strict=True):
+        num_stages = Counter(estimator.method for estimator in self.estimators)
+        for estimator in self.estimators:
+            name = (
+                estimator.method
+                if num_stages[estimator.method] == 1
+                else f"{estimator.method}, stage {estimator.stage}"
+            )
+            for rate, figures_at in zip(self.success, estimator.stages, strict=True):
                 first = name if rate == self.success[0] else ""
-                groups = f"{'' if not found.uncertainty else '~'}{found.num_groups}"
-                figures = [written(getattr(found, column)) for column in COLUMNS]
-                if found.uncertainty:
-                    figures[0] += f" +-{found.uncertainty:.1g}"
-                yield [first, f"{rate:.0%}", *figures, groups]
+                groups = f"{'' if not figures_at.uncertainty else '~'}{figures_at.num_groups}"
+                cells = [format_number(getattr(figures_at, column)) for column in COLUMNS]
+                if figures_at.uncertainty:
+                    cells[0] += f" +-{figures_at.uncertainty:.1g}"
+                yield [first, f"{rate:.0%}", *cells, groups]
 
     def table(self) -> Grid:
         """The figures for a console."""
@@ -83,7 +87,7 @@ class Variance:
         for number, row in enumerate(self.rows(), 1):
             grid.add_row(*row, end_section=number % len(self.success) == 0)
         grid.caption = (
-            "bias and variance in units of the true gradient; error: 0 knows its direction, 1 knows nothing"
+            "bias and variance in units of the true gradient; error: 0 is its direction, 1 is no information"
             + "".join(f"\nleft out: {name}: {why}" for name, why in self.left_out.items())
         )
         grid.caption_justify = "left"
@@ -96,30 +100,30 @@ class Variance:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def written(value: float | None) -> str:
-    """A figure with three digits that count; nothing that rounding left behind."""
+def format_number(value: float | None) -> str:
+    """A number with three significant digits; 0 for what is only rounding error, `inf` for None."""
     if value is None:
         return "inf"
     return "0" if abs(value) < 1e-9 else f"{value:.3g}"
 
 
 def variance(config: VarianceConfig, watcher: Watcher | None = None) -> Variance:
-    """The moments of all methods asked for, or of all that can be; ConfigError for one that cannot."""
+    """The moments of the methods of --methods, or of all that can be analyzed; ConfigError for one that cannot."""
     watch = watcher or Silent()
-    policies = stages(config.rates, config.seed)
-    chosen = config.methods or methods.names()
+    policies = policies_at(config.rates, config.seed)
+    names = config.methods or methods.names()
     left_out: dict[str, str] = {}
     estimators = []
-    for number, name in enumerate(chosen):
-        watch.phase("train", number, len(chosen))
-        for stage, method in enumerate(sized(name, config.num_generations)):
-            if why := unfit(method):
+    for number, name in enumerate(names):
+        watch.phase("train", number, len(names))
+        for stage, method in enumerate(stages_of(name, config.num_generations)):
+            if why := reason_against(method):
                 if config.methods:
                     raise ConfigError(f"--methods: {name} {why}")
                 left_out[name] = why
                 continue
-            estimators.append(Estimator(name, stage, _along(method, policies, config.seed)))
-    watch.phase("train", len(chosen), len(chosen))
+            estimators.append(Estimator(name, stage, _moments_by_policy(method, policies, config.seed)))
+    watch.phase("train", len(names), len(names))
     return Variance(
         config.num_generations,
         config.seed,
@@ -130,26 +134,26 @@ def variance(config: VarianceConfig, watcher: Watcher | None = None) -> Variance
     )
 
 
-def _along(method: Method, policies: Sequence[Table], seed: int) -> list[Moments]:
-    """The moments at each stage; schedules see the share of the stages that is behind."""
+def _moments_by_policy(method: Method, policies: Sequence[Table], seed: int) -> list[Moments]:
+    """The moments for each policy; the progress of schedules is its index over their number."""
     num = len(policies)
     return [moments(method, policy, policies[0], stage / num, seed) for stage, policy in enumerate(policies)]
 
 
-def sized(name: str, num_generations: int | None, length: int = LENGTH) -> tuple[Method, ...]:
-    """A method's lanes with the defaults that a run has, but as many own samples and tokens as here."""
-    known = methods.parameters(methods.find(name))
+def stages_of(name: str, num_generations: int | None, length: int = LENGTH) -> tuple[Method, ...]:
+    """A method's stages with the defaults of a run, but with this number of rollouts and this length."""
+    names = methods.parameters(methods.find(name))
     run = as_schedule(methods.build(name)).run
-    given = {"num_generations": num_generations, "max_completion_length": length}
-    options = {option: value for option, value in run.items() if option in known}
-    options |= {option: value for option, value in given.items() if option in known and value is not None}
+    sizes = {"num_generations": num_generations, "max_completion_length": length}
+    options = {option: value for option, value in run.items() if option in names}
+    options |= {option: value for option, value in sizes.items() if option in names and value is not None}
     return as_schedule(methods.build(name, options)).methods
 
 
-def unfit(method: Method) -> str:
-    """Why a method's gradient cannot be had from demonstrations and own samples in a table; empty if it can."""
+def reason_against(method: Method) -> str:
+    """Why a method's gradient cannot be computed for a tabular policy; "" if it can."""
     if not method.trains_policy:
         return "trains no policy"
     if method.sources <= {Source.CHOSEN, Source.REJECTED}:
-        return "compares pairs, and this world has none"
-    return "changes what the policy reads, and a table reads nothing" if method.inputs is not None else ""
+        return "needs pairs, which this analysis does not have"
+    return "changes the policy's inputs, which a tabular policy does not have" if method.inputs is not None else ""

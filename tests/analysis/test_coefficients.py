@@ -1,4 +1,4 @@
-"""Who pushed: literal coefficients of handmade samples under the embedded model."""
+"""Coefficients of handmade samples under the embedded model, as literal numbers."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from obverse.analysis.coefficients import (
     Completion,
     Mass,
     completions_table,
-    heaviest,
+    largest_completions,
     masses,
     position_class,
     shaded,
     weighed,
 )
-from obverse.analysis.context import Scene, filled, scene
+from obverse.analysis.context import Context, load_context, with_run_options
 from obverse.config.analyze import CoefficientsConfig
 from obverse.estimator.method import Method
 from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 
 @pytest.fixture(scope="module")
-def here() -> Scene:
-    return scene(filled(CoefficientsConfig(model="embedded", methods="sft")), "embedded", "embedded")
+def context() -> Context:
+    return load_context(with_run_options(CoefficientsConfig(model="embedded", methods="sft")), "embedded", "embedded")
 
 
-def response(here: Scene, text: str, kind: str, right: bool, behavior: float = 0.0) -> Sample:
-    ids = here.tokenizer.encode(text, add_special_tokens=False)
+def response(context: Context, text: str, kind: str, right: bool, behavior: float = 0.0) -> Sample:
+    ids = context.tokenizer.encode(text, add_special_tokens=False)
     source = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
     grade = GradeResult.passed() if right else GradeResult.failed("no")
-    return Sample(kind, here.renderer.prompt(PROBLEM), ids, [source] * len(ids), [behavior] * len(ids), text,
+    return Sample(kind, context.renderer.prompt(PROBLEM), ids, [source] * len(ids), [behavior] * len(ids), text,
                   grade=grade)  # fmt: skip
 
 
 PROBLEM = Problem("p", "1+1", answer="2", demonstration=("1+1=2#2",), verifier="math", meta={"difficulty": 1})
 
 
-def group(here: Scene, behavior: float = 0.0) -> Group:
-    own = [response(here, text, "rollout", text == "1+1=2#2", behavior) for text in ("1+1=2#2", "1+1=3#3")]
-    return Group(PROBLEM, [response(here, "1+1=2#2", "demonstration", True), *own])
+def group(context: Context, behavior: float = 0.0) -> Group:
+    rollouts = [response(context, text, "rollout", text == "1+1=2#2", behavior) for text in ("1+1=2#2", "1+1=3#3")]
+    return Group(PROBLEM, [response(context, "1+1=2#2", "demonstration", True), *rollouts])
 
 
-def found(here: Scene, method: Method, behavior: float | None = None) -> dict[tuple[str, str], Mass]:
-    learner = here.learner(method, samples_itself=behavior is None)
-    table = weighed(method, [group(here, behavior or 0.0)], learner, 0.0)
-    return {(each.by, each.name.partition(":")[0]): each for each in masses(table, method)}
+def masses_of(context: Context, method: Method, behavior: float | None = None) -> dict[tuple[str, str], Mass]:
+    learner = context.learner(method, samples_itself=behavior is None)
+    table = weighed(method, [group(context, behavior or 0.0)], learner, 0.0)
+    return {(mass.by, mass.name.partition(":")[0]): mass for mass in masses(table, method)}
 
 
-def test_imitation(here: Scene) -> None:
-    rows = found(here, methods.build("sft"))
-    shown = rows["source", "demonstration"]
-    assert (shown.num_tokens, shown.share, shown.has_zero_gradient) == (7, 1, 0)
-    assert shown.mass == shown.signed == pytest.approx(1)  # a token mean
+def test_imitation(context: Context) -> None:
+    rows = masses_of(context, methods.build("sft"))
+    demonstration = rows["source", "demonstration"]
+    assert (demonstration.num_tokens, demonstration.share, demonstration.zero) == (7, 1, 0)
+    assert demonstration.mass == demonstration.signed == pytest.approx(1)  # a token mean
     assert rows["position", "0-3"].mass == pytest.approx(4 / 7) and rows["position", "4-15"].num_tokens == 3
     assert rows["difficulty", "1"].num_tokens == 7
     assert ("source", "rollout") not in rows
 
 
-def test_right_against_wrong(here: Scene) -> None:
-    rows = found(here, methods.build("dr_grpo", {"num_generations": 2, "max_completion_length": 10}))
+def test_right_against_wrong(context: Context) -> None:
+    rows = masses_of(context, methods.build("dr_grpo", {"num_generations": 2, "max_completion_length": 10}))
     # A = +-1/2, divided by 2 samples of length 10, for 7 tokens each
     assert rows["outcome", "right"].signed == pytest.approx(7 * 0.5 / 20)
     assert rows["outcome", "wrong"].signed == pytest.approx(-7 * 0.5 / 20)
@@ -70,36 +70,36 @@ def test_right_against_wrong(here: Scene) -> None:
     assert rows["source", "rollout"].masked == 0
 
 
-def test_the_clip_is_seen(here: Scene) -> None:
+def test_the_clip_is_seen(context: Context) -> None:
     """Behind the policy by e^5, every token of the right sample has a ratio above the clip; of the wrong one none."""
-    rows = found(here, methods.build("dr_grpo", {"num_generations": 2, "epsilon": 0.2}), behavior=-30.0)
+    rows = masses_of(context, methods.build("dr_grpo", {"num_generations": 2, "epsilon": 0.2}), behavior=-30.0)
     assert (rows["outcome", "right"].masked, rows["outcome", "right"].clipped) == (1, 1)
-    assert rows["outcome", "right"].has_zero_gradient == 1 and rows["outcome", "wrong"].masked == 0
+    assert rows["outcome", "right"].zero == 1 and rows["outcome", "wrong"].masked == 0
 
 
-def test_a_gate_drops_the_demonstration(here: Scene) -> None:
-    rows = found(here, methods.build("hpt", {"num_generations": 2, "entropy_coef": 0.0}))
+def test_a_gate_drops_the_demonstration(context: Context) -> None:
+    rows = masses_of(context, methods.build("hpt", {"num_generations": 2, "entropy_coef": 0.0}))
     assert ("source", "demonstration") not in rows and rows["source", "rollout"].num_tokens == 14
 
 
-def test_another_stream_is_no_push_of_a_log_prob(here: Scene) -> None:
-    rows = found(here, methods.build("sft", {"entropy_coef": 0.5}))
+def test_another_stream_is_no_push_of_a_log_prob(context: Context) -> None:
+    rows = masses_of(context, methods.build("sft", {"entropy_coef": 0.5}))
     assert rows["source", "demonstration"].mass == pytest.approx(1)
     assert rows["term", "demonstration entropy"].mass == pytest.approx(0.5)
     assert rows["term", "demonstration"].share == pytest.approx(2 / 3)
 
 
-def test_side_by_side(here: Scene) -> None:
-    made = {}
+def test_side_by_side(context: Context) -> None:
+    tables = {}
     for name in ("hpt", "sft"):
         method = methods.build(name)
-        made[name] = weighed(method, [group(here)], here.learner(method), 0.0)
-    completions = heaviest(made, here, 2)
-    assert [each.kind for each in completions] == ["demonstration", "rollout"]
+        tables[name] = weighed(method, [group(context)], context.learner(method), 0.0)
+    completions = largest_completions(tables, context, 2)
+    assert [completion.kind for completion in completions] == ["demonstration", "rollout"]
     assert "".join(completions[0].tokens) == "1+1=2#2"
     assert completions[0].coefficients["sft"] == pytest.approx([1 / 7] * 7)
     assert completions[0].coefficients["hpt"] == [0] * 7  # the gate trains on what was solved
-    assert heaviest(made, here, 0) == []
+    assert largest_completions(tables, context, 0) == []
 
 
 def test_shades() -> None:
@@ -118,7 +118,7 @@ def test_shades() -> None:
 
 
 def test_classes_of_places() -> None:
-    assert [position_class(place) for place in (0, 3, 4, 63, 64, 1023, 1024, 9999)] == [
+    assert [position_class(position) for position in (0, 3, 4, 63, 64, 1023, 1024, 9999)] == [
         "0-3",
         "0-3",
         "4-15",

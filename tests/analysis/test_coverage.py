@@ -15,19 +15,19 @@ SHARP = Counts("sharp", {"easy": (8, 8), "hard": (8, 0), "never": (8, 2), "rare"
 
 
 def test_curves_and_problems() -> None:
-    found = compare([BASE, SHARP])
-    assert found.num_problems == 4
-    assert list(found.curves[0].mean) == [1, 2, 4, 8]
-    assert found.curves[0].mean[1] == pytest.approx((6 + 1 + 1) / 32)
-    assert found.curves[1].mean[8] == pytest.approx(0.5)
+    result = compare([BASE, SHARP])
+    assert result.num_problems == 4
+    assert list(result.curves[0].mean) == [1, 2, 4, 8]
+    assert result.curves[0].mean[1] == pytest.approx((6 + 1 + 1) / 32)
+    assert result.curves[1].mean[8] == pytest.approx(0.5)
     # 1 - C(6, 2) / C(8, 2) of the problem with two right ones, and all of the easy one
-    assert found.curves[1].mean[2] == pytest.approx((1 + 1 - 15 / 28) / 4)
-    low, high = found.curves[0].interval[1]
-    assert low <= found.curves[0].mean[1] <= high
-    (against,) = found.against
+    assert result.curves[1].mean[2] == pytest.approx((1 + 1 - 15 / 28) / 4)
+    low, high = result.curves[0].interval[1]
+    assert low <= result.curves[0].mean[1] <= high
+    (against,) = result.against
     assert (against.gained, against.lost) == (["never"], ["hard", "rare"])
     assert (against.able, against.kept, against.forgotten) == (1, pytest.approx(0.25), [])
-    assert json.dumps(found.plain(), allow_nan=False)
+    assert json.dumps(result.plain(), allow_nan=False)
 
 
 def test_crossover() -> None:

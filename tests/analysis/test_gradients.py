@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from obverse.analysis.context import Named, Scene, chosen, filled, scene
+from obverse.analysis.context import Context, NamedMethod, chosen_methods, load_context, with_run_options
 from obverse.analysis.gradients import (
-    OWN,
-    SHOWN,
+    DEMONSTRATIONS,
+    ROLLOUTS,
     UNBIASED,
     WHOLE,
     between,
@@ -49,64 +49,66 @@ def test_figures_by_hand() -> None:
 def test_a_sketch_keeps_inner_products() -> None:
     rng = torch.Generator().manual_seed(0)
     # with a mean, so that numbers that meet in one place would add up without their signs
-    one, noise = 1 + torch.randn(5000, generator=rng), torch.randn(5000, generator=rng)
-    other = one + noise
-    first, second = sketched(one, 1024, 7), sketched(other, 1024, 7)
-    assert float(first @ second) == pytest.approx(float(one @ other), rel=0.2)
-    assert float(first @ first) == pytest.approx(float(one @ one), rel=0.2)
-    assert torch.allclose(sketched(one + 2 * other, 1024, 7), first + 2 * second, atol=1e-3)
-    assert not torch.equal(first, sketched(one, 1024, 8))
+    base, noise = 1 + torch.randn(5000, generator=rng), torch.randn(5000, generator=rng)
+    shifted = base + noise
+    first, second = sketched(base, 1024, 7), sketched(shifted, 1024, 7)
+    assert float(first @ second) == pytest.approx(float(base @ shifted), rel=0.2)
+    assert float(first @ first) == pytest.approx(float(base @ base), rel=0.2)
+    assert torch.allclose(sketched(base + 2 * shifted, 1024, 7), first + 2 * second, atol=1e-3)
+    assert not torch.equal(first, sketched(base, 1024, 8))
 
 
 SMALL = {"model": "embedded", "num_problems": 2, "num_generations": 2, "num_batches": 2, "max_completion_length": 24}
 
 
 @pytest.fixture(scope="module")
-def here() -> Scene:
-    return scene(filled(GradientsConfig(**SMALL, methods="sft")), "embedded", "embedded")
+def context() -> Context:
+    return load_context(with_run_options(GradientsConfig(**SMALL, methods="sft")), "embedded", "embedded")
 
 
-def test_the_gradient_is_that_of_the_plain_loss(here: Scene) -> None:
+def test_the_gradient_is_that_of_the_plain_loss(context: Context) -> None:
     """REINFORCE by a plain forward pass over each sample, and SFT likewise."""
-    model = here.policy.model
+    model = context.policy.model
     for name, weigh in (("reinforce", lambda reward, num: reward / num), ("sft", None)):
-        (named,) = chosen(filled(GradientsConfig(**SMALL, methods=name)))
-        groups = here.groups(named.method, 0, 2, 0.0)
-        kept = [sample for group in groups for sample in named.method.select(group)]
-        for number, sample in enumerate(kept):  # the base solves little: as if it had solved every other one
+        (named,) = chosen_methods(with_run_options(GradientsConfig(**SMALL, methods=name)))
+        groups = context.groups(named.method, 0, 2, 0.0)
+        selected = [sample for group in groups for sample in named.method.select(group)]
+        for number, sample in enumerate(selected):  # the base solves little: as if it had solved every other one
             sample.grade = type(sample.grade)(number % 2 == 0, float(number % 2 == 0))
         update = pack([named.method.select(group) for group in groups], named.method.sources)
-        found = vector(here.learner(named.method), update, 0.0, named.method.terms, sketch=0)
+        direction = vector(context.learner(named.method), update, 0.0, named.method.terms, sketch=0)
         model.zero_grad()
-        num_tokens = sum(len(sample.ids) for sample in kept)
-        for sample in kept:
+        num_tokens = sum(len(sample.ids) for sample in selected)
+        for sample in selected:
             ids = torch.tensor([sample.model_input.token_ids])
             logits = model(input_ids=ids).logits[0, len(sample.prompt) - 1 : -1].log_softmax(-1)
             total = logits.gather(-1, torch.tensor(sample.ids)[:, None]).sum()
-            (-total * (weigh(sample.reward, len(kept)) if weigh else 1 / num_tokens)).backward()
+            (-total * (weigh(sample.reward, len(selected)) if weigh else 1 / num_tokens)).backward()
         plain = torch.cat([-parameter.grad.flatten() for parameter in model.parameters()])
         model.zero_grad()
-        assert float((found - plain).norm() / plain.norm()) < 1e-4, name
+        assert float((direction - plain).norm() / plain.norm()) < 1e-4, name
 
 
-def test_methods_that_ask_alike_see_the_same_samples(here: Scene) -> None:
-    config = filled(
+def test_methods_that_ask_alike_see_the_same_samples(context: Context) -> None:
+    config = with_run_options(
         GradientsConfig(**SMALL | {"num_problems": 12, "num_generations": 4}, methods="rloo,dr_grpo,hpt", sketch=0)
     )
-    found = dict(one_batch(here, [*chosen(config), Named(UNBIASED, policy_gradient(config))], config, 0, 0.0))
-    assert list(found) == [
+    rows = dict(
+        one_batch(context, [*chosen_methods(config), NamedMethod(UNBIASED, policy_gradient(config))], config, 0, 0.0)
+    )
+    assert list(rows) == [
         ("rloo", WHOLE),
         ("dr_grpo", WHOLE),
         ("hpt", WHOLE),
-        ("hpt", SHOWN),
-        ("hpt", OWN),
+        ("hpt", DEMONSTRATIONS),
+        ("hpt", ROLLOUTS),
         (UNBIASED, WHOLE),
     ]
-    assert torch.allclose(found["hpt", SHOWN] + found["hpt", OWN], found["hpt", WHOLE], atol=1e-6)
-    assert float(found[UNBIASED, WHOLE].norm()) > 0
-    assert torch.allclose(found["rloo", WHOLE], found[UNBIASED, WHOLE], atol=1e-5)
+    assert torch.allclose(rows["hpt", DEMONSTRATIONS] + rows["hpt", ROLLOUTS], rows["hpt", WHOLE], atol=1e-6)
+    assert float(rows[UNBIASED, WHOLE].norm()) > 0
+    assert torch.allclose(rows["rloo", WHOLE], rows[UNBIASED, WHOLE], atol=1e-5)
     # the whole group as baseline, three quarters of the others alone, and a constant length of 24 in place of a sum
-    assert torch.allclose(found["dr_grpo", WHOLE] * 24 * 4 / 3, found[UNBIASED, WHOLE], atol=1e-4)
+    assert torch.allclose(rows["dr_grpo", WHOLE] * 24 * 4 / 3, rows[UNBIASED, WHOLE], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_methods_that_ask_alike_see_the_same_samples(here: Scene) -> None:
     [
         ({"methods": "ppo"}, "needs a critic"),
         ({"methods": "ift"}, "changes what the policy reads"),
-        ({"methods": None}, "--methods: which"),
+        ({"methods": None}, "--methods: is required"),
         ({"methods": "nothing"}, "unknown method"),
     ],
 )

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from obverse.analysis.shift import NUM_BINS, Moved, Through, by_position, histogram, moved, polarized, shift, summed
+from obverse.analysis.shift import (
+    NUM_BINS,
+    Moved,
+    TokenValues,
+    by_position,
+    histogram,
+    kind_of_text,
+    moved,
+    polarized,
+    shift,
+)
 from obverse.config.analyze import ShiftConfig
 from obverse.errors import ConfigError
 from obverse.models.load import EMBEDDED
@@ -22,18 +32,18 @@ class Letters:
 
 
 def test_shares() -> None:
-    found = histogram(CHANCES.log())
-    assert len(found) == NUM_BINS and found[0] == pytest.approx(0.4) and found[10] == pytest.approx(0.2)
-    assert found[19] == pytest.approx(0.4) and sum(found) == pytest.approx(1)
+    shares = histogram(CHANCES.log())
+    assert len(shares) == NUM_BINS and shares[0] == pytest.approx(0.4) and shares[10] == pytest.approx(0.2)
+    assert shares[19] == pytest.approx(0.4) and sum(shares) == pytest.approx(1)
     assert polarized(CHANCES.log()) == pytest.approx(0.8)
     assert polarized(torch.tensor([0.11, 0.89]).log()) == 0
 
 
 def test_positions() -> None:
-    places = torch.tensor([0, 1, 2, 0, 1])
-    found = by_position(places, torch.tensor([1.0, 2.0, 5.0, 3.0, 2.0]), torch.zeros(5))
-    assert [row["before"] for row in found] == [2, 2, 5]
-    assert [row["num_tokens"] for row in found] == [2, 2, 1] and found[2]["position"] == 2
+    positions = torch.tensor([0, 1, 2, 0, 1])
+    rows = by_position(positions, torch.tensor([1.0, 2.0, 5.0, 3.0, 2.0]), torch.zeros(5))
+    assert [row["before"] for row in rows] == [2, 2, 5]
+    assert [row["num_tokens"] for row in rows] == [2, 2, 1] and rows[2]["position"] == 2
 
 
 def test_who_moved() -> None:
@@ -46,19 +56,19 @@ def test_who_moved() -> None:
 
 def test_a_kind() -> None:
     sample = Sample("demonstration", ModelInput((9,)), [0, 1], [Source.DEMONSTRATION] * 2, [0.0] * 2, "ab")
-    before, after = (Through(torch.tensor(each).log(), torch.zeros(2)) for each in ([0.5, 0.2], [0.95, 0.02]))
-    found = summed("demonstration", [sample], before, after, Letters(), 5)
-    assert found.num_tokens == 2 and (found.polarized_before, found.polarized_after) == (0, 1)
-    assert [each.token for each in found.raised] == ["a"] and [each.token for each in found.lowered] == ["b"]
+    before, after = (TokenValues(torch.tensor(chances).log(), torch.zeros(2)) for chances in ([0.5, 0.2], [0.95, 0.02]))
+    kind = kind_of_text("demonstration", [sample], before, after, Letters(), 5)
+    assert kind.num_tokens == 2 and (kind.polarized_before, kind.polarized_after) == (0, 1)
+    assert [token.token for token in kind.raised] == ["a"] and [token.token for token in kind.lowered] == ["b"]
 
 
 def test_the_same_model_twice() -> None:
-    found = shift(ShiftConfig(model=str(EMBEDDED), before="embedded", num_problems=3, max_completion_length=24))
-    assert [kind.kind for kind in found.kinds] == ["demonstration", "rollout"]
-    for kind in found.kinds:
+    result = shift(ShiftConfig(model=str(EMBEDDED), before="embedded", num_problems=3, max_completion_length=24))
+    assert [kind.kind for kind in result.kinds] == ["demonstration", "rollout"]
+    for kind in result.kinds:
         assert kind.before == kind.after and not kind.raised and not kind.lowered
         assert kind.mean_logp_before == kind.mean_logp_after < 0 and kind.entropy[0]["before"] > 0
-    assert found.kinds[1].num_tokens == sum(row["num_tokens"] for row in found.kinds[1].entropy)
+    assert result.kinds[1].num_tokens == sum(row["num_tokens"] for row in result.kinds[1].entropy)
 
 
 def test_only_a_run_knows_where_it_came_from() -> None:
