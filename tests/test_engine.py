@@ -248,14 +248,14 @@ def test_older_tokens_are_not_taken_for_the_policys_own(chains: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("method", "given", "sentence"),
     [
-        ("sft", {"sampler": "vllm"}, "sft samples nothing"),
-        ("sft", {"async_sampling": True}, "sft samples nothing"),
-        ("dapo", {"async_sampling": True}, "samples again until its batch is full"),
-        ("sft_then_rl", {"async_sampling": True}, "a course of several methods"),
-        ("reward_model", {"sampler": "vllm"}, "samples nothing"),
-        ("grpo", {"sampler": "vllm", "max_sampling_seconds": 3.0}, "cannot cut a call off"),
-        ("grpo", {"sampler": "vllm", "top_p": 0.9, "min_p": 0.1}, "min_p and top_p"),
-        ("grpo", {"sampler": "vllm", "temperature": 0.001}, "vLLM draws at 0 or from 0.01 on"),
+        ("sft", {"sampler": "vllm"}, "--async_sampling|--sampler"),
+        ("sft", {"async_sampling": True}, "--async_sampling|--sampler"),
+        ("dapo", {"async_sampling": True}, "--async_sampling"),
+        ("sft_then_rl", {"async_sampling": True}, "--async_sampling"),
+        ("reward_model", {"sampler": "vllm"}, "--sampler vllm"),
+        ("grpo", {"sampler": "vllm", "max_sampling_seconds": 3.0}, "--max_sampling_seconds"),
+        ("grpo", {"sampler": "vllm", "top_p": 0.9, "min_p": 0.1}, "--min_p and --top_p"),
+        ("grpo", {"sampler": "vllm", "temperature": 0.001}, "vLLM samples at 0 or from 0.01 on"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

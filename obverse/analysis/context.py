@@ -116,7 +116,7 @@ class Context:
 
     def learner(self, method: Method, samples_itself: bool = True) -> Learner:
         """A learner of the method, for forward and backward passes; it takes no optimizer step."""
-        whole = samples_itself and self.params.is_whole and not samples_initial(method)
+        whole = samples_itself and self.params.is_untruncated and not samples_initial(method)
         optimizer = Optimizer(self.policy.model, TrainConfig(method="none", learning_rate=0.0), 1)
         return Learner(self.policy, self.initial, method, optimizer, self.micro_batch_tokens, samples_itself=whole)
 

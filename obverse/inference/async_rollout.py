@@ -1,4 +1,4 @@
-"""Completions drawn one update ahead: what the next step trains on is written while this one trains."""
+"""A sampler that draws the completions of the next step while the current one trains."""
 
 from __future__ import annotations
 
@@ -10,50 +10,49 @@ from typing import Any
 from obverse.inference.types import Completion, Sampler, SamplingParams, SamplingRequest
 from obverse.seeds import seed_for
 
-NEWS_SECONDS = 0.2  # how often a caller who waits looks up
+CHECK_SECONDS = 0.2  # between two calls of `check` while waiting
 
-Key = tuple[int, int, bool, int]  # a completion's seed, its prompt, whether it is greedy, its longest length
+Key = tuple[int, int, bool, int]  # a completion's seed, a hash of its prompt, whether it is greedy, its max_tokens
 
 
 @dataclass
-class Batch:
-    """What was asked for ahead, and what came of it; `step` is the one after which it is to be used."""
+class PrefetchedBatch:
+    """Completions that were sampled for the step after `step`."""
 
     step: int
-    found: dict[Key, Completion] = field(default_factory=dict)
+    completions: dict[Key, Completion] = field(default_factory=dict)
     thread: threading.Thread | None = None
     error: BaseException | None = None
 
-    def take(
-        self, requests: Sequence[SamplingRequest], params: SamplingParams, drawn: Sequence[Sequence[Completion]]
+    def add(
+        self, requests: Sequence[SamplingRequest], params: SamplingParams, results: Sequence[Sequence[Completion]]
     ) -> None:
-        """Keep the completions under the names by which they will be asked for."""
-        for request, completions in zip(requests, drawn, strict=True):
+        for request, completions in zip(requests, results, strict=True):
             for seed, completion in zip(request.seeds, completions, strict=True):
-                self.found[key(params, request, seed)] = completion
+                self.completions[completion_key(params, request, seed)] = completion
 
 
-class Ahead:
-    """A sampler in front of another: it answers from what it drew ahead, and asks the other for the rest.
+class AsyncSampler:
+    """A sampler in front of another: it returns prefetched completions, and requests the missing ones.
 
-    With `threaded` it draws beside the caller's work: for a sampler that holds weights of its own, elsewhere. Without,
-    it draws at once, before the caller goes on: the same completions, no time won. `check` is called while somebody
-    waits, and may raise.
+    With `threaded` it prefetches in a thread, for a sampler with its own copy of the weights, such as a server.
+    Otherwise it prefetches before `prefetch` returns: the same completions, without the gain of time. `check` is called
+    while the caller waits, and may raise.
     """
 
     def __init__(self, sampler: Sampler, threaded: bool, check: Callable[[], None] = lambda: None) -> None:
         self.sampler, self.threaded, self.check = sampler, threaded, check
-        self.batches: dict[int, Batch] = {}  # by the step after which they are to be used
+        self.batches: dict[int, PrefetchedBatch] = {}  # by their step
         self.step = 0
 
     @property
     def model(self) -> Any:
-        """The model of this process that samples, None where a server does."""
+        """The model of this process that samples; None where a server samples."""
         return getattr(self.sampler, "model", None)
 
     def sync_weights(self, step: int) -> None:
-        """See Sampler.sync_weights. Waits for what is being drawn: it is drawn from the weights before."""
-        self.settle(self.check)
+        """See Sampler.sync_weights. Waits for the prefetch, which uses the weights before."""
+        self.wait(self.check)
         self.step = step
         self.batches = {number: batch for number, batch in self.batches.items() if number >= step}
         self.sampler.sync_weights(step)
@@ -62,71 +61,76 @@ class Ahead:
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
         """See Sampler.sample."""
-        self.settle(self.check)
-        known = self.batches.get(self.step, Batch(self.step)).found
+        self.wait(self.check)
+        batch = self.batches.get(self.step, PrefetchedBatch(self.step)).completions
         missing = [
-            SamplingRequest(each.prompt, [s for s in each.seeds if key(params, each, s) not in known])
-            for each in requests
+            SamplingRequest(
+                request.prompt,
+                [seed for seed in request.seeds if completion_key(params, request, seed) not in batch],
+            )
+            for request in requests
         ]
-        asked = [request for request in missing if request.seeds]
-        drawn = iter(self.sampler.sample(asked, params, progress) if asked else [])
+        to_sample = [request for request in missing if request.seeds]
+        sampled = iter(self.sampler.sample(to_sample, params, progress) if to_sample else [])
         results = []
         for request, rest in zip(requests, missing, strict=True):
-            fresh = dict(zip(rest.seeds, next(drawn), strict=True)) if rest.seeds else {}
+            new = dict(zip(rest.seeds, next(sampled), strict=True)) if rest.seeds else {}
             results.append(
-                [fresh[seed] if seed in fresh else known[key(params, request, seed)] for seed in request.seeds]
+                [new[seed] if seed in new else batch[completion_key(params, request, seed)] for seed in request.seeds]
             )
         return results
 
-    def draw(self, calls: Sequence[tuple[list[SamplingRequest], SamplingParams]], step: int) -> None:
-        """Begin to draw what will be used once the policy stands after `step`, from the weights as they are now."""
-        batch = self.batches[step] = Batch(step)
+    def prefetch(self, calls: Sequence[tuple[list[SamplingRequest], SamplingParams]], step: int) -> None:
+        """Start to sample, from the current weights, what the step after `step` needs."""
+        batch = self.batches[step] = PrefetchedBatch(step)
 
-        def work() -> None:
+        def run() -> None:
             for requests, params in calls:
-                batch.take(requests, params, self.sampler.sample(requests, params))
+                batch.add(requests, params, self.sampler.sample(requests, params))
 
-        def guarded() -> None:
+        def run_in_thread() -> None:
             try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - raised by `settle`, where somebody waits for it
+                run()
+            except BaseException as error:  # noqa: BLE001 - raised by `wait`, in the caller's thread
                 batch.error = error
 
         if not self.threaded:
-            work()
+            run()
             return
-        batch.thread = threading.Thread(target=guarded, daemon=True)
+        batch.thread = threading.Thread(target=run_in_thread, daemon=True)
         batch.thread.start()
 
-    def settle(self, check: Callable[[], None] = lambda: None) -> None:
-        """Wait until nothing is being drawn; what went wrong meanwhile is raised here."""
+    def wait(self, check: Callable[[], None] = lambda: None) -> None:
+        """Wait for the prefetch to end; raises its error."""
         for batch in list(self.batches.values()):
             while batch.thread is not None and batch.thread.is_alive():
-                batch.thread.join(NEWS_SECONDS)
+                batch.thread.join(CHECK_SECONDS)
                 check()
             batch.thread = None
             if batch.error is not None:
                 del self.batches[batch.step]
                 raise batch.error
 
-    def record(self, step: int) -> list[dict[str, Any]]:
-        """What was drawn for the step after `step`, as JSON: a checkpoint keeps it, for its weights are gone then."""
+    def state(self, step: int) -> list[dict[str, Any]]:
+        """The completions for the step after `step`, as JSON: the weights that sampled them are in no checkpoint."""
         batch = self.batches.get(step)
         if batch is None:
             return []
-        self.settle()
-        return [{"key": list(name), **asdict(completion)} for name, completion in batch.found.items()]
+        self.wait()
+        return [{"key": list(key), **asdict(completion)} for key, completion in batch.completions.items()]
 
-    def restore(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Go on with what `record` kept."""
-        found: dict[Key, Completion] = {}
+    def load_state(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Restore what `state` returned."""
+        completions: dict[Key, Completion] = {}
         for row in rows:
-            seed, prompt, greedy, most = row["key"]
-            found[seed, prompt, greedy, most] = Completion(row["ids"], row["behavior"], row["finish"], row["weights"])
-        if found:
-            self.batches[step] = Batch(step, found)
+            seed, prompt, greedy, max_tokens = row["key"]
+            completions[seed, prompt, greedy, max_tokens] = Completion(
+                row["ids"], row["behavior"], row["finish"], row["weights"]
+            )
+        if completions:
+            self.batches[step] = PrefetchedBatch(step, completions)
 
 
-def key(params: SamplingParams, request: SamplingRequest, seed: int) -> Key:
-    """What names a completion. The rest of the law is the run's."""
+def completion_key(params: SamplingParams, request: SamplingRequest, seed: int) -> Key:
+    """What identifies a completion; all other sampling parameters are constant in a run."""
     return seed, seed_for(0, "prompt", *request.prompt.token_ids), params.temperature == 0, params.max_tokens

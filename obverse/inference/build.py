@@ -1,4 +1,4 @@
-"""Who samples for a run: the policy itself or a vLLM server that is given its weights, at once or one update ahead."""
+"""Builds the sampler of a run: the policy itself, or a vLLM server with its weights; synchronous or one step ahead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from obverse.errors import ConfigError
 from obverse.estimator.requests import wants
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference import Completion, Sampler, SamplingParams, SamplingRequest, sampling_params
-from obverse.inference.async_rollout import Ahead
+from obverse.inference.async_rollout import AsyncSampler
 from obverse.inference.hf import HFSampler
 from obverse.inference.http import Client
 from obverse.inference.vllm import ServerRequirements, VLLMSampler, vllm_params
@@ -30,18 +30,18 @@ from obverse.models.lora import merged
 from obverse.models.policy import Policy
 from obverse.types import Problem
 
-WEIGHTS = "vllm-weights"  # in the run folder: what the server reads
-# Every tokenizer cuts it its own way: digits, signs, spaces, letters beyond ASCII.
+WEIGHTS = "vllm-weights"  # in the run folder; the server reads it
+# Digits, signs, spaces and letters beyond ASCII: different tokenizers split it differently.
 TEXT = (
     "Let x = 17 + 25; then x\u00b2 is \u201c1,764\u201d.\n\n  Answer: \\boxed{42} gr\u00f6\u00dfer \u6771\u4eac #### 7"
 )
 HEAD = "head.safetensors"
-NUM_KNOWN = 64  # tokens by which policy and server are compared
+NUM_REFERENCE_TOKENS = 64  # by whose log-probs policy and server are compared
 
 
 @dataclass(frozen=True)
 class PolicyWeights:
-    """The policy as a server gets to know it (weight_sync.WeightSource)."""
+    """The policy as a source of weights for a server (see weight_sync.WeightSource)."""
 
     policy: Policy
     process_group: ProcessGroup
@@ -54,16 +54,16 @@ class PolicyWeights:
         if self.policy.adapter is None:
             model.save_pretrained(folder, **({"state_dict": state} if root_of(model) else {}))
             write_head(model, state, folder)
-        else:  # the head is among them
+        else:  # the head is in `state`
             model.config.save_pretrained(folder)
             save_file({name: weight.clone().cpu() for name, weight in state.items()}, folder / "model.safetensors")
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """The policy's weights, adapters added, shares put together on the first rank; every rank calls this."""
+        """The policy's weights with adapters merged, unsharded on the first rank; all ranks call this."""
         if self.policy.adapter is not None:
             return merged(self.policy)
-        found = state_of(self.policy.model)
-        return gathered(found, self.process_group) if root_of(self.policy.model) else found
+        state = state_of(self.policy.model)
+        return gathered(state, self.process_group) if root_of(self.policy.model) else state
 
     def log_probs(self, ids: Sequence[int]) -> list[float]:
         model = self.policy.model
@@ -74,9 +74,9 @@ class PolicyWeights:
 
 
 def write_head(model: Any, state: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Add the head's weights to a folder of weights that leaves them out because they are the embedding's.
+    """Add the weights of a head that is tied to the embedding to a folder, which omits them.
 
-    A server that keeps a packed copy of such a head (vLLM on a CPU does) makes a new one only if it is given new ones.
+    A server that keeps a packed copy of such a head (vLLM on a CPU does) updates it only from weights of its own.
     """
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is not table.weight:
@@ -86,9 +86,9 @@ def write_head(model: Any, state: Mapping[str, torch.Tensor], folder: Path) -> N
     save_file({name: state[names[id(table)]].detach().cpu().contiguous()}, folder / HEAD)
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        found = json.loads(index.read_text())
-        found["weight_map"][name] = HEAD
-        index.write_text(json.dumps(found))
+        contents = json.loads(index.read_text())
+        contents["weight_map"][name] = HEAD
+        index.write_text(json.dumps(contents))
 
 
 class NoSampler:
@@ -100,118 +100,115 @@ class NoSampler:
     def sample(
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
-        raise RuntimeError("this run was prepared as one that samples nothing")
+        raise RuntimeError("the methods of this run do not sample")
 
 
-def draws(schedule: TrainingSchedule) -> bool:
-    """Whether one of the methods trains on samples that are drawn while it runs."""
+def samples_policy(schedule: TrainingSchedule) -> bool:
+    """Whether one of the methods trains on completions of the policy."""
     return any(wants(method, kind) for method in schedule.methods for kind in ("rollouts", "greedy"))
 
 
 def check_engine(config: TrainConfig, schedule: TrainingSchedule) -> None:
-    """Raise ConfigError for a sampler that the other options or the method do not go with."""
-    own = draws(schedule)
+    """Raise ConfigError if the sampler's options do not fit the other options or the method."""
+    does_sample = samples_policy(schedule)
     if config.async_sampling and len(schedule.methods) > 1:
-        raise ConfigError("--async_sampling: what the next step samples is not known in a course of several methods")
+        raise ConfigError(
+            "--async_sampling: with several methods, the requests of the next step are not known one step ahead"
+        )
     if config.async_sampling and any(method.max_rounds > 1 for method in schedule.methods):
         raise ConfigError(
-            f"--async_sampling: {config.method} samples again until its batch is full, and how much that takes is not "
-            "known one update ahead"
+            f"--async_sampling: {config.method} samples again until its batch is full, and the requests for that are "
+            "not known one step ahead"
         )
-    if config.async_sampling and not own:
-        raise ConfigError(f"--async_sampling: {config.method} samples nothing")
+    if config.async_sampling and not does_sample:
+        raise ConfigError(f"--async_sampling: {config.method} does not sample")
     if config.sampler != "vllm":
         return
-    if not own and config.eval_dataset is None:
-        raise ConfigError(f"--sampler vllm: {config.method} samples nothing")
+    if not does_sample and config.eval_dataset is None:
+        raise ConfigError(f"--sampler vllm: {config.method} does not sample")
     if not all(method.trains_policy for method in schedule.methods):
-        raise ConfigError(f"--sampler vllm: {config.method} trains no policy that a server could be given")
+        raise ConfigError(f"--sampler vllm: {config.method} does not train a policy")
     if config.load_in_4bit:
-        raise ConfigError("--sampler vllm: a base in 4 bits has no weights that a server could be given: --sampler hf")
+        raise ConfigError("--sampler vllm: a server cannot load a base in 4 bits: use --sampler hf")
     if config.max_sampling_seconds is not None:
-        raise ConfigError("--max_sampling_seconds: a vLLM server cannot cut a call off: leave it out, or --sampler hf")
+        raise ConfigError("--max_sampling_seconds: a vLLM server cannot stop a call: leave it out, or use --sampler hf")
     vllm_params(sampling_params(config, ()), 0)
 
 
-def make_sampler(
-    config: TrainConfig,
-    schedule: TrainingSchedule,
-    policy: Policy,
-    problems: Sequence[Problem],
-    renderer: Renderer,
-    folder: Path,
-    process_group: ProcessGroup,
-    note: Callable[[str], None],
-    check: Callable[[], None],
-) -> Sampler:
-    """The sampler that the options name; a server has been asked what it is.
+@dataclass(frozen=True)
+class SamplerContext:
+    """What a run's sampler is built from.
 
-    `note` takes a line for the user; `check` is called while somebody waits, and may raise.
-    Raises ConfigError for a server that does not fit the run and for a model that cannot be sampled, EngineError for no
-    server.
+    `problems` are all that may be sampled; `note` receives lines for the user; `check` is called while the run waits
+    for a server, and may raise.
     """
-    if not draws(schedule) and config.eval_dataset is None:
+
+    config: TrainConfig
+    policy: Policy
+    problems: Sequence[Problem]
+    renderer: Renderer
+    folder: Path
+    process_group: ProcessGroup
+    note: Callable[[str], None]
+    check: Callable[[], None]
+
+
+def make_sampler(context: SamplerContext, schedule: TrainingSchedule) -> Sampler:
+    """The sampler of the options; a server has been checked.
+
+    Raises ConfigError for a server that does not fit the run or a model that cannot be sampled, EngineError if no
+    server answers.
+    """
+    config, policy = context.config, context.policy
+    if not samples_policy(schedule) and config.eval_dataset is None:
         return NoSampler()
     sampler: Sampler
     if config.sampler == "vllm":
-        sampler = served(config, policy, problems, renderer, folder, process_group, note, check)
+        sampler = vllm_sampler(context)
     else:
-        sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed, policy.scope)
+        decode = context.renderer.decode
+        sampler = HFSampler(policy.model, config.rollout_batch_size, decode, policy.mixed, policy.scope)
     if config.async_sampling:
-        return Ahead(sampler, threaded=config.sampler == "vllm", check=check)
+        return AsyncSampler(sampler, threaded=config.sampler == "vllm", check=context.check)
     return sampler
 
 
-def served(
-    config: TrainConfig,
-    policy: Policy,
-    problems: Sequence[Problem],
-    renderer: Renderer,
-    folder: Path,
-    process_group: ProcessGroup,
-    note: Callable[[str], None],
-    check: Callable[[], None],
-) -> VLLMSampler:
-    """A sampler of the server at `vllm_url`, which fits the run."""
+def vllm_sampler(context: SamplerContext) -> VLLMSampler:
+    """A sampler that is connected to the server at `vllm_url`."""
+    config, policy, renderer, process_group = context.config, context.policy, context.renderer, context.process_group
     client = Client(config.vllm_url, config.vllm_timeout)
-    prompts = [renderer.prompt(problem) for problem in problems]
-    known = list(max(prompts, key=len).token_ids[:NUM_KNOWN]) if prompts else []
-    place = folder / WEIGHTS
+    prompts = [renderer.prompt(problem) for problem in context.problems]
+    reference_ids = list(max(prompts, key=len).token_ids[:NUM_REFERENCE_TOKENS]) if prompts else []
+    folder = context.folder / WEIGHTS
     if process_group.is_first:
-        shutil.rmtree(place, ignore_errors=True)  # what a run that was killed left
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     name = str(process_group.broadcast(uuid.uuid4().hex[:12]))
-    needs = ServerRequirements(
+    weights = WeightSync(
+        client,
+        PolicyWeights(policy, process_group),
+        folder,
+        name,
+        reference_ids if len(reference_ids) > 1 else [0, 0],
+        process_group,
+        context.check,
+    )
+    requirements = ServerRequirements(
         policy.model.config.get_text_config().vocab_size,
         TEXT,
         renderer.tokenizer(TEXT, add_special_tokens=False)["input_ids"],
         max(map(len, prompts), default=0) + config.max_completion_length,
     )
-    sampler = VLLMSampler(
-        client,
-        WeightSync(
-            client,
-            PolicyWeights(policy, process_group),
-            place,
-            name,
-            known if len(known) > 1 else [0, 0],
-            process_group,
-            check,
-        ),
-        needs,
-        renderer.decode,
-        config.rollout_batch_size,
-        note,
-    )
+    sampler = VLLMSampler(client, weights, requirements, renderer.decode, config.rollout_batch_size, context.note)
     sampler.connect()
     return sampler
 
 
 def clear(folder: Path) -> None:
-    """Remove the weights that a server read: their run is over."""
+    """Remove the folder of weights for a server, at the end of a run."""
     shutil.rmtree(folder / WEIGHTS, ignore_errors=True)
 
 
 def versions_of(sampler: Sampler) -> Mapping[str, str]:
-    """The engine's name and version, for environment.json."""
-    inner = sampler.sampler if isinstance(sampler, Ahead) else sampler
+    """The sampler's name and version, for environment.json."""
+    inner = sampler.sampler if isinstance(sampler, AsyncSampler) else sampler
     return {"sampler": f"vllm {inner.version}" if isinstance(inner, VLLMSampler) else "hf"}

@@ -1,7 +1,7 @@
-"""Whether the embedded sampler draws what plain forwards of the model would draw: tried on a small random copy.
+"""Checks, on a small random copy of a model, that the embedded sampler samples as plain forward passes would.
 
-The sampler reads left-padded rows from a key-value cache; the log-prob of every token that it draws is compared with
-that of a plain forward of the row (`obverse.models.conformance` does the same for training).
+The sampler reads left-padded rows from a key-value cache; the log-prob of every token that it samples is compared with
+that of a plain forward pass of the row (`obverse.models.conformance` does the same for training).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from obverse.errors import ConfigError
-from obverse.inference.decode_loop import Member, write
+from obverse.inference.decode_loop import PartialCompletion, generate
 from obverse.inference.kv_cache import num_layers
 from obverse.inference.types import SamplingParams, SamplingRequest
 from obverse.models.conformance import (
@@ -31,7 +31,7 @@ _sampled: dict[tuple[type, str], str | None] = {}
 
 
 def check_sampling(model: Any) -> None:
-    """ConfigError for a model that the embedded sampler does not sample as plain forwards would; tried once each."""
+    """Raise ConfigError unless the embedded sampler samples a model as plain forward passes would; cached per class."""
     layers, key = num_layers(model), architecture_key(model)
     if key not in _sampled:
         _sampled[key] = _sampling_fault(model, layers)
@@ -41,7 +41,7 @@ def check_sampling(model: Any) -> None:
 
 
 def _sampling_fault(model: Any, layers: int) -> str | None:
-    """Why completions of a small copy are not what plain forwards would draw; None where they are."""
+    """How completions of a small copy differ from plain forward passes; None where they do not."""
     with quiet(), torch.inference_mode():
         copy = reduced(model)
         if copy is None:
@@ -55,17 +55,17 @@ def _sampling_fault(model: Any, layers: int) -> str | None:
         requests = [SamplingRequest(prompt, range(10 * index, 10 * index + 3)) for index, prompt in enumerate(prompts)]
         for kind in (torch.float32, torch.float64):
             try:
-                members = write(copy.to(kind), num_layers(copy), 4, requests, SamplingParams((), budget))
+                completions = generate(copy.to(kind), num_layers(copy), 4, requests, SamplingParams((), budget))
             except Exception as error:  # noqa: BLE001  as above
                 return f"its forward does not read a padded cache of keys and values ({first_line(error)})"
-            worst = max(_sampled_gap(copy, requests[each.request].prompt, each) for each in members)
+            worst = max(_sampled_gap(copy, requests[item.request].prompt, item) for item in completions)
             if worst <= WRONG:
                 return None
     return f"read from a padded cache, a token's log-prob differs by {worst:.1g} from that of a plain forward"
 
 
-def _sampled_gap(copy: Any, prompt: ModelInput, member: Member) -> float:
-    logits = plain_logits(copy, prompt.extended(member.ids).token_ids)[len(prompt) - 1 : -1]
-    logp = logits.log_softmax(-1).gather(-1, torch.tensor(member.ids)[:, None])[:, 0]
-    gap = float((logp - torch.tensor(member.behavior)).abs().max())
+def _sampled_gap(copy: Any, prompt: ModelInput, completion: PartialCompletion) -> float:
+    logits = plain_logits(copy, prompt.extended(completion.ids).token_ids)[len(prompt) - 1 : -1]
+    logp = logits.log_softmax(-1).gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
+    gap = float((logp - torch.tensor(completion.behavior)).abs().max())
     return gap if gap == gap else float("inf")

@@ -1,4 +1,4 @@
-"""The loop of the embedded sampler: completions that share a history share a row, and rows come, split and go."""
+"""The decoding loop of the embedded sampler: completions with the same tokens so far share a row of the cache."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from obverse.inference.distribution import draw, uniforms
-from obverse.inference.kv_cache import Slots, blank
+from obverse.inference.distribution import sample_tokens, uniform_numbers
+from obverse.inference.kv_cache import SlotCache, prefill_cache
 from obverse.inference.stops import Stops
 from obverse.inference.types import SamplingParams, SamplingRequest
 
-# Filling a hole copies one row: it pays once this share of the rows is holes.
-HOLE_SHARE = 0.1
-# Prompts are computed together, once this share of the places is free.
-FREE_SHARE = 0.1
+# Free rows are filled with the last ones, one copy each, once they are this share of all rows.
+MAX_FREE_SHARE = 0.1
+# Prompts wait, to be computed together, until this share of `max_rows` completions has ended.
+MIN_VACANT_SHARE = 0.1
 
 
 @dataclass(eq=False)
-class Member:
-    """A completion being written. `row` is where the model reads its history, `place` where its luck stands."""
+class PartialCompletion:
+    """A completion while it is sampled. `row` is its row of the cache, `uniforms_row` its row of uniform numbers."""
 
     request: int
-    number: int  # among the order's completions
+    number: int  # among the completions of the request
     seed: int
     row: int = 0
-    place: int = 0
+    uniforms_row: int = 0
     ids: list[int] = field(default_factory=list)
     behavior: list[float] = field(default_factory=list)
     stopped: bool = False
 
 
-def write(
+def generate(
     model: Any,
     num_layers: int,
     max_rows: int,
@@ -44,137 +44,150 @@ def write(
     params: SamplingParams,
     decode: Callable[[Sequence[int]], str] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Member]:
-    """The completions of `orders`, in order: sampled, at most `max_rows` at once, with the arguments of HFSampler."""
-    members = [Member(index, n, seed) for index, request in enumerate(requests) for n, seed in enumerate(request.seeds)]
-    # prompts of like length together: little padding
-    waiting = deque(sorted(members, key=lambda each: (len(requests[each.request].prompt), each.request)))
-    table = _Table(model, num_layers, max_rows, params)
-    caps, num_tokens, started = Stops(params, decode), 0, time.monotonic()
-    while waiting or table.alive:
-        if len(table.alive) <= (1 - FREE_SHARE) * max_rows:
-            table.seat([waiting.popleft() for _ in range(min(max_rows - len(table.alive), len(waiting)))], requests)
-        num_tokens += len(table.alive)
-        table.draw(caps)
+) -> list[PartialCompletion]:
+    """Sample the completions of `requests`, at most `max_rows` at once; returned in the order of requests and seeds."""
+    completions = [
+        PartialCompletion(index, number, seed)
+        for index, request in enumerate(requests)
+        for number, seed in enumerate(request.seeds)
+    ]
+    # prompts of similar length are computed together, with little padding
+    waiting = deque(sorted(completions, key=lambda item: (len(requests[item.request].prompt), item.request)))
+    batch = _DecodeBatch(model, num_layers, max_rows, params)
+    stops, num_tokens, started = Stops(params, decode), 0, time.monotonic()
+    while waiting or batch.active:
+        if len(batch.active) <= (1 - MIN_VACANT_SHARE) * max_rows:
+            num_new = min(max_rows - len(batch.active), len(waiting))
+            batch.add([waiting.popleft() for _ in range(num_new)], requests)
+        num_tokens += len(batch.active)
+        batch.sample(stops)
         if progress:
-            progress(len(members) - len(waiting) - len(table.alive))
-        if caps.spent(num_tokens, time.monotonic() - started):
+            progress(len(completions) - len(waiting) - len(batch.active))
+        if stops.is_over_budget(num_tokens, time.monotonic() - started):
             break
-        if table.alive:
-            table.advance()
-    return members
+        if batch.active:
+            batch.forward()
+    return completions
 
 
-class _Table:
-    """The completions being written, the rows of the cache they read, and the logits that follow each row."""
+class _DecodeBatch:
+    """The completions that are being sampled, the rows of the cache they read, and the next logits of each row."""
 
     def __init__(self, model: Any, num_layers: int, max_rows: int, params: SamplingParams) -> None:
         self.model, self.num_layers, self.params = model, num_layers, params
-        self.cache = Slots(num_layers)
-        self.alive: list[Member] = []
+        self.cache = SlotCache(num_layers)
+        self.active: list[PartialCompletion] = []
         self.logits: Tensor | None = None  # [rows, V]
         self.uniforms = torch.zeros(max_rows, params.max_tokens, dtype=torch.float64)
 
-    def seat(self, arrived: list[Member], requests: Sequence[SamplingRequest]) -> None:
-        """Compute the prompts of those who arrive, one row each, and let them draw next."""
-        if not arrived:
+    def add(self, completions: list[PartialCompletion], requests: Sequence[SamplingRequest]) -> None:
+        """Compute the prompts of new completions, one row per request."""
+        if not completions:
             return
-        taken = {each.place for each in self.alive}
-        free = [place for place in range(len(self.uniforms)) if place not in taken][: len(arrived)]
-        self.uniforms[free] = uniforms([each.seed for each in arrived], self.params.max_tokens, self.uniforms.device)
+        used = {item.uniforms_row for item in self.active}
+        unused = [row for row in range(len(self.uniforms)) if row not in used][: len(completions)]
+        seeds = [item.seed for item in completions]
+        self.uniforms[unused] = uniform_numbers(seeds, self.params.max_tokens, self.uniforms.device)
         first = len(self.cache.lengths)
-        rows: dict[int, int] = {}  # order -> its row among the new ones
-        for each, place in zip(arrived, free, strict=True):
-            each.place, each.row = place, first + rows.setdefault(each.request, len(rows))
-        prompts = [list(requests[index].prompt.token_ids) for index in rows]
-        logits = self._prefill(prompts)
+        new_rows: dict[int, int] = {}  # request -> its row among the new ones
+        for item, uniforms_row in zip(completions, unused, strict=True):
+            item.uniforms_row = uniforms_row
+            item.row = first + new_rows.setdefault(item.request, len(new_rows))
+        logits = self._prefill([requests[index].prompt.token_ids for index in new_rows])
         self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
-        self.alive += arrived
+        self.active += completions
 
-    def draw(self, stops: Stops) -> None:
-        """One more token for every completion; those that end with it leave."""
+    def sample(self, stops: Stops) -> None:
+        """Sample one more token of every active completion; those that end with it are no longer active."""
         assert self.logits is not None
-        uniforms = self.uniforms[[each.place for each in self.alive], [len(each.ids) for each in self.alive]]
-        rows = torch.tensor([each.row for each in self.alive], device=self.logits.device)
-        chosen, logp = draw(self.logits, self.params, uniforms.to(self.logits.device), rows)
-        for each, token, score in zip(self.alive, chosen.tolist(), logp.tolist(), strict=True):
-            each.ids.append(token)
-            each.behavior.append(score)
-            each.stopped = stops.stop(each.ids)
-        self.alive = [each for each in self.alive if not each.stopped and len(each.ids) < self.params.max_tokens]
-        if not self.alive:
-            self.cache, self.logits = Slots(self.num_layers), None
+        uniforms = self.uniforms[[item.uniforms_row for item in self.active], [len(item.ids) for item in self.active]]
+        rows = torch.tensor([item.row for item in self.active], device=self.logits.device)
+        tokens, logp = sample_tokens(self.logits, self.params, uniforms.to(self.logits.device), rows)
+        for item, token, score in zip(self.active, tokens.tolist(), logp.tolist(), strict=True):
+            item.ids.append(token)
+            item.behavior.append(score)
+            item.stopped = stops.stop(item.ids)
+        self.active = [item for item in self.active if not item.stopped and len(item.ids) < self.params.max_tokens]
+        if not self.active:
+            self.cache, self.logits = SlotCache(self.num_layers), None
 
-    def advance(self) -> None:
-        """Give every distinct history a row, and read the tokens just drawn."""
-        tokens = self._settle()
-        mask, places = self.cache.ready()
+    def forward(self) -> None:
+        """Run the model on the tokens just sampled, one row per distinct history."""
+        tokens = self._assign_rows()
+        mask, position_ids = self.cache.next_position()
         device = self.model.device
         self.logits = self.model(
             input_ids=torch.tensor(tokens, device=device)[:, None],
             attention_mask=None if mask is None else mask.to(device),
-            position_ids=places.to(device),
+            position_ids=position_ids.to(device),
             past_key_values=self.cache,
             use_cache=True,
         ).logits[:, -1]
-        self.cache.grow()
+        self.cache.advance()
 
-    def _settle(self) -> list[int]:
-        """Move completions to rows, one per history, and return each row's new token.
+    def _assign_rows(self) -> list[int]:
+        """Give every distinct history of tokens one row of the cache; returns the next token of each row.
 
-        The first to go on from a row keeps it; who drew another token takes a copy of it, to a hole where there is one.
+        The first completion of a row keeps it. A completion that sampled another token continues in a copy of the row.
+        Free rows, whose completions have ended, are used for copies, and filled with the last rows when they are many.
         """
-        row_of_token: dict[tuple[int, int], int] = {}
-        kept: dict[int, int] = {}  # row -> its new token
-        for each in self.alive:
-            if kept.setdefault(each.row, each.ids[-1]) == each.ids[-1]:
-                row_of_token[each.row, each.ids[-1]] = each.row
+        next_token: dict[int, int] = {}  # row -> the token that its first completion sampled
+        for item in self.active:
+            next_token.setdefault(item.row, item.ids[-1])
+        free_rows = deque(row for row in range(len(self.cache.lengths)) if row not in next_token)
+        copies: dict[int, int] = {}  # target row -> source row
+        num_rows = self._branch(next_token, free_rows, copies)
+        if len(free_rows) >= MAX_FREE_SHARE * num_rows:
+            num_rows = self._compact(next_token, free_rows, copies, num_rows)
+        for row in free_rows:
+            self.cache.lengths[row] = 1
+        self.cache.copy_rows(list(copies.values()), list(copies), num_rows)
+        return [next_token.get(row, 0) for row in range(num_rows)]
+
+    def _branch(self, next_token: dict[int, int], free_rows: deque[int], copies: dict[int, int]) -> int:
+        """Move completions that sampled another token than their row's to copies; returns the number of rows."""
         num_rows = len(self.cache.lengths)
-        free_rows = deque(row for row in range(num_rows) if row not in kept)
-        sources: list[int] = []
-        targets: list[int] = []
+        row_of_history = {(row, token): row for row, token in next_token.items()}
+        for item in self.active:
+            history = (item.row, item.ids[-1])
+            if history not in row_of_history:
+                row = free_rows.popleft() if free_rows else num_rows
+                num_rows = max(num_rows, row + 1)
+                copies[row] = item.row
+                next_token[row] = item.ids[-1]
+                row_of_history[history] = row
+            item.row = row_of_history[history]
+        return num_rows
 
-        def copy(source: int, target: int) -> int:
-            sources.append(source)
-            targets.append(target)
-            return target
-
-        for each in self.alive:
-            key = (each.row, each.ids[-1])
-            if key not in row_of_token:
-                row_of_token[key] = copy(each.row, free_rows.popleft() if free_rows else num_rows)
-                kept[row_of_token[key]] = key[1]
-                num_rows = max(num_rows, row_of_token[key] + 1)
-            each.row = row_of_token[key]
-        if len(free_rows) >= HOLE_SHARE * num_rows:
-            moved: dict[int, int] = {}
-            while free_rows:
-                num_rows -= 1
-                if free_rows[-1] == num_rows:
-                    free_rows.pop()
-                else:
-                    moved[num_rows] = copy(num_rows, free_rows.popleft())
-                    kept[moved[num_rows]] = kept[num_rows]
-            for each in self.alive:
-                each.row = moved.get(each.row, each.row)
-        for hole in free_rows:
-            self.cache.lengths[hole] = 1
-        self.cache.move(sources, targets, num_rows)
-        return [kept.get(row, 0) for row in range(num_rows)]
+    def _compact(self, next_token: dict[int, int], free_rows: deque[int], copies: dict[int, int], num_rows: int) -> int:
+        """Move the last rows to the free ones, until no row is free; returns the number of rows."""
+        new_row: dict[int, int] = {}
+        while free_rows:
+            num_rows -= 1  # the last row goes away
+            if free_rows[-1] == num_rows:
+                free_rows.pop()
+            else:
+                row = free_rows.popleft()
+                copies[row] = num_rows
+                next_token[row] = next_token[num_rows]
+                new_row[num_rows] = row
+        for item in self.active:
+            item.row = new_row.get(item.row, item.row)
+        return num_rows
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """The last logits [P, V] of new rows that hold these prompts."""
+        """Append rows with these prompts to the cache; returns their last logits [P, V]."""
         width, device = max(map(len, prompts)), self.model.device
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        filled = blank(self.num_layers)
+        cache = prefill_cache(self.num_layers)
         logits = self.model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(device),
-            past_key_values=filled,
+            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        self.cache.take(filled, [len(prompt) for prompt in prompts])
+        self.cache.append_rows(cache, [len(prompt) for prompt in prompts])
         return logits

@@ -1,4 +1,4 @@
-"""One draw from the law of sampling, for a batch of rows, with one uniform number per row."""
+"""Sampling a token from truncated, temperature-scaled logits, for a batch of rows, with one uniform number per row."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from obverse.inference.types import SamplingParams
 from obverse.models.fused_logprobs import wide
 
-# Tokens whose probabilities are added in float32, which is right to a millionth; the blocks' sums add up in float64.
+# Probabilities of this many tokens are added in float32, with an error of about 1e-6; sums of blocks in float64.
 BLOCK = 128
 
 
-def cut(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Scores of the law for `logits` [N, V], not normalized; -inf for tokens that it cuts away; [N, V].
+def truncated_scores(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Unnormalized log-probs of the distribution for `logits` [N, V]; -inf for truncated tokens; [N, V].
 
-    top_k first, then min_p and top_p on what is left, in the order of transformers' warpers. float32, or float64 of a
-    float64 model.
+    top_k comes first, then top_p and min_p among the remaining tokens, in the order of transformers' warpers. float32,
+    or float64 for a float64 model.
     """
     scores = wide(logits)
     if params.temperature != 1:
@@ -26,31 +26,34 @@ def cut(logits: Tensor, params: SamplingParams) -> Tensor:
         scores = scores.masked_fill(scores < lowest, -torch.inf)
     if params.top_p < 1:
         probs = scores.softmax(-1)
-        # from a token below this on, less than 1 - top_p is left: it goes in any case, and needs no sorting
+        # all tokens below this floor together have less than 1 - top_p: they are cut, and need not be sorted
         floor = (1 - params.top_p) / scores.shape[-1]
-        likely = max(int((probs >= floor).sum(-1).max()), 1)
-        few = 8 * likely < scores.shape[-1]
-        ordered = probs.topk(likely).values if few else probs.sort(descending=True).values
+        num_likely = max(int((probs >= floor).sum(-1).max()), 1)
+        is_few = 8 * num_likely < scores.shape[-1]
+        ordered = probs.topk(num_likely).values if is_few else probs.sort(descending=True).values
         # a token stays while the mass before it is below top_p: at least one always does; equals stay together
-        kept = ((ordered.cumsum(-1) - ordered < params.top_p) & (ordered >= floor)).sum(-1, keepdim=True).clamp(min=1)
-        scores = scores.masked_fill(probs < ordered.gather(-1, kept - 1), -torch.inf)
+        is_inside = (ordered.cumsum(-1) - ordered < params.top_p) & (ordered >= floor)
+        num_inside = is_inside.sum(-1, keepdim=True).clamp(min=1)
+        scores = scores.masked_fill(probs < ordered.gather(-1, num_inside - 1), -torch.inf)
     if params.min_p > 0:
         probs = scores.softmax(-1)
         scores = scores.masked_fill(probs < params.min_p * probs.amax(-1, keepdim=True), -torch.inf)
     return scores
 
 
-def log_law(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Log-probs of the law for `logits` [N, V]; -inf for tokens that it cuts away; [N, V]."""
-    return cut(logits, params).log_softmax(-1)
+def sampling_log_probs(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Log-probs of the distribution for `logits` [N, V]; -inf for truncated tokens; [N, V]."""
+    return truncated_scores(logits, params).log_softmax(-1)
 
 
-def draw(logits: Tensor, params: SamplingParams, uniform: Tensor, row: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Token ids [N] and their log-probs [N], by inverting the law's cumulative sum at `uniform` [N].
+def sample_tokens(
+    logits: Tensor, params: SamplingParams, uniform: Tensor, row: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids [N] and their log-probs [N], by inverting the cumulative distribution at `uniform` [N].
 
-    Draw n reads logits[row[n]] of `logits` [R, V]; without `row` it reads logits[n]. Greedy (temperature 0) takes the
-    first maximum; its law gives that token probability 1, so the log-prob is 0. Raises FloatingPointError when a row's
-    logits are not finite.
+    Draw n reads logits[row[n]] of `logits` [R, V]; without `row` it reads logits[n]. Greedy decoding (temperature 0)
+    takes the first maximum, with probability 1, so the log-prob is 0. Raises FloatingPointError if a row's logits are
+    not finite.
     """
     row = torch.arange(len(uniform), device=logits.device) if row is None else row
     highest = logits.amax(-1, keepdim=True)
@@ -58,30 +61,30 @@ def draw(logits: Tensor, params: SamplingParams, uniform: Tensor, row: Tensor | 
         raise FloatingPointError("the model's logits are not finite")
     if params.temperature == 0:
         return logits.argmax(-1)[row], torch.zeros(len(row), device=logits.device)
-    scores = cut(logits, params)
+    scores = truncated_scores(logits, params)
     highest = scores.amax(-1, keepdim=True)
     num_blocks = -(-scores.shape[-1] // BLOCK)
-    mass = scores.new_zeros(len(scores), num_blocks * BLOCK)  # in blocks; the last is filled up with zeros
+    mass = scores.new_zeros(len(scores), num_blocks * BLOCK)  # the last block is padded with zeros
     torch.sub(scores, highest, out=mass[:, : scores.shape[-1]]).exp_()
     mass = mass.view(-1, num_blocks, BLOCK)
-    ladder = mass.sum(-1).double().cumsum(-1)
-    level = uniform.double()[:, None] * ladder[row, -1:]
-    block = invert(ladder[row], level)
-    within = mass[row, block].double().cumsum(-1)
-    below = (ladder[row].gather(-1, block[:, None] - 1 + (block[:, None] == 0))) * (block[:, None] > 0)
-    chosen = block * BLOCK + invert(within, level - below)
-    logp = scores[row, chosen] - highest[row, 0] - ladder[row, -1].log()
+    cumulative = mass.sum(-1).double().cumsum(-1)  # over blocks, [R, num_blocks]
+    level = uniform.double()[:, None] * cumulative[row, -1:]
+    block = first_above(cumulative[row], level)
+    cumulative_in_block = mass[row, block].double().cumsum(-1)
+    before_block = (cumulative[row].gather(-1, block[:, None] - 1 + (block[:, None] == 0))) * (block[:, None] > 0)
+    chosen = block * BLOCK + first_above(cumulative_in_block, level - before_block)
+    logp = scores[row, chosen] - highest[row, 0] - cumulative[row, -1].log()
     return chosen, logp.to(scores.dtype)
 
 
-def invert(ladder: Tensor, level: Tensor) -> Tensor:
-    """The first step of each ladder [N, n] that lies above its level [N, 1]; the last one that rises, if none does."""
-    below_top = torch.minimum(level, ladder[:, -1:].nextafter(torch.zeros_like(level)))
-    return torch.searchsorted(ladder, below_top, right=True)[:, 0]
+def first_above(cumulative: Tensor, level: Tensor) -> Tensor:
+    """The first index of each row [N, n] whose value exceeds its level [N, 1], or the last index that rises; [N]."""
+    below_top = torch.minimum(level, cumulative[:, -1:].nextafter(torch.zeros_like(level)))
+    return torch.searchsorted(cumulative, below_top, right=True)[:, 0]
 
 
-def uniforms(seeds: list[int], length: int, device: torch.device) -> Tensor:
-    """One row of uniform numbers in [0, 1) per seed; [N, length]. A longer `length` keeps the numbers before."""
+def uniform_numbers(seeds: list[int], length: int, device: torch.device) -> Tensor:
+    """One row of uniform numbers in [0, 1) per seed; [N, length]. A longer `length` keeps the first numbers."""
     generator = torch.Generator()
     rows = [torch.rand(length, generator=generator.manual_seed(seed), dtype=torch.float64) for seed in seeds]
     return torch.stack(rows).to(device)

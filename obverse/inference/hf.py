@@ -1,4 +1,4 @@
-"""The embedded sampler: decoders of transformers; every history of tokens is computed once, whoever shares it."""
+"""The embedded sampler, for decoders of transformers: tokens that completions have in common are computed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from obverse.errors import ConfigError
 from obverse.inference.conformance import check_sampling
-from obverse.inference.decode_loop import write
+from obverse.inference.decode_loop import generate
 from obverse.inference.kv_cache import num_layers
 from obverse.inference.types import Completion, SamplingParams, SamplingRequest
 from obverse.models.position_limits import num_positions, reads
@@ -22,9 +22,9 @@ from obverse.types import Finish
 class HFSampler:
     """Samples from a transformers causal LM in this process.
 
-    `max_rows` bounds the completions decoded at once; memory grows with rows x length. `decode` makes text of ids, for
-    stop strings; `mixed` computes products in bfloat16; `scope` gives the model its adapter (`Policy.scope`). Raises
-    ConfigError for a model that it would sample otherwise than plain forwards do (`obverse.models.conformance`).
+    At most `max_rows` completions are decoded at once; memory grows with rows x length. `decode` turns ids into text,
+    for stop strings; `mixed` computes matrix products in bfloat16; `scope` activates an adapter (`Policy.scope`).
+    Raises ConfigError for a model whose cached decoding differs from plain forward passes (`check_sampling`).
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class HFSampler:
         self._num_positions: int | None = None
 
     def sync_weights(self, step: int) -> None:
-        """See Sampler.sync_weights. The policy is read where it stands: only the completions' label changes."""
+        """See Sampler.sync_weights. The model is the policy itself, so only the label of completions changes."""
         self.step = step
 
     def check_length(self, length: int) -> None:
-        """ConfigError where rows of `length` tokens, prompt and completion, cannot be sampled as plain forwards would.
+        """Raise ConfigError if rows of `length` tokens, prompt and completion, cannot be decoded with a cache.
 
-        With LongRoPE and dynamic RoPE every position's frequencies follow from the length of the whole row: those of
-        keys in a cache are wrong once the row grows longer than the model's original positions.
+        With LongRoPE and dynamic RoPE the frequencies of all positions depend on the length of the whole row, so cached
+        keys are wrong once a row is longer than the model's original positions.
         """
         if self.longest is not None and length > self.longest:
             raise ConfigError(
@@ -67,15 +67,17 @@ class HFSampler:
     def sample(
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
-        """See Sampler.sample. Raises FloatingPointError when the model's logits are not finite, ConfigError for rows
-        that could grow too long (`check_length`)."""
+        """See Sampler.sample.
+
+        Raises FloatingPointError if logits are not finite, ConfigError for rows that may become too long.
+        """
         self.check_length(max((len(request.prompt) for request in requests), default=0) + params.max_tokens)
         with self.scope(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixed):
             self._refuse_too_long(requests, params)
             return self._sample(requests, params, progress)
 
     def _refuse_too_long(self, requests: Sequence[SamplingRequest], params: SamplingParams) -> None:
-        """Raise ConfigError where a completion may need more positions than there are; its last token needs none."""
+        """Raise ConfigError if a completion may need more positions than the model has; its last token needs none."""
         if self._num_positions is None:
             self._num_positions = num_positions(self.model) or sys.maxsize
         longest = max((len(request.prompt) for request in requests), default=0) + params.max_tokens
@@ -89,11 +91,11 @@ class HFSampler:
     def _sample(
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None
     ) -> list[list[Completion]]:
-        members = write(self.model, self.num_layers, self.max_rows, requests, params, self.decode, progress)
+        completions = generate(self.model, self.num_layers, self.max_rows, requests, params, self.decode, progress)
         results: list[list[Completion]] = [[] for _ in requests]
-        for each in members:
-            finish: Finish = "stop" if each.stopped else "length"
-            results[each.request].append(Completion(each.ids, each.behavior, finish, self.step))
+        for item in completions:
+            finish: Finish = "stop" if item.stopped else "length"
+            results[item.request].append(Completion(item.ids, item.behavior, finish, self.step))
         if progress:
-            progress(len(members))
+            progress(len(completions))
         return results

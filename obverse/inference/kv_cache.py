@@ -1,4 +1,4 @@
-"""A key-value cache in which rows come, split and go: right-aligned, written in place, trimmed to its longest row."""
+"""A key-value cache whose rows come, branch and go: right-aligned, written in place, trimmed to its longest row."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSli
 
 from obverse.errors import ConfigError
 
-ROOM = 64  # positions and rows allocated ahead: growing copies everything
+SPARE = 64  # positions and rows allocated in advance: growing copies everything
 
 
 class SlotLayer(DynamicLayer):
     """One layer's keys and values, [slots, heads, capacity, size]; the model sees the rows and positions in use."""
 
-    def __init__(self, owner: Slots) -> None:
+    def __init__(self, cache: SlotCache) -> None:
         super().__init__()
-        self.owner: Any = weakref.proxy(owner)  # in a circle the memory would wait for the garbage collector
+        self.cache: Any = weakref.proxy(cache)  # a reference cycle would keep the memory until garbage collection
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the states [rows, heads, n, size]; returns the keys and values of all positions in use."""
-        rows, end = len(key_states), self.owner.end + key_states.shape[-2]
-        self.keys[:rows, :, self.owner.end : end] = key_states
-        self.values[:rows, :, self.owner.end : end] = value_states
-        window = slice(self.owner.begin, end)
+        rows, end = len(key_states), self.cache.end + key_states.shape[-2]
+        self.keys[:rows, :, self.cache.end : end] = key_states
+        self.values[:rows, :, self.cache.end : end] = value_states
+        window = slice(self.cache.begin, end)
         return self.keys[:rows, :, window], self.values[:rows, :, window]
 
     def get_seq_length(self) -> int:
-        """Positions in use before what is being written."""
-        return self.owner.end - self.owner.begin
+        """Positions in use before those of the current forward pass."""
+        return self.cache.end - self.cache.begin
 
 
-class Slots(Cache):
-    """Rows that all end at the same position, each `lengths[row]` long; what lies before a row is to be masked.
+class SlotCache(Cache):
+    """Rows that all end at the same position, each `lengths[row]` long; positions before a row must be masked.
 
-    A row is one history of tokens. Sliding layers keep everything too: their mask cuts. From `begin`, where the longest
-    row starts, to `end` all memory is filled: a masked value counts 0 times, and 0 times NaN would be NaN.
+    A row is one history of tokens. Sliding-window layers store all positions too, and their mask applies the window.
+    All memory from `begin`, where the longest row starts, to `end` is initialized: a masked value is multiplied by 0,
+    and 0 times NaN would be NaN.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -48,35 +49,35 @@ class Slots(Cache):
         self.lengths: list[int] = []
         self.slots = self.capacity = self.begin = self.end = 0
 
-    def take(self, filled: Cache, lengths: Sequence[int]) -> None:
-        """Append rows of these lengths, as a model has left them, right-aligned, in `filled`."""
+    def append_rows(self, prefilled: Cache, lengths: Sequence[int]) -> None:
+        """Append rows of these lengths from `prefilled`, in which a model has left them right-aligned."""
         first, width = len(self.lengths), max(lengths)
         rows = first + len(lengths)
-        self._reserve(filled, rows, before=width)
+        self._reserve(prefilled, rows, before=width)
         start, begin = self.end - width, min(self.begin, self.end - width)
-        for mine, states in self._states(filled):
-            mine[:first, :, begin : self.begin] = 0
-            mine[first:rows, :, begin:start] = 0
-            mine[first:rows, :, start : self.end] = states
+        for buffer, states in self._states(prefilled):
+            buffer[:first, :, begin : self.begin] = 0
+            buffer[first:rows, :, begin:start] = 0
+            buffer[first:rows, :, start : self.end] = states
         self.begin = begin
         self.lengths += lengths
 
-    def move(self, sources: list[int], targets: list[int], num_rows: int) -> None:
-        """Copy rows onto others, of which none is a source, and keep the first `num_rows`."""
+    def copy_rows(self, sources: list[int], targets: list[int], num_rows: int) -> None:
+        """Copy rows `sources` to `targets`, of which none is a source, and keep the first `num_rows` rows."""
         if targets:
             self.lengths += [0] * (max(targets) + 1 - len(self.lengths))
             for source, target in zip(sources, targets, strict=True):
                 self.lengths[target] = self.lengths[source]
             self._reserve(self, len(self.lengths))
-            for mine, _ in self._states(self):
-                window = mine[:, :, self.begin : self.end]
+            for buffer, _ in self._states(self):
+                window = buffer[:, :, self.begin : self.end]
                 window[targets] = window[sources]
         del self.lengths[num_rows:]
 
-    def ready(self) -> tuple[Tensor | None, Tensor]:
-        """Room for one more position: its mask [rows, length] (None: all is seen) and its place in every row [rows, 1].
+    def next_position(self) -> tuple[Tensor | None, Tensor]:
+        """Reserve one more position. Returns its mask [rows, length], None if nothing is masked, and its ids [rows, 1].
 
-        Both stand on the CPU. Call `grow` once the model has written.
+        Both are on the CPU. Call `advance` after the forward pass that writes the position.
         """
         longest = max(self.lengths)
         self.begin = self.end - longest
@@ -86,43 +87,43 @@ class Slots(Cache):
             return None, lengths
         return torch.arange(longest + 1) >= longest - lengths, lengths
 
-    def grow(self) -> None:
-        """Every row is one position longer."""
+    def advance(self) -> None:
+        """Make every row one position longer."""
         self.end += 1
         self.lengths = [length + 1 for length in self.lengths]
 
-    def _states(self, like: Cache) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys, then values of every layer, each beside those of `like`; layers that share another's have none."""
-        for mine, theirs in zip(self.layers, like.layers, strict=True):
-            if theirs.is_initialized:
-                yield mine.keys, theirs.keys
-                yield mine.values, theirs.values
+    def _states(self, source: Cache) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys, then values of every layer, each with those of `source`; layers that reuse another's have none."""
+        for layer, source_layer in zip(self.layers, source.layers, strict=True):
+            if source_layer.is_initialized:
+                yield layer.keys, source_layer.keys
+                yield layer.values, source_layer.values
 
     def _reserve(self, like: Cache, slots: int, before: int = 0, after: int = 0) -> None:
-        """Make room for `slots` rows, `before` positions up to the end, `after` behind it; in tensors like `like`'s."""
+        """Allocate `slots` rows, `before` positions up to the end and `after` behind it, in tensors like `like`'s."""
         if slots <= self.slots and before <= self.end and self.end + after <= self.capacity:
             return
         begin, length = self.begin, self.end - self.begin
         self.begin = max(before - length, 0)
-        self.capacity = self.begin + length + after + ROOM
+        self.capacity = self.begin + length + after + SPARE
         if slots > self.slots:
-            self.slots = max(slots, min(2 * self.slots, self.slots + ROOM))
-        for mine, theirs in zip(self.layers, like.layers, strict=True):
-            if not theirs.is_initialized:
+            self.slots = max(slots, min(2 * self.slots, self.slots + SPARE))
+        for layer, like_layer in zip(self.layers, like.layers, strict=True):
+            if not like_layer.is_initialized:
                 continue
             for name in ("keys", "values"):
-                _, heads, _, size = getattr(theirs, name).shape
-                buffer = getattr(theirs, name).new_empty(self.slots, heads, self.capacity, size)
-                if mine.is_initialized:
-                    old = getattr(mine, name)[: len(self.lengths), :, begin : self.end]
+                _, heads, _, size = getattr(like_layer, name).shape
+                buffer = getattr(like_layer, name).new_empty(self.slots, heads, self.capacity, size)
+                if layer.is_initialized:
+                    old = getattr(layer, name)[: len(self.lengths), :, begin : self.end]
                     buffer[: len(old), :, self.begin : self.begin + length] = old
-                setattr(mine, name, buffer)
-            mine.is_initialized = True
+                setattr(layer, name, buffer)
+            layer.is_initialized = True
         self.end = self.begin + length
 
 
 def num_layers(model: Any) -> int:
-    """Layers of a model's cache; ConfigError for a model whose layers keep anything but keys and values."""
+    """Layers of a model's cache; ConfigError for a model whose layers cache more than keys and values."""
     config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
     if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
@@ -132,6 +133,6 @@ def num_layers(model: Any) -> int:
     return len(layers)
 
 
-def blank(num_layers: int) -> Cache:
-    """An empty cache that keeps everything, for prompts."""
+def prefill_cache(num_layers: int) -> Cache:
+    """An empty cache that stores all positions of all layers, for the prompts' forward pass."""
     return Cache(layers=[DynamicLayer() for _ in range(num_layers)])

@@ -12,14 +12,14 @@ from obverse.errors import ConfigError
 from obverse.models.load import EMBEDDED
 from obverse.redact import flat
 
-# The endpoints that take weights and say which; and no word to anybody about who uses it.
+# Switches on the endpoints that load weights and report their version, and switches off usage statistics.
 ENVIRONMENT = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
 def command(config: ServeConfig) -> list[str]:
-    """The words of the server's command line. ConfigError for a `vllm_args` that no shell could read."""
+    """The arguments of the server's command line. ConfigError for a `vllm_args` that a shell could not split."""
     try:
-        more = shlex.split(config.vllm_args)
+        extra_args = shlex.split(config.vllm_args)
     except ValueError as error:
         raise ConfigError(f"--vllm_args: {config.vllm_args!r}: {error}") from None
     model = str(EMBEDDED) if config.model == "embedded" else config.model
@@ -28,31 +28,31 @@ def command(config: ServeConfig) -> list[str]:
         *(config.program, "serve", model, "--host", config.host, "--port", str(config.port), "--dtype", config.dtype),
         *length,
         "--enable-scale-out",  # token ids in, token ids out
-        *("--logprobs-mode", "processed_logprobs"),  # of the law that is sampled, temperature and cuts included
+        *("--logprobs-mode", "processed_logprobs"),  # after temperature and truncation
         *("--generation-config", "vllm"),  # no sampling options from the model's folder
         "--enable-prefix-caching",  # a group's prompt is computed once
-        *more,
+        *extra_args,
     ]
 
 
 def environment(config: ServeConfig, given: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment; its program's folder comes first, for what the server starts itself."""
-    found = {**ENVIRONMENT, **given, "VLLM_SERVER_DEV_MODE": "1"}
+    """The server's environment; the folder of its program is first on PATH, for programs that the server starts."""
+    variables = {**ENVIRONMENT, **given, "VLLM_SERVER_DEV_MODE": "1"}
     if os.sep in config.program:
-        found["PATH"] = os.pathsep.join([os.path.dirname(os.path.abspath(config.program)), given.get("PATH", "")])
-    return found
+        variables["PATH"] = os.pathsep.join([os.path.dirname(os.path.abspath(config.program)), given.get("PATH", "")])
+    return variables
 
 
 def serve(config: ServeConfig, dry: bool = False) -> int:
-    """Become the server, or with `dry` print its command. Raises ConfigError where there is no such program."""
-    words = command(config)
+    """Replace this process by the server, or with `dry` print its command. ConfigError if the program is not found."""
+    arguments = command(config)
     if dry:
-        print(flat(shlex.join([*(f"{name}={value}" for name, value in ENVIRONMENT.items()), *words])))
+        print(flat(shlex.join([*(f"{name}={value}" for name, value in ENVIRONMENT.items()), *arguments])))
     elif shutil.which(config.program) is None:
         raise ConfigError(
             f"--program: {config.program} is not found or cannot be run: install vLLM 0.32 or newer in an environment "
             "of its own (see docs/vllm.md), and give the path of its vllm"
         )
     else:
-        os.execvpe(config.program, words, environment(config, os.environ))
+        os.execvpe(config.program, arguments, environment(config, os.environ))
     return 0

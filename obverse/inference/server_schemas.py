@@ -1,4 +1,4 @@
-"""What a vLLM server must answer, as schemas: an answer of another form is refused by the name of its field."""
+"""Schemas of a vLLM server's answers; an answer that does not match is refused with the name of its field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LogProb = Annotated[float, Field(le=1e-3)]
 
 
 class Answer(BaseModel):
-    """JSON of exact types, NaN and infinity refused; fields that are not read here are the server's business."""
+    """JSON of exact types, without NaN and infinity; fields that are not declared are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -25,7 +25,7 @@ class About(Answer):
 
 
 class Card(Answer):
-    """A model that is served."""
+    """A served model."""
 
     id: Version
     max_model_len: Annotated[int, Field(gt=0)]
@@ -64,7 +64,7 @@ class ServerInfo(Answer):
 
 
 class Checksums(Answer):
-    """POST /weight_checker: a checksum by name of a weight, or one for all."""
+    """POST /weight_checker: a checksum per weight, or one for all."""
 
     checksums: Annotated[dict[str, Any] | list[Any] | str, Field(min_length=1)]
 
@@ -74,7 +74,7 @@ class Score(Answer):
 
 
 class Scored(Answer):
-    """POST /inference/v1/generate with prompt_logprobs: by place, scores by token id; the first place has none."""
+    """POST /inference/v1/generate with prompt_logprobs: scores by token id for each position but the first."""
 
     prompt_logprobs: Annotated[list[dict[str, Score] | None], Field(min_length=1)]
 
@@ -89,7 +89,7 @@ class LogProbs(Answer):
 
 
 class Span(Answer):
-    """Which weights wrote a part of a completion."""
+    """The version of the weights that sampled a part of a completion."""
 
     version: Version
 

@@ -1,4 +1,4 @@
-"""What every sampler speaks: orders in, completions out. No torch here."""
+"""The interface of samplers: requests with prompts and seeds in, completions out. No torch here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from obverse.types import Finish, ModelInput
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The distribution to sample from, softmax(logits / temperature), cut by top_k, top_p and min_p, renormalized,
-    and where a completion ends.
+    """The distribution to sample from, and where a completion ends.
 
-    A completion whose text comes to hold one of `stop_strings` ends with the token that completes it. Once a call has
-    taken `max_seconds` or sampled `max_call_tokens`, whatever is unfinished ends as it is, with finish "length".
+    The distribution is softmax(logits / temperature), truncated by top_k, top_p and min_p, and renormalized. A
+    completion ends with a token of `stop_ids`, or with the token that completes one of `stop_strings` in its text.
+    Once a call has taken `max_seconds` or sampled `max_call_tokens`, unfinished completions end with finish "length".
     """
 
     stop_ids: tuple[int, ...]
@@ -32,13 +32,13 @@ class SamplingParams:
     max_call_tokens: int | None = None
 
     @property
-    def is_whole(self) -> bool:
-        """No token is cut away: the law is the policy itself at this temperature."""
+    def is_untruncated(self) -> bool:
+        """Whether every token may be sampled: the distribution is the policy's at this temperature."""
         return self.temperature > 0 and self.top_p >= 1 and self.top_k == 0 and self.min_p == 0
 
 
 def sampling_params(config: TrainConfig | EvalConfig | SceneOptions, stop_ids: tuple[int, ...]) -> SamplingParams:
-    """The law that the options of a run, an evaluation or an analysis describe."""
+    """The sampling parameters that the options of a run, an evaluation or an analysis set."""
     return SamplingParams(
         stop_ids,
         config.max_completion_length,
@@ -53,9 +53,9 @@ def sampling_params(config: TrainConfig | EvalConfig | SceneOptions, stop_ids: t
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """One prompt and the seed of each completion wanted for it.
+    """One prompt and the seed of each completion to sample for it.
 
-    A completion depends on its seed and the prompt, not on what else is sampled beside it.
+    A completion depends on its seed and the prompt, not on the other requests of a call.
     """
 
     prompt: ModelInput
@@ -70,18 +70,18 @@ class Completion:
     """
 
     ids: list[int]
-    behavior: list[float]  # log-prob of each id under the law (not under the bare model)
+    behavior: list[float]  # log-prob of each id under the distribution sampled from, after temperature and truncation
     finish: Finish
-    weights: int = 0  # the step after which the policy stood that wrote it
+    weights: int = 0  # the step after which the policy had the weights that sampled it
 
 
 class Sampler(Protocol):
-    """Draws completions; one list per order, in the order's seeds' order."""
+    """Samples completions from the policy."""
 
     def sync_weights(self, step: int) -> None:
-        """The policy stands as it is after `step`: from here on it is drawn from as it stands."""
+        """Sample from the policy's current weights from now on; they are those after `step`."""
 
     def sample(
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None = None
     ) -> list[list[Completion]]:
-        """`progress` is called with the number of completions that are finished."""
+        """Return a list per request, in the order of its seeds; `progress` receives the number of finished ones."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from obverse.estimator.method import Method
 from obverse.estimator.tables import Tokens
-from obverse.inference.distribution import draw
-from obverse.inference.kv_cache import ROOM, Slots, blank, num_layers
+from obverse.inference.distribution import sample_tokens
+from obverse.inference.kv_cache import SPARE, SlotCache, num_layers, prefill_cache
 from obverse.inference.types import SamplingParams
 from obverse.memory_plan.batch_shapes import Training, Writing
 from obverse.memory_plan.fake_ledger import Ledger
@@ -74,20 +74,20 @@ def sampling(ledger: Ledger, policy: Policy, work: Writing, params: SamplingPara
     model = policy.model
     with _products(policy):
         before = ledger.mark()
-        cache = Slots(num_layers(model))
-        filled = blank(len(cache.layers))
+        cache = SlotCache(num_layers(model))
+        filled = prefill_cache(len(cache.layers))
         logits = _read(model, filled, work.num_prompts, work.prompt)
-        cache.take(filled, [work.prompt] * work.num_prompts)
+        cache.append_rows(filled, [work.prompt] * work.num_prompts)
         prefill = ledger.peak - before
         del filled, cache, logits
 
-        cache = Slots(num_layers(model))
+        cache = SlotCache(num_layers(model))
         last = work.length - 1
-        cache.take(_full(model, work, max(1, last - ROOM)), [max(1, last - ROOM)] * work.num_rows)
+        cache.append_rows(_full(model, work, max(1, last - SPARE)), [max(1, last - SPARE)] * work.num_rows)
         cache.end, cache.lengths = last, [last - 1, *[last] * (work.num_rows - 1)]  # a row that is shorter: a mask
         logits = torch.zeros(work.num_rows, model.config.get_text_config().vocab_size, dtype=model.dtype)
         ledger.mark()
-        mask, places = cache.ready()  # with this it grows for the last time
+        mask, places = cache.next_position()  # with this it grows for the last time
         cache_bytes = sum(each.numel() * each.element_size() for each in _states(cache))
         logits = model(
             input_ids=torch.zeros(work.num_rows, 1, dtype=torch.long),
@@ -96,7 +96,7 @@ def sampling(ledger: Ledger, policy: Policy, work: Writing, params: SamplingPara
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-        draw(logits, params, torch.zeros(work.num_rows, dtype=torch.float64))
+        sample_tokens(logits, params, torch.zeros(work.num_rows, dtype=torch.float64))
         return cache_bytes, max(prefill, ledger.peak - before)
 
 
@@ -110,7 +110,7 @@ def _read(model: Any, cache: Any, num_prompts: int, width: int) -> Tensor:
 
 def _full(model: Any, work: Writing, width: int) -> Any:
     """A cache of all rows, `width` tokens long, in the layers' own shapes: they are asked with a token."""
-    asked = blank(num_layers(model))
+    asked = prefill_cache(num_layers(model))
     _read(model, asked, 1, 1)
     for layer in asked.layers:
         if layer.is_initialized:
@@ -120,7 +120,7 @@ def _full(model: Any, work: Writing, width: int) -> Any:
     return asked
 
 
-def _states(cache: Slots) -> Iterator[Tensor]:
+def _states(cache: SlotCache) -> Iterator[Tensor]:
     for layer in cache.layers:
         if layer.is_initialized:
             yield layer.keys

@@ -13,7 +13,7 @@ from obverse.config.train import TrainConfig
 from obverse.data.chat_template import Layout
 from obverse.data.renderer import recorded_layout
 from obverse.errors import CheckpointError
-from obverse.inference.async_rollout import Ahead
+from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
 from obverse.runtime.checkpoint import LoadedCheckpoint, RunInfo
@@ -140,8 +140,8 @@ def restore_run(run: Run, path: Path) -> None:
         )
     run.state = state_of(saved.state)
     restore_optimizers(run, saved)
-    if isinstance(run.collector.sampler, Ahead):
-        run.collector.sampler.restore(run.state.step, saved.state.get("ahead", []))
+    if isinstance(run.collector.sampler, AsyncSampler):
+        run.collector.sampler.load_state(run.state.step, saved.state.get("ahead", []))
     restore_stages(run, path)
     run.seconds = seconds_before(run, path) if run.process_group.is_first else 0.0
     if run.process_group.is_first and is_inside(path, run.folder.path):

@@ -10,7 +10,7 @@ from obverse.distributed.balance import deal
 from obverse.distributed.fsdp import whole
 from obverse.distributed.gather_samples import gather_groups
 from obverse.estimator.method import Method
-from obverse.inference.async_rollout import Ahead
+from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime.signals import run_on_all_ranks
 from obverse.training import metrics
 from obverse.training.grader_errors import count_by_reason
@@ -95,12 +95,12 @@ def sample_next_step(run: Run, method: Method, num_taken: int) -> None:
 
     Also in the last step: the run may be made longer.
     """
-    ahead, state = run.collector.sampler, run.state
-    if isinstance(ahead, Ahead):
+    sampler, state = run.collector.sampler, run.state
+    if isinstance(sampler, AsyncSampler):
         cursor, progress = state.cursor + num_taken, run.progress_after_step
         problems = take(run.problems, run.config.seed, cursor, run.config.prompts_per_step)
         places = assign_problems(run, method, problems, progress)[run.process_group.rank]
         mine = [problems[place] for place in places]
         wanted = run.collector.sampling_requests(mine, method, cursor, progress, places)
         with whole(*run.collector.models):
-            ahead.draw(wanted, state.step + 1)
+            sampler.prefetch(wanted, state.step + 1)

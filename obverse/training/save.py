@@ -8,7 +8,7 @@ from pathlib import Path
 from obverse.distributed.fsdp import own, root_of, settle
 from obverse.distributed.process_group import SINGLE_PROCESS
 from obverse.errors import DivergedError
-from obverse.inference.async_rollout import Ahead
+from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime import checkpoint
 from obverse.training.checkpoint_state import VERSION
 from obverse.training.rank_checks import weights_checksum
@@ -47,8 +47,8 @@ def save(run: Run) -> Path:
     refuse_broken(run)
     refuse_drift(run)
     run.watcher.report_phase("save", 0, 1)
-    ahead = run.collector.sampler
-    drawn = run.process_group.gather(ahead.record(run.state.step)) if isinstance(ahead, Ahead) else []
+    sampler = run.collector.sampler
+    prefetched = run.process_group.gather(sampler.state(run.state.step)) if isinstance(sampler, AsyncSampler) else []
     is_shared_out = root_of(run.learners[0].policy.model) is not None
     if not run.process_group.is_first and not is_shared_out:
         return run.folder.path / f"checkpoint-{run.state.step}"
@@ -60,7 +60,7 @@ def save(run: Run) -> Path:
     state["optimizers"] = {name: each.counters() for name, each in optimizers.items()}
     state["metrics"] = run.folder.rows()
     state["template"] = run.collector.renderer.record()
-    state |= {"ahead": [row for rows in drawn for row in rows]} if drawn else {}
+    state |= {"ahead": [row for rows in prefetched for row in rows]} if prefetched else {}
     path = checkpoint.save(
         run.folder.path,
         run.state.step,

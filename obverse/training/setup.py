@@ -21,7 +21,7 @@ from obverse.errors import ConfigError, StorageError
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.inference import Sampler, sampling_params
-from obverse.inference.build import check_engine, make_sampler, versions_of
+from obverse.inference.build import SamplerContext, check_engine, make_sampler, versions_of
 from obverse.inference.hf import HFSampler
 from obverse.models.compile import refuse_without_compiler
 from obverse.models.context_limits import check_run
@@ -148,13 +148,10 @@ def assemble(
         {**tokenizer_facts(renderer), "weights": weights_checksum(networks.policy.model), "problems": len(problems)},
     )
     note_leaked_problems(problems, held_out, watcher)
-    asked, check = (
-        [*problems, *held_out],
-        watcher.check if process_group.is_alone else (lambda: None),
-    )  # a rank's signal waits
-    sampler = make_sampler(
-        config, schedule, networks.policy, asked, renderer, folder.path, process_group, watcher.note, check
-    )
+    check = watcher.check if process_group.is_alone else lambda: None  # with several ranks, signals wait for the loop
+    sampled, note = [*problems, *held_out], watcher.note
+    context = SamplerContext(config, networks.policy, sampled, renderer, folder.path, process_group, note, check)
+    sampler = make_sampler(context, schedule)
     run = Run(
         config,
         schedule,
@@ -341,7 +338,7 @@ def build_learners(
                 optimizer,
                 config.tokens_at_once(policy.device.type),
                 own,
-                samples_itself=params.is_whole and draws and here,
+                samples_itself=params.is_untruncated and draws and here,
                 table=networks.table,
                 params=params if compares else None,
                 process_group=process_group,

@@ -15,7 +15,7 @@ from obverse.distributed.fsdp import inside
 from obverse.errors import DivergedError
 from obverse.estimator.tables import LOG_RATIO_LIMIT
 from obverse.inference import SamplingParams
-from obverse.inference.distribution import log_law
+from obverse.inference.distribution import sampling_log_probs
 from obverse.models.batch import Micro
 from obverse.models.policy import Policy, logits
 from obverse.runtime.callbacks import Watcher
@@ -68,5 +68,7 @@ def divergence(trained: Tensor, sampled: Tensor) -> Tensor:
 def logprobs_under(policy: Policy, micro: Micro, params: SamplingParams) -> Tensor:
     """Log-probs of a micro batch's tokens under a law that cuts some away; -inf for those; float32 [T]."""
     with policy.computing():
-        rows = inside(policy.model, lambda: torch.cat([log_law(part, params) for part in logits(policy, micro)]))
+        rows = inside(
+            policy.model, lambda: torch.cat([sampling_log_probs(part, params) for part in logits(policy, micro)])
+        )
     return rows.gather(-1, micro.target[:, None])[:, 0]

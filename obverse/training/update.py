@@ -192,7 +192,7 @@ def optimizer_step(
         tells = is_first and learner.params is not None and number == len(current.micros) // 2
         if micro.is_padding:
             zero_graph_anchor(outputs).backward()
-            if tells and learner.params is not None and not learner.params.is_whole:
+            if tells and learner.params is not None and not learner.params.is_untruncated:
                 logprobs_under(learner.policy, micro, learner.params)
             continue
         value = loss(tokens, current.samples, outputs.logp, outputs.entropy, method.terms, progress, outputs.value)
@@ -200,7 +200,7 @@ def optimizer_step(
         inputs = PartInputs(tokens, current.samples, seen, progress)
         metrics.add(value, inputs, masked(inputs, method.terms))
         if is_first and learner.params is not None:
-            if learner.params.is_whole:
+            if learner.params.is_untruncated:
                 metrics.agree(inputs, seen.logp)
             elif tells:
                 metrics.agree(inputs, logprobs_under(learner.policy, micro, learner.params))

@@ -15,7 +15,7 @@ from torch import Tensor
 import obverse.inference.decode_loop as rows_of_a_cache
 import runs
 from obverse.errors import DivergedError
-from obverse.inference.distribution import draw
+from obverse.inference.distribution import sample_tokens
 from obverse.inference.hf import HFSampler
 from obverse.models.batch import pack
 from obverse.models.load import load
@@ -107,7 +107,7 @@ def reports(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[T
     """`draw`, whose log-probs are made of the right ones and of those at temperature 1."""
 
     def wrong(logits: Tensor, params: Any, uniform: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        chosen, logp = draw(logits, params, uniform, row)
+        chosen, logp = sample_tokens(logits, params, uniform, row)
         return chosen, change(logp, logits.log_softmax(-1)[row, chosen])
 
     return wrong
@@ -129,7 +129,7 @@ def test_n6_a_sampler_that_forgets_the_temperature_ends_the_run(
 
     class LaterWrong(Silent):
         def step(self, step: int, total_steps: int, metrics: object) -> None:
-            monkeypatch.setattr(rows_of_a_cache, "draw", reports(lambda logp, raw: raw))
+            monkeypatch.setattr(rows_of_a_cache, "sample_tokens", reports(lambda logp, raw: raw))
 
     with pytest.raises(
         DivergedError, match=r"step 2: .*mismatch_kl is .*--max_mismatch_kl 0.01; .*checkpoint-1 is kept"
@@ -148,7 +148,9 @@ def test_n6_a_small_mismatch_is_said_once_and_the_run_goes_on(
     sharp: Path, uniforms: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     HFSampler(load(str(sharp))[0].model)  # its architecture is tried before the fault
-    monkeypatch.setattr(rows_of_a_cache, "draw", reports(lambda logp, raw: logp - 0.08))  # exp(r) - 1 - r is 0.0033
+    monkeypatch.setattr(
+        rows_of_a_cache, "sample_tokens", reports(lambda logp, raw: logp - 0.08)
+    )  # exp(r) - 1 - r is 0.0033
     watch = Notes()
     train(runs.config("grpo", tmp_path / "run", sharp, max_steps=3, **uniforms), watch)
     assert sum("mismatch_kl is 0.0033 nats" in text for text in watch.texts) == 1

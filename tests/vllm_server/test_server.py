@@ -26,8 +26,8 @@ import runs
 from obverse.data.renderer import Renderer
 from obverse.distributed.process_group import SINGLE_PROCESS
 from obverse.inference import Completion, SamplingParams, SamplingRequest
-from obverse.inference.build import NUM_KNOWN, TEXT, PolicyWeights
-from obverse.inference.distribution import log_law
+from obverse.inference.build import NUM_REFERENCE_TOKENS, TEXT, PolicyWeights
+from obverse.inference.distribution import sampling_log_probs
 from obverse.inference.hf import HFSampler
 from obverse.inference.http import Client
 from obverse.inference.vllm import ServerRequirements, VLLMSampler
@@ -105,7 +105,12 @@ class Bench:
         self.prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
         client = Client(server.url, 60.0)
         self.weights = WeightSync(
-            client, PolicyWeights(policy, SINGLE_PROCESS), folder, "bench", self.prompts[0][:NUM_KNOWN], SINGLE_PROCESS
+            client,
+            PolicyWeights(policy, SINGLE_PROCESS),
+            folder,
+            "bench",
+            self.prompts[0][:NUM_REFERENCE_TOKENS],
+            SINGLE_PROCESS,
         )
         needs = ServerRequirements(258, TEXT, tokenizer(TEXT, add_special_tokens=False)["input_ids"], 100)
         self.sampler = VLLMSampler(client, self.weights, needs, self.renderer.decode)
@@ -121,7 +126,7 @@ class Bench:
     def scores(self, prompt: list[int], found: Completion, params: SamplingParams) -> torch.Tensor:
         """Our log-probs of the law for a completion's tokens."""
         logits = self.policy.model(input_ids=torch.tensor([prompt + found.ids])).logits[0, len(prompt) - 1 : -1]
-        return log_law(logits, params).gather(-1, torch.tensor(found.ids)[:, None])[:, 0]
+        return sampling_log_probs(logits, params).gather(-1, torch.tensor(found.ids)[:, None])[:, 0]
 
     def gaps(self, params: SamplingParams, num: int = 4) -> torch.Tensor:
         """Our log-probs minus the server's, of every token that it drew."""

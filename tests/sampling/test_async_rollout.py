@@ -10,7 +10,7 @@ import pytest
 from scripted_sampler import ScriptedSampler
 
 from obverse.inference import Completion, SamplingParams, SamplingRequest
-from obverse.inference.async_rollout import Ahead
+from obverse.inference.async_rollout import AsyncSampler
 from obverse.types import ModelInput
 
 LAW = SamplingParams((2,), 6)
@@ -25,11 +25,11 @@ def scripted() -> ScriptedSampler:
 @pytest.mark.parametrize("threaded", [True, False])
 def test_what_was_drawn_ahead_is_used_and_is_of_the_weights_before(threaded: bool) -> None:
     inner = scripted()
-    ahead = Ahead(inner, threaded)
+    ahead = AsyncSampler(inner, threaded)
     ahead.sync_weights(0)
     first = ahead.sample(ORDERS, LAW)
     assert [each.weights for group in first for each in group] == [0, 0, 0]  # nothing was drawn ahead yet
-    ahead.draw([(ORDERS, LAW)], 1)
+    ahead.prefetch([(ORDERS, LAW)], 1)
     ahead.sync_weights(1)
     num_asked = len(inner.requests)
     assert ahead.sample(ORDERS, LAW) == first and len(inner.requests) == num_asked
@@ -38,8 +38,8 @@ def test_what_was_drawn_ahead_is_used_and_is_of_the_weights_before(threaded: boo
 
 
 def test_what_could_not_be_foreseen_is_drawn_when_it_is_asked_for() -> None:
-    ahead = Ahead(scripted(), threaded=False)
-    ahead.draw([([SamplingRequest(ModelInput((5, 6)), [1]), SamplingRequest(ModelInput((7,)), [3])], LAW)], 1)
+    ahead = AsyncSampler(scripted(), threaded=False)
+    ahead.prefetch([([SamplingRequest(ModelInput((5, 6)), [1]), SamplingRequest(ModelInput((7,)), [3])], LAW)], 1)
     ahead.sync_weights(1)
     found = ahead.sample(
         [
@@ -55,13 +55,13 @@ def test_what_could_not_be_foreseen_is_drawn_when_it_is_asked_for() -> None:
 
 
 def test_a_checkpoint_keeps_them_to_the_last_bit() -> None:
-    ahead = Ahead(ScriptedSampler(lambda prompt, seed: [seed] * 3), threaded=True)
+    ahead = AsyncSampler(ScriptedSampler(lambda prompt, seed: [seed] * 3), threaded=True)
     ahead.sync_weights(4)
-    ahead.draw([(ORDERS, LAW), ([SamplingRequest(ModelInput((9,)), [8])], GREEDY)], 5)
-    rows = json.loads(json.dumps(ahead.record(5)))
-    assert len(rows) == 4 and ahead.record(4) == []
-    again = Ahead(scripted(), threaded=True)
-    again.restore(5, rows)
+    ahead.prefetch([(ORDERS, LAW), ([SamplingRequest(ModelInput((9,)), [8])], GREEDY)], 5)
+    rows = json.loads(json.dumps(ahead.state(5)))
+    assert len(rows) == 4 and ahead.state(4) == []
+    again = AsyncSampler(scripted(), threaded=True)
+    again.load_state(5, rows)
     for each in (ahead, again):
         each.sync_weights(5)
     for requests, params in ((ORDERS, LAW), ([SamplingRequest(ModelInput((9,)), [8])], GREEDY)):
@@ -89,8 +89,8 @@ class Gated:
 
 def test_new_weights_wait_for_what_is_being_drawn_from_the_old_ones() -> None:
     inner = Gated()
-    ahead = Ahead(inner, threaded=True)
-    ahead.draw([(ORDERS, LAW)], 1)
+    ahead = AsyncSampler(inner, threaded=True)
+    ahead.prefetch([(ORDERS, LAW)], 1)
     threading.Timer(0.2, inner.gate.set).start()
     ahead.sync_weights(1)
     assert inner.step == 1 and {each.weights for group in ahead.sample(ORDERS, LAW) for each in group} == {0}
@@ -100,8 +100,8 @@ def test_what_goes_wrong_beside_is_raised_where_it_is_waited_for() -> None:
     inner = Gated()
     inner.error = ValueError("gone")  # type: ignore[assignment]
     inner.gate.set()
-    ahead = Ahead(inner, threaded=True)
-    ahead.draw([(ORDERS, LAW)], 1)
+    ahead = AsyncSampler(inner, threaded=True)
+    ahead.prefetch([(ORDERS, LAW)], 1)
     with pytest.raises(ValueError, match="gone"):
         ahead.sync_weights(1)
 
@@ -114,9 +114,9 @@ def test_who_waits_may_be_stopped() -> None:
         raise Stop
 
     inner = Gated()
-    ahead = Ahead(inner, threaded=True, check=check)
-    ahead.draw([(ORDERS, LAW)], 1)
+    ahead = AsyncSampler(inner, threaded=True, check=check)
+    ahead.prefetch([(ORDERS, LAW)], 1)
     with pytest.raises(Stop):
         ahead.sync_weights(1)
     inner.gate.set()
-    assert len(ahead.record(1)) == 3  # nothing is lost
+    assert len(ahead.state(1)) == 3  # nothing is lost
