@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.traces import sharp, parity_reward
+from reliability.traces import parity_reward, sharp
 
 import runs
 from obverse.runtime.run_dir import RunFolder
