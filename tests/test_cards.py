@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from obverse.training.cuda_memory_snapshot import NAME, recorded
 TRAIN = ["train", "sft", "--max_steps", "1", "--report", "false", "--output_dir", "run", "--device", "cpu"]
 
 
-def test_layers_compute_the_compiled_way_only_while_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_run_their_compiled_forward_for_their_policy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr(torch, "compile", lambda forward, dynamic: lambda *a, **k: called.append(1) or forward(*a, **k))
     monkeypatch.setattr(compiling, "refuse_without_compiler", lambda device: None)
     policy = load("embedded", device="cpu")[0]
+    names, before = list(policy.model.state_dict()), policy.model(input_ids=torch.arange(4)[None]).logits
     compiled = with_compiled_layers(policy)
+    assert list(policy.model.state_dict()) == names
     assert policy.shares and not compiled.shares
     logprobs(policy, micro_batch(1, 4, 4))
     assert not called
@@ -35,6 +38,13 @@ def test_layers_compute_the_compiled_way_only_while_that_is_taken(monkeypatch: p
     assert len(called) == policy.model.config.num_hidden_layers
     policy.model(input_ids=torch.zeros(1, 4, dtype=torch.long))  # as a sampler calls it
     assert len(called) == policy.model.config.num_hidden_layers
+    with torch.no_grad():
+        copy = deepcopy(policy.model)  # as for a frozen reference model: its layers run on weights of its own
+        for parameter in policy.model.parameters():
+            parameter.zero_()
+        with compiled.compiled():
+            assert torch.equal(copy(input_ids=torch.arange(4)[None]).logits, before)
+    assert len(called) == 2 * policy.model.config.num_hidden_layers
 
 
 def test_without_a_compiler_there_is_a_sentence(

@@ -1,13 +1,14 @@
-"""Layers compiled by torch for training, beside their plain way: which is taken is decided per pass."""
+"""Decoder layers that torch compiles for training. Sampling goes on with the layers as they are."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from importlib.util import find_spec
+from types import MethodType
 from typing import Any
 
 import torch
@@ -18,41 +19,54 @@ from obverse.errors import ConfigError
 COMPILERS = ("g++", "clang++", "c++")
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """Layers with their compiled forward. They share one piece of code, which is compiled once for all of them."""
+class ForwardSwitch:
+    """Whether the layers of one model run their compiled forward; off except inside `compiled`."""
 
-    layers: tuple[tuple[Any, Callable[..., Any]], ...] = ()
+    def __init__(self) -> None:
+        self.is_compiled = False
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Inside, the layers compute the compiled way."""
-        for layer, forward in self.layers:
-            layer.forward = forward
+    def compiled(self) -> Iterator[None]:
+        """Inside, the layers run their compiled forward."""
+        before, self.is_compiled = self.is_compiled, True
         try:
             yield
         finally:
-            for layer, _ in self.layers:
-                vars(layer).pop("forward", None)  # the class's own is behind it
+            self.is_compiled = before
+
+    def choose(self, eager: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer's forward that calls `compiled` while the switch is on, and `eager` otherwise."""
+
+        @wraps(eager)
+        def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            return (compiled if self.is_compiled else eager)(layer, *args, **kwargs)
+
+        return forward
 
 
-PLAIN = Compiled()
+def compile_layers(model: Any) -> Callable[[], AbstractContextManager[None]]:
+    """Give every decoder layer a second, compiled forward; returns the context manager inside which it is run.
 
-
-def compiled_layers(model: Any) -> Compiled:
-    """The decoder layers of a model, to be compiled at their first pass; ConfigError where nothing can compile.
-
-    Batches and lengths are free in the compiled code: micro batches of other shapes do not compile again.
+    A layer's `forward` is replaced once. Modules and parameters keep their names, and a deep copy of the model has
+    forwards of its own layers. Layers of one class share the compiled code, which torch makes at their first pass.
+    Batch sizes and lengths are dynamic: micro batches of other shapes are not compiled again. Raises ConfigError where
+    no compiler is installed, or the model has no layers to compile.
     """
     refuse_without_compiler(model.device.type)
-    layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(f"--torch_compile: {type(model).__name__} has no layers that could be compiled: leave it out")
-    return Compiled(tuple((layer, torch.compile(layer.forward, dynamic=True)) for layer in layers))
+    switch = ForwardSwitch()
+    forwards = {
+        kind: switch.choose(kind.forward, torch.compile(kind.forward, dynamic=True)) for kind in set(map(type, layers))
+    }
+    for layer in layers:
+        layer.forward = MethodType(forwards[type(layer)], layer)
+    return switch.compiled
 
 
 def refuse_without_compiler(device: str) -> None:
-    """Raise ConfigError where torch would find nothing to compile with: C++ for a CPU, triton for CUDA."""
+    """Raise ConfigError where torch.compile has no backend compiler: a C++ compiler for CPUs, triton for CUDA."""
     if device == "cuda":
         if find_spec("triton") is None:
             raise ConfigError("--torch_compile: install triton, which compiles for CUDA, or leave it out")

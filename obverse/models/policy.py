@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from obverse.distributed.fsdp import inside, root_of
 from obverse.errors import ConfigError
 from obverse.models.batch import Micro
-from obverse.models.compile import PLAIN, Compiled, compiled_layers
+from obverse.models.compile import compile_layers
 from obverse.models.conformance import Traits, Ways, conforming
 from obverse.models.cpu_threads import best_threads
 from obverse.models.fused_logprobs import Scores, chunk_size, reads, wide
@@ -40,7 +40,7 @@ class Policy:
     checkpointed: bool = False  # a layer's inner states are computed again for its gradient
     scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the model has this policy's adapter
     adapter: Any = None  # obverse.models.lora.Adapter, where that alone learns
-    compiled: Compiled = PLAIN  # the layers' other way to compute
+    compiled: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the layers run their compiled forward
     rows: Rows = field(default_factory=Rows)  # which rows may stand in one batch
 
     @property
@@ -85,7 +85,7 @@ class Policy:
             with (
                 self.scope(),
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed),
-                self.compiled.taken(),
+                self.compiled(),
             ):
                 yield
         finally:
@@ -162,7 +162,7 @@ def with_compiled_layers(policy: Policy) -> Policy:
     Sampling goes on as it was: its shapes change with every token. A compiled layer adds in another order, so that
     numbers differ in their rounding.
     """
-    return replace(policy, compiled=compiled_layers(policy.model), shares=False)
+    return replace(policy, compiled=compile_layers(policy.model), shares=False)
 
 
 def _plain_layer(model: Any) -> torch.nn.Linear | None:
