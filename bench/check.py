@@ -34,8 +34,10 @@ from obverse.models.load import load
 from obverse.models.policy import as_policy
 from obverse.runtime.callbacks import Silent
 from obverse.training.collector import Collector
+from obverse.training.learners import Learner
 from obverse.training.optimizer import StepResult
-from obverse.training.update import Learner, optimizer_step, prepare_update
+from obverse.training.prepared_update import prepare_update
+from obverse.training.update import optimizer_step
 from obverse.types import GradeResult, Group
 
 NUM_PROBLEMS, MAX_NEW = 3, 48

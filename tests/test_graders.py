@@ -28,7 +28,7 @@ def test_samples_without_a_verdict_are_left_out() -> None:
     assert len(group.samples) == 7 and all(sample.correct for sample in group.samples)
     (group,) = GraderErrorLimit(0.01).drop_ungraded(step(8, 8, NOT_APPLICABLE))
     assert group.samples == []
-    (group,) = GraderErrorLimit(0.01).drop_ungraded(step(8, 8, NOT_APPLICABLE), own=False)
+    (group,) = GraderErrorLimit(0.01).drop_ungraded(step(8, 8, NOT_APPLICABLE), grades_rollouts=False)
     assert len(group.samples) == 8
 
 

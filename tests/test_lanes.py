@@ -19,8 +19,9 @@ from obverse.runtime.callbacks import Phase, Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train, train_step
-from obverse.training.setup import prepare, start_stage
-from obverse.training.state import Run
+from obverse.training.run import Run
+from obverse.training.setup import prepare
+from obverse.training.stages import start_stage
 
 LINEAR = {"lr_scheduler_type": "linear", "learning_rate": 1e-3, "imitation_learning_rate": 4e-3}
 

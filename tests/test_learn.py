@@ -21,8 +21,8 @@ from obverse.training import update as module
 from obverse.training.loop import train, train_step
 from obverse.training.metrics import PhaseTimer
 from obverse.training.rollout_phase import Rollouts, collect_rollouts
+from obverse.training.run import Run
 from obverse.training.setup import prepare
-from obverse.training.state import Run
 
 METHOD = """
 from obverse.estimator.formula import Term

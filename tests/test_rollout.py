@@ -39,7 +39,7 @@ def collector(renderer: Renderer, say: str = "#### 4", stop: bool = True) -> tup
 def collect(maker: Collector, ask: object, cursor: int = 0) -> list[Group]:
     method = Method(ask=ask, terms=())  # type: ignore[arg-type]
     groups = maker.collect(PROBLEMS, method, cursor, 0.0)
-    maker.judge(groups)
+    maker.grade(groups)
     return groups
 
 
@@ -183,7 +183,7 @@ def test_pairs_are_rendered_as_answers_with_their_verdicts(renderer: Renderer) -
     paired = replace(PROBLEMS[0], chosen="four", rejected="five")
     method = Method(ask=Request(pairs=1), terms=())
     groups = maker.collect([paired, PROBLEMS[1], replace(paired, rejected=None)], method, 0, 0.0)
-    maker.judge(groups)
+    maker.grade(groups)
     assert [len(group.samples) for group in groups] == [2, 0, 0]
     better, worse = groups[0].samples
     assert (better.kind, better.correct, worse.kind, worse.grade.correct) == ("chosen", True, "rejected", False)

@@ -22,9 +22,10 @@ from obverse.runtime.signals import SignalWatcher
 from obverse.training.banner import balancing
 from obverse.training.loop import train
 from obverse.training.optimizer import Optimizer
+from obverse.training.prepared_update import prepare_update
+from obverse.training.run import Run
 from obverse.training.setup import prepare
-from obverse.training.state import Run
-from obverse.training.update import optimizer_step, prepare_update
+from obverse.training.update import optimizer_step
 
 SIZE: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZE |= {"vocab_size": 512, "num_key_value_heads": 2, "num_experts_per_tok": 2, "pad_token_id": 0, "eos_token_id": 2}

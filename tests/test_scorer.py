@@ -104,7 +104,7 @@ def judged(folder: Path, judge: Fixed, own: bool = True) -> Group:
     maker = Collector(ScriptedSampler(lambda *_: [5]), renderer, params, seed=1, scorer=judge)
     kinds = ("demonstration", "rollout", "greedy", "chosen", "rejected", "hinted")
     group = Group(PROBLEM, [replace(sample(rng, kind, 0.0, 1), ids=[10 + n]) for n, kind in enumerate(kinds)])
-    maker.judge([group], own)
+    maker.grade([group], own)
     return group
 
 

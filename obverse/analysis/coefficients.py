@@ -37,7 +37,7 @@ from obverse.models.batch import Update, pack
 from obverse.models.load import load
 from obverse.redact import flat
 from obverse.runtime.callbacks import Silent, Watcher
-from obverse.training.update import Learner
+from obverse.training.learners import Learner
 from obverse.types import Group, Problem, Sample, Source
 
 BINS = (0, 4, 16, 64, 256, 1024)  # first positions of the classes of positions

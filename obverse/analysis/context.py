@@ -33,8 +33,8 @@ from obverse.training import validate as requirements
 from obverse.training.build_models import load_reward_model
 from obverse.training.collector import Collector
 from obverse.training.grader_errors import GraderErrorLimit
+from obverse.training.learners import Learner
 from obverse.training.optimizer import Optimizer
-from obverse.training.update import Learner
 from obverse.training.validate import check_method
 from obverse.types import Group, Problem
 
@@ -111,8 +111,8 @@ class Context:
         """
         collector = self.collector(author)
         groups = collector.collect(self.batch(batch, num), method, batch * num, progress)
-        collector.judge(groups, own=self.grades)
-        return GraderErrorLimit(MAX_UNGRADED).drop_ungraded(groups, own=self.grades)
+        collector.grade(groups, grades_rollouts=self.grades)
+        return GraderErrorLimit(MAX_UNGRADED).drop_ungraded(groups, grades_rollouts=self.grades)
 
     def learner(self, method: Method, samples_itself: bool = True) -> Learner:
         """A learner of the method, for forward and backward passes; it takes no optimizer step."""

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from obverse.estimator.tables import PartInputs, PolicyOutputs
 from obverse.models.batch import Update
-from obverse.training.update import Learner, PromptReaders, fill_logprobs, forward, prepare_update
+from obverse.training.learners import Learner
+from obverse.training.prepared_update import PromptReaders, fill_logprobs, prepare_update
+from obverse.training.update import forward
 
 
 class ForwardPass(NamedTuple):

@@ -36,7 +36,7 @@ from obverse.estimator.method_state import memory_values
 from obverse.estimator.parts import LeaveOneOut, PerSample, Request
 from obverse.models.batch import Update, pack
 from obverse.runtime.callbacks import Silent, Watcher
-from obverse.training.update import Learner
+from obverse.training.learners import Learner
 from obverse.types import Group, Source
 
 UNBIASED = "policy gradient"

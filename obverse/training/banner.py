@@ -9,7 +9,7 @@ import torch
 from obverse.config.train import TrainConfig
 from obverse.estimator.method import Method
 from obverse.models.lora_targets import coverage
-from obverse.training.state import Run
+from obverse.training.run import Run
 
 # What transformers' configurations call the weights of a router's losses, which its models add where labels are given.
 ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_alpha", "router_z_loss_coef", "aux_loss_coef")

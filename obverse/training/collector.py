@@ -202,20 +202,20 @@ class Collector:
             uniform=groups[draft.problem].problem.uniform,
         )
 
-    def judge(self, groups: list[Group], own: bool = True) -> None:
+    def grade(self, groups: list[Group], grades_rollouts: bool = True) -> None:
         """Give every sample its verdict; what somebody wrote counts as right where no verifier says otherwise.
 
         A reward model's scores stand in place of verdicts on own samples; those get none at all without `own`.
         """
         for index, group in enumerate(groups):
-            self._judge(group, own)
+            self._grade(group, grades_rollouts)
             self.watcher.phase("grade", index + 1, len(groups))
-        if own and self.scorer is not None:
+        if grades_rollouts and self.scorer is not None:
             mine = [(group.problem, sample) for group in groups for sample in group.of(*POLICY_KINDS)]
             for (_, sample), score in zip(mine, self.scorer.score(mine), strict=True):
                 sample.grade = GradeResult(score > 0, score) if math.isfinite(score) else NO_SCORE
 
-    def _judge(self, group: Group, own: bool) -> None:
+    def _grade(self, group: Group, grades_rollouts: bool) -> None:
         """Verdicts for one problem's samples; several at once where they need worker processes."""
         asked = []
         for sample in group.samples:
@@ -223,7 +223,7 @@ class Collector:
                 sample.grade = (
                     GradeResult.passed() if sample.kind == "chosen" else GradeResult.failed("rejected by its data")
                 )
-            elif sample.kind in POLICY_KINDS and (self.scorer is not None or not own):
+            elif sample.kind in POLICY_KINDS and (self.scorer is not None or not grades_rollouts):
                 sample.grade = NOT_APPLICABLE  # until it is scored
             else:
                 asked.append(sample)

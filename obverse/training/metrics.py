@@ -1,55 +1,65 @@
-"""What a step is worth knowing: one flat row per step for metrics.jsonl, by the field's usual names."""
+"""Figures of a step for metrics.jsonl, by the field's usual names: of its rollouts, its updates and its time."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
 from statistics import fmean, pstdev
 
+import torch
+from torch import Tensor
+
+from obverse.distributed.process_group import ProcessGroup
+from obverse.estimator.formula import Term
+from obverse.estimator.parts.interfaces import PairedAdvantage
+from obverse.estimator.tables import LOG_RATIO_LIMIT, PartInputs
 from obverse.models.batch import Update
+from obverse.training.train_inference_kl import kl_per_token
 from obverse.types import Group, Sample, Source
 
 Row = dict[str, float]
 
 
-def rollout_metrics(groups: Sequence[Group], kept: Sequence[Sequence[Sample]]) -> Row:
-    """Figures of what was sampled and what of it trains.
+def rollout_metrics(groups: Sequence[Group], selected: Sequence[Sequence[Sample]]) -> Row:
+    """Figures of the sampled groups and of the samples of each that were selected for training.
 
     `problems/demonstration`, `problems/rollout`, `problems/none`: shares of the step's problems that train on a
-    demonstration, on own samples, on nothing (a problem may be in the first two); `problems/pairs`: on a chosen and a
-    rejected response, where there are any. Greedy answers, which never train, are in none of the figures.
+    demonstration, on rollouts, on nothing (a problem may be in the first two); `problems/pairs`: on a chosen and a
+    rejected response, where there are any. Greedy completions, which never train, are in none of the figures.
     """
-    own = [sample for group in groups for sample in group.of("rollout", "hinted")]
-    graded = [sample for sample in own if sample.grade.correct is not None]
-    row: Row = {f"problems/{source.label}": share(_trains(samples, source) for samples in kept) for source in _SEEN}
+    rollouts = [sample for group in groups for sample in group.of("rollout", "hinted")]
+    graded = [sample for sample in rollouts if sample.grade.correct is not None]
+    row: Row = {
+        f"problems/{source.label}": share(_has_source(samples, source) for samples in selected)
+        for source in (Source.DEMONSTRATION, Source.ROLLOUT)
+    }
     if any(group.of("chosen") for group in groups):
-        row["problems/pairs"] = share(_trains(samples, Source.CHOSEN) for samples in kept)
-    row["problems/none"] = share(not samples for samples in kept)
-    if own:
-        lengths = [len(sample.ids) for sample in own]
+        row["problems/pairs"] = share(_has_source(samples, Source.CHOSEN) for samples in selected)
+    row["problems/none"] = share(not samples for samples in selected)
+    if rollouts:
+        lengths = [len(sample.ids) for sample in rollouts]
         row |= {
             "completions/mean_length": fmean(lengths),
             "completions/max_length": max(lengths),
-            "completions/clipped_ratio": share(sample.finish == "length" for sample in own),
-            "completions/formatted": share(sample.grade.formatted for sample in own),
-            "completions/ungraded": share(sample.grade.correct is None for sample in own),
+            "completions/clipped_ratio": share(sample.finish == "length" for sample in rollouts),
+            "completions/formatted": share(sample.grade.formatted for sample in rollouts),
+            "completions/ungraded": share(sample.grade.correct is None for sample in rollouts),
         }
     if graded:
         rewards = [[sample.reward for sample in group.of("rollout", "hinted")] for group in groups]
         row |= {
             "reward": fmean(sample.reward for sample in graded),
-            "reward_std": fmean(pstdev(each) for each in rewards if each),
+            "reward_std": fmean(pstdev(group_rewards) for group_rewards in rewards if group_rewards),
             "accuracy": share(sample.correct for sample in graded),
-            "frac_reward_zero_std": share(len(set(each)) == 1 for each in rewards if each),
+            "frac_reward_zero_std": share(len(set(group_rewards)) == 1 for group_rewards in rewards if group_rewards),
         }
     return row
 
 
-_SEEN = (Source.DEMONSTRATION, Source.ROLLOUT)
-
-
-def _trains(samples: Sequence[Sample], source: Source) -> bool:
+def _has_source(samples: Sequence[Sample], source: Source) -> bool:
     return any(source in sample.sources for sample in samples)
 
 
@@ -60,18 +70,18 @@ def share(flags: Iterable[bool]) -> float:
 
 
 def staleness(groups: Sequence[Group], step: int) -> Row:
-    """Mean over own samples of how many steps the policy, now after `step`, has gone on since it wrote them."""
+    """The mean age of the weights that wrote the rollouts, in steps before the policy of `step`."""
     ages = [step - sample.weights for group in groups for sample in group.samples if sample.weights is not None]
     return {"staleness": fmean(ages)} if ages else {}
 
 
 def num_generated(groups: Sequence[Group]) -> int:
-    """Tokens that the policy wrote in this step."""
+    """The number of tokens that the policy generated in this step."""
     return sum(source is Source.ROLLOUT for group in groups for sample in group.samples for source in sample.sources)
 
 
 def num_trained(update: Update | None) -> int:
-    """Tokens that carry a gradient in this step."""
+    """The number of tokens of an update that carry a gradient."""
     return update.num_tokens if update else 0
 
 
@@ -89,8 +99,89 @@ def mean(rows: Sequence[Row]) -> Row:
     return {name: fmean(row[name] for row in rows if name in row) for name in names}
 
 
+@dataclass
+class UpdateMetrics:
+    """Sums over the tokens of an update, from which its figures are computed."""
+
+    loss: float = 0.0
+    entropy: float = 0.0
+    demonstration_logp: float = 0.0
+    log_ratio: float = 0.0  # |log pi_theta - log pi_sampler| of rollout tokens
+    mismatch: float = 0.0  # KL(sampler || trainer) of rollout tokens, before the first optimizer step on them
+    num_compared: int = 0  # tokens in `mismatch`
+    num_masked: float = 0.0
+    num_tokens: int = 0
+    num_demonstration: int = 0
+    num_rollout: int = 0
+    margin: float = 0.0  # of the chosen response over the rejected one
+    num_preferred: int = 0
+    num_pairs: int = 0
+    value_error: float = 0.0  # squared error of the critic
+    num_valued: int = 0
+    max_log_ratio: float = 0.0  # the largest log-ratio of trainer to sampler among the tokens in `mismatch`
+
+    def add_tokens(self, loss: Tensor, inputs: PartInputs, masked: Tensor) -> None:
+        """Add a micro batch: its loss, the policy's numbers for it, and the tokens that the mask excludes, [T]."""
+        tokens, policy = inputs.tokens, inputs.policy
+        is_demonstration = tokens.source == int(Source.DEMONSTRATION)
+        is_rollout = tokens.source == int(Source.ROLLOUT)
+        self.loss += float(loss.detach())
+        self.entropy += float(policy.entropy.sum())
+        self.demonstration_logp += float(policy.logp[is_demonstration].sum())
+        self.log_ratio += float((policy.logp - tokens.sampler)[is_rollout].abs().sum())
+        self.num_masked += float(masked.sum())
+        self.num_tokens += len(tokens)
+        self.num_demonstration += int(is_demonstration.sum())
+        self.num_rollout += int(is_rollout.sum())
+
+    def add_mismatch(self, inputs: PartInputs, logp: Tensor) -> None:
+        """Compare sampler and trainer: `logp` [T] has the trainer's log-probs under the sampling parameters."""
+        is_rollout = inputs.tokens.source == int(Source.ROLLOUT)
+        self.mismatch += float(kl_per_token(logp, inputs.tokens.sampler)[is_rollout].sum())
+        self.num_compared += int(is_rollout.sum())
+        if bool(is_rollout.any()):
+            log_ratio = float((logp - inputs.tokens.sampler)[is_rollout].max())
+            self.max_log_ratio = max(self.max_log_ratio, log_ratio)
+
+    def add_values_and_pairs(self, inputs: PartInputs, terms: Sequence[Term]) -> None:
+        """Add the critic's squared error and the margins of a PairedAdvantage, where a term has them."""
+        if any(term.on == "value" for term in terms):
+            self.value_error += float(((inputs.policy.value - inputs.tokens.returns) ** 2).sum())
+            self.num_valued += len(inputs.tokens)
+        paired = [term.advantage for term in terms if isinstance(term.advantage, PairedAdvantage)]
+        if paired:  # every term of such a method compares the same pairs
+            margins = paired[0].margins(inputs.visible_to(paired[0]))
+            self.margin += float(margins.sum())
+            self.num_preferred += int((margins > 0).sum())
+            self.num_pairs += len(margins)
+
+    def summed_over_ranks(self, process_group: ProcessGroup) -> UpdateMetrics:
+        """The sums over all ranks, and the maximum of `max_log_ratio`."""
+        totals = process_group.sum(torch.tensor(astuple(self), dtype=torch.float64)).tolist()
+        summed = UpdateMetrics(*(type(value)(total) for value, total in zip(astuple(self), totals, strict=True)))
+        return replace(summed, max_log_ratio=max(process_group.gather(self.max_log_ratio)))
+
+    def row(self) -> Row:
+        """`loss` is the surrogate; `nll` is the plain negative log-likelihood of demonstrations, for all methods."""
+        num_tokens = max(self.num_tokens, 1)
+        row = {"loss": self.loss, "entropy": self.entropy / num_tokens, "clip_ratio": self.num_masked / num_tokens}
+        if self.num_demonstration:
+            row["nll"] = -self.demonstration_logp / self.num_demonstration
+        if self.num_rollout:
+            row["sampler_gap"] = self.log_ratio / self.num_rollout
+        if self.num_compared:
+            row["mismatch_kl"] = self.mismatch / self.num_compared
+            row["mismatch_ratio"] = math.exp(min(self.max_log_ratio, LOG_RATIO_LIMIT))
+        if self.num_pairs:
+            row["rewards/margins"] = self.margin / self.num_pairs
+            row["rewards/accuracies"] = self.num_preferred / self.num_pairs
+        if self.num_valued:
+            row["critic/error"] = self.value_error / self.num_valued
+        return row
+
+
 class PhaseTimer:
-    """Seconds by phase: `with clock("train"): ...`."""
+    """Wall-clock seconds by phase: `with timer("train"): ...`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

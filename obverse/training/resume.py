@@ -20,10 +20,10 @@ from obverse.runtime.checkpoint import LoadedCheckpoint, RunInfo
 from obverse.runtime.json_lines import read_object
 from obverse.runtime.run_dir import RunFolder, packages
 from obverse.training.build_models import stage_anchor
-from obverse.training.checkpoint_state import migrate, state_of
 from obverse.training.cuda_memory_snapshot import NAME as SNAPSHOT
 from obverse.training.input_fingerprints import ALIKE, differences
-from obverse.training.state import Run
+from obverse.training.run import Run
+from obverse.training.run_state import RunState, migrate
 from obverse.types import Problem
 
 # Options that may have another value in a resumed run; every other one, and every option of the method, is fixed.
@@ -138,7 +138,7 @@ def restore_run(run: Run, path: Path) -> None:
             f"this run has {', '.join(run.optimizers())}: resume it with its method, or start anew in another "
             "--output_dir"
         )
-    run.state = state_of(saved.state)
+    run.state = RunState.from_json(saved.state)
     restore_optimizers(run, saved)
     if isinstance(run.collector.sampler, AsyncSampler):
         run.collector.sampler.load_state(run.state.step, saved.state.get("ahead", []))
@@ -153,7 +153,7 @@ def restore_run(run: Run, path: Path) -> None:
 
 def restore_stages(run: Run, path: Path) -> None:
     """The initial models of the stages that have begun, from beside the checkpoint; missing ones are refused."""
-    for stage in range(1, run.state.lane + 1):
+    for stage in range(1, run.state.stage + 1):
         learner = run.learners[stage]
         if run.schedule.selector.fresh_anchor and learner.anchor is not None:
             folder = path.parent / f"initial-{stage}"
@@ -184,7 +184,7 @@ def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None
     """Move what the run's folder holds beyond a checkpoint of its own aside, and note where it is."""
     root, step, config = run.folder.path, run.state.step, run.config
     others = {each.name for each in checkpoint.folders(root) if not checkpoint.is_written_by(each, run.folder.run())}
-    names = [name for name in history.names_after(root, step, run.state.lane) if name not in others]
+    names = [name for name in history.names_after(root, step, run.state.stage) if name not in others]
     if config.memory_snapshot > step and (root / SNAPSHOT).exists():
         names.append(SNAPSHOT)
     then = checkpoint.run_info(path)

@@ -1,4 +1,7 @@
-"""What a step learns from: problems are taken, sampled and judged by whichever rank they are dealt to, and kept."""
+"""The rollout phase of a step: take problems, sample completions, grade them, and select what is trained on.
+
+Among several ranks each samples and grades its share of the problems; then all ranks have all groups.
+"""
 
 from __future__ import annotations
 
@@ -14,93 +17,111 @@ from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime.signals import run_on_all_ranks
 from obverse.training import metrics
 from obverse.training.grader_errors import count_by_reason
-from obverse.training.state import Run
+from obverse.training.run import Run
 from obverse.types import Group, Problem, Sample
 
 
 @dataclass
 class Rollouts:
-    """What a step collected: every group, what of each group trains, how many problems of the stream that took.
+    """The groups of a step, the samples of each that are trained on, and where the problems came from.
 
-    `waited` has the names of the problems that were put aside before and are taken now, `reasons` what graders
-    failed on, by round.
+    `num_taken` is the number of problems taken from the training stream, `taken_from_queue` has the ids of those taken
+    from the queue between two stages, `grader_errors` the grader's errors by reason, a row per round.
     """
 
     groups: list[Group]
-    kept: list[list[Sample]]
+    selected: list[list[Sample]]
     num_taken: int = 0
-    waited: frozenset[str] = frozenset()
-    reasons: list[metrics.Row] = field(default_factory=list)
+    taken_from_queue: frozenset[str] = frozenset()
+    grader_errors: list[metrics.Row] = field(default_factory=list)
+
+    @property
+    def num_trainable(self) -> int:
+        """The number of problems with something to train on."""
+        return sum(map(bool, self.selected))
+
+    def selected_ids(self) -> set[int]:
+        """The object ids of the selected samples."""
+        return {id(sample) for samples in self.selected for sample in samples}
+
+    def limit(self, num_problems: int) -> None:
+        """Train on the first `num_problems` of the problems with something to train on."""
+        trainable = [index for index, samples in enumerate(self.selected) if samples]
+        for index in trainable[num_problems:]:
+            self.selected[index] = []
 
 
-def collect_rollouts(run: Run, stage: int, progress: float, clock: metrics.PhaseTimer) -> Rollouts:
-    """Sample and judge; again, for a method that wants so, until enough problems have something to train on."""
+def collect_rollouts(run: Run, stage: int, progress: float, timer: metrics.PhaseTimer) -> Rollouts:
+    """Sample, grade and select; in up to `max_rounds` rounds, until enough problems have something to train on."""
     config, method = run.config, run.schedule.methods[stage]
-    waiting = run.take_waiting() if stage > 0 else []
-    with clock("sample"):
+    waiting = run.newest_waiting() if stage > 0 else []
+    with timer("sample"):
         run.collector.sampler.sync_weights(run.state.step)
-    found = Rollouts([], [], waited=frozenset(problem.id for problem in waiting))
+    rollouts = Rollouts([], [], taken_from_queue=frozenset(problem.id for problem in waiting))
     for _ in range(1 if waiting else method.max_rounds):
-        cursor = run.state.cursor + found.num_taken
+        cursor = run.state.cursor + rollouts.num_taken
         problems = waiting or take(run.problems, config.seed, cursor, config.prompts_per_step)
-        groups = collect_groups(run, method, problems, cursor, progress, clock)
-        with clock("grade"):
-            found.reasons.append(count_by_reason(groups))
-            groups = run.graders.drop_ungraded(groups, own=method.grades)
-        found.groups += groups
-        found.kept += [method.select(group) for group in groups]
-        found.num_taken += 0 if waiting else len(problems)
-        if sum(map(bool, found.kept)) >= config.prompts_per_step:
+        groups = sample_and_grade(run, method, problems, cursor, progress, timer)
+        with timer("grade"):
+            rollouts.grader_errors.append(count_by_reason(groups))
+            groups = run.graders.drop_ungraded(groups, grades_rollouts=method.grades)
+        rollouts.groups += groups
+        rollouts.selected += [method.select(group) for group in groups]
+        rollouts.num_taken += 0 if waiting else len(problems)
+        if rollouts.num_trainable >= config.prompts_per_step:
             break
-    if method.max_rounds > 1:  # the last round may have brought more than were asked for
-        full = [index for index, samples in enumerate(found.kept) if samples]
-        for index in full[config.prompts_per_step :]:
-            found.kept[index] = []
-    sample_next_step(run, method, found.num_taken)
-    return found
+    if method.max_rounds > 1:  # the last round may have brought more problems than a step trains on
+        rollouts.limit(config.prompts_per_step)
+    sample_next_step(run, method, rollouts.num_taken)
+    return rollouts
 
 
-def collect_groups(
-    run: Run, method: Method, problems: Sequence[Problem], cursor: int, progress: float, clock: metrics.PhaseTimer
+def sample_and_grade(
+    run: Run,
+    method: Method,
+    problems: Sequence[Problem],
+    cursor: int,
+    progress: float,
+    timer: metrics.PhaseTimer,
 ) -> list[Group]:
-    """Groups of the problems, sampled and judged: each rank makes those that are dealt to it, then all have all."""
+    """The groups of `problems`, sampled and graded: each rank makes those assigned to it, then all have all."""
     collector, process_group = run.collector, run.process_group
-    shares = assign_problems(run, method, problems, progress)
-    places = shares[process_group.rank]
+    assignments = assign_problems(run, method, problems, progress)
+    indices = assignments[process_group.rank]
 
     def work() -> list[Group]:
-        with clock("sample"):
-            groups = collector.collect([problems[place] for place in places], method, cursor, progress, places)
-        with clock("grade"):
-            collector.judge(groups, own=method.grades)
+        with timer("sample"):
+            groups = collector.collect([problems[index] for index in indices], method, cursor, progress, indices)
+        with timer("grade"):
+            collector.grade(groups, grades_rollouts=method.grades)
         return groups
 
-    with whole(*collector.models):  # what ranks sample and score differs: none waits for another in there
+    with whole(*collector.models):  # ranks sample different numbers of tokens: no FSDP collective may run inside
         groups = run_on_all_ranks(process_group, work)
     if process_group.is_alone:
         return groups
-    with clock("gather"):  # what the slower ranks are waited for is in it
-        return gather_groups(process_group, problems, shares, groups)
+    with timer("gather"):  # includes the wait for slower ranks
+        return gather_groups(process_group, problems, assignments, groups)
 
 
 def assign_problems(run: Run, method: Method, problems: Sequence[Problem], progress: float) -> list[list[int]]:
-    """Which of the problems each rank samples."""
+    """The indices of the problems that each rank samples, balanced by their cost."""
     if run.process_group.is_alone:
         return [[*range(len(problems))]]
     return deal(run.collector.costs(problems, method, progress), run.process_group.size)
 
 
 def sample_next_step(run: Run, method: Method, num_taken: int) -> None:
-    """Begin to sample for the next step from the policy as it stands before this one trains, where a run does so.
+    """With `async_sampling`, start to sample for the next step from the policy as it is before this step trains it.
 
-    Also in the last step: the run may be made longer.
+    This also happens in the last step, because the run may be continued.
     """
     sampler, state = run.collector.sampler, run.state
     if isinstance(sampler, AsyncSampler):
         cursor, progress = state.cursor + num_taken, run.progress_after_step
         problems = take(run.problems, run.config.seed, cursor, run.config.prompts_per_step)
-        places = assign_problems(run, method, problems, progress)[run.process_group.rank]
-        mine = [problems[place] for place in places]
-        wanted = run.collector.sampling_requests(mine, method, cursor, progress, places)
+        indices = assign_problems(run, method, problems, progress)[run.process_group.rank]
+        of_rank = [problems[index] for index in indices]
+        requests = run.collector.sampling_requests(of_rank, method, cursor, progress, indices)
         with whole(*run.collector.models):
-            sampler.prefetch(wanted, state.step + 1)
+            sampler.prefetch(requests, state.step + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from obverse.distributed.fsdp import own, root_of, settle
@@ -10,10 +9,10 @@ from obverse.distributed.process_group import SINGLE_PROCESS
 from obverse.errors import DivergedError
 from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime import checkpoint
-from obverse.training.checkpoint_state import VERSION
 from obverse.training.rank_checks import weights_checksum
 from obverse.training.resume import run_info
-from obverse.training.state import Run
+from obverse.training.run import Run
+from obverse.training.run_state import VERSION
 
 
 def refuse_broken(run: Run) -> None:
@@ -56,7 +55,7 @@ def save(run: Run) -> Path:
         run.folder.sync_metrics()
     optimizers = run.optimizers()
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
-    state = {"version": VERSION} | asdict(run.state)
+    state = {"version": VERSION, **run.state.to_json()}
     state["optimizers"] = {name: each.counters() for name, each in optimizers.items()}
     state["metrics"] = run.folder.rows()
     state["template"] = run.collector.renderer.record()

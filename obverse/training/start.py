@@ -9,35 +9,30 @@ from typing import Any
 
 from obverse.config.train import TrainConfig
 from obverse.config.yaml_file import write
-from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import CheckpointError, ConfigError
 from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.output_dir import holds_run
 from obverse.runtime.run_dir import RunFolder, environment, packages
-from obverse.training.checkpoint_state import migrate
 from obverse.training.input_fingerprints import MODELS, differences
 from obverse.training.resume import FREE, all_changes, config_record, is_inside, refuse_changes
+from obverse.training.run import Run, RunSetup
+from obverse.training.run_state import migrate
 from obverse.training.save import save
-from obverse.training.state import Run
 
 ENVIRONMENT = "environment.json"
 UNRECORDED = TrainConfig.with_resume("unrecorded")
 
 
-def find_shared_start(
-    config: TrainConfig,
-    folder: RunFolder,
-    data: str,
-    inputs: Mapping[str, str],
-    watcher: Watcher,
-    process_group: ProcessGroup,
-) -> Path | None:
-    """The checkpoint that the run goes on from, as the first rank finds it; None for a fresh run."""
-    found = find_start(config, folder, data, watcher, inputs) if process_group.is_first else None
-    path = process_group.broadcast(None if found is None else str(found))
-    return None if path is None else Path(path)
+def find_shared_start(setup: RunSetup) -> Path | None:
+    """The checkpoint to resume from, which the first rank finds and broadcasts; None for a new run."""
+    path = None
+    if setup.process_group.is_first:
+        start = find_start(setup.config, setup.folder, setup.data, setup.watcher, setup.inputs)
+        path = None if start is None else str(start)
+    shared = setup.process_group.broadcast(path)
+    return None if shared is None else Path(shared)
 
 
 def find_start(

@@ -1,4 +1,4 @@
-"""The value model: what it expects becomes the `advantage` column, and it learns from where it was wrong."""
+"""The value model: its estimates become the `advantage` column, and it is trained on the returns."""
 
 from __future__ import annotations
 
@@ -40,32 +40,33 @@ def fill_advantages(
     batches: Sequence[tuple[Samples, Sequence[Micro]]],
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> list[list[Micro]]:
-    """The micro batches of a collection's updates with the columns value, returns and advantage written.
+    """The micro batches of each update with the columns `value`, `returns` and `advantage` filled in.
 
-    Advantages are whitened over all own tokens of the collection, in whatever update, micro batch or rank.
+    `batches` are the updates of one rollout phase. Advantages are whitened over all rollout tokens of the phase, across
+    updates, micro batches and ranks.
     """
-    written: list[list[Micro]] = []
-    for samples, micros in batches:
-        written.append([])
-        for micro in micros:
-            tokens = replace(micro.tokens, value=critic.values(micro))
-            if isinstance(tokens.reward, MissingColumn):  # no shaping
-                tokens = replace(tokens, reward=tokens.reward.new_zeros(tokens.reward.shape))
-            advantage, returns = gae(_view(tokens, samples))
-            written[-1].append(replace(micro, tokens=replace(tokens, advantage=advantage, returns=returns)))
+    filled = [[_with_advantages(critic, gae, micro, samples) for micro in micros] for samples, micros in batches]
     if not gae.whitens:
-        return written
-    mine = [micro.tokens.advantage for micros in written for micro in micros if not micro.is_padding]
-    own = torch.cat(mine) if mine else batches[0][0].reward.new_zeros(0)
-    everything = torch.cat(process_group.gather_tensors(own.double())).to(own.dtype)
-    mean, scale = everything.mean(), (everything.var(unbiased=False) + SMALLEST_VARIANCE).rsqrt()
-    return [[_whitened(micro, mean, scale) for micro in micros] for micros in written]
+        return filled
+    of_micros = [micro.tokens.advantage for micros in filled for micro in micros if not micro.is_padding]
+    of_rank = torch.cat(of_micros) if of_micros else batches[0][0].reward.new_zeros(0)
+    advantages = torch.cat(process_group.gather_tensors(of_rank.double())).to(of_rank.dtype)
+    mean, scale = advantages.mean(), (advantages.var(unbiased=False) + SMALLEST_VARIANCE).rsqrt()
+    return [[_whitened(micro, mean, scale) for micro in micros] for micros in filled]
+
+
+def _with_advantages(critic: Critic, gae: GAE, micro: Micro, samples: Samples) -> Micro:
+    tokens = replace(micro.tokens, value=critic.values(micro))
+    if isinstance(tokens.reward, MissingColumn):  # no shaping
+        tokens = replace(tokens, reward=tokens.reward.new_zeros(tokens.reward.shape))
+    advantage, returns = gae(_part_inputs(tokens, samples))
+    return replace(micro, tokens=replace(tokens, advantage=advantage, returns=returns))
 
 
 def _whitened(micro: Micro, mean: Tensor, scale: Tensor) -> Micro:
     return replace(micro, tokens=replace(micro.tokens, advantage=(micro.tokens.advantage - mean) * scale))
 
 
-def _view(tokens: Tokens, samples: Samples) -> PartInputs:
+def _part_inputs(tokens: Tokens, samples: Samples) -> PartInputs:
     entropy: Any = MissingColumn("policy.entropy", tokens.behavior)
     return PartInputs(tokens, samples, PolicyOutputs(tokens.behavior, entropy))

@@ -24,8 +24,9 @@ from obverse.models.shared_prefix import Reader
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
+from obverse.training.prepared_update import prepare_updates
 from obverse.training.setup import prepare
-from obverse.training.update import forward, prepare_updates
+from obverse.training.update import forward
 from obverse.types import Source
 
 NAMES = methods.names()
@@ -64,7 +65,7 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     method, model = learner.method, learner.policy.model.double()
     networks = [model] + ([learner.critic.model.double()] if learner.critic else [])
     groups = run.collector.collect(run.problems[:4], method, 0, 0.0)
-    run.collector.judge(groups)
+    run.collector.grade(groups)
     for group in groups:  # a random model solves nothing: let every second answer of its own count as right
         for sample in group.of("rollout")[::2] if Source.ROLLOUT in method.sources else []:
             sample.grade = type(sample.grade).passed()

@@ -28,7 +28,9 @@ from obverse.estimator.parts import Everything, Standardized
 from obverse.models.batch import Micro, pack
 from obverse.models.policy import as_policy, logprobs
 from obverse.models.shared_prefix import Reader
-from obverse.training.update import Learner, forward, prepare_update
+from obverse.training.learners import Learner
+from obverse.training.prepared_update import prepare_update
+from obverse.training.update import forward
 from obverse.types import Group, Sample
 
 disable_progress_bars()

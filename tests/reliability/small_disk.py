@@ -64,7 +64,7 @@ def run(root: Path, model: str, problems: str) -> None:
 
     Another program may fill the disk once a run has begun: what looks for room before the first step is left out.
     """
-    prepare.refuse_small_disk = lambda run: None
+    prepare.check_disk_space = lambda run: None
     mount(root, "size=64m")
 
     def go(num_steps: int) -> int:

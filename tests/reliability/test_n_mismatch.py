@@ -24,7 +24,7 @@ from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
 from obverse.training.setup import prepare
-from obverse.training.train_inference_kl import MismatchCheck, divergence, logprobs_under
+from obverse.training.train_inference_kl import MismatchCheck, kl_per_token, logprobs_under
 from obverse.types import Source
 
 LAWS: list[dict[str, float]] = [
@@ -162,8 +162,8 @@ def test_n6_the_estimate_is_the_divergence() -> None:
     """Over every token of a small vocabulary, each as often as the sampler draws it."""
     sampled, trained = torch.tensor([0.5, 0.3, 0.2]).log(), torch.tensor([0.4, 0.4, 0.2]).log()
     exact = float((sampled.exp() * (sampled - trained)).sum())
-    assert float((sampled.exp() * divergence(trained, sampled)).sum()) == pytest.approx(exact, rel=1e-6)
-    assert float(divergence(torch.tensor([-torch.inf]), torch.tensor([-1.0]))) == 1.0
+    assert float((sampled.exp() * kl_per_token(trained, sampled)).sum()) == pytest.approx(exact, rel=1e-6)
+    assert float(kl_per_token(torch.tensor([-torch.inf]), torch.tensor([-1.0]))) == 1.0
 
 
 @pytest.mark.parametrize(("limit", "found", "ends"), [(0.01, 0.0101, True), (0.01, 0.0099, False), (None, 9.0, False)])

@@ -37,7 +37,7 @@ from obverse.models.policy import Policy
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.loop import train
-from obverse.training.train_inference_kl import divergence
+from obverse.training.train_inference_kl import kl_per_token
 from obverse.types import ModelInput
 
 PROGRAM = ROOT / ".venv-vllm" / "bin" / "vllm"
@@ -160,7 +160,7 @@ LAWS = [{}, {"temperature": 0.6}, {"temperature": 1.3, "top_k": 5}, {"top_p": 0.
 def test_the_servers_log_probs_are_ours(cut: dict[str, float], bench: Bench) -> None:
     gaps = bench.gaps(bench.params(**cut))
     allowed = gaps.isfinite()  # a token on the border of a cut may be inside there and outside here
-    kl = float(divergence(gaps[allowed], torch.zeros(int(allowed.sum()))).mean())
+    kl = float(kl_per_token(gaps[allowed], torch.zeros(int(allowed.sum()))).mean())
     print(
         f"law {cut or 'whole'}: {len(gaps)} tokens, {int((~allowed).sum())} outside, largest gap "
         f"{float(gaps[allowed].abs().max()):.1e}, mean {float(gaps[allowed].abs().mean()):.1e}, KL {kl:.1e}"

@@ -57,6 +57,14 @@ class Part(Named):
         raise TypeError(f"{type(self).__name__} has no __call__(inputs) -> [T]: define it")
 
 
+class PairedAdvantage(Part):
+    """An advantage that compares the two responses of a pair; metrics report its margins (`rewards/margins`)."""
+
+    def margins(self, inputs: PartInputs) -> Tensor:
+        """The score of the preferred response minus that of the other one, for every pair of the micro batch; [P]."""
+        raise TypeError(f"{type(self).__name__} defines no margins: define margins(inputs) -> [P]")
+
+
 class Mask(Named):
     """The stability mask: which tokens count; (inputs, ratio [T], advantage [T]) -> [T], usually 0 or 1."""
 

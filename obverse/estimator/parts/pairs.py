@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from obverse.estimator.parts.interfaces import Normalizer, Part
+from obverse.estimator.parts.interfaces import Normalizer, PairedAdvantage, Part
 from obverse.estimator.tables import LOG_RATIO_LIMIT
 from obverse.types import Source
 
@@ -62,7 +62,7 @@ def log_ratios(inputs: PartInputs) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Preferred(Part):
+class Preferred(PairedAdvantage):
     """A = +-pull g'(L) on every token of the better and the worse sample, summed over a sample's pairs; [T].
 
     L is a sample's summed log-ratio to the anchor, h = g(L_better) - g(L_worse). `sigmoid`: the loss is
@@ -136,7 +136,7 @@ class Preferred(Part):
 
 
 @dataclass(frozen=True)
-class Ranked(Part):
+class Ranked(PairedAdvantage):
     """A reward model's comparison: A = +-sigmoid(-(r_better - r_worse - margin)) at a sample's last token; [T].
 
     r is the scalar head's output there. `center` adds center (r_better + r_worse)^2 to a pair's loss

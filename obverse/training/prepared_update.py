@@ -1,0 +1,163 @@
+"""Prepare an update before the policy moves: micro batches of this rank, frozen log-probs, rewards, advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from obverse.distributed.balance import deal
+from obverse.distributed.fsdp import root_of
+from obverse.distributed.process_group import ProcessGroup
+from obverse.estimator.formula import has_zero_gradient, shaped
+from obverse.estimator.tables import Samples, Tokens
+from obverse.models.batch import Micro, Update
+from obverse.models.policy import logprobs
+from obverse.models.shared_prefix import Reader
+from obverse.training.learners import Learner
+from obverse.training.value_model import fill_advantages
+from obverse.types import Source
+
+# Computing a prompt once for all its samples pays from this mean number of samples per prompt on.
+MIN_SAMPLES_PER_PROMPT = 1.5
+
+
+@dataclass(frozen=True)
+class PreparedUpdate:
+    """An update ready for `optimizer_step`: this rank's micro batches, on the policy's device.
+
+    `is_frozen`: the token columns hold the log-probs of the policy that sampled, because it moves before the update is
+    used for the last time, or because the reward was shaped by them.
+    """
+
+    samples: Samples
+    micros: list[Micro]
+    num_rows: int
+    is_frozen: bool
+    is_unmoved: bool  # the rollouts are the current policy's own: every ratio to their behavior is 1
+
+
+class PromptReaders:
+    """The policy's and the anchor's readers of prompts that consecutive micro batches share."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.policy = Reader(learner.policy.model, learner.policy.table)
+        self.anchor = Reader(learner.anchor.model) if learner.anchor else None
+
+
+def prepare_updates(
+    learner: Learner, updates: Sequence[Update | None], is_repeated: bool
+) -> list[PreparedUpdate | None]:
+    """Prepare the updates of one rollout phase; with a critic, advantages are whitened over all of them."""
+    prepared_updates = [None if update is None else prepare_update(learner, update, is_repeated) for update in updates]
+    gae, critic = learner.method.critic, learner.critic
+    if gae is None or critic is None:
+        return prepared_updates
+    batches = [(prepared.samples, prepared.micros) for prepared in prepared_updates if prepared is not None]
+    with_advantages = iter(fill_advantages(critic, gae, batches, learner.process_group))
+    return [
+        None if prepared is None else replace(prepared, micros=next(with_advantages)) for prepared in prepared_updates
+    ]
+
+
+def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> PreparedUpdate:
+    """Split `update` into micro batches; compute now what depends on the policy before it moves, and shape rewards.
+
+    `is_repeated`: the policy steps more than once on the rollouts that the update comes from.
+    """
+    method, policy = learner.method, learner.policy
+    samples = update.samples.to(policy.device)
+    is_frozen = is_repeated or bool(method.shaping) or method.critic is not None
+    rows = None  # all of them: a memory observes every sample, and shaping changes all rewards
+    if method.memory is None and not method.shaping:
+        rows = set((~has_zero_gradient(samples, method.terms)).nonzero()[:, 0].tolist())
+    is_shared = shares_prompts(learner, update)
+    if not learner.process_group.is_alone:
+        rows = rows_of_rank(learner.process_group, update, rows, is_shared)
+    micros = [*update.micros(learner.micro_batch_tokens, method.needs_whole_groups, is_shared, rows)]
+    num_rows = sum(len(micro.input_ids) for micro in micros)
+    num_micros = len(micros)
+    micros = [micro.to(policy.device) for micro in micros + padding_microbatches(learner, update, num_micros)]
+    if is_frozen:
+        readers = PromptReaders(learner)
+        micros = [replace(micro, tokens=fill_logprobs(micro, None, learner, readers)) for micro in micros]
+    if method.shaping:
+        shaped_micros, samples = _shape_rewards(learner, micros[:num_micros], samples)
+        micros = shaped_micros + micros[num_micros:]
+    is_unmoved = learner.samples_itself and not is_frozen and not method.needs("sampler")
+    return PreparedUpdate(samples, micros, num_rows, is_frozen, is_unmoved)
+
+
+def _shape_rewards(learner: Learner, micros: Sequence[Micro], samples: Samples) -> tuple[list[Micro], Samples]:
+    """Write the shaping of each token into the micro batches and its sum, over all ranks, into the samples' rewards."""
+    shapings = [shaped(micro.tokens, samples, learner.method.shaping) for micro in micros]
+    shaped_micros = [replace(micro, tokens=tokens) for micro, (tokens, _) in zip(micros, shapings, strict=True)]
+    added = sum((rewards for _, rewards in shapings), start=torch.zeros_like(samples.reward))
+    total = learner.process_group.sum(added.double()).to(added.dtype)
+    return shaped_micros, replace(samples, reward=samples.reward + total)
+
+
+def padding_microbatches(learner: Learner, update: Update, num: int) -> list[Micro]:
+    """Micro batches without a gradient for a rank that has `num`, so that all ranks have equally many; [] without FSDP.
+
+    Under FSDP all ranks run every layer together: one that finished early would block the collectives of the others.
+    """
+    if root_of(learner.policy.model) is None:
+        return []
+    missing = max(learner.process_group.gather(num)) - num
+    return [update.padding()] * missing if missing else []
+
+
+def rows_of_rank(
+    process_group: ProcessGroup, update: Update, needed: Collection[int] | None, is_shared: bool
+) -> set[int]:
+    """The samples that this rank computes: whole problems, balanced by the tokens that go through the model.
+
+    Only the samples in `needed` (None: all) cost anything; a shared prompt (`is_shared`) is counted once per problem.
+    """
+    group, rows = update.samples.group.tolist(), update.rows
+    costs = [0] * (max(group) + 1)
+    problems_with_prompt: set[int] = set()
+    for index in range(len(rows)) if needed is None else sorted(needed):
+        has_prompt = is_shared and group[index] in problems_with_prompt
+        problems_with_prompt.add(group[index])
+        costs[group[index]] += len(rows[index].ids) + (0 if has_prompt else len(rows[index].prompt))
+    problems = set(deal(costs, process_group.size)[process_group.rank])
+    return {index for index in range(len(rows)) if group[index] in problems and (needed is None or index in needed)}
+
+
+def shares_prompts(learner: Learner, update: Update) -> bool:
+    """Whether each prompt is computed once for all its samples: if model and method allow it, and prompts repeat."""
+    method = learner.method
+    if not learner.policy.shares or method.inputs is not None or method.streams & {"value", "score"}:
+        return False
+    if learner.balance is not None:  # the balancing loss counts a prompt's tokens once per sample
+        return False
+    return len(update.rows) >= MIN_SAMPLES_PER_PROMPT * len({sample.prompt for sample in update.rows})
+
+
+def fill_logprobs(
+    micro: Micro, logp: Tensor | None, learner: Learner, readers: PromptReaders, is_unmoved: bool = False
+) -> Tokens:
+    """The token columns of a micro batch with the log-probs that the method reads beyond the sampler's; [T] each.
+
+    While the policy has not moved since it sampled, its current log-prob *is* the behavior of tokens from other
+    sources, of all tokens if a server samples, and of rollout tokens if no sampling parameter excluded any
+    (`is_unmoved`). `logp` is that log-prob if a forward pass was just made; None: make one.
+    """
+    tokens, method, anchor = micro.tokens, learner.method, learner.anchor
+    off_policy = [source for source in method.sources if source is not Source.ROLLOUT]
+    is_corrected = method.needs("sampler")
+    with torch.no_grad():
+        if is_unmoved and logp is not None:
+            tokens = replace(tokens, behavior=logp)
+        elif is_corrected or any(method.reads_behavior(source) for source in off_policy):
+            current = logprobs(learner.policy, micro, reader=readers.policy)[0] if logp is None else logp
+            is_rollout = tokens.source == int(Source.ROLLOUT)
+            behavior = current if is_corrected else torch.where(is_rollout, tokens.behavior, current)
+            tokens = replace(tokens, behavior=behavior)
+        if anchor is not None and method.needs("anchor"):
+            tokens = replace(tokens, anchor=logprobs(anchor, micro, reader=readers.anchor)[0])
+    return tokens
