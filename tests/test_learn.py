@@ -150,7 +150,7 @@ MIXED = "len(text) % 2 if n % 3 == 0 else 1"  # every third problem has right an
 
 def test_dapo_goes_on_until_enough_problems_are_mixed_and_trains_no_more(tiny: Path, tmp_path: Path) -> None:
     found, run = stepped("dapo", tiny, tmp_path, MIXED, num_generations=8, prompts_per_step=5)
-    useful = [group for group, kept in zip(found.groups, found.kept, strict=True) if kept]
+    useful = [group for group, kept in zip(found.groups, found.selected, strict=True) if kept]
     assert len(useful) == 5, "more than were asked for are trained, or fewer"
     assert all(int(group.problem.id.split("-")[-1]) % 3 == 0 for group in useful)
     assert found.num_taken == len(found.groups) in (15, 20, 25) and run.state.cursor == 0
@@ -169,13 +169,13 @@ def test_what_the_last_round_brought_too_much_is_left_out(tiny: Path, tmp_path: 
     mixed = [bool(run.method.select(group)) for group in found.groups]
     assert sum(mixed) > 7, "this data set does not put it to the test"
     first = [index for index, useful in enumerate(mixed) if useful][:7]
-    assert [index for index, kept in enumerate(found.kept) if kept] == first
+    assert [index for index, kept in enumerate(found.selected) if kept] == first
 
 
 def test_dapo_takes_what_it_has_after_its_last_round(tiny: Path, tmp_path: Path) -> None:
     options = {"max_num_gen_batches": 2, "prompts_per_step": 4}
     found, run = stepped("dapo", tiny, tmp_path, "1", **options)  # everything is right: nothing is mixed
-    assert found.num_taken == 8 and not any(found.kept)
+    assert found.num_taken == 8 and not any(found.selected)
     train_step(run)
     assert RunFolder(tmp_path / "run").metrics()[0]["step_taken"] == 0.0
     (tmp_path / "grpo").mkdir()

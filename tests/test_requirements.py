@@ -71,7 +71,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def loaded(*_: object) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr(prepare, "load_networks", loaded)
+    monkeypatch.setattr(prepare, "load_models", loaded)
     return tmp_path
 
 

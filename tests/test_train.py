@@ -212,10 +212,10 @@ def test_a_reward_that_does_not_apply_leaves_demonstrations_in(tiny: Path, chain
 def test_gradients_that_are_no_numbers_never_reach_the_weights(
     tiny: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import obverse.training.update as optimizer_step
+    import obverse.training.update as update
 
-    real = optimizer_step.loss
-    monkeypatch.setattr(optimizer_step, "loss", lambda *args: real(*args) * torch.nan)
+    real = update.loss
+    monkeypatch.setattr(update, "loss", lambda *args: real(*args) * torch.nan)
     with pytest.raises(DivergedError, match="not finite in 3 steps in a row"):
         train(runs.config("sft", tmp_path / "run", tiny, chains, max_steps=9))
     assert [row["step_taken"] for row in RunFolder(tmp_path / "run").metrics()] == [0.0, 0.0]

@@ -25,7 +25,7 @@ import torch
 from dist.ranks import free_port, variables
 
 import runs
-from obverse.training import rollout_phase as gather
+from obverse.training import prepared_update, rollout_phase
 from obverse.training import update as learn
 from obverse.training import collector as rollout
 from obverse.training import loop as train
@@ -131,7 +131,7 @@ def poisoned(job: Job, rank: int) -> Any:
 def work(job: Job, rank: int) -> int:
     """What a rank's process does; its exit code."""
     if job.split:
-        gather.deal = learn.deal = dealing(job.split)
+        rollout_phase.deal = prepared_update.deal = dealing(job.split)
     if job.lucky:
         rollout.judge_all = lucky
     if job.poison:

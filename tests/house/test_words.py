@@ -34,6 +34,7 @@ MAY_NAME = {
             "models.context_limits",
             "memory_plan.meta_models",
             "training.setup",
+            "training.startup_checks",
             "training.validate",
             "models.reward_model",
         )

@@ -343,7 +343,7 @@ def test_c5_a_disk_of_any_size_leaves_the_checkpoint_before(
 def test_c6_an_unwritable_folder_is_refused_before_the_model_is_read(
     tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "load_networks", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(prepare, "load_models", lambda *args: pytest.fail("a model was loaded"))
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match="cannot be written: .*choose another --output_dir") as refusal:
         train(runs.config("sft", tmp_path / "file" / "run", tiny, problems))
