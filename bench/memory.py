@@ -154,7 +154,7 @@ def uneven() -> None:
     from obverse.training import collector as rollout
     from obverse.types import GradeResult
 
-    rollout.judge_all = lambda asked, seconds: [  # type: ignore[assignment]
+    rollout.grade_completions = lambda asked, seconds: [  # type: ignore[assignment]
         GradeResult(True, random.Random(text).random()) for _, text in asked
     ]
 

@@ -133,7 +133,7 @@ def work(job: Job, rank: int) -> int:
     if job.split:
         rollout_phase.deal = prepared_update.deal = dealing(job.split)
     if job.lucky:
-        rollout.judge_all = lucky
+        rollout.grade_completions = lucky
     if job.poison:
         learn.reduce_over_ranks = poisoned(job, rank)
     options = {**job.options, **job.own.get(str(rank), {})}
