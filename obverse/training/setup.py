@@ -176,7 +176,7 @@ def build_renderer(config: TrainConfig, models: TrainingModels, start: Path | No
 
 
 def build_sampler(setup: RunSetup, models: TrainingModels, renderer: Renderer) -> Sampler:
-    """The sampler of rollouts. With one rank a signal interrupts its waiting for a server, else it waits for the loop."""
+    """The sampler of rollouts; with one rank a signal interrupts it while it waits for a server."""
     watcher, process_group = setup.watcher, setup.process_group
     context = SamplerContext(
         config=setup.config,
