@@ -1,7 +1,7 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-release test-parity test-parity-short test-vllm bench bench-limit lint science methods base clean
+.PHONY: help demo test test-all test-release test-parity test-parity-short test-vllm bench bench-limit lint science methods base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,10 +23,15 @@ demo: $(READY)  ## train the embedded model in a few minutes and show what it le
 	$(BIN)/obverse demo
 
 # One thread a worker: two on a busy machine are slower than one. A worker that has nothing left takes from the other.
-test: $(READY)  ## every test, without a network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not release"
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+test: $(READY)  ## every kind of proof in five minutes on two cores, without a network
+	$(PYTEST) -m "not slow and not release"
 
-test-release: $(READY)  ## the longer proofs alone: what a release must pass beside every test
+# The same proofs over more: every method where 'make test' has one a mechanism, more seeds, more kills.
+test-all: $(READY)  ## every test but the release's (a quarter of an hour on two cores)
+	$(PYTEST) -m "not release"
+
+test-release: $(READY)  ## the longest proofs alone: what a release must pass beside 'make test-all'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m release
 
 # TRL's files lie in a folder of their own, which only these targets put on the path: 'make test' runs without them.

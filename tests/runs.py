@@ -27,6 +27,12 @@ def write_problems(path: Path, num_problems: int = 24, difficulty: tuple[int, in
     return path
 
 
+def short_run(method: str) -> dict[str, Any]:
+    """Options with which a run of a few steps gets everywhere: few rounds of sampling, few waiting problems."""
+    options = {"max_num_gen_batches": 2, "num_waiting": 4}
+    return {name: value for name, value in options.items() if name in methods.parameters(methods.find(method))}
+
+
 def config(
     method: str, folder: Path, model: Path | str, dataset: Path | str = "arithmetic", **options: Any
 ) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Laws of whole runs, for every method of the folder: 10, 11, 12, and the same seed twice."""
+"""Laws of whole runs: 10, 11 and 12, of which the last has every method's same seed twice in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from exam.batches import method_stages
+from mechanisms import REPRESENTATIVES, mechanisms, representatives_first
 from tiny_models import save_tiny
 
 import runs
@@ -30,7 +31,6 @@ from obverse.training.update import forward
 from obverse.types import Source
 
 NAMES = methods.names()
-LONG = {"sft": 50, "grpo": 50, "hpt": 50}  # steps of two runs with one seed; others take 3
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.write_problems(tmp_path_factory.mktemp("exam") / "chains.jsonl")
+
+
+def test_the_representatives_use_every_mechanism() -> None:
+    everything = {mechanism for name in NAMES for mechanism in mechanisms(name)}
+    assert everything == {mechanism for name in REPRESENTATIVES for mechanism in mechanisms(name)}
+    assert len(everything) > 15
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,7 +61,7 @@ def test_law_10_options_survive_a_round_trip(name: str, tmp_path: Path) -> None:
     assert methods.build(name, second.method_options) == methods.build(name, first.method_options)
 
 
-@pytest.mark.parametrize("name", method_stages())
+@pytest.mark.parametrize("name", representatives_first(method_stages()))
 def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     name: str, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,14 +106,12 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     torch.testing.assert_close(gradient(10**9, head=True), plain, rtol=1e-5, atol=tiny_part)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("updates", [{}, {"num_iterations": 2, "num_mini_batches": 2}], ids=["one", "several"])
-def test_law_12_a_resumed_run_equals_an_uninterrupted_one(
-    name: str, updates: dict[str, int], tiny: Path, problems: Path, tmp_path: Path
-) -> None:
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
+def assert_law_12(name: str, tiny: Path, problems: Path, root: Path, **updates: int) -> None:
+    """A run that stops after step 2, and goes on from checkpoint 1, against one that nothing stopped."""
+    whole, halves = root / "whole", root / "halves"
     # 4 x 7 problems cross an epoch
     options = {"max_steps": 4, "lr_scheduler_type": "linear", "save_steps": 2, "prompts_per_step": 7, **updates}
+    options |= runs.short_run(name)
     train(runs.config(name, whole, tiny, problems, **options))
 
     class StopAfterTwo(Silent):
@@ -119,23 +123,37 @@ def test_law_12_a_resumed_run_equals_an_uninterrupted_one(
         train(runs.config(name, halves, tiny, problems, **(options | {"save_steps": 1})), StopAfterTwo())
     assert [path.name for path in halves.glob("checkpoint-*")] == ["checkpoint-1"]
     train(runs.config(name, halves, tiny, problems, resume_from_checkpoint="auto", **options))
-    ours, theirs = runs.fingerprint(halves, 4), runs.fingerprint(whole, 4)
+    resumed, expected = runs.fingerprint(halves, 4), runs.fingerprint(whole, 4)
     # the state holds the size of metrics.jsonl, in which seconds have as many digits as they like
-    assert {**ours, "state.json": ""} == {**theirs, "state.json": ""}
+    assert {**resumed, "state.json": ""} == {**expected, "state.json": ""}
     assert runs.figures(halves) == runs.figures(whole)
+    reader = load if as_schedule(methods.build(name)).stages[0].method.trains_policy else load_scalar
+    assert reader(str(halves / "checkpoint-4"))[1].vocab_size > 0
 
 
+@pytest.mark.parametrize("name", representatives_first(NAMES))
+def test_law_12_a_resumed_run_equals_an_uninterrupted_one(
+    name: str, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    """Both runs begin with the same seed in different folders: that this gives the same bits is a part of it."""
+    assert_law_12(name, tiny, problems, tmp_path, num_iterations=2, num_mini_batches=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_seed_twice_gives_the_same_bits(name: str, tiny: Path, problems: Path, tmp_path: Path) -> None:
-    num = LONG.get(name, 3)
+def test_law_12_with_one_update_a_step(name: str, tiny: Path, problems: Path, tmp_path: Path) -> None:
+    assert_law_12(name, tiny, problems, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "grpo", "hpt"])
+def test_fifty_steps_of_the_same_seed_have_the_same_bits(name: str, tiny: Path, problems: Path, tmp_path: Path) -> None:
     for folder in ("first", "second"):
-        train(runs.config(name, tmp_path / folder, tiny, problems, max_steps=num, log_completions=False))
-    first, second = (runs.fingerprint(tmp_path / folder, num) for folder in ("first", "second"))
+        train(runs.config(name, tmp_path / folder, tiny, problems, max_steps=50, log_completions=False))
+    first, second = (runs.fingerprint(tmp_path / folder, 50) for folder in ("first", "second"))
     assert first["model.safetensors"] == second["model.safetensors"]
     assert first["optimizer.safetensors"] == second["optimizer.safetensors"]
     assert runs.figures(tmp_path / "first") == runs.figures(tmp_path / "second")
-    reader = load if as_schedule(methods.build(name)).stages[0].method.trains_policy else load_scalar
-    assert reader(str(tmp_path / "first" / f"checkpoint-{num}"))[1].vocab_size > 0
 
 
 def test_another_seed_gives_another_run(tiny: Path, problems: Path, tmp_path: Path) -> None:

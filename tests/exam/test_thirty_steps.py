@@ -42,7 +42,12 @@ def solved(folder: Path, step: int) -> float:
     return float(found["all"]["pass@1"])
 
 
-@pytest.mark.parametrize("name", methods.names())
+SHORT = {"sft", "hpt", "reward_model", "upft"}  # imitation, both, pairs and scores, no labels
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.slow) for name in methods.names()]
+)
 def test_thirty_steps_do_what_the_method_is_for(name: str, tmp_path: Path) -> None:
     schedule = as_schedule(methods.build(name))
     known = methods.parameters(methods.find(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "relift": {"num_waiting": 7},
     "discriminative": {"num_mini_batches": 2},
 }
+# The others are resumed in `make test` too, stopped at one place: law 12 in tests/exam/test_runs.py.
+SHORT = {"ppo", "relift"}
 OPTIONS = {"max_steps": NUM_STEPS, "save_steps": 1, "prompts_per_step": 7}  # 4 x 7 of 24 problems cross an epoch
 
 
@@ -81,12 +84,21 @@ class Field:
             self.count("C1 kills inside a save")
 
 
-@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize("method", sorted(SHORT))
 def test_c1_a_run_that_is_killed_and_goes_on_is_the_whole_run(
     method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
+    """Once inside a save and once anywhere."""
     field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS, count)
-    for number, at in enumerate(field.spots(3, seed=len(method))):
+    for number, at in enumerate(field.spots(2, seed=len(method))):
+        field.survives(at, str(number))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", RUNS)
+def test_c1_three_kills(method: str, forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count) -> None:
+    field = Field(forks, tmp_path, tiny, problems, method, NUM_STEPS, count)
+    for number, at in enumerate(field.spots(3, seed=len(method) + 1)):
         field.survives(at, str(number))
 
 
@@ -99,27 +111,34 @@ def test_c1_a_run_with_adapters_that_is_killed_and_goes_on_is_the_whole_run(
     adapters = {"use_peft": True, "lora_r": 4, "kl_coef": 0.1, "sft_share": 0.5}  # the second stage keeps two sets
     field = Field(forks, tmp_path, tiny, problems, "sft_then_rl", NUM_STEPS, count, **adapters, **lucky)
     assert "checkpoint-4/adapter_model.safetensors" in field.expected
-    for number, at in enumerate(field.spots(3, seed=1)):
+    for number, at in enumerate(field.spots(1, seed=1)):
         field.survives(at, str(number))
 
 
+def test_c2_a_run_that_is_killed_again_and_again_is_the_whole_run(
+    forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
+) -> None:
+    chain(Field(forks, tmp_path, tiny, problems, "hpt", 6, count), seed=2, num_kills=4)
+
+
+@pytest.mark.slow
 def test_c2_a_run_that_is_killed_ten_times_is_the_whole_run(
     forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
     chain(Field(forks, tmp_path, tiny, problems, "hpt", NUM_CHAINED, count), seed=2)
 
 
-def chain(field: Field, seed: int) -> None:
-    """One run that dies ten times, each time somewhere in what is left of it, and then goes on to its end."""
+def chain(field: Field, seed: int, num_kills: int = 10) -> None:
+    """One run that dies several times, each time somewhere in what is left of it, and then goes on to its end."""
     draw, name = random.Random(seed), f"chain-{seed}"
     a_step = (len(field.points) - field.first) // (field.num_steps - 1)
     assert field.run(name, field.first + draw.randrange(a_step))["code"] == KILLED
-    for _ in range(9):
+    for _ in range(num_kills - 1):
         assert field.run(name, draw.randrange(2, a_step * 5 // 4), resume_from_checkpoint="auto")["code"] == KILLED
     assert field.run(name, resume_from_checkpoint="auto")["code"] == 0
     assert digest(field.root / name, field.num_steps) == field.expected
     assert steps(field.root / name) == list(range(1, field.num_steps + 1))
-    field.count("C2 chains of ten kills")
+    field.count(f"C2 chains of {num_kills} kills")
 
 
 @pytest.mark.release
@@ -173,8 +192,15 @@ class At(Silent):
                 os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("phase", ["load", "sample", "grade", "train", "eval", "save"])
+def phases_and_signals() -> Iterator[Any]:
+    """Every phase with one signal or the other, and slow with both."""
+    for number, phase in enumerate(("load", "sample", "grade", "train", "eval", "save")):
+        first, second = (signal.SIGINT, signal.SIGTERM)[:: 1 if number % 2 else -1]
+        yield pytest.param(phase, first)
+        yield pytest.param(phase, second, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("phase", "number"), phases_and_signals())
 def test_c7_a_signal_in_any_phase_leaves_a_checkpoint_that_goes_on(
     phase: Phase, number: int, whole: Path, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:

@@ -13,8 +13,8 @@ import json
 import platform
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -23,14 +23,13 @@ from tiny_models import save_tiny
 
 import runs
 from obverse import methods
+from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.loop import train
 
 FOLDER = Path(__file__).parents[1] / "data" / "traces"
 FIGURES = ("loss", "grad_norm")
-SHORT, LONG = 20, 100  # steps: of every change, of a release
-# Options that a short run sets for the methods that have them: few rounds of sampling, few waiting problems.
-SHORT_RUN: dict[str, Any] = {"max_num_gen_batches": 2, "num_waiting": 4}
+SHORT, LONG = 20, 100  # steps
 
 
 def machine() -> dict[str, str]:
@@ -66,13 +65,30 @@ def parity_reward(folder: Path) -> str:
     return f"{file}:parity"
 
 
-def trace(method: str, num_steps: int, root: Path, model: Path) -> dict[str, list[float]]:
-    """The figures of each step of a run; 0 for a step that had nothing to train on."""
+class StopAfter(Silent):
+    """Breaks a run off behind a step, as Ctrl-C would."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+
+    def step(self, step: int, total_steps: int, metrics: object) -> None:
+        if step == self.num_steps:
+            raise KeyboardInterrupt
+
+
+def trace(
+    method: str, num_steps: int, root: Path, model: Path, stop_after: int | None = None
+) -> dict[str, list[float]]:
+    """The figures of each step of a run; 0 for a step that had nothing to train on.
+
+    Schedules are those of `num_steps`; with `stop_after` the run is broken off behind that step.
+    """
     options = {"max_steps": num_steps, "log_completions": False, "dtype": "float32", "threads": 1, "device": "cpu"}
     options |= {"dataset": str(runs.write_problems(root / "chains.jsonl")), "verifier": parity_reward(root)}
     folder = root / f"{method}-{num_steps}"
-    options |= {name: value for name, value in SHORT_RUN.items() if name in methods.parameters(methods.find(method))}
-    train(runs.config(method, folder, model, **options))
+    config = runs.config(method, folder, model, **options, **runs.short_run(method))
+    with suppress(KeyboardInterrupt):
+        train(config, StopAfter(stop_after or num_steps + 1))
     rows = RunFolder(folder).metrics()
     return {name: [float(f"{row.get(name, 0.0):.9g}") for row in rows] for name in FIGURES}
 
