@@ -1,7 +1,7 @@
-"""The whole story in one file: a language model learns by HPT, where it succeeds by RL and where it fails by SFT.
+"""HPT in one file: a language model is trained by RL on problems that it solves and by SFT on those that it does not.
 
-Nothing here comes from obverse: this is its oracle. A test runs both on the same problems and compares the curves.
-Read it top to bottom: problems, sampling, reward, gate, coefficients, step.
+The file does not import obverse: it is the reference implementation. A test runs both on the same problems and compares
+the curves. Read it from top to bottom: problems, sampling, reward, gate, coefficients, training loop.
 
     python examples/one_file.py --model obverse/assets/base --steps 50
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-# ---- problems: a prompt, an answer that can be checked, and one way to get there ---------------------------------
+# ---- problems: a prompt, an answer that can be checked, and a demonstration --------------------------------------
 
 
 def chain(rng: random.Random, num_operations: int) -> dict:
@@ -38,32 +38,32 @@ def chain(rng: random.Random, num_operations: int) -> dict:
 
 
 def seed_for(seed: int, *names: object) -> int:
-    """A seed for a named stream of random numbers: nothing depends on the order in which streams are used."""
+    """The seed of a named stream of random numbers, independent of the order in which streams are used."""
     text = "\x1f".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def take(problems: list[dict], seed: int, cursor: int, num: int) -> list[dict]:
-    """The next problems of an endless stream that is shuffled anew in every epoch."""
-    taken = []
-    for place in range(cursor, cursor + num):
-        epoch, index = divmod(place, len(problems))
+    """`num` problems from position `cursor` of an endless stream that is shuffled in every epoch."""
+    batch = []
+    for position in range(cursor, cursor + num):
+        epoch, index = divmod(position, len(problems))
         order = list(range(len(problems)))
         random.Random(seed_for(seed, "epoch", epoch)).shuffle(order)
-        taken.append(problems[order[index]])
-    return taken
+        batch.append(problems[order[index]])
+    return batch
 
 
-# ---- sampling: several answers of the model's own to each problem ------------------------------------------------
+# ---- sampling: several rollouts for each problem -----------------------------------------------------------------
 
 
 @torch.no_grad()
 def sample(model, prompts: list[list[int]], seeds: list[int], stop: int, max_tokens: int):
-    """One answer per prompt: its token ids with the stop token, and the log-prob of each when it was drawn."""
+    """One completion per prompt: its token ids with the stop token, and their log-probs under the sampling policy."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    luck = torch.stack(
+    uniforms = torch.stack(
         [torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     )
     answers: list[list[int]] = [[] for _ in prompts]
@@ -73,8 +73,8 @@ def sample(model, prompts: list[list[int]], seeds: list[int], stop: int, max_tok
         position = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
         cache, logp = out.past_key_values, out.logits[:, -1].log_softmax(-1)
-        ladder = logp.double().exp().cumsum(-1)  # a token is drawn where the ladder passes a uniform number
-        token = torch.searchsorted(ladder, luck[:, step : step + 1] * ladder[:, -1:], right=True)
+        cumulative = logp.double().exp().cumsum(-1)  # inverse transform sampling with one uniform number per token
+        token = torch.searchsorted(cumulative, uniforms[:, step : step + 1] * cumulative[:, -1:], right=True)
         for i in range(len(prompts)):
             if alive[i]:
                 answers[i].append(int(token[i]))
@@ -86,7 +86,7 @@ def sample(model, prompts: list[list[int]], seeds: list[int], stop: int, max_tok
     return answers, drawn
 
 
-# ---- reward: is what stands behind the last # the answer? --------------------------------------------------------
+# ---- reward: 1 if the text after the last # is the answer --------------------------------------------------------
 
 
 def reward(text: str, answer: str) -> float:
@@ -94,20 +94,20 @@ def reward(text: str, answer: str) -> float:
     return float(bool(mark) and final.strip() == answer)
 
 
-# ---- the gate: what a problem trains on --------------------------------------------------------------------------
+# ---- the gate: the samples that a problem trains on --------------------------------------------------------------
 
 
 def gate(problem: dict, tokenizer, answers, drawn, rewards: list[float], threshold: int = 0) -> list[dict]:
-    """A problem solved more than `threshold` times trains on its own answers (RL), else on its demonstration (SFT)."""
+    """A problem solved more than `threshold` times trains on its rollouts (RL), else on its demonstration (SFT)."""
     prompt = tokenizer(problem["prompt"]).input_ids
     if sum(rewards) > threshold:
         mean = sum(rewards) / len(rewards)
         return [
-            {"prompt": prompt, "ids": ids, "behavior": logps, "advantage": r - mean, "own": True}
+            {"prompt": prompt, "ids": ids, "behavior": logps, "advantage": r - mean, "is_rollout": True}
             for ids, logps, r in zip(answers, drawn, rewards, strict=True)
         ]
     ids = [*tokenizer("".join(problem["demonstration"])).input_ids, tokenizer.eos_token_id]
-    return [{"prompt": prompt, "ids": ids, "behavior": [0.0] * len(ids), "advantage": 1.0, "own": False}]
+    return [{"prompt": prompt, "ids": ids, "behavior": [0.0] * len(ids), "advantage": 1.0, "is_rollout": False}]
 
 
 # ---- the loss: every method is one coefficient per token ---------------------------------------------------------
@@ -115,36 +115,38 @@ def gate(problem: dict, tokenizer, answers, drawn, rewards: list[float], thresho
 
 def log_probs(model, rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-prob and entropy of every trained token, flat, in the order of the rows."""
-    whole = [row["prompt"] + row["ids"] for row in rows]
-    width = max(map(len, whole))
-    ids = torch.tensor([each + [0] * (width - len(each)) for each in whole])  # attention is causal: padding is not seen
+    sequences = [row["prompt"] + row["ids"] for row in rows]
+    width = max(map(len, sequences))
+    ids = torch.tensor(
+        [tokens + [0] * (width - len(tokens)) for tokens in sequences]
+    )  # causal attention ignores right padding
     logp = model(input_ids=ids).logits.log_softmax(-1)
-    chosen, entropy = [], []
+    logps, entropy = [], []
     for i, row in enumerate(rows):
-        first = len(row["prompt"]) - 1  # the state there predicts the first token of the answer
-        states = logp[i, first : first + len(row["ids"])]
-        chosen.append(states.gather(-1, torch.tensor(row["ids"])[:, None])[:, 0])
-        entropy.append(-(states.exp() * states).sum(-1))
-    return torch.cat(chosen), torch.cat(entropy)
+        first = len(row["prompt"]) - 1  # its logits predict the first token of the completion
+        token_logps = logp[i, first : first + len(row["ids"])]
+        logps.append(token_logps.gather(-1, torch.tensor(row["ids"])[:, None])[:, 0])
+        entropy.append(-(token_logps.exp() * token_logps).sum(-1))
+    return torch.cat(logps), torch.cat(entropy)
 
 
 def coefficients(rows: list[dict], logp: torch.Tensor, max_tokens: int, rl_coef: float) -> torch.Tensor:
-    """1/N for a demonstration's token; rl_coef x ratio x advantage / (L B) for an own one; N, B of the whole step."""
-    num_own = sum(row["own"] for row in rows)
-    num_shown_tokens = sum(len(row["ids"]) for row in rows if not row["own"])
-    own = torch.tensor([row["own"] for row in rows for _ in row["ids"]])
+    """1/N for a demonstration's token, rl_coef x ratio x advantage / (L B) for a rollout's; N, B of the whole step."""
+    num_rollouts = sum(row["is_rollout"] for row in rows)
+    num_demonstration_tokens = sum(len(row["ids"]) for row in rows if not row["is_rollout"])
+    is_rollout = torch.tensor([row["is_rollout"] for row in rows for _ in row["ids"]])
     behavior = torch.tensor([value for row in rows for value in row["behavior"]])
     advantage = torch.tensor([row["advantage"] for row in rows for _ in row["ids"]])
     ratio = torch.exp(logp.detach() - behavior)
-    rl = rl_coef * ratio * advantage / (max_tokens * max(num_own, 1))
-    return torch.where(own, rl, 1.0 / max(num_shown_tokens, 1))
+    rl = rl_coef * ratio * advantage / (max_tokens * max(num_rollouts, 1))
+    return torch.where(is_rollout, rl, 1.0 / max(num_demonstration_tokens, 1))
 
 
 # ---- the loop ----------------------------------------------------------------------------------------------------
 
 
 def train(args: argparse.Namespace) -> list[dict]:
-    torch.set_num_threads(1)  # the model is tiny: a second thread would only wait
+    torch.set_num_threads(1)  # a second thread does not help with a tiny model
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -156,19 +158,19 @@ def train(args: argparse.Namespace) -> list[dict]:
     curve, cursor = [], 0
     for step in range(args.steps):
         batch = take(problems, args.seed, cursor, args.prompts_per_step)
-        pairs = [(place, i) for place in range(len(batch)) for i in range(args.num_generations)]
-        prompts = [tokenizer(batch[place]["prompt"]).input_ids for place, _ in pairs]
-        seeds = [seed_for(args.seed, "rollout", cursor + place, i) for place, i in pairs]
+        pairs = [(index, i) for index in range(len(batch)) for i in range(args.num_generations)]
+        prompts = [tokenizer(batch[index]["prompt"]).input_ids for index, _ in pairs]
+        seeds = [seed_for(args.seed, "rollout", cursor + index, i) for index, i in pairs]
         answers, drawn = sample(model, prompts, seeds, tokenizer.eos_token_id, args.max_completion_length)
         texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
-        rewards = [reward(text, batch[place]["answer"]) for text, (place, _) in zip(texts, pairs, strict=True)]
+        rewards = [reward(text, batch[index]["answer"]) for text, (index, _) in zip(texts, pairs, strict=True)]
 
         rows, num_sft = [], 0
-        for place, problem in enumerate(batch):
-            mine = slice(place * args.num_generations, (place + 1) * args.num_generations)
-            kept = gate(problem, tokenizer, answers[mine], drawn[mine], rewards[mine])
-            num_sft += not kept[0]["own"]
-            rows += kept
+        for index, problem in enumerate(batch):
+            span = slice(index * args.num_generations, (index + 1) * args.num_generations)
+            samples = gate(problem, tokenizer, answers[span], drawn[span], rewards[span])
+            num_sft += not samples[0]["is_rollout"]
+            rows += samples
 
         logp, entropy = log_probs(model, rows)
         c = coefficients(rows, logp, args.max_completion_length, args.rl_coef)
@@ -190,14 +192,14 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of a transformers causal LM without a chat template")
     parser.add_argument(
-        "--problems", help="jsonl with prompt, answer, demonstration (text or steps); without it chains are made up"
+        "--problems", help="jsonl with prompt, answer, demonstration (text or steps); without it chains are generated"
     )
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--prompts_per_step", type=int, default=32)
     parser.add_argument("--num_generations", type=int, default=8)
     parser.add_argument("--max_completion_length", type=int, default=96)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
-    parser.add_argument("--rl_coef", type=float, default=20.0, help="weight of the RL half against the SFT half")
+    parser.add_argument("--rl_coef", type=float, default=20.0, help="weight of the RL loss relative to the SFT loss")
     parser.add_argument("--entropy_coef", type=float, default=0.001)
     parser.add_argument("--seed", type=int, default=42)
     return parser

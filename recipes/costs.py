@@ -1,11 +1,11 @@
-"""What each recipe needs: memory per GPU by the plan, operations by our rule, GPU hours at the speeds that we measured.
+"""The costs of each recipe: memory per GPU by the plan, operations, and GPU hours at measured speeds.
 
     python -m recipes.costs MODELS            # MODELS: a folder of folders with the models' config.json
     python -m recipes.costs MODELS --write    # into the comments of the recipes
 
-Operations: 2 per parameter and generated token, 6 per trained one (docs/compare.md). How long texts are on average is
-assumed and said. Speeds are those of one H100 in docs/speed.md: training at 35 % of the 760 TFLOP/s that it multiplies
-with, sampling by the embedded sampler at 32 TFLOP/s; recomputing layers (gradient checkpointing) is a third more.
+Operations: 2 per parameter and generated token, 6 per trained one (docs/compare.md). Mean lengths of texts are
+assumptions. Speeds are those of one H100 in docs/speed.md: training at 35 % of 760 TFLOP/s, sampling by the embedded
+sampler at 32 TFLOP/s; recomputing layers (gradient checkpointing) is a third more.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ RECOMPUTED = 8 / 6  # a second forward pass
 
 @dataclass(frozen=True)
 class Assumed:
-    """What nobody knows before: mean tokens of a completion and of a demonstration, and the GPUs."""
+    """Assumptions: mean tokens of a completion and of a demonstration, and the number of GPUs."""
 
     model: str
-    own: int  # completions per problem
-    shown: int  # demonstrations per problem
+    rollouts: int  # per problem
+    demonstrations: int  # per problem
     completion: int
     demonstration: int
     gpus: int
@@ -61,18 +61,18 @@ def configuration(name: str, model: str) -> TrainConfig:
 
 
 def expected(config: TrainConfig, gpus: int) -> Plan:
-    """The plan of a rank."""
+    """The memory plan of a rank."""
     return plan(config, lengths(config)[0], gpus)
 
 
 def operations(config: TrainConfig, about: Assumed) -> tuple[float, float]:
-    """Of all sampling, and of all training."""
+    """The operations of all sampling, and of all training."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(local_config(config.model))
-    parameters = sum(each.numel() for each in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = config.max_steps if config.max_steps > 0 else -(-(config.num_problems or 0) // config.prompts_per_step)
-    generated = steps * config.prompts_per_step * about.own * about.completion
-    trained = generated + steps * config.prompts_per_step * about.shown * about.demonstration
+    generated = steps * config.prompts_per_step * about.rollouts * about.completion
+    trained = generated + steps * config.prompts_per_step * about.demonstrations * about.demonstration
     return 2.0 * parameters * generated, 6.0 * parameters * trained
 
 
@@ -80,15 +80,15 @@ def comment(name: str, models: Path) -> list[str]:
     """The lines of a recipe's comment."""
     about = RECIPES[name]
     config = configuration(name, str(models / about.model))
-    made, (sampling, training) = expected(config, about.gpus), operations(config, about)
-    again = RECOMPUTED if config.gradient_checkpointing else 1.0
-    hours = (sampling / SAMPLING + again * training / TRAINING) / 3600
+    memory, (sampling, training) = expected(config, about.gpus), operations(config, about)
+    recomputation = RECOMPUTED if config.gradient_checkpointing else 1.0
+    hours = (sampling / SAMPLING + recomputation * training / TRAINING) / 3600
     cards = f"on each of {about.gpus} GPUs" if about.gpus > 1 else "on one GPU"
-    texts = [f"completions of {about.completion:,}"] if about.own else []
-    texts += [f"demonstrations of {about.demonstration:,}"] if about.shown else []
+    texts = [f"completions of {about.completion:,}"] if about.rollouts else []
+    texts += [f"demonstrations of {about.demonstration:,}"] if about.demonstrations else []
     return [
-        f"# Memory by the plan, {cards}: {made.peak / 1e9:.0f} GB at the peak "
-        f"({made.training / 1e9:.0f} training, {made.sampling / 1e9:.0f} sampling).",
+        f"# Memory by the plan, {cards}: {memory.peak / 1e9:.0f} GB at the peak "
+        f"({memory.training / 1e9:.0f} training, {memory.sampling / 1e9:.0f} sampling).",
         f"# Cost with {' and '.join(texts)} tokens on average (assumed): {sampling + training:.1e} operations "
         f"({sampling:.1e} sampling),",
         f"# {hours:,.0f} H100 hours: training at 35 % of 760 TFLOP/s, sampling at 32 TFLOP/s (docs/speed.md).",
@@ -96,11 +96,11 @@ def comment(name: str, models: Path) -> list[str]:
 
 
 def write(name: str, lines: list[str]) -> None:
-    """Put the lines where the recipe's comment has its costs."""
+    """Replace the costs in the recipe's comment."""
     path = HERE / f"{name}.yaml"
     head, _, options = path.read_text(encoding="utf-8").partition("\nmethod:")
-    kept = head[: head.rindex("\n#\n") + 3]
-    path.write_text(kept + "\n".join(lines) + "\nmethod:" + options, encoding="utf-8")
+    comment_head = head[: head.rindex("\n#\n") + 3]
+    path.write_text(comment_head + "\n".join(lines) + "\nmethod:" + options, encoding="utf-8")
 
 
 def main() -> None:

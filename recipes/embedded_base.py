@@ -1,12 +1,12 @@
-"""Make the embedded base model: a small language model with a prior on easy problems and a cliff before hard ones.
+"""Train the embedded base model: a small language model that solves easy problems and almost no hard ones.
 
     python recipes/embedded_base.py --output_dir obverse/assets/base    train, save, measure: about 15 minutes
     python recipes/embedded_base.py --measure obverse/assets/base       measure only
 
-The base reads texts of the train side of the split only, and never more than three steps in a row: arithmetic of 1 to 3
-operations, countdown of 2 and 3 numbers, knights of 2 people, and pieces of longer chains. So every single step is a
-skill of its own, but a long problem is answered as if it were short, and no amount of sampling finds a right answer.
-One thread, one seed: the same machine makes the same weights.
+The base is trained on texts of the train split only, with at most three steps in a row: arithmetic of 1 to 3
+operations, countdown of 2 and 3 numbers, knights of 2 people, and pieces of longer chains. So it can do every single
+step, but it answers a long problem as if it were short, and sampling almost never finds a correct answer. With one
+thread and one seed, the same machine produces the same weights.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ GENERATE = {"arithmetic": arithmetic.generate, "countdown": countdown.generate, 
 
 
 @dataclass(frozen=True)
-class TrainingSchedule:
-    """What the base reads of one difficulty: its share of all texts, and how many problems under how many seeds.
+class TextSource:
+    """The texts of one difficulty: their share of all texts, and the number of problems and of seeds.
 
     Small difficulties are generated under several seeds, which gives other names, permutations and orders of the same
-    problems: still the train side only.
+    problems, all of the train split.
     """
 
     task: str
@@ -67,42 +67,41 @@ class TrainingSchedule:
     form: Literal["whole", "cut", "excerpt"] = "whole"
 
 
-# Long chains come in pieces. `cut`: the question, three steps, and their result for an answer, so that the base is sure
-# to stop too early. `excerpt`: three steps from the middle, in another form than an answer, so that going from any
-# operation to the next one is known and only the habit of stopping stands before the long chains.
-COURSES = (
-    TrainingSchedule("arithmetic", 1, 0.07, 1_250),
-    TrainingSchedule("arithmetic", 2, 0.09, 20_000),
-    TrainingSchedule("arithmetic", 3, 0.16, 40_000),
-    *(TrainingSchedule("arithmetic", num_operations, 0.04, 10_000, form="cut") for num_operations in (4, 5, 6)),
-    *(TrainingSchedule("arithmetic", num_operations, 0.05, 10_000, form="excerpt") for num_operations in (4, 5, 6)),
-    TrainingSchedule("countdown", 2, 0.07, 750, num_seeds=8),
-    TrainingSchedule("countdown", 3, 0.26, 22_000, num_seeds=2),
-    TrainingSchedule("knights", 2, 0.08, 500, num_seeds=16),
+# Long chains are used in pieces. `cut`: the question, three steps, and their result as the answer, so that the base
+# learns to stop too early. `excerpt`: three steps from the middle, in a different form, so that the base learns to
+# continue after any operation, and only the habit of stopping prevents it from solving long chains.
+SOURCES = (
+    TextSource("arithmetic", 1, 0.07, 1_250),
+    TextSource("arithmetic", 2, 0.09, 20_000),
+    TextSource("arithmetic", 3, 0.16, 40_000),
+    *(TextSource("arithmetic", num_operations, 0.04, 10_000, form="cut") for num_operations in (4, 5, 6)),
+    *(TextSource("arithmetic", num_operations, 0.05, 10_000, form="excerpt") for num_operations in (4, 5, 6)),
+    TextSource("countdown", 2, 0.07, 750, num_seeds=8),
+    TextSource("countdown", 3, 0.26, 22_000, num_seeds=2),
+    TextSource("knights", 2, 0.08, 500, num_seeds=16),
 )
 
-# A base that had read flawless solutions only would solve everything it knows, and reinforcement would have nothing to
-# choose from. So a few texts are like those of the open web: some answer without working, some hold a mistake. The
-# mistakes are rare enough that every single step stays a skill.
+# A base trained on correct solutions only would solve all easy problems, and RL would have no differences in reward.
+# So a few texts answer without steps, and a few contain a mistake, rare enough that every single step is still learned.
 DIRECT = 0.10
 WRONG = 0.12
 
 
-def text(problem: Problem, schedule: TrainingSchedule, rng: Random) -> tuple[str, str]:
-    """Return what the base reads of a problem: a beginning that is given, and what it learns to write after it."""
-    if schedule.form == "excerpt":
+def text(problem: Problem, source: TextSource, rng: Random) -> tuple[str, str]:
+    """The text of a problem: a beginning that is given, and the continuation that is learned."""
+    if source.form == "excerpt":
         return excerpt(problem, rng)
-    if schedule.form == "cut":
+    if source.form == "cut":
         return str(problem.prompt), "".join(cut(problem))
     return str(problem.prompt), "".join(solution(problem, rng))
 
 
 def solution(problem: Problem, rng: Random) -> tuple[str, ...]:
     """The demonstration or, at times, a bare answer or a wrong solution."""
-    luck = rng.random()
-    if luck < DIRECT:
+    draw = rng.random()
+    if draw < DIRECT:
         return problem.demonstration[-1:]
-    if luck < DIRECT + WRONG:
+    if draw < DIRECT + WRONG:
         wrong = {"arithmetic": wrong_chain, "countdown": wrong_target, "knights": wrong_world}[problem.meta["task"]]
         return wrong(problem, rng)
     return problem.demonstration
@@ -126,10 +125,10 @@ def excerpt(problem: Problem, rng: Random) -> tuple[str, str]:
 
 
 def wrong_chain(problem: Problem, rng: Random) -> tuple[str, ...]:
-    """One result is off by up to nine; the chain goes on from there (the right chain if it would leave 0..99)."""
+    """One result is wrong by up to nine, and the chain continues from it (unchanged if it would leave 0..99)."""
     steps = problem.demonstration
     slip = rng.randrange(len(steps) - 1)
-    left, result = steps[slip].rstrip(";").split("=")
+    operands, result = steps[slip].rstrip(";").split("=")
     value = int(result) + rng.choice([-1, 1]) * rng.randint(1, 9)
     later = [step.split("=")[0].lstrip("0123456789") for step in steps[slip + 1 : -1]]
     numbers = [value]
@@ -138,18 +137,18 @@ def wrong_chain(problem: Problem, rng: Random) -> tuple[str, ...]:
     if not all(0 <= number <= arithmetic.LIMIT for number in numbers):
         return steps
     if not later:
-        return (*steps[:slip], f"{left}={value}", f"#{value}")
-    return (*steps[:slip], f"{left}={value};", *arithmetic.solve(f"{value}{''.join(later)}"))
+        return (*steps[:slip], f"{operands}={value}", f"#{value}")
+    return (*steps[:slip], f"{operands}={value};", *arithmetic.solve(f"{value}{''.join(later)}"))
 
 
 def wrong_target(problem: Problem, rng: Random) -> tuple[str, ...]:
-    """The numbers combined at random: every step is right, the target is missed (mostly)."""
-    made = countdown.wander(rng, problem.answer["numbers"])
-    return countdown.demonstration(made) if made else problem.demonstration
+    """The numbers combined at random: every step is correct, the target is usually missed."""
+    steps = countdown.wander(rng, problem.answer["numbers"])
+    return countdown.demonstration(steps) if steps else problem.demonstration
 
 
 def wrong_world(problem: Problem, rng: Random) -> tuple[str, ...]:
-    """The first guess is taken for the answer."""
+    """A random guess as the answer."""
     people = [(name, rng.random() < 0.5) for name in problem.answer["names"]]
     signs = "".join(f"{name}{'+' if knight else '-'}" for name, knight in people)
     answer = ",".join(f"{name} is a {'knight' if knight else 'knave'}" for name, knight in people)
@@ -175,7 +174,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """Return the model, about 1.04 million parameters, initialised from SEED."""
+    """The model, about 1.04 million parameters, initialized from SEED."""
     torch.manual_seed(SEED)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -195,23 +194,23 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 
 
 def read(rng_seed: int) -> Iterator[list[tuple[str, str]]]:
-    """Yield, for ever, the texts of one step: pairs of what is given and what is learned."""
+    """Yield the texts of one step after the other, without end: pairs of given and learned text."""
     pools = []
-    for schedule in COURSES:
-        level = (schedule.difficulty, schedule.difficulty)
-        seeds = [seed_for(rng_seed, "pool", i) for i in range(schedule.num_seeds)]
-        pools.append([p for s in seeds for p in GENERATE[schedule.task]("train", schedule.num_problems, s, level)])
+    for source in SOURCES:
+        level = (source.difficulty, source.difficulty)
+        seeds = [seed_for(rng_seed, "pool", i) for i in range(source.num_seeds)]
+        pools.append([p for s in seeds for p in GENERATE[source.task]("train", source.num_problems, s, level)])
     rng = Random(seed_for(rng_seed, "texts"))
-    shares = [schedule.share for schedule in COURSES]
+    shares = [source.share for source in SOURCES]
     while True:
-        chosen = rng.choices(range(len(COURSES)), shares, k=TEXTS_PER_STEP)
-        yield [text(rng.choice(pools[i]), COURSES[i], rng) for i in chosen]
+        chosen = rng.choices(range(len(SOURCES)), shares, k=TEXTS_PER_STEP)
+        yield [text(rng.choice(pools[i]), SOURCES[i], rng) for i in chosen]
 
 
 def micro_batches(
     texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield token ids and labels, each [rows, longest]; -100 where nothing is learned: what is given, padding."""
+    """Yield token ids and labels, each [rows, longest]; -100 for given text and padding."""
     rows = []
     for given, learned in texts:
         head, tail = tokenizer.encode(given), [*tokenizer.encode(learned), tokenizer.eos_token_id]
@@ -227,17 +226,17 @@ def micro_batches(
 
 
 def optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the layers and AdamW for everything else, each with its peak rate."""
+    """Muon for the matrices inside the layers and AdamW for all other parameters, with their peak learning rates."""
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+    others_than_matrices = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
     return [
         torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(others_than_matrices, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
 def rate(step: int, num_steps: int) -> float:
-    """Return the share of the peak learning rate: a short warmup, then a cosine to zero."""
+    """The learning rate relative to its peak: a short warmup, then a cosine to zero."""
     return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
@@ -245,13 +244,13 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, num_steps
     """Train in float32 on one thread; the loss is the mean over the response tokens of a step."""
     optimizer_list = optimizers(model)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, partial(rate, num_steps=num_steps)) for o in optimizer_list]
-    begin, texts = time.monotonic(), read(SEED)  # process_time counts this process alone, on a busy machine too
+    begin, texts = time.monotonic(), read(SEED)  # process_time counts only this process
     model.train()
     for step in range(num_steps):
         batches = list(micro_batches(next(texts), tokenizer))
         num_tokens = sum(int((labels[:, 1:] != -100).sum()) for _, labels in batches)
         total = 0.0
-        for ids, labels in batches:  # padding stands right of the text, so causal attention needs no mask
+        for ids, labels in batches:  # padding is on the right, so causal attention needs no mask
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
             (loss / num_tokens).backward()
@@ -267,7 +266,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, num_steps
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
-    """Write a plain transformers folder in bfloat16, readable by everybody."""
+    """Write a transformers folder in bfloat16, readable for all users."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for file in folder.iterdir():
@@ -275,12 +274,14 @@ def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> No
 
 
 @torch.no_grad()
-def sample(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], room: int) -> list[str]:
-    """Return one response to each prompt, sampled at temperature 1 from the whole vocabulary, `room` tokens at most."""
+def sample(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_tokens: int
+) -> list[str]:
+    """One response to each prompt, sampled at temperature 1 without truncation, of at most `max_tokens` tokens."""
     tokenizer.padding_side = "left"
-    params = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": room}
+    params = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": max_tokens}
     texts = []
-    for start in range(0, len(prompts), 256):  # so many at once keep the cache small
+    for start in range(0, len(prompts), 256):  # limits the size of the key-value cache
         inputs = tokenizer(list(prompts[start : start + 256]), return_tensors="pt", padding=True)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         out = model.generate(input_ids=ids, attention_mask=mask, **params)

@@ -1,6 +1,7 @@
-"""What the papers found, as differences that the committed comparison can have or not: nothing is left out afterwards.
+"""Published results as expected differences between entries of the committed comparison.
 
-Each shape was written down before the table was seen: who is above whom, where, and who said so.
+The list was written before the comparison was run, and no entry was removed afterwards: which method is above which, on
+which test, and the paper that reports it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LONGER, COUNTDOWN = "ood-longer", "ood-countdown"
 
 
 class Shape(NamedTuple):
-    """`first` above `second` on a test, at pass@k for the k of this place in the comparison's."""
+    """`first` above `second` on a test, at pass@k; `k` is an index into the comparison's values of k."""
 
     claim: str
     source: str
@@ -60,25 +61,34 @@ SHAPES = (
 
 
 def table(plan: Plan) -> str:
-    """Every shape whose entries are compared, with its difference at the last and the best step, as Markdown."""
+    """Every expected difference whose entries are compared, at the last and the best step, as Markdown."""
     names = {BASE, *(entry.name for entry in plan.entries)}
     lines = ["| published | source | where | last step | best step | here |", "|---|---|---|---|---|---|"]
     for shape in SHAPES:
         if {shape.first, shape.second} <= names:
             k = plan.config.k[min(shape.k, len(plan.config.k) - 1)]
             last, best = (difference(plan, shape.first, shape.second, step, shape.test, k) for step in ("last", "best"))
-            cells = [shape.claim, shape.source, f"{shape.test}, pass@{k}", points(last), points(best), says(last, best)]
+            cells = [
+                shape.claim,
+                shape.source,
+                f"{shape.test}, pass@{k}",
+                points(last),
+                points(best),
+                outcome(last, best),
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def points(found: Difference) -> str:
-    mean, low, high = (round(100 * max(-1.0, min(1.0, each)), 1) + 0.0 for each in (found.mean, found.low, found.high))
+def points(change: Difference) -> str:
+    mean, low, high = (
+        round(100 * max(-1.0, min(1.0, value)), 1) + 0.0 for value in (change.mean, change.low, change.high)
+    )
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def says(last: Difference, best: Difference) -> str:
-    """In one word what both steps say; where they differ, what each says."""
-    words = ["not distinguishable" if not each.distinguishable else "yes" if each.mean > 0 else "reversed"
-             for each in (last, best)]  # fmt: skip
-    return words[0] if words[0] == words[1] else f"{words[0]}; best step: {words[1]}"
+def outcome(last: Difference, best: Difference) -> str:
+    """The outcome at both steps, in one word if it is the same."""
+    outcomes = ["not distinguishable" if not change.distinguishable else "yes" if change.mean > 0 else "reversed"
+             for change in (last, best)]  # fmt: skip
+    return outcomes[0] if outcomes[0] == outcomes[1] else f"{outcomes[0]}; best step: {outcomes[1]}"

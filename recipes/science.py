@@ -1,10 +1,11 @@
 """The committed comparison: every kind of method on the embedded task, with a real gap between its levels.
 
-    make science                  # data, comparison, docs/results.md; about an hour on two cores, goes on after a stop
+    make science                  # data, comparison, docs/results.md; about an hour on two cores, can be resumed
     python -m recipes.science --budget 20K --seeds 1 --output_dir runs/small --page none     # the same, small
 
-Training has problems of 1 to 6 operations; a part of them has a demonstration, the rest an answer only. The base
-solves chains of up to 3 and none of 4 to 6. Out of distribution are longer chains, and countdown, which it knows too.
+Training has problems of 1 to 6 operations; some of them have a demonstration, the others only an answer. The base
+solves chains of up to 3 operations and none of 4 to 6. Out of distribution are longer chains, and countdown, on which
+the base was trained too.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 
 NUM_PROBLEMS = 320
-NUM_SHOWN = 120  # of them have a demonstration: so few that imitating alone must memorize
-NUM_SEEN = 90  # of those are tested on too: what was memorized
+NUM_DEMONSTRATIONS = 120  # problems with a demonstration: so few that imitation alone memorizes them
+NUM_SEEN = 90  # of those are also a test, of memorization
 DATA_SEED = 11
 
 METHODS = (
@@ -46,7 +47,7 @@ METHODS = (
     "srft",
     "uft",
     "prefix_rft",
-    "relift,num_waiting=16",  # as many as a step has problems: the proportion of its paper
+    "relift,num_waiting=16",  # the number of problems of a step, the proportion of its paper
     "hpt",
     "hpt,gate=1",
     "hpt,gate=2",
@@ -70,9 +71,9 @@ OPTIONS: dict[str, Any] = {
 
 
 def main() -> int:
-    given = arguments()
-    page = Path(given.pop("page"))
-    config = read(CompareConfig, [Layer("command line", given), Layer("science", OPTIONS)], "see recipes/science.py")
+    options = arguments()
+    page = Path(options.pop("page"))
+    config = read(CompareConfig, [Layer("command line", options), Layer("science", OPTIONS)], "see recipes/science.py")
     data = config.output_dir.with_name(f"{config.output_dir.name}-data")
     write_data(data)
     tests = {
@@ -83,7 +84,10 @@ def main() -> int:
         "ood-countdown": "countdown:2-3",
         "seen": str(data / "seen.jsonl"),
     }
-    more = {"dataset": str(data / "train.jsonl"), "tests": tuple(f"{name}={place}" for name, place in tests.items())}
+    more = {
+        "dataset": str(data / "train.jsonl"),
+        "tests": tuple(f"{name}={dataset}" for name, dataset in tests.items()),
+    }
     plan = make_plan(CompareConfig(**{name: getattr(config, name) for name in config.model_fields_set}, **more))
     code = compare(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
     if code == 0 and page.is_file():
@@ -95,17 +99,17 @@ def main() -> int:
 
 
 def between(page: str, name: str, text: str) -> str:
-    """The page with `text` between the marks of a name."""
+    """The page with `text` between the comments of a name."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, _, rest = page.partition(begin)
     return f"{before}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 def arguments() -> dict[str, Any]:
-    """Options of the comparison that are changed for this time, as `--name value`."""
+    """The options of the comparison that are given on the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--output_dir", default="runs/science")
-    parser.add_argument("--page", default=str(PAGE), help="where the table goes, between two marks; none: nowhere")
+    parser.add_argument("--page", default=str(PAGE), help="the page that gets the table; none: no page")
     parser.add_argument("--methods")
     for name in ("budget", "seeds", "jobs", "num_test_problems", "num_generations_test", "k", "learning_rates"):
         parser.add_argument(f"--{name}")
@@ -114,18 +118,18 @@ def arguments() -> dict[str, Any]:
 
 
 def write_data(folder: Path) -> None:
-    """Training problems, and those of them with a demonstration that are tested on."""
+    """Write the training problems, and those with a demonstration that are also a test."""
     problems = load_dataset("arithmetic:1-6", num_problems=NUM_PROBLEMS, seed=DATA_SEED)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = sorted(problems, key=lambda problem: problem.draw)[:NUM_SHOWN]
-    write(folder / "train.jsonl", [as_row(problem, problem in shown) for problem in problems])
-    write(folder / "seen.jsonl", [as_row(problem, False) for problem in shown[:NUM_SEEN]])
+    demonstrated = sorted(problems, key=lambda problem: problem.draw)[:NUM_DEMONSTRATIONS]
+    write(folder / "train.jsonl", [as_row(problem, problem in demonstrated) for problem in problems])
+    write(folder / "seen.jsonl", [as_row(problem, False) for problem in demonstrated[:NUM_SEEN]])
 
 
-def as_row(problem: Problem, is_shown: bool) -> dict[str, Any]:
+def as_row(problem: Problem, has_demonstration: bool) -> dict[str, Any]:
     row = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "verifier": problem.verifier}
     row |= {"difficulty": problem.meta["difficulty"]}
-    return row | ({"demonstration": list(problem.demonstration)} if is_shown else {})
+    return row | ({"demonstration": list(problem.demonstration)} if has_demonstration else {})
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

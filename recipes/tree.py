@@ -2,12 +2,12 @@
 
     python recipes/tree.py        # docs/tree.json, docs/tree.png; a few minutes on one core
 
-One leaf of B^H is right, and one demonstration leads to it. The policy is a table: B logits per node, uniform at first.
-What it learns from, and how much, is decided by obverse's own methods: their `ask`, their `keep`, and the coefficient
-of every token as `obverse weigh` gives it. A step adds rate x c x grad log pi to the logits. Explorations are sampled
-paths, continuations of hints included; of a method that only imitates, each showing of the demonstration counts as one.
+One leaf of B^H is correct, and one demonstration leads to it. The policy is a table of B logits per node, all 0 at first.
+Requests, selection and coefficients are those of obverse's methods, as `obverse weigh` computes them. A step adds
+rate x c x grad log pi to the logits. Explorations are sampled paths, including continuations of hints; for a method
+without rollouts, every use of the demonstration counts as one.
 
-UFT (https://arxiv.org/abs/2505.16984) proves that RL needs at least B^H / 4 of them where rewards stand at leaves only,
+UFT (https://arxiv.org/abs/2505.16984) proves that RL needs at least B^H / 4 explorations if rewards are at leaves only,
 and UFT polynomially many, O(B H^5 (log B)^2 / gap^2).
 """
 
@@ -33,11 +33,11 @@ from obverse.types import GenerationRequest, GradeResult, Kind, ModelInput, Prob
 
 BRANCHING = 3
 HORIZONS = (1, 2, 3, 4, 5, 6, 7)
-MOST = 4  # a method that is not there after so many times B^H explorations is given up
-SUCCESS = 0.5  # of the policy alone, without a hint: an exact product of probabilities
+MOST = 4  # a method is given up after this many times B^H explorations
+SUCCESS = 0.5  # success probability of the policy without a hint, an exact product
 RATES = (3.0, 10.0, 30.0)
-SEEDS = tuple(range(15))  # when luck is found is geometric: few seeds tell little
-SHORTEST = 2**4  # of the runs that are tried, each twice as long as the one before
+SEEDS = tuple(range(15))  # the number of explorations until the first success is geometric, so few seeds say little
+SHORTEST = 2**4  # length of the shortest run; each next run is twice as long
 METHODS: dict[str, dict[str, Any]] = {
     "hpt": {"num_generations": 8, "entropy_coef": 0.0, "rl_coef": 20.0},
     "uft": {"num_generations": 8, "entropy_coef": 0.0},
@@ -45,21 +45,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "sft": {},
     "grpo": {"num_generations": 8, "beta": 0.0},
 }
-OF_LENGTH = ("hpt", "prefix_rft")  # divide by the longest completion, which is H here
-OF_SEED = ("uft", "prefix_rft")  # draw their hints by the run's seed
+OF_LENGTH = ("hpt", "prefix_rft")  # have the option max_completion_length, which is H here
+OF_SEED = ("uft", "prefix_rft")  # have the option seed, for their hints
 
 Node = tuple[int, ...]
 
 
-class Way(NamedTuple):
-    """A way down the tree; the first `num_hint` turns were given."""
+class TreePath(NamedTuple):
+    """A path down the tree; the first `num_hint` turns were given as a hint."""
 
     turns: Node
     num_hint: int = 0
 
 
 class Tree:
-    """A tabular softmax policy; nodes that nobody has visited are uniform."""
+    """A tabular softmax policy; nodes without an update are uniform."""
 
     def __init__(self, branching: int, horizon: int, seed: int) -> None:
         self.branching, self.horizon = branching, horizon
@@ -75,39 +75,39 @@ class Tree:
         return [weight / sum(weights) for weight in weights]
 
     def success(self) -> float:
-        """The chance that a path without a hint ends at the right leaf."""
+        """The probability that a path without a hint ends at the correct leaf."""
         return math.prod(self.probabilities(self.target[:i])[turn] for i, turn in enumerate(self.target))
 
-    def walk(self, num_hint: int) -> Way:
+    def walk(self, num_hint: int) -> TreePath:
         turns = self.target[:num_hint]
         while len(turns) < self.horizon:
             turns += tuple(self.rng.choices(range(self.branching), self.probabilities(turns)))
-        return Way(turns, num_hint)
+        return TreePath(turns, num_hint)
 
-    def climb(self, ways: list[tuple[Way, list[float]]], rate: float) -> None:
+    def climb(self, paths: list[tuple[TreePath, list[float]]], rate: float) -> None:
         """One gradient step: every coefficient times the gradient of its turn's log-probability, all at once."""
         change: dict[Node, list[float]] = defaultdict(lambda: [0.0] * self.branching)
-        for way, each in ways:
-            for i, (turn, coefficient) in enumerate(zip(way.turns, each, strict=True)):
-                if coefficient:
-                    node = way.turns[:i]
-                    for other, chance in enumerate(self.probabilities(node)):
-                        change[node][other] += rate * coefficient * ((other == turn) - chance)
-        for node, by in change.items():
-            self.logits[node] = [logit + each for logit, each in zip(self.logits[node], by, strict=True)]
+        for path, factors in paths:
+            for i, (turn, factor) in enumerate(zip(path.turns, factors, strict=True)):
+                if factor:
+                    node = path.turns[:i]
+                    for candidate, chance in enumerate(self.probabilities(node)):
+                        change[node][candidate] += rate * factor * ((candidate == turn) - chance)
+        for node, gradient in change.items():
+            self.logits[node] = [logit + slope for logit, slope in zip(self.logits[node], gradient, strict=True)]
 
 
-def as_row(tree: Tree, way: Way, kind: Kind) -> Row:
-    """A way as a sample of an update: what a method may read of it."""
-    chances = [tree.probabilities(way.turns[:i]) for i in range(tree.horizon)]
-    logps = [math.log(each[turn]) for each, turn in zip(chances, way.turns, strict=True)]
-    own = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
-    is_right = way.turns == tree.target
+def as_row(tree: Tree, path: TreePath, kind: Kind) -> Row:
+    """A path as a sample of an update, with the columns that methods read."""
+    chances = [tree.probabilities(path.turns[:i]) for i in range(tree.horizon)]
+    logps = [math.log(probabilities[turn]) for probabilities, turn in zip(chances, path.turns, strict=True)]
+    source = Source.DEMONSTRATION if kind == "demonstration" else Source.ROLLOUT
+    is_right = path.turns == tree.target
     sample = Sample(
         kind,
         prompt=ModelInput((0,)),
-        ids=list(way.turns),
-        sources=[Source.HINT] * way.num_hint + [own] * (tree.horizon - way.num_hint),
+        ids=list(path.turns),
+        sources=[Source.HINT] * path.num_hint + [source] * (tree.horizon - path.num_hint),
         behavior=logps,
         text="",
         grade=GradeResult(is_right, float(is_right)),
@@ -115,23 +115,25 @@ def as_row(tree: Tree, way: Way, kind: Kind) -> Row:
     columns: dict[str, list[float | None] | None] = dict.fromkeys(COLUMNS)
     columns["behavior"] = list(logps)
     columns["anchor"] = [-math.log(tree.branching)] * tree.horizon
-    columns["entropy"] = [-sum(chance * math.log(chance) for chance in each if chance > 0) for each in chances]
+    columns["entropy"] = [
+        -sum(chance * math.log(chance) for chance in probabilities if chance > 0) for probabilities in chances
+    ]
     return Row(kind, "tree", sample, True, None, logps, columns)
 
 
-def asked(tree: Tree, requests: list[GenerationRequest]) -> list[tuple[Way, Kind]]:
-    """What a method asks for at the root: demonstrations, and ways of its own with or without a hint."""
-    ways: list[tuple[Way, Kind]] = []
+def requested_paths(tree: Tree, requests: list[GenerationRequest]) -> list[tuple[TreePath, Kind]]:
+    """The paths of a method's requests: demonstrations, and sampled paths with or without a hint."""
+    paths: list[tuple[TreePath, Kind]] = []
     for request in requests:
-        ways += [(Way(tree.target), "demonstration")] * request.demonstrations
+        paths += [(TreePath(tree.target), "demonstration")] * request.demonstrations
         in_tokens = min(int(request.hint * tree.horizon), tree.horizon - 1)
         num_hint = in_tokens if request.hint_in == "tokens" else round(request.hint * tree.horizon)
-        ways += [(tree.walk(num_hint), "hinted" if num_hint else "rollout") for _ in range(request.rollouts)]
-    return ways
+        paths += [(tree.walk(num_hint), "hinted" if num_hint else "rollout") for _ in range(request.rollouts)]
+    return paths
 
 
 def explore(name: str, branching: int, horizon: int, rate: float, seed: int, length: int) -> int | None:
-    """Explorations until the success rate is reached, in a run of at most `length`; None if it is not."""
+    """The explorations until the success rate is reached, in a run of at most `length`; None if it is not reached."""
     tree, options = Tree(branching, horizon, seed), dict(METHODS[name])
     options |= {"max_completion_length": horizon} if name in OF_LENGTH else {}
     options |= {"seed": seed} if name in OF_SEED else {}
@@ -141,38 +143,38 @@ def explore(name: str, branching: int, horizon: int, rate: float, seed: int, len
     while tree.success() < SUCCESS:
         if spent >= length:
             return None
-        ways = asked(tree, method.ask(problem, spent / length))
-        rows = [as_row(tree, way, kind) for way, kind in ways]
-        kept = keep(method, rows)
-        trained = [row for row in rows if id(row.sample) in kept]
-        found = coefficients(method, trained, spent / length, kept)
+        paths = requested_paths(tree, method.ask(problem, spent / length))
+        rows = [as_row(tree, path, kind) for path, kind in paths]
+        selected = keep(method, rows)
+        trained = [row for row in rows if id(row.sample) in selected]
+        by_sample = coefficients(method, trained, spent / length, selected)
         zeros = [0.0] * horizon
-        tree.climb([(way, found[id(row.sample)].logp if id(row.sample) in found else zeros)
-                    for (way, _), row in zip(ways, rows, strict=True)], rate)  # fmt: skip
-        spent += sum(kind != "demonstration" for _, kind in ways) or len(ways)
+        tree.climb([(path, by_sample[id(row.sample)].logp if id(row.sample) in by_sample else zeros)
+                    for (path, _), row in zip(paths, rows, strict=True)], rate)  # fmt: skip
+        spent += sum(kind != "demonstration" for _, kind in paths) or len(paths)
     return spent
 
 
 def shortest(name: str, branching: int, horizon: int, rate: float, most: float) -> float | None:
-    """The median over seeds in the shortest run, of doubling lengths, in which most seeds get there; None if none."""
+    """The median over seeds in the shortest run, of doubling lengths, in which most seeds reach it; None if none."""
     length = SHORTEST
     while length <= max(most, SHORTEST):
-        found = [explore(name, branching, horizon, rate, seed, length) for seed in SEEDS]
-        if sum(each is not None for each in found) > len(SEEDS) / 2:
-            return median([math.inf if each is None else each for each in found])
+        explorations = [explore(name, branching, horizon, rate, seed, length) for seed in SEEDS]
+        if sum(num is not None for num in explorations) > len(SEEDS) / 2:
+            return median([math.inf if num is None else num for num in explorations])
         length *= 2
     return None
 
 
 def best(name: str, branching: int, horizon: int) -> dict[str, float] | None:
-    """The fewest explorations of all rates, and the rate; a rate is given up where it cannot beat those before."""
-    reached: dict[str, float] | None = None
+    """The fewest explorations of all rates, and the rate; a rate is given up once it cannot be better."""
+    fewest: dict[str, float] | None = None
     for rate in RATES:
-        most = 2 * reached["explorations"] if reached else MOST * branching**horizon
-        found = shortest(name, branching, horizon, rate, most)
-        if found is not None and (reached is None or found < reached["explorations"]):
-            reached = {"explorations": found, "rate": rate}
-    return reached
+        most = 2 * fewest["explorations"] if fewest else MOST * branching**horizon
+        explorations = shortest(name, branching, horizon, rate, most)
+        if explorations is not None and (fewest is None or explorations < fewest["explorations"]):
+            fewest = {"explorations": explorations, "rate": rate}
+    return fewest
 
 
 def draw(results: dict[str, Any], target: Path) -> None:
@@ -195,12 +197,12 @@ def draw(results: dict[str, Any], target: Path) -> None:
     write_picture(standalone(chart, "Explorations against the horizon"), target)
 
 
-def as_table(found: dict[str, Any]) -> str:
-    """The same as Markdown: explorations, and the rate in brackets."""
-    horizons = list(next(iter(found["explorations"].values())))
+def as_table(results: dict[str, Any]) -> str:
+    """The results as Markdown: explorations, and the rate in brackets."""
+    horizons = list(next(iter(results["explorations"].values())))
     lines = [f"| H | {' | '.join(horizons)} |", "|---" * (len(horizons) + 1) + "|"]
-    lines.append(f"| B^H | {' | '.join(str(found['branching'] ** int(h)) for h in horizons)} |")
-    for name, cells in found["explorations"].items():
+    lines.append(f"| B^H | {' | '.join(str(results['branching'] ** int(h)) for h in horizons)} |")
+    for name, cells in results["explorations"].items():
         texts = [f"{cell['explorations']:g} ({cell['rate']:g})" if cell else "not reached" for cell in cells.values()]
         lines.append(f"| {name} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
@@ -214,16 +216,16 @@ def main() -> int:
     horizons = parsed.horizons.split(",")
     about = {"branching": BRANCHING, "success": SUCCESS, "rates": list(RATES), "num_seeds": len(SEEDS), "most": MOST}
     target = Path(f"{parsed.output}.json")
-    kept = json.loads(target.read_text()) if target.exists() else {}
-    known = kept.pop("explorations", {}) if {name: kept.get(name) for name in about} == about else {}
+    stored = json.loads(target.read_text()) if target.exists() else {}
+    stored_results = stored.pop("explorations", {}) if {name: stored.get(name) for name in about} == about else {}
     table: dict[str, dict[str, dict[str, float] | None]] = {}
     for name in METHODS:
         table[name] = {}
         for horizon in horizons:
-            found = known.get(name, {}).get(horizon, "unknown")  # what a run before this one has found stands
-            table[name][horizon] = best(name, BRANCHING, int(horizon)) if found == "unknown" else found
+            result = stored_results.get(name, {}).get(horizon, "unknown")  # results of an earlier run are kept
+            table[name][horizon] = best(name, BRANCHING, int(horizon)) if result == "unknown" else result
             print(name, horizon, table[name][horizon], flush=True)
-            text = json.dumps({**about, "explorations": known | table}, indent=1)
+            text = json.dumps({**about, "explorations": stored_results | table}, indent=1)
             target.write_text(text + "\n")
     draw(json.loads(text), Path(f"{parsed.output}.png"))
     print(as_table(json.loads(text)))

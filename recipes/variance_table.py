@@ -1,4 +1,4 @@
-"""Write the table of docs/analyze.md anew, after any change of a method: python recipes/variance_table.py (minutes)."""
+"""Update the table of docs/analyze.md after a change of a method: python recipes/variance_table.py (minutes)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = re.compile(r"(<!-- variance -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def main(page: Path = PAGE) -> None:
     table = variance(VarianceConfig(methods=METHODS)).markdown()
-    text, num = BLOCK.subn(lambda found: f"{found[1]}{table}\n{found[2]}", page.read_text(encoding="utf-8"))
+    text, num = BLOCK.subn(lambda match: f"{match[1]}{table}\n{match[2]}", page.read_text(encoding="utf-8"))
     if num != 1:
         sys.exit(f"{page}: expects one block between <!-- variance --> and <!-- end -->")
     page.write_text(text, encoding="utf-8")

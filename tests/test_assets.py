@@ -78,8 +78,8 @@ def test_the_recipe_reads_the_train_side_and_three_steps_at_most(monkeypatch):
     def listen(generate):
         return lambda split, *rest: asked.append(split) or generate(split, *rest)
 
-    few = tuple(replace(schedule, num_problems=40, num_seeds=1) for schedule in embedded_base.COURSES)
-    monkeypatch.setattr(embedded_base, "COURSES", few)
+    few = tuple(replace(schedule, num_problems=40, num_seeds=1) for schedule in embedded_base.SOURCES)
+    monkeypatch.setattr(embedded_base, "SOURCES", few)
     monkeypatch.setattr(
         embedded_base, "GENERATE", {task: listen(generate) for task, generate in embedded_base.GENERATE.items()}
     )

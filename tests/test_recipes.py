@@ -55,24 +55,24 @@ def test_positions_are_the_authors() -> None:
 
 
 def test_the_data_are_read(tmp_path: Path) -> None:
-    kept = without_system(ROWS["openr1"])
-    for name, row in {"openr1": ROWS["openr1"], "hpt": kept, "numina": ROWS["numina"]}.items():
+    plain_row = without_system(ROWS["openr1"])
+    for name, row in {"openr1": ROWS["openr1"], "hpt": plain_row, "numina": ROWS["numina"]}.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     (whole,), (plain,), (numina,) = (
         load_dataset(str(tmp_path / f"{name}.jsonl")) for name in ("openr1", "hpt", "numina")
     )
-    assert [each["role"] for each in whole.prompt] == ["system", "user"]  # type: ignore[index]
-    assert [each["role"] for each in plain.prompt] == ["user"]  # type: ignore[index]
+    assert [message["role"] for message in whole.prompt] == ["system", "user"]  # type: ignore[index]
+    assert [message["role"] for message in plain.prompt] == ["user"]  # type: ignore[index]
     assert whole.answer == "4" and "<think>" in whole.demonstration_text and plain.verifier == "math"
     assert numina.demonstration_text == "It is $\\boxed{4}$."
     countdown = load_dataset(str(MODELS.parent / "rows" / "uft_countdown.parquet"))
-    assert all(each.verifier == "countdown" and len(each.demonstration) > 1 for each in countdown)
+    assert all(message.verifier == "countdown" and len(message.demonstration) > 1 for message in countdown)
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_fits_and_the_comment_says_what_it_needs(name: str) -> None:
     about, text = RECIPES[name], (HERE / f"{name}.yaml").read_text()
-    made = expected(configuration(name, str(MODELS / about.model)), about.gpus)
-    assert made.peak < GPU
+    memory = expected(configuration(name, str(MODELS / about.model)), about.gpus)
+    assert memory.peak < GPU
     assert "\n".join(comment(name, MODELS)) in text
