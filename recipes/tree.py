@@ -2,7 +2,7 @@
 
     python recipes/tree.py        # docs/tree.json, docs/tree.png; a few minutes on one core
 
-One leaf of B^H is correct, and one demonstration leads to it. The policy is a table of B logits per node, all 0 at first.
+One leaf of B^H is correct, and one demonstration leads to it. The policy has B logits per node, all 0 at first.
 Requests, selection and coefficients are those of obverse's methods, as `obverse weigh` computes them. A step adds
 rate x c x grad log pi to the logits. Explorations are sampled paths, including continuations of hints; for a method
 without rollouts, every use of the demonstration counts as one.
