@@ -1,4 +1,4 @@
-"""What is measured: every case is a value, and so is every way that a peer is set up."""
+"""The cases of the benchmark, and the options of its peers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Work = Literal["own", "shown", "sample"]  # a step on own samples, a step on demonstrations, sampling alone
+Work = Literal["own", "shown", "sample"]  # a step on rollouts, a step on demonstrations, sampling only
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Case:
-    """One piece of work that both programs do.
+    """A workload of both programs.
 
-    `shape` None is the embedded base. `reward`: "graded" by the problems' own verifiers, or "uneven", a number that the
-    text alone decides and no two texts share, so that no group is without a gradient.
+    `shape` None is the embedded base. `reward`: "graded" by the verifiers of the problems, or "uneven", a number that
+    depends on the text only, so that every group has a gradient.
     """
 
     name: str
@@ -45,16 +45,16 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)  # of obverse, beyond the defaults
     peers: tuple[str, ...] = ()
     pairs: int = 7
-    is_long: bool = False  # a step takes so long that its memory can be measured with its time
+    is_long: bool = False  # steps are long enough to measure memory and time together
     needs_cuda: bool = False
 
     def plain(self) -> dict[str, Any]:
-        """The case as JSON has it."""
+        """The case for JSON."""
         return asdict(self)
 
     @staticmethod
     def of(text: str) -> Case:
-        """The case of a name, or one as JSON has it."""
+        """The case of a name or of a JSON text."""
         if not text.startswith("{"):
             return CASES[text]
         row = json.loads(text)
@@ -67,7 +67,7 @@ LARGE = Shape(width=1536, layers=28, heads=12, kv_heads=2, inner=8960, num_token
 # The embedded base's size, nearly even over 100 tokens, one of which is eos: lengths are geometric with mean 100.
 GEOMETRIC = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens=100, tied=False, spread=0.01)
 
-RATE = 1e-6  # learning rate: the weights move, and the lengths do not
+RATE = 1e-6  # learning rate: small, so that lengths of completions do not change
 NO_KL: dict[str, Any] = {"beta": 0.0}
 CASES = {
     case.name: case
@@ -94,7 +94,7 @@ CASES = {
 
 
 def trl_options(peer: str, case: Case) -> dict[str, Any]:
-    """What TRL's trainer is told: `fast` is its fastest way on this work, `lean` its leanest, `default` as it comes."""
+    """The options of TRL's trainer: `fast` is the fastest, `lean` uses the least memory, `default` has its defaults."""
     rows = case.prompts * case.generations
     at_once = {"fast": rows, "default": 8, "lean": 1}[peer]
     if (peer, case.name) in AT_ONCE:

@@ -1,8 +1,8 @@
-"""How a worker speaks with the driver: a command comes in on stdin, a line of JSON goes out.
+"""The protocol of workers and driver: commands on stdin, a line of JSON on stdout for each.
 
 step      one optimizer step, timed
-memory    one optimizer step, its peak memory measured (freed memory goes back to the system before: slower)
-rate      floating-point operations per second of a large matrix product, here and now
+memory    one optimizer step, its peak memory measured (freed memory is returned to the system first: slower)
+rate      floating-point operations per second of a large matrix product
 quit
 """
 
@@ -23,7 +23,7 @@ RATE_SIZE, RATE_REPEATS = 1536, 5
 
 
 class Channel:
-    """The worker's end. What libraries print goes to stderr, so that stdout has the protocol alone."""
+    """The worker's end. Output of libraries goes to stderr, so that stdout has only the protocol."""
 
     def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
         self.device, self.dtype = device, getattr(torch, dtype)
@@ -32,24 +32,24 @@ class Channel:
         self.measures_memory = False
         self.base = self.start = 0.0
 
-    def say(self, row: dict[str, Any]) -> None:
+    def send(self, row: dict[str, Any]) -> None:
         self.out.write(json.dumps(row) + "\n")
         self.out.flush()
 
     def wait(self) -> None:
-        """Until a step is wanted; SystemExit when none is any more."""
+        """Wait for the command for a step; SystemExit if the driver has ended."""
         while (command := sys.stdin.readline().strip()) == "rate":
-            self.say({"rate": rate(self.device, self.dtype)})
+            self.send({"rate": rate(self.device, self.dtype)})
         if command not in ("step", "memory"):
             raise SystemExit(0)
         self.measures_memory = command == "memory"
         if self.measures_memory:
-            self.base = settled(self.device)
+            self.base = baseline(self.device)
         synchronize(self.device)
         self.start = time.perf_counter()
 
     def reply(self, phases: dict[str, float], generated: int, trained: int) -> None:
-        """What the step took: seconds by phase, tokens, and bytes above what was there before it."""
+        """Send the step's seconds by phase, its tokens, and its bytes above those before the step."""
         synchronize(self.device)
         seconds = time.perf_counter() - self.start
         row: dict[str, Any] = {"seconds": {"step": seconds, **phases}, "generated": generated, "trained": trained}
@@ -57,7 +57,7 @@ class Channel:
             row |= {"base": self.base, "peak": peak(self.device) - self.base}
             if self.device.startswith("cuda"):
                 torch.cuda.empty_cache()  # the other program waits for its step on the same card
-        self.say(row)
+        self.send(row)
 
 
 def synchronize(device: str) -> None:
@@ -68,19 +68,19 @@ def synchronize(device: str) -> None:
 def rate(device: str, dtype: torch.dtype) -> float:
     """Operations per second of a square matrix product; the best of a few."""
     size = RATE_SIZE if device == "cpu" else 8192
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    first, second = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(RATE_REPEATS):
         synchronize(device)
         start = time.perf_counter()
-        left @ right
+        first @ second
         synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
 
-def settled(device: str) -> float:
-    """Bytes held now that everything freed was given back; the peak starts anew from here."""
+def baseline(device: str) -> float:
+    """Bytes in use after freed memory was returned to the system; resets the peak."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -92,7 +92,7 @@ def settled(device: str) -> float:
 
 
 def peak(device: str) -> float:
-    """The most bytes held since `settled`."""
+    """The most bytes in use since `baseline`."""
     return float(torch.cuda.max_memory_allocated()) if device.startswith("cuda") else status("VmHWM")
 
 

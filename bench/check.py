@@ -1,10 +1,10 @@
-"""Do both programs mean the same? Their gradients of one batch of a case, by the machinery of `make test-parity`.
+"""Compare the gradients of obverse and TRL on one batch of a case, with the trainers of `make test-parity`.
 
     PYTHONPATH=tests python -m bench.check A      # prints one line of JSON
 
-The batch is sampled by the case's own model from its own problems, a few of them; then each program makes its loss's
-gradient of it by every parameter: TRL's trainer, and obverse's `learn` by its fast path up to the optimizer's step.
-Equal gradients say more than equal losses: GRPO's loss is near 0 whatever the weights are.
+The batch is sampled by the case's model from a few of its problems; then each program computes the gradient of its loss
+by every parameter: TRL's trainer, and obverse's update up to the optimizer step. Gradients are compared because GRPO's
+loss is near 0 for any weights.
 """
 
 from __future__ import annotations
@@ -51,51 +51,51 @@ def batch(case: Case) -> list[Group]:
     options = {} if case.method == "sft" else {"num_generations": NUM_GENERATIONS}
     method = only(build(case.method, options))
     problems = load_dataset(problem_file(case), num_problems=NUM_PROBLEMS)
-    made = Collector(HFSampler(policy.model), renderer, params, 0).collect(problems, method, 0, 0.0)
-    for group in made:
+    groups = Collector(HFSampler(policy.model), renderer, params, 0).collect(problems, method, 0, 0.0)
+    for group in groups:
         for sample in group.samples:
             sample.grade = GradeResult(None, uneven(group.problem, sample.text))
-    return made
+    return groups
 
 
-class Standing:
-    """An optimizer that takes no step: the gradients stay where they are."""
+class NoStep:
+    """An optimizer without steps: the gradients are kept."""
 
     learning_rate = 0.0
 
     def step(self, is_finite: bool = True) -> StepResult:
         return StepResult(0.0, taken=False)
 
-    def rest(self) -> None:
+    def zero_grad_step(self) -> None:
         pass
 
 
-def ours(start: Start, method: Method, made: Sequence[Group]) -> dict[str, Tensor]:
-    """What `learn` leaves at the parameters: sampled by this policy, one update, micro batches as a run has them."""
-    update = pack([method.select(group) for group in made], method.sources)
+def ours(start: Start, method: Method, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """obverse's gradients by parameter name: one on-policy update, with the micro batches of a run."""
+    update = pack([method.select(group) for group in groups], method.sources)
     assert update is not None
     policy = as_policy(start.model())
-    learner = Learner(policy, None, method, Standing(), CPU_TOKENS)  # type: ignore[arg-type]
+    learner = Learner(policy, None, method, NoStep(), CPU_TOKENS)  # type: ignore[arg-type]
     optimizer_step(learner, prepare_update(learner, update, is_repeated=False), 0.0, Silent())
     return named(policy.model)
 
 
-def both(case: Case, made: Sequence[Group]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def both(case: Case, groups: Sequence[Group]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The gradients of obverse and of TRL by name, from the weights in the model's folder."""
     start = Start(Path(model_folder(case)), noise=0.0)
     if case.method == "sft":
-        found = trained_by_demonstrations(start, made, {"loss_type": "nll"})
-        return ours(start, only(build("sft", {})), made), found.parameters
+        result = trained_by_demonstrations(start, groups, {"loss_type": "nll"})
+        return ours(start, only(build("sft", {})), groups), result.parameters
     method = as_trl(only(build(case.method, dict(case.options))))
-    return ours(start, method, made), trained_by_samples(start, made, {"loss_type": "grpo", "beta": 0.0}).parameters
+    return ours(start, method, groups), trained_by_samples(start, groups, {"loss_type": "grpo", "beta": 0.0}).parameters
 
 
-def apart(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+def apart(ours_by_name: dict[str, Tensor], theirs_by_name: dict[str, Tensor]) -> float:
     """The largest difference over the largest number."""
-    if mine.keys() != theirs.keys():
+    if ours_by_name.keys() != theirs_by_name.keys():
         raise SystemExit("the two programs do not train the same weights")
-    scale = max(float(gradient.abs().max()) for gradient in theirs.values())
-    return max(float((mine[name] - gradient).abs().max()) for name, gradient in theirs.items()) / scale
+    scale = max(float(gradient.abs().max()) for gradient in theirs_by_name.values())
+    return max(float((ours_by_name[name] - gradient).abs().max()) for name, gradient in theirs_by_name.items()) / scale
 
 
 def main() -> None:
@@ -103,10 +103,10 @@ def main() -> None:
     parser.add_argument("case", choices=CASES)
     case = CASES[parser.parse_args().case]
     torch.set_num_threads(1)
-    made = batch(case)
-    num_tokens = sum(len(sample.ids) for group in made for sample in group.samples)
-    print(json.dumps({"samples": sum(len(group.samples) for group in made), "tokens": num_tokens,
-                      "apart": apart(*both(case, made))}))  # fmt: skip
+    groups = batch(case)
+    num_tokens = sum(len(sample.ids) for group in groups for sample in group.samples)
+    print(json.dumps({"samples": sum(len(group.samples) for group in groups), "tokens": num_tokens,
+                      "apart": apart(*both(case, groups))}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""`make bench-limit`: how near to what the machine can do, and how time and memory grow.
+"""`make bench-limit`: efficiency relative to the machine, and the growth of time and memory.
 
     python -m bench.limit                # both
     python -m bench.limit --only limit   # operations needed over the measured rate of matrix products, per phase
     python -m bench.limit --only growth  # over 8-fold ranges: exponents and a picture
 
-Needed are the operations of an ideal program: a prompt once per group, forward and backward (twice the forward's), the
-head at response tokens only, nothing made twice. The rate is that of a large square product in the same process,
-between the steps, in the same number type.
+The operations needed are those of an ideal program: a prompt once per group, forward and backward (twice the forward
+pass), the head at response tokens only, nothing computed twice. The rate is that of a large square matrix product in
+the same process, between the steps, in the same dtype.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EMBEDDED = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens
 BACKWARD = 2  # operations of a backward pass over those of its forward pass
 LIMIT_CASES = {"A-uneven": 5, "B": 2, "D": 3}  # steps of each
 
-# Where growth starts: small enough that eight times each is still a matter of seconds.
+# The smallest size of the growth: eight times each still takes seconds.
 SEED = Case(
     "growth",
     "a small GRPO step",
@@ -57,7 +57,7 @@ def forward(shape: Shape, prompts: int, prompt: float, rows: int, response: floa
     matrices = shape.layers * (
         2 * shape.width**2 + 2 * shape.width * shape.kv_heads * head_size + 3 * shape.width * shape.inner
     )
-    tokens = prompts * prompt + rows * max(response - 1, 0)  # nothing is predicted after the last one
+    tokens = prompts * prompt + rows * max(response - 1, 0)  # nothing is predicted after the last token
     pairs = prompts * prompt * (prompt + 1) / 2 + rows * (response * prompt + response * (response + 1) / 2)
     return 2 * matrices * tokens + 4 * shape.layers * shape.width * pairs
 
@@ -76,7 +76,7 @@ def needed(case: Case, generated: float, trained: float, prompt: float) -> dict[
 
 
 def limits(case: Case, steps: int, device: str, dtype: str) -> dict[str, Any]:
-    """Per phase: seconds, operations needed, and their share of what the rate allows in that time."""
+    """Per phase: seconds, operations needed, and their share of the operations that the rate allows in that time."""
     worker = Worker("obverse", case, device, dtype, 1)
     worker.ask("step")
     rows = []
@@ -87,7 +87,7 @@ def limits(case: Case, steps: int, device: str, dtype: str) -> dict[str, Any]:
         rows.append(row)
     worker.end()
     prompt = prompt_length(case)
-    found: dict[str, Any] = {"rate": median(row["rate"] for row in rows)}
+    result: dict[str, Any] = {"rate": median(row["rate"] for row in rows)}
     for phase in ("sample", "train"):
         shares, seconds, work = [], [], []
         for row in rows:
@@ -97,12 +97,12 @@ def limits(case: Case, steps: int, device: str, dtype: str) -> dict[str, Any]:
                 seconds.append(row["seconds"][phase])
                 work.append(operations)
         if shares:
-            found[phase] = {"share": median(shares), "seconds": median(seconds), "operations": median(work)}
-    return found
+            result[phase] = {"share": median(shares), "seconds": median(seconds), "operations": median(work)}
+    return result
 
 
 def prompt_length(case: Case) -> float:
-    """The mean prompt, in tokens."""
+    """The mean length of a prompt, in tokens."""
     if case.prompt_tokens:
         return case.prompt_tokens
     tokenizer = AutoTokenizer.from_pretrained(model_folder(case))
@@ -111,7 +111,7 @@ def prompt_length(case: Case) -> float:
 
 
 def grown(name: str, factor: int) -> Case:
-    """SEED with one of its sizes so many times as large."""
+    """SEED with one of its sizes multiplied by `factor`."""
     shape = SEED.shape
     assert shape is not None
     if name == "completions":
@@ -124,18 +124,18 @@ def grown(name: str, factor: int) -> Case:
 
 
 def growth(name: str, device: str, dtype: str) -> dict[str, Any]:
-    """Step time, its phases and peak memory over the factors, and the exponents that fit them."""
-    found: dict[str, list[float]] = {"step": [], "sample": [], "train": [], "memory": []}
+    """Step time, its phases and peak memory for each factor, and their fitted exponents."""
+    measured: dict[str, list[float]] = {"step": [], "sample": [], "train": [], "memory": []}
     for factor in FACTORS:
         worker = Worker("obverse", grown(name, factor), device, dtype, 1)
         worker.ask("step")
         rows = [worker.ask("step") for _ in range(GROWTH_STEPS)]
         for phase in ("step", "sample", "train"):
-            found[phase].append(median(row["seconds"][phase] for row in rows))
-        found["memory"].append(worker.ask("memory")["peak"])
+            measured[phase].append(median(row["seconds"][phase] for row in rows))
+        measured["memory"].append(worker.ask("memory")["peak"])
         worker.end()
-        print(name, factor, *(f"{values[-1]:.3g}" for values in found.values()), flush=True)
-    return {"measured": found, "exponents": {each: exponent(values) for each, values in found.items()}}
+        print(name, factor, *(f"{values[-1]:.3g}" for values in measured.values()), flush=True)
+    return {"measured": measured, "exponents": {quantity: exponent(values) for quantity, values in measured.items()}}
 
 
 def exponent(values: list[float]) -> float:
@@ -176,22 +176,22 @@ def main() -> None:
     arguments.results.mkdir(parents=True, exist_ok=True)
     if arguments.only != "growth":
         names = arguments.cases.split(",") if arguments.cases else list(LIMIT_CASES)
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for name in names:
-            found[name] = limits(CASES[name], LIMIT_CASES.get(name, 3), arguments.device, arguments.dtype)
+            results[name] = limits(CASES[name], LIMIT_CASES.get(name, 3), arguments.device, arguments.dtype)
             for phase in ("sample", "train"):
-                if phase in found[name]:
-                    one = found[name][phase]
-                    print(f"{name} {phase}: {one['operations'] / 1e9:.0f} GFLOP in {one['seconds']:.2f} s, "
-                          f"{one['share']:.0%} of {found[name]['rate'] / 1e9:.0f} GFLOP/s", flush=True)  # fmt: skip
-        (arguments.results / "limit.json").write_text(json.dumps(about | {"limits": found}, indent=1) + "\n")
+                if phase in results[name]:
+                    row = results[name][phase]
+                    print(f"{name} {phase}: {row['operations'] / 1e9:.0f} GFLOP in {row['seconds']:.2f} s, "
+                          f"{row['share']:.0%} of {results[name]['rate'] / 1e9:.0f} GFLOP/s", flush=True)  # fmt: skip
+        (arguments.results / "limit.json").write_text(json.dumps(about | {"limits": results}, indent=1) + "\n")
     if arguments.only != "limit":
-        grew = {
+        growths = {
             name: growth(name, arguments.device, arguments.dtype)
             for name in ("completions", "length", "vocabulary", "width")
         }
-        (arguments.results / "growth.json").write_text(json.dumps(about | {"growth": grew}, indent=1) + "\n")
-        plot(grew, arguments.results / "growth.png")
+        (arguments.results / "growth.json").write_text(json.dumps(about | {"growth": growths}, indent=1) + "\n")
+        plot(growths, arguments.results / "growth.png")
 
 
 if __name__ == "__main__":

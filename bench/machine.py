@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""The machine of a measurement."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The processor, its load, the card if there is one, and which obverse this is."""
+    """The processor, its load, the GPU if there is one, and the commit of obverse."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
-    found = {
+    description = {
         "cpu": model or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30),
@@ -26,18 +26,18 @@ def describe(device: str) -> dict[str, Any]:
         "device": device,
     }
     if device.startswith("cuda"):
-        found["card"] = torch.cuda.get_device_name()
-    return found
+        description["card"] = torch.cuda.get_device_name()
+    return description
 
 
 def commit() -> str:
     """The commit that is measured, with a plus where files differ from it."""
-    says = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
-    return says("rev-parse", "--short", "HEAD") + ("+" if says("status", "--porcelain", "obverse") else "")
+    git = lambda *words: subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()  # noqa: E731
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "obverse") else "")
 
 
 def facts(model: Any, versions: dict[str, str]) -> dict[str, Any]:
-    """What a worker is: versions, threads, size."""
+    """Facts about a worker: versions, threads, model size."""
     return {
         "versions": versions | {"torch": torch.__version__},
         "threads": torch.get_num_threads(),

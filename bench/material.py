@@ -1,4 +1,4 @@
-"""What both programs are given: a model directory and a file of problems, made once and kept under runs/bench."""
+"""The inputs of both programs: a model directory and a file of problems, created once under runs/bench."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NUM_SINGLE = 3 + len(ascii_lowercase)  # eos, pad, the space and the letters
 
 
 def model_folder(case: Case) -> str:
-    """The directory of the case's model, which is made if it is not there."""
+    """The directory of the case's model, created if it does not exist."""
     if case.shape is None:
         return locate("embedded")
     folder = HOME / "models" / "-".join(map(str, astuple(case.shape)))
@@ -59,9 +59,9 @@ def random_model(shape: Shape) -> Any:
 
 
 def words(num_tokens: int) -> PreTrainedTokenizerFast:
-    """A token is a word of letters with a space before it, so that a text's length in tokens is known without asking.
+    """A token is a word of letters with a space before it, so that the length of a text in tokens is known.
 
-    transformers reads a Qwen2 folder's tokenizer as Qwen2's byte-level BPE whatever the folder says: this is one.
+    It is a byte-level BPE, because transformers loads the tokenizer of any Qwen2 folder as one.
     """
     names = vocabulary(num_tokens)
     longer = [name for name in names[NUM_SINGLE:] if len(name) > 1]
@@ -69,16 +69,16 @@ def words(num_tokens: int) -> PreTrainedTokenizerFast:
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    # an unknown token is named, or Qwen2's own is added behind the last one, for which the model has no embedding
+    # without an unknown token, Qwen2's is added after the last token, which has no embedding in the model
     special = {"eos_token": names[EOS], "pad_token": names[PAD], "unk_token": names[PAD]}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
 
 
 def vocabulary(num_tokens: int) -> list[str]:
     """Eos, pad, the space, the letters; then a space and one letter, two letters, three, ..., as many as there are."""
-    found = ["<eos>", "<pad>", SPACE, *ascii_lowercase]
+    names = ["<eos>", "<pad>", SPACE, *ascii_lowercase]
     longer = (SPACE + "".join(word) for size in range(1, 9) for word in product(ascii_lowercase, repeat=size))
-    return found + list(islice(longer, num_tokens - len(found)))
+    return names + list(islice(longer, num_tokens - len(names)))
 
 
 def problem_file(case: Case) -> str:
@@ -94,8 +94,8 @@ def problem_file(case: Case) -> str:
 
 def embedded_rows() -> Iterator[dict[str, Any]]:
     """The embedded tasks' problems in turns."""
-    each = NUM_PROBLEMS // len(TASKS)
-    for problems in zip(*(load_dataset(task, num_problems=each, seed=42) for task in TASKS), strict=True):
+    num_per_task = NUM_PROBLEMS // len(TASKS)
+    for problems in zip(*(load_dataset(task, num_problems=num_per_task, seed=42) for task in TASKS), strict=True):
         for problem in problems:
             yield {
                 "id": problem.id,

@@ -1,9 +1,9 @@
-"""The memory plan against what runs really hold: `python -m bench.memory`, a table of predicted and measured peaks.
+"""The memory plan compared with real runs: `python -m bench.memory`, a table of predicted and measured peaks.
 
-Every case is a process of its own: libraries are loaded and a tiny run has warmed them up, then the system's record of
-the most that was resident is begun anew, and two steps of the case are taken. Measured is that most, less what was
-resident before: once with an allocator that gives back at once what is freed, and once as it comes. glibc's keeps freed
-blocks of less than 32 MB for later, which nobody can foresee and which a small model is made of. Needs Linux.
+Every case runs in a separate process: libraries are loaded and warmed up by a tiny run, then the system's peak of
+resident memory is reset, and two steps of the case are taken. The measurement is that peak minus the resident memory
+before: once with an allocator that returns freed memory at once, and once with the default one. glibc keeps free blocks
+of less than 32 MB, which is unpredictable and matters for small models. Needs Linux.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ TINY = Shape(width=64, layers=2, heads=4, kv_heads=2, inner=128, num_tokens=600)
 SMALL = Shape(width=256, layers=6, heads=8, kv_heads=4, inner=1024, num_tokens=8_192)
 MIDDLE = Shape(width=640, layers=10, heads=10, kv_heads=2, inner=2560, num_tokens=32_000)
 LARGE = Shape(width=768, layers=12, heads=12, kv_heads=12, inner=3072, num_tokens=50_000, tied=False)
-NUM_STEPS = 2  # from the second on the optimizer's moments are there
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # every larger block has pages of its own
+NUM_STEPS = 2  # the optimizer has its moments from the second step on
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # every larger block has separate pages
 RESULTS = Path("bench/results/memory.json")
 
 
@@ -74,14 +74,14 @@ CASES = {
     "sft-large": Case("sft", LARGE, 64, 192, 2, {"micro_batch_tokens": 256}),
     "sft-half": Case("sft", HALF, 1, 255, 2, {"gradient_checkpointing": True, "micro_batch_tokens": 256}),
 }
-SUITE = {  # what the tests run
+SUITE = {  # run by the tests
     "suite-sft": Case("sft", QUICK, 128, 384, 8, {"micro_batch_tokens": 2048}),
     "suite-grpo": Case("grpo", QUICK, 64, 128, 8, OWN | {"beta": 0.0}),
 }
 
 
 def model_folder(shape: Shape) -> str:
-    """The directory of the shape's random model, made if it is not there."""
+    """The directory of the shape's random model, created if it does not exist."""
     folder = HOME / "models" / f"memory-{shape.width}-{shape.layers}-{shape.num_tokens}"
     if not (folder / "tokenizer.json").exists():
         torch.manual_seed(0)
@@ -91,7 +91,7 @@ def model_folder(shape: Shape) -> str:
 
 
 def problem_file(case: Case, folder: Path) -> str:
-    """Random words; texts have the same length, every other prompt a word less, so that there is padding."""
+    """Random words; texts have equal lengths, every other prompt is one word shorter, so that there is padding."""
     rng, names = random.Random(0), vocabulary(case.shape.num_tokens)
     say = lambda num: "".join(rng.choices(names[NUM_SINGLE:], k=num)).replace(SPACE, " ")  # noqa: E731
     rows = [
@@ -99,16 +99,16 @@ def problem_file(case: Case, folder: Path) -> str:
         | {"demonstration": say(case.text - 1), "chosen": say(case.text - 1), "rejected": say(case.text - 1)}
         for number in range(2 * case.problems)
     ]
-    unread = ("answer", "verifier", "demonstration") if case.method == "dpo" else ("chosen", "rejected")
+    unused = ("answer", "verifier", "demonstration") if case.method == "dpo" else ("chosen", "rejected")
     path = folder / "rows.jsonl"
-    kept = [{key: value for key, value in row.items() if key not in unread} for row in rows]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
+    read_rows = [{key: value for key, value in row.items() if key not in unused} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in read_rows)
     path.write_text(text, encoding="utf-8")
     return str(path)
 
 
 def configuration(case: Case, folder: Path) -> Any:
-    """The run of a case, in float32 unless it says otherwise, on one thread."""
+    """The configuration of a case's run, by default in float32, on one thread."""
     options = {
         "model": model_folder(case.shape),
         "dataset": problem_file(case, folder),
@@ -127,15 +127,15 @@ def configuration(case: Case, folder: Path) -> Any:
 
 
 def predicted(case: Case) -> dict[str, int]:
-    """Bytes of the plan, by what they are for."""
+    """The bytes of the plan by purpose."""
     with tempfile.TemporaryDirectory() as folder:
-        made = plan(configuration(case, Path(folder)), Lengths(case.prompt, case.text, case.text))
-    return {"training": made.training, "sampling": made.sampling, "peak": made.peak}
+        memory = plan(configuration(case, Path(folder)), Lengths(case.prompt, case.text, case.text))
+    return {"training": memory.training, "sampling": memory.sampling, "peak": memory.peak}
 
 
 def measured(case: Case) -> int:
-    """Bytes that were resident at the most while the case ran, beyond what was resident before."""
-    uneven()
+    """The peak of resident bytes during the case, minus those before it."""
+    grade_by_text()
     small = Case(case.method, TINY, 8, 8, 2, {**case.options, "micro_batch_tokens": 64})
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         train(configuration(small, Path(first)))
@@ -149,13 +149,13 @@ def measured(case: Case) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before
 
 
-def uneven() -> None:
-    """Rewards that differ within every group, so that no group is left out: a text's own length of words decides."""
+def grade_by_text() -> None:
+    """Replace the graders by random rewards that depend on the text, so that every group has a gradient."""
     from obverse.training import collector as rollout
     from obverse.types import GradeResult
 
-    rollout.grade_completions = lambda asked, seconds: [  # type: ignore[assignment]
-        GradeResult(True, random.Random(text).random()) for _, text in asked
+    rollout.grade_completions = lambda pairs, seconds: [  # type: ignore[assignment]
+        GradeResult(True, random.Random(text).random()) for _, text in pairs
     ]
 
 
@@ -164,21 +164,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"among {', '.join(CASES)}")
     parser.add_argument("--alone", choices=("predicted", "measured"), help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.alone:
-        work = {"predicted": predicted, "measured": measured}[chosen.alone]
-        print(json.dumps(work((CASES | SUITE)[chosen.cases[0]])))
+    arguments = parser.parse_args()
+    if arguments.alone:
+        work = {"predicted": predicted, "measured": measured}[arguments.alone]
+        print(json.dumps(work((CASES | SUITE)[arguments.cases[0]])))
         return
-    found = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else {}
+    cases = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else {}
     print("| case | training MB | sampling MB | predicted peak MB | measured MB | off by | as it comes MB | off by |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in chosen.cases or CASES:
-        row = json.loads(alone(name, "predicted", {}))
-        row["measured"] = json.loads(alone(name, "measured", GIVES_BACK))
-        row["as it comes"] = json.loads(alone(name, "measured", {}))
-        found[name] = row
+    for name in arguments.cases or CASES:
+        row = json.loads(in_process(name, "predicted", {}))
+        row["measured"] = json.loads(in_process(name, "measured", GIVES_BACK))
+        row["as it comes"] = json.loads(in_process(name, "measured", {}))
+        cases[name] = row
         print(line(name, row), flush=True)
-        RESULTS.write_text(json.dumps({"machine": describe("cpu"), "cases": found}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"machine": describe("cpu"), "cases": cases}, indent=1) + "\n")
 
 
 def line(name: str, row: dict[str, int]) -> str:
@@ -189,13 +189,13 @@ def line(name: str, row: dict[str, int]) -> str:
     return f"| {name} | {first} | {rest} |"
 
 
-def alone(name: str, what: str, environment: dict[str, str]) -> str:
-    """The last line that this program prints in a process of its own."""
-    words = [sys.executable, "-m", "bench.memory", name, "--alone", what]
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
-    if done.returncode != 0:
-        raise SystemExit(f"{name}, {what}: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout.strip().splitlines()[-1]
+def in_process(name: str, figure: str, environment: dict[str, str]) -> str:
+    """The last line of this program's output for one case, run in a separate process."""
+    words = [sys.executable, "-m", "bench.memory", name, "--alone", figure]
+    completed = subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
+    if completed.returncode != 0:
+        raise SystemExit(f"{name}, {figure}: {completed.stderr.strip().splitlines()[-1]}")
+    return completed.stdout.strip().splitlines()[-1]
 
 
 if __name__ == "__main__":

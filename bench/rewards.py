@@ -1,4 +1,4 @@
-"""A reward that any text has and hardly two texts share."""
+"""A reward that is different for almost any two texts."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Any
 
 
 def uneven(problem: Any, text: str) -> float:
-    """A number in [0, 1) that the text alone decides."""
+    """A number in [0, 1) that depends on the text only."""
     return zlib.crc32(text.encode("utf-8", "surrogatepass")) / 2**32

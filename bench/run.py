@@ -3,8 +3,8 @@
     python -m bench.run                 # every case that this machine can do
     python -m bench.run B --pairs 5     # one case
 
-A worker per program holds its model; the driver asks one of them for a step, then the other, so that what else the
-machine does falls on both. A first step of each is not counted. The ratio is the median over pairs.
+Each program is a worker process with its model; the driver requests a step from one, then from the other, so that other
+load on the machine affects both. The first step of each is not counted. The ratio is the median over pairs.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Worker:
     def __init__(self, side: str, case: Case, device: str, dtype: str, threads: int) -> None:
         HOME.mkdir(parents=True, exist_ok=True)
         self.log = HOME / f"{case.name}-{side.replace(':', '-')}.log"
-        what = json.dumps(case.plain())
-        command = [sys.executable, "-m", "bench.worker", side, what, "--device", device, "--dtype", dtype]
+        case_text = json.dumps(case.plain())
+        command = [sys.executable, "-m", "bench.worker", side, case_text, "--device", device, "--dtype", dtype]
         self.process = subprocess.Popen(
             [*command, "--threads", str(threads)],
             stdin=subprocess.PIPE,
@@ -50,7 +50,7 @@ class Worker:
         self.facts = self._read()
 
     def ask(self, command: str) -> dict[str, Any]:
-        """Send a command, wait for its answer."""
+        """Send a command and wait for the reply."""
         assert self.process.stdin is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
@@ -65,14 +65,14 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"a worker ended; its last words:\n{self.log.read_text()[-3000:]}")
+            raise SystemExit(f"a worker ended; the end of its log:\n{self.log.read_text()[-3000:]}")
         row: dict[str, Any] = json.loads(line)
         return row
 
 
 def measure(case: Case, peers: tuple[str, ...], pairs: int, device: str, dtype: str, threads: int) -> dict[str, Any]:
     """One case: obverse against each peer in turn, pair by pair."""
-    model_folder(case), problem_file(case)  # made before anybody is timed
+    model_folder(case), problem_file(case)  # created before the measurement
     names = {peer: peer if peer == "generate" else f"trl:{peer}" for peer in peers}
     ours = Worker("obverse", case, device, dtype, threads)
     ours.ask("step")
@@ -86,8 +86,8 @@ def measure(case: Case, peers: tuple[str, ...], pairs: int, device: str, dtype: 
         for number in range(pairs):
             rows.append((ours.ask(do), theirs.ask(do)))
             print(case.name, number, *(f"{row['seconds']['step']:.2f}" for row in rows[-1]), peer, flush=True)
-        sides["obverse"]["rows"] += [mine for mine, _ in rows]
-        sides[side] = {"facts": theirs.facts, "rows": [other for _, other in rows]}
+        sides["obverse"]["rows"] += [pair[0] for pair in rows]
+        sides[side] = {"facts": theirs.facts, "rows": [pair[1] for pair in rows]}
         sides[side]["peak"] = peak(theirs, sides[side]["rows"])
         theirs.end()
         ratios[side] = compare(rows)
@@ -104,29 +104,29 @@ def measure(case: Case, peers: tuple[str, ...], pairs: int, device: str, dtype: 
 
 
 def difference(case: Case) -> dict[str, Any] | None:
-    """How far the two programs' gradients of one batch are apart, by bench.check; None where there is no trainer."""
+    """The difference of the two programs' gradients of one batch, by bench.check; None without TRL."""
     if not any(peer in ("fast", "lean", "default") for peer in case.peers) or find_spec("trl") is None:
         return None
     command = [sys.executable, "-W", "ignore", "-m", "bench.check", case.name]
-    done = subprocess.run(
+    completed = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
     )
-    if done.returncode:
-        raise SystemExit(f"bench.check {case.name} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    if completed.returncode:
+        raise SystemExit(f"bench.check {case.name} failed:\n{completed.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
+    return result
 
 
 def peak(worker: Worker, rows: list[dict[str, Any]]) -> float:
-    """The peak of a step's memory in bytes: of the rows, or of further steps if it was not measured with them."""
+    """The peak memory of a step in bytes, from the rows or from additional steps if the rows have none."""
     measured = [row for row in rows if "peak" in row] or [worker.ask("memory") for _ in range(MEMORY_STEPS)]
     return float(median(row["peak"] for row in measured))
 
 
 def compare(rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    """Peer over obverse: medians over pairs, with the smallest and the largest."""
-    step = [other["seconds"]["step"] / mine["seconds"]["step"] for mine, other in rows]
-    pace = [tokens_per_second(mine) / tokens_per_second(other) for mine, other in rows]
+    """Ratios of a peer to obverse: medians over pairs, with the smallest and the largest."""
+    step = [peer_row["seconds"]["step"] / obverse_row["seconds"]["step"] for obverse_row, peer_row in rows]
+    pace = [tokens_per_second(obverse_row) / tokens_per_second(peer_row) for obverse_row, peer_row in rows]
     return {"step": median(step), "tokens_per_second": median(pace), "step_range": [min(step), max(step)]}
 
 
@@ -136,11 +136,11 @@ def tokens_per_second(row: dict[str, Any]) -> float:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of a side's rows; `train` of a peer is what its other phases leave of the step."""
+    """Medians of a side's rows; `train` of a peer is the step without its other phases."""
     for row in rows:
         seconds = row["seconds"]
-        others = sum(value for phase, value in seconds.items() if phase in ("sample", "grade"))
-        seconds.setdefault("train", seconds["step"] - others)
+        other_phases = sum(value for phase, value in seconds.items() if phase in ("sample", "grade"))
+        seconds.setdefault("train", seconds["step"] - other_phases)
     phases = rows[0]["seconds"]
     return {
         "seconds": {phase: median(row["seconds"][phase] for row in rows) for phase in phases},
@@ -177,15 +177,15 @@ def main() -> None:
             peers = tuple(peer for peer in peers if peer in arguments.peers.split(","))
         if find_spec("trl") is None:
             peers = tuple(peer for peer in peers if peer == "generate")
-        found = measure(case, peers, arguments.pairs or case.pairs, arguments.device, dtype, arguments.threads)
-        found |= {
+        result = measure(case, peers, arguments.pairs or case.pairs, arguments.device, dtype, arguments.threads)
+        result |= {
             "check": None if arguments.device != "cpu" else difference(case),
             "machine": machine,
             "when": time.strftime("%Y-%m-%d %H:%M"),
             "dtype": dtype,
         }
         path = arguments.results / f"{case.name}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(write_table(arguments.results))
 
 

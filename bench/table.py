@@ -22,7 +22,7 @@ def write_table(folder: Path) -> str:
     cases = [result for result in results if "sides" in result]
     lines = [HEAD, "|---" * HEAD.count(" | ") + "|---|"]
     lines += [line for result in cases for line in rows(result)]
-    equal = [f"{each['case']['name']} {each['check']['apart']:.1e}" for each in cases if each.get("check")]
+    equal = [f"{result['case']['name']} {result['check']['apart']:.1e}" for result in cases if result.get("check")]
     if equal:
         lines += ["", f"Largest difference of the programs' gradients of one batch, relative: {', '.join(equal)}."]
     text = "\n".join(lines) + "\n"
@@ -32,7 +32,7 @@ def write_table(folder: Path) -> str:
 
 def rows(result: dict[str, Any]) -> list[str]:
     """A line per program; the ratios are the program's over obverse's (of tokens/s the other way round)."""
-    found = []
+    lines = []
     name = result["case"]["name"]
     for side, figures in result["sides"].items():
         seconds, ratio = figures["seconds"], result["ratios"].get(side)
@@ -42,14 +42,14 @@ def rows(result: dict[str, Any]) -> list[str]:
             cells += [f"{ratio['step']:.2f}", f"{ratio['tokens_per_second']:.2f}", f"{ratio['memory']:.2f}"]
         else:
             cells += ["", REACH.get(name, ""), ""] if side == "obverse" else [""] * 3
-        found.append(f"| {name} | {side} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {side} | " + " | ".join(cells) + " |")
         if side == "obverse" and name == "E":
-            found.append(per_thousand(figures))
-    return found
+            lines.append(per_thousand(figures))
+    return lines
 
 
 def per_thousand(figures: dict[str, Any]) -> str:
-    """Case E's figures: there is no peer."""
+    """The figures of case E, which has no peer."""
     sampled = 1000 * figures["seconds"]["sample"] / figures["generated"]
     trained = 1000 * figures["seconds"]["train"] / figures["trained"]
     return f"| E | | | {sampled:.3f} per 1,000 generated | {trained:.3f} per 1,000 trained | | | | | |"

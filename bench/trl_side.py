@@ -1,4 +1,4 @@
-"""TRL's trainers as a worker: a callback holds every step until the driver wants it."""
+"""TRL's trainers as a worker: a callback waits for the driver before every step."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ disable_progress_bars()
 SEED = 42
 
 
-class Held(TrainerCallback):
-    """Every step waits for the driver and reports to it."""
+class DriverCallback(TrainerCallback):
+    """Waits for the driver before every step and reports to it afterwards."""
 
     def __init__(self, channel: Channel, clock: PhaseTimer, counts: dict[str, int]) -> None:
         self.channel, self.clock, self.counts = channel, clock, counts
 
-    def on_step_begin(self, *args: Any, **others: Any) -> None:
+    def on_step_begin(self, *args: Any, **options: Any) -> None:
         self.channel.wait()
         self.clock.seconds.clear()
 
-    def on_step_end(self, *args: Any, **others: Any) -> None:
+    def on_step_end(self, *args: Any, **options: Any) -> None:
         seconds = dict(self.clock.seconds)
         self.channel.reply(seconds, self.counts.get("generated", 0), self.counts["trained"])
 
 
 def run_trl(case: Case, channel: Channel, device: str, dtype: str, peer: str) -> None:
-    """Train until the driver has seen enough."""
+    """Train until the driver ends the process."""
     folder = model_folder(case)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     problems = load_dataset(problem_file(case))
-    in_order = take(problems, SEED, 0, len(problems))  # as obverse's run meets them
+    in_order = take(problems, SEED, 0, len(problems))  # in the order of obverse's run
     clock = PhaseTimer()
     counts = {"trained": 0}
-    make = shown_trainer if case.work == "shown" else own_trainer
+    make = sft_trainer if case.work == "shown" else grpo_trainer
     options = {**plain_options(device), **trl_options(peer, case)}
     trainer = make(case, model, AutoTokenizer.from_pretrained(folder), in_order, options, clock, counts)
-    trainer.add_callback(Held(channel, clock, counts))
-    channel.say(facts(model, {"trl": version("trl"), "transformers": version("transformers")}))
+    trainer.add_callback(DriverCallback(channel, clock, counts))
+    channel.send(facts(model, {"trl": version("trl"), "transformers": version("transformers")}))
     trainer.train()
 
 
 def plain_options(device: str) -> dict[str, Any]:
-    """What is the same in every case: obverse's optimizer, no logs, no files."""
+    """The options of every case: obverse's optimizer, no logs, no files."""
     return {
         "output_dir": tempfile.mkdtemp(prefix="bench-"),
         "max_steps": 10**6,
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
         "use_cpu": device == "cpu",
-        "bf16": False,  # the weights' type decides, as in obverse
+        "bf16": False,  # the dtype of the weights is used, as in obverse
         "report_to": [],
         "logging_steps": 10**6,
         "save_strategy": "no",
@@ -75,7 +75,7 @@ def plain_options(device: str) -> dict[str, Any]:
     }
 
 
-def own_trainer(
+def grpo_trainer(
     case: Case,
     model: Any,
     tokenizer: Any,
@@ -87,7 +87,7 @@ def own_trainer(
     """GRPO with obverse's verifiers as its reward function."""
     by_prompt = {problem.prompt: problem for problem in problems}
 
-    def reward(prompts: list[str], completions: list[str], **others: Any) -> list[float]:
+    def reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
         pairs = [(by_prompt[prompt], text) for prompt, text in zip(prompts, completions, strict=True)]
         if case.reward == "uneven":
             return [uneven(*pair) for pair in pairs]
@@ -109,16 +109,16 @@ def own_trainer(
         processing_class=tokenizer,
     )
 
-    def count(found: Any) -> Any:
-        counts["generated"] = counts["trained"] = sum(map(len, found[0]))
-        return found
+    def count(generated: Any) -> Any:
+        counts["generated"] = counts["trained"] = sum(map(len, generated[0]))
+        return generated
 
     trainer._generate_single_turn = timed(clock, "sample", trainer._generate_single_turn, count)
     trainer._calculate_rewards = timed(clock, "grade", trainer._calculate_rewards)
     return trainer
 
 
-def shown_trainer(
+def sft_trainer(
     case: Case,
     model: Any,
     tokenizer: Any,
@@ -127,8 +127,8 @@ def shown_trainer(
     clock: PhaseTimer,
     counts: dict[str, int],
 ) -> Any:
-    """SFT on prompts and completions; TRL has them as tokens before the first step."""
-    rows = [{"prompt": each.prompt, "completion": "".join(each.demonstration or ())} for each in problems]
+    """SFT on prompts and completions, which TRL tokenizes before the first step."""
+    rows = [{"prompt": problem.prompt, "completion": "".join(problem.demonstration or ())} for problem in problems]
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(max_length=None, **options),
@@ -143,11 +143,11 @@ def shown_trainer(
 def timed(
     clock: PhaseTimer, phase: str, function: Callable[..., Any], then: Callable[[Any], Any] | None = None
 ) -> Callable[..., Any]:
-    """The function with its seconds on the clock."""
+    """The function with its run time added to the clock."""
 
     def call(*args: Any, **options: Any) -> Any:
         with clock(phase):
-            found = function(*args, **options)
-        return then(found) if then else found
+            result = function(*args, **options)
+        return then(result) if then else result
 
     return call

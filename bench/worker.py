@@ -1,4 +1,4 @@
-"""A worker: one program on one case, a step at a time as the driver says. `python -m bench.worker SIDE CASE ...`
+"""A worker process: one program on one case, a step per command of the driver: `python -m bench.worker SIDE CASE`.
 
 SIDE is obverse, generate (sampling by transformers' own) or trl:PEER.
 """
@@ -34,7 +34,7 @@ UNEVEN = str(Path(__file__).with_name("rewards.py")) + ":uneven"
 
 
 def obverse_options(case: Case, device: str, dtype: str, threads: int) -> dict[str, Any]:
-    """How a user would start the case's run."""
+    """The options of the case's run."""
     options: dict[str, Any] = {
         "model": "embedded" if case.shape is None else model_folder(case),
         "dataset": problem_file(case),
@@ -57,10 +57,10 @@ def obverse_options(case: Case, device: str, dtype: str, threads: int) -> dict[s
 
 
 def run_obverse(case: Case, channel: Channel, device: str, dtype: str, threads: int) -> None:
-    """Steps of obverse's own loop."""
+    """Steps of obverse's training loop."""
     options = obverse_options(case, device, dtype, threads)
     run = prepare(resolve(case.method, methods.find(case.method), options), SignalWatcher(Silent()))
-    channel.say(facts(run.learners[0].policy.model, {"obverse": __version__}))
+    channel.send(facts(run.learners[0].policy.model, {"obverse": __version__}))
     while True:
         channel.wait()
         before = run.state.num_tokens
@@ -74,16 +74,16 @@ def run_obverse(case: Case, channel: Channel, device: str, dtype: str, threads: 
 
 
 def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: str) -> None:
-    """The same prompts again and again, by obverse's sampler or by transformers' generate."""
+    """Sample the same prompts repeatedly, by obverse's sampler or by transformers' generate."""
     policy, tokenizer = load(model_folder(case), dtype, device)
     model = policy.model
     problems = load_dataset(problem_file(case), num_problems=case.prompts)
     prompts = [tokenizer(problem.prompt)["input_ids"] for problem in problems]
     sampler, eos = HFSampler(model), tokenizer.eos_token_id
-    # TRL gives a batch of repeated prompts, padded on the left, and nothing is cut from the distribution
+    # as TRL calls it: a batch of repeated prompts, padded on the left, without truncation of the distribution
     repeated = torch.tensor([prompt for prompt in prompts for _ in range(case.generations)], device=device)
     params = SamplingParams(stop_ids=(eos,), max_tokens=case.max_new)
-    channel.say(facts(model, {"transformers": version("transformers")}))
+    channel.send(facts(model, {"transformers": version("transformers")}))
     number = 0
     while True:
         channel.wait()
@@ -94,11 +94,11 @@ def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: st
                 seeds = [range(10**6 * number + 100 * row, 10**6 * number + 100 * row + case.generations)
                          for row in range(len(prompts))]  # fmt: skip
                 requests = [
-                    SamplingRequest(ModelInput(tuple(prompt)), each)
-                    for prompt, each in zip(prompts, seeds, strict=True)
+                    SamplingRequest(ModelInput(tuple(prompt)), seeds_of_prompt)
+                    for prompt, seeds_of_prompt in zip(prompts, seeds, strict=True)
                 ]
-                found = sampler.sample(requests, params)
-                generated = sum(len(each.ids) for completions in found for each in completions)
+                completions = sampler.sample(requests, params)
+                generated = sum(len(seeds_of_prompt.ids) for group in completions for seeds_of_prompt in completions)
             else:
                 generated = by_generate(model, repeated, case.max_new, eos, tokenizer.pad_token_id)
         channel.reply(clock.seconds, generated, 0)
@@ -140,7 +140,7 @@ def main() -> None:
     elif side == "obverse":
         run_obverse(case, channel, arguments.device, arguments.dtype, arguments.threads)
     else:
-        from bench.trl_side import run_trl  # only this side has TRL
+        from bench.trl_side import run_trl  # TRL is needed for this side only
 
         run_trl(case, channel, arguments.device, arguments.dtype, peer)
 
