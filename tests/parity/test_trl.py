@@ -1,7 +1,7 @@
-"""obverse's gradients are those of TRL's trainers, where both mean the same; `make test-parity` runs this.
+"""obverse's gradients equal those of TRL's trainers where both define the same loss; run by `make test-parity`.
 
-Where TRL differs by design the case says so in its options, or `as_trl` does: TRL puts 1e-4 beside the std (obverse
-1e-6, as verl), takes CISPO's cap itself as epsilon_high where obverse adds 1, never leaves a group out, and by default
+Differences by design are in the options of a case or in `as_trl`: TRL puts 1e-4 beside the std (obverse
+1e-6, as verl), takes CISPO's cap itself as epsilon_high where obverse adds 1, never drops a group, and by default
 weighs the KL's k3 with the importance ratio (use_bias_correction_kl), which is another gradient. Its means are those of
 a micro batch where obverse counts over the update: one micro batch holds everything here. Figures are printed: the
 largest difference, relative to the largest number of the kind.
@@ -39,7 +39,7 @@ from obverse.estimator.schedule import only  # noqa: E402
 from obverse.methods import build  # noqa: E402
 from obverse.types import Group, Source  # noqa: E402
 
-TOLERANCE = 2e-5  # float32; a wrong mask or denominator shows as 1e-2 and more
+TOLERANCE = 2e-5  # float32; a wrong mask or denominator gives 1e-2 and more
 
 K3: dict[str, Any] = {"beta": 0.04, "use_bias_correction_kl": False}
 
@@ -112,14 +112,14 @@ def method(name: str, options: dict[str, Any]) -> Method:
     return as_trl(only(build(name, options)))
 
 
-def same(name: str, mine: Gradients, theirs: Gradients) -> None:
+def same(name: str, gradients: Gradients, theirs: Gradients) -> None:
     """Both gradients are equal, of tokens and of parameters, and they are not zero."""
-    assert mine.tokens.shape == theirs.tokens.shape and mine.parameters.keys() == theirs.parameters.keys()
+    assert gradients.tokens.shape == theirs.tokens.shape and gradients.parameters.keys() == theirs.parameters.keys()
     scale = float(max(gradient.abs().max() for gradient in theirs.parameters.values()))
     assert scale > 0 and theirs.tokens.abs().max() > 0
-    pairs = [(mine.parameters[each], gradient) for each, gradient in theirs.parameters.items()]
-    of_parameters = float(max((own - other).abs().max() for own, other in pairs)) / scale
-    of_tokens = float((mine.tokens - theirs.tokens).abs().max() / theirs.tokens.abs().max())
+    pairs = [(gradients.parameters[key], gradient) for key, gradient in theirs.parameters.items()]
+    of_parameters = float(max((first - second).abs().max() for first, second in pairs)) / scale
+    of_tokens = float((gradients.tokens - theirs.tokens).abs().max() / theirs.tokens.abs().max())
     print(f"\n{name:28} tokens {of_tokens:.1e}  parameters {of_parameters:.1e}", end="")
     assert of_tokens < TOLERANCE and of_parameters < TOLERANCE
 
@@ -128,27 +128,31 @@ def same(name: str, mine: Gradients, theirs: Gradients) -> None:
 def test_grpo_trainer(name: str, start: Start) -> None:
     """Old log-probs are the trainer's own, from before the move; the reference is the model in its folder."""
     theirs, base, options = BY_SAMPLES[name]
-    made = own_samples(start)
-    same(name, ours(start, method(base, options), made), trained_by_samples(start, made, theirs))
+    generated = own_samples(start)
+    same(name, ours(start, method(base, options), generated), trained_by_samples(start, generated, theirs))
 
 
 def test_kl_weighted_by_the_ratio(start: Start) -> None:
     """TRL's default, r k3: its gradient is that of k2 with the sampling policy as reference."""
-    made = own_samples(start)
+    generated = own_samples(start)
     surrogate, _ = (plain := method("grpo", {"beta": 0.04})).terms
     kl = Term(Source.ROLLOUT, BackToAnchor(), Behavior(), normalizer=PerSequence(), weight=0.04)
-    theirs = trained_by_samples(start, made, {"loss_type": "grpo", "beta": 0.04})
-    same("grpo, r k3", ours(start, replace(plain, terms=(surrogate, kl)), made), theirs)
+    theirs = trained_by_samples(start, generated, {"loss_type": "grpo", "beta": 0.04})
+    same("grpo, r k3", ours(start, replace(plain, terms=(surrogate, kl)), generated), theirs)
 
 
 @pytest.mark.parametrize("mode", CORRECTIONS)
 def test_importance_sampling(mode: str, start: Start) -> None:
     """The correction weighs the surrogate and leaves the KL alone, in both."""
-    made = with_sampler(own_samples(start))
+    generated = with_sampler(own_samples(start))
     theirs = {"loss_type": "grpo", **K3, "vllm_importance_sampling_mode": mode}
     theirs |= {"vllm_importance_sampling_clip_max": 1.3}
     options = {"beta": 0.04, "importance_sampling": mode, "importance_sampling_cap": 1.3}
-    same(mode, ours(start, method("grpo", options), made), trained_by_samples(start, made, theirs, corrects=True))
+    same(
+        mode,
+        ours(start, method("grpo", options), generated),
+        trained_by_samples(start, generated, theirs, corrects=True),
+    )
 
 
 @pytest.mark.parametrize("name", BY_SEQUENCES)
@@ -156,40 +160,44 @@ def test_rloo_trainer(name: str, start: Start) -> None:
     """A sequence's ratio leaves the clip range quickly: the move is smaller here."""
     near = replace(start, noise=0.3)
     theirs, options = BY_SEQUENCES[name]
-    made = own_samples(near)
-    same(name, ours(near, method("rloo", options), made), trained_by_sequences(near, made, theirs))
+    generated = own_samples(near)
+    same(name, ours(near, method("rloo", options), generated), trained_by_sequences(near, generated, theirs))
 
 
 def pairs_only(num: int = 3) -> list[Group]:
     """Groups with one chosen and one rejected response to a common prompt."""
-    made = with_pairs(groups(2, rewards=((),) * num, demonstrations=False), seed=3)
-    for group in made:
+    generated = with_pairs(groups(2, rewards=((),) * num, demonstrations=False), seed=3)
+    for group in generated:
         for sample in group.samples:
             sample.prompt = group.samples[0].prompt
-    return made
+    return generated
 
 
 @pytest.mark.parametrize("name", BY_PAIRS)
 def test_dpo_trainer(name: str, start: Start) -> None:
-    """TRL has all chosen responses before all rejected ones."""
+    """TRL orders all chosen responses before all rejected ones."""
     theirs, options = BY_PAIRS[name]
-    made = pairs_only()
-    mine = ours(start, method("dpo", options), made, order=lambda sample: int(sample.kind == "rejected"))
-    same(name, mine, trained_by_pairs(start, made, theirs))
+    generated = pairs_only()
+    gradients = ours(start, method("dpo", options), generated, order=lambda sample: int(sample.kind == "rejected"))
+    same(name, gradients, trained_by_pairs(start, generated, theirs))
 
 
 def test_label_smoothing(start: Start) -> None:
     """TRL's `sigmoid` takes no label smoothing; its `aot` does, and for a single pair its sorting changes nothing."""
-    made = pairs_only(1)
-    mine = ours(start, method("dpo", {"label_smoothing": 0.1}), made)
-    same("dpo, label smoothing", mine, trained_by_pairs(start, made, {"loss_type": ["aot"], "label_smoothing": 0.1}))
+    generated = pairs_only(1)
+    gradients = ours(start, method("dpo", {"label_smoothing": 0.1}), generated)
+    same(
+        "dpo, label smoothing",
+        gradients,
+        trained_by_pairs(start, generated, {"loss_type": ["aot"], "label_smoothing": 0.1}),
+    )
 
 
 @pytest.mark.parametrize(("loss_type", "name"), [("nll", "sft"), ("dft", "dft")])
 def test_sft_trainer(loss_type: str, name: str, start: Start) -> None:
-    made = groups(4, rewards=((),) * 5)
-    theirs = trained_by_demonstrations(start, made, {"loss_type": loss_type})
-    same(name, ours(start, method(name, {}), made), theirs)
+    generated = groups(4, rewards=((),) * 5)
+    theirs = trained_by_demonstrations(start, generated, {"loss_type": loss_type})
+    same(name, ours(start, method(name, {}), generated), theirs)
 
 
 WRONG: list[tuple[str, dict[str, Any]]] = [
@@ -209,39 +217,42 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "slip"), WRONG)
 def test_a_difference_is_seen(name: str, slip: dict[str, Any], start: Start) -> None:
-    """What cannot fail proves nothing: an option that is a little off makes another gradient."""
-    made = own_samples(start)
+    """An option with a slightly different value gives a different gradient."""
+    generated = own_samples(start)
     theirs, base, options = BY_SAMPLES[name]
-    expected = trained_by_samples(start, made, theirs)
+    expected = trained_by_samples(start, generated, theirs)
     with pytest.raises(AssertionError):
-        same(f"{name} with {slip}", ours(start, method(base, options | slip), made), expected)
+        same(f"{name} with {slip}", ours(start, method(base, options | slip), generated), expected)
 
 
 @pytest.mark.parametrize("mode", CORRECTIONS)
 def test_another_cap_is_seen(mode: str, start: Start) -> None:
-    made = with_sampler(own_samples(start))
+    generated = with_sampler(own_samples(start))
     theirs = {"loss_type": "grpo", "vllm_importance_sampling_mode": mode, "vllm_importance_sampling_clip_max": 1.3}
-    expected = trained_by_samples(start, made, theirs, corrects=True)
+    expected = trained_by_samples(start, generated, theirs, corrects=True)
     options = {"beta": 0.0, "importance_sampling": mode, "importance_sampling_cap": 1.6}
     with pytest.raises(AssertionError):
-        same(f"{mode} at another cap", ours(start, method("grpo", options), made), expected)
+        same(f"{mode} at another cap", ours(start, method("grpo", options), generated), expected)
 
 
 def test_another_clip_of_sequences_is_seen(start: Start) -> None:
     near = replace(start, noise=0.3)
-    made = own_samples(near)
-    expected = trained_by_sequences(near, made, {"beta": 0.05})
+    generated = own_samples(near)
+    expected = trained_by_sequences(near, generated, {"beta": 0.05})
     for slip in ({"epsilon": 0.15}, {"epsilon": None}, {"beta": 0.051}):
         with pytest.raises(AssertionError):
-            same(f"rloo with {slip}", ours(near, method("rloo", slip), made), expected)
+            same(f"rloo with {slip}", ours(near, method("rloo", slip), generated), expected)
 
 
 def test_another_objective_on_texts_of_others_is_seen(start: Start) -> None:
-    pairs, shown = pairs_only(), groups(4, rewards=((),) * 5)
-    of_pairs, of_shown = trained_by_pairs(start, pairs, {}), trained_by_demonstrations(start, shown, {})
+    pairs, demonstrations = pairs_only(), groups(4, rewards=((),) * 5)
+    of_pairs, of_demonstrations = (
+        trained_by_pairs(start, pairs, {}),
+        trained_by_demonstrations(start, demonstrations, {}),
+    )
     for slip in ({"beta": 0.101}, {"loss": "ipo"}, {"divergence": "js"}, {"label_smoothing": 0.01}):
-        mine = ours(start, method("dpo", slip), pairs, order=lambda sample: int(sample.kind == "rejected"))
+        gradients = ours(start, method("dpo", slip), pairs, order=lambda sample: int(sample.kind == "rejected"))
         with pytest.raises(AssertionError):
-            same(f"dpo with {slip}", mine, of_pairs)
+            same(f"dpo with {slip}", gradients, of_pairs)
     with pytest.raises(AssertionError):
-        same("dft against nll", ours(start, method("dft", {}), shown), of_shown)
+        same("dft against nll", ours(start, method("dft", {}), demonstrations), of_demonstrations)

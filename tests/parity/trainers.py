@@ -1,6 +1,6 @@
-"""TRL's trainers and obverse's engine on one tiny model and the same numbers: the gradient that each of them makes.
+"""The gradients of TRL's trainers and of obverse's update, on one tiny model and the same numbers.
 
-What is compared is d loss / d log-prob of every trained token, and d loss / d parameters. TRL's own code does all of
+What is compared is d loss / d log-prob of every trained token, and d loss / d parameters. TRL's code computes all of
 its part: advantages, old and reference log-probs, corrections, loss. Between sampling and the loss both models move by
 the same noise, so that ratios are not 1. Everything is float32: TRL's kernel and obverse's log-probs are.
 """
@@ -50,7 +50,7 @@ PLAIN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Gradients:
-    """What one side makes of the numbers."""
+    """The gradients of one program."""
 
     tokens: Tensor  # d loss / d log-prob of every trained token, sample by sample
     parameters: dict[str, Tensor]
@@ -58,17 +58,17 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Start:
-    """Where both sides begin: the folder of the initial model, and how far the weights move."""
+    """The initial model's folder, and the size of the weight changes."""
 
     folder: Path
     noise: float = 1.0
 
     def model(self, times: int = 0) -> Any:
-        """The initial model after so many moves; every call gives the same weights."""
-        made = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        """The initial model after `times` moves; every call returns the same weights."""
+        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
         for number in range(times):
-            self.move(made, number)
-        return made
+            self.move(model, number)
+        return model
 
     def move(self, model: Any, number: int) -> None:
         """Add the move's noise to every weight: seeds are by move and name, so that copies move alike."""
@@ -83,7 +83,7 @@ class Start:
 
 
 class Recorder:
-    """A model whose last log-probs are kept with their gradient."""
+    """A model that keeps its last log-probs with their gradient."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -94,7 +94,7 @@ class Recorder:
         return self.outputs
 
     def gradients(self, total: Tensor) -> Gradients:
-        """Of the loss: the tokens row by row as the trainer has them."""
+        """The gradients of a loss; tokens in the row order of the trainer."""
         self.model.zero_grad()
         total.backward()
         return Gradients(self.outputs.log_probs.grad[self.outputs.label_mask], named(self.model))
@@ -105,26 +105,28 @@ def named(model: Any) -> dict[str, Tensor]:
 
 
 def own_samples(start: Start) -> list[Group]:
-    """Groups of made-up samples with the log-probs that the policy gives them after its first move."""
-    made = groups(1, rewards=REWARDS, demonstrations=False)
+    """Groups of random samples with their log-probs under the policy after its first move."""
+    generated = groups(1, rewards=REWARDS, demonstrations=False)
     policy = as_policy(start.model(times=1))
-    for each in [sample for group in made for sample in group.samples]:
-        update = pack([[each]], frozenset(each.sources))
+    for sample in [sample for group in generated for sample in group.samples]:
+        update = pack([[sample]], frozenset(sample.sources))
         assert update is not None
         (micro,) = update.micros(10**9)
-        each.behavior = logprobs(policy, micro)[0].tolist()
-    return made
+        sample.behavior = logprobs(policy, micro)[0].tolist()
+    return generated
 
 
-def with_sampler(made: Sequence[Group], seed: int = 0, spread: float = 0.5) -> list[Group]:
-    """The groups as another program would have sampled them: its log-probs are a little off."""
+def with_sampler(generated: Sequence[Group], seed: int = 0, spread: float = 0.5) -> list[Group]:
+    """The groups with log-probs that differ slightly, as of another program that sampled them."""
     rng = random.Random(seed)
-    off: Callable[[Sample], list[float]] = lambda sample: [each + rng.gauss(0, spread) for each in sample.behavior]  # noqa: E731
-    return [Group(each.problem, [replace(sample, behavior=off(sample)) for sample in each.samples]) for each in made]
+    off: Callable[[Sample], list[float]] = lambda sample: [value + rng.gauss(0, spread) for value in sample.behavior]  # noqa: E731
+    return [
+        Group(group.problem, [replace(sample, behavior=off(sample)) for sample in group.samples]) for group in generated
+    ]
 
 
 def as_trl(method: Method) -> Method:
-    """The method with what TRL does otherwise: 1e-4 in place of 1e-6 beside the std, and no group is left out."""
+    """The method with TRL's differences: 1e-4 in place of 1e-6 beside the std, and no group is dropped."""
     terms = tuple(
         replace(term, advantage=Standardized(1e-4)) if isinstance(term.advantage, Standardized) else term
         for term in method.terms
@@ -133,74 +135,74 @@ def as_trl(method: Method) -> Method:
 
 
 def ours(
-    start: Start, method: Method, made: Sequence[Group], order: Callable[[Sample], int] | None = None
+    start: Start, method: Method, generated: Sequence[Group], order: Callable[[Sample], int] | None = None
 ) -> Gradients:
-    """obverse's gradients: its engine up to the optimizer's step. `order` sorts the samples as TRL has them."""
-    update = pack([method.select(group) for group in made], method.sources)
+    """obverse's gradients: its update up to the optimizer step. `order` sorts the samples as in TRL."""
+    update = pack([method.select(group) for group in generated], method.sources)
     assert update is not None
     moving = start.model(times=1)
     anchor = as_policy(start.model()) if method.needs("anchor") else None
     learner = Learner(as_policy(moving), anchor, method, None, 10**9)  # type: ignore[arg-type]
-    current = prepare_update(learner, update, is_repeated=True)
+    prepared = prepare_update(learner, update, is_repeated=True)
     start.move(moving, 1)
-    (whole,) = update.micros(10**9)
-    # a sample that cannot move is not in the lesson: its tokens have no gradient
-    slopes = dict.fromkeys(places(whole), 0.0)
+    (micro_of_all,) = update.micros(10**9)
+    # samples with a zero gradient are not in the prepared update
+    gradient_at = dict.fromkeys(positions_of(micro_of_all), 0.0)
     reader = Reader(moving)
-    for micro in current.micros:
+    for micro in prepared.micros:
         outputs = forward(learner, micro, reader)
         outputs.logp.retain_grad()
-        loss(micro.tokens, current.samples, outputs.logp, outputs.entropy, method.terms, 0.0, outputs.value).backward()
+        loss(micro.tokens, prepared.samples, outputs.logp, outputs.entropy, method.terms, 0.0, outputs.value).backward()
         assert outputs.logp.grad is not None
-        slopes |= dict(zip(places(micro), outputs.logp.grad.tolist(), strict=True))
+        gradient_at |= dict(zip(positions_of(micro), outputs.logp.grad.tolist(), strict=True))
     reader.finish()
     rank = order or (lambda sample: 0)
-    ordered = sorted(slopes, key=lambda place: (rank(update.rows[place[0]]), *place))
-    return Gradients(torch.tensor([slopes[place] for place in ordered]), named(moving))
+    ordered = sorted(gradient_at, key=lambda position: (rank(update.rows[position[0]]), *position))
+    return Gradients(torch.tensor([gradient_at[position] for position in ordered]), named(moving))
 
 
-def places(micro: Micro) -> list[tuple[int, int]]:
-    """(row in Samples, place in the response) of every trained token."""
+def positions_of(micro: Micro) -> list[tuple[int, int]]:
+    """(row in Samples, position in the response) of every trained token."""
     return list(zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True))
 
 
 def trained_by_samples(
-    start: Start, made: Sequence[Group], options: dict[str, Any], corrects: bool = False
+    start: Start, generated: Sequence[Group], options: dict[str, Any], corrects: bool = False
 ) -> Gradients:
-    """GRPOTrainer's gradients; `corrects` as if another program had sampled."""
-    samples = [sample for group in made for sample in group.samples]
-    written = {
+    """GRPOTrainer's gradients; `corrects`: with the correction for another program that sampled."""
+    samples = [sample for group in generated for sample in group.samples]
+    rollouts = {
         "prompt_ids": [list(sample.prompt.token_ids) for sample in samples],
         "completion_ids": [sample.ids for sample in samples],
         "logprobs": [sample.behavior for sample in samples],
     }
     trainer = GRPOTrainer(
         start.model(times=1),
-        reward_funcs=lambda completions, **others: [sample.reward for sample in samples],
+        reward_funcs=lambda completions, **columns: [sample.reward for sample in samples],
         args=GRPOConfig(**sampling_options(start, len(samples)), num_iterations=2, **options),
         train_dataset=Dataset.from_dict({"prompt": ["p"] * len(samples)}),
         processing_class=start.tokenizer,
-        rollout_func=lambda prompts, trainer: deepcopy(written),
+        rollout_func=lambda prompts, trainer: deepcopy(rollouts),
     )
-    if corrects:  # the trainer would look for the other program otherwise
+    if corrects:  # otherwise the trainer would connect to a vLLM server
         trainer.use_vllm, trainer._last_loaded_step = True, trainer.state.global_step
     return moved(start, trainer, [{"prompt": "p"} for _ in samples])
 
 
-def trained_by_sequences(start: Start, made: Sequence[Group], options: dict[str, Any]) -> Gradients:
+def trained_by_sequences(start: Start, generated: Sequence[Group], options: dict[str, Any]) -> Gradients:
     """RLOOTrainer's gradients."""
-    samples = [sample for group in made for sample in group.samples]
+    samples = [sample for group in generated for sample in group.samples]
     trainer = RLOOTrainer(
         start.model(times=1),
-        reward_funcs=lambda completions, **others: [sample.reward for sample in samples],
+        reward_funcs=lambda completions, **columns: [sample.reward for sample in samples],
         args=RLOOConfig(**sampling_options(start, len(samples)), **options),
         train_dataset=Dataset.from_dict({"prompt": ["p"] * len(samples)}),
         processing_class=start.tokenizer,
     )
     texts = ["" for _ in samples]
     trainer._generate = lambda prompts: (
-        [list(each.prompt.token_ids) for each in samples],
-        [each.ids for each in samples],
+        [list(sample.prompt.token_ids) for sample in samples],
+        [sample.ids for sample in samples],
         texts,
     )
     return moved(start, trainer, [{"prompt": "p"} for _ in samples])
@@ -212,7 +214,7 @@ def sampling_options(start: Start, num_samples: int) -> dict[str, Any]:
 
 
 def moved(start: Start, trainer: Any, rows: list[dict[str, Any]]) -> Gradients:
-    """The trainer scores its samples, the weights move, then comes its loss."""
+    """The gradients of the trainer's loss, after it scored its samples and the weights moved."""
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     inputs = trainer._generate_and_score_completions(rows)
@@ -221,10 +223,10 @@ def moved(start: Start, trainer: Any, rows: list[dict[str, Any]]) -> Gradients:
     return model.gradients(trainer._compute_loss(model, inputs))
 
 
-def trained_by_pairs(start: Start, made: Sequence[Group], options: dict[str, Any]) -> Gradients:
+def trained_by_pairs(start: Start, generated: Sequence[Group], options: dict[str, Any]) -> Gradients:
     """DPOTrainer's gradients: all chosen responses, then all rejected ones."""
     examples = []
-    for group in made:
+    for group in generated:
         (chosen,), (rejected,) = group.of("chosen"), group.of("rejected")
         prompt = {"prompt_ids": list(chosen.prompt.token_ids)}
         examples.append({**prompt, "chosen_ids": chosen.ids, "rejected_ids": rejected.ids})
@@ -242,19 +244,19 @@ def trained_by_pairs(start: Start, made: Sequence[Group], options: dict[str, Any
     return model.gradients(trainer._compute_loss(model, inputs, return_outputs=False))
 
 
-def trained_by_demonstrations(start: Start, made: Sequence[Group], options: dict[str, Any]) -> Gradients:
+def trained_by_demonstrations(start: Start, generated: Sequence[Group], options: dict[str, Any]) -> Gradients:
     """SFTTrainer's gradients."""
-    samples = [sample for group in made for sample in group.samples]
+    samples = [sample for group in generated for sample in group.samples]
     trainer = SFTTrainer(
         start.model(times=2),
         args=SFTConfig(**PLAIN, output_dir=str(start.folder / "out"), **options),
         train_dataset=Dataset.from_dict({"prompt": ["a"], "completion": [" b"]}),
         processing_class=start.tokenizer,
     )
-    labels = [[-100] * len(each.prompt) + each.ids for each in samples]
+    labels = [[-100] * len(sample.prompt) + sample.ids for sample in samples]
     rows = [
-        {"input_ids": list(each.model_input.token_ids), "labels": row}
-        for each, row in zip(samples, labels, strict=True)
+        {"input_ids": list(sample.model_input.token_ids), "labels": row}
+        for sample, row in zip(samples, labels, strict=True)
     ]
     trainer.model.train()
     model = Recorder(trainer.model)
