@@ -1,16 +1,16 @@
-"""What can go wrong outside our code, each with the exit code that the command line ends with."""
+"""Errors that a user can fix, each with the exit code of the command line."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend: one sentence that says what, where and what to do. Never a traceback."""
+    """An error that the user can fix, printed without traceback: one sentence that says what, where, what to do."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
-    """A wrong option, value or combination (exit 2)."""
+    """An invalid option, value or combination (exit 2)."""
 
 
 class DataError(UserError):
@@ -26,11 +26,11 @@ class CheckpointError(UserError):
 
 
 class DamageError(CheckpointError):
-    """A stored file that is not what was written: changed, cut off or taken from elsewhere (exit 4)."""
+    """A stored file that differs from what was written: modified, truncated or from another run (exit 4)."""
 
 
 class DivergedError(UserError):
-    """Training produced numbers that are not finite, or sampler and trainer mean different policies (exit 5)."""
+    """Training produced numbers that are not finite, or sampler and trainer compute different policies (exit 5)."""
 
     exit_code = 5
 
@@ -48,18 +48,18 @@ class InUseError(UserError):
 
 
 class PeerError(UserError):
-    """Another process of the run failed, hangs or is gone (exit 8)."""
+    """Another process of the run failed, hangs or exited (exit 8)."""
 
     exit_code = 8
 
 
 class GraderError(UserError):
-    """Verifiers fail or return something that is no reward (exit 9)."""
+    """Graders failed, or returned something that is no reward (exit 9)."""
 
     exit_code = 9
 
 
 class EngineError(UserError):
-    """The server that samples does not answer, or answers what cannot be (exit 10)."""
+    """The sampling server does not respond, or its response is invalid (exit 10)."""
 
     exit_code = 10

@@ -1,12 +1,12 @@
-"""A user's Python file with the modules it imports from beside it: read once, fingerprinted, loaded from what was read.
+"""User code: a Python file and the user's modules that it imports, read once, hashed, and loaded from the text read.
 
-Verifiers and methods may be files of the user's. What runs is the text that was read at the start, in this process and
-in every worker process, however the files are edited meanwhile; and its sha256 tells whether two runs ran the same.
+Verifiers and methods may be files of the user. The code that runs is the text that was read at the start, in this
+process and in every worker process, even if the files are edited meanwhile; equal sha256 means equal code.
 
 Covered: the file, and every module that its import statements (inside functions too, and `import_module("name")` with
-a literal name) reach, as long as it is Python source in the file's own folder or in a folder of `sys.path` that is no
-place of installed packages. A module is looked for on `sys.path` first, then beside the file. Not covered: installed
-and compiled packages, names that are computed while the code runs, data files that it opens.
+a literal name) reach, if it is Python source in the file's folder or in a folder of `sys.path` that holds no installed
+packages. A module is searched on `sys.path` first, then beside the file. Not covered: installed and compiled packages,
+names that are computed at run time, data files that the code opens.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ MAIN = ""  # the module name of the user's file among its sources
 
 @dataclass(frozen=True)
 class Source:
-    """One file of a user's code; a folder without `__init__.py` that holds modules has no text."""
+    """One file of user code; `text` is None for a namespace package, a folder of modules without `__init__.py`."""
 
-    module: str  # the name that it is imported by
+    module: str  # the name it is imported by
     path: str
     text: bytes | None
     is_package: bool = False
@@ -45,18 +45,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Code:
-    """A user's file and the modules of theirs that it imports, as they were when they were read."""
+    """A user's file and the user's modules that it imports, as of the time they were read."""
 
     path: str
     sources: tuple[Source, ...]  # the file itself first
-    sha256: str  # of all names and texts, not of where they lie
+    sha256: str  # of all names and texts, not of paths
 
     def __hash__(self) -> int:
         return hash((self.path, self.sha256))
 
     @property
     def module(self) -> str:
-        """The name that the file itself gets in `sys.modules`."""
+        """The name of the file's module in `sys.modules`."""
         return f"{PREFIX}{hashlib.sha256(f'{self.path} {self.sha256}'.encode()).hexdigest()[:16]}"
 
 
@@ -64,44 +64,44 @@ class Code:
 
 
 def read(path: str | Path) -> Code:
-    """The user's file and what it imports from beside it; inside `read_once` what the first call read.
+    """Read the user's file and the user's modules that it imports; inside `read_once` the result of the first call.
 
-    Raises OSError for a file that cannot be read. A syntax error is left to `load`.
+    Raises OSError for a file that cannot be read. A syntax error is raised by `load` only.
 
     Example:
         read("rewards.py").sha256 == read("copy/of/rewards.py").sha256
     """
-    place = str(Path(path).expanduser().absolute())
+    absolute = str(Path(path).expanduser().absolute())
     if not _scopes:
-        return _read(place)
-    if place not in _kept:
-        _kept[place] = _read(place)
-    return _kept[place]
+        return _read(absolute)
+    if absolute not in _codes:
+        _codes[absolute] = _read(absolute)
+    return _codes[absolute]
 
 
 def read_text(path: str | Path) -> str:
-    """A text file of the user's as UTF-8, such as a template; inside `read_once` what the first call read.
+    """Read a user's text file as UTF-8, such as a template; inside `read_once` the result of the first call.
 
     Raises OSError or UnicodeDecodeError.
     """
-    place = str(Path(path).expanduser().absolute())
+    absolute = str(Path(path).expanduser().absolute())
     if not _scopes:
-        return Path(place).read_text(encoding="utf-8")
-    if place not in _texts:
-        _texts[place] = Path(place).read_text(encoding="utf-8")
-    return _texts[place]
+        return Path(absolute).read_text(encoding="utf-8")
+    if absolute not in _texts:
+        _texts[absolute] = Path(absolute).read_text(encoding="utf-8")
+    return _texts[absolute]
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Inside, each file of the user's is read once: an edit reaches the next run and never half of this one.
+    """Context manager, or decorator, in which each user file is read once: an edit takes effect in the next run only.
 
-    Scopes may lie in each other; the outermost one decides. Also a decorator.
+    Nested scopes have no effect; the outermost one counts.
     """
     global _period
     if not _scopes:
         _period += 1
-        _kept.clear()
+        _codes.clear()
         _texts.clear()
     _scopes.append(object())
     try:
@@ -111,27 +111,27 @@ def read_once() -> Iterator[None]:
 
 
 def period() -> int:
-    """Counts the outermost scopes of `read_once`: a cache of what files hold is good for one of them."""
+    """The number of outermost scopes of `read_once` so far: caches of file contents are valid within one."""
     return _period
 
 
 _scopes: list[object] = []
-_kept: dict[str, Code] = {}
+_codes: dict[str, Code] = {}
 _texts: dict[str, str] = {}
 _period = 0
 
 
-def _read(place: str) -> Code:
-    path = Path(place).resolve()
-    folders = [*dict.fromkeys([path.parent, Path(place).parent])]
+def _read(absolute: str) -> Code:
+    path = Path(absolute).resolve()
+    folders = [*dict.fromkeys([path.parent, Path(absolute).parent])]
     sources = {MAIN: Source(MAIN, str(path), path.read_bytes())}
-    rest = [sources[MAIN]]
-    while rest:
-        source = rest.pop()
+    pending = [sources[MAIN]]
+    while pending:
+        source = pending.pop()
         for name in _imports(source):
-            if name not in sources and (found := _find(name, sources, folders)):
-                sources[name] = found
-                rest.append(found)
+            if name not in sources and (imported := _find(name, sources, folders)):
+                sources[name] = imported
+                pending.append(imported)
     digest = hashlib.sha256()
     for name in sorted(sources):
         text = sources[name].text
@@ -140,10 +140,10 @@ def _read(place: str) -> Code:
 
 
 def _imports(source: Source) -> list[str]:
-    """The names of all modules that a file's statements may import, each behind the packages that it is in."""
+    """The names of all modules that a file may import, each after the packages that contain it."""
     try:
         tree = ast.parse(source.text or b"")
-    except (SyntaxError, ValueError, RecursionError):  # told when the file is loaded
+    except (SyntaxError, ValueError, RecursionError):  # raised when the file is loaded
         return []
     package = source.module if source.is_package else source.module.rpartition(".")[0]
     names: list[str] = []
@@ -164,34 +164,34 @@ def _imports(source: Source) -> list[str]:
 _IMPORTERS = {"import_module", "__import__"}
 
 
-def _find(name: str, known: dict[str, Source], folders: Sequence[Path]) -> Source | None:
-    """A module of the user's own, None for one that is installed, compiled or not there."""
+def _find(name: str, sources: dict[str, Source], folders: Sequence[Path]) -> Source | None:
+    """The source of a user's module; None for one that is installed, compiled or missing."""
     package, _, last = name.rpartition(".")
     if package:
-        above = known.get(package)
-        if above is None or not above.is_package:
+        parent = sources.get(package)
+        if parent is None or not parent.is_package:
             return None
-        places = [Path(above.path).parent if above.text is not None else Path(above.path)]
+        search = [Path(parent.path).parent if parent.text is not None else Path(parent.path)]
     elif name in sys.stdlib_module_names or name == __package__:
         return None
     else:
-        places = [*(Path(each).absolute() for each in sys.path), *folders]
-    spread: Path | None = None
-    for place in places:
-        for path in (place / last / "__init__.py", place / f"{last}.py"):
+        search = [*(Path(folder).absolute() for folder in sys.path), *folders]
+    namespace: Path | None = None
+    for folder in search:
+        for path in (folder / last / "__init__.py", folder / f"{last}.py"):
             if path.is_file():
-                is_own = not _is_installed(path) or any(map(path.is_relative_to, _own(folders)))
-                return Source(name, str(path), path.read_bytes(), path.name == "__init__.py") if is_own else None
-        if any(place.glob(f"{last}.*so")) or any(place.glob(f"{last}.*pyd")):
+                is_users = not _is_installed(path) or any(map(path.is_relative_to, _user_folders(folders)))
+                return Source(name, str(path), path.read_bytes(), path.name == "__init__.py") if is_users else None
+        if any(folder.glob(f"{last}.*so")) or any(folder.glob(f"{last}.*pyd")):
             return None
-        if spread is None and (place / last).is_dir():
-            spread = place / last
-    is_own = spread is not None and not _is_installed(spread)
-    return Source(name, str(spread), None, is_package=True) if is_own else None
+        if namespace is None and (folder / last).is_dir():
+            namespace = folder / last
+    is_users = namespace is not None and not _is_installed(namespace)
+    return Source(name, str(namespace), None, is_package=True) if is_users else None
 
 
-def _own(folders: Sequence[Path]) -> list[Path]:
-    """The folders of the user's file, unless it lies right among the installed packages."""
+def _user_folders(folders: Sequence[Path]) -> list[Path]:
+    """The folders of the user's file, except those of installed packages."""
     return [folder for folder in folders if folder.resolve() not in _installed()]
 
 
@@ -201,37 +201,37 @@ def _is_installed(path: Path) -> bool:
 
 @cache
 def _installed() -> tuple[Path, ...]:
-    """Where packages and the standard library are installed."""
+    """The folders of installed packages and of the standard library."""
     names = ("purelib", "platlib", "stdlib", "platstdlib")
-    places = [sysconfig.get_path(name) for name in names] + site.getsitepackages() + [site.getusersitepackages()]
-    return tuple(dict.fromkeys(Path(place).resolve() for place in places if place))
+    folders = [sysconfig.get_path(name) for name in names] + site.getsitepackages() + [site.getusersitepackages()]
+    return tuple(dict.fromkeys(Path(folder).resolve() for folder in folders if folder))
 
 
 # Loading
 
 
 class _Texts(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # typeshed has two forms of source_to_code
-    """Imports the modules of one Code from the texts that were read."""
+    """Import finder and loader of the modules of one Code, from their texts."""
 
     def __init__(self, code: Code) -> None:
         self.code = code
-        self.scope = _scopes[0] if _scopes else None  # the outermost `read_once` that it belongs to
+        self.scope = _scopes[0] if _scopes else None  # the outermost `read_once` it was created in
         self.sources = {source.module or code.module: source for source in code.sources}
         self.texts = {source.path: source.text for source in code.sources if source.text is not None}
 
     def leave(self) -> None:
-        """Import nothing more, and forget what was imported."""
+        """Remove the finder from `sys.meta_path`, and its modules from `sys.modules`."""
         sys.meta_path.remove(self)
         for name in self.sources.keys() & sys.modules.keys():
-            if self.gave(sys.modules[name]):
+            if self.provides(sys.modules[name]):
                 del sys.modules[name]
 
     def has(self, source: Source) -> bool:
-        """Whether it imports the same from the same place."""
+        """Whether it has an equal source, of the same path and text."""
         return self.sources.get(source.module) == source
 
-    def gave(self, module: ModuleType) -> bool:
-        """Whether a module was imported by this finder, or by another from the same text."""
+    def provides(self, module: ModuleType) -> bool:
+        """Whether a module was imported by this finder, or by another one from an equal source."""
         loader = getattr(module.__spec__, "loader", None)
         return isinstance(loader, _Texts) and self.has(loader.sources[module.__name__])
 
@@ -259,26 +259,29 @@ class _Texts(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # typeshed ha
 
 
 def load(code: Code) -> ModuleType:
-    """Run the user's file, once per process, and return it as a module; it and its imports run as they were read.
+    """Run the user's file, once per process, and return its module; it and its imports run the texts of `code`.
 
-    Modules that this process has imported under the same names stay what they are to the rest of the program. Raises
-    whatever the file raises, and ConfigError where another file of the same `read_once` has another module of a name.
+    Modules of the same names that this process has already imported are not replaced in `sys.modules`. Raises the
+    errors that the file raises, and ConfigError if another file in the same `read_once` imports another module of a
+    name.
     """
     if code.module in sys.modules:
         return sys.modules[code.module]
     finder = _Texts(code)
     names = {source.module for source in code.sources if source.module}
-    for other in [each for each in sys.meta_path if isinstance(each, _Texts)]:
+    for other in [entry for entry in sys.meta_path if isinstance(entry, _Texts)]:
         differing = sorted(name for name in names & other.sources.keys() if not finder.has(other.sources[name]))
         if differing and other.code.path != code.path and other.scope is finder.scope is not None:
             raise ConfigError(
                 f"{code.path} and {other.code.path} import different modules that are both called {differing[0]}: "
                 "rename one of them"
             )
-        if differing or other.code.path == code.path:  # of an earlier run, or an earlier version
+        if differing or other.code.path == code.path:  # of an earlier run, or an older version
             other.leave()
-    aside = {name: sys.modules[name] for name in names & sys.modules.keys() if not finder.gave(sys.modules[name])}
-    for name in aside:
+    replaced = {
+        name: sys.modules[name] for name in names & sys.modules.keys() if not finder.provides(sys.modules[name])
+    }
+    for name in replaced:
         del sys.modules[name]
     sys.meta_path.insert(0, finder)
     spec = finder.find_spec(code.module)
@@ -290,18 +293,18 @@ def load(code: Code) -> ModuleType:
         finder.leave()
         raise
     finally:
-        sys.modules.update(aside)
+        sys.modules.update(replaced)
     return module
 
 
-def reason(error: BaseException, code: Code) -> str:
-    """Why a user's file could not be loaded: the error, and the line of their code that it came from."""
+def load_failure(error: BaseException, code: Code) -> str:
+    """The message for a user's file that cannot be loaded: the error, and the line of user code that raised it."""
     kind = "" if isinstance(error, SyntaxError | ImportError | ConfigError) else f"{type(error).__name__}: "
     return f"{kind}{error}" + _line(error, {source.path for source in code.sources})
 
 
-def place(error: BaseException) -> str:
-    """` (FILE, line N)`, the innermost line of a user's code that an error passed through; "" if it passed none."""
+def error_location(error: BaseException) -> str:
+    """` (FILE, line N)`, the innermost line of user code in the error's traceback; "" if there is none."""
     return _line(error, {path for finder in sys.meta_path if isinstance(finder, _Texts) for path in finder.texts})
 
 

@@ -1,7 +1,7 @@
-"""What is a secret, by the name it is kept under and by its form; texts are shown without, options with one refused.
+"""Secrets, recognized by the name of their variable or by their form: masked in output, refused in options.
 
-Nothing that decides a run is rewritten: a value with a secret in it is refused before the run (`secret_in`), so that
-what is stored is what was used. `masked` is for what people read: messages, tables, reports, tracebacks.
+Options are never rewritten: a value with a secret in it is refused before the run (`secret_in`), so that the stored
+options are those that were used. `masked` is for output: messages, tables, reports, tracebacks.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 HIDDEN = "***"
 
-# Variables of the environment that hold a secret: what their names end with. TOKENIZER_PATH and MAX_TOKENS do not.
+# Endings of the names of environment variables with secrets. TOKENIZER_PATH and MAX_TOKENS are no such names.
 _NAME = re.compile(
     r"(API_?KEY|ACCESS_?KEY(_ID)?|SECRET(_KEY)?|PRIVATE_?KEY|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_?\d+)?$"
     r"|_(KEY|PWD|PAT|AUTH|PASS)(_?\d+)?$|^PGPASSWORD$",
     re.IGNORECASE,
 )
-_SHORTEST = 8  # characters of such a variable's value: a shorter one may be any word
-_ANYWHERE = 16  # from so many on a value is found inside longer words too
+_SHORTEST = 8  # characters of such a variable's value: a shorter one may be an ordinary word
+_ANYWHERE = 16  # characters from which on a value is matched inside longer words too
 
-# Tokens by the beginnings that their issuers gave them.
+# Tokens by the prefixes of their issuers.
 _TOKEN = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}|\b[rs]k_(?:live|test)_[A-Za-z0-9]{10,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
     r"|\bgithub_pat_[A-Za-z0-9_]{20,}|\bglpat-[A-Za-z0-9_-]{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bxox[abeoprs]-[\w-]{10,}"
@@ -31,7 +31,7 @@ _TOKEN = re.compile(
     r"|\bpypi-[A-Za-z0-9_-]{40,}|\bdckr_pat_[A-Za-z0-9_-]{20,}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.|\n)*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
 )
-# Places in which anything is a secret, however short; the first group stays. A Path makes one slash of two.
+# Patterns in which any value is a secret, however short; the first group is kept. A Path merges two slashes into one.
 _USER = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*:/{1,2})[^\s/?#]+(?=@)")
 _SECRET_WORD = r"(?:key|token|secret|password|passwd|passphrase|pwd|auth|sig|signature|credentials?)"
 _QUERY = re.compile(rf"([?&;#][\w.%-]*{_SECRET_WORD}=)[^&;#\s'\"]+", re.IGNORECASE)
@@ -46,7 +46,7 @@ _PLACES = (_USER, _QUERY, _BEARER, _HEADER)
 
 
 def masked(text: str) -> str:
-    """Text without secrets: values of the environment that are named as one, known forms, and places for secrets.
+    """The text with secrets replaced by ***: values of such environment variables, known forms, and credential fields.
 
     Example:
         masked("https://me:hunter2@host/?api_key=1") == "https://***@host/?api_key=***"
@@ -54,13 +54,13 @@ def masked(text: str) -> str:
     for pattern in _environment():
         text = pattern.sub(HIDDEN, text)
     text = _TOKEN.sub(HIDDEN, text)
-    for place in (*_PLACES, _FIELD):
-        text = place.sub(rf"\1{HIDDEN}", text)
+    for pattern in (*_PLACES, _FIELD):
+        text = pattern.sub(rf"\1{HIDDEN}", text)
     return text
 
 
 def secret_in(text: str) -> str:
-    """What kind of secret stands in an option's value; "" for none. The name of a file that is there is none."""
+    """The kind of secret in an option's value; "" for none. The path of an existing file is no secret."""
     if _is_path(text):
         return ""
     for name, pattern in zip(_secrets(), _environment(), strict=True):
@@ -85,13 +85,13 @@ def secret_of(value: Any) -> str:
 
 
 def flat(value: Any) -> str:
-    """Text that came from outside, safe to print: without secrets, and control characters are shown as \\xNN."""
+    """Text from outside the program, safe to print: secrets masked, control characters as \\xNN."""
     text = masked(str(value))
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
 
 
 def _secrets() -> dict[str, str]:
-    """The variables of the environment that hold a secret, by name; a path to one is none."""
+    """The environment variables with secrets, by name; a path is no secret."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -100,12 +100,12 @@ def _secrets() -> dict[str, str]:
 
 
 def _environment() -> list[re.Pattern[str]]:
-    """What finds the values of `_secrets`, in their order: short ones as whole words."""
-    found = []
+    """The patterns of the values of `_secrets`, in their order: short values match as whole words."""
+    patterns = []
     for value in _secrets().values():
         text = re.escape(value.strip())
-        found.append(re.compile(text if len(value) >= _ANYWHERE else rf"(?<![A-Za-z0-9]){text}(?![A-Za-z0-9])"))
-    return found
+        patterns.append(re.compile(text if len(value) >= _ANYWHERE else rf"(?<![A-Za-z0-9]){text}(?![A-Za-z0-9])"))
+    return patterns
 
 
 def _is_path(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""One seed for a run, any number of named streams derived from it: nothing to save, nothing to restore."""
+"""Named random streams derived from the seed of a run, so that checkpoints hold no random state."""
 
 from __future__ import annotations
 

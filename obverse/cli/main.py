@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except (Exception, SystemExit) as error:
-        if not (place := user_code.place(error)):
+        if not (place := user_code.error_location(error)):
             raise
         if debug:
             print(masked(traceback.format_exc()), file=sys.stderr, end="")

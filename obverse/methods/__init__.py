@@ -169,11 +169,11 @@ def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Tr
         known = parameters(make)
         is_default = all(key not in known or known[key].default == value for key, value in options.items())
         # a value that was given is refused on purpose; defaults that raise are a mistake in the file
-        raise ConfigError(f"method {name}: {error}{user_code.place(error) if is_default else ''}") from error
+        raise ConfigError(f"method {name}: {error}{user_code.error_location(error) if is_default else ''}") from error
     except (Exception, SystemExit) as error:
-        if isinstance(error, UserError) or not user_code.place(error):
+        if isinstance(error, UserError) or not user_code.error_location(error):
             raise
-        raise ConfigError(f"method {name}: {type(error).__name__}: {error}{user_code.place(error)}") from error
+        raise ConfigError(f"method {name}: {type(error).__name__}: {error}{user_code.error_location(error)}") from error
 
 
 def _code(name: str) -> Code:
@@ -192,7 +192,7 @@ def _from_file(name: str) -> MakeMethod:
     try:
         module = user_code.load(code)
     except (Exception, SystemExit) as error:  # the user's own, whatever it is: the message names it
-        raise ConfigError(f"method {name!r}: {path} cannot be loaded: {user_code.reason(error, code)}") from error
+        raise ConfigError(f"method {name!r}: {path} cannot be loaded: {user_code.load_failure(error, code)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]

@@ -26,7 +26,7 @@ def alternate(
               per problem it is hpt, https://arxiv.org/abs/2509.04419.
     Equation  Step k minimizes L_RL while k mod (rl_steps + sft_steps) < rl_steps, else L_SFT.
     Estimator RL step: c_t = 1_clip r_t A / (n_i B), pi_ref = pi_old (grpo; dr_grpo has 1 / (L B)); SFT step: c_t = 1/N,
-              pi_ref = pi_theta, A = 1: a gate by the number of the step.
+              pi_ref = pi_theta, A = 1: the step's number selects the loss.
     Paper writes  Nothing: no paper has this alone [derived].
     Code does     No official code.
     We do         Problems come from one stream: an SFT step takes the next ones, not those of the RL step before. Both

@@ -49,12 +49,12 @@ def chord(
     """
     high = epsilon if epsilon_high is None else epsilon_high
     mu = WarmCosine(mu_peak, mu_valley, mu_warmup, mu_decay)
-    own = Term(
+    rollout = Term(
         Source.ROLLOUT, OwnStandardized(), Behavior(), Clip(epsilon, high), normalizer=PerToken(), weight=Rest(mu)
     )
-    shown = Term(Source.DEMONSTRATION, Undecided() if phi else One(), normalizer=PerToken(), weight=mu)
+    demonstration = Term(Source.DEMONSTRATION, Undecided() if phi else One(), normalizer=PerToken(), weight=mu)
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
-        terms=(own, shown),
+        terms=(rollout, demonstration),
         run={"learning_rate": 1e-6},
     )

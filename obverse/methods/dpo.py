@@ -51,12 +51,12 @@ def dpo(
         loss: loss of a pair's margin: -log sigmoid, or IPO's square
         label_smoothing: probability that a pair's label is wrong, for the sigmoid loss; below 0.5
     """
-    own = pairs == "own"
-    part = Preferred(beta, divergence, alpha, loss, label_smoothing, own)
-    sources = (Source.ROLLOUT,) if own else (Source.CHOSEN, Source.REJECTED)
+    uses_rollouts = pairs == "own"
+    part = Preferred(beta, divergence, alpha, loss, label_smoothing, uses_rollouts)
+    sources = (Source.ROLLOUT,) if uses_rollouts else (Source.CHOSEN, Source.REJECTED)
     return Method(
-        ask=Request(rollouts=num_generations) if own else Request(pairs=1),
-        keep=MixedOutcomes() if own else Everything(),
-        terms=tuple(Term(source, part, normalizer=PerPair(own)) for source in sources),
+        ask=Request(rollouts=num_generations) if uses_rollouts else Request(pairs=1),
+        keep=MixedOutcomes() if uses_rollouts else Everything(),
+        terms=tuple(Term(source, part, normalizer=PerPair(uses_rollouts)) for source in sources),
         run={"learning_rate": 1e-6},
     )

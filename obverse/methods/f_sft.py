@@ -24,7 +24,7 @@ def f_sft(
     Code does     Not read.
     We do         The reconstruction, per token, as one token mean over the update. Squared Hellinger and Jensen-Shannon
                   have poles below x = 0 (at -1 and -log 2): below x = -0.5 the objective goes on as a straight line, so
-                  that the weight is at most 4 and 4.7. Pearson is as it stands.
+                  that the weight is at most 4 and 4.7. Pearson is unchanged.
     Defaults  pearson and beta 0.1 are our choice [derived]; learning_rate 2e-5, linear: as sft's [derived]. The paper
               reduces SFT's learning rate (its first remedy) [paper], by how much is not verified.
     Pitfalls  Equal rewards do not give zero: rewards are not read. All four are SFT at the first step. Pearson's weight

@@ -17,8 +17,8 @@ def focal(gamma: float = 2.0, detached: bool = False) -> Method:
     Code does     No official code for language models [mem].
     We do         The printed loss, its factor not detached, as one token mean over the update. 1 - p is at least 1e-6:
                   with gamma below 1 the factor's gradient has a pole at p = 1.
-    Defaults  gamma 2 (paper's best [mem]), not detached [paper]. learning_rate 2e-5, linear: as sft's [derived]; nobody
-              published one.
+    Defaults  gamma 2 (paper's best [mem]), not detached [paper]. learning_rate 2e-5, linear: as sft's [derived]; none
+              is published.
     Pitfalls  Equal rewards do not give zero: rewards are not read. Noise in the demonstrations is what it works on
               hardest. gamma 0 is sft.
     Authors' names  gamma -> gamma; the balance factor alpha is not here: it would only scale the step.

@@ -12,7 +12,7 @@ def gmpo(num_generations: int = 8, epsilon: float = 0.4, epsilon_high: float | N
     Equation  J = mean_i G_i A_i, G_i = exp(mean_t d_t'), d_t = log pi_theta - log pi_old, d' = min(d, epsilon) where
               A_i > 0 and max(d, -epsilon) where A_i < 0; A_i = (R_i - mean R) / std R over the problem's group.
     Estimator c_t = 1_clip(d_t) G_i A_i / (n_i B): pi_ref = pi_theta / G_i, the clip of each token's own ratio as the
-              mask. Unlike GSPO, the clip is per token and stands inside the mean.
+              mask. Unlike GSPO, the clip is per token and inside the mean.
     Paper writes  [mem] { prod_t min(r_t^sgn A, clip(r_t, e^-0.4, e^0.4)^sgn A)^sgn A }^(1 / n_i) A_i.
     Code does     The same in log space with a symmetric clamp to 0.4; for A < 0 it keeps d >= -epsilon. One sequence
                   per micro batch; std with eps 1e-8; no KL.

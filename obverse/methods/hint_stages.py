@@ -42,5 +42,5 @@ def hint_stages(
         num_chunks: chunks that a demonstration is cut into, at most one per step of it
         hint_until: share of the run after which no hints are given
     """
-    same = uft(num_generations, beta, hint_coef, epsilon=epsilon, entropy_coef=entropy_coef)
-    return replace(same, ask=StagedHint(num_generations, num_chunks, hint_until))
+    method = uft(num_generations, beta, hint_coef, epsilon=epsilon, entropy_coef=entropy_coef)
+    return replace(method, ask=StagedHint(num_generations, num_chunks, hint_until))

@@ -121,12 +121,12 @@ def hpt(
         normalizer=constant,
         weight=rl_coef * off_coef,
     )
-    shown = {"sft": (imitated,), "off_policy": (reinforced,), "mixed": (imitated, reinforced)}[failed]
+    demonstration_terms = {"sft": (imitated,), "off_policy": (reinforced,), "mixed": (imitated, reinforced)}[failed]
     if soft:
-        shown = (imitated,) if soft_type == "never" else (imitated, reinforced)
+        demonstration_terms = (imitated,) if soft_type == "never" else (imitated, reinforced)
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
         keep=Everything() if soft else SolvedGate(gate),
-        terms=(rollout, *shown, *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION)),
+        terms=(rollout, *demonstration_terms, *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION)),
         run={"learning_rate": 5e-6, "weight_decay": 0.01, "skip_grad_norm": 80.0, "rl_coef": 20.0},
     )

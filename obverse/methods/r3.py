@@ -39,5 +39,5 @@ def r3(
         entropy_coef: weight of the entropy bonus, a mean over rollout tokens; 0 is off
         num_chunks: chunks that a demonstration is cut into, at most one per step of it
     """
-    same = uft(num_generations, beta, hint_coef=0.0, epsilon=epsilon, entropy_coef=entropy_coef)
-    return replace(same, ask=UniformHint(num_generations, num_chunks, seed))
+    method = uft(num_generations, beta, hint_coef=0.0, epsilon=epsilon, entropy_coef=entropy_coef)
+    return replace(method, ask=UniformHint(num_generations, num_chunks, seed))

@@ -74,7 +74,7 @@ def reft(
         kl_estimator=kl_estimator,
         kl_in_reward=kl_in_reward,
     )
-    # its own terms, policy's and critic's, are means over sequences; a KL in the loss stays a mean over tokens
+    # the terms of policy and critic are means over sequences; a KL in the loss stays a mean over tokens
     terms = tuple(
         term if "anchor" in term.needs else replace(term, normalizer=PerSequence()) for term in reinforce.terms
     )

@@ -41,11 +41,13 @@ def relift(
         num_waiting: unsolved problems that wait before an SFT step trains on their demonstrations
         entropy_coef: weight of the entropy bonus in both kinds of step, a token mean; 0 is off
     """
-    own = Term(Source.ROLLOUT, Centered(), Behavior(), normalizer=Constant(max_completion_length))
-    reinforce = Method(ask=Request(rollouts=num_generations), terms=(own, *entropy_bonus(entropy_coef, Source.ROLLOUT)))
+    rollout = Term(Source.ROLLOUT, Centered(), Behavior(), normalizer=Constant(max_completion_length))
+    reinforce = Method(
+        ask=Request(rollouts=num_generations), terms=(rollout, *entropy_bonus(entropy_coef, Source.ROLLOUT))
+    )
     imitate = Method(
         ask=Request(demonstrations=1),
-        keep=SolvedGate(0),  # given the whole group of a problem, it is the failed ones that are imitated
+        keep=SolvedGate(0),  # of a whole group, demonstrations train only where all rollouts failed
         terms=(Term(Source.DEMONSTRATION, normalizer=PerToken()), *entropy_bonus(entropy_coef, Source.DEMONSTRATION)),
     )
     return TrainingSchedule(

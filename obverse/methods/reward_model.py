@@ -22,7 +22,7 @@ def reward_model(margin: float = 0.0, center_rewards_coefficient: float = 0.0) -
     Defaults  No margin, no centering (TRL [code]; 0.01 is typical); learning_rate 9e-6 (OpenRLHF [code]; TRL has 1e-4).
     Pitfalls  Equal rewards play no part: the data say which response is better, nothing is graded. Scores have no
               origin without centering: take a mean off before using them. One pass over the data, a second one
-              overfits [mem]. The score stands on the end-of-text token: a response that was cut has none.
+              overfits [mem]. The score is at the end-of-text token: a response that was cut has none.
     Authors' names  TRL: center_rewards_coefficient; the margin is a column there.
     Options
         margin: difference of scores that a pair should have beyond 0

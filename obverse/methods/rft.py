@@ -23,8 +23,8 @@ def rft(num_generations: int = 100) -> Method:
     Defaults  100 answers, temperature 0.7, learning_rate 1e-5 with cosine decay, 3 epochs [mem].
     Pitfalls  Equal rewards do not give zero: an all-right group trains like any other, and easy problems dominate, for
               a problem's weight grows with its distinct correct answers. A problem that the initial model never
-              solves is never learned. The house trains own samples at the temperature that they were sampled at, here
-              0.7, where public code trains at 1. "RFT" also abbreviates reinforcement fine-tuning.
+              solves is never learned. Rollouts train at the temperature that they were sampled at, here 0.7,
+              where public code trains at 1. "RFT" also abbreviates reinforcement fine-tuning.
     Authors' names  K -> num_generations.
     Options
         num_generations: samples of the initial model per problem

@@ -45,7 +45,7 @@ def sft_rl_sum(
         scale_rewards: divide advantages by the standard deviation of the group's rewards (group), or not (none)
         epsilon: clip range of the importance ratio; none: no clip
     """
-    own = Term(
+    rollout = Term(
         Source.ROLLOUT,
         OwnStandardized() if scale_rewards == "group" else OwnCentered(),
         Behavior(),
@@ -53,9 +53,9 @@ def sft_rl_sum(
         normalizer=Constant(max_completion_length),
         weight=rl_coef,
     )
-    shown = Term(Source.DEMONSTRATION, normalizer=PerToken(), weight=sft_coef)
+    demonstration = Term(Source.DEMONSTRATION, normalizer=PerToken(), weight=sft_coef)
     return Method(
         ask=Request(rollouts=num_generations, demonstrations=1),
-        terms=(own, shown, *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION)),
+        terms=(rollout, demonstration, *entropy_bonus(entropy_coef, Source.ROLLOUT, Source.DEMONSTRATION)),
         run={"learning_rate": 1e-6},
     )

@@ -44,16 +44,16 @@ def una(
     """
     if data == "none" and num_generations is None:
         raise ConfigError('data="none" without num_generations leaves nothing to train on')
-    shown, paired = data in ("demonstrations", "both"), data in ("pairs", "both")
+    has_demonstrations, has_pairs = data in ("demonstrations", "both"), data in ("pairs", "both")
     targets: dict[Source, float | None] = {}
-    if shown:
+    if has_demonstrations:
         targets[Source.DEMONSTRATION] = 1.0
-    if paired:
+    if has_pairs:
         targets |= {Source.CHOSEN: 1.0, Source.REJECTED: 0.0}
     if num_generations:
         targets[Source.ROLLOUT] = None
     return Method(
-        ask=Request(rollouts=num_generations or 0, demonstrations=int(shown), pairs=int(paired)),
+        ask=Request(rollouts=num_generations or 0, demonstrations=int(has_demonstrations), pairs=int(has_pairs)),
         terms=tuple(
             Term(source, ImplicitScore(beta, loss, target), normalizer=ConstantOfAll(1))
             for source, target in targets.items()

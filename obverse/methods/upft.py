@@ -21,8 +21,8 @@ def upft(prefix_length: int = 8, whole_share: float = 0.1) -> Method:
     Defaults  prefix_length 8, the paper's for Llama-3.1-8B; 32 for Qwen2.5-Math-7B, 128 for
               R1-Distill-Qwen-7B. whole_share 0.1 (0.3 on LIMO); learning_rate 1e-6, 2e-6 on LIMO, constant after a
               warm-up of 3 %; 1 to 3 epochs [paper].
-    Pitfalls  Uses no labels: equal rewards do not give zero, for no reward and no verdict is read, and wrong beginnings
-              train as well as right ones. It sharpens what the initial model does most; nothing new comes in. The
+    Pitfalls  Uses no labels: equal rewards do not give zero, for neither rewards nor grades are read, and incorrect
+              beginnings train like correct ones. It sharpens what the initial model does most and adds nothing new. The
               objective falls even if answers do not get better: watch the evaluation.
     Authors' names  t -> prefix_length, p -> whole_share.
     Options

@@ -270,4 +270,6 @@ def _load_module(code: Code) -> ModuleType:
     try:
         return python_files.load(code)
     except Exception as error:  # any exception of the user's code; the message names it
-        raise ConfigError(f"verifier file {code.path} cannot be loaded: {python_files.reason(error, code)}") from error
+        raise ConfigError(
+            f"verifier file {code.path} cannot be loaded: {python_files.load_failure(error, code)}"
+        ) from error

@@ -1,4 +1,4 @@
-"""The named parts that methods are made of: advantages, references, gates, shares, plans, schedules."""
+"""The named parts of methods: advantages, references, masks, normalizers, requests, selections, schedules."""
 
 from obverse.estimator.parts.advantages import Centered, LeaveOneOut, One, Reward, Right, Standardized, Whitened, Wrong
 from obverse.estimator.parts.hints import (

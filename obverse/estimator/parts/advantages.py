@@ -1,4 +1,4 @@
-"""A: how much a token is worth; each part maps a view to [T]."""
+"""A, the advantage of a token; each part maps inputs to [T]."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Standardized(Part):
 class LeaveOneOut(Part):
     """A = R_i - mean of the group's other rewards = n / (n - 1) (R_i - mean(R)); [T]. Source: RLOO, 2402.14740.
 
-    Equal rewards give 0, and so does a group of one, which has no others.
+    Equal rewards give 0, and so does a group of one, which has no other rewards.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
@@ -106,15 +106,15 @@ class Whitened(Part):
 
 
 def success_rate(samples: Samples) -> Tensor:
-    """[S]: the share of correct samples in each sample's group, kept within [0.02, 0.98] (2505.18118, its code)."""
+    """[S]: the fraction of correct samples in each sample's group, clamped to [0.02, 0.98] (code of 2505.18118)."""
     return group_mean(samples, samples.correct.to(samples.reward.dtype)).clamp(0.02, 0.98)
 
 
 @dataclass(frozen=True)
 class Right(Part):
-    """A = omega(r) for tokens of correct samples, 0 for others; [T]; r is the group's success rate.
+    """A = omega(r) for tokens of correct samples, 0 otherwise; [T]; r is the group's success rate.
 
-    `prompt_weight` chooses omega: 0 is 1, 1 is 1 - r, 2 is sqrt((1 - r) / r). Source: NFT, 2505.18118.
+    `prompt_weight` selects omega: 0 is 1, 1 is 1 - r, 2 is sqrt((1 - r) / r). Source: NFT, 2505.18118.
     """
 
     prompt_weight: float = 0
@@ -134,7 +134,7 @@ class Right(Part):
 
 @dataclass(frozen=True)
 class Wrong(Right):
-    """A = -omega(r) r / (1 - r) for tokens of wrong samples, 0 for others; [T]. Source: NFT, 2505.18118."""
+    """A = -omega(r) r / (1 - r) for tokens of incorrect samples, 0 otherwise; [T]. Source: NFT, 2505.18118."""
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         rate = success_rate(inputs.samples)

@@ -1,4 +1,4 @@
-"""Own samples that begin with a piece of a demonstration: who gets how much of it, and how hint and rest count."""
+"""Rollouts that continue a hint, the beginning of a demonstration: its length, and how hint and continuation count."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 def annealed(progress: float, start: float, end: float, until: float = 1.0) -> float:
-    """From `start` to `end` along half a cosine that is over at the share `until` of the run."""
+    """The value at `progress` of half a cosine from `start` to `end`, which it reaches at `until` (0 to 1)."""
     done = min(max(progress / until, 0.0), 1.0)
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * done))
 
 
 def num_chunks(problem: Problem, most: int) -> int:
-    """Into how many chunks of whole steps a demonstration is cut; `most` for a problem without one."""
+    """The number of chunks of whole steps that a demonstration is cut into; `most` for a problem without one."""
     return min(most, len(problem.demonstration) or most)
 
 
-def stream(seed: int, problem: Problem, progress: float) -> Random:
-    """The problem's dice at this point of the run: the same in every run with this seed, resumed or not."""
+def hint_rng(seed: int, problem: Problem, progress: float) -> Random:
+    """The problem's random stream at this point of the run; the same in every run with this seed, resumed or not."""
     return Random(seed_for(seed, "hint", problem.id, progress))
 
 
 @dataclass(frozen=True)
 class BinomialHint(Named):
-    """All samples of a problem continue one hint of Binomial(chunks, p) chunks; none once `until` of the run is over.
+    """All samples of a problem continue one hint of Binomial(chunks, p) chunks; no hint after `until` of the run.
 
-    p falls from `high` to `low` along a cosine. `chunks` is the most: a demonstration with fewer steps has as many as
-    steps. Source: 2505.16984.
+    p falls from `high` to `low` along a cosine. A demonstration of fewer steps than `chunks` has a chunk per step.
+    Source: 2505.16984.
     """
 
     rollouts: int
@@ -51,9 +51,9 @@ class BinomialHint(Named):
     seed: int = 42
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
-        chunks, dice = num_chunks(problem, self.chunks), stream(self.seed, problem, progress)
-        chance = annealed(progress, self.high, self.low, self.until) if progress < self.until else 0.0
-        num_given = sum(dice.random() < chance for _ in range(chunks))
+        chunks, rng = num_chunks(problem, self.chunks), hint_rng(self.seed, problem, progress)
+        probability = annealed(progress, self.high, self.low, self.until) if progress < self.until else 0.0
+        num_given = sum(rng.random() < probability for _ in range(chunks))
         return [GenerationRequest(rollouts=self.rollouts, hint=num_given / chunks)]
 
 
@@ -70,7 +70,7 @@ class UniformHint(Named):
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
         chunks = num_chunks(problem, self.chunks)
-        num_given = stream(self.seed, problem, progress).randint(0, chunks)
+        num_given = hint_rng(self.seed, problem, progress).randint(0, chunks)
         return [GenerationRequest(rollouts=self.rollouts, hint=num_given / chunks)]
 
 
@@ -93,9 +93,9 @@ class StagedHint(Named):
 
 @dataclass(frozen=True)
 class OneHinted(Named):
-    """All samples but one begin from the prompt; the last continues a share ~ Uniform(low, high) of the demonstration.
+    """All samples but one start from the prompt; the last continues a fraction ~ Uniform(low, high) of a demonstration.
 
-    The share counts tokens, rounded down. `low` falls from `high` to its value here along a cosine over the whole run.
+    The fraction counts tokens, rounded down. The lower bound falls from `high` to `low` along a cosine over the run.
     Source: 2507.01679.
     """
 
@@ -106,10 +106,10 @@ class OneHinted(Named):
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
         low = annealed(progress, self.high, self.low)
-        share = low + (self.high - low) * stream(self.seed, problem, progress).random()
+        fraction = low + (self.high - low) * hint_rng(self.seed, problem, progress).random()
         return [
             GenerationRequest(rollouts=self.rollouts - 1),
-            GenerationRequest(rollouts=1, hint=share, hint_in="tokens"),
+            GenerationRequest(rollouts=1, hint=fraction, hint_in="tokens"),
         ]
 
 
@@ -137,10 +137,10 @@ class AgainstUnhinted(Part):
 
 @dataclass(frozen=True)
 class TornHint(Mask):
-    """DoubleClip, and of each sample's hint only the tokens of highest entropy: a share `top`, at least one.
+    """DoubleClip, restricted to the tokens of highest entropy in each sample's hint: a fraction `top`, at least one.
 
-    A hint of n tokens keeps 1 + floor(top (n - 1)), which is the quantile 1 - top of torch, inclusive; all tokens that
-    tie with the last one stay. Source: 2507.01679.
+    A hint of n tokens keeps 1 + floor(top (n - 1)), which is the quantile 1 - top of torch, inclusive; ties with the
+    last one are kept. Source: 2507.01679.
     """
 
     top: float = 0.2
@@ -153,9 +153,9 @@ class TornHint(Mask):
         entropy, hint = inputs.policy.entropy, inputs.tokens.source == int(Source.HINT)
         torn = hint & ~hint
         for sample in inputs.tokens.sample[hint].unique().tolist():
-            own = hint & (inputs.tokens.sample == sample)
-            num_kept = 1 + math.floor(self.top * (int(own.sum()) - 1) + 1e-9)
-            torn |= own & (entropy >= entropy[own].topk(num_kept).values.min())
+            is_hint = hint & (inputs.tokens.sample == sample)
+            num_kept = 1 + math.floor(self.top * (int(is_hint.sum()) - 1) + 1e-9)
+            torn |= is_hint & (entropy >= entropy[is_hint].topk(num_kept).values.min())
         return DoubleClip(self.low, self.high, self.most)(inputs, ratio, advantage) * torn.to(ratio.dtype)
 
 

@@ -1,6 +1,6 @@
-"""How much a demonstrated token is worth: references and advantages of methods that imitate; each maps a view to [T].
+"""Weights of demonstration tokens: references and advantages of imitation methods; each maps inputs to [T].
 
-All of them are detached weights on the token's log-prob: with pi_ref = pi_theta (`Itself`) the weight is A itself.
+All are detached weights of the token's log-prob: with pi_ref = pi_theta (`Itself`) the weight is A.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from obverse.estimator.tables import PartInputs
 
 SMALLEST_DOUBT = 1e-6  # 1 - p is at least this: an exponent gamma - 1 below 0 stays finite at p = 1
-# f'(x) of a weight that has a pole below 0 stays at its value here: the objective goes on as a straight line.
+# f'(x) of a weight that has a pole below 0 is constant below this: the objective continues as a straight line.
 LOWEST_REWARD = -0.5
 
 
@@ -82,7 +82,7 @@ class Doubt(Part):
 
 @dataclass(frozen=True)
 class Undecided(Part):
-    """A = p (1 - p): tokens that are neither known nor foreign. Source: CHORD's phi, 2508.11408."""
+    """A = p (1 - p), largest for tokens of probability 1/2. Source: CHORD's phi, 2508.11408."""
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         return -inputs.policy.logp.exp() * inputs.policy.logp.expm1()
@@ -133,5 +133,5 @@ class JensenShannon(Part):
 
 
 def log_anchor_ratio(inputs: PartInputs) -> Tensor:
-    """log(pi_theta / pi_anchor) of every token, within the limit that keeps its exponential finite; [T]."""
+    """log(pi_theta / pi_anchor) of every token, clamped so that its exponential is finite; [T]."""
     return (inputs.policy.logp - inputs.tokens.anchor).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)

@@ -1,4 +1,4 @@
-"""What the policy reads: a change of the response's input embeddings before the forward pass."""
+"""Changes of the response's input embeddings before the forward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GreedyMix(Named):
-    """Each response token is read as (1 - share) E(token) + share E(the policy's own greedy guess at its place).
+    """The embedding of a response token is (1 - share) E(token) + share E(the policy's greedy token at its position).
 
     E is the embedding table of the initial model, frozen. Source: IFT, 2405.11870.
     """

@@ -1,4 +1,4 @@
-"""1_stable: which tokens may move; each gate maps (inputs, ratio [T], advantage [T]) to [T]."""
+"""1_stable, the stability mask: which tokens count; each maps (inputs, ratio [T], advantage [T]) to [T]."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DoubleClip(Clip):
 
 @dataclass(frozen=True)
 class TokenClip(Mask):
-    """A clip on each token's own log-ratio, whatever ratio the reference gives; [T]. Source: GMPO, 2507.20673.
+    """A clip of each token's log-ratio to the behavior policy, for any reference; [T]. Source: GMPO, 2507.20673.
 
     Inclusive: unclipped means log-ratio <= high for A > 0 and log-ratio >= -low for A < 0.
     """

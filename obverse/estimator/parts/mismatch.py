@@ -1,4 +1,4 @@
-"""What the sampler's engine and the trainer disagree about: one policy, two implementations, two log-probs."""
+"""Correction of the difference between the log-probs of the sampler and of the trainer for one policy."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Correction = Literal["none", "token_truncate", "token_mask", "sequence_truncate"
 
 @dataclass(frozen=True)
 class Corrected(Mask):
-    """Another gate times u, u = pi_old / mu bounded by `cap`; mu is what the sampler reported, pi_old the trainer's.
+    """Another mask times u, u = pi_old / mu bounded by `cap`; mu is from the sampler, pi_old from the trainer.
 
     `truncate` takes min(u, cap), `mask` takes 0 in place of u > cap; `sequence` has one u per sample, the product over
     its tokens; [T]. Source: truncated importance sampling, 1802.01561, and TRL's names for its variants.
     """
 
-    gate: Mask
+    mask: Mask
     mode: Correction = "token_truncate"
     cap: float = 2.0
     source: Source = Source.ROLLOUT
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.gate.needs | {"sampler", "behavior"}
+        return self.mask.needs | {"sampler", "behavior"}
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
         log_gap = inputs.tokens.behavior - inputs.tokens.sampler
@@ -42,4 +42,4 @@ class Corrected(Mask):
         bounded = weight.clamp(max=self.cap)
         if self.mode.endswith("mask"):
             bounded = weight.where(weight <= self.cap, weight.new_zeros(()))
-        return self.gate(inputs, ratio, advantage) * bounded
+        return self.mask(inputs, ratio, advantage) * bounded

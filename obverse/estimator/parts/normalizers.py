@@ -1,4 +1,4 @@
-"""share: 1 / denominator, counted over the whole update. A share is called by its denominator, never by a method."""
+"""Normalizers: 1 / denominator, counted over the whole update, and named by the denominator, never by a method."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 def num_samples(inputs: PartInputs, sources: tuple[Source, ...]) -> Tensor:
     """B: the samples of the update that have tokens of `sources`, at least 1."""
-    return (inputs.samples.counts[:, [int(each) for each in sources]].sum(1) > 0).sum().clamp(min=1)
+    return (inputs.samples.counts[:, [int(source) for source in sources]].sum(1) > 0).sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
 class PerToken(Normalizer):
-    """1 / N: a mean over all tokens of `sources` in the update (of the term's own source when empty)."""
+    """1 / N: a mean over all tokens of `sources` in the update (of the term's source if empty)."""
 
     sources: tuple[Source, ...] = ()
 
     def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
-        columns = [int(each) for each in self.sources or (source,)]
+        columns = [int(origin) for origin in self.sources or (source,)]
         num_tokens = inputs.samples.counts[:, columns].sum().clamp(min=1)
         return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_tokens
 
 
 @dataclass(frozen=True)
 class PerSequence(Normalizer):
-    """1 / (n_i B): a mean over each sample's own tokens, then over the B samples that have any (of `sources`)."""
+    """1 / (n_i B): a mean over each sample's tokens, then over the B samples that have any (of `sources`)."""
 
     sources: tuple[Source, ...] = ()
 

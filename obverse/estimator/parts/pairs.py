@@ -1,7 +1,7 @@
-"""What is better than what: the samples of a problem compared in pairs, and single samples with a known score.
+"""Preferences: pairs of samples of a problem, and single samples with a target score.
 
-A pair's weight needs the live numbers of both of its members. Every chosen sample of a problem is compared with every
-rejected one; a problem with one side only makes no pair and no gradient.
+A pair's weight needs the policy outputs of both samples. Every chosen sample of a problem is paired with every rejected
+one; a problem that lacks either has no pair and no gradient.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
 def sides(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
-    """Which samples are chosen and which rejected; bool [S] each. With `own` a verdict decides for own samples."""
+    """Which samples are chosen and which rejected; bool [S] each. With `own` rollouts too, by their grade."""
     chosen, rejected = (samples.counts[:, int(source)] > 0 for source in (Source.CHOSEN, Source.REJECTED))
     if not own:
         return chosen, rejected
-    wrote = samples.counts[:, int(Source.ROLLOUT)] > 0
-    return chosen | (wrote & samples.correct), rejected | (wrote & ~samples.correct)
+    is_rollout = samples.counts[:, int(Source.ROLLOUT)] > 0
+    return chosen | (is_rollout & samples.correct), rejected | (is_rollout & ~samples.correct)
 
 
-def matched(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
+def all_pairs(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
     """The rows in Samples of each pair's chosen and rejected sample, over the whole update; [P] each."""
     chosen, rejected = sides(samples, own)
     same = samples.group[:, None] == samples.group[None, :]
@@ -42,16 +42,16 @@ def matched(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
     return better, worse
 
 
-def present(inputs: PartInputs, own: bool) -> tuple[Tensor, Tensor]:
+def local_pairs(inputs: PartInputs, own: bool) -> tuple[Tensor, Tensor]:
     """The pairs whose samples are in this micro batch; [P] each."""
-    better, worse = matched(inputs.samples, own)
-    held = inputs.samples.correct.new_zeros(len(inputs.samples)).index_fill(0, inputs.tokens.sample, True)
-    both = held[better] & held[worse]
+    better, worse = all_pairs(inputs.samples, own)
+    is_local = inputs.samples.correct.new_zeros(len(inputs.samples)).index_fill(0, inputs.tokens.sample, True)
+    both = is_local[better] & is_local[worse]
     return better[both], worse[both]
 
 
 def summed(pairs: tuple[Tensor, Tensor], up: Tensor, down: Tensor, num_samples: int) -> Tensor:
-    """[P], [P] -> [S]: what every sample gets from its pairs, `up` as the better one and `down` as the worse."""
+    """[P], [P] -> [S]: sum over each sample's pairs, of `up` where it is the better one and `down` where the worse."""
     better, worse = pairs
     return up.new_zeros(num_samples).index_add(0, better, up).index_add(0, worse, down)
 
@@ -70,7 +70,7 @@ class Preferred(PairedAdvantage):
     ((1 - e) sigmoid(-beta h) - e sigmoid(beta h)). `ipo`: g(L) / n in place of g, n the sample's tokens, the loss
     (h - 1 / (2 beta))^2 and pull = 1 / beta - 2 h. g is L for the reverse KL, 1 - e^-L for the forward KL,
     log 2 + log sigmoid(L) for Jensen-Shannon, (e^((alpha - 1) L) - 1) / (alpha - 1) for alpha.
-    With `own` the run's own samples are compared too, right ones with wrong ones.
+    With `own` rollouts are compared too, correct ones with incorrect ones.
     Source: DPO, 2305.18290 eq. 7; divergences, 2309.16240; ipo, 2310.12036, length averaged as in TRL.
     """
 
@@ -90,7 +90,7 @@ class Preferred(PairedAdvantage):
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must be at least 0 and below 0.5, not {self.label_smoothing:g}")
         if self.label_smoothing and self.loss == "ipo":
-            raise ValueError("label_smoothing smooths the sigmoid loss, ipo has none")
+            raise ValueError("label_smoothing requires the sigmoid loss, not ipo")
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -98,18 +98,18 @@ class Preferred(PairedAdvantage):
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         score, slope = self._scores(inputs)
-        better, worse = pairs = present(inputs, self.own)
+        better, worse = pairs = local_pairs(inputs, self.own)
         pull = self._pull(score[better] - score[worse])
         return inputs.spread(summed(pairs, pull, -pull, len(inputs.samples)) * slope)
 
     def margins(self, inputs: PartInputs) -> Tensor:
         """beta (score of the better - score of the worse) of every pair of this micro batch; [P]."""
         score, _ = self._scores(inputs)
-        better, worse = present(inputs, self.own)
+        better, worse = local_pairs(inputs, self.own)
         return self.beta * (score[better] - score[worse])
 
     def _scores(self, inputs: PartInputs) -> tuple[Tensor, Tensor]:
-        """What is compared, and its derivative by each token's log-prob; [S] each."""
+        """The compared scores and their derivatives by each token's log-prob; [S] each."""
         score, slope = self._divergence(log_ratios(inputs))
         if self.loss == "sigmoid":
             return score, slope
@@ -117,7 +117,7 @@ class Preferred(PairedAdvantage):
         return score / num_tokens, slope / num_tokens
 
     def _divergence(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
-        """g(L) and g'(L), exponents kept finite; [S] each."""
+        """g(L) and g'(L), with exponents clamped to be finite; [S] each."""
         if self.divergence == "reverse_kl":
             return ratio, ratio.new_ones(ratio.shape)
         if self.divergence == "js":
@@ -150,20 +150,20 @@ class Ranked(PairedAdvantage):
 
     def __post_init__(self) -> None:
         if self.center < 0:
-            raise ValueError("a centering coefficient below 0 would drive scores away from 0")
+            raise ValueError("a centering coefficient must be at least 0")
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        better, worse = pairs = present(inputs, own=False)
+        better, worse = pairs = local_pairs(inputs, own=False)
         score = self._scores(inputs)
         pull = (self.margin - score[better] + score[worse]).sigmoid()
         center = -2 * self.center * (score[better] + score[worse])
-        found = inputs.spread(summed(pairs, center + pull, center - pull, len(inputs.samples)))
-        return found.where(inputs.is_last(), found.new_zeros(()))
+        advantage = inputs.spread(summed(pairs, center + pull, center - pull, len(inputs.samples)))
+        return advantage.where(inputs.is_last(), advantage.new_zeros(()))
 
     def margins(self, inputs: PartInputs) -> Tensor:
         """r_better - r_worse of every pair of this micro batch; [P]."""
         score = self._scores(inputs)
-        better, worse = present(inputs, own=False)
+        better, worse = local_pairs(inputs, own=False)
         return score[better] - score[worse]
 
     def _scores(self, inputs: PartInputs) -> Tensor:
@@ -195,10 +195,10 @@ class ImplicitScore(Part):
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         exponent = self.beta * log_ratios(inputs)
-        score, rest = exponent.sigmoid(), (-exponent).sigmoid()
-        wanted = inputs.samples.reward.clamp(0, 1) if self.target is None else self.target
-        error = self.beta * (wanted - score)
-        return inputs.spread(error if self.loss == "bce" else 2 * error * score * rest)
+        score, complement = exponent.sigmoid(), (-exponent).sigmoid()
+        target = inputs.samples.reward.clamp(0, 1) if self.target is None else self.target
+        error = self.beta * (target - score)
+        return inputs.spread(error if self.loss == "bce" else 2 * error * score * complement)
 
 
 @dataclass(frozen=True)
@@ -212,5 +212,5 @@ class PerPair(Normalizer):
         return frozenset({"correct"} if self.own else ())
 
     def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
-        num_pairs = max(len(matched(inputs.samples, self.own)[0]), 1)
+        num_pairs = max(len(all_pairs(inputs.samples, self.own)[0]), 1)
         return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_pairs

@@ -1,4 +1,4 @@
-"""What a method remembers from update to update, and the parts that read it."""
+"""Persistent numbers of methods (`Memory`), and the parts that read them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
     from obverse.estimator.tables import PartInputs
 
-FASTEST = 0.2  # the error that counts is at most this, however far the divergence is from its target
+MAX_ERROR = 0.2  # clip of the relative error of the divergence
 
 
 @dataclass(frozen=True)
 class AdaptiveKL(Memory):
-    """The coefficient of a KL penalty; it grows while own samples are further from the initial model than `target`.
+    """The coefficient of a KL penalty; it grows while the KL of rollouts to the initial model is above `target`.
 
-    A sample shows the mean over its own tokens of log pi_old - log pi_anchor; an update of n samples multiplies the
-    coefficient by 1 + clip(mean / target - 1, -0.2, 0.2) n / horizon. Source: Ziegler et al., 1909.08593 sec. 2.2.
+    A sample's observation is the mean over its rollout tokens of log pi_old - log pi_anchor; an update of n samples
+    multiplies the coefficient by 1 + clip(mean / target - 1, -0.2, 0.2) n / horizon. Source: Ziegler et al., 1909.08593
+    sec. 2.2.
     """
 
     start: float = field()  # no default, though a memory has one
@@ -45,15 +46,15 @@ class AdaptiveKL(Memory):
         if not observed:
             return stored
         error = sum(observed) / len(observed) / self.target - 1
-        return stored * (1 + min(max(error, -FASTEST), FASTEST) * len(observed) / self.horizon)
+        return stored * (1 + min(max(error, -MAX_ERROR), MAX_ERROR) * len(observed) / self.horizon)
 
 
 @dataclass(frozen=True)
 class RunningMean(Memory):
-    """The mean reward of the run so far: known + (1 - momentum) (the update's mean - known). Source: Williams 1992.
+    """The mean reward of the run so far: m + (1 - momentum) (the update's mean - m). Source: Williams 1992.
 
-    It begins at 0, and samples read it as it was before their update: a baseline that they have no part in. The idea
-    is the reinforcement comparison of 2402.14740 sec. 2 [mem].
+    It starts at 0. Samples read the value before their update, so the baseline does not depend on them. It is the
+    reinforcement comparison of 2402.14740 sec. 2 [mem].
     """
 
     momentum: float = 0.95
@@ -74,7 +75,7 @@ class RunningMean(Memory):
 
 @dataclass(frozen=True)
 class GreedyReward(Memory):
-    """The reward of the problem's greedy answer in the same collection; nothing is kept. Source: ReMax, 2310.10505."""
+    """The reward of the problem's greedy answer in the same step; nothing is stored. Source: ReMax, 2310.10505."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
@@ -84,7 +85,7 @@ class GreedyReward(Memory):
 
 @dataclass(frozen=True)
 class AboveMemory(Part):
-    """A = R - what the method remembers: a running mean, or a greedy answer's reward; [T]. Source: ReMax, 2310.10505.
+    """A = R - the memory: a running mean, or a greedy answer's reward; [T]. Source: ReMax, 2310.10505.
 
     Equal rewards give 0 only where the memory is equal to them.
     """
@@ -97,10 +98,10 @@ class AboveMemory(Part):
 
 @dataclass(frozen=True)
 class LogPartition(Memory):
-    """u: a problem's moving average of log mean_j e^(d_j) over its own samples. Source: 2502.18679, authors' code.
+    """u: a problem's moving average of log mean_j e^(d_j) over its rollouts. Source: 2502.18679, authors' code.
 
     u becomes log((1 - gamma) e^u + gamma mean_j e^(d_j)) with d_j = log pi_theta(y_j) / tau - log pi_anchor(y_j); with
-    `length_averaged` d_j = log pi_theta(y_j) / (tau n_j). It begins at 0. A problem without own samples keeps its u.
+    `length_averaged` d_j = log pi_theta(y_j) / (tau n_j). It starts at 0. A problem without rollouts keeps its u.
     """
 
     gamma: float = 0.85
@@ -124,9 +125,9 @@ class LogPartition(Memory):
         return observed[0] if observed else stored
 
     def updated_partition(self, inputs: PartInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """The new u, the scores d (-inf for samples that nobody of the run wrote) and the number m of a problem's; [S].
+        """The new u, the scores d (-inf for samples that are no rollouts) and the number m of the problem's; [S] each.
 
-        Right for the problems of this micro batch only.
+        Valid for the problems of this micro batch only.
         """
         logp = inputs.policy.logp.clamp(min=-LOG_RATIO_LIMIT)
         if self.length_averaged:
@@ -136,19 +137,19 @@ class LogPartition(Memory):
                 logp / self.tau - inputs.tokens.anchor.clamp(min=-LOG_RATIO_LIMIT), Source.ROLLOUT
             )
         samples = inputs.samples
-        own = samples.counts[:, int(Source.ROLLOUT)] > 0
-        score = score.where(own, score.new_tensor(-math.inf))
-        num = group_sum(samples, own.to(score.dtype))
+        is_rollout = samples.counts[:, int(Source.ROLLOUT)] > 0
+        score = score.where(is_rollout, score.new_tensor(-math.inf))
+        num = group_sum(samples, is_rollout.to(score.dtype))
         lowest = score.new_full((int(samples.group.max()) + 1,), -math.inf)
         highest = lowest.scatter_reduce(0, samples.group, score, "amax")[samples.group]
         log_mean = highest + (group_sum(samples, (score - highest).exp()) / num.clamp(min=1)).log()
-        kept = samples.memory + (math.log(1 - self.gamma) if self.gamma < 1 else -math.inf)
-        return kept.logaddexp(log_mean + math.log(self.gamma)).where(num > 0, samples.memory), score, num
+        decayed = samples.memory + (math.log(1 - self.gamma) if self.gamma < 1 else -math.inf)
+        return decayed.logaddexp(log_mean + math.log(self.gamma)).where(num > 0, samples.memory), score, num
 
 
 @dataclass(frozen=True)
 class Contrast(Part):
-    """A = -(1/m) e^(d_j - u) for the m own samples of a problem, u already moved by this update; [T].
+    """A = -(1/m) e^(d_j - u) for the m rollouts of a problem, u already updated; [T].
 
     With gamma = tau = 1 it is minus the softmax of d, and always within [-1 / gamma, 0]. d and u as in `partition`.
     Source: discriminative fine-tuning, 2502.18679, authors' code.
@@ -162,5 +163,5 @@ class Contrast(Part):
         return self.partition.needs
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        moved, score, num = self.partition.updated_partition(inputs)
-        return inputs.spread(-(score - moved).exp() / num.clamp(min=1))
+        log_partition, score, num = self.partition.updated_partition(inputs)
+        return inputs.spread(-(score - log_partition).exp() / num.clamp(min=1))

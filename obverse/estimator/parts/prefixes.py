@@ -1,4 +1,4 @@
-"""Training on the first tokens of own samples: who writes how much, and what counts of it."""
+"""Training on the first tokens of rollouts: requests, masks and normalizers of prefixes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrefixRequest(Named):
-    """One sample of the initial model per problem: its first `length` tokens, or all of it for a share of problems.
+    """One sample of the initial model per problem: its first `length` tokens, or all of it for some problems.
 
-    Which problems those are never changes: their own number, drawn in [0, 1), lies below `whole`. Source: 2503.02875.
+    Those problems are the same in every run: their `uniform` number is below `whole`. Source: 2503.02875.
     """
 
     length: int
@@ -32,7 +32,7 @@ class PrefixRequest(Named):
 
 @dataclass(frozen=True)
 class Prefix(Mask):
-    """The first `length` tokens of a sample; every token where the problem's own number lies below `whole`; [T].
+    """The first `length` tokens of a sample; every token if the problem's `uniform` number is below `whole`; [T].
 
     Source: UPFT, 2503.02875.
     """
@@ -47,7 +47,7 @@ class Prefix(Mask):
 
 @dataclass(frozen=True)
 class PerPrefixToken(Normalizer):
-    """1 / N: a mean over the tokens of the update that the gate of the same name leaves."""
+    """1 / N: a mean over the tokens of the update that the mask `Prefix` keeps."""
 
     length: int
     whole: float = 0.1

@@ -1,4 +1,4 @@
-"""How much a demonstration's tokens count when nobody knows the probability that their author gave them.
+"""Weights of demonstration tokens, for which no behavior probability exists.
 
 A shaping is a reference: with an objective f(p) A the estimator's denominator is pi_ref = 1 / f'(p), whose log is [T].
 The entropy weights are advantages.
@@ -69,11 +69,11 @@ class LogarithmToo(Part):
 
 @dataclass(frozen=True)
 class Accepted(Mask):
-    """Keeps a token with its own probability p: 1 where u < p, else 0; [T]. So a weight of A is A p in expectation.
+    """Keeps a token with probability p, the policy's: 1 where u < p, else 0; [T]. The expected weight is A p.
 
-    u is no die but (draw + a position + 1000 b progress) mod 1, the sample's `draw` being uniform: it is the same in
-    every run and on every micro batch, and another one for each token and step.
-    Source: rejection of tokens, `classic_reject_token` in 2504.14945's code, which rolls a die.
+    u is not random but (uniform + a position + 1000 b progress) mod 1, `uniform` the sample's: the same in every run
+    and for any split into micro batches, and different for each token and step.
+    Source: rejection of tokens, `classic_reject_token` in 2504.14945's code, which draws at random.
     """
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
@@ -85,15 +85,15 @@ class Accepted(Mask):
 
 
 def entropy_of(inputs: PartInputs, source: Source, level: Level) -> Tensor:
-    """The policy's entropy, each token its own or its sample's mean over the tokens of `source`; [T]."""
+    """The policy's entropy at each token, or the mean over the sample's tokens of `source`; [T]."""
     entropy = inputs.policy.entropy
-    found = entropy if level == "token" else inputs.spread(inputs.sample_mean(entropy, source))
-    return found.clamp(max=LOG_RATIO_LIMIT)
+    values = entropy if level == "token" else inputs.spread(inputs.sample_mean(entropy, source))
+    return values.clamp(max=LOG_RATIO_LIMIT)
 
 
 @dataclass(frozen=True)
 class Confident(Part):
-    """A = scale exp(-H): imitate demonstrations where the policy is not torn. Source: w_SFT, 2506.19767."""
+    """A = scale exp(-H): imitate demonstrations where the policy's entropy is low. Source: w_SFT, 2506.19767."""
 
     scale: float = 0.5
     level: Level = "sequence"
@@ -105,12 +105,12 @@ class Confident(Part):
 
 @dataclass(frozen=True)
 class Signed(Part):
-    """A = scale exp(H) for right own samples, -1 for all others; no baseline. Source: w_RL, 2506.19767."""
+    """A = scale exp(H) for correct rollouts, -1 for all other samples; no baseline. Source: w_RL, 2506.19767."""
 
     scale: float = 0.1
     level: Level = "sequence"
     needs: ClassVar[frozenset[str]] = frozenset({"entropy", "correct"})
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        praise = self.scale * entropy_of(inputs, Source.ROLLOUT, self.level).exp()
-        return praise.where(inputs.spread(inputs.samples.correct), praise.new_tensor(-1.0))
+        raised = self.scale * entropy_of(inputs, Source.ROLLOUT, self.level).exp()
+        return raised.where(inputs.spread(inputs.samples.correct), raised.new_tensor(-1.0))

@@ -1,4 +1,7 @@
-"""log pi_ref: the log of the estimator's denominator; each part maps a view to [T]."""
+"""log pi_ref, the log of the denominator of the importance ratio; each part maps inputs to [T].
+
+TRL's `ref_model`, the frozen initial model, is called `anchor`.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ class SequenceMean(Part):
 
 @dataclass(frozen=True)
 class SequenceProduct(Part):
-    """pi_ref = pi_theta / S_i, S_i = pi_theta(y) / pi_old(y): every token has its sample's own ratio; [T].
+    """pi_ref = pi_theta / S_i, S_i = pi_theta(y) / pi_old(y): every token has its sample's ratio; [T].
 
     Source: TRL's RLOO, after 2402.14740.
     """
@@ -82,7 +85,7 @@ class SequenceProduct(Part):
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         total = inputs.sample_sum(inputs.policy.logp - inputs.tokens.behavior, self.source)
-        # a sum of many tokens may be huge: kept in range here, it does not swallow logp
+        # clamped first: a huge sum would absorb logp in floating point
         return inputs.policy.logp - inputs.spread(total.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 
@@ -90,8 +93,8 @@ class SequenceProduct(Part):
 class ClippedMean(Part):
     """pi_ref = pi_theta / G_i, G_i the geometric mean of the sample's *clipped* token ratios; [T].
 
-    The clip is pessimistic: log-ratios end at `high` where the reward lies above its group's mean, and begin at -`low`
-    where it lies below. Source: GMPO, 2507.20673.
+    The clip is pessimistic: log-ratios are at most `high` where the reward is above its group's mean, and at least
+    -`low` where it is below. Source: GMPO, 2507.20673.
     """
 
     low: float
@@ -108,7 +111,7 @@ class ClippedMean(Part):
 class ImplicitNegative(Part):
     """pi_ref = pi_old max((1 - r R) / (1 - r), floor), R = pi_theta / pi_old, r the group's success rate; [T].
 
-    The policy of wrong answers that pi_old and pi_theta imply. log R is cut at 10, as in the authors' code.
+    The policy of incorrect answers implied by pi_old and pi_theta. log R is cut at 10, as in the authors' code.
     Source: NFT, 2505.18118.
     """
 
@@ -120,5 +123,5 @@ class ImplicitNegative(Part):
             (inputs.policy.logp - inputs.tokens.behavior).clamp(max=10.0),
             inputs.spread(success_rate(inputs.samples)),
         )
-        left = ((1 - rate * log_ratio.exp()) / (1 - rate)).clamp(min=self.floor)
-        return inputs.policy.logp - log_ratio + left.log()
+        negative = ((1 - rate * log_ratio.exp()) / (1 - rate)).clamp(min=self.floor)
+        return inputs.policy.logp - log_ratio + negative.log()

@@ -1,4 +1,4 @@
-"""What a method adds to the reward that a verifier gave."""
+"""Additions to the reward of the grader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overlong(Shaping):
-    """min(0, (longest - cache - n) / cache) factor at a sample's last token, n its own tokens: a soft limit; [T].
+    """min(0, (longest - cache - n) / cache) factor at a sample's last token, n its rollout tokens: a soft limit; [T].
 
     0 up to the length longest - cache, then falling in a straight line to -factor at `longest`. Source: DAPO's overlong
     shaping, 2503.14476 eq. 13, as in verl's recipe.

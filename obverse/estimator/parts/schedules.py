@@ -24,7 +24,7 @@ class Linear(Named):
 class WarmCosine(Named):
     """Up from 0 to `peak` in a straight line, down to `valley` along half a cosine, then constant.
 
-    `warmup` and `decay` are shares of the run. Source: CHORD's mu, 2508.11408, which counts steps.
+    `warmup` and `decay` are fractions of the run. Source: CHORD's mu, 2508.11408, which counts steps.
     """
 
     peak: float
@@ -37,13 +37,13 @@ class WarmCosine(Named):
             return self.peak * max(progress, 0.0) / self.warmup
         if progress >= self.warmup + self.decay:
             return self.valley
-        fallen = math.cos(math.pi * (progress - self.warmup) / self.decay)
-        return self.valley + (self.peak - self.valley) * (1 + fallen) / 2
+        cosine = math.cos(math.pi * (progress - self.warmup) / self.decay)
+        return self.valley + (self.peak - self.valley) * (1 + cosine) / 2
 
 
 @dataclass(frozen=True)
 class Rest(Named):
-    """1 - `of`: what another schedule leaves."""
+    """1 - `of`: the complement of another schedule."""
 
     of: Callable[[float], float]
 

@@ -1,4 +1,4 @@
-"""ask and keep: what is wanted for a problem, and what survives once the rewards are known."""
+"""Requests of samples for a problem (`ask`), and selections among graded samples (`keep`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from obverse.types import GenerationRequest, Group, Problem, Sample
 
 @dataclass(frozen=True)
 class Request(Named):
-    """Ask for the same for every problem: so many own samples, so many demonstrations, a pair, a greedy answer."""
+    """The same request for every problem: numbers of rollouts, demonstrations, pairs and greedy answers."""
 
     rollouts: int = 0
     demonstrations: int = 0
@@ -20,8 +20,8 @@ class Request(Named):
     author: Literal["policy", "initial"] = "policy"
 
     def __str__(self) -> str:
-        wanted = ", ".join(f"{name}={value}" for name, value in vars(self).items() if value not in (0, "policy"))
-        return f"request({wanted})"
+        counts = ", ".join(f"{name}={value}" for name, value in vars(self).items() if value not in (0, "policy"))
+        return f"request({counts})"
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
         return [GenerationRequest(**vars(self))]
@@ -40,7 +40,7 @@ class SolvedGate(Named):
     """HPT's switch: a problem with more than `gate` correct rollouts trains on its rollouts, else on its demonstration.
 
     `gate` is a number of correct rollouts, compared inclusively: 0 means that one success is enough for RL. A failed
-    problem without a demonstration leaves nothing. Source: 2509.04419 sec. 4; `switch_gate` in the authors' code.
+    problem without a demonstration trains nothing. Source: 2509.04419 sec. 4; `switch_gate` in the authors' code.
     """
 
     gate: int = 0
@@ -52,21 +52,21 @@ class SolvedGate(Named):
 
 @dataclass(frozen=True)
 class MixedOutcomes(Named):
-    """Keep the rollouts of a problem that has both right and wrong ones; else nothing. Source: DAPO, 2503.14476.
+    """Keep the rollouts of a problem that has both correct and incorrect ones; else nothing. Source: DAPO, 2503.14476.
 
-    What counts is `correct`, not the reward: shaping a reward does not make a group mixed.
+    `correct` decides, not the reward: shaping a reward does not make a group mixed.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"correct", "own_group"})
 
     def __call__(self, group: Group) -> list[Sample]:
-        own = group.of("rollout")
-        return own if 0 < group.num_correct < len(own) else []
+        rollouts = group.of("rollout")
+        return rollouts if 0 < group.num_correct < len(rollouts) else []
 
 
 @dataclass(frozen=True)
 class CorrectOnly(Named):
-    """Keep the rollouts that are right. Source: RAFT, 2304.06767, and rejection sampling, 2308.01825."""
+    """Keep the correct rollouts. Source: RAFT, 2304.06767, and rejection sampling, 2308.01825."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"correct"})
 
@@ -76,7 +76,7 @@ class CorrectOnly(Named):
 
 @dataclass(frozen=True)
 class DistinctCorrect(Named):
-    """Keep the rollouts that are right, the first of each text. Source: rejection sampling, 2308.01825."""
+    """Keep the correct rollouts, the first of each text. Source: rejection sampling, 2308.01825."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"correct"})
 
@@ -103,5 +103,5 @@ class BestOf(Named):
     needs: ClassVar[frozenset[str]] = frozenset({"reward"})
 
     def __call__(self, group: Group) -> list[Sample]:
-        own = group.of("rollout")
-        return [max(own, key=lambda sample: sample.reward)] if own else []
+        rollouts = group.of("rollout")
+        return [max(rollouts, key=lambda sample: sample.reward)] if rollouts else []

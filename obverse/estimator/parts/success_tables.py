@@ -1,4 +1,4 @@
-"""How much a problem counts by how often it was solved: soft gates, where `plans` has hard ones."""
+"""Weights of a problem by its number of correct rollouts: soft gates; `selection` has the hard ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ByCount(Part):
-    """Another advantage times table[k - 1], k the right members of the problem's group, a demonstration counted; [T].
+    """Another advantage times table[k - 1], k the correct samples of the problem's group, demonstrations included; [T].
 
-    k is kept within the table: 0 reads its first number. Source: the soft gates in the code of HPT, 2509.04419.
+    k is clamped to the table: 0 reads the first entry. Source: the soft gates in the code of HPT, 2509.04419.
     """
 
     of: Part
@@ -30,6 +30,6 @@ class ByCount(Part):
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         samples = inputs.samples
-        num_right = group_sum(samples, samples.correct.to(samples.reward.dtype))
-        place = num_right.round().long().clamp(1, len(self.table)) - 1
-        return self.of(inputs) * inputs.spread(samples.reward.new_tensor(self.table)[place])
+        num_correct = group_sum(samples, samples.correct.to(samples.reward.dtype))
+        index = num_correct.round().long().clamp(1, len(self.table)) - 1
+        return self.of(inputs) * inputs.spread(samples.reward.new_tensor(self.table)[index])

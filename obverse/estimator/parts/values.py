@@ -1,4 +1,4 @@
-"""A critic's part in the estimator: how its expectations become advantages, and how it learns to expect."""
+"""The critic: advantages from its values (GAE), and its own loss."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class GAE(Named):
     """Generalized advantage estimation: A_t = sum_k (gamma lam)^k delta_(t+k), delta_t = r_t + gamma V_(t+1) - V_t.
 
-    r_t is what shaping adds at the token, and the sample's own reward at its last one. The advantages of a collection
-    are whitened over its tokens; the returns A + V, which the critic learns, are not. Source: 1506.02438 eq. 16.
+    r_t is the shaping reward of the token, plus the grader's reward at the last one. Advantages are whitened over the
+    tokens of a step; the returns A + V, which the critic learns, are not. Source: 1506.02438 eq. 16.
     """
 
     gamma: float = 1.0
@@ -29,29 +29,29 @@ class GAE(Named):
 
     def __post_init__(self) -> None:
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
-            raise ValueError(f"gamma and lam are shares of what comes later, between 0 and 1: {self.gamma}, {self.lam}")
+            raise ValueError(f"gamma and lam must be between 0 and 1, not {self.gamma} and {self.lam}")
 
     def __call__(self, inputs: PartInputs) -> tuple[Tensor, Tensor]:
         """The advantages before whitening and the returns of this micro batch's tokens; [T] each."""
-        own = inputs.samples.reward - inputs.sample_sum(inputs.tokens.reward)
+        graded = inputs.samples.reward - inputs.sample_sum(inputs.tokens.reward)
         last = inputs.is_last()
-        reward = inputs.tokens.reward + inputs.spread(own).where(last, own.new_zeros(()))
-        rewards, place = inputs.in_rows(reward)
+        reward = inputs.tokens.reward + inputs.spread(graded).where(last, graded.new_zeros(()))
+        rewards, indices = inputs.in_rows(reward)
         values, _ = inputs.in_rows(inputs.tokens.value)
         advantages = rewards.new_zeros(rewards.shape)
         carried = later = rewards.new_zeros(len(rewards))
-        # behind a row's end reward and value are 0, and so is everything that is carried in from there
+        # rewards and values are 0 in the padding, so nothing is carried into a row from it
         for step in reversed(range(rewards.shape[1])):
             delta = rewards[:, step] + self.gamma * later - values[:, step]
             carried = delta + self.gamma * self.lam * carried
             advantages[:, step], later = carried, values[:, step]
-        found = advantages[place]
-        return found, found + inputs.tokens.value
+        advantage = advantages[indices]
+        return advantage, advantage + inputs.tokens.value
 
 
 @dataclass(frozen=True)
 class Written(Part):
-    """A = the `advantage` column, as a critic wrote it; [T]. Source: PPO, 1707.06347 eq. 11."""
+    """A = the `advantage` column, computed by a critic; [T]. Source: PPO, 1707.06347 eq. 11."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"advantage"})
 
@@ -68,7 +68,7 @@ class Surprise(Part):
     """
 
     clip: float | None = 0.5
-    needs: ClassVar[frozenset[str]] = frozenset({"advantage"})  # whoever writes that column writes value and returns
+    needs: ClassVar[frozenset[str]] = frozenset({"advantage"})  # with it come value and returns
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.clip <= 0:
