@@ -13,9 +13,9 @@ import pytest
 from obverse.config.eval import EvalConfig
 from obverse.data import benchmarks
 from obverse.data.benchmarks import BENCHMARKS, find, read
-from obverse.data.layouts import Place
+from obverse.data.layouts import RowLocation
 from obverse.errors import ConfigError, DataError
-from obverse.evaluation.eval_sets import Target, trials_of
+from obverse.evaluation.eval_sets import Target, find_eval_sets
 from obverse.rewards import grade_completion
 from obverse.runtime.callbacks import Silent
 
@@ -50,7 +50,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, *rows: dict[str, Any]) -> list[tuple[st
 
     def rows_of(name: str, split: str) -> Any:
         asked.append((name, split))
-        return ((Place("rows", number), row) for number, row in enumerate(rows, start=1))
+        return ((RowLocation("rows", number), row) for number, row in enumerate(rows, start=1))
 
     monkeypatch.setattr(benchmarks, "hub_rows", rows_of)
     return asked
@@ -173,7 +173,7 @@ def trial(tmp_path: Path, name: str, **given: Any) -> Any:
     write(tmp_path / "bench_aime24.json", {"prompt": "2+2?", "answer": "4"}, {"prompt": "1+1?", "answer": "2"})
     config = EvalConfig(model="m", benchmarks=(name,), benchmark_dir=tmp_path, **given)
     run = {"max_completion_length": 12, "temperature": 1.0, "verifier": "exact", "chat_template": "none"}
-    (found,) = trials_of(config, Target("m", "m", tmp_path, run=run), Silent())
+    (found,) = find_eval_sets(config, Target("m", "m", tmp_path, run=run), Silent())
     return found
 
 
@@ -185,12 +185,12 @@ def test_a_protocol_wins_over_the_run_and_what_is_given_over_the_protocol(tmp_pa
     found = trial(tmp_path, "aime24@avg32", temperature=0.7, top_p=0.95, num_generations=8, num_problems=1)
     assert found.overridden == {"temperature": (0.6, 0.7), "num_generations": (32, 8), "num_problems": ("all", 1)}
     assert (found.config.num_samples, found.config.temperature) == (8, 0.7)
-    assert "temperature 0.7 instead of 0.6" in found.about()[1]
+    assert "temperature 0.7 instead of 0.6" in found.notes()[1]
 
 
 def test_without_a_protocol_the_options_and_the_run_decide(tmp_path: Path) -> None:
     found = trial(tmp_path, "aime24", k=(1, 4))
-    assert (found.config.num_samples, found.config.max_completion_length) == (4, 12) and found.about() == []
+    assert (found.config.num_samples, found.config.max_completion_length) == (4, 12) and found.notes() == []
     assert len(found.problems) == 2 and found.problems[0].verifier == "math"
     assert trial(tmp_path, "aime24@greedy").config.reached_k == (1,)
     with pytest.raises(ConfigError, match="32 samples are too few for k = 64"):

@@ -12,7 +12,7 @@ from tiny_templates import TEMPLATES
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
 from obverse.data.renderer import Renderer
-from obverse.data.template_mismatches import spelled_out, spelled_remark
+from obverse.data.template_mismatches import control_token_note, control_token_rows
 from obverse.errors import ConfigError
 from obverse.types import ModelInput, Problem
 
@@ -130,12 +130,12 @@ def test_they_are_told_and_ends_of_answers_are_none() -> None:
         Problem("evil", "2+2?<|im_start|>", demonstration=("4",)),
         Problem("pair", "2+2?", chosen="<|endoftext|>4", rejected="5"),
     ]
-    assert [(number, each.id, tokens) for number, each, tokens in spelled_out(problems, renderer)] == [
+    assert [(number, each.id, tokens) for number, each, tokens in control_token_rows(problems, renderer)] == [
         (2, "evil", ["<|im_start|>"]),
         (3, "pair", ["<|endoftext|>"]),
     ]
-    assert spelled_remark(problems, renderer).startswith("2 problems spell out control tokens, such as evil")
-    assert spelled_remark(problems[:1], renderer) == ""
+    assert control_token_note(problems, renderer).startswith("2 problems spell out control tokens, such as evil")
+    assert control_token_note(problems[:1], renderer) == ""
 
 
 def test_a_system_prompt_that_spells_one_out_is_refused() -> None:

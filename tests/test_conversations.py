@@ -8,9 +8,9 @@ import pytest
 from tiny_models import tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from obverse.data.layouts import Flaw, Place, read_row
+from obverse.data.layouts import Flaw, RowLocation, read_row
 from obverse.data.renderer import Renderer
-from obverse.data.template_mismatches import refuse_misfits
+from obverse.data.template_mismatches import check_rendering
 from obverse.errors import DataError
 from obverse.types import ModelInput, Problem
 
@@ -83,13 +83,13 @@ def renderer(tokenizer: PreTrainedTokenizerFast) -> Renderer:
 
 
 def problem_of(row: dict[str, Any]) -> Problem:
-    problem = read_row(row, Place("rows.jsonl", 1))
+    problem = read_row(row, RowLocation("rows.jsonl", 1))
     assert isinstance(problem, Problem), problem
     return problem
 
 
 def flaws_of(row: dict[str, Any]) -> list[str]:
-    flaws = read_row(row, Place("rows.jsonl", 1))
+    flaws = read_row(row, RowLocation("rows.jsonl", 1))
     assert isinstance(flaws, list), flaws
     return [f"{flaw.field}: {flaw.reason}" for flaw in flaws if isinstance(flaw, Flaw)]
 
@@ -119,7 +119,7 @@ def test_what_is_trained_is_what_the_template_renders(
 ) -> None:
     row = CONVERSATIONS[name]
     problem = problem_of(row)
-    refuse_misfits([problem], renderer)
+    check_rendering([problem], renderer)
     whole = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)
     rendered = renderer.demonstration(problem)
     ids = renderer.prompt(problem).extended(rendered.ids).token_ids
@@ -188,7 +188,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_the_template_would_leave_out_is_refused_by_name(name: str, renderer: Renderer) -> None:
     row, reason = REFUSED[name]
     with pytest.raises(DataError, match=reason) as error:
-        refuse_misfits([problem_of({"id": "r7", **row})], renderer)
+        check_rendering([problem_of({"id": "r7", **row})], renderer)
     assert "problem r7: " in str(error.value)
 
 
@@ -206,7 +206,7 @@ def test_without_a_template_there_is_no_place_for_them(
     template: str, row: dict[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(DataError):
-        refuse_misfits([problem_of(row)], Renderer(tokenizer, template))
+        check_rendering([problem_of(row)], Renderer(tokenizer, template))
 
 
 @pytest.mark.parametrize(

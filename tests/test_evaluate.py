@@ -21,8 +21,8 @@ from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError
 from obverse.evaluation import evaluate as evaluation
 from obverse.evaluation.bootstrap import nested_interval
-from obverse.evaluation.evaluate import Report, Score, evaluate, evaluate_each, literal, measure
-from obverse.evaluation.sample_store import Store
+from obverse.evaluation.evaluate import EvalSetup, Report, Score, evaluate, evaluate_each, measure, quote
+from obverse.evaluation.sample_store import SampleStore
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.runtime.callbacks import Silent
@@ -56,7 +56,7 @@ def config(model: Path, **options: object) -> EvalConfig:
 
 
 def stored_rows(folder: Path) -> list[dict[str, Any]]:
-    return list(Store(folder).rows())
+    return list(SampleStore(folder).rows())
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_every_sample_is_stored_with_its_verdict(tiny: Path, chains: Path, tmp_p
 def test_a_seed_names_the_problem_and_the_number_not_the_place(tiny: Path) -> None:
     def seeds(problems: list[Problem]) -> dict[str, list[int]]:
         sampler = ScriptedSampler(lambda prompt, seed: [5, renderer.stop_ids[0]])
-        measure(problems, sampler, renderer, SamplingParams(renderer.stop_ids, 4), num_samples=3, seed=1)
+        measure(problems, EvalSetup(sampler, renderer, SamplingParams(renderer.stop_ids, 4), num_samples=3, seed=1))
         return {problem.id: list(request.seeds) for problem, request in zip(problems, sampler.requests, strict=True)}
 
     renderer = Renderer(AutoTokenizer.from_pretrained(tiny))
@@ -272,7 +272,7 @@ def test_greedy_is_one_sample_and_tokens_are_shown(tiny: Path, chains: Path, tmp
     (sent,) = [note for note in watch.notes if "is sent as" in note]
     ids = json.loads(sent[sent.index("[") :])
     assert f"which read: {tokenizer.decode(ids)!r}" in watch.notes
-    assert literal("a   b\n\u00e9") == "'a \\x20 b\\n\\xe9'"
+    assert quote("a   b\n\u00e9") == "'a \\x20 b\\n\\xe9'"
 
 
 def test_a_checkpoint_knows_its_template_and_another_one_is_told(tiny: Path, chains: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from obverse.errors import ConfigError
 from obverse.evaluation.bootstrap import nested_interval, paired
-from obverse.evaluation.paired import compare, over_seeds, store
+from obverse.evaluation.paired import compare, over_seeds, write_pair
 from obverse.evaluation.report import Report, Score
 
 NUM = 4
@@ -52,7 +52,7 @@ def test_a_pair_is_stored_beside_the_second(tmp_path: Path) -> None:
         assert each.path is not None
         each.path.parent.mkdir(parents=True)
         each.path.write_text(json.dumps(RESULT | {"law": params}))
-    pair = store(compare(first, second), first, second)
+    pair = write_pair(compare(first, second), first, second)
     assert pair.notes == ("not sampled alike: temperature 1.0 and 0.6",)
     assert pair.path == tmp_path / "b" / "paired-arithmetic-a.json"
     found = json.loads(pair.path.read_text())

@@ -18,7 +18,7 @@ from obverse.config.eval import EvalConfig, RegradeConfig
 from obverse.errors import ConfigError, DamageError, DataError, UserError
 from obverse.evaluation.evaluate import evaluate
 from obverse.evaluation.regrade import regrade
-from obverse.evaluation.sample_store import SAMPLES, Store
+from obverse.evaluation.sample_store import SAMPLES, SampleStore
 
 RULES = "def {}(problem, text):\n    return {}\n"
 
@@ -66,7 +66,7 @@ def test_another_verifier_says_otherwise_and_what_was_there_stays(evaluated: Pat
     assert report.path is not None
     stored = json.loads(report.path.read_text())
     assert sum(stored["changed"].values()) == 24 and stored["grader"]["verifiers"][0].endswith("even.py:even")
-    assert all(row["correct"] == (len(row["text"]) % 2 == 1) for row in Store(folder).rows())
+    assert all(row["correct"] == (len(row["text"]) % 2 == 1) for row in SampleStore(folder).rows())
 
 
 def test_what_cannot_be_graded_again_is_one_sentence(evaluated: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_problems_that_were_taken_out_are_missed(evaluated: Path, tmp_path: Path
 
 def unsealed(folder: Path) -> None:
     """Make a folder what a version without seals has written."""
-    rows = list(Store(folder).rows())
+    rows = list(SampleStore(folder).rows())
     (folder / SAMPLES).write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode(), mtime=0))
     for name in ("asked.json", "result.json"):
         value = json.loads((folder / name).read_text())

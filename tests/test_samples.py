@@ -16,29 +16,29 @@ from tiny_models import save_tiny
 from obverse.errors import ConfigError, DamageError, InUseError, StorageError
 from obverse.evaluation.eval_sets import folder_name
 from obverse.evaluation.sample_store import (
-    ASKED,
     PROBLEMS,
+    REQUEST,
     SAMPLES,
-    Graded,
-    Store,
+    GradedSample,
+    SampleStore,
     differences,
     digest,
     identity,
     sample_row,
 )
-from obverse.types import GradeResult, Problem
+from obverse.types import GradeResult, ModelInput, Problem
 
 ASK: dict[str, Any] = {"law": {"temperature": 1.0, "stop_ids": (3, 4)}, "model": {"identity": "a"}}
 PROBLEM = Problem("p", [{"role": "user", "content": "2+2?"}], answer={"target": 4}, verifier="exact", meta={"level": 2})
 
 
 def row(seed: int, text: str = "4") -> dict[str, Any]:
-    graded = Graded.of(seed, seed, "stop", 2, GradeResult.passed(), text)
+    graded = GradedSample.of(seed, seed, "stop", 2, GradeResult.passed(), text)
     return sample_row(PROBLEM, "d", 42, graded, text)
 
 
 def test_rows_are_read_as_they_were_written_whatever_stands_in_them(tmp_path: Path) -> None:
-    store = Store(tmp_path / "x")
+    store = SampleStore(tmp_path / "x")
     store.begin(ASK)
     odd = row(1, "caf\u00e9 \u2028 \ud800 \0 \n")
     store.append([row(0), odd])
@@ -53,7 +53,7 @@ def test_rows_are_read_as_they_were_written_whatever_stands_in_them(tmp_path: Pa
 
 @pytest.mark.parametrize("cut", [1, 7, 30, 60])
 def test_what_a_kill_left_unfinished_is_cut_off(tmp_path: Path, cut: int) -> None:
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     store.begin(ASK)
     store.append([row(0), row(1)])
     whole = (tmp_path / SAMPLES).read_bytes()
@@ -70,7 +70,7 @@ def test_what_a_kill_left_unfinished_is_cut_off(tmp_path: Path, cut: int) -> Non
 def older(folder: Path, seeds: range, ask: dict[str, Any] = ASK) -> None:
     """A folder as version 1 of the layout wrote it: no seals, gzip's own members."""
     folder.mkdir(exist_ok=True)
-    (folder / ASKED).write_text(json.dumps({"schema": 1, **ask}))
+    (folder / REQUEST).write_text(json.dumps({"schema": 1, **ask}))
     with (folder / SAMPLES).open("ab") as file:
         for seed in seeds:
             file.write(gzip.compress((json.dumps(row(seed)) + "\n").encode(), mtime=0))
@@ -78,7 +78,7 @@ def older(folder: Path, seeds: range, ask: dict[str, Any] = ASK) -> None:
 
 def test_samples_of_an_earlier_version_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older(tmp_path, range(5))
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     for size in (1, 7, 64, len((tmp_path / SAMPLES).read_bytes())):
         monkeypatch.setattr("obverse.runtime.integrity.BLOCK", size)
         assert [each["seed"] for each in store.rows()] == [0, 1, 2, 3, 4]
@@ -98,7 +98,7 @@ def test_samples_of_an_earlier_version_are_gone_on_with(tmp_path: Path, monkeypa
 
 
 def test_every_changed_byte_is_noticed_and_every_end_is_a_kill(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     store.begin(ASK)
     ends = []
     for seed in range(3):
@@ -116,7 +116,7 @@ def test_every_changed_byte_is_noticed_and_every_end_is_a_kill(tmp_path: Path) -
 
 
 def test_rows_that_were_moved_or_taken_out_are_noticed(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     store.begin(ASK)
     ends = [0]
     for seed in range(3):
@@ -131,9 +131,9 @@ def test_rows_that_were_moved_or_taken_out_are_noticed(tmp_path: Path) -> None:
         assert path.read_bytes() == odd
 
 
-@pytest.mark.parametrize("name", [ASKED, PROBLEMS])
+@pytest.mark.parametrize("name", [REQUEST, PROBLEMS])
 def test_a_changed_description_is_noticed_and_kept(name: str, tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     store.begin(ASK)
     store.write_problems({"d": PROBLEM})
     store.append([row(0)])
@@ -142,23 +142,23 @@ def test_a_changed_description_is_noticed_and_kept(name: str, tmp_path: Path) ->
         changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         path.write_bytes(changed)
         try:
-            kept = store.asked() if name == ASKED else store.problems()
+            kept = store.stored_request() if name == REQUEST else store.problems()
         except DamageError as error:
             assert str(path) in str(error)
         else:  # white space
-            assert kept == (json.loads(json.dumps(ASK)) if name == ASKED else {"d": PROBLEM})
+            assert kept == (json.loads(json.dumps(ASK)) if name == REQUEST else {"d": PROBLEM})
         assert path.read_bytes() == changed
     path.unlink()
     with pytest.raises(DamageError, match=name):
-        store.begin(ASK) if name == ASKED else store.problems()
+        store.begin(ASK) if name == REQUEST else store.problems()
 
 
 def test_one_program_at_a_time_writes_and_the_other_is_told_which(tmp_path: Path) -> None:
-    with Store(tmp_path / "x").writing():
+    with SampleStore(tmp_path / "x").writing():
         with pytest.raises(InUseError, match=rf"in use by process {os.getpid()} on .*give another --output") as refusal:
-            Store(tmp_path / "x").writing().__enter__()
+            SampleStore(tmp_path / "x").writing().__enter__()
         assert refusal.value.exit_code == 7
-    with Store(tmp_path / "x").writing():
+    with SampleStore(tmp_path / "x").writing():
         pass
 
 
@@ -166,7 +166,7 @@ def test_one_program_at_a_time_writes_and_the_other_is_told_which(tmp_path: Path
 def test_a_full_disk_leaves_the_samples_that_were_there(
     num_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     store.begin(ASK)
     for seed in range(num_before):
         store.append([row(seed)])
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_the_samples_that_were_there(
 
 
 def test_results_of_another_data_set_of_the_same_name_are_not_written_over(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     store.belongs_to("a/d.jsonl")
     store.write_json("result.json", {"schema": 2, "dataset": "a/d.jsonl"})
     store.belongs_to("./a/d.jsonl")
@@ -195,7 +195,7 @@ def test_results_of_another_data_set_of_the_same_name_are_not_written_over(tmp_p
 
 
 def test_samples_that_were_asked_for_in_another_way_are_refused_by_name(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = SampleStore(tmp_path)
     store.begin(ASK)
     store.begin({**ASK, "model": {"identity": "b"}})  # nothing was sampled yet
     store.begin(ASK)
@@ -203,18 +203,20 @@ def test_samples_that_were_asked_for_in_another_way_are_refused_by_name(tmp_path
     store.begin(ASK)
     with pytest.raises(ConfigError, match="law.temperature 1.0 there, 0.6 now.*give another --output"):
         store.begin({**ASK, "law": {"temperature": 0.6, "stop_ids": (3, 4)}})
-    assert json.loads((tmp_path / ASKED).read_text())["law"]["temperature"] == 1.0
+    assert json.loads((tmp_path / REQUEST).read_text())["law"]["temperature"] == 1.0
     assert differences({"a": 1}, {"a": 1, "b": None}) == []
 
 
 def test_a_digest_names_what_is_sent_and_what_is_right() -> None:
-    base = digest(PROBLEM, [1, 2])
-    assert base == digest(Problem("p", "other words, equal tokens", {"target": 4}, verifier="exact"), [1, 2])
+    base = digest(PROBLEM, ModelInput((1, 2)))
+    assert base == digest(
+        Problem("p", "other words, equal tokens", {"target": 4}, verifier="exact"), ModelInput((1, 2))
+    )
     changed = [
-        digest(PROBLEM, [1, 3]),
-        digest(Problem("q", "?", {"target": 4}, verifier="exact"), [1, 2]),
-        digest(Problem("p", "?", {"target": 5}, verifier="exact"), [1, 2]),
-        digest(Problem("p", "?", {"target": 4}, verifier="math"), [1, 2]),
+        digest(PROBLEM, ModelInput((1, 3))),
+        digest(Problem("q", "?", {"target": 4}, verifier="exact"), ModelInput((1, 2))),
+        digest(Problem("p", "?", {"target": 5}, verifier="exact"), ModelInput((1, 2))),
+        digest(Problem("p", "?", {"target": 4}, verifier="math"), ModelInput((1, 2))),
     ]
     assert len({base, *changed}) == 5
 

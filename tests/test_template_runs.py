@@ -17,8 +17,8 @@ from obverse.cli.export import export
 from obverse.config.commands import ExportConfig
 from obverse.config.eval import EvalConfig
 from obverse.errors import DataError
-from obverse.evaluation.eval_sets import target_of, trials_of
-from obverse.evaluation.evaluate import load_speaker
+from obverse.evaluation.eval_sets import find_eval_sets, find_target
+from obverse.evaluation.evaluate import load_model
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
@@ -75,9 +75,9 @@ def test_everything_that_reads_the_model_reads_the_prompt_that_trained_it(
     moved = shutil.copytree(checkpoint, tmp_path / "elsewhere" / "checkpoint-1")
     for place in (tmp_path / "run", checkpoint, moved, out):
         asked = EvalConfig(model=str(place), dataset=str(data), output=tmp_path / "eval", num_problems=8)
-        target = target_of(asked)
-        (trial,) = trials_of(asked, target, Silent())
-        spoken = load_speaker(asked, target).renderer(trial)
+        target = find_target(asked)
+        (trial,) = find_eval_sets(asked, target, Silent())
+        spoken = load_model(asked, target).renderer(trial)
         assert spoken.prompt(problem) == trained
 
 

@@ -15,8 +15,8 @@ import runs
 from obverse.config.eval import EvalConfig
 from obverse.errors import ConfigError
 from obverse.evaluation.evaluate import evaluate
-from obverse.evaluation.paired import compare, over_seeds, store
-from obverse.evaluation.sample_store import Store
+from obverse.evaluation.paired import compare, over_seeds, write_pair
+from obverse.evaluation.sample_store import SampleStore
 from obverse.inference import SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.runtime.callbacks import Silent
@@ -46,7 +46,7 @@ def config(model: Path, **options: object) -> EvalConfig:
 
 
 def stored_rows(folder: Path) -> list[dict[str, Any]]:
-    return list(Store(folder).rows())
+    return list(SampleStore(folder).rows())
 
 
 @pytest.fixture
@@ -159,14 +159,14 @@ def test_results_of_other_rows_or_verifiers_are_no_pair(tiny: Path, chains: Path
         for name in ("one", "same", "edited", "other")
     )
     first, second = evaluate(one), evaluate(same)
-    store(compare(first, second), first, second)
+    write_pair(compare(first, second), first, second)
     (tmp_path / "v.py").write_text("def verify(problem, text):\n    return 0.0\n")
     third = evaluate(edited)
     with pytest.raises(ConfigError, match=r"not of one verifier: sha256 verify@\w{12}\*1.0 and verify@\w{12}\*1.0"):
-        store(compare(first, third), first, third)
+        write_pair(compare(first, third), first, third)
     chains.write_text(chains.read_text().replace('"answer": "', '"answer": "1'))
     fourth = evaluate(other)
     with pytest.raises(ConfigError, match=r"not of one rows: sha256 \w{12} and \w{12}"):
-        store(compare(third, fourth), third, fourth)
+        write_pair(compare(third, fourth), third, fourth)
     with pytest.raises(ConfigError, match="not of one rows"):
         over_seeds([third, fourth])

@@ -20,7 +20,7 @@ from obverse.errors import ConfigError, DamageError
 from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import as_schedule
-from obverse.evaluation.evaluate import HELD_OUT
+from obverse.evaluation.eval_sets import DEFAULT_DATASET
 from obverse.inference import SamplingParams, sampling_params
 from obverse.inference.hf import HFSampler
 from obverse.models.adapter_io import load_any
@@ -136,7 +136,7 @@ def run_of(model: str) -> dict[str, Any] | None:
 def with_run_options(config: AnyConfig) -> AnyConfig:
     """The configuration with the run's options (or the embedded model's) for options that were not given."""
     run = run_of(config.model)
-    missing: dict[str, Any] = {"dataset": HELD_OUT}
+    missing: dict[str, Any] = {"dataset": DEFAULT_DATASET}
     if run is not None:
         missing |= {name: run[name] for name in TAKEN if run.get(name) is not None}
         missing["stop_strings"] = tuple(run.get("stop_strings") or ())

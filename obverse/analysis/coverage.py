@@ -17,8 +17,8 @@ from obverse.config.analyze import CoverageConfig
 from obverse.errors import ConfigError, DataError
 from obverse.evaluation import result_file as results
 from obverse.evaluation.bootstrap import interval
-from obverse.evaluation.evaluate import measure
 from obverse.evaluation.metrics import pass_at_k
+from obverse.evaluation.sample_and_score import EvalSetup, measure
 from obverse.inference.hf import HFSampler
 from obverse.redact import flat
 from obverse.runtime.callbacks import Silent, Watcher
@@ -210,14 +210,15 @@ def counts_of(model: str, config: CoverageConfig, watcher: Watcher) -> Counts:
     context = load_context(config, point.path, point.path)
     problems = context.problems[: config.num_problems]  # the first ones, as in obverse eval
     sampler = HFSampler(context.policy.model, decode=context.renderer.decode, mixed=context.policy.mixed)
-    scores = measure(problems, sampler, context.renderer, context.params, config.num_generations, config.seed, watcher)
+    setup = EvalSetup(sampler, context.renderer, context.params, config.num_generations, config.seed)
+    scores = measure(problems, setup, watcher)
     label = f"{model} ({point.name})" if point.step else model
     return Counts(label, {score.problem: (score.num_samples, score.num_correct) for score in scores})
 
 
 def stored_counts(file: Path) -> Counts:
     """The counts in an evaluation's result.json over all its seeds; DamageError if it is not one."""
-    result = results.read(file, results.Counted)
+    result = results.read(file, results.CountsResult)
     label = f"{result['model']['name']} on {result['name']}"
     problems: dict[str, tuple[int, int]] = {}
     for row in result["problems"]:

@@ -14,11 +14,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from obverse.data.renderer import Rendered, hint_tokens
+from obverse.data.renderer import RenderedResponse, hint_tokens
 from obverse.types import GenerationRequest, GradeResult, ModelInput, Sample, Source
 
 STOP, LETTERS, LENGTH, GOAL = 0, (1, 2), 3, 2
-DEMONSTRATION = Rendered([1, 1, STOP], [1, 2], "11")
+DEMONSTRATION = RenderedResponse([1, 1, STOP], [1, 2], "11")
 NUM_TOKENS, NUM_CONTEXTS = 1 + len(LETTERS), 1 + (LENGTH - 1) * len(LETTERS)
 STRIDE = 0.02  # along the gradient, from one success rate to the next
 MAX_STRIDES = 20_000

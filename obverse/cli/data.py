@@ -26,7 +26,7 @@ from obverse.data.dataset_folders import splits_of
 from obverse.data.epoch_order import wording
 from obverse.data.readers import count
 from obverse.data.renderer import Renderer
-from obverse.data.template_mismatches import MAX_TOLD, answers, raise_all, spelled_out
+from obverse.data.template_mismatches import MAX_REPORTED, answers, control_token_rows, raise_all
 from obverse.errors import ConfigError, DataError
 from obverse.redact import flat
 from obverse.rewards import reference_notes, unparseable_references
@@ -242,7 +242,7 @@ def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Conso
     if lengths:
         prompts, texts = (max(column) for column in zip(*lengths, strict=True))
         console.print(Text(f"at most {prompts:,} tokens of a prompt, {texts:,} of an answer"))
-    for number, problem, tokens in spelled_out(problems, renderer)[:MAX_TOLD]:
+    for number, problem, tokens in control_token_rows(problems, renderer)[:MAX_REPORTED]:
         read = "tokens (--parse_special_tokens)" if renderer.parse_special_tokens else "text"
         spelled = ", ".join(map(ascii, tokens))
         console.print(Text(flat(f"row {number} ({problem.id}) spells out {spelled}: read as {read}")))

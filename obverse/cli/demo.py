@@ -17,7 +17,8 @@ from obverse.config.commands import DemoConfig
 from obverse.config.resolve import resolve
 from obverse.data import load_dataset
 from obverse.data.renderer import Renderer
-from obverse.evaluation.evaluate import Report, measure
+from obverse.evaluation.report import Report
+from obverse.evaluation.sample_and_score import EvalSetup, measure
 from obverse.inference import SamplingParams
 from obverse.inference.hf import HFSampler
 from obverse.models.load import load
@@ -92,7 +93,8 @@ def score(model: str, problems: Sequence[Problem], seed: int, watcher: Watcher) 
     set_threads(0, policy)
     renderer = Renderer(tokenizer, eos_ids=policy.model.generation_config.eos_token_id)
     params = SamplingParams(renderer.stop_ids, RUN["max_completion_length"])
-    scores = measure(problems, HFSampler(policy.model), renderer, params, max(K), seed, watcher)
+    setup = EvalSetup(HFSampler(policy.model), renderer, params, max(K), seed)
+    scores = measure(problems, setup, watcher)
     return Report(model, scores, K)
 
 

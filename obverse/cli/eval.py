@@ -73,7 +73,7 @@ def run(words: Words) -> int:
     for reports in reports_by_model:
         print_reports(reports)
     if configs[0].paired:
-        compare, store = load("obverse.evaluation.paired:compare"), load("obverse.evaluation.paired:store")
+        compare, store = load("obverse.evaluation.paired:compare"), load("obverse.evaluation.paired:write_pair")
         print_reports([store(compare(*pair), *pair) for pair in zip(*reports_by_model, strict=True)])
     if configs[0].over_seeds:
         over_seeds = load("obverse.evaluation.paired:over_seeds")

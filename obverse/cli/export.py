@@ -97,7 +97,7 @@ def trained_tokenizer(place: Path, tokenizer: Any) -> Any:
         eos_ids = GenerationConfig.from_pretrained(str(place)).eos_token_id
     except OSError:  # a reward model has none
         eos_ids = None
-    return Renderer.recorded(tokenizer, record, eos_ids).tokenizer_to_save()
+    return Renderer.from_record(tokenizer, record, eos_ids).tokenizer_to_save()
 
 
 def source(name: str) -> Path:

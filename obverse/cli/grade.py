@@ -10,7 +10,7 @@ from typing import Any
 
 from obverse.config.commands import GradeConfig
 from obverse.data.file_formats import kind_of, listed, read_file
-from obverse.data.layouts import Flaw, Place
+from obverse.data.layouts import Flaw, RowLocation
 from obverse.data.readers import report
 from obverse.errors import DataError
 from obverse.python_files import read_once
@@ -70,7 +70,7 @@ def read(file: str, spec: str) -> Iterator[tuple[Problem, str]]:
     return iter(found)
 
 
-def as_problem(row: object, place: Place, spec: str) -> tuple[Problem, str] | Flaw:
+def as_problem(row: object, place: RowLocation, spec: str) -> tuple[Problem, str] | Flaw:
     """Return a row's problem and prediction, or what is wrong with it."""
     if not isinstance(row, dict):
         return Flaw(place, "row", "not an object")
@@ -89,5 +89,5 @@ def as_problem(row: object, place: Place, spec: str) -> tuple[Problem, str] | Fl
     return problem, prediction
 
 
-def path_stem(place: Place) -> str:
+def path_stem(place: RowLocation) -> str:
     return Path(place.file).stem

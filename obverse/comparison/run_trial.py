@@ -21,7 +21,7 @@ from obverse.config.train import TrainConfig
 from obverse.data import load_dataset
 from obverse.data.renderer import Renderer
 from obverse.errors import CheckpointError, DamageError, DivergedError
-from obverse.evaluation.evaluate import measure
+from obverse.evaluation.sample_and_score import EvalSetup, measure
 from obverse.inference import sampling_params
 from obverse.inference.hf import HFSampler
 from obverse.models.adapter_io import load_any
@@ -29,7 +29,7 @@ from obverse.models.policy import set_threads
 from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
 from obverse.runtime import integrity as sealing
-from obverse.runtime.callbacks import Silent, Watcher
+from obverse.runtime.callbacks import Watcher
 from obverse.runtime.file_writes import storage_errors
 from obverse.runtime.json_lines import read_object
 from obverse.runtime.run_dir import RunFolder
@@ -254,9 +254,8 @@ def measure_tests(
     params = sampling_params(config, renderer.stop_ids)
     for test, path in missing.items():
         problems = load_dataset(str(plan.problems_path(test.name)), verifier=config.verifier)
-        scores = measure(
-            problems, sampler, renderer, params, plan.config.num_generations_test, seed, watcher or Silent()
-        )
+        setup = EvalSetup(sampler, renderer, params, plan.config.num_generations_test, seed)
+        scores = measure(problems, setup, watcher)
         rows = (json.loads(to_json(asdict(score))) for score in scores)
         with storage_errors(path, ROOM):
             RunFolder(path.parent).write_text(path.name, "".join(to_json(sealing.add_seal(row)) + "\n" for row in rows))

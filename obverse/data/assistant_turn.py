@@ -1,4 +1,4 @@
-"""Where an answer's words stand in what a chat template writes of them. No torch here."""
+"""The assistant's turn as a chat template writes it, and the position of the answer's characters in it. No torch."""
 
 from __future__ import annotations
 
@@ -8,59 +8,72 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What is trained of an answer but its stop token, and where a place of the answer's own text stands in it."""
+class AssistantTurn:
+    """The trained text of an assistant's turn without its stop token.
+
+    Attributes:
+        text: The text.
+        map_position: Maps a position in the answer to the position in `text`.
+        as_written: False if the answer is used verbatim because the template would rewrite it.
+    """
 
     text: str
-    place: Callable[[int], int]
+    map_position: Callable[[int], int]
     as_written: bool = True  # by the template; else the answer stands as it is, for the template would rewrite it
 
 
-def as_it_stands(words: str, gap: str) -> Turn:
-    """The answer behind the prompt, whatever the template would make of it."""
-    return Turn(words + gap, lambda at: min(max(at, 0), len(words)), as_written=False)
+def verbatim(answer: str, gap: str) -> AssistantTurn:
+    """Return the answer verbatim, followed by the template's `gap`."""
+    return AssistantTurn(answer + gap, lambda position: min(max(position, 0), len(answer)), as_written=False)
 
 
-def align(turn: str, words: str, ending: str, gap: str, is_inside: bool) -> Turn | None:
-    """The turn of an answer `words` that a template has written, up to `ending`: a gap and the stop token.
+def align(turn: str, answer: str, ending: str, gap: str, is_inside: bool) -> AssistantTurn | None:
+    """Find an answer in a turn that a template has written; None if it is not in it.
 
-    A template may write more before the words (a thought), trim them, and change white space within. With `is_inside`
-    it may also write more behind them (tool calls). None where the words are not there.
+    Args:
+        turn: The template's text after the prompt.
+        answer: The answer's text. The template may write text before it (a thought), strip it and change white space.
+        ending: The gap and the stop token at the end of the turn.
+        gap: Text between an answer and its stop token.
+        is_inside: The template may also write text after the answer (tool calls).
     """
-    variants = (words, words.lstrip(), words.strip())
+    variants = (answer, answer.lstrip(), answer.strip())
     for variant in variants:
-        place = turn.rfind(variant + ending)
-        if place >= 0:
-            return _around(turn[:place] + variant + gap, place, words.find(variant), len(variant))
+        start = turn.rfind(variant + ending)
+        if start >= 0:
+            return _with_text(turn[:start] + variant + gap, start, answer.find(variant), len(variant))
     end = turn.rfind(ending) if ending else len(turn.rstrip())
     if end < 0:
         return None
     body = turn[:end]
-    for variant in variants if is_inside and words.strip() else ():
-        place = body.rfind(variant)
-        if place >= 0:
-            return _around(body + gap, place, words.find(variant), len(variant))
-    if is_inside and not words.strip():
-        return Turn(body + gap, lambda at: len(body))
-    return _letter_by_letter(body, words, gap)
+    for variant in variants if is_inside and answer.strip() else ():
+        start = body.rfind(variant)
+        if start >= 0:
+            return _with_text(body + gap, start, answer.find(variant), len(variant))
+    if is_inside and not answer.strip():
+        return AssistantTurn(body + gap, lambda position: len(body))
+    return _ignoring_space(body, answer, gap)
 
 
-def _around(text: str, place: int, first: int, length: int) -> Turn:
-    return Turn(text, lambda at: place + min(max(at - first, 0), length))
+def _with_text(text: str, start: int, offset: int, length: int) -> AssistantTurn:
+    return AssistantTurn(text, lambda position: start + min(max(position - offset, 0), length))
 
 
-def _letter_by_letter(body: str, words: str, gap: str) -> Turn | None:
-    """The words at the end of a body that has other white space between their letters."""
-    there = [number for number, letter in enumerate(body) if not letter.isspace()]
-    wanted = [number for number, letter in enumerate(words) if not letter.isspace()]
-    skip = len(there) - len(wanted)
-    if not wanted or skip < 0 or any(body[a] != words[b] for a, b in zip(there[skip:], wanted, strict=True)):
+def _ignoring_space(body: str, answer: str, gap: str) -> AssistantTurn | None:
+    """Find the answer at the end of a body with different white space between its characters."""
+    positions = [position for position, character in enumerate(body) if not character.isspace()]
+    answer_positions = [position for position, character in enumerate(answer) if not character.isspace()]
+    num_before = len(positions) - len(answer_positions)
+    if not answer_positions or num_before < 0:
+        return None
+    positions = positions[num_before:]
+    if [body[position] for position in positions] != [answer[position] for position in answer_positions]:
         return None
 
-    def place(at: int) -> int:
-        num_letters = bisect_left(wanted, at)
-        if num_letters == len(wanted):
+    def map_position(position: int) -> int:
+        num_characters = bisect_left(answer_positions, position)
+        if num_characters == len(answer_positions):
             return len(body)
-        return there[skip + num_letters - 1] + 1 if num_letters else there[skip]
+        return positions[num_characters - 1] + 1 if num_characters else positions[0]
 
-    return Turn(body + gap, place)
+    return AssistantTurn(body + gap, map_position)

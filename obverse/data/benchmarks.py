@@ -1,7 +1,8 @@
-"""Benchmarks by name: where their problems are, how rows become problems, and the protocols that papers measured by.
+"""Benchmarks by name: the source of their problems, the conversion of rows, and the evaluation protocols of papers.
 
-`aime24` is a benchmark, `aime24@avg32` a benchmark under a protocol: samples, law, template and verifier, all fixed. A
-result says which protocol it is of, where that is from, and every option that was not the protocol's.
+`aime24` is a benchmark, `aime24@avg32` a benchmark with a protocol, which fixes the number of samples, the sampling
+parameters, the chat template and the verifier. A result contains the protocol with its source, and every option that
+differs from it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from obverse.data.file_formats import READERS, Rows, read_file
-from obverse.data.layouts import Flaw, Place
+from obverse.data.layouts import Flaw, RowLocation
 from obverse.data.load import load_dataset
 from obverse.data.readers import hub_rows, read_rows
 from obverse.errors import ConfigError, DataError
@@ -22,12 +23,12 @@ from obverse.rewards.choice import LETTERS
 from obverse.seeds import seed_for
 from obverse.types import Problem
 
-ASKED = "Put the letter of the right option within \\boxed{}."  # after the options; no source fixes these words
+CHOICE_INSTRUCTION = "Put the letter of the right option within \\boxed{}."  # own wording
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a benchmark is measured; `source` says by whom, and what the source leaves open."""
+    """The settings of an evaluation; `source` cites their origin and names what it does not specify."""
 
     name: str
     num_samples: int
@@ -39,7 +40,7 @@ class Protocol:
     verifier: str | None = None  # None: the benchmark's own
 
     def options(self) -> dict[str, Any]:
-        """What it fixes, by the names of the command line's options."""
+        """Return the fixed settings by option name."""
         params = {
             name: getattr(self, name) for name in ("temperature", "top_p", "max_completion_length", "chat_template")
         }
@@ -68,33 +69,33 @@ Adapt = Callable[[Row], Row]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A set of problems that people measure by. The first protocol is the one that papers quote."""
+    """A benchmark; its first protocol is the one of published results."""
 
     name: str
     protocols: tuple[Protocol, ...]
     adapt: Adapt
     hub: str | None = None  # owner/name or owner/name:config
     hub_split: str = "test"
-    embedded: str | None = None  # made here, from this data set's name
-    files: tuple[str, ...] = ()  # names beside the usual ones
+    embedded: str | None = None  # the name of an embedded data set that generates it
+    files: tuple[str, ...] = ()  # file names in addition to the usual ones
     verifier: str = "math"
 
     def candidates(self) -> list[str]:
-        """The names that its file may have in a folder, in the order they are looked for."""
+        """Return the possible names of its file in a folder, in the order of search."""
         usual = [form.format(self.name) + suffix for form in ("bench_{}", "{}_test", "{}") for suffix in READERS]
         return [*self.files, *usual]
 
 
-class Found(NamedTuple):
-    """A benchmark's problems and where they came from."""
+class BenchmarkData(NamedTuple):
+    """A benchmark's problems and their source."""
 
     problems: list[Problem]
     source: str
 
 
 @dataclass(frozen=True)
-class Named:
-    """What `NAME` or `NAME@PROTOCOL` means."""
+class BenchmarkChoice:
+    """The benchmark and the protocol of `NAME` or `NAME@PROTOCOL`."""
 
     benchmark: Benchmark
     protocol: Protocol | None = field(default=None)
@@ -104,53 +105,63 @@ class Named:
         return self.benchmark.name + (f"@{self.protocol.name}" if self.protocol else "")
 
 
-def plain(row: Row) -> Row:
-    """A question and its answer, whatever they are called, a list of answers with commas; messages stay as they are."""
+def question_and_answer(row: Row) -> Row:
+    """Return question and answer under our names, a list of answers joined by commas; rows of messages unchanged."""
     if not isinstance(row.get("prompt", ""), str):
         return row
     answer = next((row[key] for key in ("answer", "final_answer", "solution") if row.get(key) is not None), None)
     answer = ", ".join(map(str, answer)) if isinstance(answer, list) else answer
     prompt = next((row[key] for key in ("prompt", "problem", "question") if row.get(key) is not None), None)
-    return {"prompt": prompt, "answer": answer, **_kept(row)}
+    return {"prompt": prompt, "answer": answer, **_metadata(row)}
 
 
-def as_it_is(row: Row) -> Row:
-    """A row in one of the layouts that every data set may have."""
+def unchanged(row: Row) -> Row:
+    """Return the row, which has one of the layouts of data sets."""
     return row
 
 
 def arc(row: Row) -> Row:
-    """ARC: `question`, `choices` {text, label} and `answerKey`, a letter or a number."""
+    """Convert a row of ARC: `question`, `choices` {text, label} and `answerKey`, a letter or a number."""
     if not isinstance(row.get("choices"), dict) or "answerKey" not in row:
-        return plain(row)
+        return question_and_answer(row)
     options, labels = list(row["choices"]["text"]), list(row["choices"]["label"])
     key = row["answerKey"]
     answer = LETTERS[labels.index(key)] if key in labels else None
-    return {"prompt": asked(str(row["question"]), options), "answer": answer, **_kept(row), "choices": options}
+    return {
+        "prompt": with_options(str(row["question"]), options),
+        "answer": answer,
+        **_metadata(row),
+        "choices": options,
+    }
 
 
 def gpqa(row: Row) -> Row:
-    """GPQA: the right answer and three wrong ones, in an order that the question alone decides."""
+    """Convert a row of GPQA: a correct answer and three incorrect ones, in an order that depends on the question."""
     if "Question" not in row:
-        return plain(row)
-    right = str(row["Correct Answer"]).strip()
-    options = [right, *(str(row[f"Incorrect Answer {n}"]).strip() for n in (1, 2, 3))]
+        return question_and_answer(row)
+    correct = str(row["Correct Answer"]).strip()
+    options = [correct, *(str(row[f"Incorrect Answer {n}"]).strip() for n in (1, 2, 3))]
     random.Random(seed_for(0, "gpqa", row["Question"])).shuffle(options)
-    answer = LETTERS[options.index(right)]
-    return {"prompt": asked(str(row["Question"]).strip(), options), "answer": answer, **_kept(row), "choices": options}
+    answer = LETTERS[options.index(correct)]
+    return {
+        "prompt": with_options(str(row["Question"]).strip(), options),
+        "answer": answer,
+        **_metadata(row),
+        "choices": options,
+    }
 
 
-def asked(question: str, options: list[str]) -> str:
-    """A question with lettered options, and how the answer is to be given."""
+def with_options(question: str, options: list[str]) -> str:
+    """Return a question with lettered options and the instruction for the answer."""
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-    return "\n".join([question, "", *lines, "", ASKED])
+    return "\n".join([question, "", *lines, "", CHOICE_INSTRUCTION])
 
 
-def _kept(row: Row) -> Row:
-    """The name of a row, what results are split by, and what else says what it is."""
-    found = {key: row[key] for key in ("level", "difficulty", "subject", "source", "choices") if row.get(key)}
+def _metadata(row: Row) -> Row:
+    """Return the id of a row and its columns of metadata."""
+    metadata = {key: row[key] for key in ("level", "difficulty", "subject", "source", "choices") if row.get(key)}
     name = next((row[key] for key in ("id", "unique_id", "Record ID") if row.get(key) not in (None, "")), None)
-    return found if name is None else {"id": name, **found}
+    return metadata if name is None else {"id": name, **metadata}
 
 
 _PAPER = (AVG32, GREEDY)
@@ -159,36 +170,36 @@ _PAPER_ONE = (AVG1, GREEDY)
 BENCHMARKS: Mapping[str, Benchmark] = {
     each.name: each
     for each in (
-        Benchmark("aime24", _PAPER, plain, "math-ai/aime24"),
-        Benchmark("aime25", _PAPER, plain, "math-ai/aime25"),
-        Benchmark("amc23", _PAPER, plain, "math-ai/amc23"),
-        Benchmark("math500", _PAPER_ONE, plain, "HuggingFaceH4/MATH-500"),
-        Benchmark("minerva", _PAPER_ONE, plain, "math-ai/minervamath"),
-        Benchmark("olympiadbench", _PAPER_ONE, plain, "math-ai/olympiadbench"),
-        Benchmark("gsm8k", (GREEDY,), as_it_is, "openai/gsm8k:main"),
+        Benchmark("aime24", _PAPER, question_and_answer, "math-ai/aime24"),
+        Benchmark("aime25", _PAPER, question_and_answer, "math-ai/aime25"),
+        Benchmark("amc23", _PAPER, question_and_answer, "math-ai/amc23"),
+        Benchmark("math500", _PAPER_ONE, question_and_answer, "HuggingFaceH4/MATH-500"),
+        Benchmark("minerva", _PAPER_ONE, question_and_answer, "math-ai/minervamath"),
+        Benchmark("olympiadbench", _PAPER_ONE, question_and_answer, "math-ai/olympiadbench"),
+        Benchmark("gsm8k", (GREEDY,), unchanged, "openai/gsm8k:main"),
         Benchmark("arc_c", _PAPER_ONE, arc, "allenai/ai2_arc:ARC-Challenge", verifier="choice"),
         Benchmark("gpqa", _PAPER_ONE, gpqa, "Idavidrein/gpqa:gpqa_diamond", "train", verifier="choice"),
         Benchmark(
-            "countdown", (AVG8, SHORT), as_it_is, None, "heldout", "countdown", ("uft_countdown_test.parquet",), ""
+            "countdown", (AVG8, SHORT), unchanged, None, "heldout", "countdown", ("uft_countdown_test.parquet",), ""
         ),
-        Benchmark("knights", (AVG8, SHORT), as_it_is, None, "heldout", "knights", ("uft_kk_logic_test.parquet",), ""),
-        Benchmark("arithmetic", (AVG8, SHORT), as_it_is, None, "heldout", "arithmetic:1-6", (), ""),
+        Benchmark("knights", (AVG8, SHORT), unchanged, None, "heldout", "knights", ("uft_kk_logic_test.parquet",), ""),
+        Benchmark("arithmetic", (AVG8, SHORT), unchanged, None, "heldout", "arithmetic:1-6", (), ""),
     )
 }
 
 
-def find(name: str) -> Named:
-    """The benchmark, and the protocol if one is named. Raises ConfigError with the nearest name."""
-    bench, at, protocol = name.partition("@")
+def find(name: str) -> BenchmarkChoice:
+    """Return the benchmark, and the protocol if one is named. Raises ConfigError with the nearest name."""
+    bench, separator, protocol = name.partition("@")
     if bench not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark {bench!r}: {_nearest(bench, list(BENCHMARKS))}")
-    found = BENCHMARKS[bench]
-    if not at:
-        return Named(found)
-    known = {each.name: each for each in found.protocols}
-    if protocol not in known:
-        raise ConfigError(f"benchmark {bench} has no protocol {protocol!r}: {_nearest(protocol, list(known))}")
-    return Named(found, known[protocol])
+    benchmark = BENCHMARKS[bench]
+    if not separator:
+        return BenchmarkChoice(benchmark)
+    protocols = {item.name: item for item in benchmark.protocols}
+    if protocol not in protocols:
+        raise ConfigError(f"benchmark {bench} has no protocol {protocol!r}: {_nearest(protocol, list(protocols))}")
+    return BenchmarkChoice(benchmark, protocols[protocol])
 
 
 def read(
@@ -197,49 +208,49 @@ def read(
     num_problems: int | None = None,
     seed: int = 42,
     verifier: str | None = None,
-) -> Found:
-    """A benchmark's problems: from its file in `folder`, made here where it is an embedded task, else from the hub.
+) -> BenchmarkData:
+    """Return a benchmark's problems: from its file in `folder`, else generated for an embedded task, else from the hub.
 
-    `num_problems` takes the first ones; `seed` is for embedded tasks. Raises DataError when there is no such file (it
-    says which were looked for), or no such data set on the hub, or with all bad rows.
+    `num_problems` limits them to the first ones; `seed` is for embedded tasks. Raises DataError if neither the file nor
+    the hub data set exists, or with all bad rows.
     """
     verifier = verifier or benchmark.verifier or None
     if folder is not None:
         file = next((folder / name for name in benchmark.candidates() if (folder / name).is_file()), None)
         if file is not None:
-            return Found(_adapted(benchmark, read_file(file), str(file), num_problems, verifier), str(file))
+            return BenchmarkData(_adapted(benchmark, read_file(file), str(file), num_problems, verifier), str(file))
         if benchmark.embedded is None:
             raise DataError(
                 f"benchmark {benchmark.name}: there is none of {', '.join(benchmark.candidates())} in {folder}; "
                 f"put one there, or leave out --benchmark_dir to take {benchmark.hub} from the hub"
             )
     if benchmark.embedded is not None:
-        found = load_dataset(
+        problems = load_dataset(
             benchmark.embedded, split="heldout", num_problems=num_problems or 100, seed=seed, verifier=verifier
         )
-        return Found(found, f"embedded {benchmark.embedded}, heldout")
+        return BenchmarkData(problems, f"embedded {benchmark.embedded}, heldout")
     assert benchmark.hub is not None
     rows = hub_rows(benchmark.hub, benchmark.hub_split)
-    return Found(_adapted(benchmark, rows, benchmark.hub, num_problems, verifier), f"hub {benchmark.hub}")
+    return BenchmarkData(_adapted(benchmark, rows, benchmark.hub, num_problems, verifier), f"hub {benchmark.hub}")
 
 
 def _adapted(
     benchmark: Benchmark, rows: Rows, source: str, num_problems: int | None, verifier: str | None
 ) -> list[Problem]:
-    adapted = ((place, _row(benchmark, place, row)) for place, row in rows)
+    adapted = ((location, _row(benchmark, location, row)) for location, row in rows)
     return read_rows(adapted, source, num_problems, verifier)
 
 
-def _row(benchmark: Benchmark, place: Place, row: object) -> object:
-    """The row in a layout that every data set may have, or the flaw that it lacks a key."""
+def _row(benchmark: Benchmark, location: RowLocation, row: object) -> object:
+    """Return the converted row, or a Flaw if it lacks a key."""
     if not isinstance(row, dict):
         return row
     try:
         return benchmark.adapt(row)
     except KeyError as error:
-        return Flaw(place, str(error.args[0]), "missing")
+        return Flaw(location, str(error.args[0]), "missing")
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+def _nearest(name: str, names: list[str]) -> str:
+    matches = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else f"there are {', '.join(names)}"

@@ -1,8 +1,8 @@
-"""Chat templates: Jinja in a sandbox, with bounds, at a fixed date and without chance. No torch here.
+"""Chat templates: Jinja in a sandbox with limits, deterministic and with a fixed date. No torch.
 
-What a template writes is what `tokenizer.apply_chat_template` writes: the same environment, the same variables. Beyond
-it, a rendering that takes too many steps, too much time or too much memory is an error, today's date is FIXED_DATE for
-every rendering, and a template that draws at random is refused: a resumed run must see the same prompts.
+The output is that of `tokenizer.apply_chat_template`: the same environment and the same variables. In addition, a
+rendering with too many steps, too much time or too much memory is an error, the current date is FIXED_DATE, and a
+template that uses random numbers is rejected, because a resumed run must see the same prompts.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from obverse.python_files import read_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DAY = date(2024, 7, 26)  # the date that Llama 3's templates fall back to by themselves
+DAY = date(2024, 7, 26)  # the default date of Llama 3's templates
 FIXED_DATE = DAY.strftime("%d %b %Y")
-MAX_STEPS = 250_000  # calls and rounds of loops in one rendering
+MAX_STEPS = 250_000  # calls and loop iterations in one rendering
 MAX_SECONDS = 5.0  # of CPU time in one rendering
-MAX_CHARS = 2**25  # of a rendering, and of every text on the way to it
-MAX_COUNT = 10**6  # the largest number that a filter, a function or a width may be given
-MAX_BITS = 2**14  # of a whole number
-REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one and the same field of a message
-# What rendering a template of a user may raise.
+MAX_CHARS = 2**25  # of a rendering, and of every intermediate text
+MAX_COUNT = 10**6  # largest integer argument of a filter, a function or a format width
+MAX_BITS = 2**14  # of an integer
+REASONING = ("reasoning_content", "thinking", "reasoning")  # alternative names of one field of a message
+# Exceptions that rendering a user's template may raise.
 ERRORS = (
     TemplateError,
     TypeError,
@@ -56,40 +56,40 @@ _WIDE = re.compile(r"\d{7}")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a prompt is written: by a Jinja chat template, or by a text with `{prompt}` in it."""
+class PromptFormat:
+    """The format of prompts: a Jinja chat template, or a text that contains `{prompt}`."""
 
     name: str
     jinja: str | None = None
     form: str = "{prompt}"
-    jinja_tools: str | None = None  # the template for conversations with tools, where the tokenizer has another one
+    jinja_tools: str | None = None  # the tokenizer's separate template for conversations with tools, if any
 
 
-def choose_layout(tokenizer: PreTrainedTokenizerBase, choice: str) -> Layout:
-    """The layout that the option `chat_template` names; `\\n` typed in a shell means a new line."""
+def choose_prompt_format(tokenizer: PreTrainedTokenizerBase, choice: str) -> PromptFormat:
+    """Return the format of the option `chat_template`; `\\n` in a plain text becomes a line end."""
     stored = tokenizer.chat_template
     if choice == "none" or (choice == "auto" and not stored):
-        return Layout("none")
+        return PromptFormat("none")
     if choice == "auto":
         try:
             jinja = tokenizer.get_chat_template()
         except ValueError as error:  # several named templates and no default
             raise ConfigError(f"chat_template: {error}") from error
-        return Layout(
+        return PromptFormat(
             "the tokenizer's own", jinja, jinja_tools=stored.get("tool_use") if type(stored) is dict else None
         )
     if choice.endswith((".jinja", ".jinja2")):
-        return Layout(Path(choice).name, jinja=template_of(choice))
+        return PromptFormat(Path(choice).name, jinja=read_template(choice))
     if "{prompt}" in choice and "{{" not in choice and "{%" not in choice:
         form = choice.replace("\\n", "\n")
-        return Layout(repr(form), form=form)
+        return PromptFormat(repr(form), form=form)
     raise ConfigError(
         f"chat_template: {choice!r} is neither auto, none, a text that holds {{prompt}}, nor a path to a .jinja file"
     )
 
 
-def template_of(choice: str) -> str | None:
-    """The text of the file that the option `chat_template` names, None where it names none. Errors: ConfigError."""
+def read_template(choice: str) -> str | None:
+    """Return the content of the template file of the option `chat_template`, None for other values."""
     if not choice.endswith((".jinja", ".jinja2")):
         return None
     try:
@@ -99,11 +99,11 @@ def template_of(choice: str) -> str | None:
 
 
 class TooLargeError(TemplateRuntimeError):
-    """A rendering that would not end, or not fit into memory."""
+    """A rendering that exceeds the limits of steps, time or size."""
 
 
 class Budget:
-    """What one rendering may still take."""
+    """Counts the steps and the time of one rendering; raises TooLargeError beyond the limits."""
 
     def __init__(self) -> None:
         self.steps, self.start = 0, thread_time()
@@ -120,7 +120,7 @@ _BUDGET: ContextVar[Budget] = ContextVar("budget")
 
 
 class ChatTemplate:
-    """A Jinja chat template, parsed and compiled. Raises ConfigError where it is none, or draws at random."""
+    """A parsed and compiled Jinja chat template. Raises ConfigError if it is invalid or uses random numbers."""
 
     def __init__(self, name: str, source: str) -> None:
         self.name, self.source = name, source
@@ -135,14 +135,14 @@ class ChatTemplate:
                 raise ConfigError(
                     f"the chat template ({name}) draws at random ({min(random)}): no run could repeat its prompts"
                 )
-            # what a caller may give; with the bounds, for constants are computed here
+            # the variables that callers can set; with bounds, because this computes constant expressions
             self.variables = frozenset(meta.find_undeclared_variables(_Bounds().visit(tree)))
             self._compiled = environment.from_string(source)
         except ERRORS as error:
             raise ConfigError(f"the chat template ({name}) cannot be read: {first_line(error)}") from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], **values: Any) -> str:
-        """What it writes of messages. Raises one of ERRORS where it refuses them, or does not end."""
+        """Return the text of messages. Raises one of ERRORS if the template rejects them or exceeds the limits."""
         budget = _BUDGET.set(Budget())
         parts: list[str] = []
         size = 0
@@ -157,7 +157,7 @@ class ChatTemplate:
         return "".join(parts)
 
     def dates(self) -> dict[str, str] | None:
-        """What `strftime_now` gives for every format in it; None where a format is not written out."""
+        """Return the fixed date for every format of `strftime_now`; None if a format is not a constant."""
         result = {}
         for call in Sandbox().parse(self.source).find_all(nodes.Call):
             if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now":
@@ -169,12 +169,12 @@ class ChatTemplate:
 
 @lru_cache(maxsize=16)
 def compiled(name: str, source: str) -> ChatTemplate:
-    """As ChatTemplate, made once."""
+    """Return the ChatTemplate, cached."""
     return ChatTemplate(name, source)
 
 
 def _with_reasoning(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages with their reasoning under every name that templates read, as transformers passes them."""
+    """Return messages with their reasoning under every name that templates read, as transformers does."""
     result = []
     for message in messages:
         thought = next((message[name] for name in REASONING if message.get(name) is not None), None)
@@ -183,7 +183,7 @@ def _with_reasoning(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def _words(tree: nodes.Template) -> Iterator[str]:
-    """The attributes and texts in a template: a key of a message that is none of them is never read."""
+    """Yield the attributes and texts in a template; it cannot read other keys of a message."""
     for item in tree.find_all((nodes.Getattr, nodes.Const)):
         word = item.attr if isinstance(item, nodes.Getattr) else item.value  # type: ignore[attr-defined]
         if isinstance(word, str):
@@ -210,7 +210,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         _BUDGET.get().step()
         for value in (*args, *kwargs.values()):
             _small(__context, value)
-        if isinstance(__obj, LoopContext) and args:  # a recursive loop, which does not pass by a `for`
+        if isinstance(__obj, LoopContext) and args:  # a recursive loop, which has no `for` node
             args = (_rounds(__context, args[0]), *args[1:])
         return _bounded(__context, super().call(__context, __obj, *args, **kwargs))
 
@@ -246,7 +246,7 @@ class Generation(Extension):
 
 
 class _Bounds(NodeTransformer):
-    """Every loop counts its rounds, and everything that could grow is looked at."""
+    """Adds counters to loops, and size checks to all expressions that can grow."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -314,12 +314,12 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own would escape what HTML reserves."""
+    """JSON without the escapes for HTML of Jinja's filter."""
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
+    """Return the first line of an error's message, or the name of its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,8 @@
-"""Control tokens that a text spells out: found, and kept from becoming tokens. No torch here.
+"""Control tokens that appear as text in data: detection, and protection from becoming tokens. No torch.
 
-A row that says `<|im_end|>\\n<|im_start|>system\\n...` must not write a turn of its own. A mark, a character that
-stands nowhere in the conversation, is put into every such spelling before the template sees it; a rendering is then
-encoded between its marks, so that a control token is only what the template itself has written.
+A row with the text `<|im_end|>\\n<|im_start|>system\\n...` must not open a turn. A mark, a character that does not
+occur in the conversation, is inserted into every such text before rendering. The rendered text is then tokenized
+between its marks, so that control tokens only come from the template.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from obverse.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MARKS = [chr(number) for number in range(0xFDD0, 0xFDF0)]  # noncharacters: no text in any language has them
-THOUGHTS = frozenset({"<think>", "</think>"})  # no turn begins or ends with them, and demonstrations need them
-# How control tokens look, for data that is read without a tokenizer.
+MARKS = [chr(number) for number in range(0xFDD0, 0xFDF0)]  # noncharacters, which no text should contain
+THOUGHTS = frozenset({"<think>", "</think>"})  # they do not delimit turns, and demonstrations contain them
+# Pattern of control tokens, for data that is read without a tokenizer.
 LOOKS_LIKE = re.compile(
     r"<\|[A-Za-z][\w ]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad)>"
     "|<\uff5c[^<>|\uff5c]{1,40}\uff5c>"
 )
 
 
-class Control:
-    """The control tokens of a tokenizer: its special tokens, and the added tokens that `written` has.
+class ControlTokens:
+    """The control tokens of a tokenizer: its special tokens, and the added tokens in `template_text`.
 
-    `written` is what the chat template writes around messages. An added token that is a word, white space or
-    a bracket around thoughts is text, as every other added token is: it opens no turn.
+    `template_text` is the text that the chat template writes around messages. All other added tokens, and those that
+    are words, white space or the tags around thoughts, are ordinary text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, written: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_text: str) -> None:
         self._tokenizer = tokenizer
         tokens = {
             token.content: number
             for number, token in tokenizer.added_tokens_decoder.items()
-            if (token.special or token.content in written) and _is_sign(token.content)
+            if (token.special or token.content in template_text) and _is_sign(token.content)
         }
         self.tokens: Mapping[str, int] = tokens
         longest_first = sorted(tokens, key=len, reverse=True)
@@ -46,13 +46,13 @@ class Control:
         self._cuts: dict[str, int] = {}
 
     def spelled(self, texts: Iterable[str]) -> list[str]:
-        """The control tokens that stand in texts, each once, in their order."""
+        """Return the distinct control tokens that occur in texts, in their order."""
         if self._pattern is None:
             return []
         return list(dict.fromkeys(match[0] for text in texts for match in self._pattern.finditer(text)))
 
     def shield(self, text: str, mark: str) -> str:
-        """The text with a mark inside every spelling; without a mark, the text."""
+        """Return the text with `mark` inserted into every control token; unchanged if `mark` is empty."""
         start = 0
         while mark and self._pattern is not None and (match := self._pattern.search(text, start)):
             start = match.start() + self._cut(match[0])
@@ -60,7 +60,7 @@ class Control:
         return text
 
     def shielded(self, value: Any, mark: str) -> Any:
-        """The same for every text in messages, tools and the like; roles and keys are no texts of a row."""
+        """Apply `shield` to every text in messages, tools and the like, except for roles and keys."""
         if isinstance(value, str):
             return self.shield(value, mark)
         if isinstance(value, list | tuple):
@@ -70,14 +70,14 @@ class Control:
         return value
 
     def _cut(self, token: str) -> int:
-        """Where a spelling is cut: behind the first token that it has as plain text, so that the others stay."""
+        """Return the position of the mark: after the first token of the text's ordinary tokenization."""
         if token not in self._cuts:
             self._cuts[token] = 1
             if self._tokenizer.is_fast:
-                coded = self._tokenizer(
+                encoding = self._tokenizer(
                     token, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
                 )
-                starts = [start for start, _ in coded["offset_mapping"] if 0 < start < len(token)]
+                starts = [start for start, _ in encoding["offset_mapping"] if 0 < start < len(token)]
                 self._cuts[token] = min(starts, default=1)
         return self._cuts[token]
 
@@ -91,7 +91,7 @@ def _is_sign(token: str) -> bool:
 
 
 def free_mark(texts: Iterable[str]) -> str:
-    """A mark that stands in none of the texts. Raises DataError where every one is taken."""
+    """Return a mark that occurs in none of the texts. Raises DataError if all marks occur."""
     taken = {mark for text in texts if not text.isascii() for mark in MARKS if mark in text}
     if len(taken) == len(MARKS):
         raise DataError("a conversation holds every noncharacter from U+FDD0 to U+FDEF: take them out")
@@ -99,7 +99,7 @@ def free_mark(texts: Iterable[str]) -> str:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Every text in messages, tools and the like, but roles and keys."""
+    """Yield every text in messages, tools and the like, except for roles and keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Sequence):

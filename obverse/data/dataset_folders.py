@@ -1,4 +1,4 @@
-"""Which files of a folder are a split: files side by side, the hub's layout, or what `save_to_disk` writes."""
+"""The files of a split in a folder: plain files, the layout of hub repositories, or that of `save_to_disk`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from obverse.runtime.json_lines import read_object
 
 SPLITS = ("train", "test", "validation")
 OTHER_NAMES = {"valid": "validation", "dev": "validation", "val": "validation"}
-ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})  # no rows in them
+ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})  # files without rows
 MAX_README = 2**20  # bytes
-MAX_DEPTH = 3  # of folders in each other
+MAX_DEPTH = 3  # of nested folders
 
 _WORD = re.compile("[A-Za-z]+")
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The data files of one split of a folder, in their order.
+    """Return the data files of a split, in order.
 
-    Errors: ConfigError for a split that no folder has, DataError where it has no files for it, or several kinds.
+    Errors: ConfigError for an unknown split, DataError if the folder has no files of it, or files of several kinds.
     """
     if (folder / "dataset_dict.json").is_file():
         names = read_object(folder / "dataset_dict.json").get("splits")
@@ -46,7 +46,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 
 def splits_of(folder: Path) -> list[str]:
-    """The splits that a folder tells apart; none where all its files are one."""
+    """Return the splits of a folder; empty if its files are a single split."""
     if (folder / "dataset_dict.json").is_file():
         names = read_object(folder / "dataset_dict.json").get("splits")
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
@@ -59,7 +59,7 @@ def splits_of(folder: Path) -> list[str]:
 
 
 def _saved(folder: Path, split: str) -> list[Path]:
-    """The files of one data set that was saved by `save_to_disk`."""
+    """Return the files of a data set that was saved by `save_to_disk`."""
     state = read_object(folder / "state.json")
     files = state.get("_data_files")
     stored = state.get("_split")
@@ -72,9 +72,9 @@ def _saved(folder: Path, split: str) -> list[Path]:
 
 
 def _declared(folder: Path) -> dict[str, list[Path]] | None:
-    """The files by split that the README.md of a hub repository names; None where it names none.
+    """Return the files by split that the README.md of a hub repository declares; None without a declaration.
 
-    Errors: DataError where it names several data sets and no default, or files that are not there.
+    Errors: DataError if it declares several data sets without a default, or files that do not exist.
     """
     readme = folder / "README.md"
     if not readme.is_file() or readme.stat().st_size > MAX_README:
@@ -97,16 +97,16 @@ def _declared(folder: Path) -> dict[str, list[Path]] | None:
     return {split: _matching(folder, patterns) for split, patterns in _patterns(chosen["data_files"])}
 
 
-def _patterns(given: Any) -> Iterator[tuple[str, list[str]]]:
-    """The splits and their patterns, in any of the ways that a README.md may write them."""
-    if isinstance(given, Mapping):
-        given = [{"split": split, "path": path} for split, path in given.items()]
-    if isinstance(given, str) or (isinstance(given, list) and all(isinstance(item, str) for item in given)):
-        given = [{"split": "train", "path": given}]
-    for item in given if isinstance(given, list) else []:
-        if isinstance(item, Mapping) and isinstance(item.get("split"), str):
-            paths = item.get("path")
-            yield item["split"], [paths] if isinstance(paths, str) else list(map(str, paths or []))
+def _patterns(declared: Any) -> Iterator[tuple[str, list[str]]]:
+    """Yield the splits and their patterns, from any of the notations of a README.md."""
+    if isinstance(declared, Mapping):
+        declared = [{"split": split, "path": path} for split, path in declared.items()]
+    if isinstance(declared, str) or (isinstance(declared, list) and all(isinstance(entry, str) for entry in declared)):
+        declared = [{"split": "train", "path": declared}]
+    for entry in declared if isinstance(declared, list) else []:
+        if isinstance(entry, Mapping) and isinstance(entry.get("split"), str):
+            paths = entry.get("path")
+            yield entry["split"], [paths] if isinstance(paths, str) else list(map(str, paths or []))
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
@@ -114,26 +114,28 @@ def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
     for pattern in patterns:
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise DataError(f"{folder}: its README.md names {pattern!r:.80}, which is not inside; name a file")
-        matches = sorted(item for item in folder.glob(pattern) if not item.is_dir())
+        matches = sorted(path for path in folder.glob(pattern) if not path.is_dir())
         if not matches:
             raise DataError(f"{folder}: its README.md names {pattern!r:.80}, and there is no such file")
-        result += [item for item in matches if item not in result]
+        result += [path for path in matches if path not in result]
     return result
 
 
 def _inside(folder: Path, depth: int = 0) -> list[Path]:
-    """The data files of a folder; where it has none, those of its `data` folder, its folders of splits or its only one.
+    """Return the data files of a folder or, without any, of its `data` folder, its splits' folders or its only folder.
 
-    A link that points nowhere is one of them: it is refused when it is read, not passed over.
+    Broken links are included, so that reading them is an error rather than that they are skipped.
     """
     entries = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     files = [item for item in entries if kind_of(item) and item.name not in ABOUT and not item.is_dir()]
     if files or depth == MAX_DEPTH:
         return files
     folders = [item for item in entries if item.is_dir()]
-    chosen = [item for item in folders if item.name == "data"] or [item for item in folders if _words(Path(item.name))]
-    chosen = chosen or folders[:1] * (len(folders) == 1)
-    result = [file for item in chosen for file in _inside(item, depth + 1)]
+    searched = [item for item in folders if item.name == "data"] or [
+        item for item in folders if _words(Path(item.name))
+    ]
+    searched = searched or folders[:1] * (len(folders) == 1)
+    result = [file for item in searched for file in _inside(item, depth + 1)]
     if not result and depth == 0:
         names = ", ".join(item.name for item in folders[:5])
         inside = f"; there are folders in it: {names}" if names else ""
@@ -142,7 +144,7 @@ def _inside(folder: Path, depth: int = 0) -> list[Path]:
 
 
 def _together(folder: Path, files: list[Path]) -> list[Path]:
-    """The files, if they are of one kind and none is there twice, packed and plain."""
+    """Return the files. Errors: DataError if they are of several kinds, or a file exists both compressed and plain."""
     kinds = sorted({kind_of(file) or file.suffix or "no suffix" for file in files})
     if len(kinds) > 1:
         raise DataError(
@@ -152,28 +154,31 @@ def _together(folder: Path, files: list[Path]) -> list[Path]:
         raise DataError(f"{files[0]}: {kinds[0]} is not a kind of data; there are {listed()}")
     plain: dict[Path, Path] = {}
     for file in files:
-        bare = file.with_name(next((file.name[: -len(end)] for end in PACKINGS if file.name.endswith(end)), file.name))
-        if bare in plain:
-            raise DataError(f"{folder}: {plain[bare].name} and {file.name} are one file twice; move one away")
-        plain[bare] = file
+        unpacked = file.with_name(
+            next((file.name[: -len(end)] for end in PACKINGS if file.name.endswith(end)), file.name)
+        )
+        if unpacked in plain:
+            raise DataError(f"{folder}: {plain[unpacked].name} and {file.name} are one file twice; move one away")
+        plain[unpacked] = file
     return files
 
 
 def _words(path: Path) -> set[str]:
-    """The splits that a path has as words of its parts."""
+    """Return the splits whose names are words in a path."""
     result = {word.lower() for part in path.parts for word in _WORD.findall(part)}
     return {OTHER_NAMES.get(word, word) for word in result} & {*SPLITS}
 
 
 def _named(folder: Path, files: list[Path], split: str) -> list[Path]:
-    """The files with the split's name as a word in theirs, or all if none names a split."""
-    named = {file: _words(file.relative_to(folder)) for file in files}
-    if not any(named.values()) and split == "train":
+    """Return the files with the split's name in their path, or all files if no path has a split's name."""
+    splits_by_file = {file: _words(file.relative_to(folder)) for file in files}
+    if not any(splits_by_file.values()) and split == "train":
         return files
-    chosen = [file for file in files if split in named[file]]
+    chosen = [file for file in files if split in splits_by_file[file]]
     if not chosen:
-        shown = ", ".join(file.name for file in files[:5])
-        raise DataError(f"{folder}: no file has {split!r} in its name ({shown}); rename one or name a file")
-    if both := [file for file in chosen if len(named[file]) > 1]:
-        raise DataError(f"{both[0]}: its name has {' and '.join(sorted(named[both[0]]))}; rename it or name a file")
+        names = ", ".join(file.name for file in files[:5])
+        raise DataError(f"{folder}: no file has {split!r} in its name ({names}); rename one or name a file")
+    if ambiguous := [file for file in chosen if len(splits_by_file[file]) > 1]:
+        words = " and ".join(sorted(splits_by_file[ambiguous[0]]))
+        raise DataError(f"{ambiguous[0]}: its name has {words}; rename it or name a file")
     return chosen

@@ -1,7 +1,7 @@
-"""Rows of one file: JSON Lines, JSON, CSV, Parquet and Arrow, plain or packed, each with the place where it stands.
+"""Rows of a file with their locations: JSON Lines, JSON, CSV, Parquet and Arrow, plain or compressed.
 
-Tables are read as a person reads them: a 32-bit 0.1 is 0.1, a date and a decimal number are texts, NaN and an empty
-cell are missing values.
+Values of tables are converted to JSON values: a 32-bit 0.1 becomes 0.1, dates and decimals become texts, NaN and empty
+cells are missing values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from obverse.data.layouts import PACKINGS, Flaw, Place
+from obverse.data.layouts import PACKINGS, Flaw, RowLocation
 from obverse.data.messages import kind
 from obverse.errors import DataError
 
@@ -29,12 +29,12 @@ TABLE_BATCH = 1_000  # rows decoded at a time
 
 _BOM = b"\xef\xbb\xbf"
 
-Rows = Iterator[tuple[Place, object]]  # the object is the row as JSON has it, or the Flaw that kept it from being read
+Rows = Iterator[tuple[RowLocation, object]]  # the object is the row as a JSON value, or a Flaw
 Convert = Callable[[Any], Any]
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Which key of READERS reads a file, by the end of its name; None for a kind that is not read."""
+    """Return the key of READERS for a file by its suffix; None for an unsupported kind."""
     name = Path(path).name.lower()
     packing = next((item for item in PACKINGS if name.endswith(item)), "")
     suffix = Path(name.removesuffix(packing)).suffix
@@ -42,18 +42,18 @@ def kind_of(path: str | Path) -> str | None:
 
 
 def read_file(path: str | Path) -> Rows:
-    """The rows of a file of a kind that `kind_of` knows. Errors: DataError for one that cannot be read as a whole."""
+    """Yield the rows of a file of a supported kind. Errors: DataError if the file as a whole cannot be read."""
     return READERS[kind_of(path) or ""](str(path))
 
 
 def listed() -> str:
-    """The kinds of files, for messages."""
+    """Return the supported kinds of files, for messages."""
     return f"{', '.join(READERS)} (all but tables also with {', '.join(PACKINGS)})"
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[IO[bytes]]:
-    """The unpacked bytes of a file. Errors: DataError where its packing is damaged."""
+def _open_unpacked(file: str) -> Iterator[IO[bytes]]:
+    """Open a file for reading its uncompressed bytes. Errors: DataError if the compressed data is damaged."""
     packing = next((item for item in PACKINGS if file.lower().endswith(item)), "")
     stream: Any
     try:
@@ -77,61 +77,61 @@ def _opened(file: str) -> Iterator[IO[bytes]]:
         raise DataError(f"{file}: cannot be unpacked ({_first_line(error)}); it is damaged or cut off") from error
 
 
-# One kind of file each
+# Readers of the kinds of files
 
 
 def _jsonl(file: str) -> Rows:
-    with _opened(file) as stream:
-        number = 0
+    with _open_unpacked(file) as stream:
+        line_number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            place = Place(file, number)
+            line_number += 1
+            location = RowLocation(file, line_number)
             if len(line) > MAX_LINE_BYTES:
                 while line and not line.endswith(b"\n"):
                     line = stream.readline(MAX_LINE_BYTES)
-                yield place, Flaw(place, "json", f"longer than {MAX_LINE_BYTES // 2**20} MB")
+                yield location, Flaw(location, "json", f"longer than {MAX_LINE_BYTES // 2**20} MB")
                 continue
-            line = (line.removeprefix(_BOM) if number == 1 else line).rstrip()
+            line = (line.removeprefix(_BOM) if line_number == 1 else line).rstrip()
             if line:
-                yield place, _decoded(line, place)
+                yield location, _decode(line, location)
 
 
 def _json(file: str) -> Rows:
-    with _opened(file) as stream:
-        rows = _decoded(stream.read().removeprefix(_BOM), Place(file, 1))
+    with _open_unpacked(file) as stream:
+        rows = _decode(stream.read().removeprefix(_BOM), RowLocation(file, 1))
     if isinstance(rows, Flaw):
         hint = "; one object a line is .jsonl" if rows.reason.startswith("Extra data") else ""
         raise DataError(f"{rows}{hint}")
     if not isinstance(rows, list):
         raise DataError(f"{file}: expected a list of objects, found {kind(rows)}")
     for number, row in enumerate(rows, start=1):
-        yield Place(file, number), row
+        yield RowLocation(file, number), row
 
 
 def _csv(file: str) -> Rows:
-    """Rows by the header's names; every value is a text, and an empty cell is absent."""
+    """Yield rows by the header's names; values are texts, and empty cells are missing."""
     csv.field_size_limit(MAX_LINE_BYTES)
-    with _opened(file) as stream:
+    with _open_unpacked(file) as stream:
         text = TextIOWrapper(stream, encoding="utf-8-sig", newline="")
         rows = csv.reader(text, strict=True, delimiter="\t" if kind_of(file) == ".tsv" else ",")
         names: list[str] = []
-        start = 1
+        line_number = 1
         try:
             for cells in rows:
-                place, start = Place(file, start), rows.line_num + 1
+                location, line_number = RowLocation(file, line_number), rows.line_num + 1
                 if not any(cells) and len(cells) <= 1:
                     continue
                 if not names:
                     names = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
-                    _refuse_twice(file, names)
+                    _check_unique(file, names)
                 elif len(cells) != len(names):
-                    yield place, Flaw(place, "row", f"has {len(cells)} cells, the header has {len(names)}")
+                    yield location, Flaw(location, "row", f"has {len(cells)} cells, the header has {len(names)}")
                 else:
-                    yield place, {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+                    yield location, {name: cell for name, cell in zip(names, cells, strict=True) if cell}
         except csv.Error as error:
-            yield Place(file, start), Flaw(Place(file, start), "csv", str(error))
+            yield RowLocation(file, line_number), Flaw(RowLocation(file, line_number), "csv", str(error))
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8, near line {start} ({error.reason})") from error
+            raise DataError(f"{file}: not UTF-8, near line {line_number} ({error.reason})") from error
 
 
 def _parquet(file: str) -> Rows:
@@ -146,7 +146,7 @@ def _parquet(file: str) -> Rows:
 
 
 def _arrow(file: str) -> Rows:
-    """Arrow's file or stream format; `save_to_disk` of the library datasets writes the latter."""
+    """Yield rows of Arrow's file or stream format; `save_to_disk` of the datasets library writes the latter."""
     import pyarrow as pa
 
     try:
@@ -173,15 +173,15 @@ READERS: dict[str, Callable[[str], Rows]] = {
     ".parquet": _parquet,
     ".arrow": _arrow,
 }
-PACKED = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv"})  # tables are packed inside
+PACKED = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv"})  # tables have internal compression
 
 
 # Tables
 
 
 def table_rows(source: str, batches: Iterator[Any], schema: Any) -> Rows:
-    """The rows of Arrow batches, numbered from 1."""
-    _refuse_twice(source, schema.names)
+    """Yield the rows of Arrow batches, numbered from 1."""
+    _check_unique(source, schema.names)
     converts = {field.name: convert for field in schema if (convert := _converter(field.type))}
     number = 0
     for batch in batches:
@@ -189,11 +189,11 @@ def table_rows(source: str, batches: Iterator[Any], schema: Any) -> Rows:
             number += 1
             for name, convert in converts.items():
                 row[name] = convert(row[name])
-            yield Place(source, number), row
+            yield RowLocation(source, number), row
 
 
 def _converter(column: Any) -> Convert | None:
-    """What makes plain JSON values of a column's Python values; None where they are plain."""
+    """Return the conversion of a column's values to JSON values; None if none is needed."""
     import pyarrow as pa
 
     types = pa.types
@@ -231,7 +231,7 @@ def _converted(value: Mapping[str, Any] | None, parts: Mapping[str, Convert]) ->
 
 
 def _shortest(value: float, code: str) -> float | None:
-    """The number with the fewest digits that a narrow float stands for; NaN is a missing value."""
+    """Return the shortest decimal that rounds to a float16 or float32; None for NaN."""
     if math.isnan(value):
         return None
     if math.isinf(value) or value.is_integer():
@@ -242,28 +242,28 @@ def _shortest(value: float, code: str) -> float | None:
     )
 
 
-def _refuse_twice(file: str, names: list[str]) -> None:
-    if twice := [name for name, number in Counter(names).items() if number > 1]:
-        raise DataError(f"{file}: more than one column is called {twice[0]!r}")
+def _check_unique(file: str, names: list[str]) -> None:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{file}: more than one column is called {repeated[0]!r}")
 
 
 # JSON
 
 
-def _decoded(text: bytes, place: Place) -> object:
-    """The JSON value of a text, or the flaw that keeps it from being one; for many lines the flaw names its own."""
+def _decode(text: bytes, location: RowLocation) -> object:
+    """Return the JSON value of a text, or a Flaw; in a text of several lines the flaw has the line of the error."""
     try:
         return _DECODER.decode(text.decode())
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
-        place = Place(place.file, place.line + error.lineno - 1)
+        location = RowLocation(location.file, location.line + error.lineno - 1)
         reason = f"{error.msg} at column {error.colno}"
     except RecursionError:
         reason = "nested too deeply"
-    except ValueError as error:  # what the two functions below refuse, and whole numbers of thousands of digits
+    except ValueError as error:  # raised by the two functions below, and for integers with thousands of digits
         reason = _first_line(error)
-    return Flaw(place, "json", reason)
+    return Flaw(location, "json", reason)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,6 +1,6 @@
-"""A row of data, in any of the layouts that people already have, becomes a Problem. Nothing is guessed from contents.
+"""Conversion of rows of data to problems, for the common layouts of data sets. The contents are never guessed from.
 
-The keys of a row decide its layout, null counting as absent: the first of these whose keys are all there.
+The keys of a row determine its layout (null counts as absent): the first of these whose keys are all present.
 
     uft             prompt, reward_model, hint, answer
     verl            prompt, reward_model              LUFFY's `target` is the demonstration
@@ -10,9 +10,9 @@ The keys of a row decide its layout, null counting as absent: the first of these
     gsm8k           question, answer                  the answer ends in `#### 72`
     problem         problem, with an answer or a solution; with both the solution is the demonstration
 
-The answer may be called by any one of ANSWERS, the demonstration by any one of DEMONSTRATIONS, `id` and `verifier` may
-stand in every layout, `tools` and `chat_template_kwargs` are for the chat template, and what is left is kept as `meta`.
-A row that cannot be used comes back as a list of flaws.
+The answer may have any one of the names in ANSWERS, the demonstration any one in DEMONSTRATIONS. `id` and `verifier`
+may be in every layout, `tools` and `chat_template_kwargs` are for the chat template, and all other keys become `meta`.
+A row that cannot be used gives a list of flaws.
 """
 
 from __future__ import annotations
@@ -41,83 +41,88 @@ from obverse.types import Problem
 
 ANSWERS = ("answer", "solution", "ground_truth")
 DEMONSTRATIONS = ("demonstration", "completion", "target", "hint")
-FOR_TEMPLATES = ("tools", "chat_template_kwargs")  # reward functions find them in meta as well
+FOR_TEMPLATES = ("tools", "chat_template_kwargs")  # they are in `meta` too, for reward functions
 DEFAULT_VERIFIER = "math"
 VERIFIER_BY_SOURCE = {"countdown": "countdown", "kk_logic": "knights"}  # by verl's data_source
-MAX_DEPTH = 32  # lists and objects in each other
+MAX_DEPTH = 32  # of nested lists and objects
 
-PACKINGS = (".gz", ".bz2", ".zst", ".zstd")  # ends of the names of packed files
+PACKINGS = (".gz", ".bz2", ".zst", ".zstd")  # suffixes of compressed files
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-GIVEN_ELSEWHERE = ("messages", "tools", "documents", "add_generation_prompt")  # no names in chat_template_kwargs
+OTHER_FIELDS = (
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+)  # names that chat_template_kwargs must not have
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _T = TypeVar("_T")
 
 
-class Place(NamedTuple):
-    """Where a row stands: a file as the user wrote it and a line, or row, counted from 1."""
+class RowLocation(NamedTuple):
+    """The location of a row: the file as the user wrote it, and the line or row number, from 1."""
 
     file: str
     line: int
 
 
 class Flaw(NamedTuple):
-    """One thing that is wrong with a row; as text, a line of the report."""
+    """An error in a row; `str()` gives a line of the report."""
 
-    place: Place
+    location: RowLocation
     field: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.place.file}:{self.place.line}: {self.field}: {self.reason}"
+        return f"{self.location.file}:{self.location.line}: {self.field}: {self.reason}"
 
 
-def read_row(row: object, place: Place, verifier: str | None = None) -> Problem | list[Flaw]:
-    """Return the problem that a row holds, or all that is wrong with it.
+def read_row(row: object, location: RowLocation, verifier: str | None = None) -> Problem | list[Flaw]:
+    """Return the problem of a row, or all its flaws.
 
-    A `verifier` given here judges the problem whatever the row says; only it may be a function of the user, and then
-    the row needs no answer. Without an `id` the problem is called after its place: `train-17`.
+    `verifier` overrides the row's own; only this one may be a user's function, and then the row needs no answer.
+    Without an `id` the problem is named after its location: `train-17`.
 
     Example:
         read_row({"prompt": "2+2=", "answer": 4}, Place("sums.jsonl", 3))
         == Problem("sums-3", "2+2=", answer=4, verifier="math")
     """
     if not isinstance(row, dict):
-        return [Flaw(place, "row", f"not an object but {kind(row)}")]
+        return [Flaw(location, "row", f"not an object but {kind(row)}")]
     row = {key: value for key, value in row.items() if value is not None}
-    flaws = [Flaw(place, key, reason) for key, value in row.items() if (reason := _unusable(value))]
+    flaws = [Flaw(location, key, reason) for key, value in row.items() if (reason := _unusable(value))]
     if flaws:
         return flaws
-    for keys, read in LAYOUTS.values():
-        if keys <= row.keys():
-            reading = Reading(row, place, verifier)
-            read(reading)
-            reading.set_template()
-            return reading.problem()
-    return [Flaw(place, "row", _no_layout(row))]
+    for required_keys, read in LAYOUTS.values():
+        if required_keys <= row.keys():
+            reader = RowReader(row, location, verifier)
+            read(reader)
+            reader.set_template()
+            return reader.problem()
+    return [Flaw(location, "row", _no_layout(row))]
 
 
-class Reading:
-    """One row on its way to a problem: the fields found so far, the keys they came from, and the flaws."""
+class RowReader:
+    """Reads one row: collects the fields of its problem, the keys that were used, and the flaws."""
 
-    def __init__(self, row: Mapping[str, Any], place: Place, verifier: str | None) -> None:
+    def __init__(self, row: Mapping[str, Any], location: RowLocation, verifier: str | None) -> None:
         self.row = row
-        self.place = place
-        self.verifier = verifier  # the one that overrides the row's
+        self.location = location
+        self.verifier = verifier  # overrides the row's
         self.default_verifier = DEFAULT_VERIFIER
-        self.taken: set[str] = {"id", "verifier"}
+        self.used_keys: set[str] = {"id", "verifier"}
         self.fields: dict[str, Any] = {}
-        self.template: dict[str, Any] = {}  # what the chat template is given beside the prompt
+        self.template: dict[str, Any] = {}  # inputs of the chat template besides the prompt
         self.answer_key = ANSWERS[0]
         self.flaws: list[Flaw] = []
 
     def flaw(self, field: str, reason: str) -> None:
-        self.flaws.append(Flaw(self.place, field, reason))
+        self.flaws.append(Flaw(self.location, field, reason))
 
     def take(self, key: str, convert: Callable[[Any], _T]) -> _T | None:
-        """Return the value of a key that is there, converted; None and a flaw if it cannot be."""
-        self.taken.add(key)
+        """Return the converted value of a present key; None, with a flaw, if it cannot be converted."""
+        self.used_keys.add(key)
         try:
             return convert(self.row[key])
         except UnusableError as error:
@@ -125,37 +130,37 @@ class Reading:
             return None
 
     def one_of(self, keys: tuple[str, ...]) -> str | None:
-        """Return which of several names for one field the row uses."""
-        given = [key for key in keys if key in self.row]
-        for other in given[1:]:
-            if self.row[other] == self.row[given[0]]:
-                self.taken.add(other)
+        """Return the name that the row uses for a field with several names, None without the field."""
+        present_keys = [key for key in keys if key in self.row]
+        for synonym in present_keys[1:]:
+            if self.row[synonym] == self.row[present_keys[0]]:
+                self.used_keys.add(synonym)
             else:
-                self.flaw(other, f"means the same as {given[0]!r}, but they differ; keep one of them")
-        return given[0] if given else None
+                self.flaw(synonym, f"means the same as {present_keys[0]!r}, but they differ; keep one of them")
+        return present_keys[0] if present_keys else None
 
     def set_answer(self) -> None:
-        """Take the answer from whichever key holds it, if any does."""
+        """Read the reference answer, if the row has one of its keys."""
         if key := self.one_of(ANSWERS):
             self.answer_key = key
             self.fields["answer"] = self.take(key, lambda value: value)
 
     def set_demonstration(self) -> None:
-        """Take the demonstration from whichever key holds it, if any does."""
+        """Read the demonstration, if the row has one of its keys."""
         if key := self.one_of(DEMONSTRATIONS):
             self.take_answer(key, "demonstration")
 
     def take_answer(self, key: str, field: str) -> None:
-        """Take what the assistant said from a key; with it what its message has beside a text."""
+        """Read an assistant's response from a key, and the other keys of its message."""
         is_text = field != "demonstration" and not isinstance(self.row[key], list)
         answer = self.take(key, lambda value: ((as_response(value),), {}) if is_text else as_answer(value))
         if answer is not None:
-            steps, beside = answer
+            steps, extra = answer
             self.fields[field] = steps if field == "demonstration" else "".join(steps)
-            self.template |= {field: beside} if beside else {}
+            self.template |= {field: extra} if extra else {}
 
     def set_template(self) -> None:
-        """Take what the chat template is given; refuse what no model would see, and answers that are marked as bad."""
+        """Read the inputs of the chat template; reject media, and demonstrations that are labelled as bad."""
         for key in MEDIA:
             if self.row.get(key):
                 self.flaw(key, "texts are all that is read; take the column out")
@@ -163,22 +168,24 @@ class Reading:
             self.template["tools"] = self.take("tools", as_objects)
         if self.row.get("chat_template_kwargs"):
             variables = self.take("chat_template_kwargs", as_object) or {}
-            if taken := [name for name in GIVEN_ELSEWHERE if name in variables]:
-                self.flaw("chat_template_kwargs", f"{taken[0]} has a place of its own")
+            if reserved := [name for name in OTHER_FIELDS if name in variables]:
+                self.flaw("chat_template_kwargs", f"{reserved[0]} has a place of its own")
             self.template["chat_template_kwargs"] = variables
         self.template = {key: value for key, value in self.template.items() if value}
         label = self.row.get("label")
-        is_bad = label is False or ("completion" in self.row and str(label).strip().lower() in ("false", "0", "0.0"))
-        if is_bad and "demonstration" in self.fields:
+        is_rejected = label is False or (
+            "completion" in self.row and str(label).strip().lower() in ("false", "0", "0.0")
+        )
+        if is_rejected and "demonstration" in self.fields:
             self.flaw("label", "false: what is marked as bad is no demonstration; take the row or its completion out")
 
     def problem(self) -> Problem | list[Flaw]:
-        """Return the problem if nothing was wrong with the row, else its flaws."""
+        """Return the problem, or the flaws if there are any."""
         name = self._verifier()
         needs_none = name is not None and all(map(_is_code, self._names(name)))
         if not self.flaws and not self.fields.keys() & {"answer", "demonstration", "chosen"} and not needs_none:
             self.flaw("row", f"nothing to check or to learn from beside the prompt; its keys are {_listed(self.row)}")
-        meta = {key: value for key, value in self.row.items() if key not in self.taken or key in FOR_TEMPLATES}
+        meta = {key: value for key, value in self.row.items() if key not in self.used_keys or key in FOR_TEMPLATES}
         fields = {"id": self._id(), "prompt": "", "verifier": name, "meta": meta, "template": self.template}
         problem = Problem(**{**fields, **self.fields})
         for verifier_name in self._names(name) if "answer" in self.fields else ():
@@ -187,21 +194,21 @@ class Reading:
         return self.flaws or problem
 
     def _names(self, name: str | None) -> list[str]:
-        """The verifiers that judge this row: only one that is given as an option may stand for several."""
+        """Return the names of the row's verifiers; only an option may combine several."""
         if name is None or self.verifier is None:
             return [] if name is None else [name]
         return [verifier_name for verifier_name, _ in rewards.parse_verifiers(name)]
 
     def _id(self) -> str:
-        given = self.row.get("id")
-        if given is None:
-            return f"{_stem(self.place.file)}-{self.place.line}"
-        if isinstance(given, bool) or not isinstance(given, str | int) or not str(given).strip():
-            self.flaw("id", "neither text nor a whole number" if given != "" else "empty")
-        return str(given)
+        row_id = self.row.get("id")
+        if row_id is None:
+            return f"{_stem(self.location.file)}-{self.location.line}"
+        if isinstance(row_id, bool) or not isinstance(row_id, str | int) or not str(row_id).strip():
+            self.flaw("id", "neither text nor a whole number" if row_id != "" else "empty")
+        return str(row_id)
 
     def _verifier(self) -> str | None:
-        """Which verifier judges this row: the user's, the row's own, or the layout's."""
+        """Return the row's verifier: the option's, the row's own, or the layout's default."""
         name = self.row.get("verifier") if self.verifier is None else self.verifier
         has_answer = "answer" in self.fields
         if name is None:
@@ -224,130 +231,130 @@ class Reading:
         return str(name)
 
 
-def _own(reading: Reading) -> None:
-    reading.fields["prompt"] = reading.take("prompt", as_prompt)
-    reading.set_answer()
-    reading.set_demonstration()
+def _read_prompt_row(reader: RowReader) -> None:
+    reader.fields["prompt"] = reader.take("prompt", as_prompt)
+    reader.set_answer()
+    reader.set_demonstration()
 
 
-def _verl(reading: Reading) -> None:
-    reading.fields["prompt"] = reading.take("prompt", as_prompt)
-    _ground_truth(reading)
-    reading.set_demonstration()
+def _read_verl(reader: RowReader) -> None:
+    reader.fields["prompt"] = reader.take("prompt", as_prompt)
+    _ground_truth(reader)
+    reader.set_demonstration()
 
 
-def _uft(reading: Reading) -> None:
-    """The hints are the demonstration's first steps, where `answer` goes on after them; else `answer` is one step."""
-    reading.fields["prompt"] = reading.take("prompt", as_prompt)
-    _ground_truth(reading)
-    hints, whole = reading.take("hint", as_steps), reading.take("answer", as_response)
-    if hints is not None and whole is not None:
-        head = "".join(hints)
-        rest = (whole[len(head) :],) if len(whole) > len(head) else ()
-        reading.fields["demonstration"] = (*hints, *rest) if whole.startswith(head) else (whole,)
+def _read_uft(reader: RowReader) -> None:
+    """The hints are the first steps of the demonstration if `answer` starts with them; else `answer` is one step."""
+    reader.fields["prompt"] = reader.take("prompt", as_prompt)
+    _ground_truth(reader)
+    hints, response = reader.take("hint", as_steps), reader.take("answer", as_response)
+    if hints is not None and response is not None:
+        hint_text = "".join(hints)
+        last_step = (response[len(hint_text) :],) if len(response) > len(hint_text) else ()
+        reader.fields["demonstration"] = (*hints, *last_step) if response.startswith(hint_text) else (response,)
 
 
-def _ground_truth(reading: Reading) -> None:
-    """Take verl's answer, and its verifier by `data_source`; `reward_model` stays in meta for the user's functions."""
-    reading.answer_key = "reward_model.ground_truth"
-    reward_model = reading.row["reward_model"]
+def _ground_truth(reader: RowReader) -> None:
+    """Read verl's answer and the verifier of its `data_source`; `reward_model` stays in `meta` for users' functions."""
+    reader.answer_key = "reward_model.ground_truth"
+    reward_model = reader.row["reward_model"]
     truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
     if truth is None:
-        reading.flaw(reading.answer_key, "missing")
+        reader.flaw(reader.answer_key, "missing")
     else:
         names_target = isinstance(truth, dict) and isinstance(truth.get("target"), str)
-        reading.fields["answer"] = truth["target"] if names_target else truth
-    source = reading.row.get("data_source")
-    reading.default_verifier = VERIFIER_BY_SOURCE.get(source, "math") if isinstance(source, str) else "math"
+        reader.fields["answer"] = truth["target"] if names_target else truth
+    source = reader.row.get("data_source")
+    reader.default_verifier = VERIFIER_BY_SOURCE.get(source, "math") if isinstance(source, str) else "math"
 
 
-def _conversational(reading: Reading) -> None:
-    found = reading.take("messages", split_last)
-    if found:
-        reading.fields["prompt"], demonstration, beside = found
-        reading.fields["demonstration"] = (demonstration,)
-        reading.template |= {"demonstration": beside} if beside else {}
-    if "problem" not in reading.row:
-        reading.set_answer()
-    elif "answer" in reading.row:  # its solution is a text, as in the layout `problem`
-        reading.fields["answer"] = reading.take("answer", lambda value: value)
+def _read_conversational(reader: RowReader) -> None:
+    conversation = reader.take("messages", split_last)
+    if conversation:
+        reader.fields["prompt"], demonstration, extra = conversation
+        reader.fields["demonstration"] = (demonstration,)
+        reader.template |= {"demonstration": extra} if extra else {}
+    if "problem" not in reader.row:
+        reader.set_answer()
+    elif "answer" in reader.row:  # `solution` is not the answer, as in the layout `problem`
+        reader.fields["answer"] = reader.take("answer", lambda value: value)
     for key in DEMONSTRATIONS:
-        if key in reading.row:
-            reading.flaw(key, "the last message is the demonstration already; keep one of them")
+        if key in reader.row:
+            reader.flaw(key, "the last message is the demonstration already; keep one of them")
 
 
-def _preference(reading: Reading) -> None:
-    chosen, rejected = reading.row["chosen"], reading.row["rejected"]
-    both = isinstance(chosen, list) and isinstance(rejected, list)
-    if both and max(len(chosen), len(rejected)) > 1:
-        _after_shared_messages(reading)
+def _read_preference(reader: RowReader) -> None:
+    chosen, rejected = reader.row["chosen"], reader.row["rejected"]
+    are_messages = isinstance(chosen, list) and isinstance(rejected, list)
+    if are_messages and max(len(chosen), len(rejected)) > 1:
+        _read_conversation_pair(reader)
     else:
-        if "prompt" in reading.row:
-            reading.fields["prompt"] = reading.take("prompt", as_prompt)
+        if "prompt" in reader.row:
+            reader.fields["prompt"] = reader.take("prompt", as_prompt)
         else:
-            reading.flaw("prompt", "missing, and chosen and rejected share no messages")
+            reader.flaw("prompt", "missing, and chosen and rejected share no messages")
         for key in ("chosen", "rejected"):
-            reading.take_answer(key, key)
-    reading.set_answer()
-    reading.set_demonstration()
+            reader.take_answer(key, key)
+    reader.set_answer()
+    reader.set_demonstration()
 
 
-def _after_shared_messages(reading: Reading) -> None:
-    """Whole conversations that differ in their last message: what they share is the prompt."""
-    chosen, rejected = reading.take("chosen", split_last), reading.take("rejected", split_last)
+def _read_conversation_pair(reader: RowReader) -> None:
+    """Read two conversations that differ in their last message: the shared messages are the prompt."""
+    chosen, rejected = reader.take("chosen", split_last), reader.take("rejected", split_last)
     if chosen is None or rejected is None:
         return
-    prompt, reading.fields["chosen"], better = chosen
-    other, reading.fields["rejected"], worse = rejected
-    reading.template |= {key: beside for key, beside in (("chosen", better), ("rejected", worse)) if beside}
-    if other != prompt:
-        reading.flaw("rejected", "differs from chosen before the last message")
-    if "prompt" in reading.row:
-        given = reading.take("prompt", as_prompt)
-        if given is not None and given not in (prompt, prompt[-1]["content"]):
-            reading.flaw("prompt", "differs from the messages that chosen and rejected share")
-    reading.fields["prompt"] = prompt
+    prompt, reader.fields["chosen"], chosen_extra = chosen
+    rejected_prompt, reader.fields["rejected"], rejected_extra = rejected
+    reader.template |= {key: extra for key, extra in (("chosen", chosen_extra), ("rejected", rejected_extra)) if extra}
+    if rejected_prompt != prompt:
+        reader.flaw("rejected", "differs from chosen before the last message")
+    if "prompt" in reader.row:
+        row_prompt = reader.take("prompt", as_prompt)
+        if row_prompt is not None and row_prompt not in (prompt, prompt[-1]["content"]):
+            reader.flaw("prompt", "differs from the messages that chosen and rejected share")
+    reader.fields["prompt"] = prompt
 
 
-def _problem(reading: Reading) -> None:
-    """Competition rows: `answer` is the final one, `solution` the way to it; alone it ends in the answer in a box."""
-    reading.fields["prompt"] = reading.take("problem", as_prompt)
-    if "solution" not in reading.row:
-        reading.fields["answer"] = reading.take("answer", lambda value: value)
-        reading.set_demonstration()
+def _read_problem(reader: RowReader) -> None:
+    """Read a competition row: `answer` is the final answer, `solution` the demonstration, which may end with a box."""
+    reader.fields["prompt"] = reader.take("problem", as_prompt)
+    if "solution" not in reader.row:
+        reader.fields["answer"] = reader.take("answer", lambda value: value)
+        reader.set_demonstration()
         return
     for key in DEMONSTRATIONS:
-        if key in reading.row:
-            reading.flaw(key, "the solution is the demonstration already; keep one of them")
-    solution = reading.take("solution", as_response)
+        if key in reader.row:
+            reader.flaw(key, "the solution is the demonstration already; keep one of them")
+    solution = reader.take("solution", as_response)
     if solution is not None:
-        reading.fields["demonstration"] = (solution,)
-    if "answer" in reading.row:
-        reading.fields["answer"] = reading.take("answer", lambda value: value)
+        reader.fields["demonstration"] = (solution,)
+    if "answer" in reader.row:
+        reader.fields["answer"] = reader.take("answer", lambda value: value)
     elif solution is not None and (boxed := last_box(solution)) is not None:
-        reading.answer_key, reading.fields["answer"] = "solution", boxed
+        reader.answer_key, reader.fields["answer"] = "solution", boxed
 
 
-def _gsm8k(reading: Reading) -> None:
-    reading.fields["prompt"] = reading.take("question", as_prompt)
-    solution = reading.take("answer", as_response)
+def _read_gsm8k(reader: RowReader) -> None:
+    reader.fields["prompt"] = reader.take("question", as_prompt)
+    solution = reader.take("answer", as_response)
     if solution is not None:
         _, mark, answer = solution.rpartition("####")
         if not mark:
-            reading.flaw("answer", "no '####' before a final answer; question and answer are read as GSM8K rows")
-        reading.fields["answer"] = answer.strip()
-        reading.fields["demonstration"] = tuple(_LINE.findall(solution))
+            reader.flaw("answer", "no '####' before a final answer; question and answer are read as GSM8K rows")
+        reader.fields["answer"] = answer.strip()
+        reader.fields["demonstration"] = tuple(_LINE.findall(solution))
 
 
-LAYOUTS: dict[str, tuple[frozenset[str], Callable[[Reading], None]]] = {
-    "uft": (frozenset({"prompt", "reward_model", "hint", "answer"}), _uft),
-    "verl": (frozenset({"prompt", "reward_model"}), _verl),
-    "preference": (frozenset({"chosen", "rejected"}), _preference),
-    "conversational": (frozenset({"messages"}), _conversational),
-    "own": (frozenset({"prompt"}), _own),
-    "gsm8k": (frozenset({"question", "answer"}), _gsm8k),
-    "problem": (frozenset({"problem", "answer"}), _problem),
-    "solution": (frozenset({"problem", "solution"}), _problem),
+LAYOUTS: dict[str, tuple[frozenset[str], Callable[[RowReader], None]]] = {
+    "uft": (frozenset({"prompt", "reward_model", "hint", "answer"}), _read_uft),
+    "verl": (frozenset({"prompt", "reward_model"}), _read_verl),
+    "preference": (frozenset({"chosen", "rejected"}), _read_preference),
+    "conversational": (frozenset({"messages"}), _read_conversational),
+    "own": (frozenset({"prompt"}), _read_prompt_row),
+    "gsm8k": (frozenset({"question", "answer"}), _read_gsm8k),
+    "problem": (frozenset({"problem", "answer"}), _read_problem),
+    "solution": (frozenset({"problem", "solution"}), _read_problem),
 }
 
 
@@ -356,9 +363,9 @@ def _no_layout(row: Mapping[str, Any]) -> str:
         keys = LAYOUTS[name][0]
         return len(keys & row.keys()) / len(keys), -len(keys - row.keys())
 
-    near = max(LAYOUTS, key=closeness)
-    lacking = _listed(LAYOUTS[near][0] - row.keys())
-    return f"the keys {_listed(row)} fit no layout; the nearest, {near}, lacks {lacking}" if row else "no keys"
+    nearest = max(LAYOUTS, key=closeness)
+    missing = _listed(LAYOUTS[nearest][0] - row.keys())
+    return f"the keys {_listed(row)} fit no layout; the nearest, {nearest}, lacks {missing}" if row else "no keys"
 
 
 def _listed(keys: Mapping[str, Any] | frozenset[str]) -> str:
@@ -367,7 +374,7 @@ def _listed(keys: Mapping[str, Any] | frozenset[str]) -> str:
 
 
 def _unusable(value: Any, depth: int = 0) -> str | None:
-    """Why a value cannot be used wherever it stands: text that no file or tokenizer takes, or bottomless nesting."""
+    """Return why a value cannot be used in any field: invalid text, a number that is not finite, deep nesting."""
     if isinstance(value, str):
         if "\0" in value:
             return "holds a NUL character"

@@ -1,4 +1,4 @@
-"""Data sets: `load` turns a name or a path into problems, whatever stands behind it."""
+"""Loading of data sets: a name or a path becomes a list of problems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMBEDDED: dict[str, Generate] = {
     "knights": knights.generate,
 }
 ALLOWED = {"arithmetic": arithmetic.ALLOWED, "countdown": countdown.ALLOWED, "knights": knights.ALLOWED}
-NUM_PROBLEMS = 1_000  # of an embedded task, if nobody says how many
+NUM_PROBLEMS = 1_000  # default number of problems of an embedded task
 
 _DIFFICULTY = re.compile("([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
@@ -39,11 +39,14 @@ def load_dataset(
 ) -> list[Problem]:
     """Return the problems of a data set.
 
-    `dataset` is an embedded task with or without its difficulties (`arithmetic`, `arithmetic:2-6`; splits train,
-    heldout and ood), a file of rows (one split, whatever is asked for), a folder of them, or a hub
-    name `owner/name` or `owner/name:config` (both have train and test; heldout means test). `num_problems` takes the
-    first ones; an embedded task has NUM_PROBLEMS if it is not given. `seed` is for embedded tasks. `verifier`, a name
-    or `file.py:function`, judges all problems in place of their own.
+    Args:
+        dataset: An embedded task with or without difficulties (`arithmetic`, `arithmetic:2-6`), a file of rows, a
+            folder of files, or a hub name `owner/name` or `owner/name:config`.
+        split: train, heldout or ood for embedded tasks; train, test or heldout (the same as test) for folders and the
+            hub. A file is a single split, and `split` is ignored.
+        num_problems: Number of problems, the first ones; default all, NUM_PROBLEMS for an embedded task.
+        seed: Seed of embedded tasks.
+        verifier: A name or `file.py:function` that grades all problems in place of the rows' own verifiers.
 
     Errors: ConfigError for an unknown name or split, DataError for a file that is missing or has bad rows.
 
@@ -60,8 +63,8 @@ def load_dataset(
         return read_path(dataset, split, num_problems, verifier)
     if _HUB_NAME.fullmatch(dataset):
         return read_hub(dataset, split, num_problems, verifier)
-    near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"embedded are {', '.join(EMBEDDED)};"
+    matches = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.5)
+    hint = f"did you mean {matches[0]!r}?" if matches else f"embedded are {', '.join(EMBEDDED)};"
     raise ConfigError(
         f"unknown data set {dataset!r}: {hint} a file looks like path/to/rows.jsonl (or .json, .csv, .parquet), "
         "a hub data set like owner/name"
@@ -69,16 +72,16 @@ def load_dataset(
 
 
 def difficulties(dataset: str, split: str) -> Range:
-    """The lowest and the highest difficulty of an embedded task, of those that its name asks for, in a split.
+    """Return the lowest and the highest difficulty of an embedded task's split, as limited by `arithmetic:2-6`.
 
-    Errors: ConfigError if the split does not have them.
+    Errors: ConfigError if the split does not have these difficulties.
     """
     name, _, difficulty = dataset.partition(":")
     return resolve(name, split, _range(dataset, difficulty), ALLOWED[name])
 
 
 def _is_path(dataset: str) -> bool:
-    """Whether the name is that of a file or folder, there or not; `owner/name` is only if it is there."""
+    """Return whether a name is the path of a file or folder; a path like `owner/name` only if it exists."""
     if dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or kind_of(dataset):
         return True
     try:
@@ -92,5 +95,5 @@ def _range(dataset: str, text: str) -> Range | None:
         return None
     match = _DIFFICULTY.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{dataset}: {text!r} is no difficulty; write one number or two, such as arithmetic:2-6")
+        raise ConfigError(f"{dataset}: {text!r} is not a difficulty; write one number or two, such as arithmetic:2-6")
     return int(match[1]), int(match[2] or match[1])

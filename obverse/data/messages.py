@@ -1,4 +1,4 @@
-"""Prompts, demonstrations and chat messages as rows hold them, checked; `UnusableError` says what is wrong with one."""
+"""Validation of prompts, demonstrations and chat messages in rows; `UnusableError` has the reason of a rejection."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number",
 
 
 class UnusableError(ValueError):
-    """A value that its field cannot hold; the text is the reason in the report."""
+    """A value that its field cannot have; the message is the reason in the report."""
 
 
 def kind(value: object) -> str:
-    """Return what a JSON value is, in words."""
+    """Return the type of a JSON value, in words."""
     return "null" if value is None else KINDS.get(type(value), type(value).__name__)
 
 
 def as_prompt(value: Any) -> Prompt:
-    """Return a prompt, a text or messages, as it is asked: not blank, and the assistant's turn comes next."""
+    """Return a prompt: a text that is not blank, or messages after which the assistant's turn follows."""
     if isinstance(value, str):
         if not value or value.isspace():
             raise UnusableError("empty")
@@ -38,7 +38,7 @@ def as_prompt(value: Any) -> Prompt:
 
 
 def as_messages(value: Any) -> list[Message]:
-    """Return chat messages, each with a known `role`, a text as `content` and nothing but texts beside them."""
+    """Return chat messages with a known `role`, a text as `content`, and only texts in other keys."""
     if not isinstance(value, list):
         raise UnusableError(f"not a list of messages but {kind(value)}")
     if not value:
@@ -47,21 +47,21 @@ def as_messages(value: Any) -> list[Message]:
 
 
 def as_answer(value: Any) -> tuple[tuple[str, ...], Message]:
-    """Return a demonstration as its steps, and what its message has beside a text: reasoning, tool calls.
+    """Return the steps of a demonstration, and the other keys of its message: reasoning, tool calls.
 
-    A text is one step, a list of texts as many, a list with one assistant message one.
+    A text, or a list with one assistant message, is one step; a list of texts has one step per text.
     """
     if isinstance(value, list) and value and isinstance(value[0], dict):
         messages = as_messages(value)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
             roles = ", ".join(message["role"] for message in messages[:5])
             raise UnusableError(f"expected one assistant message, found {len(messages)} ({roles})")
-        return _last(messages[0])
+        return _content_and_extra(messages[0])
     return as_steps(value), {}
 
 
 def as_steps(value: Any) -> tuple[str, ...]:
-    """Return a demonstration as its steps: a text is one step, a list of texts as many."""
+    """Return the steps of a demonstration: a text is one step, a list of texts has one step per text."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
@@ -77,7 +77,7 @@ def as_steps(value: Any) -> tuple[str, ...]:
 
 
 def as_response(value: Any) -> str:
-    """Return a text that is not blank."""
+    """Return a response: a text that is not blank."""
     if not isinstance(value, str):
         raise UnusableError(f"neither text nor messages but {kind(value)}")
     if not value or value.isspace():
@@ -86,26 +86,26 @@ def as_response(value: Any) -> str:
 
 
 def split_last(value: Any) -> tuple[list[Message], str, Message]:
-    """Return the prompt and the response of a conversation that the assistant ends; see `as_answer`."""
+    """Return the prompt, the response and the other keys of the last message of a conversation; see `as_answer`."""
     messages = as_messages(value)
     if messages[-1]["role"] != "assistant":
         raise UnusableError(f"the last message is from {messages[-1]['role']}, not from the assistant")
     if len(messages) == 1:
         raise UnusableError("no message before the assistant's")
     as_prompt(messages[:-1])
-    (text,), beside = _last(messages[-1])
-    return messages[:-1], text, beside
+    (text,), extra = _content_and_extra(messages[-1])
+    return messages[:-1], text, extra
 
 
-def _last(message: Message) -> tuple[tuple[str], Message]:
-    beside = {key: value for key, value in message.items() if key not in ("role", "content")}
-    if not message["content"].strip() and "tool_calls" not in beside:
+def _content_and_extra(message: Message) -> tuple[tuple[str], Message]:
+    extra = {key: value for key, value in message.items() if key not in ("role", "content")}
+    if not message["content"].strip() and "tool_calls" not in extra:
         raise UnusableError("empty")
-    return (message["content"],), beside
+    return (message["content"],), extra
 
 
 def as_objects(value: Any) -> list[dict[str, Any]]:
-    """Return a list of objects, given as one or as its JSON; null within is absent, as tables fill up with nulls."""
+    """Return a list of objects from a list or its JSON; nulls in objects, which tables fill in, are removed."""
     if isinstance(value, str):
         value = _json(value)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -115,7 +115,7 @@ def as_objects(value: Any) -> list[dict[str, Any]]:
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """Return an object, given as one or as its JSON; null within is absent."""
+    """Return an object from an object or its JSON; nulls are removed."""
     if isinstance(value, str):
         value = _json(value)
     if not isinstance(value, dict):
@@ -125,7 +125,7 @@ def as_object(value: Any) -> dict[str, Any]:
 
 
 def without_null(value: Any) -> Any:
-    """The value without the keys of objects in it that are null."""
+    """Return the value without keys whose value is null, recursively."""
     if isinstance(value, dict):
         return {key: without_null(item) for key, item in value.items() if item is not None}
     return [without_null(item) for item in value] if isinstance(value, list) else value
@@ -162,5 +162,5 @@ def _message(item: Any, number: int) -> Message:
             item["tool_calls"] = as_objects(calls)
         except UnusableError as error:
             raise UnusableError(f"message {number}: tool_calls: {error}") from None
-    rest = {key: value for key, value in item.items() if key not in ("role", "content")}
-    return {"role": item["role"], "content": item["content"], **rest}
+    extra = {key: value for key, value in item.items() if key not in ("role", "content")}
+    return {"role": item["role"], "content": item["content"], **extra}

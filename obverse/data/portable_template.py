@@ -1,8 +1,8 @@
-"""The chat template that other programs need to write the prompts that a model was trained on. No torch here.
+"""A chat template that gives the prompts of training in other programs. No torch.
 
-Beside a template a run has a system prompt, variables, a fixed date, and ways around what the template lacks. All of it
-is written in front of the template, so that `apply_chat_template`, and every server that calls it, gives the same
-prompt.
+A run has, besides the template, a system prompt, variables, a fixed date, and workarounds for missing features of the
+template. All of them are written before the template, so that `apply_chat_template`, and every server that calls it,
+gives the same prompts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from obverse.data.chat_template import FIXED_DATE, ChatTemplate
 
-# Writes the last assistant message and eos, so that training on the folder finds where answers end.
+# Writes the last assistant message and EOS, so that further training finds the end of answers.
 _PLAIN = (
     "{%- set last = messages[-1]['role'] == 'assistant' -%}"
     "{%- set asked = messages[:-1] if last else messages -%}"
@@ -27,17 +27,17 @@ _FOLD = (
 )
 
 
-def plain(opening: str, form: str, system_prompt: str | None) -> str:
-    """The template of prompts that are a text: what the tokenizer puts first, and `form` around the messages."""
+def plain_template(opening: str, form: str, system_prompt: str | None) -> str:
+    """Return the template of plain-text prompts: the tokenizer's opening tokens, and `form` around the messages."""
     before, _, after = form.partition("{prompt}")
     text = _PLAIN.replace("OPENING", quoted(opening)).replace("BEFORE", quoted(before)).replace("AFTER", quoted(after))
     return _system(system_prompt) + text
 
 
-def chat(
+def with_run_settings(
     template: ChatTemplate, system_prompt: str | None, takes_system: bool, variables: Mapping[str, Any]
 ) -> str | None:
-    """The template with all that a run adds; None where that cannot be written: a date in a format known only later."""
+    """Return the template with the run's settings; None if they cannot be written (a computed date format)."""
     parts = [_system(system_prompt), "" if takes_system else _FOLD]
     values = dict(variables)
     if template.reads_clock:
@@ -54,7 +54,7 @@ def chat(
         if name in template.variables:
             parts.append(f"{{%- if {name} is not defined -%}}{{%- set {name} = {literal(value)} -%}}{{%- endif -%}}")
     before = "".join(parts)
-    # a block and a line break, which goes with it: what follows stands at the start of a line, as it did
+    # a block and the line break that is trimmed with it: the template then starts at the start of a line, as before
     return f"{before}{{%- if true %}}{{% endif %}}\n{template.source}" if before else template.source
 
 
@@ -66,12 +66,12 @@ def _system(prompt: str | None) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as Jinja reads it: ASCII, in quotes."""
+    """Return a text as a Jinja literal: ASCII, in quotes."""
     return ascii(text)
 
 
 def literal(value: Any) -> str:
-    """A JSON value as Jinja reads it."""
+    """Return a JSON value as a Jinja literal."""
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Problems from files, folders of them and the hub; all bad rows are reported in one pass.
+"""Problems from files, folders and the hub; all bad rows are reported together.
 
-A row that cannot be used is a line `file:line: field: reason` of the DataError that ends the reading; none is skipped.
-Lines count from 1; in .json files and tables it is the number of the row.
+Every unusable row gives a line `file:line: field: reason` of a DataError; rows are never skipped. Lines count from 1;
+in .json files and tables, `line` is the number of the row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from obverse.data.dataset_folders import split_files
 from obverse.data.file_formats import TABLE_BATCH, Rows, kind_of, listed, read_file, table_rows
-from obverse.data.layouts import Flaw, Place, read_row
+from obverse.data.layouts import Flaw, RowLocation, read_row
 from obverse.errors import ConfigError, DataError
 from obverse.types import Problem
 
@@ -25,17 +25,17 @@ MAX_REPORTED = 50
 
 @dataclass(frozen=True)
 class Counts:
-    """What a data set holds, for printing."""
+    """Counts of a data set, for printing."""
 
     num_rows: int
     num_with_answer: int
     num_with_demonstration: int
-    num_by_verifier: dict[str, int]  # "none" for rows that nothing checks
+    num_by_verifier: dict[str, int]  # "none" for rows without a verifier
     longest_prompt: int  # characters
 
 
 def count(problems: Sequence[Problem]) -> Counts:
-    """Return what `obverse data check` prints of problems that could be read."""
+    """Return the counts that `obverse data check` prints."""
     verifiers = Counter(problem.verifier or "none" for problem in problems)
     return Counts(
         num_rows=len(problems),
@@ -47,11 +47,11 @@ def count(problems: Sequence[Problem]) -> Counts:
 
 
 def read_path(path: str, split: str, num_problems: int | None = None, verifier: str | None = None) -> list[Problem]:
-    """Return the problems of a file, or of the files of a folder that belong to a split, in their order.
+    """Return the problems of a file, or of the files of a folder that belong to a split, in order.
 
-    A file is one split, whatever is asked for. With `num_problems` only so many rows are read, and checked.
+    A file is a single split, and `split` is ignored. With `num_problems`, only that many rows are read and checked.
 
-    Errors: DataError if there is no such file, if it cannot be read, or with the report of all bad rows.
+    Errors: DataError if the file does not exist or cannot be read, or with the report of all bad rows.
     """
     try:
         target = Path(path).expanduser()
@@ -64,38 +64,40 @@ def read_path(path: str, split: str, num_problems: int | None = None, verifier: 
         else:
             _no_such_file(target)
         return read_rows(chain.from_iterable(map(read_file, files)), path, num_problems, verifier)
-    except RuntimeError as error:  # the home of a user that there is none of
+    except RuntimeError as error:  # `~name` of an unknown user
         raise DataError(f"{path}: {error}") from error
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror}); check the file") from error
 
 
 def read_hub(name: str, split: str, num_problems: int | None = None, verifier: str | None = None) -> list[Problem]:
-    """Return the problems of a hub data set `owner/name`, or `owner/name:config`, by the library `datasets`.
+    """Return the problems of a hub data set `owner/name`, or `owner/name:config`, loaded by the library `datasets`.
 
-    Errors: DataError if it cannot be had, or with the report of all bad rows.
+    Errors: DataError if it cannot be loaded, or with the report of all bad rows.
     """
     return read_rows(hub_rows(name, _common_name(split)), name, num_problems, verifier)
 
 
 def read_rows(rows: Rows, source: str, num_problems: int | None = None, verifier: str | None = None) -> list[Problem]:
-    """Return the problems that rows hold, with ids that differ. Errors: DataError with the report of all bad rows."""
+    """Return the problems of rows, with unique ids. Errors: DataError with the report of all bad rows."""
     if num_problems is not None and num_problems < 1:
         raise ConfigError(f"num_problems is {num_problems}; ask for 1 or more")
     problems: list[Problem] = []
     flaws: list[Flaw] = []
-    places: dict[str, Place] = {}
+    locations: dict[str, RowLocation] = {}
     num_rows = 0
-    for place, row in islice(rows, num_problems):
+    for location, row in islice(rows, num_problems):
         num_rows += 1
-        found = [row] if isinstance(row, Flaw) else read_row(row, place, verifier)
-        if isinstance(found, list):
-            flaws += found
-        elif first := places.get(found.id):
-            flaws.append(Flaw(place, "id", f"{found.id[:80]!a} is taken by {first.file}:{first.line}"))
+        row_result = [row] if isinstance(row, Flaw) else read_row(row, location, verifier)
+        if isinstance(row_result, list):
+            flaws += row_result
+        elif first_location := locations.get(row_result.id):
+            flaws.append(
+                Flaw(location, "id", f"{row_result.id[:80]!a} is taken by {first_location.file}:{first_location.line}")
+            )
         else:
-            places[found.id] = place
-            problems.append(found)
+            locations[row_result.id] = location
+            problems.append(row_result)
     if flaws:
         raise DataError(report(flaws, num_rows))
     if not problems:
@@ -104,7 +106,7 @@ def read_rows(rows: Rows, source: str, num_problems: int | None = None, verifier
 
 
 def report(flaws: Sequence[Flaw], num_rows: int) -> str:
-    """Return the first flaws, a line each, and how many more there are."""
+    """Return the first flaws, one per line, and the number of further ones."""
     lines = [str(flaw) for flaw in flaws[:MAX_REPORTED]]
     if len(flaws) > MAX_REPORTED:
         lines.append(f"... and {len(flaws) - MAX_REPORTED} more of {num_rows} rows")
@@ -112,7 +114,7 @@ def report(flaws: Sequence[Flaw], num_rows: int) -> str:
 
 
 def hub_rows(name: str, split: str) -> Rows:
-    """The rows of a split of a hub data set, with their places. Errors: DataError if it cannot be had."""
+    """Yield the rows of a split of a hub data set with their locations. Errors: DataError if it cannot be loaded."""
     try:
         import datasets  # seconds that only the hub should cost
     except ImportError as error:
@@ -139,10 +141,10 @@ def _no_such_file(path: Path) -> NoReturn:
     if path.is_symlink():
         raise DataError(f"{str(path)!r} is a link to {str(path.readlink())!r}, where there is no file; check the link")
     names = sorted(entry.name for entry in path.parent.iterdir())
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    there = path.parent / near[0] if near else None
+    matches = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    suggestion = path.parent / matches[0] if matches else None
     raise DataError(
-        f"there is no file {str(path)!r}; " + (f"did you mean {str(there)!r}?" if there else "check the path")
+        f"there is no file {str(path)!r}; " + (f"did you mean {str(suggestion)!r}?" if suggestion else "check the path")
     )
 
 

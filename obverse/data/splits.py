@@ -1,4 +1,4 @@
-"""Which problems a split holds: train and heldout are told apart by a hash of the problem, ood by its difficulty."""
+"""Splits of embedded tasks: train and heldout differ by a hash of the problem, ood by its difficulty."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from obverse.errors import ConfigError
 from obverse.seeds import seed_for
 from obverse.types import Problem
 
-HELDOUT_ONE_IN = 4  # generous, because the easiest difficulties have few distinct problems to share out
-PATIENCE = 3_000  # draws without a new problem, plus PATIENCE_PER_SEEN for each of either side, until we give up
+HELDOUT_ONE_IN = 4  # a large fraction, because the easiest difficulties have few distinct problems
+PATIENCE = 3_000  # largest number of draws without a new problem, plus PATIENCE_PER_SEEN per distinct problem
 PATIENCE_PER_SEEN = 40
 
 Range = tuple[int, int]
@@ -32,15 +32,15 @@ class Draft:
 Draw = Callable[[Random, int], Draft]
 
 
-def side(task: str, canonical: str) -> str:
-    """Return `train` or `heldout`: where the problem with this canonical form lives, for every seed and for ever."""
+def split_of(task: str, canonical: str) -> str:
+    """Return the split of a problem by its canonical form, `train` or `heldout`; it does not depend on the seed."""
     return "heldout" if seed_for(0, "split", task, canonical) % HELDOUT_ONE_IN == 0 else "train"
 
 
 def resolve(task: str, split: str, difficulty: Range | None, allowed: Mapping[str, Range]) -> Range:
-    """Return the difficulties to deal from, lowest and highest, both included.
+    """Return the lowest and the highest difficulty of a split, both included.
 
-    Errors: ConfigError if `split` is unknown or does not have the difficulties asked for.
+    Errors: ConfigError if `split` is unknown or does not have the requested difficulties.
     """
     if split not in allowed:
         raise ConfigError(f"{task}: there is no split {split!r}; choose one of {', '.join(allowed)}")
@@ -67,19 +67,19 @@ def deal(
     draw: Draw,
     verifier: str,
 ) -> list[Problem]:
-    """Return `num_problems` distinct problems of a split, the difficulties of the range taking turns.
+    """Return `num_problems` distinct problems of a split, with the difficulties of the range in turn.
 
-    The first problems of a longer list are the shorter list of the same seed.
+    A shorter list is a prefix of a longer one with the same seed.
 
-    Errors: ConfigError if the split, a difficulty or the number of problems cannot be had.
+    Errors: ConfigError if the split lacks a difficulty or that many problems, or is unknown.
     """
     if num_problems < 0:
         raise ConfigError(f"{task}: num_problems is {num_problems}; ask for 0 or more")
     first, last = resolve(task, split, difficulty, allowed)
     levels = range(first, last + 1)
     drafts = {}
-    for turn, level in enumerate(levels):
-        num_wanted = len(range(turn, num_problems, len(levels)))
+    for offset, level in enumerate(levels):
+        num_wanted = len(range(offset, num_problems, len(levels)))
         drafts[level] = iter(_distinct(task, split, level, num_wanted, seed, draw))
     problems = []
     for index in range(num_problems):
@@ -101,23 +101,23 @@ def deal(
 
 
 def _distinct(task: str, split: str, level: int, num_wanted: int, seed: int, draw: Draw) -> list[Draft]:
-    """Draw until there are enough distinct problems of one difficulty, or until no new one turns up any more."""
+    """Draw distinct problems of one difficulty. Errors: ConfigError if no new one appears for a long time."""
     rng = Random(seed_for(seed, task, split, level))
-    found: list[Draft] = []
-    seen: set[str] = set()  # of both sides: what is rare shows only after many draws
-    num_vain = 0
-    while len(found) < num_wanted:
+    drafts: list[Draft] = []
+    seen: set[str] = set()  # of both splits
+    num_repeats = 0
+    while len(drafts) < num_wanted:
         draft = draw(rng, level)
         if draft.canonical in seen:
-            num_vain += 1
-            if num_vain > PATIENCE + PATIENCE_PER_SEEN * len(seen):
+            num_repeats += 1
+            if num_repeats > PATIENCE + PATIENCE_PER_SEEN * len(seen):
                 raise ConfigError(
-                    f"{task}: only {len(found)} distinct problems of difficulty {level} turn up in the {split} split, "
+                    f"{task}: only {len(drafts)} distinct problems of difficulty {level} turn up in the {split} split, "
                     f"not {num_wanted}; ask for fewer problems or for harder ones"
                 )
             continue
         seen.add(draft.canonical)
-        num_vain = 0
-        if split == "ood" or side(task, draft.canonical) == split:
-            found.append(draft)
-    return found
+        num_repeats = 0
+        if split == "ood" or split_of(task, draft.canonical) == split:
+            drafts.append(draft)
+    return drafts

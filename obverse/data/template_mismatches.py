@@ -1,21 +1,21 @@
-"""Rows that a chat template refuses, would leave out of a prompt, or that spell out control tokens. No torch here."""
+"""Checks of rows against a chat template: rows that it rejects or omits parts of, and control tokens. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from obverse.data.renderer import Rendered, Renderer
+from obverse.data.renderer import RenderedResponse, Renderer
 from obverse.errors import ConfigError, DataError
 from obverse.types import Problem
 
-MAX_TOLD = 50
+MAX_REPORTED = 50
 KINDS = ("demonstration", "chosen", "rejected")
 
 
-def refuse_misfits(problems: Sequence[Problem], renderer: Renderer) -> None:
-    """Raise DataError, or ConfigError where the template itself raises, for rows that cannot be rendered whole.
+def check_rendering(problems: Sequence[Problem], renderer: Renderer) -> None:
+    """Raise DataError, or ConfigError if the template itself raises, for rows that cannot be rendered completely.
 
-    Rendered are every row with tools, reasoning or variables of its own, and one row of each sequence of roles.
+    Checks every row with tools, reasoning or template variables, and one row per sequence of roles.
     """
     errors: list[DataError | ConfigError] = []
     shapes: set[object] = set()
@@ -24,22 +24,22 @@ def refuse_misfits(problems: Sequence[Problem], renderer: Renderer) -> None:
         if not problem.template and shape in shapes:
             continue
         shapes.add(shape)
-        error = misfit(problem, renderer)
+        error = rendering_error(problem, renderer)
         errors += [error] if error is not None else []
     if errors:
         raise_all(errors)
 
 
 def raise_all(errors: Sequence[DataError | ConfigError]) -> None:
-    """Raise what is wrong with rows as one error, a line each."""
-    lines = [str(error) for error in errors[:MAX_TOLD]]
-    lines += [f"... and {len(errors) - MAX_TOLD} more rows"] if len(errors) > MAX_TOLD else []
+    """Raise the errors of all rows as one error with a line per row."""
+    lines = [str(error) for error in errors[:MAX_REPORTED]]
+    lines += [f"... and {len(errors) - MAX_REPORTED} more rows"] if len(errors) > MAX_REPORTED else []
     kind = ConfigError if all(isinstance(error, ConfigError) for error in errors) else DataError
     raise kind("\n".join(lines))
 
 
-def misfit(problem: Problem, renderer: Renderer) -> DataError | ConfigError | None:
-    """Why a row cannot be rendered, or None."""
+def rendering_error(problem: Problem, renderer: Renderer) -> DataError | ConfigError | None:
+    """Return the error of rendering a row, None without an error."""
     try:
         renderer.prompt_text(problem)
         for _ in answers(problem, renderer):
@@ -49,8 +49,8 @@ def misfit(problem: Problem, renderer: Renderer) -> DataError | ConfigError | No
     return None
 
 
-def answers(problem: Problem, renderer: Renderer) -> Iterator[tuple[str, Rendered]]:
-    """The row's demonstration, chosen and rejected response, where it has them, as they would be trained."""
+def answers(problem: Problem, renderer: Renderer) -> Iterator[tuple[str, RenderedResponse]]:
+    """Yield the row's demonstration, chosen and rejected response, if it has them, as they would be trained."""
     texts = ("".join(problem.demonstration), problem.chosen, problem.rejected)
     has = (bool(problem.demonstration), problem.chosen is not None, problem.rejected is not None)
     for kind, text, is_there in zip(KINDS, texts, has, strict=True):
@@ -58,15 +58,15 @@ def answers(problem: Problem, renderer: Renderer) -> Iterator[tuple[str, Rendere
             yield kind, renderer.response(problem, (text or "",), kind)
 
 
-def spelled_out(problems: Sequence[Problem], renderer: Renderer) -> list[tuple[int, Problem, list[str]]]:
-    """The rows that spell out control tokens: their number from 1, the row, the tokens."""
+def control_token_rows(problems: Sequence[Problem], renderer: Renderer) -> list[tuple[int, Problem, list[str]]]:
+    """Return (row number from 1, row, tokens) of the rows that contain control tokens as text."""
     rows = [(number, problem, renderer.spelled(problem)) for number, problem in enumerate(problems, start=1)]
     return [row for row in rows if row[2]]
 
 
-def spelled_remark(problems: Sequence[Problem], renderer: Renderer) -> str:
-    """A sentence on rows that spell out control tokens; empty without one."""
-    rows = spelled_out(problems, renderer)
+def control_token_note(problems: Sequence[Problem], renderer: Renderer) -> str:
+    """Return a note on rows that contain control tokens as text, "" if there are none."""
+    rows = control_token_rows(problems, renderer)
     if not rows:
         return ""
     _, first, tokens = rows[0]

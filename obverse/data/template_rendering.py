@@ -1,4 +1,4 @@
-"""What a chat template writes of a row, and what it must not leave out of one. No torch here."""
+"""Rendering of rows by a chat template, with checks that no part of a row is omitted. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from obverse.data.chat_template import (
     FIXED_DATE,
     REASONING,
     ChatTemplate,
-    Layout,
+    PromptFormat,
     TooLargeError,
     compiled,
     first_line,
@@ -21,21 +21,23 @@ from obverse.types import Message, Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBE = "Forty-two."  # stands for a message when a template is asked how it writes one
-LINKS = frozenset({"role", "content", "tool_call_id"})  # of a message; an id only says which call is answered
-RESERVED = frozenset({"messages", "add_generation_prompt", "tools", "documents"})  # of a template's variables
+PROBE = "Forty-two."  # content of test messages that find out how a template writes messages
+LINKS = frozenset({"role", "content", "tool_call_id"})  # keys of a message; an id only refers to a call
+RESERVED = frozenset(
+    {"messages", "add_generation_prompt", "tools", "documents"}
+)  # variables that are set by the renderer
 
 
-class Writer:
-    """A layout with all that is given to it: the tokenizer's special tokens, a system prompt, variables.
+class TemplateRenderer:
+    """A prompt format with its inputs: the tokenizer's special tokens, a system prompt and template variables.
 
-    Raises ConfigError for variables that the template never reads.
+    Raises ConfigError for variables that the template does not read.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        layout: Layout,
+        layout: PromptFormat,
         system_prompt: str | None,
         variables: Mapping[str, Any],
     ) -> None:
@@ -46,7 +48,7 @@ class Writer:
         self.takes_system = layout.jinja is None or self._keeps_system_messages()
 
     def messages(self, problem: Problem) -> list[Message]:
-        """The prompt as messages, with the system prompt where the problem has none of its own."""
+        """Return the prompt as messages, with the system prompt if the problem has none."""
         prompt = problem.prompt
         messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if not messages:
@@ -59,10 +61,10 @@ class Writer:
         return messages
 
     def values(self, problem: Problem) -> dict[str, Any]:
-        """The variables that the row gives to the template. Raises DataError for one that it never reads."""
-        given = problem.template
-        values = {"tools": given["tools"]} if "tools" in given else {}
-        values |= given.get("chat_template_kwargs", {})
+        """Return the row's template variables. Raises DataError for one that the template does not read."""
+        row_values = problem.template
+        values = {"tools": row_values["tools"]} if "tools" in row_values else {}
+        values |= row_values.get("chat_template_kwargs", {})
         template = self.template(values)
         for name in values:
             if template is None or name not in template.variables:
@@ -73,40 +75,44 @@ class Writer:
         return values
 
     def _refuse_variables(self) -> None:
-        """Raise ConfigError for a variable that the template never reads."""
+        """Raise ConfigError for a variable that the template does not read."""
         template = self.template()
         for name in self.variables:
             if template is None or name not in template.variables or name in RESERVED:
                 read = sorted(template.variables - RESERVED - self._special.keys()) if template else []
-                listed = f"the names in it are {', '.join(read)[:300]}" if read else "it reads none"
-                raise ConfigError(f"chat_template_kwargs: the chat template does not read {name!r}; {listed}")
+                hint = f"the names in it are {', '.join(read)[:300]}" if read else "it reads none"
+                raise ConfigError(f"chat_template_kwargs: the chat template does not read {name!r}; {hint}")
 
-    def refuse_left_out(self, messages: list[Message], values: Mapping[str, Any], text: str, where: str) -> None:
-        """Raise DataError for a message, or a key of one, that the template does not write."""
+    def check_nothing_omitted(self, messages: list[Message], values: Mapping[str, Any], text: str, where: str) -> None:
+        """Raise DataError for a message, or a key of a message, that the template omits."""
         template = self.template(values)
 
         def changes(number: int, message: Message) -> bool:
-            others = [*messages[:number], message, *messages[number + 1 :]]
-            return self.differs(others, values, text, where=where, answer_next=True)
+            changed = [*messages[:number], message, *messages[number + 1 :]]
+            return self.differs(changed, values, text, where=where, answer_next=True)
 
         for number, message in enumerate(messages):
-            place = f"{where}: message {number + 1} ({message['role']})"
+            location = f"{where}: message {number + 1} ({message['role']})"
             content = message["content"]
             is_there = not content.strip() or content.strip() in text
             if not is_there and not changes(number, {**message, "content": content + PROBE}):
-                raise DataError(f"{place}: the chat template does not write it: take it out, or give another template")
+                raise DataError(
+                    f"{location}: the chat template does not write it: take it out, or give another template"
+                )
             for key in message.keys() - LINKS:
-                is_name = key == "name" and message["role"] == "tool"  # of the function, which the call names already
+                is_name = (
+                    key == "name" and message["role"] == "tool"
+                )  # the function's name, which is part of the call too
                 words = set(REASONING) if key in REASONING else {key}
                 if is_name or template is None or template.words & words:
                     continue
                 if not changes(number, {name: value for name, value in message.items() if name != key}):
                     raise DataError(
-                        f"{place}: {key}: the chat template does not read it: take it out, or give another template"
+                        f"{location}: {key}: the chat template does not read it: take it out, or give another template"
                     )
 
     def template(self, values: Mapping[str, Any] | None = None) -> ChatTemplate | None:
-        """The template for these variables: some tokenizers have another one for tools."""
+        """Return the template for these variables; some tokenizers have a separate one for tools."""
         if self.layout.jinja is None:
             return None
         source = self.layout.jinja_tools if values and "tools" in values else None
@@ -117,23 +123,27 @@ class Writer:
     ) -> str:
         template = self.template(values)
         assert template is not None
-        given = {"tools": None, "documents": None, "date_string": FIXED_DATE, **self.variables, **(values or {})}
+        variables = {"tools": None, "documents": None, "date_string": FIXED_DATE, **self.variables, **(values or {})}
         try:
-            return template.render(messages, add_generation_prompt=answer_next, **{**self._special, **given})
+            return template.render(messages, add_generation_prompt=answer_next, **{**self._special, **variables})
         except ERRORS as error:
-            what = "cannot be rendered" if isinstance(error, TooLargeError | RecursionError) else "refuses its messages"
-            place = f"{where}: " if where else ""
-            raise ConfigError(f"{place}the chat template ({self.layout.name}) {what}: {first_line(error)}") from error
+            problem = (
+                "cannot be rendered" if isinstance(error, TooLargeError | RecursionError) else "refuses its messages"
+            )
+            location = f"{where}: " if where else ""
+            raise ConfigError(
+                f"{location}the chat template ({self.layout.name}) {problem}: {first_line(error)}"
+            ) from error
 
     def render_by(self, source: str, messages: Sequence[Message]) -> str:
-        """A prompt as a program writes it that knows nothing but a template and the tokenizer's special tokens."""
+        """Return a prompt as other programs render it, with a template and the tokenizer's special tokens only."""
         template = compiled("as it is stored", source)
         return template.render(messages, add_generation_prompt=True, tools=None, documents=None, **self._special)
 
     def differs(
         self, messages: Sequence[Message], values: Mapping[str, Any], text: str, *, where: str, answer_next: bool
     ) -> bool:
-        """Whether the template writes something else than `text` of messages, or refuses them."""
+        """Return whether rendering messages gives another text than `text`, or an error."""
         try:
             return self.render(messages, values, where=where, answer_next=answer_next) != text
         except ConfigError:
@@ -146,20 +156,20 @@ class Writer:
         except ConfigError:
             return False
 
-    def written(self) -> str:
-        """What the template writes of itself around messages."""
+    def template_text(self) -> str:
+        """Return the text that the template writes around messages."""
         if self.layout.jinja is None:
             return self.layout.form
         messages = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
         parts = [(messages, False), (messages[:1], True)]
         if self.takes_system:
             parts.append(([{"role": "system", "content": PROBE}, *messages[:1]], True))
-        return "".join(self.render(turns, where="", answer_next=next_) for turns, next_ in parts)
+        return "".join(self.render(turns, where="", answer_next=add_prompt) for turns, add_prompt in parts)
 
     def turn_end(self) -> tuple[str, str | None]:
-        """What the template writes after an answer: the text before its first control token, and that token.
+        """Return the text that the template writes after an answer up to its first control token, and that token.
 
-        Without a template, or where it writes no control token, the token is None: eos ends the answer.
+        Without a template, or if it writes no control token, the token is None and EOS ends the answer.
         """
         if self.layout.jinja is None:
             return "", None
@@ -168,8 +178,8 @@ class Writer:
         if not is_there:
             raise ConfigError(f"the chat template ({self.layout.name}) does not write the assistant's messages")
         tokens = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.content.strip()]
-        places = [(after.find(token), -len(token), token) for token in tokens if token in after]
-        if not places:
+        candidates = [(after.find(token), -len(token), token) for token in tokens if token in after]
+        if not candidates:
             return after.rstrip(), None
-        place, _, token = min(places)
-        return after[:place], token
+        start, _, token = min(candidates)
+        return after[:start], token

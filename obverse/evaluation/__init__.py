@@ -1,1 +1,1 @@
-"""Evaluation: sampling, grading, stored samples and the figures that are made of them."""
+"""Evaluation: sampling, grading, stored samples and metrics with confidence intervals."""

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do: which model, which problems under which law, where results go. No torch here."""
+"""The inputs of an evaluation: the model, the sets of problems with their options, the output folder. No torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from obverse.config import yaml_file as config_file
 from obverse.config.eval import EvalConfig
 from obverse.data import benchmarks, load_dataset
 from obverse.data.benchmarks import Protocol
-from obverse.data.chat_template import Layout
-from obverse.data.renderer import recorded_layout
+from obverse.data.chat_template import PromptFormat
+from obverse.data.renderer import recorded_prompt_format
 from obverse.errors import ConfigError, DamageError
 from obverse.evaluation.sample_store import identity
 from obverse.runtime import checkpoint
@@ -24,25 +24,25 @@ from obverse.runtime.json_lines import read_object
 from obverse.runtime.output_dir import slug
 from obverse.types import Problem
 
-HELD_OUT = "arithmetic:1-6"  # what is evaluated on if nobody says: the embedded task
-SPEECH = ("system_prompt", "chat_template_kwargs", "parse_special_tokens")  # goes with a template
-OF_THE_RUN = ("chat_template", *SPEECH, "verifier", "max_completion_length", "temperature")
+DEFAULT_DATASET = "arithmetic:1-6"  # an embedded task
+TEMPLATE_OPTIONS = ("system_prompt", "chat_template_kwargs", "parse_special_tokens")  # they belong to a chat template
+RUN_OPTIONS = ("chat_template", *TEMPLATE_OPTIONS, "verifier", "max_completion_length", "temperature")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model's place on the disk or hub, where its results go, and the template it was trained with, if known."""
+    """The model to evaluate: its location, the output folder, and the chat template of its training, if known."""
 
-    name: str  # as it was asked for
-    place: str
-    out: Path
-    run: Mapping[str, Any] | None = None  # the configuration of the run that it is of
-    trained: Mapping[str, Any] | None = None  # Renderer.record() of its training
+    name: str  # the option's value
+    location: str  # a folder, a hub name or "embedded"
+    output: Path
+    run: Mapping[str, Any] | None = None  # the configuration of its training run
+    trained_template: Mapping[str, Any] | None = None  # Renderer.record() of its training
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One set of problems and how each is sampled; `overridden`: an option -> the protocol's, the one used."""
+class EvalSet:
+    """A set of problems and its sampling options; `overridden`: option -> (the protocol's value, the used value)."""
 
     name: str
     source: str
@@ -51,92 +51,92 @@ class Trial:
     protocol: Protocol | None = None
     overridden: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
-    def about(self) -> list[str]:
-        """What must be said of the protocol beside the figures."""
+    def notes(self) -> list[str]:
+        """Return remarks on the protocol that belong to the metrics."""
         if self.protocol is None:
             return []
-        fixed = ", ".join(f"{name} {value}" for name, value in self.protocol.options().items() if value is not None)
-        lines = [f"protocol {self.name}: {fixed} ({self.protocol.source})"]
+        options = ", ".join(f"{name} {value}" for name, value in self.protocol.options().items() if value is not None)
+        lines = [f"protocol {self.name}: {options} ({self.protocol.source})"]
         if self.overridden:
-            changed = ", ".join(f"{name} {used} instead of {own}" for name, (own, used) in self.overridden.items())
+            changed = ", ".join(f"{name} {used} instead of {value}" for name, (value, used) in self.overridden.items())
             lines.append(f"not the protocol's: {changed}")
         return lines
 
 
-def target_of(config: EvalConfig) -> Target:
-    """Where the model is. A run is its newest checkpoint; a checkpoint knows its run by the folder it stands in.
+def find_target(config: EvalConfig) -> Target:
+    """Return the model to evaluate. For a run folder it is the newest checkpoint; a checkpoint's run is its folder.
 
-    Raises ConfigError for a run without a whole checkpoint, CheckpointError for a damaged checkpoint.
+    Raises ConfigError for a run without a complete checkpoint, CheckpointError for a damaged checkpoint.
     """
     folder = Path(config.model).expanduser()
-    place = folder
+    location = folder
     if (folder / "config.yaml").is_file():
         newest = checkpoint.newest(folder)
         if newest is None:
             raise ConfigError(f"run {folder} has no whole checkpoint to evaluate")
-        place = newest
-    file = place.parent / "config.yaml"
-    is_ours = (place / checkpoint.MANIFEST).is_file()
-    if is_ours and place == folder:  # a run's newest one was checked when it was looked for
-        checkpoint.verify(place)
+        location = newest
+    file = location.parent / "config.yaml"
+    is_ours = (location / checkpoint.MANIFEST).is_file()
+    if is_ours and location == folder:  # `checkpoint.newest` has checked a run's newest one
+        checkpoint.verify(location)
     run = config_file.read(file).values if is_ours and file.is_file() else None
-    trained = read_object(place / checkpoint.STATE, DamageError).get("template") if is_ours else None
-    out = place.parent / "eval" / place.name if run else Path("evals") / folder_name(config.model)
-    return Target(config.model, str(place) if is_ours else config.model, config.output or out, run, trained)
+    trained = read_object(location / checkpoint.STATE, DamageError).get("template") if is_ours else None
+    output = location.parent / "eval" / location.name if run else Path("evals") / folder_name(config.model)
+    return Target(config.model, str(location) if is_ours else config.model, config.output or output, run, trained)
 
 
 def folder_name(model: str) -> str:
-    """A folder for the results of a model that is no run: its last part, and a number made of what its weights are.
+    """Return the name of the results' folder for a model without a run: its last path part and a hash of its weights.
 
-    So models of one name have a folder each, wherever they are, and a copy of a model has the same.
+    Different models with the same name have different folders; copies of a model have the same.
     """
     if model == "embedded":
         return model
-    place = str(Path(model).expanduser())
-    number = hashlib.blake2b(identity(place if Path(place).is_dir() else model).encode(), digest_size=4).hexdigest()
-    return f"{slug(model)}-{number}"
+    path = str(Path(model).expanduser())
+    suffix = hashlib.blake2b(identity(path if Path(path).is_dir() else model).encode(), digest_size=4).hexdigest()
+    return f"{slug(model)}-{suffix}"
 
 
-def layout_of(config: EvalConfig, target: Target) -> str | Layout:
-    """The template to speak to the model in: what was asked for, else what trained it, else the tokenizer's own."""
-    if "chat_template" in config.model_fields_set or target.trained is None:
+def prompt_format_of(config: EvalConfig, target: Target) -> str | PromptFormat:
+    """Return the chat template: the option's, else the one of the model's training, else the tokenizer's."""
+    if "chat_template" in config.model_fields_set or target.trained_template is None:
         return config.chat_template
-    return recorded_layout(target.trained)
+    return recorded_prompt_format(target.trained_template)
 
 
-def with_run(config: EvalConfig, target: Target) -> EvalConfig:
-    """The configuration with a run's own answers where nothing was given; DamageError for answers of another kind."""
-    if target.run is None and target.trained is None:
+def fill_from_run(config: EvalConfig, target: Target) -> EvalConfig:
+    """Return the configuration with defaults from the model's run. Raises DamageError for invalid values in the run."""
+    if target.run is None and target.trained_template is None:
         return config
-    run, given = target.run or {}, config.model_fields_set
-    filled: dict[str, Any] = {name: run.get(name) for name in OF_THE_RUN}
-    if target.trained is not None:
-        filled.pop("chat_template")  # a path may be gone; the text is with the checkpoint
-        filled |= {name: target.trained.get(name) for name in SPEECH}
-    if "chat_template" in given:  # the variables are those of another template
+    run, explicit = target.run or {}, config.model_fields_set
+    filled: dict[str, Any] = {name: run.get(name) for name in RUN_OPTIONS}
+    if target.trained_template is not None:
+        filled.pop("chat_template")  # a path may be gone; the checkpoint contains the text
+        filled |= {name: target.trained_template.get(name) for name in TEMPLATE_OPTIONS}
+    if "chat_template" in explicit:  # they are variables of another template
         filled.pop("chat_template_kwargs")
     filled["stop_strings"] = run.get("stop_strings") or ()
-    filled = {name: value for name, value in filled.items() if name not in given and value is not None}
+    filled = {name: value for name, value in filled.items() if name not in explicit and value is not None}
     try:
         checked = EvalConfig(model=config.model, **filled)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = f"{Path(target.place).parent / 'config.yaml'}: {'.'.join(map(str, first['loc']))}"
-        raise DamageError(f"{place}: {first['msg']}: put the run's configuration back as it was") from None
+        first_error = error.errors()[0]
+        location = f"{Path(target.location).parent / 'config.yaml'}: {'.'.join(map(str, first_error['loc']))}"
+        raise DamageError(f"{location}: {first_error['msg']}: put the run's configuration back as it was") from None
     return config.model_copy(update={name: getattr(checked, name) for name in filled})
 
 
-def trials_of(config: EvalConfig, target: Target, watcher: Watcher) -> list[Trial]:
-    """Everything to measure: the benchmarks, or the one data set.
+def find_eval_sets(config: EvalConfig, target: Target, watcher: Watcher) -> list[EvalSet]:
+    """Return the sets to evaluate on: the benchmarks, or one data set.
 
-    A run is evaluated on its eval_dataset, else on the other side of its data set; where there is no other side, that
-    is said: figures on training problems are no figures. Raises ConfigError, and DataError for bad data.
+    A run is evaluated on its eval_dataset, else on the held-out split of its data set; a note warns if that has none.
+    Raises ConfigError, and DataError for bad data.
     """
-    filled = with_run(config, target)
+    filled = fill_from_run(config, target)
     if config.benchmarks is not None:
-        return [trial(name, config, filled) for name in config.benchmarks]
+        return [benchmark_set(name, config, filled) for name in config.benchmarks]
     run = target.run or {}
-    dataset = str(config.dataset or run.get("eval_dataset") or run.get("dataset") or HELD_OUT)
+    dataset = str(config.dataset or run.get("eval_dataset") or run.get("dataset") or DEFAULT_DATASET)
     if config.dataset is None and run and run.get("eval_dataset") is None and Path(dataset).is_file():
         watcher.note(f"{dataset} has no held-out side: these are the run's own training problems (give --dataset)")
     problems = load_dataset(
@@ -146,31 +146,32 @@ def trials_of(config: EvalConfig, target: Target, watcher: Watcher) -> list[Tria
         seed=config.seed,
         verifier=filled.verifier,
     )
-    return [Trial(dataset, dataset, problems, filled)]
+    return [EvalSet(dataset, dataset, problems, filled)]
 
 
-def trial(name: str, config: EvalConfig, filled: EvalConfig) -> Trial:
-    """One benchmark: the protocol's options where nothing was given, and a word on every one that was."""
-    named, given = benchmarks.find(name), config.model_fields_set
-    fixed = named.protocol.options() if named.protocol else {}
+def benchmark_set(name: str, config: EvalConfig, defaults: EvalConfig) -> EvalSet:
+    """Return a benchmark with its protocol's options, except for those that were given explicitly."""
+    benchmark_ref, explicit = benchmarks.find(name), config.model_fields_set
+    protocol_options = benchmark_ref.protocol.options() if benchmark_ref.protocol else {}
     overridden = {
         option: (value, getattr(config, option))
-        for option, value in fixed.items()
-        if option in given and getattr(config, option) != value
+        for option, value in protocol_options.items()
+        if option in explicit and getattr(config, option) != value
     }
-    update = {option: value for option, value in fixed.items() if option not in given and option != "chat_template"}
-    # the run's verifier is that of its own data
-    update["verifier"] = config.verifier or fixed.get("verifier")
-    if "num_generations" in given or named.protocol is None:
+    explicit_or_template = {*explicit, "chat_template"}
+    update = {option: value for option, value in protocol_options.items() if option not in explicit_or_template}
+    # the run's verifier belongs to its own data
+    update["verifier"] = config.verifier or protocol_options.get("verifier")
+    if "num_generations" in explicit or benchmark_ref.protocol is None:
         update.pop("num_generations", None)
-    chosen = filled.model_copy(update=update)
-    if "k" in given and max(config.k) > chosen.num_samples:
+    chosen = defaults.model_copy(update=update)
+    if "k" in explicit and max(config.k) > chosen.num_samples:
         raise ConfigError(
-            f"benchmark {named.name}: {chosen.num_samples} samples are too few for k = {max(config.k)}; "
+            f"benchmark {benchmark_ref.name}: {chosen.num_samples} samples are too few for k = {max(config.k)}; "
             "give --num_generations, or leave out the protocol"
         )
-    num = config.num_problems if "num_problems" in given else None
-    found = benchmarks.read(named.benchmark, config.benchmark_dir, num, config.seed, chosen.verifier)
-    if num is not None and named.protocol is not None:
-        overridden["num_problems"] = ("all", num)
-    return Trial(named.name, found.source, found.problems, chosen, named.protocol, overridden)
+    num_problems = config.num_problems if "num_problems" in explicit else None
+    data = benchmarks.read(benchmark_ref.benchmark, config.benchmark_dir, num_problems, config.seed, chosen.verifier)
+    if num_problems is not None and benchmark_ref.protocol is not None:
+        overridden["num_problems"] = ("all", num_problems)
+    return EvalSet(benchmark_ref.name, data.source, data.problems, chosen, benchmark_ref.protocol, overridden)

@@ -1,4 +1,4 @@
-"""Two models on the same problems: the difference with its interval, and which problems were gained and lost."""
+"""Paired comparison of two models on the same problems: differences with intervals, problems gained and lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from obverse.errors import ConfigError, DamageError
 from obverse.evaluation.bootstrap import Difference, paired
 from obverse.evaluation.report import Report, by_round
 from obverse.evaluation.result_file import read
-from obverse.evaluation.sample_store import ADVICE
+from obverse.evaluation.sample_store import OTHER_OUTPUT
 from obverse.redact import flat
 from obverse.runtime import fingerprint
 from obverse.runtime.file_writes import storage_errors
@@ -24,12 +24,12 @@ from obverse.runtime.json_lines import read_object
 from obverse.runtime.output_dir import slug
 from obverse.runtime.run_dir import RunFolder
 
-MAX_LISTED = 20  # names on the console; the file has all
+MAX_LISTED = 20  # problem ids on the console; the file lists all of them
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Second minus first, by figure; `gained` are problems that only second solved at least once, `lost` only first."""
+class PairedComparison:
+    """Differences second - first by metric; `gained` are the problems that only the second solved, `lost` the first."""
 
     name: str
     values: dict[str, tuple[float, float]]
@@ -40,61 +40,61 @@ class Pair:
     notes: tuple[str, ...] = ()
 
     def table(self) -> RenderableType:
-        """For a console."""
+        """Return the comparison for a console."""
         table = Table(title=Text(flat(self.name)), title_justify="left")
         for column in ("", "first", "second", "difference", "95 % interval", ""):
             table.add_column(column, justify="right" if column else "left")
-        for figure, found in self.differences.items():
+        for figure, difference in self.differences.items():
             first, second = self.values[figure]
-            said = "" if found.distinguishable else "not distinguishable"
-            span = f"{found.low:+.1%} .. {found.high:+.1%}"
-            table.add_row(figure, f"{first:.1%}", f"{second:.1%}", f"{found.mean:+.1%}", span, said)
+            remark = "" if difference.distinguishable else "not distinguishable"
+            interval_text = f"{difference.low:+.1%} .. {difference.high:+.1%}"
+            table.add_row(figure, f"{first:.1%}", f"{second:.1%}", f"{difference.mean:+.1%}", interval_text, remark)
         notes = [Text(flat(note)) for note in self.notes]
-        return Group(table, listed("gained", self.gained), listed("lost", self.lost), *notes)
+        return Group(table, listed_problems("gained", self.gained), listed_problems("lost", self.lost), *notes)
 
 
-def listed(what: str, names: Sequence[str]) -> Text:
-    """The first names and how many there are."""
+def listed_problems(kind: str, names: Sequence[str]) -> Text:
+    """Return a line with the number of problems and the first ids."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return Text(flat(f"problems {what}: {len(names)}" + (f" ({', '.join(names[:MAX_LISTED])}{more})" if names else "")))
+    return Text(flat(f"problems {kind}: {len(names)}" + (f" ({', '.join(names[:MAX_LISTED])}{more})" if names else "")))
 
 
-def compare(first: Report, second: Report) -> Pair:
-    """Both reports' common figures, problem by problem. Raises ConfigError when they are not of the same problems."""
+def compare(first: Report, second: Report) -> PairedComparison:
+    """Compare the metrics that both reports have. Raises ConfigError if they are not of the same problems."""
     figures = [name for name in first.figures() if name in second.figures()]
     values, differences = {}, {}
     for name in figures:
-        one, other = (by_round(report.scores, report.figures()[name]) for report in (first, second))
+        first_values, second_values = (by_round(report.scores, report.figures()[name]) for report in (first, second))
         try:
-            differences[name] = paired(other, one)
+            differences[name] = paired(second_values, first_values)
         except ValueError as error:
             raise ConfigError(f"{first.name} and {second.name}: {error}") from None
-        values[name] = (_mean(one), _mean(other))
+        values[name] = (_mean(first_values), _mean(second_values))
     before, after = solved(first), solved(second)
     names = list(dict.fromkeys(score.problem for score in first.scores))
     if set(names) != {score.problem for score in second.scores}:
         raise ConfigError(f"{first.name} and {second.name}: not the same problems")
     gained = [name for name in names if name in after - before]
     lost = [name for name in names if name in before - after]
-    return Pair(f"{second.name} against {first.name}", values, differences, gained, lost)
+    return PairedComparison(f"{second.name} against {first.name}", values, differences, gained, lost)
 
 
 def solved(report: Report) -> set[str]:
-    """The problems with at least one correct sample."""
+    """Return the ids of the problems with at least one correct sample."""
     return {score.problem for score in report.scores if score.num_correct}
 
 
-def store(pair: Pair, first: Report, second: Report) -> Pair:
-    """Write the pair beside second's results, with a word where the two were not sampled alike (runs have own options).
+def write_pair(pair: PairedComparison, first: Report, second: Report) -> PairedComparison:
+    """Write the comparison next to the second model's results, with a note if the sampling parameters differ.
 
-    Both reports must have been written.
+    Both reports must have been written before.
     """
     assert first.path is not None and second.path is not None
-    refuse_unlike([first, second])
+    check_comparable([first, second])
     laws = [read(path)["law"] for path in (first.path, second.path)]
     names = [name for name in laws[0] if laws[0][name] != laws[1].get(name)]
-    unlike = [f"{name} {laws[0][name]} and {laws[1].get(name)}" for name in names]
-    notes = (f"not sampled alike: {', '.join(unlike)}",) if unlike else ()
+    different = [f"{name} {laws[0][name]} and {laws[1].get(name)}" for name in names]
+    notes = (f"not sampled alike: {', '.join(different)}",) if different else ()
     result: dict[str, Any] = {"schema": 2, "name": pair.name}
     result |= {"first": {"name": first.name, "result": str(first.path)}}
     result |= {"second": {"name": second.name, "result": str(second.path)}}
@@ -102,39 +102,42 @@ def store(pair: Pair, first: Report, second: Report) -> Pair:
         name: {
             "first": pair.values[name][0],
             "second": pair.values[name][1],
-            "difference": found.mean,
-            "low": found.low,
-            "high": found.high,
-            "distinguishable": found.distinguishable,
+            "difference": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+            "distinguishable": difference.distinguishable,
         }
-        for name, found in pair.differences.items()
+        for name, difference in pair.differences.items()
     }
     result |= {"gained": pair.gained, "lost": pair.lost, "notes": list(notes)}
     folder = second.path.parent
-    name = free_name(folder.parent, f"paired-{folder.name}-{slug(first.name.partition(' on ')[0])}", str(first.path))
-    with storage_errors(folder.parent / name, ADVICE):
+    name = free_file_name(
+        folder.parent, f"paired-{folder.name}-{slug(first.name.partition(' on ')[0])}", str(first.path)
+    )
+    with storage_errors(folder.parent / name, OTHER_OUTPUT):
         return replace(pair, path=RunFolder(folder.parent).write_json(name, add_seal(result)), notes=notes)
 
 
-def refuse_unlike(reports: Sequence[Report]) -> None:
-    """Raise ConfigError where results are of other rows, or were graded by other code: a difference would be of those.
+def check_comparable(reports: Sequence[Report]) -> None:
+    """Raise ConfigError if the results are of different rows or were graded by different code.
 
-    What a result of an earlier version does not say is not compared.
+    Fields that the result of an earlier version lacks are not compared.
     """
     results = [read(report.path) for report in reports if report.path is not None]
-    rows = [each["rows"] for each in results if "rows" in each]
-    code = [", ".join(sorted(each["grader"]["code"].values())) for each in results if "code" in each.get("grader", {})]
-    for name, values in (("rows", rows), ("verifier", code)):
-        other = next((each for each in values if each != values[0]), None)
-        if other is not None:
+    rows = [result["rows"] for result in results if "rows" in result]
+    graders = [result["grader"] for result in results if "code" in result.get("grader", {})]
+    code = [", ".join(sorted(grader["code"].values())) for grader in graders]
+    for name, hashes in (("rows", rows), ("verifier", code)):
+        different = next((sha256 for sha256 in hashes if sha256 != hashes[0]), None)
+        if different is not None:
             raise ConfigError(
-                f"{reports[0].name} and the others are not of one {name}: sha256 {fingerprint.short(values[0])} and "
-                f"{fingerprint.short(other)}: evaluate all of them with the same --dataset and --verifier"
+                f"{reports[0].name} and the others are not of one {name}: sha256 {fingerprint.short(hashes[0])} and "
+                f"{fingerprint.short(different)}: evaluate all of them with the same --dataset and --verifier"
             )
 
 
-def free_name(folder: Path, stem: str, first: str) -> str:
-    """`STEM.json`, or with a number where that compares with another model of the same name."""
+def free_file_name(folder: Path, stem: str, first: str) -> str:
+    """Return `STEM.json`, with a number if that file compares with another model of the same name."""
     number, name = 1, f"{stem}.json"
     while (folder / name).exists() and read_object(folder / name, DamageError).get("first", {}).get("result") != first:
         number += 1
@@ -143,19 +146,19 @@ def free_name(folder: Path, stem: str, first: str) -> str:
 
 
 def over_seeds(reports: Sequence[Report]) -> Report:
-    """Reports of one method's runs as one: each run is a seed, so that intervals are for other seeds too.
+    """Combine the reports of a method's runs into one in which every run is a seed of `nested_interval`.
 
-    Raises ConfigError when they are not of the same problems, or were each sampled with several seeds.
+    Raises ConfigError if they are not of the same problems, or if one was sampled with several seeds.
     """
     names = [[score.problem for score in report.scores] for report in reports]
-    refuse_unlike(reports)
-    if any(each != names[0] for each in names):
+    check_comparable(reports)
+    if any(ids != names[0] for ids in names):
         raise ConfigError("--over_seeds: the models were not evaluated on the same problems")
     if any(len({score.round for score in report.scores}) > 1 for report in reports):
         raise ConfigError("--over_seeds: each model is a seed: leave out --num_seeds")
     scores = [replace(score, round=number) for number, report in enumerate(reports) for score in report.scores]
-    what = reports[0].name.partition(" on ")[2]
-    return Report(f"{len(reports)} models as seeds on {what}", scores, reports[0].k)
+    dataset = reports[0].name.partition(" on ")[2]
+    return Report(f"{len(reports)} models as seeds on {dataset}", scores, reports[0].k)
 
 
 def _mean(table: Sequence[Sequence[float]]) -> float:

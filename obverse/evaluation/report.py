@@ -1,4 +1,4 @@
-"""Scores of problems, and the report that they make: means, pass@k and maj@k with intervals, by difficulty."""
+"""Scores of problems and the report on them: means, pass@k and maj@k with confidence intervals, by difficulty."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ SHARE = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Score:
-    """One problem's samples of one seed: how many, and how many were correct, cut off, readable, without a verdict.
+    """Counts of one problem's samples of one evaluation seed.
 
-    `reasons` counts why there was no verdict; `majority` is maj@k by k; `texts` and `correct` are those of the samples
-    where they were kept. `round` is the evaluation's seed.
+    Attributes:
+        num_truncated: Samples that reached the token limit.
+        num_formatted: Samples with an answer in the expected format.
+        num_ungraded: Samples without a grade; `reasons` counts why.
+        texts, correct: Of every sample, if they are stored.
+        majority: maj@k by k.
+        round: The evaluation seed.
     """
 
     problem: str
@@ -45,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of one evaluation; `path` is its JSON file, `notes` what a reader must know beside the figures."""
+    """The result of one evaluation; `path` is its JSON file, `notes` are remarks that belong to the metrics."""
 
     name: str
     scores: list[Score]
@@ -54,31 +59,34 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def groups(self) -> dict[str, list[Score]]:
-        """Scores by difficulty, then all of them."""
+        """Return the scores by difficulty, followed by "all"; only "all" if there is one difficulty."""
         levels = sorted({score.difficulty for score in self.scores}, key=lambda level: (len(level), level))
-        found = {level: [score for score in self.scores if score.difficulty == level] for level in levels if level}
-        return found | {"all": self.scores} if len(found) != 1 else {"all": self.scores}
+        by_level = {level: [score for score in self.scores if score.difficulty == level] for level in levels if level}
+        return by_level | {"all": self.scores} if len(by_level) != 1 else {"all": self.scores}
 
     def pass_at(self, k: int, scores: Sequence[Score] | None = None) -> float:
-        """Mean unbiased pass@k over problems."""
+        """Return the mean of the unbiased pass@k over problems."""
         chosen = self.scores if scores is None else scores
         return fmean(pass_at_k(score.num_samples, score.num_correct, k) for score in chosen)
 
     def figures(self) -> dict[str, Callable[[Score], float]]:
-        """What each figure with an interval is of one problem, by name: avg@n, pass@k, maj@k."""
+        """Return the metrics by name (avg@n, pass@k, maj@k), each as a function of a problem's score."""
         num = self.scores[0].num_samples
-        found: dict[str, Callable[[Score], float]] = {f"avg@{num}": lambda score: score.num_correct / score.num_samples}
+        figures: dict[str, Callable[[Score], float]] = {
+            f"avg@{num}": lambda score: score.num_correct / score.num_samples
+        }
         for k in self.k:
-            found[f"pass@{k}"] = lambda score, k=k: pass_at_k(score.num_samples, score.num_correct, k)  # type: ignore[misc]
+            figures[f"pass@{k}"] = lambda score, k=k: pass_at_k(score.num_samples, score.num_correct, k)  # type: ignore[misc]
         for k in self.k:
             if k > 1 and all(k in score.majority for score in self.scores):
-                found[f"maj@{k}"] = lambda score, k=k: score.majority[k]  # type: ignore[misc]
-        return found
+                figures[f"maj@{k}"] = lambda score, k=k: score.majority[k]  # type: ignore[misc]
+        return figures
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """By difficulty: problems, avg@n, pass@k and maj@k with 95 % intervals, shares truncated, formatted, ungraded.
+        """Return a row by difficulty: problems, avg@n, pass@k, maj@k, fractions truncated, formatted and ungraded.
 
-        `interval` is that of avg@n, `intervals` has the others. Over several seeds an interval is for other seeds too.
+        `interval` is the 95 % confidence interval of avg@n, `intervals` has those of the other metrics. With several
+        seeds, intervals cover the variance between seeds too.
         """
         return {level: self._row(scores) for level, scores in self.groups().items()}
 
@@ -90,13 +98,13 @@ class Report:
         reasons = Counter[str]()
         for score in scores:
             reasons.update(score.reasons)
-        first, *others = means
+        main, *further = means
         return {
             "problems": len(next(iter(tables.values()))[0]),
-            first: means[first],
-            "interval": spans[first],
-            **{name: means[name] for name in others},
-            "intervals": {name: spans[name] for name in others},
+            main: means[main],
+            "interval": spans[main],
+            **{name: means[name] for name in further},
+            "intervals": {name: spans[name] for name in further},
             "truncated": sum(score.num_truncated for score in scores) / num,
             "formatted": sum(score.num_formatted for score in scores) / num,
             "ungraded": sum(score.num_ungraded for score in scores) / num,
@@ -104,7 +112,7 @@ class Report:
         }
 
     def table(self) -> RenderableType:
-        """The summary for a console: every figure with its interval, then by difficulty where there are several."""
+        """Return the summary for a console: all metrics with intervals, then by difficulty if there are several."""
         summary = self.summary()
         row = summary["all"]
         first = next(iter(self.figures()))
@@ -120,25 +128,25 @@ class Report:
         if len(summary) == 1:
             return Group(whole, *notes)
         levels = _columns("by difficulty", ("", *summary))
-        levels.add_row("problems", *(str(each["problems"]) for each in summary.values()))
+        levels.add_row("problems", *(str(level_row["problems"]) for level_row in summary.values()))
         for name in (*self.figures(), "truncated"):
-            levels.add_row(name, *(f"{each[name]:.1%}" for each in summary.values()))
+            levels.add_row(name, *(f"{level_row[name]:.1%}" for level_row in summary.values()))
         return Group(whole, levels, *notes)
 
 
 def by_round(scores: Sequence[Score], figure: Callable[[Score], float]) -> list[list[float]]:
-    """A figure of every problem, a row per seed, in one order of problems; [seeds][problems]."""
+    """Return a metric of every problem, one row per seed with the same order of problems; [seeds][problems]."""
     rounds: dict[int, dict[str, float]] = {}
     for number, score in enumerate(scores):
         row = rounds.setdefault(score.round, {})
-        # names may repeat where nobody promised that they differ
+        # problem ids may repeat in scores that do not come from a data set
         row[score.problem if score.problem not in row else f"{score.problem}\0{number}"] = figure(score)
-    first, *others = rounds.values()
-    return [list(first.values()), *([row[name] for name in first] for row in others)]
+    first_round, *further = rounds.values()
+    return [list(first_round.values()), *([row[name] for name in first_round] for row in further)]
 
 
 def span(table: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The 95 % interval of the mean of shares [seeds][problems]."""
+    """Return the 95 % confidence interval of the mean of fractions [seeds][problems]."""
     return nested_interval(table, bounds=SHARE) if len(table) > 1 else interval(table[0], bounds=SHARE)
 
 

@@ -1,4 +1,4 @@
-"""The file that an evaluation leaves: what was asked in full, the figures, and every problem's counts."""
+"""The result file of an evaluation: its full configuration, the metrics, and the counts of every problem."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing_extensions import TypedDict
 from obverse import __version__
 from obverse.data.renderer import Renderer
 from obverse.errors import DamageError
-from obverse.evaluation.eval_sets import Target, Trial
+from obverse.evaluation.eval_sets import EvalSet, Target
 from obverse.evaluation.report import Report
-from obverse.evaluation.sample_store import RESULT, SCHEMA, Store
+from obverse.evaluation.sample_store import RESULT, SCHEMA, SampleStore
 from obverse.inference import SamplingParams
 from obverse.rewards.versions import full_identity
 from obverse.runtime import fingerprint
@@ -25,30 +25,30 @@ from obverse.runtime.run_dir import environment, installed
 from obverse.types import Problem
 
 
-class Counts(TypedDict):
-    """A problem of a result, as far as it is read again."""
+class ProblemCounts(TypedDict):
+    """The fields of a problem in a result that are read back."""
 
     problem: str
     num_samples: int
     num_correct: int
 
 
-class Model(TypedDict):
-    """The model of a result, as far as it is read again."""
+class ModelName(TypedDict):
+    """The fields of the model in a result that are read back."""
 
     name: str
 
 
-class Counted(TypedDict):
-    """A result, as far as counts are made of it."""
+class CountsResult(TypedDict):
+    """The fields of a result that counting needs."""
 
     name: str
-    model: Model
-    problems: list[Counts]
+    model: ModelName
+    problems: list[ProblemCounts]
 
 
-class Stored(Counted):
-    """A result, as far as it is read again."""
+class EvalResult(CountsResult):
+    """The fields of a result that grading again and comparing need."""
 
     num_samples: int
     seeds: list[int]
@@ -56,38 +56,38 @@ class Stored(Counted):
     law: dict[str, Any]  # the sampling parameters
 
 
-_KINDS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Counted, Stored)}
+_SCHEMAS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (CountsResult, EvalResult)}
 
 
-def read(path: Path, kind: type = Stored) -> dict[str, Any]:
-    """A result as it was written. DamageError, which names the file, where it is missing or no result."""
+def read(path: Path, schema: type = EvalResult) -> dict[str, Any]:
+    """Return a result file's content. Raises DamageError if the file is missing or not a result."""
     result = sealing.read_sealed(path)
     try:
-        _KINDS[kind].validate_python(result, strict=True)
+        _SCHEMAS[schema].validate_python(result, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DamageError(f"{path} is no result of obverse eval: {place}: {first['msg']}") from None
+        first_error = error.errors()[0]
+        location = ".".join(map(str, first_error["loc"]))
+        raise DamageError(f"{path} is no result of obverse eval: {location}: {first_error['msg']}") from None
     return result
 
 
 def write(
     report: Report,
-    trial: Trial,
+    eval_set: EvalSet,
     target: Target,
     model: Mapping[str, Any],
     threads: int,
-    store: Store,
+    store: SampleStore,
     renderer: Renderer,
     params: SamplingParams,
 ) -> Report:
-    """Write `result.json`: what was asked in full, the summary, and every problem's counts."""
-    config, protocol = trial.config, trial.protocol
+    """Write `result.json`: the full configuration, the summary, and the counts of every problem."""
+    config, protocol = eval_set.config, eval_set.protocol
     result = {
         "schema": SCHEMA,
-        "name": trial.name,
-        "dataset": trial.source,
-        "rows": fingerprint.rows(sorted(trial.problems, key=lambda each: each.id), own_verifiers=False),
+        "name": eval_set.name,
+        "dataset": eval_set.source,
+        "rows": fingerprint.rows(sorted(eval_set.problems, key=lambda problem: problem.id), own_verifiers=False),
         "num_samples": config.num_samples,
         "seeds": list(range(config.seed, config.seed + config.num_seeds)),
         "k": list(report.k),
@@ -96,31 +96,31 @@ def write(
             "name": protocol.name,
             "source": protocol.source,
             "options": protocol.options(),
-            "overridden": trial.overridden,
+            "overridden": eval_set.overridden,
         },
-        "model": {**model, "place": target.place},
-        "template": {**renderer.record(), "trained": target.trained},
+        "model": {**model, "place": target.location},
+        "template": {**renderer.record(), "trained": target.trained_template},
         "law": asdict(params),
-        "grader": grader(config.verifier, trial.problems),
+        "grader": grader_record(config.verifier, eval_set.problems),
         "notes": list(report.notes),
-        **figures(report),
+        **metrics_of(report),
         "config": json.loads(config.model_dump_json()),
         "environment": environment(threads),
     }
     return replace(report, path=store.write_json(RESULT, result))
 
 
-def figures(report: Report) -> dict[str, Any]:
-    """The summary and the problems of a result."""
-    kept = [
+def metrics_of(report: Report) -> dict[str, Any]:
+    """Return the summary and the problems of a result."""
+    problems = [
         {name: value for name, value in asdict(score).items() if name not in ("texts", "correct")}
         for score in report.scores
     ]
-    return {"summary": report.summary(), "problems": kept}
+    return {"summary": report.summary(), "problems": problems}
 
 
-def grader(verifier: str | None, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Which verifiers judged, and the code and versions that decide what they say."""
+def grader_record(verifier: str | None, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return the names, code hashes and library versions of the verifiers."""
     names = [verifier] if verifier else sorted({problem.verifier or "none" for problem in problems})
     code = {name: full_identity(name) for name in names if name != "none"}
     return {

@@ -1,8 +1,9 @@
-"""The samples of an evaluation on the disk: written as they come, found again at the next start, graded anew at will.
+"""Samples of an evaluation on disk: appended while sampling, reused by a later start, and graded again on request.
 
-A folder holds `asked.json` (what fixes a sample beside its problem and seed), `problems.jsonl` and `samples.jsonl.gz`.
-The last is a chain of sealed gzip members, one per write (obverse.runtime.integrity), so that a kill costs at most the
-one being written. One program at a time writes there, and nothing that was damaged is ever written over.
+A folder contains `asked.json` (everything that determines a sample except its problem and seed), `problems.jsonl` and
+`samples.jsonl.gz`. The latter is a chain of sealed gzip members, one per write (obverse.runtime.integrity), so that a
+kill loses at most the member that is being written. One program at a time writes to a folder, and damaged files are
+never overwritten.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from obverse.runtime.run_dir import RunFolder
 from obverse.types import Finish, GradeResult, ModelInput, Problem, to_json
 
 SCHEMA = 2
-ASKED, PROBLEMS, SAMPLES, RESULT = "asked.json", "problems.jsonl", "samples.jsonl.gz", "result.json"
+REQUEST, PROBLEMS, SAMPLES, RESULT = "asked.json", "problems.jsonl", "samples.jsonl.gz", "result.json"
 LOCK = "eval.lock"
-ADVICE = "give another --output"
-ROOM = "make room, and the same command goes on there"
+OTHER_OUTPUT = "give another --output"
+MAKE_SPACE = "make room, and the same command goes on there"
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
-    """A sample without its text: what scores are made of."""
+class GradedSample:
+    """A sample with its grade, without its text."""
 
     seed: int
     number: int
@@ -53,7 +54,7 @@ class Graded:
     @classmethod
     def of(
         cls, seed: int, number: int, finish: Finish, num_tokens: int, grade: GradeResult, answer: str | None
-    ) -> Graded:
+    ) -> GradedSample:
         return cls(
             seed,
             number,
@@ -67,12 +68,12 @@ class Graded:
         )
 
     @classmethod
-    def read(cls, row: Mapping[str, Any]) -> Graded:
+    def read(cls, row: Mapping[str, Any]) -> GradedSample:
         return cls(**{name: row[name] for name in cls.__slots__})
 
 
-class Row(TypedDict):
-    """A line of samples.jsonl.gz, as far as it is read again."""
+class SampleRow(TypedDict):
+    """The fields of a line of samples.jsonl.gz that are read back."""
 
     problem: str
     digest: str
@@ -89,8 +90,8 @@ class Row(TypedDict):
     text: str
 
 
-class Asked(TypedDict):
-    """A line of problems.jsonl, as far as it is read again."""
+class ProblemRow(TypedDict):
+    """The fields of a line of problems.jsonl that are read back."""
 
     id: str
     prompt: str | list[dict[str, str]]
@@ -99,103 +100,105 @@ class Asked(TypedDict):
     digest: str
 
 
-_ROW, _ASKED = TypeAdapter(Row), TypeAdapter(Asked)
+_SAMPLE_SCHEMA, _PROBLEM_SCHEMA = TypeAdapter(SampleRow), TypeAdapter(ProblemRow)
 
 
-def is_of(kind: TypeAdapter[Any], row: Any) -> bool:
-    """Whether a row has all fields of a kind, as they must be."""
+def is_valid(schema: TypeAdapter[Any], row: Any) -> bool:
+    """Return whether a row has all fields of a schema with the right types."""
     try:
-        kind.validate_python(row, strict=True)
+        schema.validate_python(row, strict=True)
     except ValidationError:
         return False
     return True
 
 
 def sample_row(
-    problem: Problem, digest: str, round_seed: int, graded: Graded, text: str, grader: str = ""
+    problem: Problem, digest: str, round_seed: int, graded: GradedSample, text: str, grader: str = ""
 ) -> dict[str, Any]:
-    """A line of samples.jsonl.gz; `grader` names the version of what gave the verdict."""
+    """Return a line of samples.jsonl.gz; `grader` is the `grader_version` that gave the grade."""
     row = {"problem": problem.id, "digest": digest, "round": round_seed, **asdict(graded)}
     return {**row, "grader": grader, "text": text}
 
 
-class Store:
+class SampleStore:
     """The folder of one evaluation."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.seal, self.size = FIRST, 0  # of what stands in the file of samples, once `begin` has read it
+        self.seal, self.size = FIRST, 0  # of the file of samples, after `begin` has read it
 
     def writing(self) -> AbstractContextManager[None]:
-        """Keep other programs out for a block; InUseError, which names the one that writes there."""
-        return exclusive_lock(self.folder / LOCK, f"evaluation {self.folder}", ADVICE)
+        """Lock the folder for a block. Raises InUseError, which names the other program, if it is locked."""
+        return exclusive_lock(self.folder / LOCK, f"evaluation {self.folder}", OTHER_OUTPUT)
 
-    def begin(self, asked: Mapping[str, Any]) -> list[str]:
-        """Make the folder, or go on in one whose samples were asked for in the same way; what was mended, in words.
+    def begin(self, request: Mapping[str, Any]) -> list[str]:
+        """Create the folder, or continue one with samples of the same request; return notes on repairs.
 
-        Raises ConfigError when it holds samples of another model, law, template or verifier, DamageError when a file of
-        it is not what was written, StorageError when it cannot be written.
+        Raises ConfigError if it has samples of another model, template, verifier or other sampling parameters,
+        DamageError if a file in it was changed, StorageError if it cannot be written.
         """
         RunFolder(self.folder).create()
-        wanted = json.loads(json.dumps(asked))
-        there = self.asked()
-        if there is not None and (self.folder / SAMPLES).is_file() and content(there) != content(wanted):
-            changed = "; ".join(differences(content(there), content(wanted)))
+        new_request = json.loads(json.dumps(request))
+        stored = self.stored_request()
+        if stored is not None and (self.folder / SAMPLES).is_file() and comparable(stored) != comparable(new_request):
+            changed = "; ".join(differences(comparable(stored), comparable(new_request)))
             raise ConfigError(
                 f"{self.folder} holds samples that were asked for in another way ({changed}): "
                 "give another --output, or remove the folder"
             )
         notes = self.mend()
-        self.write_json(ASKED, {**wanted, sealing.SCHEMA: SCHEMA})
+        self.write_json(REQUEST, {**new_request, sealing.SCHEMA: SCHEMA})
         return notes
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
-        """Write an object with its seal, whole or not at all. Raises StorageError when the disk refuses."""
-        with storage_errors(self.folder / name, ROOM):
+        """Write an object with its seal atomically. Raises StorageError if that fails."""
+        with storage_errors(self.folder / name, MAKE_SPACE):
             return RunFolder(self.folder).write_json(name, add_seal(value))
 
-    def asked(self) -> dict[str, Any] | None:
-        """What the samples were asked for with; None where nothing was. DamageError where that cannot be known."""
-        path = self.folder / ASKED
+    def stored_request(self) -> dict[str, Any] | None:
+        """Return the request of the stored samples, None without samples. Raises DamageError if it is missing."""
+        path = self.folder / REQUEST
         if not path.exists():
             if (self.folder / SAMPLES).exists():
                 raise DamageError(f"{path} is missing, so the samples beside it are of an unknown model: put it back")
             return None
-        found = sealing.read_sealed(path)
-        found.pop(sealing.SCHEMA, None)
-        return found
+        request = sealing.read_sealed(path)
+        request.pop(sealing.SCHEMA, None)
+        return request
 
     def mend(self) -> list[str]:
-        """Cut off what a kill left unfinished at the end of the samples, and say so; DamageError for anything else."""
+        """Truncate an unfinished write at the end of the samples; return notes. Raises DamageError for other damage."""
         path = self.folder / SAMPLES
         self.seal, self.size = FIRST, 0
         if not path.exists():
             return []
-        for each in sealing.read_members(path):
-            self.seal, self.size = each.seal, each.end
-        rest = path.stat().st_size - self.size
-        if not rest:
+        for member in sealing.read_members(path):
+            self.seal, self.size = member.seal, member.end
+        num_unfinished = path.stat().st_size - self.size
+        if not num_unfinished:
             return []
         os.truncate(path, self.size)
-        return [f"{path}: the last {rest:,} bytes were a write that did not end; they are cut off, and drawn again"]
+        return [
+            f"{path}: the last {num_unfinished:,} bytes were an unfinished write; they are cut off, and drawn again"
+        ]
 
     def write_problems(self, problems: Mapping[str, Problem]) -> None:
-        """All that grading needs of the problems, by digest; what JSON cannot say is written as text."""
+        """Write the problems, by digest, with all that grading needs; values that JSON lacks are written as text."""
         lines = []
-        for name, each in problems.items():
-            row = {"id": each.id, "prompt": each.prompt, "answer": each.answer, "verifier": each.verifier}
-            row |= {"demonstration": each.demonstration}
-            row = json.loads(json.dumps({**row, "meta": dict(each.meta), "digest": name}, default=str))
+        for problem_digest, problem in problems.items():
+            row = {"id": problem.id, "prompt": problem.prompt, "answer": problem.answer, "verifier": problem.verifier}
+            row |= {"demonstration": problem.demonstration}
+            row = json.loads(json.dumps({**row, "meta": dict(problem.meta), "digest": problem_digest}, default=str))
             lines.append(json.dumps(add_seal(row)) + "\n")
-        with storage_errors(self.folder / PROBLEMS, ROOM):
+        with storage_errors(self.folder / PROBLEMS, MAKE_SPACE):
             RunFolder(self.folder).write_text(PROBLEMS, "".join(lines))
 
     def problems(self) -> dict[str, Problem]:
-        """The problems as they were written, by digest. DamageError where the file is not what was written."""
+        """Return the stored problems by digest. Raises DamageError if the file was changed."""
         path = self.folder / PROBLEMS
         rows = sealing.read_sealed_rows(path)
         for number, row in enumerate(rows, 1):
-            if not is_of(_ASKED, row):
+            if not is_valid(_PROBLEM_SCHEMA, row):
                 raise DamageError(f"{path}:{number} is no problem of an evaluation: {sealing.REMEDY}")
         if len({row["digest"] for row in rows}) < len(rows):
             raise DamageError(f"{path}: a problem stands there twice: {sealing.REMEDY}")
@@ -206,7 +209,7 @@ class Store:
             raise DamageError(f"{path}: a row is no problem of an evaluation ({error}): put the file back") from None
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows, all of them or none. Raises StorageError, with the file as it was, when the disk refuses."""
+        """Append rows, all or none. Raises StorageError, with the file unchanged, if that fails."""
         data, seal = sealing.pack_member(as_bytes(rows), self.seal)
         path = self.folder / SAMPLES
         try:
@@ -220,16 +223,16 @@ class Store:
             else:
                 path.unlink(missing_ok=True)
             raise StorageError(
-                f"{path} cannot be written: {error.strerror}; the samples before are whole: {ROOM}"
+                f"{path} cannot be written: {error.strerror}; the samples before are whole: {MAKE_SPACE}"
             ) from error
         self.seal, self.size = seal, self.size + len(data)
 
     def rewrite(self, batches: Iterable[Sequence[Mapping[str, Any]]]) -> None:
-        """Put other rows in the place of all that there are, the whole or not at all; StorageError as of `append`."""
+        """Replace all rows atomically. Raises StorageError if that fails."""
         path = self.folder / SAMPLES
         part = path.with_name(f".{SAMPLES}.part")
         seal, size = FIRST, 0
-        with storage_errors(path, ROOM):
+        with storage_errors(path, MAKE_SPACE):
             try:
                 with part.open("wb") as file:
                     for batch in batches:
@@ -243,85 +246,85 @@ class Store:
         self.seal, self.size = seal, size
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Every whole row, in the order of writing. DamageError where a row is not what was written."""
+        """Yield all complete rows in the order of writing. Raises DamageError for a row that was changed."""
         path = self.folder / SAMPLES
         if path.is_file():
-            for each in sealing.read_members(path):
-                for line in each.data.split(b"\n"):
+            for member in sealing.read_members(path):
+                for line in member.data.split(b"\n"):
                     if line:
                         yield self._row(line, path)
 
     def _row(self, line: bytes, path: Path) -> dict[str, Any]:
         row = parse(line.decode("utf-8", "surrogatepass"), str(path), DamageError)
-        if not is_of(_ROW, row):
+        if not is_valid(_SAMPLE_SCHEMA, row):
             raise DamageError(f"{path} holds what is no sample of an evaluation: {sealing.REMEDY}")
         return dict(row)
 
-    def stored(self) -> dict[str, dict[int, Graded]]:
-        """What there is already: by digest, by seed."""
-        found: dict[str, dict[int, Graded]] = {}
+    def stored(self) -> dict[str, dict[int, GradedSample]]:
+        """Return the stored samples by problem digest and sample seed."""
+        samples: dict[str, dict[int, GradedSample]] = {}
         for row in self.rows():
-            found.setdefault(row["digest"], {})[row["seed"]] = Graded.read(row)
-        return found
+            samples.setdefault(row["digest"], {})[row["seed"]] = GradedSample.read(row)
+        return samples
 
     def belongs_to(self, source: str, digests: Collection[str] = ()) -> None:
-        """Raise ConfigError where the folder has the results of another data set, of the same name.
+        """Raise ConfigError if the folder has results of another data set with the same name.
 
-        It is the same one if the problems of one of both, by their digests, are all among the other's.
+        Data sets are the same if the problems of one of them, by digest, are a subset of the other's.
         """
         path = self.folder / RESULT
-        there = str(sealing.read_sealed(path).get("dataset", source)) if path.exists() else source
-        if Path(there).resolve() == Path(source).resolve():
+        stored_source = str(sealing.read_sealed(path).get("dataset", source)) if path.exists() else source
+        if Path(stored_source).resolve() == Path(source).resolve():
             return
-        stored = set(self.problems()) if (self.folder / PROBLEMS).exists() else set()
-        now = set(digests)
-        if not (now and stored and (now <= stored or stored <= now)):
-            raise ConfigError(f"{self.folder} holds results on {there}, and this is {source}: {ADVICE}")
+        stored_digests = set(self.problems()) if (self.folder / PROBLEMS).exists() else set()
+        current = set(digests)
+        if not (current and stored_digests and (current <= stored_digests or stored_digests <= current)):
+            raise ConfigError(f"{self.folder} holds results on {stored_source}, and this is {source}: {OTHER_OUTPUT}")
 
 
 def as_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as lines of JSON."""
+    """Return rows as lines of JSON."""
     return "".join(to_json(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
 
 
-def content(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for without where it lay: a template's name, the folders of verifiers."""
-    found = {name: dict(value) if isinstance(value, dict) else value for name, value in asked.items()}
-    found.get("template", {}).pop("name", None)
-    return {**found, "verifier": without_folders(str(found["verifier"]))} if found.get("verifier") else found
+def comparable(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request without the parts that depend on paths: the template's name, the folders of verifiers."""
+    fields = {name: dict(value) if isinstance(value, dict) else value for name, value in request.items()}
+    fields.get("template", {}).pop("name", None)
+    return {**fields, "verifier": without_folders(str(fields["verifier"]))} if fields.get("verifier") else fields
 
 
 def digest(problem: Problem, prompt: ModelInput) -> str:
-    """Names a problem by what is sent and what is right: with another template or answer it is another one.
+    """Return a hash of a problem's id, prompt tokens, reference answer and verifier name.
 
-    The verifier counts by its name; which version of it gave a verdict stands in each row.
+    The version of the verifier is not part of it; every row has the version that graded it.
     """
     verifier = problem.verifier and without_folders(problem.verifier)
     text = json.dumps([problem.id, prompt.token_ids, problem.answer, verifier], default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def identity(place: str, revision: str | None = None) -> str:
-    """Names the weights at a place, so that samples of others are never taken for theirs.
+def identity(model: str, revision: str | None = None) -> str:
+    """Return an identity of a model's weights, so that stored samples of other weights are not reused.
 
-    A whole checkpoint is named by its manifest, any other folder by all of its model's files, a hub name by itself and
-    its revision.
+    A complete checkpoint is identified by its manifest, any other folder by all files of its model, a hub model by its
+    name and revision.
     """
-    folder = Path(place)
+    folder = Path(model)
     if not folder.is_dir():
-        return f"{place}@{revision}" if revision else place
+        return f"{model}@{revision}" if revision else model
     if (folder / checkpoint.MANIFEST).is_file() and checkpoint.find_damage(folder) is None:
         return hashlib.blake2b((folder / checkpoint.MANIFEST).read_bytes(), digest_size=8).hexdigest()
     return fingerprint.model(folder)
 
 
-def differences(there: Mapping[str, Any], wanted: Mapping[str, Any], before: str = "") -> list[str]:
-    """What differs, as `law.temperature 1.0 there, 0.6 now`."""
-    found = []
-    for name in dict.fromkeys([*there, *wanted]):
-        old, new = there.get(name), wanted.get(name)
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the differences of two requests, such as `law.temperature 1.0 there, 0.6 now`."""
+    changes = []
+    for name in dict.fromkeys([*stored, *requested]):
+        old, new = stored.get(name), requested.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{before}{name}.")
+            changes += differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{before}{name} {str(old)[:60]} there, {str(new)[:60]} now")
-    return found
+            changes.append(f"{prefix}{name} {str(old)[:60]} there, {str(new)[:60]} now")
+    return changes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from obverse.data.renderer import Rendered, Renderer, hint_tokens
+from obverse.data.renderer import RenderedResponse, Renderer, hint_tokens
 from obverse.estimator.method import Method
 from obverse.inference import Completion, Sampler, SamplingParams, SamplingRequest
 from obverse.rewards import NOT_APPLICABLE, SECONDS, grade_completions
@@ -118,9 +118,9 @@ class Collector:
                     drafts.append(Draft(index, prompt, [], 1, request, greedy=True))
         return groups, drafts
 
-    def _written(self, problem: Problem, rendered: Rendered | None, request: GenerationRequest) -> list[Sample]:
+    def _written(self, problem: Problem, rendered: RenderedResponse | None, request: GenerationRequest) -> list[Sample]:
         """What others wrote for a problem: its demonstration, its chosen and its rejected response."""
-        found: list[tuple[Kind, Rendered]] = []
+        found: list[tuple[Kind, RenderedResponse]] = []
         if request.demonstrations and rendered is not None:
             found.append(("demonstration", rendered))
         if request.pairs and problem.chosen is not None and problem.rejected is not None:

@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 
 from obverse import methods
 from obverse.config.train import TrainConfig
-from obverse.data.chat_template import template_of
+from obverse.data.chat_template import read_template
 from obverse.errors import ConfigError
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
@@ -37,7 +37,7 @@ def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequenc
         inputs["verifier"] = identity(spec)
     if ":" in config.method:
         inputs["method"] = methods.identity(config.method)
-    if (template := template_of(config.chat_template)) is not None:
+    if (template := read_template(config.chat_template)) is not None:
         inputs["chat_template"] = fingerprint.text(template)
     return inputs
 

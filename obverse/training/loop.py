@@ -14,7 +14,7 @@ from obverse.distributed.fsdp import whole
 from obverse.distributed.launch import joined
 from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError, UserError
 from obverse.evaluation.evaluate import Report
-from obverse.evaluation.sample_and_score import measure_shared
+from obverse.evaluation.sample_and_score import EvalSetup, measure
 from obverse.inference.build import clear
 from obverse.python_files import read_once
 from obverse.runtime import checkpoint
@@ -178,16 +178,8 @@ def evaluate_if_due(run: Run) -> None:
         return
     collector.sampler.sync_weights(step)
     with whole(*collector.models):
-        scores = measure_shared(
-            run.process_group,
-            run.eval_problems,
-            collector.sampler,
-            collector.renderer,
-            collector.params,
-            num,
-            config.seed,
-            run.watcher,
-        )
+        setup = EvalSetup(collector.sampler, collector.renderer, collector.params, num, config.seed)
+        scores = measure(run.eval_problems, setup, run.watcher, run.process_group)
     report = Report(f"step {step}", scores, k=(1, num) if num > 1 else (1,))
     run.folder.write_json(name, report.summary())
     run.watcher.note(f"step {step}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")

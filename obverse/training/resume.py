@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from obverse.config.train import TrainConfig
-from obverse.data.chat_template import Layout
-from obverse.data.renderer import recorded_layout
+from obverse.data.chat_template import PromptFormat
+from obverse.data.renderer import recorded_prompt_format
 from obverse.errors import CheckpointError
 from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime import branches as history
@@ -113,7 +113,7 @@ def _same(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def layout_of(config: TrainConfig, start: Path | None) -> str | Layout:
+def prompt_format_of(config: TrainConfig, start: Path | None) -> str | PromptFormat:
     """The template of a run; "auto" is that of the tokenizer which the run began with, not what its checkpoint has.
 
     A checkpoint's tokenizer writes the run's system prompt and variables by itself (Renderer.tokenizer_to_save).
@@ -122,7 +122,7 @@ def layout_of(config: TrainConfig, start: Path | None) -> str | Layout:
         return config.chat_template
     record = read_object(start / checkpoint.STATE, CheckpointError).get("template")
     is_same = checkpoint.run_info(start).config.get("chat_template", "auto") == "auto"
-    return recorded_layout(record) if record and is_same else config.chat_template
+    return recorded_prompt_format(record) if record and is_same else config.chat_template
 
 
 def restore_run(run: Run, path: Path) -> None:

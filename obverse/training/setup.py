@@ -11,7 +11,7 @@ from obverse import methods
 from obverse.config.train import TrainConfig
 from obverse.data import load_dataset
 from obverse.data.renderer import Renderer
-from obverse.data.template_mismatches import refuse_misfits
+from obverse.data.template_mismatches import check_rendering
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import as_schedule
@@ -37,7 +37,7 @@ from obverse.training.rank_checks import (
     version_facts,
     weights_checksum,
 )
-from obverse.training.resume import layout_of, problems_fingerprint, refuse_changes, restore_run
+from obverse.training.resume import problems_fingerprint, prompt_format_of, refuse_changes, restore_run
 from obverse.training.run import Run, RunSetup
 from obverse.training.start import find_shared_start, initialize_run_folder, note_changes
 from obverse.training.startup_checks import (
@@ -150,7 +150,7 @@ def with_model_fingerprints(setup: RunSetup, start: Path | None) -> RunSetup:
 def with_renderable_problems(setup: RunSetup, renderer: Renderer) -> RunSetup:
     """Leave out problems whose prompts are too long; DataError for rows that the chat template cannot write."""
     problems = select_renderable(setup.problems, renderer, setup.config.max_prompt_length, setup.watcher)
-    refuse_misfits(setup.eval_problems, renderer)
+    check_rendering(setup.eval_problems, renderer)
     note_unreadable_answers(problems, setup.watcher)
     return replace(setup, problems=problems)
 
@@ -167,7 +167,7 @@ def build_renderer(config: TrainConfig, models: TrainingModels, start: Path | No
     generation_config = getattr(models.policy.model, "generation_config", None)
     return Renderer(
         models.tokenizer,
-        layout_of(config, start),
+        prompt_format_of(config, start),
         config.system_prompt,
         generation_config.eos_token_id if generation_config else None,
         config.chat_template_kwargs,

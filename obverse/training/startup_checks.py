@@ -9,7 +9,7 @@ from obverse.config.resolve import refuse_secrets
 from obverse.config.train import TrainConfig
 from obverse.data.epoch_order import wording
 from obverse.data.renderer import Renderer
-from obverse.data.template_mismatches import refuse_misfits, spelled_remark
+from obverse.data.template_mismatches import check_rendering, control_token_note
 from obverse.distributed.fsdp import root_of
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError, StorageError
@@ -99,9 +99,9 @@ def select_renderable(
 
     Raises DataError for rows that the chat template would write only in part, ConfigError if no prompt is short enough.
     """
-    refuse_misfits(problems, renderer)
+    check_rendering(problems, renderer)
     problems = select_short(problems, renderer, max_prompt_length, watcher)
-    if sentence := spelled_remark(problems, renderer):
+    if sentence := control_token_note(problems, renderer):
         watcher.note(sentence)
     if renderer.portable() is None:
         watcher.note(

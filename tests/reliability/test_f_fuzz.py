@@ -22,7 +22,7 @@ from obverse.cli.step_file import read_step
 from obverse.config.method_options import train_schema
 from obverse.config.resolve import resolve
 from obverse.config.yaml_file import read as read_yaml
-from obverse.data.layouts import Place, read_row
+from obverse.data.layouts import RowLocation, read_row
 from obverse.data.readers import read_path
 from obverse.errors import ConfigError, DataError, UserError
 from obverse.redact import flat
@@ -57,7 +57,7 @@ def is_one_report(error: UserError) -> bool:
 @QUICK
 @given(st.dictionaries(KEYS, JSON | MESSAGES | st.text(), max_size=5) | JSON)
 def test_a_row_is_a_problem_or_a_list_of_flaws(row: Any) -> None:
-    found = read_row(row, Place("rows.jsonl", 3))
+    found = read_row(row, RowLocation("rows.jsonl", 3))
     assert isinstance(found, Problem) or (found and all(str(flaw).startswith("rows.jsonl:3: ") for flaw in found))
 
 

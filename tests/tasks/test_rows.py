@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obverse.data.layouts import LAYOUTS, Flaw, Place, read_row
+from obverse.data.layouts import LAYOUTS, Flaw, RowLocation, read_row
 from obverse.types import Problem
 
-PLACE = Place("data/train.jsonl", 7)
+PLACE = RowLocation("data/train.jsonl", 7)
 ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2="}]
 FOUR = {"role": "assistant", "content": "4"}
 FIVE = {"role": "assistant", "content": "5"}
@@ -288,7 +288,7 @@ BAD_ROWS = [
 
 
 def test_several_verifiers_may_be_given_and_the_built_in_ones_need_an_answer():
-    row, place = {"prompt": "2+2=", "answer": "4"}, Place("a.jsonl", 1)
+    row, place = {"prompt": "2+2=", "answer": "4"}, RowLocation("a.jsonl", 1)
     assert read_row(row, place, "math*1,my.py:fn*0.2").verifier == "math*1,my.py:fn*0.2"
     assert read_row({"prompt": "2+2="}, place, "my.py:fn,my.py:other").verifier == "my.py:fn,my.py:other"
     (flaw,) = read_row({"prompt": "2+2="}, place, "my.py:fn,exact")

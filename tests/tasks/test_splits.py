@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from obverse.data.splits import Draft, deal, resolve, side
+from obverse.data.splits import Draft, deal, resolve, split_of
 from obverse.data.synthetic import arithmetic, countdown, knights
 from obverse.errors import ConfigError
 
@@ -30,11 +30,13 @@ def form(problem):
 
 
 def test_a_side_is_for_ever():
-    assert [letter for letter in "abcdefghijklmnopqrstuvwxyz" if side("letters", letter) == "heldout"] == list("bdgqsw")
+    assert [letter for letter in "abcdefghijklmnopqrstuvwxyz" if split_of("letters", letter) == "heldout"] == list(
+        "bdgqsw"
+    )
 
 
 def test_about_a_quarter_is_held_out():
-    share = sum(side("letters", str(i)) == "heldout" for i in range(10_000)) / 10_000
+    share = sum(split_of("letters", str(i)) == "heldout" for i in range(10_000)) / 10_000
     assert 0.23 < share < 0.27
 
 
@@ -52,7 +54,7 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one():
 
 
 def test_too_few_problems_says_how_many_there_are():
-    num_train = sum(side("letters", letter) == "train" for letter in "abcdefghijklmnopqrstuvwxyz")
+    num_train = sum(split_of("letters", letter) == "train" for letter in "abcdefghijklmnopqrstuvwxyz")
     assert len(letters("train", num_train, difficulty=(1, 1))) == num_train
     says = f"only {num_train} distinct problems of difficulty 1 turn up in the train split, not {num_train + 1}"
     with pytest.raises(ConfigError, match=says):

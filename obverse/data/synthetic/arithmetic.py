@@ -1,6 +1,6 @@
-"""Chains of sums and products, evaluated strictly from left to right; every number on the way lies in 0..99.
+"""Chains of sums and products, evaluated strictly from left to right; all intermediate results are in 0..99.
 
-No number comes up twice on the way, so that stopping too early is never right by luck.
+Intermediate results are distinct, so that stopping too early is never correct by chance.
 
 Prompt:         Q:7+5*3-4\\nA:
 Demonstration:  7+5=12;  12*3=36;  36-4=32  #32      (four steps, joined as they are)
@@ -70,20 +70,20 @@ def apply(value: int, sign: str, number: int) -> int:
 
 
 def _draw(rng: Random, num_operations: int) -> Draft:
-    first = value = rng.randint(1, rng.choice((9, LIMIT)))  # many begin low, else products would be rare
-    seen, operations = {value}, []
+    first = value = rng.randint(1, rng.choice((9, LIMIT)))  # low starts, because products would be rare otherwise
+    values, operations = {value}, []
     for _ in range(num_operations):
         numbers = {
             "+": range(1, min(9, LIMIT - value) + 1),
             "-": range(1, min(9, value) + 1),
-            "*": range(2, min(9, LIMIT // value) + 1) if value else range(0),  # 0 times anything hides the chain
+            "*": range(2, min(9, LIMIT // value) + 1) if value else range(0),  # a product with 0 would hide the chain
         }
-        fresh = {sign: [n for n in numbers[sign] if apply(value, sign, n) not in seen] for sign in numbers}
-        sign = rng.choice([sign for sign in fresh if fresh[sign]])
-        number = rng.choice(fresh[sign])
+        unused_numbers = {sign: [n for n in numbers[sign] if apply(value, sign, n) not in values] for sign in numbers}
+        sign = rng.choice([sign for sign in unused_numbers if unused_numbers[sign]])
+        number = rng.choice(unused_numbers[sign])
         operations.append((sign, number))
         value = apply(value, sign, number)
-        seen.add(value)
+        values.add(value)
     chain = str(first) + "".join(f"{sign}{number}" for sign, number in operations)
     steps = solve(chain)
     return Draft(_canonical(first, operations), f"Q:{chain}\nA:", str(value), steps, mistaken(steps, value))
@@ -94,5 +94,5 @@ def _canonical(first: int, operations: list[tuple[str, int]]) -> str:
     sign, second = operations[0]
     if sign in "+*":
         first, second = sorted((first, second))
-    rest = "".join(f"{sign}{number}" for sign, number in operations[1:])
-    return f"{first}{sign}{second}{rest}"
+    suffix = "".join(f"{sign}{number}" for sign, number in operations[1:])
+    return f"{first}{sign}{second}{suffix}"

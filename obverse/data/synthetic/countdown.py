@@ -1,8 +1,8 @@
-"""Reach a target from some numbers with + - * /, each number used exactly once, every number on the way a whole one.
+"""Reach a target from given numbers with + - * /; each number is used once, and intermediate results are integers.
 
 Prompt:         Q:3,5,7,2>24\\nA:
 Demonstration:  5*3=15;  15+7=22;  22+2=24  #5*3+7+2   (steps, then the expression with the brackets it needs)
-Difficulty:     how many numbers
+Difficulty:     the number of numbers
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from obverse.types import Problem
 
 ALLOWED = {"train": (2, 4), "heldout": (2, 4), "ood": (5, 5)}
 LARGEST = 30  # the largest number given
-LIMIT = 99  # the largest number on the way, and the largest target
+LIMIT = 99  # the largest intermediate result, and the largest target
 SIGNS = "+-*/"
 
 _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
@@ -25,7 +25,7 @@ _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 @dataclass(frozen=True)
 class Value:
-    """A number that was given (rank 3) or made: its expression, the rank of its last sign, the steps that made it."""
+    """A given number (rank 3) or a result: its expression, the rank of its last sign, the steps that lead to it."""
 
     number: int
     text: str
@@ -59,20 +59,20 @@ def solve(numbers: Sequence[int], target: int) -> tuple[str, ...] | None:
         for i, j in combinations(range(len(values)), 2):
             rest = tuple(value for k, value in enumerate(values) if k not in (i, j))
             for sign in SIGNS:
-                made = combine(values[i], sign, values[j])
-                found = made and search((*rest, made))
-                if found:
-                    return found
+                combined = combine(values[i], sign, values[j])
+                solution = combined and search((*rest, combined))
+                if solution:
+                    return solution
         return None
 
-    found = search(tuple(Value(number, str(number)) for number in numbers))
-    return demonstration(found) if found else None
+    solution = search(tuple(Value(number, str(number)) for number in numbers))
+    return demonstration(solution) if solution else None
 
 
 def combine(left: Value, sign: str, right: Value) -> Value | None:
-    """Return the larger value, the sign and the smaller value as one, None if the result is not allowed.
+    """Return the result of an operation on the larger and the smaller value, None if it is not allowed.
 
-    Allowed are results from 1 to LIMIT by exact division, and only operations that change something (no 1*x, x/1).
+    Allowed are integer results from 1 to LIMIT, without operations that change nothing (1*x, x/1).
     """
     if left.number < right.number:
         left, right = right, left
@@ -88,30 +88,30 @@ def combine(left: Value, sign: str, right: Value) -> Value | None:
     return Value(number, f"{head}{sign}{tail}", rank, (*left.steps, *right.steps, f"{a}{sign}{b}={number}"))
 
 
-def wander(rng: Random, numbers: Sequence[int]) -> Value | None:
-    """Combine values at random, each sign that is allowed equally likely; None if none is allowed at some point."""
+def combine_at_random(rng: Random, numbers: Sequence[int]) -> Value | None:
+    """Combine numbers at random, with equal probability for all allowed signs; None if no sign is allowed."""
     values = [Value(number, str(number)) for number in numbers]
     while len(values) > 1:
-        right, left = (values.pop(rng.randrange(len(values))) for _ in range(2))
-        made = [value for sign in SIGNS if (value := combine(left, sign, right))]
-        if not made:
+        second, first = (values.pop(rng.randrange(len(values))) for _ in range(2))
+        candidates = [value for sign in SIGNS if (value := combine(first, sign, second))]
+        if not candidates:
             return None
-        values.append(rng.choice(made))
+        values.append(rng.choice(candidates))
     return values[0]
 
 
 def demonstration(value: Value) -> tuple[str, ...]:
-    """Return the steps that made a value and then its expression, ready to be joined."""
+    """Return the steps that lead to a value, followed by its expression, ready to be joined."""
     *steps, last = value.steps
     return (*(f"{step};" for step in steps), last, f"#{value.text}")
 
 
 def _draw(rng: Random, num_numbers: int) -> Draft:
-    made = None
-    while made is None:
+    result = None
+    while result is None:
         numbers = [rng.randint(1, LARGEST) for _ in range(num_numbers)]
-        made = wander(rng, numbers)
-    target = made.number
-    canonical = f"{','.join(map(str, sorted(numbers)))}>{target}"  # so that no permutation of a problem leaks
+        result = combine_at_random(rng, numbers)
+    target = result.number
+    canonical = f"{','.join(map(str, sorted(numbers)))}>{target}"  # permutations of a problem are in the same split
     prompt = f"Q:{','.join(map(str, numbers))}>{target}\nA:"
-    return Draft(canonical, prompt, {"numbers": numbers, "target": target}, demonstration(made))
+    return Draft(canonical, prompt, {"numbers": numbers, "target": target}, demonstration(result))

@@ -1,11 +1,11 @@
-"""Knights always tell the truth, knaves always lie: who is what? Exactly one answer fits every statement.
+"""Knights and knaves: knights always tell the truth, knaves always lie. Exactly one assignment fits all statements.
 
 Prompt:         Q:Al:Bo is a knave;Bo:Al and Bo are different\\nA:
 Demonstration:  Al+Bo-:no;  Al-Bo+:ok  #Al is a knave,Bo is a knight
-Difficulty:     how many people
+Difficulty:     the number of people
 
-A step of the demonstration is one case: an assumption (`Al+`: Al is a knight, `Al-`: a knave), what follows from the
-statements one after the other, and whether a contradiction was met. A second assumption is made where nothing follows.
+A step of the demonstration is one case: an assumption (`Al+`: Al is a knight, `Al-`: a knave), the roles that follow
+from the statements, and whether there is a contradiction. If nothing follows, a second assumption is made.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from obverse.types import Problem
 
 ALLOWED = {"train": (2, 4), "heldout": (2, 4), "ood": (5, 6)}
 NAMES = ("Al", "Bo", "Cy", "Di", "Ed", "Jo", "Mo", "Vi")
-MAX_EXTRA = 2  # everybody speaks once, and up to this many of them once more
+MAX_EXTRA = 2  # every person makes one statement, and up to this many people a second one
 
-# What can be said: the words, the number of people they are about and when they are true (True: a knight).
+# Forms of statements: the words, the number of people in them, and the condition under which they are true.
 FORMS: dict[str, tuple[int, Callable[..., bool]]] = {
     "{} is a knight": (1, lambda a: a),
     "{} is a knave": (1, lambda a: not a),
@@ -35,18 +35,21 @@ FORMS: dict[str, tuple[int, Callable[..., bool]]] = {
     "{} is a knight and {} a knave": (2, lambda a, b: a and not b),
     "if {} is a knight,so is {}": (2, lambda a, b: not a or b),
 }
-ORDERED = ("{} is a knight and {} a knave", "if {} is a knight,so is {}")  # here the two people cannot be swapped
+ORDERED = (
+    "{} is a knight and {} a knave",
+    "if {} is a knight,so is {}",
+)  # forms in which the two people cannot be swapped
 
 
 class Claim(NamedTuple):
-    """What one person says; people are numbered, so that names do not matter."""
+    """A statement of one person; people are numbers, so that names do not matter."""
 
     speaker: int
     form: str
     people: tuple[int, ...]
 
     def holds(self, world: Sequence[bool]) -> bool:
-        """Whether the claim fits a world: true if its speaker is a knight, false if a knave."""
+        """Return whether the claim fits a world: it is true if and only if its speaker is a knight."""
         return FORMS[self.form][1](*(world[person] for person in self.people)) == world[self.speaker]
 
     def rename(self, order: Sequence[int]) -> Claim:
@@ -77,47 +80,47 @@ def solve(claims: Sequence[Claim], names: Sequence[str]) -> tuple[str, ...]:
     Errors: ValueError if no case holds.
     """
     steps: list[str] = []
-    for known, holds in _cases(claims, {}, len(names)):
-        signs = "".join(f"{names[person]}{'+' if knight else '-'}" for person, knight in known.items())
+    for roles, holds in _cases(claims, {}, len(names)):
+        signs = "".join(f"{names[person]}{'+' if knight else '-'}" for person, knight in roles.items())
         if holds:
-            answer = ",".join(_verdict(name, known[person]) for person, name in enumerate(names))
+            answer = ",".join(_role_clause(name, roles[person]) for person, name in enumerate(names))
             return (*steps, f"{signs}:ok", f"#{answer}")
         steps.append(f"{signs}:no;")
     raise ValueError("no world fits these claims")
 
 
-def _verdict(name: str, knight: bool) -> str:
+def _role_clause(name: str, knight: bool) -> str:
     return f"{name} is a {'knight' if knight else 'knave'}"
 
 
-def _cases(claims: Sequence[Claim], known: dict[int, bool], num_people: int) -> Iterator[tuple[dict[int, bool], bool]]:
-    """Yield each case that assumptions lead to: who is what (in the order it was found), and whether it holds."""
-    known = dict(known)
-    if not _follow(claims, known):
-        yield known, False
-    elif len(known) == num_people:
-        yield known, True
+def _cases(claims: Sequence[Claim], roles: dict[int, bool], num_people: int) -> Iterator[tuple[dict[int, bool], bool]]:
+    """Yield (roles, holds) of each case of the assumptions: the roles in the order of derivation, and consistency."""
+    roles = dict(roles)
+    if not _derive_roles(claims, roles):
+        yield roles, False
+    elif len(roles) == num_people:
+        yield roles, True
     else:
-        person = next(person for person in range(num_people) if person not in known)
+        person = next(person for person in range(num_people) if person not in roles)
         for knight in (True, False):
-            yield from _cases(claims, known | {person: knight}, num_people)
+            yield from _cases(claims, roles | {person: knight}, num_people)
 
 
-def _follow(claims: Sequence[Claim], known: dict[int, bool]) -> bool:
-    """Add to `known` what single claims force, until nothing follows; False if a claim cannot hold."""
-    changed = bool(known)  # without an assumption nothing is derived: the case analysis starts with the first person
+def _derive_roles(claims: Sequence[Claim], roles: dict[int, bool]) -> bool:
+    """Add to `roles` the roles that single claims imply, until nothing follows; False if a claim cannot hold."""
+    changed = bool(roles)  # without an assumption nothing is derived: the case analysis starts with the first person
     while changed:
         changed = False
         for claim in claims:
             involved = sorted({claim.speaker, *claim.people})
-            choices = [(known[person],) if person in known else (True, False) for person in involved]
+            choices = [(roles[person],) if person in roles else (True, False) for person in involved]
             worlds = [dict(zip(involved, world, strict=True)) for world in product(*choices)]
             worlds = [world for world in worlds if claim.holds(world)]  # type: ignore[arg-type]  # people index it
             if not worlds:
                 return False
             for person in involved:
-                if person not in known and len({world[person] for world in worlds}) == 1:
-                    known[person] = worlds[0][person]
+                if person not in roles and len({world[person] for world in worlds}) == 1:
+                    roles[person] = worlds[0][person]
                     changed = True
     return True
 
@@ -138,13 +141,15 @@ def _draw(rng: Random, num_people: int) -> Draft:
 def _claim(rng: Random, speaker: int, num_people: int) -> Claim:
     form = rng.choice(list(FORMS))
     num_about = FORMS[form][0]
-    others = [person for person in range(num_people) if num_about > 1 or person != speaker]  # nobody says "I am a ..."
-    people = rng.sample(others, num_about)
+    candidates = [
+        person for person in range(num_people) if num_about > 1 or person != speaker
+    ]  # no statements "I am a ..."
+    people = rng.sample(candidates, num_about)
     return Claim(speaker, form, tuple(people if form in ORDERED else sorted(people)))
 
 
 def _canonical(claims: Sequence[Claim], num_people: int) -> str:
-    """The same text for puzzles that differ only by who is who: the smallest one over all orders of the people."""
+    """Return the same text for puzzles that differ by a permutation of people: the smallest over all orders."""
     orders = permutations(range(num_people))
     smallest = min(sorted(claim.rename(order) for claim in claims) for order in orders)
     return ";".join(claim.text(tuple(map(str, range(num_people)))) for claim in smallest)
