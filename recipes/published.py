@@ -61,7 +61,7 @@ SHAPES = (
 
 
 def table(plan: Plan) -> str:
-    """Every expected difference whose entries are compared, at the last and the best step, as Markdown."""
+    """Every expected difference between entries of the comparison, at the last and the best step, as Markdown."""
     names = {BASE, *(entry.name for entry in plan.entries)}
     lines = ["| published | source | where | last step | best step | here |", "|---|---|---|---|---|---|"]
     for shape in SHAPES:

@@ -1,1 +1,1 @@
-"""What runs teach: comparisons at one budget, what gradients did and who pushed, what moved, what is covered."""
+"""Analyses of gradients, coefficients, token probabilities and coverage. Nothing is trained."""

@@ -47,8 +47,8 @@ BINS = (0, 4, 16, 64, 256, 1024)  # first positions of the classes of positions
 class Mass:
     """A group of tokens: their number, sum |c|, its share of the method's sum, sum c, and three shares of the tokens.
 
-    `masked`: tokens with an advantage that a mask excludes; `clipped`: those whose mask depends on the ratio and the
-    advantage only; `zero`: tokens whose coefficient is zero for any reason (stored under the key `still`).
+    `masked`: tokens with an advantage that a mask excludes; `clipped`: those with a mask of the ratio and the
+    advantage only; `zero`: tokens with a coefficient of zero for any reason (stored under the key `still`).
     """
 
     by: str

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from obverse import methods
 from obverse.config import yaml_file as config_file
-from obverse.config.analyze import BatchOptions, CoefficientsConfig, SceneOptions
+from obverse.config.analyze import AnalysisOptions, BatchOptions, CoefficientsConfig
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
 from obverse.data import load_dataset
 from obverse.data.epoch_order import take
@@ -39,7 +39,7 @@ from obverse.training.validate import check_method
 from obverse.types import Group, Problem
 
 MAX_UNGRADED = 0.01  # of a batch's samples
-AnyConfig = TypeVar("AnyConfig", bound=SceneOptions)
+AnyConfig = TypeVar("AnyConfig", bound=AnalysisOptions)
 # Options taken from a run; the seed too, which determines the problems of an embedded task.
 TAKEN = (
     "dataset",
@@ -211,7 +211,7 @@ def sampling_point(config: CoefficientsConfig) -> tuple[Point, str]:
     return point, f"the samples of step {config.step} of {config.model}, under {point.name}, {gap}"
 
 
-def load_context(config: SceneOptions, model: str, initial: str) -> Context:
+def load_context(config: AnalysisOptions, model: str, initial: str) -> Context:
     """Load the models and the problems; ConfigError for data without problems."""
     policy, tokenizer = load_any(model, config.dtype, config.device, trains=True)
     initial_policy = policy if initial == model else load_any(initial, config.dtype, config.device, trains=True)[0]
@@ -234,7 +234,7 @@ def load_context(config: SceneOptions, model: str, initial: str) -> Context:
     )
 
 
-def problems_of(config: SceneOptions) -> list[Problem]:
+def problems_of(config: AnalysisOptions) -> list[Problem]:
     """The problems of an analysis; ConfigError if there are none."""
     dataset, split, run = str(config.dataset), config.dataset_split, run_of(config.model) or {}
     num = run.get("num_problems") if (dataset, split) == (run.get("dataset"), run.get("dataset_split")) else None
@@ -272,7 +272,7 @@ def chosen_methods(config: BatchOptions) -> list[NamedMethod]:
 
 
 def check(named: NamedMethod) -> None:
-    """Raise ConfigError for a method whose gradient needs more than a model and its data."""
+    """Raise ConfigError for a method that needs more than a model and its data."""
     method = named.method
     lacks = {
         "trains no policy": not method.trains_policy,

@@ -20,7 +20,7 @@ class ForwardPass(NamedTuple):
 
 
 def forward_passes(learner: Learner, update: Update, progress: float) -> Iterator[ForwardPass]:
-    """Yield the update's micro batches, without samples whose gradient is zero.
+    """Yield the update's micro batches, without samples that have a zero gradient.
 
     For gradients, call backward on each micro batch before the next one is requested, and read them after the last.
     """

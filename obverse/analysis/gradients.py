@@ -46,7 +46,7 @@ WHOLE, DEMONSTRATIONS, ROLLOUTS = "whole", "demonstrations", "own samples"
 
 @dataclass(frozen=True)
 class Row:
-    """A gradient G over batches compared with the policy gradient, whose expectation is g.
+    """A gradient G over batches compared with the policy gradient, which has the expectation g.
 
     norm |E|, bias |E - g| / |g|, cosine of E and g with its standard error, scale <E, g> / |g|^2, variance
     E|G - E|^2 / |g|^2, snr |E|^2 / E|G - E|^2 (may be below 0 for a signal that is lost in noise), and the error: the

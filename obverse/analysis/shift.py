@@ -232,7 +232,7 @@ def by_position(positions: Tensor, before: Tensor, after: Tensor) -> list[dict[s
 
 
 def moved(ids: Tensor, change: Tensor, tokenizer: Any, num: int) -> tuple[list[Moved], list[Moved]]:
-    """The `num` tokens of the vocabulary whose log-prob rose most, and those whose fell most, on average."""
+    """The `num` tokens of the vocabulary with the largest mean rise of log-prob, and those with the largest fall."""
     distinct, index, counts = ids.unique(return_inverse=True, return_counts=True)
     means = index.bincount(change.double()) / counts
     order = means.argsort(descending=True).tolist()

@@ -84,7 +84,7 @@ class Standings:
 
 
 def standings(plan: Plan) -> Standings:
-    """The table of a comparison whose trials are all done."""
+    """The table of a comparison with all trials done."""
     entries = [row(plan, entry.name, entry.label) for entry in plan.entries]
     names = [BASE, *(entry.entry for entry in entries if not entry.failed)]
     roles: dict[str, str] = {test.name: test.role for test in plan.tests}

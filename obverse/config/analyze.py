@@ -43,7 +43,7 @@ class VarianceConfig(Options):
     output: Folder | None = output_option()
 
 
-class SceneOptions(ModelOptions, SamplingOptions):
+class AnalysisOptions(ModelOptions, SamplingOptions):
     """A model at one or several points of its training, and problems for it."""
 
     model: Place = option("model", "a run folder, a transformers directory, a hub name or embedded")
@@ -56,7 +56,7 @@ class SceneOptions(ModelOptions, SamplingOptions):
     output: Folder | None = output_option()
 
 
-class BatchOptions(SceneOptions):
+class BatchOptions(AnalysisOptions):
     """Fresh batches of a model, as a run would take them."""
 
     methods: Listed[Place] | None = option("method", "which methods, separated by commas; none: the run's own", None)
@@ -87,7 +87,7 @@ class CoefficientsConfig(BatchOptions):
     num_completions: int = option("output", "completions to show token by token, those that push most", 4, ge=0)
 
 
-class ShiftConfig(SceneOptions):
+class ShiftConfig(AnalysisOptions):
     """Token probabilities of the same texts before and after training."""
 
     before: Place | None = option("model", "what it came from; none: the model that the run began with", None)
@@ -96,7 +96,7 @@ class ShiftConfig(SceneOptions):
     num_tokens: int = option("output", "most raised and most lowered tokens to list", 10, ge=1)
 
 
-class CoverageConfig(SceneOptions):
+class CoverageConfig(AnalysisOptions):
     """pass@k of a base model against what was trained from it."""
 
     model: Place = option("model", "the base: a stored evaluation (its folder or result.json), a run or a model")

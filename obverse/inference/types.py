@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from obverse.config.analyze import SceneOptions
+from obverse.config.analyze import AnalysisOptions
 from obverse.config.eval import EvalConfig
 from obverse.config.train import TrainConfig
 from obverse.types import Finish, ModelInput
@@ -37,7 +37,7 @@ class SamplingParams:
         return self.temperature > 0 and self.top_p >= 1 and self.top_k == 0 and self.min_p == 0
 
 
-def sampling_params(config: TrainConfig | EvalConfig | SceneOptions, stop_ids: tuple[int, ...]) -> SamplingParams:
+def sampling_params(config: TrainConfig | EvalConfig | AnalysisOptions, stop_ids: tuple[int, ...]) -> SamplingParams:
     """The sampling parameters that the options of a run, an evaluation or an analysis set."""
     return SamplingParams(
         stop_ids,

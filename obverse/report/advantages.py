@@ -55,9 +55,9 @@ def reward_only_parts(method: Method) -> dict[Source, list[Part]]:
 def advantages(method: Method | None, rows: Sequence[Row]) -> tuple[list[float | None], str]:
     """The advantage of each row of a step, or None, and the name of the parts that computed them.
 
-    Several parts of one source are added. A row that did not train has no advantage, nor has a source whose advantages
-    depend on more than rewards (a critic, log-probs). If no row has one, the value is the reward minus the mean reward
-    of the problem's rollouts.
+    Several parts of one source are added. A row that did not train has no advantage, nor has a source with advantages
+    that depend on more than rewards (a critic, log-probs). If no row has one, the value is the reward minus the mean
+    reward of the problem's rollouts.
     """
     parts = reward_only_parts(method) if method else {}
     trained = [row for row in rows if row.get("kept") and row["kind"] in OF_KIND]

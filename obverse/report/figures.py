@@ -12,7 +12,7 @@ from obverse.report.load_runs import AXES, RunData
 from obverse.report.svg_chart import Chart, Series, number
 
 SMOOTH = 25  # a curve is a running mean over a 25th of its steps
-GRID = 120  # common points of runs whose x values differ
+GRID = 120  # common points of runs with different x values
 MOST_ROWS = 20  # of the table beside a chart
 
 
@@ -67,7 +67,7 @@ CURVES = (
         "Problems without a signal for RL",
         "share of problems",
         {"frac_reward_zero_std": ""},
-        "The share of problems whose rollouts all got the same reward, all correct or all wrong. Pure RL learns "
+        "The share of problems with equal rewards of all rollouts, all correct or all wrong. Pure RL learns "
         "nothing from them; methods that use demonstrations may.",
         percent=True,
     ),
@@ -222,7 +222,7 @@ def gate_of(run: RunData) -> Iterator[Figure]:
 
 
 def trained_of(run: RunData, trained: Mapping[int, Mapping[str, int]]) -> Iterator[Figure]:
-    """The sources of the trained tokens, at the steps whose completions were read."""
+    """The sources of the trained tokens, at the steps with completions on the page."""
     steps = [step for step, tokens in trained.items() if sum(tokens.values())]
     names = [name for name in trained[steps[0]] if any(trained[step][name] for step in steps)] if steps else []
     if len(names) < 2:

@@ -33,7 +33,7 @@ class Section:
     intro: str
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    shaded: Sequence[Mapping[str, Any]] = ()  # completions whose tokens are shaded by their coefficients
+    shaded: Sequence[Mapping[str, Any]] = ()  # completions with tokens shaded by their coefficients
 
 
 @dataclass(frozen=True)
