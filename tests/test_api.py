@@ -67,7 +67,7 @@ def test_evaluate_and_load_run(tmp_path: Path) -> None:
     options = {"num_problems": 3, "num_generations": 2, "k": [1, 2], "output": tmp_path}
     (report,) = obverse.evaluate("embedded", dataset="arithmetic:1", **options)
     assert 0 <= report.pass_at(1) <= report.pass_at(2) <= 1
-    with pytest.raises(DataError, match="holds no run"):
+    with pytest.raises(DataError, match="no run"):
         obverse.load_run(tmp_path)
     (tmp_path / "config.yaml").write_text("method: hpt\n")
     run = obverse.load_run(tmp_path)

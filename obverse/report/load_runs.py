@@ -104,7 +104,7 @@ class RunRecord:
 
 
 def load_run(folder: str | Path) -> RunRecord:
-    """Read a run folder. DataError where it holds no run; DataError or DamageError names a file that cannot be read.
+    """Read a run folder. DataError if it is not one; DataError or DamageError names a file that cannot be read.
 
     Example:
         run = obverse.load_run("runs/hpt-arithmetic-1-6-1")
@@ -112,7 +112,7 @@ def load_run(folder: str | Path) -> RunRecord:
     """
     path = Path(folder).expanduser()
     if not (path / "config.yaml").is_file():
-        raise DataError(f"{path} holds no run: a run folder has config.yaml")
+        raise DataError(f"{path} contains no run: a run folder has config.yaml")
     if not (path / "metrics.jsonl").is_file():  # stopped before its first step
         return RunRecord(path, read_config(path / "config.yaml"), [], {}, checkpoints_of(path))
     run = read_run(path)
