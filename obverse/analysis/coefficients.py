@@ -38,7 +38,7 @@ from obverse.models.load import load
 from obverse.redact import flat
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.training.learners import Learner
-from obverse.types import Group, Problem, Sample, Source
+from obverse.types import Group, Problem, Sample
 
 BINS = (0, 4, 16, 64, 256, 1024)  # first positions of the classes of positions
 
@@ -244,45 +244,50 @@ def _is_masked(inputs: PartInputs, term: Term) -> Tensor:
     return (mask == 0) & (advantage != 0) & (inputs.tokens.source == int(term.source))
 
 
-def masses(weighed_tokens: Weighed, method: Method) -> list[Mass]:
+def masses(table: Weighed, method: Method) -> list[Mass]:
     """The masses by source, outcome, difficulty and position over all terms, and by term."""
-    total, masked, clipped = weighed_tokens.total(), weighed_tokens.masked.any(1), weighed_tokens.clipped.any(1)
-    samples = [weighed_tokens.samples[row] for row in weighed_tokens.sample.tolist()]
-    positions = [position for _, sample in weighed_tokens.samples for position in range(len(sample.ids))]
-    labels = {
-        "source": [source.label for _, sample in weighed_tokens.samples for source in sample.sources],
-        "outcome": ["right" if sample.correct else "wrong" for _, sample in samples],
-        "difficulty": [str(problem.meta.get("difficulty", problem.meta.get("level", ""))) for problem, _ in samples],
+    return [*_masses_by_label(table), *_masses_by_term(table, method)]
+
+
+def _masses_by_label(table: Weighed) -> list[Mass]:
+    """The masses over all terms, of the tokens with an equal label."""
+    total, masked, clipped = table.total(), table.masked.any(1), table.clipped.any(1)
+    whole = float(total.abs().sum())
+    rows = []
+    for by, labels in token_labels(table).items():
+        order = dict.fromkeys(map(position_class, BINS)) if by == "position" else sorted(set(labels))
+        for name in order:
+            group = torch.tensor([label == name for label in labels]) & table.trained
+            if name and group.any():
+                rows.append(_mass(by, name, total[group], masked[group], clipped[group], whole))
+    return rows
+
+
+def token_labels(table: Weighed) -> dict[str, list[str]]:
+    """The labels of every token by what they describe: source, outcome, difficulty and position; [T] each."""
+    sample_of_token = [table.samples[row] for row in table.sample.tolist()]
+    positions = [position for _, sample in table.samples for position in range(len(sample.ids))]
+    return {
+        "source": [source.label for _, sample in table.samples for source in sample.sources],
+        "outcome": ["right" if sample.correct else "wrong" for _, sample in sample_of_token],
+        "difficulty": [
+            str(problem.meta.get("difficulty", problem.meta.get("level", ""))) for problem, _ in sample_of_token
+        ],
         "position": [position_class(position) for position in positions],
     }
+
+
+def _masses_by_term(table: Weighed, method: Method) -> list[Mass]:
+    """The mass of every term, over the tokens of its source."""
+    sources = torch.tensor([int(source) for _, sample in table.samples for source in sample.sources])
+    whole = float(table.values.abs().sum())
     rows = []
-    for by, names in labels.items():
-        order = dict.fromkeys(map(position_class, BINS)) if by == "position" else sorted(set(names))
-        for name in order:
-            is_in_group = torch.tensor([label == name for label in names]) & weighed_tokens.trained
-            if name and is_in_group.any():
-                rows.append(
-                    _mass(
-                        by,
-                        name,
-                        total[is_in_group],
-                        masked[is_in_group],
-                        clipped[is_in_group],
-                        float(total.abs().sum()),
-                    )
-                )
-    sources, total_of_terms = (
-        torch.tensor([int(Source[label.upper()]) for label in labels["source"]]),
-        weighed_tokens.values.abs().sum(),
-    )
     for number, term in enumerate(method.terms):
-        is_in_group = (sources == int(term.source)) & weighed_tokens.trained
-        if is_in_group.any():
-            values, masked_values, clipped_values = (
-                column[is_in_group, number]
-                for column in (weighed_tokens.values, weighed_tokens.masked, weighed_tokens.clipped)
-            )
-            rows.append(_mass("term", term_label(term), values, masked_values, clipped_values, float(total_of_terms)))
+        group = (sources == int(term.source)) & table.trained
+        if group.any():
+            columns = (table.values, table.masked, table.clipped)
+            values, masked, clipped = (column[group, number] for column in columns)
+            rows.append(_mass("term", term_label(term), values, masked, clipped, whole))
     return rows
 
 
