@@ -208,9 +208,9 @@ def test_what_cannot_be_exported_is_one_sentence(
 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already and not empty"):
+    with pytest.raises(ConfigError, match="is not empty"):
         exported(trained, "full")
-    with pytest.raises(ConfigError, match="there is no such folder"):
+    with pytest.raises(ConfigError, match="no such folder"):
         exported(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="has no config.json"):
         exported(tmp_path / "full")

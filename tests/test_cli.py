@@ -124,7 +124,7 @@ def test_flags_in_every_spelling(words: list[str], value: Any) -> None:
 def test_an_option_without_its_value_is_named() -> None:
     assert scan(["--seed"], TrainConfig).problems == ["--seed: needs a value"]
     assert scan(["--seed", "--model", "m"], TrainConfig).problems == ["--seed: needs a value"]
-    assert scan(["--config"], TrainConfig, others=("config",)).problems == ["--config: needs a value"]
+    assert scan(["--config"], TrainConfig, extra=("config",)).problems == ["--config: needs a value"]
     assert scan(["--foo"], TrainConfig).given == {"foo": True}  # the schema will say that it is unknown
 
 
@@ -282,7 +282,7 @@ def test_weigh_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_data_check_counts_and_data_show_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "arithmetic:1-2", "--num_problems", "20"]) == 0
     out = capsys.readouterr().out
-    assert "problems" in out and "20" in out and "no prompt stands in two of train, heldout" in out
+    assert "problems" in out and "20" in out and "no prompt is in two of train, heldout" in out
     assert main(["data", "show", "arithmetic:1", "--num", "1"]) == 0
     out = capsys.readouterr().out
     assert "prompt " in out and "step 1" in out and "answer" in out

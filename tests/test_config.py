@@ -9,12 +9,13 @@ import pytest
 from annotated_types import Ge, Gt
 
 from obverse import methods
+from obverse.cli.parser import scan
 from obverse.config.commands import DataConfig, DemoConfig, GradeConfig
 from obverse.config.eval import EvalConfig
 from obverse.config.fields import Options
 from obverse.config.method_options import train_schema
 from obverse.config.resolve import method_options, read, resolve
-from obverse.config.sources import COMMAND_LINE, Layer, is_option, kinds
+from obverse.config.sources import COMMAND_LINE, Layer, arguments, is_option, kinds
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
 from obverse.config.yaml_file import read as read_file
 from obverse.config.yaml_file import write
@@ -308,7 +309,7 @@ def test_resuming_says_which_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs --output_dir"):
         with_folder(hpt(resume_from_checkpoint="auto"))
     path = tmp_path / "checkpoint-3"
-    with pytest.raises(ConfigError, match="stands in no run's folder: give --output_dir"):
+    with pytest.raises(ConfigError, match="is not in a run folder: give --output_dir"):
         with_folder(hpt(resume_from_checkpoint=str(path)))
     (tmp_path / "config.yaml").touch()
     assert with_folder(hpt(resume_from_checkpoint=str(path))).output_dir == tmp_path
@@ -326,3 +327,14 @@ def test_resuming_says_which_run(tmp_path: Path) -> None:
 )
 def test_slugs_are_folder_names(name: str, short: str) -> None:
     assert slug(name) == short
+
+
+def test_ref_model_is_the_anchor_model(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text("ref_model: base\n")
+    given = scan(["--ref_model", "base"], train_schema(find("dpo"))).given
+    for config in (resolve("dpo", find("dpo"), given), resolve("dpo", find("dpo"), {}, read_file(file))):
+        assert config.anchor_model == "base"
+    assert resolve("dpo", find("dpo"), arguments({"ref_model": tmp_path})).anchor_model == str(tmp_path)
+    with pytest.raises(ConfigError, match="given twice"):
+        resolve("dpo", find("dpo"), {"ref_model": "a", "anchor_model": "b"})

@@ -37,7 +37,7 @@ def test_counts_say_what_is_there() -> None:
         "demonstrations": "1",
         "verifiers": "exact 1, math 1, none 1",
         "difficulty": "1 1, 2 2",
-        "repeated": "1 prompts stand there more than once",
+        "repeated": "1 prompts occur more than once",
         "prompt": "4 characters in the middle, 11 at most",
         "demonstration": "7 characters in the middle, 7 at most",
         "steps": "2 steps in the middle, 2 at most",
@@ -46,7 +46,7 @@ def test_counts_say_what_is_there() -> None:
 
 def test_embedded_splits_do_not_overlap() -> None:
     config = DataConfig(dataset="arithmetic:1-2", num_problems=50)
-    assert overlaps(config, read(config, "train")) == ["no prompt stands in two of train, heldout"]
+    assert overlaps(config, read(config, "train")) == ["no prompt is in two of train, heldout"]
 
 
 def test_answers_that_computer_algebra_cannot_read_are_told(tmp_path: Path) -> None:

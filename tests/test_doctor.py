@@ -39,7 +39,7 @@ def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch)
         return "1.0"
 
     monkeypatch.setattr(module, "version", version)
-    found = {finding.what: finding for finding in packages()}
+    found = {finding.name: finding for finding in packages()}
     assert found["pyarrow"].state == "missing" and "pip install pyarrow" in found["pyarrow"].text
     assert found["torch"] == Finding("ok", "torch", "1.0")
 
@@ -56,7 +56,7 @@ def test_a_torch_that_cannot_be_loaded_is_a_finding(monkeypatch: pytest.MonkeyPa
 
 def test_optional_packages_are_never_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: name == "peft" or None)
-    found = {finding.what: finding for finding in optional_packages()}
+    found = {finding.name: finding for finding in optional_packages()}
     assert found["peft"].state == "ok" and found["datasets"].state == "note"
     assert set(found) == set(module.OPTIONAL)
 
@@ -96,7 +96,7 @@ def test_hardware_says_which_threads_and_why(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pace, "num_cores", lambda: 2)
     monkeypatch.setattr(module, "TYPICAL", ((8, 4),))
     threads = torch.get_num_threads()
-    found = {finding.what: finding.text for finding in hardware(torch)}
+    found = {finding.name: finding.text for finding in hardware(torch)}
     assert "1 for models under 20M parameters" in found["threads"]
     assert all("float32" in found[name] and "GFLOP/s" in found[name] for name in ("1 thread", "2 threads"))
     assert "auto is float32" in found["dtype"]
@@ -109,6 +109,6 @@ def test_the_threads_that_were_measured_are_told(monkeypatch: pytest.MonkeyPatch
     rates = {"float32": (1e11, 1.9e11), "bfloat16": (2e11, 3.8e11)}
     found = [pace.Pace(index + 1, dtype, rate) for dtype, pair in rates.items() for index, rate in enumerate(pair)]
     monkeypatch.setattr(pace, "measure", lambda shapes, dtypes: found)
-    told = {finding.what: finding.text for finding in module.paces()}
-    assert told["threads"].startswith("2 here and now") and "2.0 times as fast" in told["dtype"]
+    told = {finding.name: finding.text for finding in module.paces()}
+    assert told["threads"].startswith("2 ") and "2.0 times as fast" in told["dtype"]
     assert told["1 thread"] == "float32 100 GFLOP/s, bfloat16 200 GFLOP/s"

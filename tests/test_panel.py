@@ -134,7 +134,7 @@ def test_a_run_goes_on_when_its_reader_is_gone() -> None:
     panel = Panel(Console(file=Closed(), width=80))
     panel.note("one")
     panel.step(1, 2, ROW)
-    assert panel.is_deaf
+    assert panel.is_closed
 
 
 def test_the_time_left_follows_the_recent_steps(monkeypatch: pytest.MonkeyPatch) -> None:

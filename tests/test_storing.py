@@ -52,7 +52,7 @@ def test_an_export_removes_what_a_killed_one_left_and_nothing_else(model: Path, 
     part.mkdir()
     (part / "precious").write_text("mine")
     config = ExportConfig(model=str(model), output=tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"\.out\.part is there already"):
+    with pytest.raises(ConfigError, match=r"\.out\.part exists"):
         export(config)
     assert (part / "precious").read_text() == "mine"
     (part / exporting.MARK).touch()

@@ -253,7 +253,7 @@ def test_a_reward_that_is_read_must_be_there(tmp_path: Path, step: Any) -> None:
         ([], 'an object with a list "samples"'),
         ({"samples": {}}, 'an object with a list "samples"'),
         ({"samples": [3]}, "samples[0]: expects an object, not 3"),
-        ({"samples": [], "progress": 2}, "progress must lie between 0 and 1, not 2"),
+        ({"samples": [], "progress": 2}, "progress must be between 0 and 1, not 2"),
         ({"samples": [], "progress": 10**400}, "progress: must be finite, not 1000"),
         ({"samples": [], "progress": "0"}, "progress: expects a number, not '0'"),
     ],

@@ -139,7 +139,7 @@ def test_texts_that_look_like_something_else_survive_a_round_trip(tmp_path: Path
     ],
 )
 def test_of_an_option_given_twice_the_last_one_counts_with_a_note(words: str, name: str, last: object) -> None:
-    scanned = scan(words.split(), TrainConfig, others=("config",))
+    scanned = scan(words.split(), TrainConfig, extra=("config",))
     (note,) = scanned.notes
     assert note.startswith(f"{name}: given twice") and not scanned.problems
     assert [*scanned.given.values()] == [last]

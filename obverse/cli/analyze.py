@@ -8,7 +8,7 @@ from typing import Any
 from obverse.cli.command import parse_options, results_console
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help
-from obverse.config.analyze import QUESTIONS, home_of
+from obverse.config.analyze import QUESTIONS, default_output
 from obverse.config.fields import Options
 from obverse.errors import ConfigError
 from obverse.methods import find
@@ -30,7 +30,7 @@ def run(words: Words) -> int:
     config: Any = parse_options(schema, words, f"analyze {question}", *positional)
     for name in getattr(config, "methods", None) or ():
         find(name)
-    folder = config.output or home_of(config)
+    folder = config.output or default_output(config)
     if folder is None:
         print_answer(question, config)
         return 0

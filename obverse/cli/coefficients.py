@@ -1,8 +1,8 @@
-"""What would this method do with these numbers? A step file in, the coefficient of every token out.
+"""The coefficient of every token of one update, from the numbers of a step file.
 
     obverse weigh hpt step.json --gate 1
 
-The coefficient is taken by autograd from the very loss that training uses, in float64, for the whole update at once.
+Autograd computes the coefficients from the loss of training, in float64, for the whole update at once.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from obverse.types import Group, Problem, Source
 def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The coefficients of one update, c[t] = -d loss / d logp[t]; zeros for samples that the method drops.
 
-    Of a course each lane that may act now makes an update of its own. A method with a scalar head also gets
-    `value_coefficient`, -d loss / d value[t]. Raises DataError naming the sample and the key that is missing or wrong,
-    ConfigError for the method's options.
+    Every stage of a training schedule that may act at this progress makes an update of its own. A method with a scalar
+    head also has `value_coefficient`, -d loss / d value[t]. Raises DataError naming the sample and the key that is
+    missing or wrong, ConfigError for the method's options.
 
     Example:
         weigh("grpo", read_step("step.json"), {"beta": 0.0})["samples"][0]["coefficient"]
@@ -38,20 +38,20 @@ def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] 
     schedule = as_schedule(build(method_name, options))
     defaults = {name: parameter.default for name, parameter in parameters(find(method_name)).items()}
     progress, rows = parse(step)
-    kept: set[int] = set()
+    trained_ids: set[int] = set()
     weighed = {id(row.sample): Weights([0.0] * len(row.logp), [0.0] * len(row.logp)) for row in rows}
     for stage in schedule.at(progress):
         method = schedule.methods[stage]
         memories = keep(method, rows)
-        trained = [row for row in rows if id(row.sample) in memories and id(row.sample) not in kept]
+        trained = [row for row in rows if id(row.sample) in memories and id(row.sample) not in trained_ids]
         weighed |= coefficients(method, trained, schedule.selector.progress(stage, progress), memories)
-        kept |= {id(row.sample) for row in trained}
+        trained_ids |= {id(row.sample) for row in trained}
     has_head = any(method.streams & {"value", "score"} for method in schedule.methods)
     samples = []
     for row in rows:
         weights = weighed[id(row.sample)]
-        found = {"problem": row.problem, "kept": id(row.sample) in kept, "coefficient": weights.logp}
-        samples.append(found | ({"value_coefficient": weights.value} if has_head else {}))
+        sample = {"problem": row.problem, "kept": id(row.sample) in trained_ids, "coefficient": weights.logp}
+        samples.append(sample | ({"value_coefficient": weights.value} if has_head else {}))
     return {"method": method_name, "options": defaults | dict(options or {}), "samples": samples}
 
 
@@ -59,25 +59,25 @@ OF_CRITIC = frozenset({"value", "old_value", "returns"})
 
 
 class Weights(NamedTuple):
-    """What a sample's tokens' log-probs and values are multiplied by; [n] each."""
+    """The coefficients of a sample's log-probs and values; [n] each."""
 
     logp: list[float]
     value: list[float]
 
 
 def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
-    """The ids of the samples that train, with what the method knows of each: every group goes through its choice."""
+    """The ids of the samples that the method selects from each group, with the memory value of each."""
     groups: dict[str | int, Group] = {}
     given = {id(row.sample): row.memory for row in rows}
     for row in rows:
         groups.setdefault(row.problem, Group(Problem(str(row.problem), ""), [])).samples.append(row.sample)
-    known = memory_values(method, {}, list(groups.values())) or [0.0] * len(groups)
-    found = {}
-    for group, memory in zip(groups.values(), known, strict=True):
+    stored = memory_values(method, {}, list(groups.values())) or [0.0] * len(groups)
+    memories = {}
+    for group, memory in zip(groups.values(), stored, strict=True):
         for sample in method.select(group):
-            own = given[id(sample)]
-            found[id(sample)] = memory if own is None else own
-    return found
+            value = given[id(sample)]
+            memories[id(sample)] = memory if value is None else value
+    return memories
 
 
 def coefficients(
@@ -86,12 +86,12 @@ def coefficients(
     """By sample id, the coefficients of every token of the update that consists of `rows`."""
     if not rows:
         return {}
-    # a critic's own loss is weighed where its numbers are given
+    # the critic's loss is included where its numbers are given
     terms = [term for term in method.terms if term.on != "value" or _has_values(rows)]
     tokens, samples, outputs = tables(method, rows, memories)
     logp = outputs.logp.requires_grad_()
     value = (torch.zeros_like(logp) if outputs.value is None else outputs.value).requires_grad_()
-    if method.critic is None:  # a critic's advantages stand as they are given: what shaped them is in them
+    if method.critic is None:  # a critic's given advantages already include the shaping
         tokens, added = shaped(tokens, samples, method.shaping)
         samples = replace(samples, reward=samples.reward + added)
     total = loss(tokens, samples, logp, outputs.entropy, terms, progress, value if outputs.value is not None else None)
@@ -100,8 +100,8 @@ def coefficients(
     pieces = [torch.split(-(torch.zeros_like(logp) if slope is None else slope), lengths) for slope in slopes]
     for row, *both in zip(rows, *pieces, strict=True):
         if not all(torch.isfinite(piece).all() for piece in both):
-            lost = [other.name for other in rows if not other.has_reward]
-            missing = f"{lost[0]}: reward is missing, and the method reads it" if lost else ""
+            without_reward = [unrewarded.name for unrewarded in rows if not unrewarded.has_reward]
+            missing = f"{without_reward[0]}: reward is missing, and the method reads it" if without_reward else ""
             raise DataError(missing or f"{row.name}: the coefficients are not finite: check its numbers")
     return {
         id(row.sample): Weights(first.tolist(), second.tolist())
@@ -110,18 +110,18 @@ def coefficients(
 
 
 def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -> tuple[Tokens, Samples, PolicyOutputs]:
-    """The two tables of the estimator and the live numbers [T], all in float64."""
+    """The two tables of the estimator and the policy's outputs [T], all in float64."""
     groups = {problem: number for number, problem in enumerate(dict.fromkeys(row.problem for row in rows))}
     lengths = torch.tensor([len(row.logp) for row in rows])
     needed = {source: reads(method, source, _has_values(rows)) for source in Source}
-    source = torch.tensor([int(each) for row in rows for each in row.sample.sources], dtype=torch.long)
+    source = torch.tensor([int(label) for row in rows for label in row.sample.sources], dtype=torch.long)
     sample = torch.arange(len(rows)).repeat_interleave(lengths)
     counts = torch.zeros(len(rows), len(Source), dtype=torch.long)
-    trained = torch.isin(source, torch.tensor([int(each) for each in method.sources]))
+    trained = torch.isin(source, torch.tensor([int(label) for label in method.sources]))
     counts.index_put_((sample[trained], source[trained]), torch.ones(()).long(), accumulate=True)
     column = partial(torch.tensor, dtype=torch.float64)
     logp = column([value for row in rows for value in row.logp])
-    # where a source's parts declare a column the file must have it, and no other part can read it: zeros do elsewhere
+    # a column that the parts of a source declare is required for its tokens; zeros elsewhere are never read
     columns = {name: column([value for row in rows for value in _read(row, name, needed)]) for name in COLUMNS}
     tokens = Tokens(
         sample=sample,
@@ -148,7 +148,7 @@ def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -
 
 
 def _read(row: Row, name: str, needed: Mapping[Source, frozenset[str]]) -> list[float]:
-    """A column of a row as numbers, where some part reads it; DataError where it is needed and not there."""
+    """A column of a row as numbers; DataError for a missing number that the method reads."""
     values = row.columns[name] or [None] * len(row.logp)
     for at, (value, source) in enumerate(zip(values, row.sample.sources, strict=True)):
         if value is None and name in needed[source]:
@@ -158,20 +158,20 @@ def _read(row: Row, name: str, needed: Mapping[Source, frozenset[str]]) -> list[
 
 
 def _has_values(rows: Sequence[Row]) -> bool:
-    """Whether the file tells what a critic said: then its own loss is weighed too."""
+    """Whether the file has a critic's numbers, so that the critic's loss is included."""
     return any(row.columns[name] for row in rows for name in OF_CRITIC)
 
 
 def reads(method: Method, source: Source, has_values: bool) -> frozenset[str]:
     """The columns whose values the coefficients of a source's tokens depend on; an entropy bonus reads none."""
-    found = frozenset[str]()
+    columns = frozenset[str]()
     for term in method.terms:
         if term.source == source and term.on != "value":
             needs = frozenset().union(*(part.needs for part in term.parts))
-            found |= {"old_value" if name == "value" else name for name in needs}
-            found |= {"value"} if term.on == "score" else set()
+            columns |= {"old_value" if name == "value" else name for name in needs}
+            columns |= {"value"} if term.on == "score" else set()
         elif term.source == source and has_values:
-            found |= OF_CRITIC
+            columns |= OF_CRITIC
     if source is Source.ROLLOUT and method.critic is None:
-        found = found.union(*(part.needs for part in method.shaping))
-    return found
+        columns = columns.union(*(part.needs for part in method.shaping))
+    return columns

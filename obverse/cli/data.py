@@ -34,7 +34,7 @@ from obverse.seeds import seed_for
 from obverse.types import Problem
 
 MAX_LISTED = 20
-STYLES = {"prompt": ("", "reverse"), "demonstration": ("green", "reverse green")}  # neighbors look different
+STYLES = {"prompt": ("", "reverse"), "demonstration": ("green", "reverse green")}  # two alternating styles
 TRAINED = {"prompt": "never trained", "demonstration": "trained by methods that imitate"}
 
 
@@ -85,24 +85,24 @@ def read(config: DataConfig, split: str) -> list[Problem]:
 
 
 def counts(problems: Sequence[Problem]) -> dict[str, str]:
-    """What there is, in words; a line that would say nothing is left out."""
-    known = count(problems)
+    """The counts as texts by name; empty ones are left out."""
+    counted = count(problems)
     levels = Counter(str(problem.meta.get("difficulty", problem.meta.get("level", ""))) for problem in problems)
-    shown = [problem for problem in problems if problem.demonstration]
+    demonstrated = [problem for problem in problems if problem.demonstration]
     repeated = len(problems) - len({wording(problem) for problem in problems})
-    found = {
-        "problems": f"{known.num_rows:,}",
-        "answers": f"{known.num_with_answer:,}",
-        "demonstrations": f"{known.num_with_demonstration:,}",
+    texts = {
+        "problems": f"{counted.num_rows:,}",
+        "answers": f"{counted.num_with_answer:,}",
+        "demonstrations": f"{counted.num_with_demonstration:,}",
         "pairs": f"{sum(problem.chosen is not None and problem.rejected is not None for problem in problems):,}",
-        "verifiers": tally(known.num_by_verifier),
+        "verifiers": tally(counted.num_by_verifier),
         "difficulty": tally(levels) if set(levels) != {""} else "",
-        "repeated": f"{repeated:,} prompts stand there more than once" if repeated else "",
+        "repeated": f"{repeated:,} prompts occur more than once" if repeated else "",
         "prompt": lengths([len(wording(problem)) for problem in problems]),
-        "demonstration": lengths([len(problem.demonstration_text) for problem in shown]),
-        "steps": lengths([len(problem.demonstration) for problem in shown], "steps"),
+        "demonstration": lengths([len(problem.demonstration_text) for problem in demonstrated]),
+        "steps": lengths([len(problem.demonstration) for problem in demonstrated], "steps"),
     }
-    return {name: text for name, text in found.items() if text not in ("", "0")}
+    return {name: text for name, text in texts.items() if text not in ("", "0")}
 
 
 def tally(numbers: Mapping[str, int]) -> str:
@@ -116,7 +116,7 @@ def lengths(values: Sequence[int], unit: str = "characters") -> str:
 
 
 def remarks(problems: Sequence[Problem]) -> list[str]:
-    """What a reader should know before training: turns that are not trained, texts that look like control tokens."""
+    """Notes to read before training: turns that are not trained, texts that look like control tokens."""
     lines = turns(problems)
     rows = [(number, row, match) for number, row in enumerate(problems, 1) if (match := _looks_like_control(row))]
     for number, problem, token in rows[:MAX_LISTED]:
@@ -124,12 +124,12 @@ def remarks(problems: Sequence[Problem]) -> list[str]:
     if len(rows) > MAX_LISTED:
         lines.append(f"... and {len(rows) - MAX_LISTED:,} more rows with such texts")
     if rows:
-        lines.append("which of them are control tokens depends on the tokenizer: give --model to see")
+        lines.append("whether they are control tokens depends on the tokenizer: give --model to see")
     return lines
 
 
 def turns(problems: Sequence[Problem]) -> list[str]:
-    """A line on answers of the assistant that stand in prompts."""
+    """A line on answers of the assistant that are part of prompts."""
     prompts = [problem.prompt for problem in problems if not isinstance(problem.prompt, str)]
     counted = [sum(message["role"] == "assistant" for message in prompt) for prompt in prompts]
     if not any(counted):
@@ -144,7 +144,7 @@ def _looks_like_control(problem: Problem) -> str:
 
 
 def compared_as_text(problems: Sequence[Problem]) -> list[str]:
-    """A line for every expected answer of the math verifier that computer algebra cannot read, and for odd sorts."""
+    """A line for every reference answer of the math verifier that computer algebra cannot parse, and other notes."""
     as_text = [
         f"{problem.id}: the answer {str(problem.answer)[:80]!a} is compared as text: computer algebra cannot read it"
         for problem in unparseable_references(problems)
@@ -153,17 +153,19 @@ def compared_as_text(problems: Sequence[Problem]) -> list[str]:
 
 
 def overlaps(config: DataConfig, problems: Sequence[Problem]) -> list[str]:
-    """A line for every two splits that hold the same prompt, or one that says that no two do."""
+    """A line for every two splits that share prompts, or one line if none do."""
     names = splits(config.dataset)
     if len(names) < 2:
         return []
-    found = {name: list(problems) if name == config.dataset_split else read(config, name) for name in names}
-    prompts = {name: {wording(problem) for problem in rows} for name, rows in found.items()}
+    rows_of = {name: list(problems) if name == config.dataset_split else read(config, name) for name in names}
+    prompts = {name: {wording(problem) for problem in rows} for name, rows in rows_of.items()}
     shared = {pair: len(prompts[pair[0]] & prompts[pair[1]]) for pair in combinations(names, 2)}
     lines = [
-        f"LEAK: {number:,} prompts of {one} are also in {other}" for (one, other), number in shared.items() if number
+        f"LEAK: {number:,} prompts of {first} are also in {second}"
+        for (first, second), number in shared.items()
+        if number
     ]
-    return lines or [f"no prompt stands in two of {', '.join(names)}"]
+    return lines or [f"no prompt is in two of {', '.join(names)}"]
 
 
 def splits(dataset: str) -> list[str]:
@@ -175,7 +177,7 @@ def splits(dataset: str) -> list[str]:
 
 
 def some(config: DataConfig) -> list[Problem]:
-    """As many problems as are to be shown, drawn by the seed, in their order."""
+    """`config.num` problems, drawn by the seed, in the order of the data."""
     problems = read(config, config.dataset_split)
     draw = random.Random(seed_for(config.seed, "show"))
     chosen = draw.sample(range(len(problems)), min(config.num, len(problems)))
@@ -214,7 +216,7 @@ def _print(console: Console, name: str, text: str, style: str = "") -> None:
 
 
 def show_tokens(config: DataConfig, problems: Iterable[Problem], console: Console) -> None:
-    """Print every problem's tokens, then their ids."""
+    """Print every problem's tokens, and below them their ids."""
     renderer: Renderer = load("obverse.models.load_renderer:load_renderer")(config)
     console.print(Text(flat(renderer.describe()), style="bold"))
     for problem in problems:
@@ -224,10 +226,10 @@ def show_tokens(config: DataConfig, problems: Iterable[Problem], console: Consol
 
 
 def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Console) -> None:
-    """Print what the model's tokenizer and template make of the rows; DataError for those that they leave parts out of.
+    """Check the rows with the model's tokenizer and template; DataError for rows of which the template drops parts.
 
-    Printed: how long rows are in tokens, which of them spell out control tokens, which answers the template would
-    write in another way than they are trained.
+    Printed: the longest prompt and answer in tokens, rows that spell out control tokens, and the number of answers that
+    the template would change.
     """
     renderer: Renderer = load("obverse.models.load_renderer:load_renderer")(config)
     console.print(Text(flat(renderer.describe()), style="bold"))
@@ -248,14 +250,14 @@ def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Conso
         console.print(Text(flat(f"row {number} ({problem.id}) spells out {spelled}: read as {read}")))
     if rewritten:
         console.print(
-            Text(f"{rewritten:,} answers are trained as they stand: the template would rewrite them or their prompt")
+            Text(f"{rewritten:,} answers are trained unchanged: the template would rewrite them or their prompt")
         )
     if errors:
         raise_all(errors)
 
 
 def print_part(console: Console, part: str, tokens: Sequence[tuple[str, int]]) -> None:
-    """One part: how many tokens, the tokens with bars between them, their ids."""
+    """Print one part: the number of tokens, the tokens separated by bars, their ids."""
     console.print(Text(f"{part}: {len(tokens)} tokens, {TRAINED[part]}", style="dim"))
     line = Text()
     for number, (text, _) in enumerate(tokens):

@@ -1,4 +1,4 @@
-"""Is this machine ready? What is there, what is chosen and why, what is missing."""
+"""`obverse doctor`: installed packages, devices, threads and types that a run would use, and what is missing."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ NUM_SAMPLES, MAX_TOKENS = 64, 32
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `missing` is what keeps obverse from running."""
+    """One line of the report; obverse cannot run without what is `missing`."""
 
     state: State
-    what: str
+    name: str
     text: str
 
 
@@ -58,19 +58,19 @@ def run(config: Options) -> int:
 
 
 def doctor(console: Console) -> int:
-    """Print the findings and the verdict; 0 if everything needed is there, else 1."""
-    found = list(findings())
+    """Print the report; returns 0 if everything needed is present, else 1."""
+    lines = list(findings())
     table = Table.grid(padding=(0, 2))
-    for finding in found:
-        table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.what, Text(flat(finding.text)))
+    for finding in lines:
+        table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.name, Text(flat(finding.text)))
     console.print(table)
-    missing = [finding.what for finding in found if finding.state == "missing"]
+    missing = [finding.name for finding in lines if finding.state == "missing"]
     console.print(Text(f"not ready: {', '.join(missing)}" if missing else "ready", style="bold"))
     return 1 if missing else 0
 
 
 def findings() -> Iterator[Finding]:
-    """Everything that is looked at, in the order of the report."""
+    """All lines, in the order of the report."""
     yield Finding("ok", "obverse", f"{__version__}, Python {sys.version.split()[0]}")
     yield from packages()
     torch = load_torch()
@@ -96,7 +96,7 @@ def packages() -> Iterator[Finding]:
 
 
 def load_torch() -> ModuleType | Finding:
-    """torch, or what keeps it from being loaded: a broken installation is what a doctor is for."""
+    """The module torch, or why it cannot be imported."""
     try:
         return importlib.import_module("torch")
     except (ImportError, OSError) as error:
@@ -104,9 +104,9 @@ def load_torch() -> ModuleType | Finding:
 
 
 def hardware(torch: ModuleType) -> Iterator[Finding]:
-    """Devices, number types, cores, and the threads and type that a run would use."""
+    """Devices, number types and cores, and the threads and the type that a run would use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
@@ -114,26 +114,28 @@ def hardware(torch: ModuleType) -> Iterator[Finding]:
             yield Finding("ok", "device", f"cuda:{index} {about.name}, {about.total_memory / 2**30:.0f} GB, {bf16}")
     else:
         yield Finding("ok", "device", "cpu (no CUDA device); dtype auto is float32")
-    yield Finding("ok", "cores", f"{cores}{busy}")
+    yield Finding("ok", "cores", f"{cores}{load}")
     yield from paces()
 
 
 def paces() -> Iterator[Finding]:
-    """What matrix products of a larger model's shapes take with one thread and with more, and what a run then takes."""
+    """The speed of matrix products of a larger model by threads and type, and the threads that a run would use."""
     pace = importlib.import_module("obverse.models.cpu_threads")
-    found = pace.measure(TYPICAL, ("float32", "bfloat16"))
-    full = [each for each in found if each.dtype == "float32"]
+    paces = pace.measure(TYPICAL, ("float32", "bfloat16"))
+    full = [measured for measured in paces if measured.dtype == "float32"]
     chosen = pace.best(full)
-    for threads in dict.fromkeys(each.threads for each in found):
-        speeds = ", ".join(str(each) for each in found if each.threads == threads)
+    for threads in dict.fromkeys(measured.threads for measured in paces):
+        speeds = ", ".join(str(measured) for measured in paces if measured.threads == threads)
         yield Finding("ok", f"{threads} thread{'s' if threads > 1 else ''}", speeds)
     yield Finding(
         "ok",
         "threads",
-        f"{chosen} here and now, measured again for every run; 1 for models under "
+        f"{chosen} by this measurement, which every run repeats; 1 for models under "
         f"{pace.SMALL_MODEL // 10**6}M parameters (--threads says otherwise)",
     )
-    ratio = max(each.rate for each in found if each.dtype == "bfloat16") / max(each.rate for each in full)
+    ratio = max(measured.rate for measured in paces if measured.dtype == "bfloat16") / max(
+        measured.rate for measured in full
+    )
     yield Finding(
         "ok",
         "dtype",
@@ -143,16 +145,15 @@ def paces() -> Iterator[Finding]:
 
 
 def optional_packages() -> Iterator[Finding]:
-    """What may be there, and what it would be good for."""
+    """Optional packages, and their purpose."""
     for name, purpose in OPTIONAL.items():
-        there = find_spec(name) is not None
-        yield Finding(
-            "ok" if there else "note", name, f"found, for {purpose}" if there else f"not installed; for {purpose}"
-        )
+        is_installed = find_spec(name) is not None
+        text = f"installed, for {purpose}" if is_installed else f"not installed; for {purpose}"
+        yield Finding("ok" if is_installed else "note", name, text)
 
 
 def folder(path: Path) -> Iterator[Finding]:
-    """Whether runs can be written here, and how much room there is."""
+    """Whether the folder can be written, and its free disk space."""
     try:
         with tempfile.NamedTemporaryFile(dir=path):
             yield Finding("ok", "folder", f"{path} can be written")
@@ -168,18 +169,18 @@ def folder(path: Path) -> Iterator[Finding]:
 def base() -> Finding:
     """The embedded base model."""
     files = [BASE / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
-    lost = [file.name for file in files if not file.is_file()]
-    if lost:
-        return Finding("missing", "embedded base", f"{', '.join(lost)} not found in {BASE}: install obverse again")
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        return Finding("missing", "embedded base", f"{', '.join(absent)} not found in {BASE}: install obverse again")
     return Finding("ok", "embedded base", f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
 
 
 def sampling() -> Finding:
-    """How fast the embedded base writes, which also shows that everything fits together."""
-    loading, model = (importlib.import_module(f"obverse.models.{name}") for name in ("load", "policy"))
+    """The sampling speed of the embedded base, which also proves that loading and sampling work."""
+    models_load, models_policy = (importlib.import_module(f"obverse.models.{name}") for name in ("load", "policy"))
     engine = importlib.import_module("obverse.inference.hf")
-    policy, tokenizer = loading.load("embedded", device="cpu")
-    model.set_threads(0, policy)
+    policy, tokenizer = models_load.load("embedded", device="cpu")
+    models_policy.set_threads(0, policy)
     request = SamplingRequest(ModelInput(tuple(tokenizer("Q:7+5A:")["input_ids"])), range(NUM_SAMPLES))
     params = SamplingParams(stop_ids=(tokenizer.eos_token_id,), max_tokens=MAX_TOKENS)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""From what a run keeps to what every program loads: one transformers folder, without optimizer, adapters merged in."""
+"""`obverse export`: a checkpoint as one plain transformers folder, without optimizer state, adapters merged in."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.file_writes import exclusive_lock, sync
 from obverse.runtime.json_lines import read_object
 
-MARK = ".obverse-export"  # in a folder that an export has begun, and its lock
-OURS = {checkpoint.STATE, MOMENTS, checkpoint.MANIFEST}  # what a checkpoint has beside its model
+MARK = ".obverse-export"  # lock file, in the folder of an unfinished export
+TRAINING_FILES = {checkpoint.STATE, MOMENTS, checkpoint.MANIFEST}  # files of a checkpoint beside its model
 
 
 def run(config: ExportConfig) -> int:
@@ -40,71 +40,71 @@ def run(config: ExportConfig) -> int:
 def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
     """Write the model of a run, checkpoint or adapter as one plain folder; returns it.
 
-    A checkpoint that is whole already is copied byte for byte unless another dtype is asked for. An adapter is added to
-    its base in float32 on the CPU, which takes 4 bytes of memory per parameter, and rounded once, to `dtype`. Shares
-    that ranks have written are put together, in memory too.
-    Raises ConfigError when there is no such model or the folder is taken, CheckpointError for a damaged checkpoint or
-    another base than the adapter's, StorageError when the disk refuses.
+    A complete model is copied byte for byte unless another dtype is requested. An adapter is merged into its base in
+    float32 on the CPU, which takes 4 bytes of memory per parameter, and rounded once, to `dtype`. Shards of several
+    ranks are combined in memory.
+    Raises ConfigError when there is no such model or the folder is not empty, CheckpointError for a damaged checkpoint
+    or another base than the adapter's, StorageError when the folder cannot be written.
     """
-    watch, place = watcher or Silent(), source(config.model)
+    watch, folder = watcher or Silent(), source(config.model)
     out = Path(config.output).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--output: {out} is there already and not empty: give another folder")
-    base, num_shares = base_of(str(place)), len(files_of(place))
-    if base is None and config.dtype == "auto" and not num_shares:
+        raise ConfigError(f"--output: {out} exists and is not empty: give another folder")
+    base, num_shards = base_of(str(folder)), len(files_of(folder))
+    if base is None and config.dtype == "auto" and not num_shards:
         with making(out) as part:
-            for path in files(place):
+            for path in files(folder):
                 shutil.copyfile(path, part / path.name)
-            added = carry_template(place, part)
-        watch.note(f"{out} holds the model of {place}, byte for byte{added and ', and ' + added}")
+            added = carry_template(folder, part)
+        watch.note(f"{out} holds the model of {folder}, byte for byte{added and ', and ' + added}")
         return out
-    model, tokenizer = whole(place, config.dtype, base)
-    tokenizer = trained_tokenizer(place, tokenizer)
+    model, tokenizer = whole(folder, config.dtype, base)
+    tokenizer = trained_tokenizer(folder, tokenizer)
     if sentence := unused(model):
         watch.note(sentence)
     with making(out) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-    told = f"with its adapter merged into {base}" if base else "without its optimizer"
-    told = f"put together from the shares of {num_shares} ranks" if num_shares else told
-    watch.note(f"{out} holds the model of {place} in {str(model.dtype).removeprefix('torch.')}, {told}")
+    source_text = f"with its adapter merged into {base}" if base else "without its optimizer"
+    source_text = f"combined from the shards of {num_shards} ranks" if num_shards else source_text
+    watch.note(f"{out} holds the model of {folder} in {str(model.dtype).removeprefix('torch.')}, {source_text}")
     return out
 
 
-def carry_template(place: Path, part: Path) -> str:
-    """Put the chat template that trained a checkpoint into a copy of its files, and say so; "" where it is there."""
+def carry_template(folder: Path, part: Path) -> str:
+    """Write the chat template of training into a copy of a checkpoint; returns a note, "" if it has that template."""
     if not (part / "tokenizer_config.json").is_file():
         return ""
     tokenizer = AutoTokenizer.from_pretrained(str(part), trust_remote_code=False)
-    trained = trained_tokenizer(place, tokenizer)
+    trained = trained_tokenizer(folder, tokenizer)
     if trained.chat_template == tokenizer.chat_template:
         return ""
     trained.save_pretrained(part)
     return "the chat template that trained it"
 
 
-def trained_tokenizer(place: Path, tokenizer: Any) -> Any:
-    """The tokenizer with the chat template, system prompt and variables that trained a checkpoint of a run.
+def trained_tokenizer(folder: Path, tokenizer: Any) -> Any:
+    """The tokenizer with the chat template, system prompt and variables with which a checkpoint was trained.
 
-    Checkpoints have them in their tokenizer already; those of earlier versions have them in their state alone.
+    Checkpoints of earlier versions have them in their state, not in their tokenizer.
     """
-    if not (place / checkpoint.STATE).is_file():
+    if not (folder / checkpoint.STATE).is_file():
         return tokenizer
-    record = read_object(place / checkpoint.STATE, CheckpointError).get("template")
+    record = read_object(folder / checkpoint.STATE, CheckpointError).get("template")
     if not record:
         return tokenizer
     try:
-        eos_ids = GenerationConfig.from_pretrained(str(place)).eos_token_id
-    except OSError:  # a reward model has none
+        eos_ids = GenerationConfig.from_pretrained(str(folder)).eos_token_id
+    except OSError:  # a reward model has no generation config
         eos_ids = None
     return Renderer.from_record(tokenizer, record, eos_ids).tokenizer_to_save()
 
 
 def source(name: str) -> Path:
-    """The folder to export, of a run its newest checkpoint. Raises ConfigError or CheckpointError: see `export`."""
+    """The folder to export; of a run its newest checkpoint. Raises ConfigError or CheckpointError: see `export`."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"{name}: there is no such folder")
+        raise ConfigError(f"{name}: no such folder")
     if (folder / "config.yaml").is_file() and not (folder / checkpoint.MANIFEST).is_file():
         newest = checkpoint.newest(folder)
         if newest is None:
@@ -117,20 +117,20 @@ def source(name: str) -> Path:
     return folder
 
 
-def files(place: Path) -> list[Path]:
-    """The files of a whole model's folder; a critic's folder inside is none of them."""
-    return [path for path in sorted(place.iterdir()) if path.is_file() and path.name not in OURS]
+def files(folder: Path) -> list[Path]:
+    """The model files of a folder, without those of training and without a critic's folder."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in TRAINING_FILES]
 
 
 @contextmanager
 def making(out: Path) -> Iterator[Path]:
-    """A folder to write into, which is `out` in one step once all of it is on the disk, and gone if anything fails."""
+    """A temporary folder that is renamed to `out` once it is complete on the disk, and removed if anything fails."""
     part = out.with_name(f".{out.name}.part")
     if part.exists() and not (part / MARK).is_file():
-        raise ConfigError(f"--output: {part} is there already, and no export has made it: move it away")
+        raise ConfigError(f"--output: {part} exists, and is not of an export: move it away")
     with exclusive_lock(part / MARK, f"the export to {out}", "give another --output"):
         try:
-            for path in part.iterdir():  # what an export that was killed left
+            for path in part.iterdir():  # files of a killed export
                 if path.name != MARK:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             yield part
@@ -140,21 +140,19 @@ def making(out: Path) -> Iterator[Path]:
             os.replace(part, out)
             sync(out.parent)
         except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"{out} could not be written: {reason_of(error)}; what it was made from is as it was"
-            ) from None
+            raise StorageError(f"{out} could not be written: {reason_of(error)}; the checkpoint is unchanged") from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def whole(place: Path, dtype: str, base: str | None) -> tuple[Any, Any]:
+def whole(folder: Path, dtype: str, base: str | None) -> tuple[Any, Any]:
     """The model in one piece, and its tokenizer."""
-    config = AutoConfig.from_pretrained(locate(base) if base else str(place), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(locate(base) if base else str(folder), trust_remote_code=False)
     kind = getattr(torch, dtype) if dtype != "auto" else config.dtype or torch.float32
     read = "float32" if base else str(kind).removeprefix("torch.")
-    if base is None and any(each.endswith("ForSequenceClassification") for each in config.architectures or ()):
-        model, tokenizer = load_scalar(str(place), read, "cpu", trained=True)
+    if base is None and any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        model, tokenizer = load_scalar(str(folder), read, "cpu", trained=True)
     else:
-        policy, tokenizer = load_any(str(place), read, "cpu")
+        policy, tokenizer = load_any(str(folder), read, "cpu")
         model = policy.model
     return model.to(kind), tokenizer

@@ -27,21 +27,21 @@ def run(config: GradeConfig) -> int:
 
 @read_once()
 def grade(config: GradeConfig, show: Callable[[dict[str, Any]], None]) -> None:
-    """Grade every row of a file, in order, and `show` what came out of each as soon as it is known.
+    """Grade every row of a file in order, and call `show` with each result at once.
 
-    A row has `prediction` and, unless only functions of the user grade it, `answer`; whatever else it has is kept as
-    meta (`choices`, `tolerance`, columns that functions ask for). Shown: `verdict` (true, false or error), `reason`
-    (empty for true), `seconds`, and `reward` where it is not the verdict's 1 or 0.
+    A row has `prediction` and, unless only user functions grade it, `answer`; its other columns are the problem's meta
+    (`choices`, `tolerance`, columns that functions read). A result has `verdict` (true, false or error), `reason`
+    (empty for true), `seconds`, and `reward` if it differs from the verdict's 1 or 0.
 
-    Errors: ConfigError for a verifier that is none, DataError with all bad rows before any is graded.
+    Raises ConfigError for an unknown verifier, DataError with all bad rows before any is graded.
     """
     spec = str(with_weights(config.verifier, config.verifier_weights))
-    judge = get_verifier(spec, config.verifier_seconds)
+    verify = get_verifier(spec, config.verifier_seconds)
     problems = list(read(str(config.file), spec))
     start_workers(spec)
     for problem, prediction in problems:
         start = time.perf_counter()
-        result = judge(problem, prediction)
+        result = verify(problem, prediction)
         seconds = round(time.perf_counter() - start, 6)
         reason = "" if result.correct else result.reason
         row: dict[str, Any] = {"verdict": WORDS[result.correct], "reason": reason, "seconds": seconds}
@@ -49,25 +49,25 @@ def grade(config: GradeConfig, show: Callable[[dict[str, Any]], None]) -> None:
 
 
 def read(file: str, spec: str) -> Iterator[tuple[Problem, str]]:
-    """The rows of a file as problems with predictions. Errors: DataError if there is none or any row is bad."""
+    """The rows of a file as problems with predictions. DataError if there are none, or for all bad rows."""
     path = Path(file).expanduser()
     if kind_of(path) is None or not path.is_file():
-        raise DataError(f"{file}: not a file of rows; give a {listed()} file that is there")
+        raise DataError(f"{file}: not a file of rows; give an existing {listed()} file")
     flaws: list[Flaw] = []
-    found: list[tuple[Problem, str]] = []
+    predictions: list[tuple[Problem, str]] = []
     num_rows = 0
     for place, row in read_file(path):
         num_rows += 1
-        one = row if isinstance(row, Flaw) else as_problem(row, place, spec)
-        if isinstance(one, Flaw):
-            flaws.append(one)
+        parsed = row if isinstance(row, Flaw) else as_problem(row, place, spec)
+        if isinstance(parsed, Flaw):
+            flaws.append(parsed)
         else:
-            found.append(one)
+            predictions.append(parsed)
     if flaws:
         raise DataError(report(flaws, num_rows))
-    if not found:
+    if not predictions:
         raise DataError(f"{file}: no rows")
-    return iter(found)
+    return iter(predictions)
 
 
 def as_problem(row: object, place: RowLocation, spec: str) -> tuple[Problem, str] | Flaw:

@@ -1,4 +1,4 @@
-"""The command line: finds the command, and turns what can go wrong into one line and an exit code."""
+"""The command line: dispatch to the command, and one line and an exit code for every error."""
 
 from __future__ import annotations
 
@@ -20,31 +20,25 @@ from obverse.redact import flat, masked
 INTRODUCTION = """\
 obverse: post-training of language models; SFT and RL as one estimator.
 
-  obverse demo                    a tiny model learns in minutes, here and now
+  obverse demo                    a tiny model learns in minutes
   obverse methods                 every method: what it needs, how its tokens count
   obverse explain hpt             one of them in full: formula, defaults, pitfalls
-  obverse train hpt --dry-run     what a run would be; without --dry-run it runs
-  obverse doctor                  what this machine has, and what is missing
+  obverse train hpt --dry-run     print the options of a run; without --dry-run it trains
+  obverse doctor                  report what this machine has, and what is missing
 
 All commands: obverse --help. All options: obverse train hpt --help."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-ONE_AT_A_TIME = (
-    "eval",
-    "compare",
-    "analyze",
-    "demo",
-    "report",
-)  # commands of which several at once would write the same files
+SINGLE_PROCESS = ("eval", "compare", "analyze", "demo", "report")  # several ranks would write the same files
 NO_READER = 141  # 128 + SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name) and return its exit code.
 
-    A UserError ends in its lines on stderr and its own code; with --debug its traceback too. What a user's own file
-    raises is an error of options, with the file's line. Anything else that is raised is a mistake of obverse: it stays
-    unhandled, and Python ends with its traceback, one more line, and code 1.
+    A UserError is printed on stderr and returns its exit code; with --debug its traceback is printed too. An exception
+    in a user's Python file is an error of options, with the file's line. Any other exception is a bug of obverse: it is
+    not handled, and Python ends with its traceback, one more line, and exit code 1.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -52,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = report_mistake
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks must not end a run
+            stream.reconfigure(errors="backslashreplace")  # an unprintable character must not end a run
     try:
         code = dispatch(words)
         sys.stdout.flush()
@@ -66,20 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends, and would complain then.
+        # Python flushes stdout again when it ends, and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except (Exception, SystemExit) as error:
-        if not (place := user_code.error_location(error)):
+        if not (location := user_code.error_location(error)):
             raise
         if debug:
             print(masked(traceback.format_exc()), file=sys.stderr, end="")
-        print(complaint(ConfigError(f"{type(error).__name__}: {error}{place}")), file=sys.stderr)
+        print(complaint(ConfigError(f"{type(error).__name__}: {error}{location}")), file=sys.stderr)
         return ConfigError.exit_code
 
 
 def dispatch(words: list[str]) -> int:
-    """Run the command that the first word names."""
+    """Run the command that the first word names; returns its exit code."""
     if not words:
         print(INTRODUCTION)
         return 0
@@ -97,8 +91,8 @@ def dispatch(words: list[str]) -> int:
     if {"--help", "-h"} & set(rest):
         COMMANDS[name].show_help([word for word in rest if word not in ("--help", "-h")])
         return 0
-    if name in ONE_AT_A_TIME and find_place().size > 1:
-        raise ConfigError(f"{name} runs in one process, and WORLD_SIZE names several: only train shares out its work")
+    if name in SINGLE_PROCESS and find_place().size > 1:
+        raise ConfigError(f"{name} runs in one process, and WORLD_SIZE names several: only train is distributed")
     return COMMANDS[name].run(rest)
 
 
@@ -112,7 +106,7 @@ def overview() -> str:
             *lines,
             "",
             "Options of a command: obverse COMMAND --help. Of all: --version, and --debug for tracebacks.",
-            "Exit codes: 0 done, 1 our mistake, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 in use,",
+            "Exit codes: 0 done, 1 a bug of obverse, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 in use,",
             "8 another rank failed, 9 verifier, 10 sampling server, 75 stopped before its state was saved, 130 and 143",
             "stopped with a checkpoint.",
         ]
@@ -120,7 +114,7 @@ def overview() -> str:
 
 
 def complaint(error: UserError) -> str:
-    """What a user reads: one line per mistake; a report of many lines (bad rows of data) stands as it is."""
+    """The message for the user: one line per mistake; a report of many lines (bad rows of data) is unchanged."""
     lines = flat(error).splitlines() or [type(error).__name__]
     if isinstance(error, ConfigError) or len(lines) == 1:
         return "\n".join(f"error: {line}" for line in lines)
@@ -128,6 +122,6 @@ def complaint(error: UserError) -> str:
 
 
 def report_mistake(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Python's last word on an exception that nobody expected, with a line that says what to do."""
+    """Print the traceback of an unexpected exception, and a line on what to do."""
     print(masked("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
     print(f"internal error: {kind.__name__}: {flat(error)}; run again with --debug and report it", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""The console of a run: a live panel where there is a terminal, plain lines where there is none.
+"""The progress of a run on the console: a live panel in a terminal, plain lines elsewhere.
 
-The surrogate loss is not shown: its value means nothing (it is about 0 in RL), only its gradient does.
+The surrogate loss is not shown: only its gradient has a meaning (its value is about 0 in RL).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.text import Text
 from obverse.redact import flat
 from obverse.runtime.callbacks import Metrics, Phase
 
-DOING: Mapping[Phase, str] = {
+PHASES: Mapping[Phase, str] = {
     "load": "loading",
     "sample": "sampling",
     "grade": "grading",
@@ -33,7 +33,7 @@ NUM_RECENT = 20  # steps over which the speed is taken
 
 
 class Panel:
-    """A watcher that prints; use it as a context manager, so that the terminal is left as it was.
+    """A watcher that prints. As a context manager it restores the terminal.
 
     Example:
         with Panel() as watcher:
@@ -43,12 +43,12 @@ class Panel:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self.live: Live | None = None
-        self.is_deaf = False  # nobody reads the lines any more
-        self.doing: tuple[Phase, int, int] = ("load", 0, 0)
+        self.is_closed = False  # the reader of the pipe has ended
+        self.current: tuple[Phase, int, int] = ("load", 0, 0)
         self.step_number = self.total_steps = 0
         self.metrics: Metrics = {}
         self.rewards: list[float] = []
-        self.marks: list[tuple[int, float]] = []  # (step, when it was over), the last NUM_RECENT
+        self.marks: list[tuple[int, float]] = []  # (step, time of its end in seconds), the last NUM_RECENT
 
     def __enter__(self) -> Panel:
         return self
@@ -71,7 +71,7 @@ class Panel:
         self.console.print(table)
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        self.doing = (phase, done, total)
+        self.current = (phase, done, total)
         self._show()
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
@@ -92,19 +92,19 @@ class Panel:
             self._line(text)
 
     def seconds_left(self) -> float:
-        """Until the last step, at the speed of the recent ones; 0 before anything is known."""
+        """Seconds to the last step, at the speed of recent steps; 0 before the first step."""
         (first, began), (last, ended) = (self.marks[0], self.marks[-1]) if self.marks else ((0, 0.0), (0, 0.0))
         pace = (ended - began) / (last - first) if last > first else self.metrics.get("step_time", 0.0)
         return pace * max(self.total_steps - self.step_number, 0)
 
     def _line(self, text: str) -> None:
-        """A plain line. A run goes on when its reader is gone: everything also stands in the run folder."""
-        if self.is_deaf:
+        """Print a plain line. A closed pipe does not end the run: the run folder has the same information."""
+        if self.is_closed:
             return
         try:
             print(" ".join(flat(text).split()), file=self.console.file, flush=True)
         except BrokenPipeError:
-            self.is_deaf = True
+            self.is_closed = True
 
     def _show(self) -> None:
         if self.console.is_terminal and self.live is None:
@@ -113,17 +113,17 @@ class Panel:
 
     def _render(self) -> RenderableType:
         width = min(self.console.width, MAX_WIDTH)
-        phase, done, total = self.doing
+        phase, done, total = self.current
         bars = Table.grid(padding=(0, 2))
         bars.add_column(width=16)
         bars.add_column(width=max(width - 42, 10))
         bars.add_column()
         if self.total_steps:
-            share, left = self.step_number / self.total_steps, clock(self.seconds_left())
+            fraction, remaining = self.step_number / self.total_steps, clock(self.seconds_left())
             bar = ProgressBar(total=self.total_steps, completed=self.step_number)
-            bars.add_row(f"step {self.step_number}/{self.total_steps}", bar, f"{share:4.0%}  left {left}")
+            bars.add_row(f"step {self.step_number}/{self.total_steps}", bar, f"{fraction:4.0%}  left {remaining}")
         bars.add_row(
-            DOING[phase], ProgressBar(total=max(total, 1), completed=done), f"{done:,}/{total:,}" if total else ""
+            PHASES[phase], ProgressBar(total=max(total, 1), completed=done), f"{done:,}/{total:,}" if total else ""
         )
         table = Table.grid(padding=(0, 2))
         table.add_column(width=16, style="dim")
@@ -135,10 +135,10 @@ class Panel:
 
 
 def figures(metrics: Metrics) -> dict[str, str]:
-    """What is worth a look, in words; a figure whose metrics are missing is left out."""
+    """The metrics to show, as texts by name; those whose metrics are missing are left out."""
     pairs = ", pairs {problems/pairs:.0%}" if "problems/pairs" in metrics else ""
     neither = ", neither {problems/none:.0%}" if metrics.get("problems/none") else ""
-    found = {
+    texts = {
         "reward": _figure(metrics, "{reward:.3f}"),
         "accuracy": _figure(metrics, "{accuracy:.1%}"),
         "problems": _figure(metrics, "SFT {problems/demonstration:.0%}, RL {problems/rollout:.0%}" + pairs + neither),
@@ -154,11 +154,11 @@ def figures(metrics: Metrics) -> dict[str, str]:
         "speed": _figure(metrics, "{tokens_per_second:,.0f} tokens/s"),
         "seconds": times(metrics) or None,
     }
-    return {name: text for name, text in found.items() if text is not None}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _figure(metrics: Metrics, form: str) -> str | None:
-    """The form filled in, None if a metric is missing."""
+    """The form filled with metrics, None if one is missing."""
     try:
         return form.format_map(metrics)
     except KeyError:

@@ -1,13 +1,13 @@
-"""Step files: the numbers of one update as JSON, for `obverse weigh`. Every mistake is one sentence. No torch here.
+"""Step files: the numbers of one update as JSON, for `obverse weigh`. Every mistake is one sentence. No torch import.
 
     {"progress": 0.0, "samples": [{"problem": "p0", "kind": "rollout", "reward": 1.0, "source": ["rollout", "rollout"],
       "logp": [-0.2, -1.1], "behavior": [-0.25, -1.0], "anchor": [-0.3, -1.2], "entropy": [0.4, 0.9]}]}
 
-`progress` is the share of the run that is done. `reward` may be left out for what nobody sampled, `correct` is a reward
-of at least 1 if it is not given, `truncated` is false. A column may be left out, or hold null, where nobody reads it:
-`sampler` is the log-prob that another sampling program reported, `value` what a critic says now (of a reward model: its
-score, at the last token), `old_value` and `returns` what it said and should have said. `memory` is the number that the
-method kept from earlier updates, `draw` the problem's own number in [0, 1).
+`progress` is the fraction of the run that is done. `reward` may be left out for samples that are not rollouts. The
+default of `correct` is a reward of at least 1, that of `truncated` is false. A column may be left out, or hold null,
+where the method does not read it: `sampler` is the log-prob that another sampling program reported, `value` the critic's value (of a reward
+model: its score, at the last token), `old_value` and `returns` its value before the update and its target. `memory` is
+the number that the method stored in earlier updates, `draw` the uniform number of the problem in [0, 1).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ KEYS = ("problem", "kind", "reward", "correct", "truncated", "source", "logp", *
 
 @dataclass(frozen=True)
 class Row:
-    """A sample of the step file: the record that methods see, and its columns ([n], None where the file has none)."""
+    """A sample of the step file: the record that methods read, and its columns ([n], None for absent columns)."""
 
-    name: str  # how messages call it
+    name: str  # in messages
     problem: str | int
     sample: Sample
     has_reward: bool
@@ -65,13 +65,13 @@ def read_step(path: str | Path) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys stand there once each."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object; DataError for a key that occurs twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(f"the step file gives {twice!r:.40} twice in one object: which one is meant?")
-    return found
+        raise DataError(f"the step file gives {twice!r:.40} twice in one object: leave one of them out")
+    return values
 
 
 def _refuse_constant(name: str) -> float:
@@ -84,7 +84,7 @@ def parse(step: Any) -> tuple[float, list[Row]]:
         raise DataError('a step file is an object with a list "samples"')
     progress = _number(step.get("progress", 0.0), "progress")
     if not 0 <= progress <= 1:
-        raise DataError(f"progress must lie between 0 and 1, not {progress:g}")
+        raise DataError(f"progress must be between 0 and 1, not {progress:g}")
     return progress, [_row(sample, f"samples[{index}]") for index, sample in enumerate(step["samples"])]
 
 
@@ -93,13 +93,13 @@ def _row(raw: Any, name: str) -> Row:
         raise DataError(f"{name}: expects an object, not {raw!r:.40}")
     for key in [key for key in raw if key not in KEYS]:
         near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.8)
-        if near:  # other keys are the file's own business; this one is a slip
+        if near:  # other unknown keys are ignored; this one is a typing error
             raise DataError(f"{name}: unknown key {key!r}: did you mean {near[0]!r}?")
     problem = _needed(raw, "problem", name)
     if isinstance(problem, bool) or not isinstance(problem, str | int):
         raise DataError(f"{name}: problem: expects a name, not {problem!r:.40}")
-    named = _list(_needed(raw, "source", name), f"{name}: source")
-    sources = [SOURCES[_choice(each, list(SOURCES), f"{name}: source[{at}]")] for at, each in enumerate(named)]
+    labels = _list(_needed(raw, "source", name), f"{name}: source")
+    sources = [SOURCES[_choice(label, list(SOURCES), f"{name}: source[{at}]")] for at, label in enumerate(labels)]
     logp = _column(_needed(raw, "logp", name), len(sources), f"{name}: logp")
     if None in logp:
         raise DataError(f"{name}: logp[{logp.index(None)}] is null: every token needs a log-prob")
@@ -113,14 +113,14 @@ def _row(raw: Any, name: str) -> Row:
 
 
 def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: list[float | None] | None) -> Sample:
-    """The record that the method's choice sees; its token ids mean nothing."""
+    """The record that the method's selection reads; its token ids have no meaning."""
     kind = _choice(_needed(raw, "kind", name), KINDS, f"{name}: kind")
     if kind in POLICY_KINDS:
         _needed(raw, "reward", name)
-    # A reward that is not given is NaN: whoever reads it is found out by its coefficients.
+    # An absent reward is NaN: coefficients that depend on it are not finite.
     reward = math.nan if raw.get("reward") is None else _number(raw["reward"], f"{name}: reward")
     correct = reward >= 1.0 if raw.get("correct") is None else _flag(raw["correct"], f"{name}: correct")
-    cut = raw.get("truncated") is not None and _flag(raw["truncated"], f"{name}: truncated")
+    truncated = raw.get("truncated") is not None and _flag(raw["truncated"], f"{name}: truncated")
     return Sample(
         kind=cast(Kind, kind),
         prompt=ModelInput((0,)),
@@ -128,7 +128,7 @@ def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: 
         sources=sources,
         behavior=[value or 0.0 for value in behavior or [0.0] * len(sources)],
         text="",
-        finish="length" if cut else "stop",
+        finish="length" if truncated else "stop",
         grade=GradeResult(correct, reward),
         uniform=1.0 if raw.get("draw") is None else _number(raw["draw"], f"{name}: draw"),
     )
@@ -140,12 +140,12 @@ def _needed(sample: Mapping[str, Any], key: str, name: str) -> Any:
     return sample[key]
 
 
-def _choice(value: Any, known: Sequence[str], where: str) -> str:
-    if value in known:
+def _choice(value: Any, choices: Sequence[str], where: str) -> str:
+    if value in choices:
         return str(value)
-    near = difflib.get_close_matches(str(value), known, n=1)
+    near = difflib.get_close_matches(str(value), choices, n=1)
     raise DataError(
-        f"{where}: unknown {value!r:.40}: " + (f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}")
+        f"{where}: unknown {value!r:.40}: " + (f"did you mean {near[0]!r}?" if near else f"one of {', '.join(choices)}")
     )
 
 
@@ -160,7 +160,7 @@ def _column(value: Any, length: int, where: str) -> list[float | None]:
     values = _list(value, where)
     if len(values) != length:
         raise DataError(f"{where}: has {len(values)} numbers for {length} tokens in source")
-    return [None if each is None else _number(each, f"{where}[{at}]") for at, each in enumerate(values)]
+    return [None if number is None else _number(number, f"{where}[{at}]") for at, number in enumerate(values)]
 
 
 def _number(value: Any, where: str) -> float:

@@ -1,4 +1,4 @@
-"""The options of `obverse analyze`, a class per question. No torch here."""
+"""The options of `obverse analyze`, a class per question. No torch import."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from obverse.config.fields import (
 
 def _rising(rates: tuple[float, ...]) -> tuple[float, ...]:
     if list(rates) != sorted(rates) or not 0 < rates[0] <= rates[-1] < 1:
-        raise ValueError("success rates rise, and lie between 0 and 1")
+        raise ValueError("success rates must rise, and be between 0 and 1")
     return rates
 
 
@@ -34,12 +34,14 @@ def output_option() -> Any:
 class VarianceConfig(Options):
     """Bias and variance of gradients, exactly, where all completions can be listed."""
 
-    methods: Listed[Place] | None = option("method", "which methods, separated by commas; none: all that can be", None)
-    num_generations: int = option("batch", "own samples per problem, for methods that draw any", 4, ge=1)
-    rates: Annotated[Listed[float], AfterValidator(_rising)] = option(
-        "batch", "success rates at which the policy is looked at", (0.01, 0.1, 0.5, 0.9)
+    methods: Listed[Place] | None = option(
+        "method", "methods, separated by commas; none: all that can be enumerated", None
     )
-    seed: int = option("sampling", "decides the random policy that training begins with", 0, ge=0)
+    num_generations: int = option("batch", "completions per problem, for methods that sample", 4, ge=1)
+    rates: Annotated[Listed[float], AfterValidator(_rising)] = option(
+        "batch", "success rates of the policies that are measured", (0.01, 0.1, 0.5, 0.9)
+    )
+    seed: int = option("sampling", "seed of the initial random policy", 0, ge=0)
     output: Folder | None = output_option()
 
 
@@ -59,8 +61,8 @@ class AnalysisOptions(ModelOptions, SamplingOptions):
 class BatchOptions(AnalysisOptions):
     """Fresh batches of a model, as a run would take them."""
 
-    methods: Listed[Place] | None = option("method", "which methods, separated by commas; none: the run's own", None)
-    num_generations: Positive | None = option("batch", "own samples per problem; none: each method's own number", None)
+    methods: Listed[Place] | None = option("method", "methods, separated by commas; none: the run's", None)
+    num_generations: Positive | None = option("batch", "completions per problem; none: each method's number", None)
     initial: Place | None = option("model", "the initial model; none: the run's, or the model itself", None)
     num_problems: int = option("data", "problems per batch", 8, ge=1)
     progress: Annotated[float, Field(ge=0, le=1)] | None = option(
@@ -72,26 +74,26 @@ class GradientsConfig(BatchOptions):
     """Signal and noise of gradients on real batches, and the angles between."""
 
     num_batches: int = option("batch", "batches to take the gradient of", 16, ge=2)
-    sketch: int = option(
-        "batch", "length of the random sketch that stands for a gradient; 0: the whole gradient", 65536, ge=0
-    )
+    sketch: int = option("batch", "length of the random sketch of a gradient; 0: the whole gradient", 65536, ge=0)
 
 
 class CoefficientsConfig(BatchOptions):
-    """Who pushed: the gradient's mass by what a token is, and texts token by token."""
+    """The share of the gradient by kind of token, and completions token by token."""
 
     step: Positive | None = option(
         "data", "take the samples that the run stored at this step; none: a fresh batch", None
     )
     sampler: Place | None = option("model", "the model that sampled a fresh batch; none: the model itself", None)
-    num_completions: int = option("output", "completions to show token by token, those that push most", 4, ge=0)
+    num_completions: int = option(
+        "output", "completions to show token by token, those with the largest coefficients", 4, ge=0
+    )
 
 
 class ShiftConfig(AnalysisOptions):
     """Token probabilities of the same texts before and after training."""
 
-    before: Place | None = option("model", "what it came from; none: the model that the run began with", None)
-    num_problems: int = option("data", "problems whose texts are read", 64, ge=1)
+    before: Place | None = option("model", "the model before training; none: the run's initial model", None)
+    num_problems: int = option("data", "problems whose completions are compared", 64, ge=1)
     num_generations: int = option("sampling", "completions of the model before, per problem", 2, ge=0)
     num_tokens: int = option("output", "most raised and most lowered tokens to list", 10, ge=1)
 
@@ -103,14 +105,14 @@ class CoverageConfig(AnalysisOptions):
     against: Listed[Place] = option("model", "the same for what was trained from it; several with commas")
     dataset_split: Text = option("data", "split of the dataset", "heldout")
     num_problems: int = option("data", "problems to sample models on", 100, ge=1)
-    num_generations: int = option("sampling", "completions per problem of a model that is sampled now", 64, ge=1)
+    num_generations: int = option("sampling", "completions per problem of a model without stored samples", 64, ge=1)
     temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
 
 
-def home_of(config: Options) -> Path | None:
-    """Where the figures of a run are kept if nobody says where: the first run that the question is about."""
-    asked = (getattr(config, "model", ""), *getattr(config, "against", ()))
-    runs = (Path(model) for model in asked if model and (Path(model) / "config.yaml").is_file())
+def default_output(config: Options) -> Path | None:
+    """The default folder of the figures: analysis/ in the first run that the question is about, None without a run."""
+    models = (getattr(config, "model", ""), *getattr(config, "against", ()))
+    runs = (Path(model) for model in models if model and (Path(model) / "config.yaml").is_file())
     return next((run / "analysis" for run in runs), None)
 
 

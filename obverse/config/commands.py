@@ -24,13 +24,15 @@ from obverse.config.fields import (
 
 
 class DataConfig(Options):
-    """What `obverse data` looks at."""
+    """The data and the tokenizer of `obverse data`."""
 
     dataset: Place = option("data", "embedded task with difficulties, a file of rows, a folder or a hub name")
     dataset_split: Text = option("data", "split of the dataset", "train")
-    num_problems: Positive | None = option("data", "read at most so many problems; none: all", None)
+    num_problems: Positive | None = option("data", "read at most this many problems; none: all", None)
     num: int = option("data", "problems to show", 2, ge=1)
-    seed: int = option("data", "seed of the embedded tasks and of what is drawn from larger data", 42, ge=0)
+    seed: int = option(
+        "data", "seed of the embedded tasks and of the problems that are drawn from larger data", 42, ge=0
+    )
     model: Place | None = option("model", "also show the tokens of this model's tokenizer; none: text only", None)
     chat_template: Template = option(
         "model", "auto, none, a text holding {prompt}, or the path of a .jinja file", "auto"
@@ -41,35 +43,35 @@ class DataConfig(Options):
 
 
 class GradeConfig(Options):
-    """What `obverse grade` grades, and by what."""
+    """The verifier and the rows of `obverse grade`."""
 
     verifier: Places = option("data", "a verifier's name, file.py:function, or several, separated by commas")
     file: Folder = option("data", "rows of prediction and answer: a .jsonl, .json, .csv, .parquet or .arrow file")
-    verifier_weights: Weights = option("data", "what each of several verifiers counts; none: 1 each", ())
-    verifier_seconds: float = option("data", "longest that file.py:function may take for one row", 10.0, gt=0)
+    verifier_weights: Weights = option("data", "weight of each verifier; none: 1 each", ())
+    verifier_seconds: float = option("data", "time limit of file.py:function for one row, in seconds", 10.0, gt=0)
 
 
 class ExportConfig(Options):
-    """What is made into a plain model, and where it goes."""
+    """The checkpoint that is exported, and the folder of the exported model."""
 
     model: Place = option("model", "a run folder (its newest checkpoint), a checkpoint or an adapter's folder")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "model", "of the weights written; auto: those of the checkpoint, or of an adapter's base", "auto"
+        "model", "number type of the saved weights; auto: that of the checkpoint, or of an adapter's base", "auto"
     )
-    output: Folder = option("output", "the new model's folder, which must not be there or be empty")
+    output: Folder = option("output", "the new model's folder, which must not exist or be empty")
 
 
 class ReportConfig(Options):
-    """What `obverse report` makes a page of, and how."""
+    """The runs of a report, and its page and pictures."""
 
     run: Folder = option("data", "a run folder, or a folder with runs below it: a comparison, a demo")
     output: Folder | None = option("output", "the page; none: report.html in that folder", None)
     axis: Literal["steps", "tokens", "seconds", "flops"] = option(
-        "output", "horizontal axis that the page opens with and pictures have", "steps"
+        "output", "horizontal axis of pictures, and of the page when it opens", "steps"
     )
     megabytes: float = option("output", "completions to embed, in megabytes at most", 2.5, ge=0)
     figures: Folder | None = option("output", "folder for every figure as a picture; none: no pictures", None)
-    format: Listed[Literal["svg", "png"]] = option("output", "of those pictures: svg, png or svg,png", ("svg",))
+    format: Listed[Literal["svg", "png"]] = option("output", "formats of the pictures: svg, png or svg,png", ("svg",))
 
 
 class ServeConfig(Options):
@@ -77,14 +79,18 @@ class ServeConfig(Options):
 
     model: Place = option("model", "embedded, a transformers directory or a hub name")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "model", "of the server's weights; auto: vLLM's choice, mostly bfloat16", "auto"
+        "model", "number type of the server's weights; auto: vLLM's choice, mostly bfloat16", "auto"
     )
     max_model_len: Annotated[int, Field(ge=2)] | None = option(
         "model", "longest prompt plus completion, in tokens; none: the model's", None
     )
-    host: Text = option("output", "address to listen at; whoever reaches it can change the weights", "127.0.0.1")
+    host: Text = option(
+        "output", "address to listen at; every client that reaches it can change the weights", "127.0.0.1"
+    )
     port: Annotated[int, Field(ge=1, le=65535)] = option("output", "port to listen at", 8000)
-    program: Place = option("output", "the vllm program, by name or path; it has an environment of its own", "vllm")
+    program: Place = option(
+        "output", "the vllm program, by name or path; it may be installed in another environment", "vllm"
+    )
     vllm_args: str = option("output", "more options of vllm serve, as one text", "")
 
 
@@ -92,13 +98,13 @@ class DemoConfig(Options):
     """The demonstration: methods on the embedded base and task, the same budget for each."""
 
     methods: Listed[Place] = option("method", "methods to run one after another, separated by commas", ("hpt",))
-    seed: int = option("data", "decides data order, sampling and everything else random", 42, ge=0)
+    seed: int = option("data", "seed of data order, sampling and everything else random", 42, ge=0)
     max_steps: Positive | None = option("data", "updates per method; none: what fits in about a minute", None)
-    output_dir: Folder | None = option("data", "where the run folders go; none: runs/demo-N, the next free N", None)
-    report: bool = option("data", "end by writing report.html there", True)
+    output_dir: Folder | None = option("data", "parent of the run folders; none: runs/demo-N, the next free N", None)
+    report: bool = option("data", "write report.html into it at the end", True)
 
 
 class MethodsConfig(Options):
-    """What `obverse methods` makes of its list."""
+    """The output of `obverse methods`."""
 
     pages: Folder | None = option("output", "write a page per method and an index into this folder", None)

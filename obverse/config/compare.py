@@ -1,4 +1,4 @@
-"""The options of a comparison: those of training, and what makes runs comparable. No torch here."""
+"""The options of a comparison: those of training, and the budget, seeds and tests of its runs. No torch import."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _at_home(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class CompareConfig(TrainConfig):
-    """A comparison: what is compared, at which budget, on what; every other option is each run's."""
+    """A comparison: its methods, budget and tests; every other option holds for each run."""
 
-    # what the comparison settles for its runs: no options of it
+    # options of training that the comparison sets for its runs
     settled: ClassVar[frozenset[str]] = frozenset(
         {"max_steps", "num_train_epochs", "learning_rate", "eval_dataset", "eval_steps", "num_eval_problems"}
         | {
@@ -35,19 +35,19 @@ class CompareConfig(TrainConfig):
     )
     method: Text = "compare"
     methods: Annotated[tuple[Text, ...], BeforeValidator(_words), AfterValidator(_at_home), Field(min_length=1)] = (
-        option("method", "what is compared, separated by spaces; options of one stand behind commas, NAME,option=value")
+        option("method", "methods to compare, separated by spaces; options of one follow commas: NAME,option=value")
     )
     baselines: Listed[Text] | None = option(
-        "method", "labels that the others are held against; none: all that learn from one source alone", None
+        "method", "labels of the methods that others are compared with; none: all that train on one source alone", None
     )
     learning_rates: Listed[Annotated[float, Field(gt=0)]] | None = option(
-        "optimization", "try these for every method and take the best on validation; none: each method's own", None
+        "optimization", "try these for every method and take the best on validation; none: each method's default", None
     )
-    budget: Amount = option("batch", "what each run may spend (20M is 20,000,000), in units of budget_in")
+    budget: Amount = option("batch", "budget of each run (20M is 20,000,000), in units of budget_in")
     seeds: int = option("optimization", "runs of each method, with seeds from --seed on", 3, ge=1, le=1000)
     tests: Annotated[Texts, AfterValidator(_at_home)] = option(
         "data",
-        "what to test on, separated by commas: name=dataset, name=dataset@split or a benchmark's name; ood... is out "
+        "test sets, separated by commas: name=dataset, name=dataset@split or a benchmark's name; ood... is out "
         "of distribution, seen... is from training; none: three levels of the embedded task and its ood split",
         (),
     )
@@ -55,14 +55,14 @@ class CompareConfig(TrainConfig):
         "data", "take the benchmarks from files in this folder; none: from the hub", None
     )
     validation: Place | None = option(
-        "data", "problems that choose rates and steps; none: the first of each test in distribution", None
+        "data", "problems by which rates and steps are chosen; none: the first of each test in distribution", None
     )
     num_validation_problems: int = option("data", "problems of validation", 96, ge=1)
     num_test_problems: int = option("data", "problems of each test", 100, ge=1)
     num_generations_test: int = option("sampling", "completions per test problem", 8, ge=1)
     k: Listed[Positive] = option("sampling", "the k of pass@k, separated by commas", (1, 8))
     num_marks: int = option(
-        "data", "times at which a run is validated, its end included: one is its best step", 8, ge=1
+        "data", "times at which a run is validated, its end included; the best of them is reported", 8, ge=1
     )
     jobs: int = option("batch", "runs at the same time, one process each", 1, ge=1, le=1024)
     output_dir: Folder | None = option(
@@ -77,7 +77,7 @@ class CompareConfig(TrainConfig):
 
     @classmethod
     def groups(cls) -> dict[str, list[str]]:
-        """As of every command, without what the comparison settles."""
+        """The groups of every command, without the options that the comparison sets."""
         return {
             group: names
             for group, all_names in super().groups().items()

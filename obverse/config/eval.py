@@ -1,4 +1,4 @@
-"""The options of `obverse eval`: what a model is asked, how it is sampled, and what is made of the figures."""
+"""The options of `obverse eval`: problems, sampling, and how results are combined. No torch import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from obverse.config.fields import (
 
 
 class EvalConfig(ModelOptions, SamplingOptions):
-    """How a model is evaluated. An option that is not given (`model_fields_set`) may be taken from the run."""
+    """How a model is evaluated. The run may set an option that is not given (see `model_fields_set`)."""
 
     model: Place = option("model", "a run folder, a transformers directory, a hub name or embedded")
     dataset: Place | None = option(
@@ -38,14 +38,12 @@ class EvalConfig(ModelOptions, SamplingOptions):
     num_generations: Positive | None = option("sampling", "completions per problem; none: the largest k", None)
     temperature: float = option("sampling", "of the sampled distribution; 0 is greedy", 1.0, ge=0)
     seed: int = option("sampling", "decides which problems and completions are drawn", 42, ge=0)
-    num_seeds: int = option("sampling", "sample all of it with so many seeds, from seed on", 1, ge=1)
+    num_seeds: int = option("sampling", "repeat the sampling with this many seeds, from seed on", 1, ge=1)
     batch_size: int = option("batch", "completions sampled side by side", 256, ge=1)
     output: Folder | None = option(
-        "logging and saving", "where results go; none: the run folder's eval/, else ./evals", None
+        "logging and saving", "folder of the results; none: the run folder's eval/, else ./evals", None
     )
-    show_tokens: bool = option(
-        "logging and saving", "print the ids and the text that the first problem is sent as", False
-    )
+    show_tokens: bool = option("logging and saving", "print the token ids and the text of the first prompt", False)
     paired: bool = option(
         "logging and saving", "of two models: the second minus the first, problems gained and lost", False
     )
@@ -60,21 +58,21 @@ class EvalConfig(ModelOptions, SamplingOptions):
         if self.benchmarks is not None and self.dataset is not None:
             raise ValueError("benchmarks and dataset: give one of them")
         if self.benchmark_dir is not None and self.benchmarks is None:
-            raise ValueError("benchmark_dir is where benchmarks are: name them with --benchmarks")
+            raise ValueError("benchmark_dir is a folder of benchmarks: name them with --benchmarks")
         if self.paired and self.over_seeds:
             raise ValueError("paired and over_seeds: give one of them")
         return self
 
     @property
     def reached_k(self) -> tuple[int, ...]:
-        """The k that there are samples for: all of them if they were given."""
+        """The k that there are enough samples for: all of them if num_generations was given."""
         return tuple(k for k in self.k if k <= self.num_samples)
 
     @property
     def num_samples(self) -> int:
         """Completions per problem."""
         if self.num_generations is None and self.temperature == 0 and "k" not in self.model_fields_set:
-            return 1  # a greedy answer is the same again
+            return 1  # greedy decoding gives the same completion again
         return self.num_generations or max(self.k)
 
 

@@ -1,4 +1,4 @@
-"""What options are made of: typed fields with a group and a unit, strict and frozen. No torch here."""
+"""The fields of options: types, groups, units, and the strict, frozen base class of every schema. No torch import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 LARGEST = 2**63 - 1  # of a whole number, as counters and tensors hold them
 AMOUNTS = {"K": 10**3, "M": 10**6, "G": 10**9}
-LONGEST_NAME, LONGEST_PATH = 220, 3_500  # bytes; what is written beside and below it needs the rest
+LONGEST_NAME, LONGEST_PATH = 220, 3_500  # bytes; files that obverse writes beside and below need the rest
 GROUPS = ("method", "model", "data", "batch", "optimization", "sampling", "distributed", "logging and saving", "output")
 
 
@@ -68,8 +68,8 @@ def _device(value: str) -> str:
 
 def _amount(value: Any) -> Any:
     """`20M` is 20,000,000; a plain number stays as it is."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG])", value.strip()) if isinstance(value, str) else None
-    return round(float(found[1]) * AMOUNTS[found[2].upper()]) if found else value
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmMgG])", value.strip()) if isinstance(value, str) else None
+    return round(float(match[1]) * AMOUNTS[match[2].upper()]) if match else value
 
 
 def _every(value: float) -> float:
@@ -79,7 +79,7 @@ def _every(value: float) -> float:
 
 
 def _variables(value: Any) -> Any:
-    """`enable_thinking=false,language=en` or a JSON object; a value that is JSON is what it says, others are texts."""
+    """`enable_thinking=false,language=en` or a JSON object; a value that is not JSON is a text."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
@@ -118,30 +118,30 @@ def _folder(value: Any) -> Any:
 
 
 def fitting(value: str) -> str:
-    """A path that a file system and a file of JSON can have, as it is. Raises ValueError for any other."""
+    """The path unchanged; ValueError for one that no file system or JSON file can hold."""
     try:
-        written = value.encode()
+        encoded = value.encode()
     except UnicodeEncodeError:
         raise ValueError("is not UTF-8, as names in stored results are: rename it") from None
-    if b"\0" in written:
+    if b"\0" in encoded:
         raise ValueError("must not hold a NUL character")
-    if len(written) > LONGEST_PATH or max(map(len, written.split(b"/"))) > LONGEST_NAME:
+    if len(encoded) > LONGEST_PATH or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
         raise ValueError(f"is too long: a name may have {LONGEST_NAME} bytes, a path {LONGEST_PATH}")
     return value
 
 
 def at_home(value: str) -> str:
-    """A path that begins with ~ or ~NAME in that home folder; any other text as it is, variables like $HOME too."""
+    """Replace a leading ~ or ~NAME by that home folder; any other text is unchanged, variables like $HOME too."""
     if not value.startswith("~"):
         return value
-    found = os.path.expanduser(value)
-    if found.startswith("~"):
+    path = os.path.expanduser(value)
+    if path.startswith("~"):
         raise ValueError(f"there is no home folder {value.partition('/')[0]}: write the path out")
-    return found
+    return path
 
 
 def each_at_home(value: str) -> str:
-    """Paths separated by commas, or NAME=PATH, each as `at_home` reads it."""
+    """Apply `at_home` to every path of a list with commas, also to those written NAME=PATH."""
     parts = [part.partition("=") for part in value.split(",")]
     return ",".join(f"{name}={at_home(path)}" if equals else at_home(name) for name, equals, path in parts)
 
@@ -151,7 +151,7 @@ def _template(value: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Place = Annotated[Text, AfterValidator(at_home)]  # a path, or a name that something else has
+Place = Annotated[Text, AfterValidator(at_home)]  # a path, or a name on the hub
 Places = Annotated[Text, AfterValidator(each_at_home)]  # several of them
 Template = Annotated[Text, AfterValidator(_template)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
@@ -170,14 +170,14 @@ Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
 KWARGS_TEXT = (
-    "what the chat template is given beside the messages: enable_thinking=false, or a JSON object; a row's own "
-    "chat_template_kwargs come on top"
+    "variables of the chat template: enable_thinking=false, or a JSON object; a row's own chat_template_kwargs "
+    "override them"
 )
 PARSE_TEXT = "read control tokens that rows spell out (such as <|im_end|>) as tokens; by default they stay text"
 
 
 class Options(BaseModel):
-    """What all commands' options have in common: no unknown names, no NaN, no change after the start."""
+    """The base of every schema of options: unknown names and NaN are refused, and values cannot be changed."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -196,9 +196,9 @@ class Options(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _in_range(cls, value: Any) -> Any:
-        """No whole number beyond what counters and tensors hold."""
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, int) and abs(each) > LARGEST:
+        """Refuse whole numbers that do not fit into 64 bits."""
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, int) and abs(item) > LARGEST:
                 raise ValueError(f"must be at most {LARGEST}, in either direction")
         return value
 
@@ -215,15 +215,15 @@ class Options(BaseModel):
     @classmethod
     def groups(cls) -> dict[str, list[str]]:
         """The names of the options by the group they are listed under."""
-        found: dict[str, list[str]] = {group: [] for group in GROUPS}
+        groups: dict[str, list[str]] = {group: [] for group in GROUPS}
         for name, field in cls.model_fields.items():
             if isinstance(field.json_schema_extra, dict):
-                found[str(field.json_schema_extra["group"])].append(name)
-        return {group: names for group, names in found.items() if names}
+                groups[str(field.json_schema_extra["group"])].append(name)
+        return {group: names for group, names in groups.items() if names}
 
 
 class ModelOptions(Options):
-    """Which model, where and how it is spoken to."""
+    """The model, its device and number type, and how its prompts are rendered."""
 
     model: Place = option("model", "embedded, a transformers directory or a hub name", "embedded")
     dtype: Dtype = option(
@@ -253,7 +253,7 @@ class SamplingOptions(Options):
     """The distribution that completions are drawn from."""
 
     top_p: Normalizer = option("sampling", "keep the likeliest tokens up to this probability; 1 is off", 1.0)
-    top_k: int = option("sampling", "keep so many of the likeliest tokens; 0 is off", 0, ge=0)
+    top_k: int = option("sampling", "keep this many of the likeliest tokens; 0 is off", 0, ge=0)
     min_p: float = option(
         "sampling", "drop tokens below this share of the likeliest one's probability; 0 is off", 0.0, ge=0, le=1
     )
@@ -263,7 +263,7 @@ class SamplingOptions(Options):
     )
     max_sampling_seconds: Annotated[float, Field(gt=0)] | None = option(
         "sampling",
-        "cut off what a call has not finished by then, which no seed repeats; none: no limit",
+        "cut off completions that a call has not finished by then, which no seed reproduces; none: no limit",
         None,
         resume="free",
     )

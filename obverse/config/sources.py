@@ -1,7 +1,7 @@
-"""Options as they were written in one place, their names made ours, and one sentence per mistake.
+"""The options of one source (command line, file, Python call), aliases of their names, and one sentence per mistake.
 
-Names are forgiving where the meaning is the same (`dataset_name`, dashes) and strict everywhere else: an unknown name
-is refused with the nearest one, and one that only TRL or transformers has with what stands in its place here.
+An alias is accepted where its meaning is the same (`dataset_name`, dashes). Every other unknown name is refused, with
+the nearest name, or with the option that replaces it where only TRL or transformers has it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BATCH = (
     "an update is prompts_per_step x num_generations completions, so prompts_per_step = per_device_train_batch_size "
     "x gradient_accumulation_steps x devices / num_generations; micro_batch_tokens splits it without changing it"
 )
-# What users bring along from elsewhere, and what stands in its place here.
+# Options of other libraries, and what to use instead.
 REPLACED = {
     "overwrite_output_dir": "a run is never overwritten; give another output_dir or resume_from_checkpoint",
     "warmup_ratio": "use warmup_steps, a number of steps",
@@ -65,7 +65,7 @@ REPLACED = {
     "batch_size": "use prompts_per_step, a number of problems",
     "epochs": "use num_train_epochs",
     "steps": "use max_steps",
-    "lora_dropout": "there is none: a ratio has to compare one and the same function of the weights; leave it out",
+    "lora_dropout": "leave it out: without dropout an importance ratio compares one function of the weights",
     "lora_task_type": "it follows from the method; leave it out",
     "lora_modules_to_save": "every trained weight is in an adapter; leave it out, or train without use_peft",
     "lora_target_parameters": "name matrices of experts in lora_target_modules",
@@ -81,46 +81,48 @@ REPLACED = {
 
 @dataclass(frozen=True)
 class Layer:
-    """Options as they were written in one place; `origin` is what messages and the banner call it."""
+    """The options of one source, as they were written; `origin` is its name in messages and the banner."""
 
     origin: str
     values: Mapping[str, Any]
 
     def spell(self, name: str) -> str:
-        """An option as the user writes it here: `--seed` or `seed`."""
+        """An option as it is written in this source: `--seed` or `seed`."""
         return f"--{name}" if self.origin == COMMAND_LINE else name
 
     def problem(self, text: str) -> str:
-        """One line for the user: the text, after the place if that is not the command line."""
+        """One line for the user: the text, after the name of a file."""
         return text if self.origin in (COMMAND_LINE, ARGUMENTS) else f"{self.origin}: {text}"
 
-    def cleaned(self, made: type[Options], see: str) -> tuple[Layer, list[str]]:
-        """The layer under the names of `made`, `none` made None, and a sentence for every name that `made` lacks."""
+    def cleaned(self, schema: type[Options], hint: str) -> tuple[Layer, list[str]]:
+        """The layer with the schema's names and None for `none`, and a sentence for every name that cannot be used."""
         values: dict[str, Any] = {}
         names: dict[str, str] = {}
         problems = []
         for written, value in self.values.items():
             name = written.replace("-", "_")
-            name = name if is_option(made, name) else ALIASES.get(name, name)
-            if not is_option(made, name):
-                problems.append(self.problem(self._unknown(name, made, see)))
+            name = name if is_option(schema, name) else ALIASES.get(name, name)
+            if not is_option(schema, name):
+                problems.append(self.problem(self._unknown(name, schema, hint)))
             elif name in values:
-                other = written if written != name else names[name]
-                problems.append(self.problem(f"{self.spell(name)}: given twice, once as {self.spell(other)}"))
-            elif isinstance(value, bool) and {int, float} & set(kinds(made, name)) and bool not in kinds(made, name):
+                alias = written if written != name else names[name]
+                problems.append(self.problem(f"{self.spell(name)}: given twice, once as {self.spell(alias)}"))
+            elif (
+                isinstance(value, bool) and {int, float} & set(kinds(schema, name)) and bool not in kinds(schema, name)
+            ):
                 problems.append(self.problem(f"{self.spell(name)}: expects a number, not {str(value).lower()}"))
             else:
-                value = str(value) if isinstance(value, float) and set(kinds(made, name)) == {bool} else value
-                values[name], names[name] = none_or(value, list(kinds(made, name))), written
+                value = str(value) if isinstance(value, float) and set(kinds(schema, name)) == {bool} else value
+                values[name], names[name] = none_or(value, list(kinds(schema, name))), written
         return Layer(self.origin, values), problems
 
-    def _unknown(self, name: str, made: type[Options], see: str) -> str:
-        if name in REPLACED and is_option(made, "learning_rate"):
+    def _unknown(self, name: str, schema: type[Options], hint: str) -> str:
+        if name in REPLACED and is_option(schema, "learning_rate"):
             return f"there is no option {self.spell(name)}: {REPLACED[name]}"
-        known = [each for names in made.groups().values() for each in names]
-        near = difflib.get_close_matches(name.lower(), [*known, *ALIASES], n=1)
-        if not near or ALIASES.get(near[0], near[0]) not in [*known, near[0]]:
-            return f"unknown option {self.spell(name)}: {see}"
+        options = [option for names in schema.groups().values() for option in names]
+        near = difflib.get_close_matches(name.lower(), [*options, *ALIASES], n=1)
+        if not near or ALIASES.get(near[0], near[0]) not in [*options, near[0]]:
+            return f"unknown option {self.spell(name)}: {hint}"
         return f"unknown option {self.spell(name)}: did you mean {self.spell(near[0])}?"
 
 
@@ -129,14 +131,14 @@ def arguments(options: Mapping[str, Any]) -> Layer:
     return Layer(ARGUMENTS, {name: str(value) if isinstance(value, Path) else value for name, value in options.items()})
 
 
-def is_option(made: type[Options], name: str) -> bool:
-    """Whether users may write it: a field without a group is filled in by the program."""
-    return name in made.model_fields and made.model_fields[name].json_schema_extra is not None
+def is_option(schema: type[Options], name: str) -> bool:
+    """Whether a field is an option that users may give; a field without a group is set by the program."""
+    return name in schema.model_fields and schema.model_fields[name].json_schema_extra is not None
 
 
-def kinds(made: type[Options], name: str) -> Iterator[Any]:
-    """The plain types and choices that an option admits: `int`, `None`, `"group"`."""
-    return _kinds(made.model_fields[name].annotation)
+def kinds(schema: type[Options], name: str) -> Iterator[Any]:
+    """The plain types and choices that an option accepts: `int`, `None`, `"group"`."""
+    return _kinds(schema.model_fields[name].annotation)
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
@@ -151,20 +153,20 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def none_or(value: Any, admitted: list[Any]) -> Any:
-    """The text `none` is None where a value may be missing, and itself where `none` is one of the choices."""
+def none_or(value: Any, accepted: list[Any]) -> Any:
+    """None for the text `none` where an option accepts None and `none` is not one of its choices; else the value."""
     means_none = isinstance(value, str) and value.lower() in ("none", "null")
-    return None if means_none and type(None) in admitted and value not in admitted else value
+    return None if means_none and type(None) in accepted and value not in accepted else value
 
 
-def sentences(errors: Iterable[ErrorDetails], origins: Mapping[str, Layer]) -> list[str]:
-    """What pydantic found, one line per option, with the option as it was written and where."""
-    found: dict[str, str] = {}
+def sentences(errors: Iterable[ErrorDetails], layer_of: Mapping[str, Layer]) -> list[str]:
+    """pydantic's errors as one line per option, with the option as it was written and its source."""
+    lines: dict[str, str] = {}
     for error in errors:
         name = str(error["loc"][0]) if error["loc"] else ""
-        layer = origins.get(name, Layer(COMMAND_LINE, {}))
-        found.setdefault(name, layer.problem(f"{layer.spell(name)}: {_reason(error)}" if name else _reason(error)))
-    return list(found.values())
+        layer = layer_of.get(name, Layer(COMMAND_LINE, {}))
+        lines.setdefault(name, layer.problem(f"{layer.spell(name)}: {_reason(error)}" if name else _reason(error)))
+    return list(lines.values())
 
 
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "path": "a path"}
@@ -177,8 +179,8 @@ _BOUNDS = {
 
 
 def _reason(error: ErrorDetails) -> str:
-    """Why a value was refused, in our words where pydantic's would name its own types."""
-    kind, context, value = error["type"], error.get("ctx", {}), shown(error["input"])
+    """Why a value was refused, without the names of pydantic's types."""
+    kind, context, value = error["type"], error.get("ctx", {}), shortened(error["input"])
     family = kind.split("_")[0]
     if kind == "missing":
         return "is required"
@@ -200,7 +202,7 @@ def _reason(error: ErrorDetails) -> str:
     return f"expects {_TYPES[family]}, not {value}" if family in _TYPES else f"{error['msg']}, not {value}"
 
 
-def shown(value: Any) -> str:
-    """A value as it stands in a message, cut where it is long."""
+def shortened(value: Any) -> str:
+    """A value as text for a message, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

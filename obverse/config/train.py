@@ -29,7 +29,7 @@ from obverse.config.fields import (
     steps_or_epochs,
 )
 
-# How the embedded base wants to be trained: it is tiny, so steps are larger and completions short.
+# Options of the embedded base: it is tiny, so learning rates are larger and completions short.
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
 EMBEDDED_PRESET: dict[str, Any] = {
     "learning_rate": 5e-4,
@@ -41,30 +41,30 @@ EMBEDDED_PRESET: dict[str, Any] = {
 }
 
 
-CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # padded tokens of a micro batch, where nobody says
+CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # default of micro_batch_tokens: padded tokens of a micro batch
 
 
 class DistributedOptions(Options):
-    """How the ranks that torchrun or accelerate launch started share a run; without effect on a single process."""
+    """How the ranks started by torchrun or accelerate launch share a run; without effect on a single process."""
 
     fsdp: bool = option(
         "distributed",
-        "share weights, gradients and moments out over the ranks (FSDP2); false: each has all",
+        "shard weights, gradients and moments over the ranks (FSDP2); false: every rank has all",
         False,
         resume="free",
     )
     fsdp_reshard_after_forward: bool = option(
         "distributed",
-        "give a layer's weights back between forward and backward: less memory, more traffic",
+        "free a layer's gathered weights between forward and backward: less memory, more communication",
         True,
         resume="free",
     )
     fsdp_offload_params: bool = option(
-        "distributed", "keep the shares in the CPU's memory while not used", False, resume="free"
+        "distributed", "keep the shards in the CPU's memory while not used", False, resume="free"
     )
     fsdp_state_dict_type: Literal["full", "sharded"] = option(
         "distributed",
-        "checkpoints as one model, or as each rank's share, which obverse export puts together",
+        "checkpoints as one model, or as each rank's shard, which obverse export combines",
         "full",
         resume="free",
     )
@@ -77,20 +77,20 @@ class DistributedOptions(Options):
 
 
 class EngineOptions(Options):
-    """Who draws the completions."""
+    """The engine that samples completions."""
 
     sampler: Literal["hf", "vllm"] = option(
         "sampling",
-        "hf: the policy itself; vllm: a vLLM server that gets its weights (obverse serve-vllm)",
+        "hf: the policy itself; vllm: a vLLM server that receives its weights (obverse serve-vllm)",
         "hf",
         resume="free",
     )
-    vllm_url: Text = option("sampling", "address of that server", "http://127.0.0.1:8000", resume="free")
+    vllm_url: Text = option("sampling", "address of the vLLM server", "http://127.0.0.1:8000", resume="free")
     vllm_timeout: Annotated[float, Field(gt=0)] = option(
         "sampling", "seconds to wait for a server that does not answer, over all retries", 300.0, resume="free"
     )
     async_sampling: bool = option(
-        "sampling", "draw the next step's completions while this one trains, from weights one step older", False
+        "sampling", "sample the next step's completions while this one trains, from weights one step older", False
     )
 
 
@@ -105,40 +105,40 @@ class AdapterOptions(Options):
     lora_alpha: int = option("model", "scale of the adapters, before it is divided by the rank", 32, ge=1)
     lora_target_modules: Texts = option(
         "model",
-        "layers (or matrices of experts) that get adapters, separated by commas; none: all linear ones below the head",
+        "layers (or matrices of experts) with adapters, separated by commas; none: all linear layers below the head",
         (),
     )
     use_rslora: bool = option("model", "divide the scale by the rank's root instead of the rank (2312.03732)", False)
-    load_in_4bit: bool = option("model", "hold the frozen weights in 4 bits, NF4 (QLoRA; CUDA only)", False)
+    load_in_4bit: bool = option("model", "store the frozen weights in 4 bits, NF4 (QLoRA; CUDA only)", False)
 
     @model_validator(mode="after")
-    def _nothing_idle(self) -> AdapterOptions:
+    def _adapters_only_with_peft(self) -> AdapterOptions:
         fields = AdapterOptions.__annotations__
-        idle = [name for name in fields if getattr(self, name) != AdapterOptions.model_fields[name].default]
-        if idle and not self.use_peft:
-            raise ValueError(f"{idle[0]} is an option of adapters: add use_peft")
+        unused = [name for name in fields if getattr(self, name) != AdapterOptions.model_fields[name].default]
+        if unused and not self.use_peft:
+            raise ValueError(f"{unused[0]} is an option of adapters: add use_peft")
         return self
 
 
 class PositionOptions(Options):
-    """How far and how finely the policy counts positions, where that is not as the model was made."""
+    """Changes of the model's rotary positions and context length."""
 
     rope_theta: Annotated[float, Field(gt=0)] | None = option(
-        "model", "base of the rotary positions, written into what is saved; none: the model's own", None
+        "model", "base of the rotary positions, saved with the model; none: the model's", None
     )
     max_position_embeddings: Positive | None = option(
-        "model", "longest text that what is saved says it reads, in tokens; none: the model's own", None
+        "model", "context length of the saved model, in tokens; none: the model's", None
     )
 
     @property
     def positions(self) -> dict[str, float]:
-        """Those that are given."""
+        """The positions options that are given, by name."""
         given = {"rope_theta": self.rope_theta, "max_position_embeddings": self.max_position_embeddings}
         return {name: value for name, value in given.items() if value is not None}
 
 
 class MixtureOptions(Options):
-    """How a mixture of experts trains."""
+    """Options of mixtures of experts."""
 
     router_aux_loss_coef: Annotated[float, Field(ge=0)] = option(
         "optimization",
@@ -148,7 +148,7 @@ class MixtureOptions(Options):
 
 
 class CardOptions(Options):
-    """What a GPU gains from, and what shows where its memory went."""
+    """Compilation and memory records for GPUs."""
 
     torch_compile: bool = option(
         "batch", "compile the layers for training: minutes at the start, faster steps; same numbers but for rounding",
@@ -172,7 +172,7 @@ class TrainConfig(
     MixtureOptions,
     CardOptions,
 ):
-    """Everything that decides a training run; `method_options` holds the method's own, which are written flat."""
+    """All options of a training run; `method_options` has the method's own, which users give beside the others."""
 
     of_method: ClassVar[tuple[str, ...]] = ()  # the method's parameters, in a class made by train_schema()
 
@@ -186,7 +186,7 @@ class TrainConfig(
     )
     dataset_split: Text = option("data", "split of the dataset to train on", "train")
     num_problems: Positive | None = option(
-        "data", "train on so many problems; none: all (or the embedded task's number)", None
+        "data", "train on this many problems; none: all (or the embedded task's number)", None
     )
     verifier: Places | None = option(
         "data",
@@ -194,21 +194,21 @@ class TrainConfig(
         None,
     )
     verifier_weights: Weights = option(
-        "data", "what each of several verifiers counts in the reward, separated by commas; none: 1 each", ()
+        "data", "weight of each verifier in the reward, separated by commas; none: 1 each", ()
     )
     verifier_seconds: float = option(
-        "data", "longest that file.py:function may take for one completion", 10.0, gt=0, resume="free"
+        "data", "time limit of file.py:function for one completion, in seconds", 10.0, gt=0, resume="free"
     )
     max_grader_errors: float = option(
         "data",
-        "stop a run once more than this share of its samples could not be graded",
+        "stop a run once more than this fraction of its samples could not be graded",
         0.01,
         ge=0,
         le=1,
         resume="free",
     )
     reward_model: Place | None = option(
-        "data", "score own samples with this reward model (a folder or hub name) instead of a verifier", None
+        "data", "score completions with this reward model (a folder or hub name) instead of a verifier", None
     )
     max_mismatch_kl: Annotated[float, Field(gt=0)] | None = option(
         "sampling",
@@ -218,7 +218,9 @@ class TrainConfig(
     )
     format_reward: float = option("data", "reward of a wrong answer that has the form the verifier reads", 0.0, ge=0)
     anchor_model: Place | None = option(
-        "model", "initial model that the policy is compared with; none: the model as the run begins", None
+        "model",
+        "reference model (TRL's ref_model, also accepted as this name); none: the model as the run begins",
+        None,
     )
     max_prompt_length: Positive | None = option(
         "data", "leave out problems with longer prompts, in tokens; none: no limit", None
@@ -226,7 +228,7 @@ class TrainConfig(
     eval_dataset: Place | None = option("data", "problems to evaluate on while training", None, resume="evaluation")
     eval_steps: Every = option(
         "data",
-        "evaluate every so many steps, or, below 1, every such share of the run; 0: only at the end",
+        "steps between evaluations, or, below 1, the fraction of the run between them; 0: only at the end",
         0,
         resume="free",
     )
@@ -239,10 +241,10 @@ class TrainConfig(
         "batch", "problems per update; times the completions per problem is the batch", 32, ge=1
     )
     num_iterations: int = option("batch", "passes over the samples of a step", 1, ge=1)
-    num_mini_batches: int = option("batch", "updates that the problems of a step are dealt to, per pass", 1, ge=1)
+    num_mini_batches: int = option("batch", "updates per pass, over which the problems of a step are divided", 1, ge=1)
     gradient_checkpointing: bool = option(
         "batch",
-        "keep each layer's input only and compute it again: less memory, a third more work",
+        "store each layer's input only and recompute the rest: less memory, a third more work",
         False,
         resume="free",
     )
@@ -257,13 +259,13 @@ class TrainConfig(
     )
     budget: Amount | None = option(
         "batch",
-        "stop once so much is spent (20M is 20,000,000), in units of budget_in; none: by steps alone",
+        "stop once this much is spent (20M is 20,000,000), in units of budget_in; none: by steps alone",
         None,
         resume="free",
     )
     budget_in: Literal["tokens", "flops", "seconds", "steps"] = option(
         "batch",
-        "what budget counts: tokens generated plus trained; flops, 2 per parameter and generated token, 6 per trained "
+        "unit of budget: tokens generated plus trained; flops, 2 per parameter and generated token, 6 per trained "
         "one; seconds of the steps; steps",
         "tokens",
     )
@@ -271,16 +273,18 @@ class TrainConfig(
     num_train_epochs: float = option("batch", "passes over the problems, if max_steps is -1", 3.0, gt=0, resume="free")
 
     learning_rate: float | None = option(
-        "optimization", "peak step size of AdamW; none: the paper's, or the preset's", None, ge=0
+        "optimization", "peak learning rate of AdamW; none: the paper's, or the preset's", None, ge=0
     )
     imitation_learning_rate: float | None = option(
         "optimization",
-        "peak step size of steps on demonstrations, in methods that take them apart; none: as others",
+        "peak learning rate of steps on demonstrations, in methods with separate ones; none: learning_rate",
         None,
         ge=0,
     )
-    critic_learning_rate: float = option("optimization", "peak step size of a critic, for methods with one", 1e-5, ge=0)
-    lr_scheduler_type: Schedule = option("optimization", "course of the learning rate over the run", "constant")
+    critic_learning_rate: float = option(
+        "optimization", "peak learning rate of a critic, for methods with one", 1e-5, ge=0
+    )
+    lr_scheduler_type: Schedule = option("optimization", "schedule of the learning rate over the run", "constant")
     warmup_steps: int = option("optimization", "steps over which the learning rate rises from 0", 0, ge=0)
     weight_decay: float = option("optimization", "AdamW's decoupled decay, on matrices only", 0.0, ge=0)
     adam_beta1: float = option("optimization", "decay of the gradient's running mean", 0.9, ge=0, lt=1)
@@ -288,18 +292,16 @@ class TrainConfig(
     adam_epsilon: float = option("optimization", "added to AdamW's denominator", 1e-8, gt=0)
     max_grad_norm: float = option("optimization", "clip the gradient's norm to this; 0 is off", 1.0, ge=0)
     skip_grad_norm: Annotated[float, Field(gt=0)] | None = option(
-        "optimization", "take no step above this gradient norm; none is off", None
+        "optimization", "skip the optimizer step above this gradient norm; none is off", None
     )
-    seed: int = option("optimization", "decides data order, sampling and everything else random", 42, ge=0)
+    seed: int = option("optimization", "seed of data order, sampling and everything else random", 42, ge=0)
 
     temperature: float = option("sampling", "of the distribution that is sampled and trained", 1.0, gt=0)
 
     output_dir: Folder | None = option(
         "logging and saving", "run folder; none: runs/METHOD-DATASET-N, the next free N", None, resume="unrecorded"
     )
-    logging_steps: int = option(
-        "logging and saving", "write a row of metrics every so many steps", 1, ge=1, resume="free"
-    )
+    logging_steps: int = option("logging and saving", "steps between rows of metrics", 1, ge=1, resume="free")
     log_completions: bool = option("logging and saving", "write every completion to samples/", True, resume="free")
     num_completions_to_print: int = option(
         "logging and saving", "completions to print at a logged step", 0, ge=0, resume="free"
@@ -307,21 +309,21 @@ class TrainConfig(
     report: bool = option("logging and saving", "end by writing report.html into the run folder", True, resume="free")
     save_steps: Every = option(
         "logging and saving",
-        "checkpoint every so many steps, or, below 1, every such share of the run; 0: not by steps; always at the end "
-        "and when stopped",
+        "steps between checkpoints, or, below 1, the fraction of the run between them; 0: not by steps; always at the "
+        "end and when stopped",
         500,
         resume="free",
     )
     save_minutes: float = option(
         "logging and saving",
-        "checkpoint so many minutes after the last one, too; 0: not by time",
+        "also checkpoint this many minutes after the last checkpoint; 0: not by time",
         30.0,
         ge=0,
         resume="free",
     )
     save_total_limit: int = option(
         "logging and saving",
-        "checkpoints to keep, the newest; the run's older ones are removed",
+        "newest checkpoints to keep; older ones of the run are removed",
         2,
         ge=1,
         resume="free",
@@ -353,7 +355,7 @@ class TrainConfig(
         return self.num_iterations * self.num_mini_batches
 
     def tokens_at_once(self, device: str) -> int:
-        """Tokens of a forward pass on a device of that type: a CPU is no slower with few, and they need less memory."""
+        """Tokens per forward pass on a device type. On a CPU fewer tokens are as fast, and need less memory."""
         return self.micro_batch_tokens or (CPU_TOKENS if device == "cpu" else ACCELERATOR_TOKENS)
 
     def model_post_init(self, context: Any) -> None:

@@ -1,4 +1,4 @@
-"""Configuration files: YAML that is read strictly and written so that reading it gives the same configuration."""
+"""Configuration files: YAML that is read strictly, and written so that reading it gives the same configuration."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAX_BYTES = 2**20  # of a file: options are a few lines
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only: no key twice, no tags, and no aliases, by which a small file can become a large one.
+    """Plain values only: repeated keys, tags and aliases (by which a small file can expand to a large one) are refused.
 
-    A plain scalar is null, true, false, a number that is written as Python prints it, or the text as it stands: what an
-    option makes of `010`, `1:30`, `yes`, `1e-5` or a date is what it makes of the same word on the command line.
+    A plain scalar is null, true, false, a number written as Python prints it, or else text. So `010`, `1:30`, `yes`,
+    `1e-5` or a date has the same meaning as on the command line.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
@@ -30,8 +30,8 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         kind = "an alias (*name)" if isinstance(event, yaml.AliasEvent) else ""
         if kind or getattr(event, "tag", None) is not None:
-            place = f"{event.start_mark.name}:{event.start_mark.line + 1}"
-            raise ConfigError(f"{place}: {kind or 'a tag (!name)'} is not read: write the value out")
+            line = f"{event.start_mark.name}:{event.start_mark.line + 1}"
+            raise ConfigError(f"{line}: {kind or 'a tag (!name)'} is not read: write the value out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
-    """A number where its text is the only one that Python would print for it, else the text."""
+    """A number if Python prints it as the same text, else the text."""
     text = str(node.value)
     value = float(text) if "." in text else int(text)
     return value if repr(value) == text else text
@@ -59,7 +59,7 @@ _Loader.add_constructor("!number", _number)
 
 
 def read(path: str | Path) -> Layer:
-    """The options in a YAML file, as they are written; ConfigError says where it is no plain list of options.
+    """Read the options of a YAML file; ConfigError names the line that cannot be read.
 
     Example (train.yaml):
         method: hpt
@@ -96,7 +96,7 @@ def read(path: str | Path) -> Layer:
 
 
 def write(config: Options, origins: bool = False) -> str:
-    """The configuration as YAML, grouped; with `origins` a comment tells where each value came from, if not a default.
+    """The configuration as YAML, by group; with `origins` a comment names the source of each value but defaults.
 
     Example:
         write(resolve("hpt", hpt), origins=True)     # ... learning_rate: 5.0e-06  # paper

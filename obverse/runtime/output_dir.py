@@ -1,4 +1,4 @@
-"""The folder of a run: named, or the next free one, and refused where another run lies. No torch here."""
+"""The folder of a run: the given one, or the next free one; a folder with another run is refused. No torch import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from obverse.runtime import branches
 
 
 def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = True) -> TrainConfig:
-    """The configuration with its run folder: the one it names, else the next free `runs/METHOD-DATASET-N`.
+    """The configuration with its run folder: the given one, else the next free `runs/METHOD-DATASET-N`.
 
     A folder that holds a run is refused unless the run is resumed.
     """
@@ -33,8 +33,8 @@ def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = T
         folder = folder if path.is_absolute() else Path(os.path.relpath(folder))
         if not (folder / "config.yaml").is_file() or folder.resolve().parent.name == branches.FOLDER:
             raise ConfigError(
-                f"--resume_from_checkpoint: {config.resume_from_checkpoint} stands in no run's folder: give "
-                "--output_dir, a new or empty folder, to go on from it there"
+                f"--resume_from_checkpoint: {config.resume_from_checkpoint} is not in a run folder: give "
+                "--output_dir, a new or empty folder, to continue from it there"
             )
         return config.model_copy(update={"output_dir": folder})
     folder = free_folder(root, f"{slug(config.method)}-{slug(config.dataset)}", create)
@@ -42,19 +42,19 @@ def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = T
 
 
 def refuse_moved(config: TrainConfig, file: str | Path, is_given: bool) -> None:
-    """Raise ConfigError where a run is to go on by its own config.yaml, which names another folder than it lies in.
+    """Raise ConfigError where a run is resumed by its own config.yaml, which names another folder as its output_dir.
 
-    It is relative to another place, or the folder was moved or copied: what it names may be another run, or none.
-    `is_given`: the command line has an output_dir, which wins.
+    The folder was moved or copied, or the path is relative to another working folder: the named folder may hold another
+    run, or none. `is_given`: the command line has an output_dir, which is used.
     """
     home = Path(file).expanduser().parent
-    is_own = Path(file).name == "config.yaml" and (home / "environment.json").is_file()
-    if is_given or not is_own or config.resume_from_checkpoint == "never" or config.output_dir is None:
+    is_run_config = Path(file).name == "config.yaml" and (home / "environment.json").is_file()
+    if is_given or not is_run_config or config.resume_from_checkpoint == "never" or config.output_dir is None:
         return
     if config.output_dir.resolve() != home.resolve():
         raise ConfigError(
-            f"--config: {file} stands in {home.resolve()} and names {config.output_dir.resolve()} as its output_dir: "
-            "say which of them goes on by --output_dir"
+            f"--config: {file} is in {home.resolve()} and names {config.output_dir.resolve()} as its output_dir: "
+            "say which of them to continue by --output_dir"
         )
 
 
@@ -72,7 +72,7 @@ def free_folder(root: Path, name: str, create: bool = True, at_least: int = 1) -
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has written there; a folder that cannot be read holds none, and is refused where it is made."""
+    """Whether the folder has files of a run; False for an unreadable folder, which is refused when it is created."""
     try:
         if any((folder / name).exists() for name in ("config.yaml", "metrics.jsonl")):
             return True

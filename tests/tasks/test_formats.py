@@ -209,7 +209,7 @@ def test_hub_folders(tmp_path: Path) -> None:
     folder = hub_folder(tmp_path / "plain")
     assert len(read(folder)) == 2 and [each.answer for each in read(folder, "heldout")] == ["3"]
     assert splits(str(folder)) == ["train", "test"]
-    assert overlaps(DataConfig(dataset=str(folder)), read(folder)) == ["no prompt stands in two of train, test"]
+    assert overlaps(DataConfig(dataset=str(folder)), read(folder)) == ["no prompt is in two of train, test"]
     named = tmp_path / "named"
     for split in ("train", "test"):
         (named / split).mkdir(parents=True)
