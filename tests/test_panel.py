@@ -109,7 +109,7 @@ def test_the_terminal_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None
         panel.step(1, 20, ROW)
         panel.note("a note")
         raise KeyboardInterrupt
-    assert panel.policy is None
+    assert panel.live is None
     text = file.getvalue()
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is hidden and shown again
     assert "a note" in text and "step 1/20" in text

@@ -5,9 +5,10 @@
 
 `progress` is the fraction of the run that is done. `reward` may be left out for samples that are not rollouts. The
 default of `correct` is a reward of at least 1, that of `truncated` is false. A column may be left out, or hold null,
-where the method does not read it: `sampler` is the log-prob that another sampling program reported, `value` the critic's value (of a reward
-model: its score, at the last token), `old_value` and `returns` its value before the update and its target. `memory` is
-the number that the method stored in earlier updates, `draw` the uniform number of the problem in [0, 1).
+where the method does not read it: `sampler` is the log-prob that another sampling program reported, `value` the
+critic's value (of a reward model: its score, at the last token), `old_value` and `returns` its value before the update
+and its target. `memory` is the number that the method stored in earlier updates, `draw` the uniform number of the
+problem in [0, 1).
 """
 
 from __future__ import annotations

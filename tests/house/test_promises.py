@@ -53,4 +53,4 @@ def test_every_option_is_read_somewhere() -> None:
     readers = "\n".join(text for path, text in SOURCES.items() if path not in declaring)
     names -= {name for read, parts in properties.items() if f".{read}" in readers for name in parts.split()}
     assert len(names) > 100
-    assert not [name for name in sorted(names) if not re.search(rf"\.{name}\b|\"{name}\"", readers)]
+    assert not [name for name in sorted(names) if not re.search(rf"\.{name}\b|\"{name}\"|={name}\b", readers)]
