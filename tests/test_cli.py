@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 
 from obverse.cli import main as cli
-from obverse.cli.commands import COMMANDS
+from obverse.cli.commands import COMMANDS, load
 from obverse.cli.main import main
 from obverse.cli.parser import scan
+from obverse.config.analyze import QUESTIONS
 from obverse.config.eval import EvalConfig, RegradeConfig
 from obverse.config.method_options import train_schema
 from obverse.config.train import TrainConfig
@@ -86,6 +88,16 @@ def test_the_module_is_the_command() -> None:
     assert result.returncode == 2
     assert result.stderr == "error: unknown option --learning_rat: did you mean --learning_rate?\n"
     assert result.stdout == ""
+
+
+def test_every_name_that_is_loaded_late_exists() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (Path(ROOT) / "obverse" / "cli").glob("*.py")]
+    targets = {target for text in texts for target in re.findall(r'"(obverse[\w.]*:\w+)"', text)}
+    targets |= {f"obverse.analysis.{question}:{question}" for question in QUESTIONS}
+    targets |= {f"{command.module}:run" for command in COMMANDS.values()}
+    assert len(targets) > 30
+    for target in targets:
+        assert callable(load(target)) or target.endswith(":STANDINGS"), target
 
 
 # Words
