@@ -58,9 +58,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, *rows: dict[str, Any]) -> list[tuple[st
 
 def test_every_benchmark_of_the_papers_is_there_and_a_typo_is_told() -> None:
     assert list(BENCHMARKS) == NAMES.split()
-    with pytest.raises(ConfigError, match="unknown benchmark 'math50': did you mean 'math500'"):
+    with pytest.raises(ConfigError, match="'math50'.*'math500'"):
         find("math50")
-    with pytest.raises(ConfigError, match="has no protocol 'avg23': did you mean 'avg32'"):
+    with pytest.raises(ConfigError, match="'avg23'.*'avg32'"):
         find("aime24@avg23")
 
 
@@ -165,7 +165,7 @@ def test_a_row_that_lacks_a_key_is_a_bad_row(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_missing_file_says_which_and_where(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"aime25: there is none of bench_aime25.* in .*leave out --benchmark_dir"):
+    with pytest.raises(DataError, match="bench_aime25.*--benchmark_dir"):
         read(BENCHMARKS["aime25"], tmp_path)
 
 
@@ -193,5 +193,5 @@ def test_without_a_protocol_the_options_and_the_run_decide(tmp_path: Path) -> No
     assert (found.config.num_samples, found.config.max_completion_length) == (4, 12) and found.notes() == []
     assert len(found.problems) == 2 and found.problems[0].verifier == "math"
     assert trial(tmp_path, "aime24@greedy").config.reached_k == (1,)
-    with pytest.raises(ConfigError, match="32 samples are too few for k = 64"):
+    with pytest.raises(ConfigError, match="32 samples .*k = 64"):
         trial(tmp_path, "aime24@avg32", k=(1, 64))

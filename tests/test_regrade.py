@@ -70,11 +70,11 @@ def test_another_verifier_says_otherwise_and_what_was_there_stays(evaluated: Pat
 
 
 def test_what_cannot_be_graded_again_is_one_sentence(evaluated: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no samples of obverse eval here"):
+    with pytest.raises(DataError, match="no samples"):
         regrade(RegradeConfig(regrade=tmp_path))
     with pytest.raises(ConfigError, match="unknown verifier 'mat'"):
         regrade(RegradeConfig(regrade=evaluated / "out", verifier="mat"))
-    with pytest.raises(ConfigError, match="3 samples are too few for k = 4"):
+    with pytest.raises(ConfigError, match="3 samples .*k = 4"):
         regrade(RegradeConfig(regrade=evaluated / "out", k=(4,)))
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "asked.json").write_text("{}")
@@ -86,7 +86,7 @@ def test_problems_that_were_taken_out_are_missed(evaluated: Path, tmp_path: Path
     folder = Path(shutil.copytree(evaluated / "out" / "chains", tmp_path / "chains"))
     lines = (folder / "problems.jsonl").read_bytes().split(b"\n")
     (folder / "problems.jsonl").write_bytes(b"\n".join(lines[1:]))
-    with pytest.raises(DamageError, match=r"problems\.jsonl has other problems than .*result\.json"):
+    with pytest.raises(DamageError, match=r"problems\.jsonl.*result\.json"):
         regrade(RegradeConfig(regrade=folder))
 
 

@@ -82,7 +82,7 @@ def test_samples_of_an_earlier_version_are_gone_on_with(tmp_path: Path, monkeypa
     for size in (1, 7, 64, len((tmp_path / SAMPLES).read_bytes())):
         monkeypatch.setattr("obverse.runtime.integrity.BLOCK", size)
         assert [each["seed"] for each in store.rows()] == [0, 1, 2, 3, 4]
-    with pytest.raises(ConfigError, match="asked for in another way"):
+    with pytest.raises(ConfigError, match="--output"):
         store.begin({**ASK, "model": {"identity": "b"}})
     store.begin(ASK)
     store.append([row(5)])
@@ -190,7 +190,7 @@ def test_results_of_another_data_set_of_the_same_name_are_not_written_over(tmp_p
     store.belongs_to("a/d.jsonl")
     store.write_json("result.json", {"schema": 2, "dataset": "a/d.jsonl"})
     store.belongs_to("./a/d.jsonl")
-    with pytest.raises(ConfigError, match=r"holds results on a/d.jsonl, and this is b/d.jsonl"):
+    with pytest.raises(ConfigError, match=r"a/d.jsonl.*b/d.jsonl"):
         store.belongs_to("b/d.jsonl")
 
 

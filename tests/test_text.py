@@ -296,7 +296,7 @@ def test_a_broken_template_is_refused(template: str) -> None:
 
 
 def test_a_template_that_forgets_the_answer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="does not write the assistant"):
+    with pytest.raises(ConfigError, match="chat template.*assistant"):
         Renderer(tiny_tokenizer("qwen3", "{{ messages[0].content }}"))
 
 
@@ -311,14 +311,14 @@ def test_messages_that_a_template_refuses_name_the_problem() -> None:
     with pytest.raises(ConfigError, match=r"row 7: .*alternate"):
         Renderer(tiny_tokenizer("gemma")).prompt(twice)
     begun = Problem("row 8", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    with pytest.raises(ConfigError, match="row 8: .*ends with an assistant message"):
+    with pytest.raises(ConfigError, match="row 8: .*assistant"):
         Renderer(tiny_tokenizer("qwen2")).prompt(begun)
     with pytest.raises(ConfigError, match="row 9: .*no messages"):
         Renderer(tiny_tokenizer("qwen2")).prompt(Problem("row 9", []))
 
 
 def test_without_a_demonstration() -> None:
-    with pytest.raises(DataError, match="bare has no demonstration"):
+    with pytest.raises(DataError, match="bare .*demonstration"):
         Renderer(tiny_tokenizer("qwen2")).demonstration(Problem("bare", "2+2?"))
 
 

@@ -143,7 +143,7 @@ class SampleStore:
         if stored is not None and (self.folder / SAMPLES).is_file() and comparable(stored) != comparable(new_request):
             changed = "; ".join(differences(comparable(stored), comparable(new_request)))
             raise ConfigError(
-                f"{self.folder} holds samples that were asked for in another way ({changed}): "
+                f"{self.folder} holds samples of another request ({changed}): "
                 "give another --output, or remove the folder"
             )
         notes = self.mend()

@@ -86,7 +86,7 @@ def test_only_the_rows_that_are_asked_for_are_read(tmp_path):
     path = write(tmp_path / "a.jsonl", line(1) + "\n" + line(2) + "\n{broken")
     assert len(read(path, num_problems=2)) == 2
     assert error_of(path, num_problems=3).startswith(f"{path}:3: json: ")
-    with pytest.raises(ConfigError, match="num_problems is 0; ask for 1 or more"):
+    with pytest.raises(ConfigError, match="num_problems is 0"):
         read(path, num_problems=0)
 
 
@@ -267,7 +267,7 @@ def test_a_folder_reads_its_files_in_order_and_by_split(tmp_path):
     write(tmp_path / ".hidden.json", "hello")
     assert [p.id for p in read(tmp_path)] == ["a-train-00001-1", "b_train-1"]
     assert [p.id for p in read(tmp_path, "test")] == [p.id for p in read(tmp_path, "heldout")] == ["a_test-1"]
-    with pytest.raises(ConfigError, match="a folder has no split 'ood'; choose one of train, test"):
+    with pytest.raises(ConfigError, match="split 'ood'.*train, test"):
         read(tmp_path, "ood")
 
 

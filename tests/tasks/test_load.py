@@ -36,7 +36,7 @@ def test_a_verifier_from_outside_replaces_the_task_s_own():
 
 @pytest.mark.parametrize("text", ["", "hard", "2-", "1-2-3", "-2", "2,6", "\u0663"])
 def test_a_difficulty_that_is_none_is_refused(text):
-    with pytest.raises(ConfigError, match=r"is not a difficulty; write one number or two, such as arithmetic:2-6$"):
+    with pytest.raises(ConfigError, match="arithmetic:2-6$"):
         load_dataset(f"arithmetic:{text}")
 
 

@@ -66,12 +66,12 @@ def test_too_few_problems_says_how_many_there_are():
 )
 def test_a_difficulty_that_a_split_does_not_have_is_refused(split, difficulty):
     low, high = ALLOWED[split]
-    with pytest.raises(ConfigError, match=f"{split} split has difficulties {low} to {high}"):
+    with pytest.raises(ConfigError, match=f"{split} .*{low} to {high}"):
         resolve("letters", split, difficulty, ALLOWED)
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(ConfigError, match="no split 'test'; choose one of train, heldout, ood"):
+    with pytest.raises(ConfigError, match="'test'.*train, heldout, ood"):
         letters("test", 3)
 
 
@@ -85,7 +85,7 @@ def test_every_task_refuses_what_it_does_not_have(task):
     low, high = task.ALLOWED["heldout"]
     with pytest.raises(ConfigError, match=f"difficulties {low} to {high}"):
         task.generate("heldout", 10, 0, (low, high + 1))
-    with pytest.raises(ConfigError, match="ood split has difficulties"):
+    with pytest.raises(ConfigError, match="ood split"):
         task.generate("ood", 10, 0, (low, high))
 
 

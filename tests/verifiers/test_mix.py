@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_are_refused(spec, weights, message):
 
 @pytest.mark.parametrize("spec", ["math*", "math*nan", "math*x", "math,"])
 def test_a_weight_or_a_name_that_is_none_is_refused(spec):
-    with pytest.raises(ConfigError, match=r"is not a weight|unknown verifier"):
+    with pytest.raises(ConfigError, match="weight|unknown"):
         get_verifier(spec)
 
 

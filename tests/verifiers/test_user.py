@@ -77,10 +77,10 @@ def test_a_file_that_is_not_there_or_not_python_is_a_clear_error(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no file 'nowhere.py'; write path/to/file.py:function$"):
         get_verifier("nowhere.py:fn")
     (tmp_path / "broken.py").write_text("def fn(:")
-    with pytest.raises(ConfigError, match=r"broken.py cannot be loaded: invalid syntax"):
+    with pytest.raises(ConfigError, match="broken.py.*invalid syntax"):
         get_verifier(f"{tmp_path / 'broken.py'}:fn")
     (tmp_path / "needy.py").write_text("import no_such_module_at_all")
-    with pytest.raises(ConfigError, match=r"needy.py cannot be loaded: No module named"):
+    with pytest.raises(ConfigError, match="needy.py.*No module named"):
         get_verifier(f"{tmp_path / 'needy.py'}:fn")
 
 
@@ -155,7 +155,7 @@ def test_plain_functions_return_a_number_or_a_bool(value, grade):
 
 def test_plain_functions_may_return_a_verdict():
     assert adapt(lambda problem, text: GradeResult.failed("no", formatted=False), "fn")(PROBLEM, "4").formatted is False
-    with pytest.raises(GraderError, match="problem p1: nan is no finite number"):
+    with pytest.raises(GraderError, match="p1: nan"):
         adapt(lambda problem, text: GradeResult(True, float("nan")), "fn")(PROBLEM, "4")
 
 
@@ -208,7 +208,7 @@ def test_what_is_no_reward_is_an_error_that_names_the_problem_and_the_value(valu
 
 @pytest.mark.parametrize("value", [[], [1.0, 1.0], 1.0, None])
 def test_a_trl_function_returns_one_reward_for_one_completion(value):
-    with pytest.raises(GraderError, match=r"problem p1: .* is no list of one reward$"):
+    with pytest.raises(GraderError, match="p1: .*list of one"):
         adapt(lambda completions: value, "fn")(PROBLEM, "4")
 
 

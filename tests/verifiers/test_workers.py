@@ -165,7 +165,7 @@ def test_a_file_that_ends_its_process_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be loaded: crash"):
         get_verifier(f"{tmp_path / 'ends.py'}:fn")
     (tmp_path / "fails.py").write_text("1 / 0\n")
-    with pytest.raises(ConfigError, match=r"fails\.py cannot be loaded: ZeroDivisionError: division by zero"):
+    with pytest.raises(ConfigError, match=r"fails\.py.*ZeroDivisionError"):
         get_verifier(f"{tmp_path / 'fails.py'}:fn")
 
 
