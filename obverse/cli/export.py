@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from obverse.cli.progress_panel import Panel
 from obverse.config.commands import ExportConfig
 from obverse.data.renderer import Renderer
-from obverse.distributed.collective_save import MOMENTS, reason_of
-from obverse.distributed.sharded_safetensors import files_of
+from obverse.distributed.collective_save import MOMENTS, storage_reason
+from obverse.distributed.sharded_safetensors import shard_files
 from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.models.adapter_io import base_of, load_any
 from obverse.models.checkpoint_weights import unused
@@ -50,7 +50,7 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
     out = Path(config.output).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--output: {out} exists and is not empty: give another folder")
-    base, num_shards = base_of(str(folder)), len(files_of(folder))
+    base, num_shards = base_of(str(folder)), len(shard_files(folder))
     if base is None and config.dtype == "auto" and not num_shards:
         with making(out) as part:
             for path in files(folder):
@@ -140,7 +140,9 @@ def making(out: Path) -> Iterator[Path]:
             os.replace(part, out)
             sync(out.parent)
         except (OSError, SafetensorError) as error:
-            raise StorageError(f"{out} could not be written: {reason_of(error)}; the checkpoint is unchanged") from None
+            raise StorageError(
+                f"{out} could not be written: {storage_reason(error)}; the checkpoint is unchanged"
+            ) from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
 

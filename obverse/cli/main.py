@@ -13,7 +13,7 @@ from types import TracebackType
 from obverse import __version__
 from obverse import python_files as user_code
 from obverse.cli.commands import COMMANDS
-from obverse.distributed.env import find_place
+from obverse.distributed.env import read_rank_env
 from obverse.errors import ConfigError, UserError
 from obverse.redact import flat, masked
 
@@ -91,7 +91,7 @@ def dispatch(words: list[str]) -> int:
     if {"--help", "-h"} & set(rest):
         COMMANDS[name].show_help([word for word in rest if word not in ("--help", "-h")])
         return 0
-    if name in SINGLE_PROCESS and find_place().size > 1:
+    if name in SINGLE_PROCESS and read_rank_env().size > 1:
         raise ConfigError(f"{name} runs in one process, and WORLD_SIZE names several: only train is distributed")
     return COMMANDS[name].run(rest)
 

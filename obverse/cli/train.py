@@ -17,7 +17,7 @@ from obverse.config.sources import Layer, arguments
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
 from obverse.config.yaml_file import read as read_config
 from obverse.config.yaml_file import write as write_config
-from obverse.distributed.env import find_place
+from obverse.distributed.env import read_rank_env
 from obverse.errors import ConfigError
 from obverse.methods import MakeMethod, call, find, name_of, parameters
 from obverse.redact import flat
@@ -53,13 +53,13 @@ def train(method: str | MakeMethod, *, watcher: Watcher | None = None, **options
 
 def train_and_report(config: TrainConfig, watcher: Watcher) -> Outcome:
     """Train, then write report.html into the run folder if the options ask for it and no signal stopped the run."""
-    place = find_place()
-    if place.is_first:  # a folder that cannot be used is refused before torch is imported; a new one is made later
+    rank_env = read_rank_env()
+    if rank_env.is_first:  # a folder that cannot be used is refused before torch is imported; a new one is made later
         with_folder(config, create=False)
-    if place.size > 1:  # set before torch is imported: it would print a C++ stack wherever a connection ends
+    if rank_env.size > 1:  # set before torch is imported: it would print a C++ stack wherever a connection ends
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     outcome: Outcome = load("obverse.training.loop:train")(config, watcher)
-    if config.report and not outcome.stopped and place.is_first:
+    if config.report and not outcome.stopped and rank_env.is_first:
         load("obverse.report:report_after_run")(outcome.folder, watcher)
     return outcome
 
@@ -79,7 +79,7 @@ def run(words: Words) -> int:
         refuse_moved(config, scanned.given["config"], is_given="output_dir" in given)
     if is_dry:
         return dry_run(config)
-    with load("obverse.cli.progress_panel:Panel")() if find_place().is_first else nullcontext(Silent()) as watcher:
+    with load("obverse.cli.progress_panel:Panel")() if read_rank_env().is_first else nullcontext(Silent()) as watcher:
         return train_and_report(config, watcher).exit_code
 
 

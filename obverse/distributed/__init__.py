@@ -1,1 +1,1 @@
-"""Several processes that share a run: who they are, what they tell each other, and what happens when one is lost."""
+"""Runs of several processes: their environment, collectives, sharded weights, and the detection of lost ranks."""

@@ -1,4 +1,4 @@
-"""Work dealt out by what it costs: the largest piece first, each to whoever has least so far."""
+"""Distribution of work over the ranks by its cost: the most expensive item first, to the rank with the least load."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import heapq
 from collections.abc import Sequence
 
 
-def deal(costs: Sequence[float], size: int) -> list[list[int]]:
-    """The pieces of each of `size` ranks, as indices in rising order; the same on every rank that asks.
+def balanced_shares(costs: Sequence[float], size: int) -> list[list[int]]:
+    """The items of each of `size` ranks, as rising indices into `costs`; deterministic, so equal on all ranks.
 
-    Nobody has more than the mean and the largest piece together (Graham 1969). A rank may get nothing.
+    No load exceeds the mean load plus the largest cost (Graham 1969). A rank may get no item.
 
     Example:
-        deal([5, 1, 1, 3], 2) == [[0], [1, 2, 3]]
+        balanced_shares([5, 1, 1, 3], 2) == [[0], [1, 2, 3]]
     """
     shares: list[list[int]] = [[] for _ in range(size)]
-    # a heap: who has least; of those the fewest pieces, for a piece that costs nothing is one too
+    # a heap of (load, number of items, rank): equal loads are ordered by items, so that free items are spread too
     loads = [(0.0, 0, rank) for rank in range(size)]
     for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
-        load, number, rank = heapq.heappop(loads)
+        load, num_items, rank = heapq.heappop(loads)
         shares[rank].append(index)
-        heapq.heappush(loads, (load + costs[index], number + 1, rank))
+        heapq.heappush(loads, (load + costs[index], num_items + 1, rank))
     return [sorted(share) for share in shares]

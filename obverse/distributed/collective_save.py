@@ -1,4 +1,4 @@
-"""What the ranks of a run write together: models and moments, gathered to the first rank or each rank's own rows."""
+"""What the ranks of a run save together: models and optimizer state, gathered on rank 0 or as each rank's rows."""
 
 from __future__ import annotations
 
@@ -11,40 +11,42 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from obverse.distributed import sharded_safetensors as pieces
-from obverse.distributed.fsdp import gathered, root_of, state_of
+from obverse.distributed import sharded_safetensors
+from obverse.distributed.fsdp import full_tensors, is_sharded, model_state
 from obverse.distributed.process_group import ProcessGroup
 
 MOMENTS = "optimizer.safetensors"
-MOMENTS_IN_PIECES = "optimizer"  # a folder
+SHARDED_MOMENTS = "optimizer"  # a folder
 Result = TypeVar("Result")
 
 
 def write_model(
-    folder: Path, model: Any, tokenizer: Any, process_group: ProcessGroup, in_pieces: bool = False
+    folder: Path, model: Any, tokenizer: Any, process_group: ProcessGroup, as_shards: bool = False
 ) -> list[Path]:
-    """Write a model's folder; returns the files that this rank has written if it is not the first."""
-    is_shared_out = root_of(model) is not None
+    """Write a model's folder, with `as_shards` a file per rank; returns the files that another rank than 0 wrote."""
+    as_shards = as_shards and is_sharded(model)
     options: dict[str, Any] = {}
-    mine: list[Path] = []
-    if is_shared_out and in_pieces:
-        mine = agreed(process_group, lambda: pieces.write(folder, state_of(model), process_group))
-    elif is_shared_out:
-        options["state_dict"] = gathered(state_of(model), process_group)
+    paths: list[Path] = []
+    if as_shards:
+        paths = on_all_ranks(
+            process_group, lambda: sharded_safetensors.write(folder, model_state(model), process_group)
+        )
+    elif is_sharded(model):
+        options["state_dict"] = full_tensors(model_state(model), process_group)
 
-    def describe() -> None:
-        if is_shared_out and in_pieces:
+    def write_rest() -> None:
+        if as_shards:
             _save_config(model, folder)
         else:
             model.save_pretrained(folder, **options)
-        tokenizer.save_pretrained(folder)  # a folder of a model is whole: some families load no other
+        tokenizer.save_pretrained(folder)  # some families load no folder without a tokenizer
 
-    by_first(process_group, describe)
-    return mine
+    on_first_rank(process_group, write_rest)
+    return paths
 
 
 def _save_config(model: Any, folder: Path) -> None:
-    """What transformers writes of a model beside its weights."""
+    """Write what `save_pretrained` writes in addition to the weights."""
     config = copy(model.config)
     config.architectures, config.dtype = [type(model).__name__], model.dtype
     config.save_pretrained(folder)
@@ -52,48 +54,53 @@ def _save_config(model: Any, folder: Path) -> None:
         model.generation_config.save_pretrained(folder)
 
 
-def write_moments(
-    part: Path, tensors: Mapping[str, Tensor], process_group: ProcessGroup, in_pieces: bool
+def write_optimizer(
+    folder: Path, tensors: Mapping[str, Tensor], process_group: ProcessGroup, as_shards: bool
 ) -> list[Path]:
-    """Write the optimizers' tensors; returns the files that this rank has written if it is not the first."""
-    if in_pieces and not process_group.is_alone:
-        return agreed(process_group, lambda: pieces.write(part / MOMENTS_IN_PIECES, tensors, process_group))
-    found = tensors if process_group.is_alone else gathered(tensors, process_group)
-    by_first(
-        process_group, lambda: save_file({name: each.contiguous() for name, each in found.items()}, part / MOMENTS)
+    """Write the optimizers' tensors as `write_model` does; returns the files that another rank than 0 wrote."""
+    if as_shards and not process_group.is_alone:
+        return on_all_ranks(
+            process_group, lambda: sharded_safetensors.write(folder / SHARDED_MOMENTS, tensors, process_group)
+        )
+    full = tensors if process_group.is_alone else full_tensors(tensors, process_group)
+    on_first_rank(
+        process_group,
+        lambda: save_file({name: tensor.contiguous() for name, tensor in full.items()}, folder / MOMENTS),
     )
     return []
 
 
-def by_first(process_group: ProcessGroup, work: Callable[[], None]) -> None:
-    agreed(process_group, lambda: work() if process_group.is_first else None)
+def on_first_rank(process_group: ProcessGroup, function: Callable[[], None]) -> None:
+    """Call `function` on rank 0 as `on_all_ranks` does."""
+    on_all_ranks(process_group, lambda: function() if process_group.is_first else None)
 
 
-def agreed(process_group: ProcessGroup, work: Callable[[], Result]) -> Result:
-    """What this rank has to write; a disk that refuses one rank has refused all."""
+def on_all_ranks(process_group: ProcessGroup, function: Callable[[], Result]) -> Result:
+    """Return `function()`, which writes files; a storage error of one rank is raised on all."""
     if process_group.is_alone:
-        return work()
-    met: Exception | None = None
-    result: list[Result] = []
+        return function()
+    storage_error: Exception | None = None
+    results: list[Result] = []
     try:
-        result.append(work())
+        results.append(function())
     except Exception as error:
-        if not is_of_the_disk(error):
+        if not is_storage_error(error):
             raise
-        met = error
-    told = process_group.gather(None if met is None else reason_of(met))
-    if met is not None:
-        raise met
-    for rank, reason in enumerate(told):
+        storage_error = error
+    reasons = process_group.gather(None if storage_error is None else storage_reason(storage_error))
+    if storage_error is not None:
+        raise storage_error
+    for rank, reason in enumerate(reasons):
         if reason is not None:
             raise OSError(f"rank {rank}: {reason}")
-    return result[0]
+    return results[0]
 
 
-def reason_of(error: BaseException) -> str:
+def storage_reason(error: BaseException) -> str:
+    """The text of a storage error, in one line."""
     return (error.strerror if isinstance(error, OSError) else "") or str(error).splitlines()[0]
 
 
-def is_of_the_disk(error: BaseException) -> bool:
-    # the writers of safetensors and tokenizers are not Python's: theirs are exceptions of their own, or of no class
+def is_storage_error(error: BaseException) -> bool:
+    """Whether writing a file failed; safetensors and tokenizers raise their own exceptions, or plain ones."""
     return isinstance(error, OSError | SafetensorError) or (type(error) is Exception and "os error" in str(error))

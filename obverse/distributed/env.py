@@ -1,4 +1,4 @@
-"""A process's place among those that torchrun or accelerate launch started, as the environment tells it. No torch."""
+"""The rank of this process, from the environment variables of torchrun or accelerate launch. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class RankEnv:
-    """Number `rank` of `size` processes, number `local_rank` on its machine; the store is at `address:port`."""
+    """Process `rank` of `size`, `local_rank` on its machine; the processes' store is at `address:port`."""
 
     rank: int = 0
     size: int = 1
@@ -28,10 +28,10 @@ class RankEnv:
         return self.rank == 0
 
 
-def find_place(environ: Mapping[str, str] | None = None) -> RankEnv:
-    """The place that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT name; that of a lone process otherwise.
+def read_rank_env(environ: Mapping[str, str] | None = None) -> RankEnv:
+    """The values of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; a single process without WORLD_SIZE.
 
-    Raises ConfigError where some of them are missing or are no numbers that fit.
+    Raises ConfigError if some of them are missing or invalid.
     """
     environ = os.environ if environ is None else environ
     try:
@@ -58,9 +58,9 @@ def find_place(environ: Mapping[str, str] | None = None) -> RankEnv:
 
 
 def launcher(environ: Mapping[str, str] | None = None) -> str:
-    """What a command begins with that starts as many processes as this one is of: obverse alone, or by torchrun.
+    """The beginning of a command that starts as many processes as this run has: obverse, or torchrun.
 
-    Over several machines the same command stands on each of them.
+    With several machines the command is run on each of them.
     """
     environ = os.environ if environ is None else environ
     size = int(environ.get("WORLD_SIZE", "1"))
@@ -70,5 +70,5 @@ def launcher(environ: Mapping[str, str] | None = None) -> str:
     nodes = size // max(local, 1)
     if nodes == 1:
         return f"torchrun --nproc-per-node {local} -m obverse"
-    meeting = f"--rdzv-backend c10d --rdzv-endpoint {environ.get('MASTER_ADDR', 'HOST')}"
-    return f"torchrun --nnodes {nodes} --nproc-per-node {local} {meeting} -m obverse"
+    rendezvous = f"--rdzv-backend c10d --rdzv-endpoint {environ.get('MASTER_ADDR', 'HOST')}"
+    return f"torchrun --nnodes {nodes} --nproc-per-node {local} {rendezvous} -m obverse"

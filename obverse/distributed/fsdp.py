@@ -1,12 +1,13 @@
-"""Weights shared out over the ranks (FSDP2): a rank keeps its rows of every tensor, a layer is whole while it computes.
+"""Weights sharded over the ranks (FSDP2): a rank keeps its rows of every tensor, and layers are unsharded to compute.
 
-All that computes with a model's weights runs `inside` it, in step with the other ranks: the same calls in the same
-order, whatever their data. What ranks cannot do in step, such as sampling, runs while the model is `whole`, and needs
-nobody then. On a model that is not shared out both change nothing.
+All computations with a model's weights run in `fsdp_forward`, in the same order on all ranks, whatever their data.
+What ranks cannot do in the same order, such as sampling, runs in `unsharded`, without communication. On a model that is
+not sharded both do nothing.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,123 +24,136 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError
 
-ROOT = "_obverse_root"  # where a model that is shared out keeps what holds it
-
-
-# torch gives them other names from 2.13 on
+# torch renamed them in 2.13
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 @dataclass(frozen=True)
-class Sharing:
-    """How weights are shared out."""
+class ShardingOptions:
+    """How weights are sharded."""
 
     process_group: ProcessGroup
-    reshards: bool = True  # a layer's weights are given back between forward and backward
-    offloads: bool = False  # shares wait in the CPU's memory
-    mixed: bool = False  # weights are gathered and multiplied in bfloat16, kept and summed in float32
+    reshards: bool = True  # layers are resharded between forward and backward
+    offloads: bool = False  # shards are kept in the CPU's memory
+    mixed: bool = False  # weights are gathered and multiplied in bfloat16, stored and summed in float32
 
 
-class Root(torch.nn.Module):
-    """Holds a model. Called with a function it calls that, with the embedding, the head and all outside layers whole.
+class FSDPRoot(torch.nn.Module):
+    """The FSDP root of a model, which keeps its own class and parameter names.
 
-    Layers gather their own weights when they are called. The class and the parameter names of `model` stay.
+    Called with a function, it returns `function()`, run as FSDP's forward: with the embedding, the head and everything
+    else outside the layers unsharded. Layers are unsharded when they are called.
     """
 
-    def __init__(self, model: Any, sharing: Sharing) -> None:
+    def __init__(self, model: Any, options: ShardingOptions) -> None:
         super().__init__()
-        self.model, self.sharing = model, sharing
+        self.model, self.options = model, options
 
     def forward(self, function: Callable[[], Any]) -> Any:
         return function()
 
     def groups(self) -> list[Any]:
-        """Every module that is shared out by itself: this one, then the layers."""
+        """The modules of FSDP's communication groups: this one, then the layers."""
         return [module for module in self.modules() if isinstance(module, FSDPModule)]
 
-    def gather(self) -> None:
-        """Make the model whole until `rest`."""
+    def unshard_all(self) -> None:
+        """Unshard the whole model, until `reshard_all`."""
         for group in self.groups():
             group.set_reshard_after_forward(False, recurse=False)
             group.unshard()
 
-    def rest(self) -> None:
-        """Give back what is whole; what passes were made meanwhile is forgotten, for other ranks made others."""
+    def reshard_all(self) -> None:
+        """Reshard, and reset FSDP's record of the forward passes since, which differ between ranks."""
         root: Any = self
         root.reset_iter_state()
         for group in self.groups():
-            group.set_reshard_after_forward(self.sharing.reshards and group is not self, recurse=False)
+            group.set_reshard_after_forward(self.options.reshards and group is not self, recurse=False)
 
 
-def root_of(model: Any) -> Root | None:
-    """What holds a model that is shared out; None for any other."""
-    root: Root | None = vars(model).get(ROOT)
+# The root of each sharded model. A strong reference would keep the model, which the root holds, alive for ever; torch's
+# state of the layers holds the root as long as they exist.
+_roots: weakref.WeakKeyDictionary[torch.nn.Module, weakref.ref[FSDPRoot]] = weakref.WeakKeyDictionary()
+
+
+def fsdp_root(model: Any) -> FSDPRoot | None:
+    """The FSDP root of a model; None if it is not sharded."""
+    reference = _roots.get(model)
+    if reference is None:
+        return None
+    root = reference()
+    if root is None:
+        raise RuntimeError(f"the FSDP state of {type(model).__name__} is gone: its layers were replaced")
     return root
 
 
-def inside(model: Any, function: Callable[[], Any]) -> Any:
-    """`function()`, which computes with the model's weights; all ranks call this in step."""
-    root = root_of(model)
+def is_sharded(model: Any) -> bool:
+    """Whether a model's weights are sharded over the ranks."""
+    return fsdp_root(model) is not None
+
+
+def fsdp_forward(model: Any, function: Callable[[], Any]) -> Any:
+    """Return `function()`, which computes with the model's weights; all ranks call this in the same order."""
+    root = fsdp_root(model)
     return function() if root is None else root(function)
 
 
 @contextmanager
-def whole(*models: Any) -> Iterator[None]:
-    """Inside, each rank has all of the models' weights and computes without gradient on its own."""
+def unsharded(*models: Any) -> Iterator[None]:
+    """Unshard the models in the context; each rank computes independently, without gradients."""
     with ExitStack() as stack:
         for model in models:
-            if (root := root_of(model)) is not None:
-                stack.callback(root.rest)
-                root.gather()
+            if (root := fsdp_root(model)) is not None:
+                stack.callback(root.reshard_all)
+                root.unshard_all()
         yield
 
 
-def settle(model: Any) -> None:
-    """Give back what a pass without gradient has left whole: from here on the parameters are the shares."""
-    root = root_of(model)
+def reshard(model: Any) -> None:
+    """Reshard what a forward pass without gradient left unsharded: the parameters are shards afterwards."""
+    root = fsdp_root(model)
     if root is not None:
-        root.rest()
+        root.reshard_all()
 
 
-def shard(model: Any, sharing: Sharing) -> None:
-    """Share a model out in place. Rank 0 has its weights, on the CPU; elsewhere they are meta tensors, and are filled.
+def shard(model: Any, options: ShardingOptions) -> None:
+    """Shard a model in place. Rank 0 has its weights, on the CPU; on other ranks they are meta tensors.
 
-    A rank holds at most one layer more than its share on the way. Raises ConfigError for a model without layers.
+    A rank holds at most one layer more than its shards meanwhile. Raises ConfigError for a model without layers.
     """
     layers = layers_of(model)
     if not layers:
-        raise ConfigError(f"--fsdp: {type(model).__name__} has no layers that could be shared out: leave --fsdp out")
+        raise ConfigError(f"--fsdp: {type(model).__name__} has no layers to shard: leave --fsdp out")
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise ConfigError(f"--fsdp needs torch 2.13, this is {torch.__version__}: install that, or leave --fsdp out")
-    process_group = sharing.process_group
-    how: dict[str, Any] = {
+    process_group = options.process_group
+    fsdp: dict[str, Any] = {
         "mesh": init_device_mesh(process_group.device.type, (process_group.size,)),
         "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        if sharing.mixed
+        if options.mixed
         else MixedPrecisionPolicy(cast_forward_inputs=False),
-        "offload_policy": CPUOffloadPolicy() if sharing.offloads else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy() if options.offloads else OffloadPolicy(),
     }
     for layer in layers:
-        fill(layer, process_group)
-        fully_shard(layer, reshard_after_forward=sharing.reshards, **how)
-    fill(model, process_group)
-    root = Root(model, sharing)
-    # between forward and backward of the outermost part there is nothing that its memory would be free for
-    fully_shard(root, reshard_after_forward=False, **how)
+        broadcast_weights(layer, process_group)
+        fully_shard(layer, reshard_after_forward=options.reshards, **fsdp)
+    broadcast_weights(model, process_group)
+    root = FSDPRoot(model, options)
+    # resharding it between its forward and backward would free no memory at the peak
+    fully_shard(root, reshard_after_forward=False, **fsdp)
     for group in root.groups():
         group.set_gradient_divide_factor(1.0)  # gradients are sums over the whole update
         group.set_force_sum_reduction_for_comms(True)
         group.set_custom_all_gather(AllGather(process_group))
         group.set_custom_reduce_scatter(ReduceScatter(process_group))
-    vars(model)[ROOT] = root
-    root(lambda: None)  # the first call decides who is outermost
-    root.rest()
+    root(lambda: None)  # the first call makes it FSDP's root
+    root.reshard_all()
+    _roots[model] = weakref.ref(root)
 
 
 @dataclass(frozen=True)
 class FSDPCollectives:
-    """How shares travel: as FSDP2 sends them itself, but so that the loss of a rank is noticed where it is met."""
+    """FSDP2's own collectives, inside `ProcessGroup.collective`, which reports a lost rank."""
 
     process_group: ProcessGroup
 
@@ -148,48 +162,48 @@ class FSDPCollectives:
 
 
 class AllGather(FSDPCollectives):
-    """Every rank's shares, on every rank."""
+    """Gathers the shards of all ranks on every rank."""
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> Any:
-        with self.process_group.speaking("weights"):
+        with self.process_group.collective("weights"):
             return _all_gather(output_tensor, input_tensor, group=group, async_op=async_op)
 
 
 class ReduceScatter(FSDPCollectives):
-    """The sum of all ranks' gradients, of its share on every rank."""
+    """Sums the gradients of all ranks; each rank gets those of its shards."""
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False) -> Any:
-        with self.process_group.speaking("gradients"):
+        with self.process_group.collective("gradients"):
             return _reduce_scatter(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
 
 
 def layers_of(model: Any) -> list[Any]:
-    """The model's layers, none inside another."""
+    """The model's layers; none contains another."""
     names = getattr(model, "_no_split_modules", None) or ()
-    found: list[Any] = []
+    layers: list[Any] = []
     for module in model.modules():
         is_layer = isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in names
-        if is_layer and not any(module is inner for outer in found for inner in outer.modules()):
-            found.append(module)
-    return found
+        if is_layer and not any(module is inner for outer in layers for inner in outer.modules()):
+            layers.append(module)
+    return layers
 
 
-def fill(module: torch.nn.Module, process_group: ProcessGroup) -> None:
-    """Give a module rank 0's weights and buffers, but for those that are shared out already; tied ones stay tied."""
-    made: dict[int, tuple[Any, Any]] = {}  # both are kept: a number is a tensor's only as long as it lives
-    for each in module.modules():
-        for store in (each._parameters, each._buffers):
-            for name, tensor in store.items():
+def broadcast_weights(module: torch.nn.Module, process_group: ProcessGroup) -> None:
+    """Give a module rank 0's weights and buffers, except sharded ones; tied tensors stay tied."""
+    received: dict[int, tuple[Any, Any]] = {}  # id -> the tensor, whose id is unique while it exists, and the new one
+    for submodule in module.modules():
+        for tensors in (submodule._parameters, submodule._buffers):
+            for name, tensor in tensors.items():
                 if tensor is None or isinstance(tensor, DTensor):
                     continue
-                if id(tensor) not in made:
-                    made[id(tensor)] = tensor, real(tensor)
-                    _broadcast(made[id(tensor)][1], process_group)
-                store[name] = made[id(tensor)][1]
+                if id(tensor) not in received:
+                    received[id(tensor)] = tensor, materialized(tensor)
+                    _broadcast(received[id(tensor)][1], process_group)
+                tensors[name] = received[id(tensor)][1]
 
 
-def real(tensor: Tensor) -> Tensor:
-    """The tensor itself, or for a meta tensor one with memory in its place."""
+def materialized(tensor: Tensor) -> Tensor:
+    """The tensor itself, or an empty tensor on the CPU for a meta tensor."""
     if not tensor.is_meta:
         return tensor
     empty = torch.empty_like(tensor, device="cpu")
@@ -199,72 +213,68 @@ def real(tensor: Tensor) -> Tensor:
 def _broadcast(tensor: Tensor, process_group: ProcessGroup) -> None:
     if process_group.is_alone:
         return
-    with process_group.speaking("weights"):
-        moved = tensor.detach().to(process_group.device)
-        dist.broadcast(moved, 0)
+    with process_group.collective("weights"):
+        values = tensor.detach().to(process_group.device)
+        dist.broadcast(values, 0)
     if not process_group.is_first:
-        tensor.detach().copy_(moved)
+        tensor.detach().copy_(values)
 
 
-def is_share(tensor: Tensor) -> bool:
-    """Whether a tensor is shared out over the ranks."""
+def is_sharded_tensor(tensor: Tensor) -> bool:
+    """Whether a tensor is sharded over the ranks."""
     return isinstance(tensor, DTensor)
 
 
-def own(tensor: Tensor) -> Tensor:
-    """This rank's rows of a tensor that is shared out, the same memory; any other tensor as it is."""
+def local_rows(tensor: Tensor) -> Tensor:
+    """This rank's rows of a sharded tensor, without a copy; another tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def rows(tensor: Tensor) -> tuple[int, int]:
-    """The first row that this rank has of a tensor that is shared out, and the first behind; all of any other."""
+def row_range(tensor: Tensor) -> tuple[int, int]:
+    """Start and stop of this rank's rows of a sharded tensor; all rows of another tensor."""
     total = tensor.shape[0] if tensor.ndim else 1
     if not isinstance(tensor, DTensor):
         return 0, total
-    each = -(-total // tensor.device_mesh.size())  # as torch.chunk deals them: the last ranks may have fewer, or none
-    start = min(tensor.device_mesh.get_rank() * each, total)
-    return start, min(start + each, total)
+    num_rows = -(-total // tensor.device_mesh.size())  # as by torch.chunk: the last ranks may have fewer, or none
+    start = min(tensor.device_mesh.get_rank() * num_rows, total)
+    return start, min(start + num_rows, total)
 
 
-def like(share: Tensor, mine: Tensor) -> Tensor:
-    """A tensor shared out as `share` is, of this rank's rows `mine`; on a tensor that is not, `mine` itself."""
-    mine = mine.to(own(share).device)
-    if not isinstance(share, DTensor):
-        return mine
+def from_local_rows(like: Tensor, local: Tensor) -> Tensor:
+    """A tensor that is sharded as `like` is, with this rank's rows `local`; `local` itself if `like` is not sharded."""
+    local = local.to(local_rows(like).device)
+    if not isinstance(like, DTensor):
+        return local
     return DTensor.from_local(
-        mine, share.device_mesh, share.placements, run_check=False, shape=share.shape, stride=share.stride()
+        local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
 
 
-def assembled(tensor: Tensor) -> Tensor:
-    """A tensor with the rows of all ranks, on the CPU; all ranks call this in step."""
-    found: Any = tensor.detach()
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor with the rows of all ranks, on the CPU; all ranks call this in the same order."""
+    full: Any = tensor.detach()
     if isinstance(tensor, DTensor):
-        found = found.to(tensor.device_mesh.device_type).full_tensor()
-    whole: Tensor = found.cpu()
-    return whole
+        full = full.to(tensor.device_mesh.device_type).full_tensor()
+    return full.cpu()
 
 
-def gathered(tensors: Mapping[str, Tensor], process_group: ProcessGroup) -> dict[str, Tensor]:
-    """All of the tensors, each whole, on rank 0; nothing elsewhere. What is one tensor stays one.
-
-    Elsewhere a single tensor is whole at a time.
-    """
-    made: dict[int, Tensor | None] = {}
-    found: dict[str, Tensor] = {}
+def full_tensors(tensors: Mapping[str, Tensor], process_group: ProcessGroup) -> dict[str, Tensor]:
+    """The full tensors on rank 0, {} on other ranks, which hold one full tensor at a time. Tied tensors stay tied."""
+    by_id: dict[int, Tensor | None] = {}
+    state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if id(tensor) not in made:
-            with process_group.speaking("shares"):
-                each = assembled(tensor)
-            made[id(tensor)] = each if process_group.is_first else None
-        kept = made[id(tensor)]
-        if kept is not None:
-            found[name] = kept
-    return found
+        if id(tensor) not in by_id:
+            with process_group.collective("shares"):
+                full = full_tensor(tensor)
+            by_id[id(tensor)] = full if process_group.is_first else None
+        value = by_id[id(tensor)]
+        if value is not None:
+            state[name] = value
+    return state
 
 
-def state_of(model: Any) -> dict[str, Tensor]:
-    """The model's weights and buffers by the names of its checkpoints; shares, where it is shared out."""
-    settle(model)
+def model_state(model: Any) -> dict[str, Tensor]:
+    """The model's weights and buffers by their names in checkpoints; shards, if it is sharded."""
+    reshard(model)
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     return state

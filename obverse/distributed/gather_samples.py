@@ -1,4 +1,4 @@
-"""Every rank's groups, on every rank: token ids, sources and log-probs as tensors, the rest as JSON."""
+"""Gathers the groups of all ranks on every rank: token ids, sources and log-probs as tensors, the rest as JSON."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ LISTS = ("prompt", "ids", "sources", "behavior")  # fields of a sample with a nu
 def gather_groups(
     process_group: ProcessGroup, problems: Sequence[Problem], shares: Sequence[Sequence[int]], groups: Sequence[Group]
 ) -> list[Group]:
-    """All groups in the order of `problems`, the same on every rank; `groups` are those of this rank's share.
+    """Return the groups of all ranks in the order of `problems`; `groups` are those of this rank.
 
-    `shares` has the indices into `problems` of each rank. What is returned equals, to the last bit, what one rank would
-    have made alone.
+    `shares` has the indices into `problems` of each rank. The result equals, bit for bit, the groups of a single rank.
     """
     if process_group.is_alone:
         return list(groups)
     samples = [sample for group in groups for sample in group.samples]
-    ids = [number for sample in samples for number in sample.model_input.token_ids]
-    ids_of = process_group.gather_tensors(torch.tensor(ids, dtype=torch.long))
-    sources_of = process_group.gather_tensors(
-        torch.tensor([int(s) for each in samples for s in each.sources], dtype=torch.uint8)
-    )
-    behavior_of = process_group.gather_tensors(
-        torch.tensor([b for each in samples for b in each.behavior], dtype=torch.float64)
-    )
-    told = process_group.gather([[_row(sample) for sample in group.samples] for group in groups])
-    found: dict[int, Group] = {}
-    for share, rows, *columns in zip(shares, told, ids_of, sources_of, behavior_of, strict=True):
-        numbers = [iter(column.tolist()) for column in columns]
-        for index, mine in zip(share, rows, strict=True):
-            found[index] = Group(problems[index], [_sample(row, *numbers) for row in mine])
-    return [found[index] for index in range(len(problems))]
+    ids = [token for sample in samples for token in sample.model_input.token_ids]
+    sources = [int(source) for sample in samples for source in sample.sources]
+    behavior = [logp for sample in samples for logp in sample.behavior]
+    columns = [
+        process_group.gather_tensors(torch.tensor(ids, dtype=torch.long)),
+        process_group.gather_tensors(torch.tensor(sources, dtype=torch.uint8)),
+        process_group.gather_tensors(torch.tensor(behavior, dtype=torch.float64)),
+    ]
+    rows_of_ranks = process_group.gather([[_row(sample) for sample in group.samples] for group in groups])
+    gathered: dict[int, Group] = {}
+    for share, rows_of_groups, *tensors in zip(shares, rows_of_ranks, *columns, strict=True):
+        numbers = [iter(tensor.tolist()) for tensor in tensors]
+        for index, rows in zip(share, rows_of_groups, strict=True):
+            gathered[index] = Group(problems[index], [_sample(row, *numbers) for row in rows])
+    return [gathered[index] for index in range(len(problems))]
 
 
 def _row(sample: Sample) -> dict[str, Any]:
-    """A sample as JSON, its lists as their lengths."""
-    row = {each.name: getattr(sample, each.name) for each in fields(sample)}
+    """A sample as JSON, with the lengths of its lists in place of the lists."""
+    row = {field.name: getattr(sample, field.name) for field in fields(sample)}
     return row | {name: len(row[name]) for name in LISTS} | {"grade": vars(sample.grade)}
 
 

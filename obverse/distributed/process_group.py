@@ -1,7 +1,7 @@
-"""The ranks of a run and what they tell each other: sums of tensors, and values as JSON bytes. Nothing is pickled.
+"""The ranks of a run and their collectives: sums of tensors, and values as JSON bytes. Nothing is pickled.
 
-Every rank calls the same functions in the same order. On a team of one each is the identity and costs nothing, and
-torch.distributed is never touched.
+Every rank calls the same methods in the same order. With a single process each is the identity, and torch.distributed
+is not used.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from torch import Tensor
 
 from obverse.errors import PeerError
 
-BUCKET_BYTES = 2**26  # gradients are flattened into buffers of about this size and summed at one go
+BUCKET_BYTES = 2**26  # gradients are flattened into buffers of about this size
 
 
-class Watchdog(Protocol):
-    """Who is told where the main thread stands, and knows which rank was lost."""
+class FailureMonitor(Protocol):
+    """Receives the progress of the main thread, and detects failures of other ranks (see watchdog.Watchdog)."""
 
-    def enter(self, what: str) -> None: ...
+    recovery_advice: Callable[[], str]
 
-    def exit(self) -> None: ...
+    def enter_collective(self, name: str) -> None: ...
 
-    def beat(self, phase: str = "", step: int = -1) -> None: ...
+    def exit_collective(self) -> None: ...
 
-    kept: Callable[[], str]
+    def heartbeat(self, phase: str = "", step: int = -1) -> None: ...
 
-    def fail(self, error: BaseException, code: int) -> None: ...
+    def announce_failure(self, error: BaseException, code: int) -> None: ...
 
-    def lost(self, reason: str) -> str:
-        """The sentence about the rank whose loss broke a collective off; waits until it is known."""
+    def failure_reason(self, reason: str) -> str:
+        """A sentence about the rank that was lost when a collective failed; waits until it is known."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Rank `rank` of `size`; `device` is where tensors that are summed live unless they say otherwise."""
+    """Rank `rank` of `size`, whose tensors are on `device`."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    watchdog: Watchdog | None = None
+    monitor: FailureMonitor | None = None
 
     @property
     def is_first(self) -> bool:
-        """Rank 0: it alone writes."""
+        """Whether this is rank 0, which writes the run's files."""
         return self.rank == 0
 
     @property
@@ -59,20 +59,20 @@ class ProcessGroup:
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Sum each tensor over the ranks, in place; shapes, types and order are the same on all ranks.
 
-        Every rank ends with the same bits.
+        The results are bitwise equal on all ranks.
         """
         if self.is_alone:
             return
         for bucket in buckets(list(tensors)):
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
-            with self.speaking("sum"):
+            with self.collective("sum"):
                 dist.all_reduce(flat)
             parts = flat.split([tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
                 tensor.detach().copy_(part.view_as(tensor))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks, a new tensor; the same one on a team of one."""
+        """The sum over the ranks, a new tensor; the same tensor with a single process."""
         if self.is_alone:
             return tensor
         total = tensor.detach().clone()
@@ -80,10 +80,10 @@ class ProcessGroup:
         return total
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in rank order; what JSON can say. Floats come back with every bit."""
+        """The JSON value of every rank, in rank order; floats are exact."""
         if self.is_alone:
             return [value]
-        return [_read(each) for each in self.gather_tensors(_written(value))]
+        return [_from_bytes(content) for content in self.gather_tensors(_to_bytes(value))]
 
     def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
         """The one-dimensional tensor of every rank, in rank order; lengths may differ, or be 0, types may not."""
@@ -91,78 +91,78 @@ class ProcessGroup:
             return [tensor]
         sizes = torch.zeros(self.size, dtype=torch.long, device=tensor.device)
         sizes[self.rank] = len(tensor)
-        with self.speaking("gather"):
+        with self.collective("gather"):
             dist.all_reduce(sizes)
         lengths: list[int] = sizes.tolist()
         if max(lengths) == 0:
             return [tensor.new_zeros(0) for _ in lengths]
         padded = tensor.new_zeros(max(lengths))
         padded[: len(tensor)] = tensor.detach()
-        found = [torch.empty_like(padded) for _ in lengths]
-        with self.speaking("gather"):
-            dist.all_gather(found, padded)
-        return [each[:length] for each, length in zip(found, lengths, strict=True)]
+        tensors = [torch.empty_like(padded) for _ in lengths]
+        with self.collective("gather"):
+            dist.all_gather(tensors, padded)
+        return [gathered[:length] for gathered, length in zip(tensors, lengths, strict=True)]
 
     def broadcast(self, value: Any = None) -> Any:
-        """Rank 0's value, on every rank; what JSON can say."""
+        """Rank 0's JSON value, on every rank."""
         if self.is_alone:
             return value
-        content = _written(value) if self.is_first else torch.zeros(0, dtype=torch.uint8)
+        content = _to_bytes(value) if self.is_first else torch.zeros(0, dtype=torch.uint8)
         size = torch.tensor([len(content)])
-        with self.speaking("share"):
+        with self.collective("broadcast"):
             dist.broadcast(size, 0)
         content = content if self.is_first else torch.zeros(int(size), dtype=torch.uint8)
-        with self.speaking("share"):
+        with self.collective("broadcast"):
             dist.broadcast(content, 0)
-        return _read(content)
+        return _from_bytes(content)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if not self.is_alone:
             nothing = torch.zeros(1)
-            with self.speaking("barrier"):
+            with self.collective("barrier"):
                 dist.all_reduce(nothing)
 
-    def give_up(self, error: BaseException, code: int) -> None:
-        """This rank ends with `code` and the others must not wait for it, though `error` goes no further."""
-        if self.watchdog is not None:
-            self.watchdog.fail(error, code)
+    def announce_failure(self, error: BaseException, code: int) -> None:
+        """Tell the other ranks that this one ends with exit code `code`, for an `error` that is not raised."""
+        if self.monitor is not None:
+            self.monitor.announce_failure(error, code)
 
-    def when_lost(self, kept: Callable[[], str]) -> None:
-        """What the last sentence of this rank says of the run, if others are lost: what is left, how it goes on."""
-        if self.watchdog is not None:
-            self.watchdog.kept = kept
+    def set_recovery_advice(self, advice: Callable[[], str]) -> None:
+        """Set what the message about a lost rank says about checkpoints and how to resume."""
+        if self.monitor is not None:
+            self.monitor.recovery_advice = advice
 
-    def beat(self, phase: str = "", step: int = -1) -> None:
-        """The main thread is alive, and where it is; peers that wait need to know."""
-        if self.watchdog is not None:
-            self.watchdog.beat(phase, step)
+    def heartbeat(self, phase: str = "", step: int = -1) -> None:
+        """Report progress of the main thread, and its phase and step, to the ranks that wait for it."""
+        if self.monitor is not None:
+            self.monitor.heartbeat(phase, step)
 
     @contextmanager
-    def speaking(self, what: str) -> Iterator[None]:
-        """Around every collective: what breaks it off is the loss of a rank, and PeerError says of which."""
-        if self.watchdog is None:
+    def collective(self, name: str) -> Iterator[None]:
+        """The context of a collective: if it fails because a rank was lost, raises PeerError, which names the rank."""
+        if self.monitor is None:
             yield
             return
-        self.watchdog.enter(what)
+        self.monitor.enter_collective(name)
         try:
             yield
         except RuntimeError as error:
-            raise PeerError(self.watchdog.lost(reason(error))) from None
+            raise PeerError(self.monitor.failure_reason(reason(error))) from None
         finally:
-            self.watchdog.exit()
+            self.monitor.exit_collective()
 
 
-SINGLE_PROCESS = ProcessGroup()  # a process by itself
+SINGLE_PROCESS = ProcessGroup()
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, or its kind where it says nothing."""
+    """The first line of an error's text, or its class if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def is_broken_connection(error: RuntimeError) -> bool:
-    """Whether a collective that others than the team call, such as FSDP's, broke off; gloo has no class for it."""
+    """Whether an error comes from a broken collective of torch, such as FSDP's; gloo has no exception class."""
     return isinstance(error, dist.DistError) or "gloo" in reason(error)
 
 
@@ -172,17 +172,17 @@ def buckets(tensors: Sequence[Tensor], size: int = BUCKET_BYTES) -> Iterator[lis
     for tensor in tensors:
         key = (tensor.dtype, tensor.device)
         bucket = alike.setdefault(key, [])
-        if bucket and sum(each.numel() for each in bucket) * tensor.element_size() >= size:
+        if bucket and sum(member.numel() for member in bucket) * tensor.element_size() >= size:
             yield alike.pop(key)
             bucket = alike.setdefault(key, [])
         bucket.append(tensor)
     yield from (bucket for bucket in alike.values() if bucket)
 
 
-def _written(value: Any) -> Tensor:
+def _to_bytes(value: Any) -> Tensor:
     """JSON bytes as a tensor of uint8."""
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
-def _read(content: Tensor) -> Any:
+def _from_bytes(content: Tensor) -> Any:
     return json.loads(content.numpy().tobytes())

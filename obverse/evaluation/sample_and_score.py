@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from obverse.data.renderer import Renderer
-from obverse.distributed.balance import deal
+from obverse.distributed.balance import balanced_shares
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError
 from obverse.evaluation.metrics import majority
@@ -222,7 +222,7 @@ def measure(
     watch = watcher or Silent()
     if process_group is None:
         return _measure(problems, setup, watch)
-    shares = deal([1] * len(problems), process_group.size)
+    shares = balanced_shares([1] * len(problems), process_group.size)
     rank_problems = [problems[index] for index in shares[process_group.rank]]
     rank_scores = run_on_all_ranks(process_group, lambda: _measure(rank_problems, setup, watch))
     if process_group.is_alone:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from obverse.config.train import TrainConfig
 from obverse.data.renderer import Renderer
-from obverse.distributed.fsdp import gathered, root_of, state_of, whole
+from obverse.distributed.fsdp import full_tensors, is_sharded, model_state, unsharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError
 from obverse.estimator.requests import wants
@@ -52,7 +52,7 @@ class PolicyWeights:
             return
         shutil.rmtree(folder, ignore_errors=True)
         if self.policy.adapter is None:
-            model.save_pretrained(folder, **({"state_dict": state} if root_of(model) else {}))
+            model.save_pretrained(folder, **({"state_dict": state} if is_sharded(model) else {}))
             write_head(model, state, folder)
         else:  # the head is in `state`
             model.config.save_pretrained(folder)
@@ -62,12 +62,12 @@ class PolicyWeights:
         """The policy's weights with adapters merged, unsharded on the first rank; all ranks call this."""
         if self.policy.adapter is not None:
             return merged(self.policy)
-        state = state_of(self.policy.model)
-        return gathered(state, self.process_group) if root_of(self.policy.model) else state
+        state = model_state(self.policy.model)
+        return full_tensors(state, self.process_group) if is_sharded(self.policy.model) else state
 
     def log_probs(self, ids: Sequence[int]) -> list[float]:
         model = self.policy.model
-        with torch.no_grad(), whole(model), self.policy.computing():
+        with torch.no_grad(), unsharded(model), self.policy.computing():
             logits = model(input_ids=torch.tensor([list(ids)], device=self.policy.device)).logits[0, :-1]
         logp = logits.float().log_softmax(-1).cpu()
         return [float(row[number]) for row, number in zip(logp, ids[1:], strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from obverse.config.train import TrainConfig
 from obverse.data.renderer import Renderer, hint_tokens
-from obverse.distributed.fsdp import inside
+from obverse.distributed.fsdp import fsdp_forward
 from obverse.errors import ConfigError
 from obverse.estimator.requests import generation_requests
 from obverse.estimator.schedule import TrainingSchedule
@@ -127,7 +127,7 @@ def _check(
     texts: Callable[[int], Iterable[Text]], name: str, model: Any, watcher: Watcher, spare: int, mends: Sequence[str]
 ) -> None:
     """`check` for one model."""
-    limit: int | None = inside(model, lambda: num_positions(model))
+    limit: int | None = fsdp_forward(model, lambda: num_positions(model))
     rated = rated_positions(model)
     bound = limit if limit is not None else rated
     if bound is None:
@@ -137,7 +137,7 @@ def _check(
         return
     worst = max(found, key=lambda each: each.num_tokens)
     length = worst.num_tokens - spare
-    if inside(model, lambda: reads(model, length, limit)):
+    if fsdp_forward(model, lambda: reads(model, length, limit)):
         watcher.note(
             f"{name} was made for {bound:,} positions and reads up to {length:,} (problem {worst.problem}): its "
             "positions go on, but what it says there may be worse"

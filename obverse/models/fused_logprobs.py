@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from obverse.distributed.fsdp import is_share
+from obverse.distributed.fsdp import is_sharded_tensor
 
 # Logits held at once: 2**24 float32 numbers are 64 MB. Each chunk adds to the matrix's whole gradient, so that a small
 # one is slow: 110 tokens at a vocabulary of 150,000.
@@ -116,7 +116,7 @@ def reads(ids: Tensor, table: torch.nn.Embedding | None) -> dict[str, Tensor]:
 def keeps_own_gradient(matrix: Tensor) -> bool:
     """Whether a sum may be added to `matrix.grad` directly: a whole trained parameter, in a type that sums well."""
     wide = matrix.dtype in (torch.float32, torch.float64)
-    is_whole = isinstance(matrix, torch.nn.Parameter) and not is_share(matrix)
+    is_whole = isinstance(matrix, torch.nn.Parameter) and not is_sharded_tensor(matrix)
     return is_whole and matrix.requires_grad and matrix.is_leaf and wide
 
 

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from obverse.distributed.sharded_safetensors import Pieces, files_of
+from obverse.distributed.sharded_safetensors import ShardedTensors, shard_files
 from obverse.errors import ConfigError
 from obverse.models.checkpoint_weights import check_vocabulary, check_weights, listed, reported
 from obverse.models.conformance import Traits
@@ -175,7 +175,7 @@ def _load(
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     if not process_group.is_first:
         return with_plain_experts(_outline(kind_of_model, name, kind, positions, **options)), tokenizer
-    shards = files_of(Path(locate(name)))
+    shards = shard_files(Path(locate(name)))
     with reported() as report:
         try:
             if shards:
@@ -239,7 +239,7 @@ def _put_together(
     kind = type(_outline(kind_of_model, name, dtype, positions, **options))
     config = _config(name, positions, **options)
     with _reading(name):
-        weights = dict(Pieces.of(shards))
+        weights = dict(ShardedTensors.of(shards))
         model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **TELLS)
     return with_defaults(model, name), info
 

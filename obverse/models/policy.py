@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from obverse.distributed.fsdp import inside, root_of
+from obverse.distributed.fsdp import fsdp_forward, fsdp_root
 from obverse.errors import ConfigError
 from obverse.models.batch import Micro
 from obverse.models.compile import compile_layers
@@ -46,8 +46,8 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """Where it computes; shares of its weights may wait elsewhere."""
-        root = root_of(self.model)
-        device: torch.device = self.model.device if root is None else root.sharing.process_group.device
+        root = fsdp_root(self.model)
+        device: torch.device = self.model.device if root is None else root.options.process_group.device
         return device
 
     @property
@@ -218,7 +218,7 @@ def logprobs(
     gradient by the log-probs where it is known before they are.
     """
     with policy.computing():
-        found: tuple[Tensor, Tensor] = inside(
+        found: tuple[Tensor, Tensor] = fsdp_forward(
             policy.model, lambda: _logprobs(policy, micro, entropy_graph, embeddings, reader, known_logp_gradient)
         )
         return found
@@ -276,7 +276,7 @@ def mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor],
     `mix` gets the embeddings of a token and of the policy's greedy guess at its place, both from `table`. A token that
     is not read, the last of the longest row, is left out.
     """
-    found: Tensor = inside(policy.model, lambda: _mixed(policy, micro, mix, table))
+    found: Tensor = fsdp_forward(policy.model, lambda: _mixed(policy, micro, mix, table))
     return found
 
 
@@ -307,7 +307,7 @@ def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:
     """The scalar head's number at each trained token, float32 (or float64) [T]: of the state before, or `after` it."""
-    numbers: Tensor = inside(model, lambda: _scalars(model, micro, after))
+    numbers: Tensor = fsdp_forward(model, lambda: _scalars(model, micro, after))
     return numbers
 
 

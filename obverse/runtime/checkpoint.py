@@ -23,19 +23,19 @@ from typing import Any
 
 from torch import Tensor
 
-from obverse.distributed import sharded_safetensors as pieces
+from obverse.distributed import sharded_safetensors
 from obverse.distributed.collective_save import (
     MOMENTS,
-    MOMENTS_IN_PIECES,
-    agreed,
-    by_first,
-    is_of_the_disk,
-    reason_of,
+    SHARDED_MOMENTS,
+    is_storage_error,
+    on_all_ranks,
+    on_first_rank,
+    storage_reason,
     write_model,
-    write_moments,
+    write_optimizer,
 )
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from obverse.distributed.sharded_safetensors import Pieces
+from obverse.distributed.sharded_safetensors import ShardedTensors
 from obverse.errors import CheckpointError, StorageError
 from obverse.runtime import branches as history
 from obverse.runtime.file_writes import sync
@@ -66,7 +66,7 @@ class LoadedCheckpoint:
     """A checkpoint that was read: its folder, the optimizer's tensors and the run's state."""
 
     path: Path
-    tensors: Pieces  # read when they are asked for
+    tensors: ShardedTensors  # read when they are asked for
     state: dict[str, Any]
 
 
@@ -90,16 +90,16 @@ def save(
     """
     target, part = root / f"checkpoint-{step}", root / f".checkpoint-{step}.part"
     with _storing(target, root, process_group):
-        by_first(process_group, lambda: _begin(part))
+        on_first_rank(process_group, lambda: _begin(part))
         mine: list[Path] = []  # what ranks other than the first have written
         for name, model in models.items():
             mine += write_model(part / name, model, tokenizer, process_group, in_pieces)
-        mine += write_moments(part, tensors, process_group, in_pieces)
+        mine += write_optimizer(part, tensors, process_group, in_pieces)
         theirs = process_group.gather(
-            agreed(process_group, lambda: [] if process_group.is_first else _on_disk(part, mine))
+            on_all_ranks(process_group, lambda: [] if process_group.is_first else _on_disk(part, mine))
         )
-        by_first(process_group, lambda: _make_way(target, info.run))
-        by_first(
+        on_first_rank(process_group, lambda: _make_way(target, info.run))
+        on_first_rank(
             process_group, lambda: _finish(part, target, step, state, info, [pair for each in theirs for pair in each])
         )
     if process_group.is_first:
@@ -156,9 +156,9 @@ def save_model(folder: Path, model: Any, tokenizer: Any, process_group: ProcessG
         _put(part, folder)
 
     with _storing(folder, folder.parent, process_group):
-        by_first(process_group, lambda: _begin(part))
+        on_first_rank(process_group, lambda: _begin(part))
         write_model(part, model, tokenizer, process_group)
-        by_first(process_group, finish)
+        on_first_rank(process_group, finish)
 
 
 @contextmanager
@@ -170,13 +170,13 @@ def _storing(target: Path, root: Path, process_group: ProcessGroup) -> Iterator[
         free = shutil.disk_usage(root).free if root.exists() else 0  # before what was written goes
         if root.exists() and process_group.is_first:
             remove_leftovers(root)
-        if not is_of_the_disk(error):
+        if not is_storage_error(error):
             raise
         last = newest(root)
         rest = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise StorageError(
-            f"checkpoint {target} could not be written: {reason_of(error)} ({free / 1e6:,.1f} MB were free); {rest}: "
-            "make room and resume"
+            f"checkpoint {target} could not be written: {storage_reason(error)} ({free / 1e6:,.1f} MB were free); "
+            f"{rest}: make room and resume"
         ) from None
 
 
@@ -230,8 +230,8 @@ def load(path: Path, process_group: ProcessGroup = SINGLE_PROCESS) -> LoadedChec
     problem = process_group.broadcast(find_damage(path) if process_group.is_first else None)
     if problem:
         raise _unusable(path, problem)
-    moments = [path / MOMENTS] if (path / MOMENTS).exists() else pieces.files_of(path / MOMENTS_IN_PIECES)
-    return LoadedCheckpoint(path, Pieces.of(moments), read_state(path))
+    moments = [path / MOMENTS] if (path / MOMENTS).exists() else sharded_safetensors.shard_files(path / SHARDED_MOMENTS)
+    return LoadedCheckpoint(path, ShardedTensors.of(moments), read_state(path))
 
 
 def _unusable(path: Path, problem: str) -> CheckpointError:
@@ -382,7 +382,7 @@ def _misfit(manifest: Manifest) -> str | None:
 
 
 def _has_moments(name: str) -> bool:
-    return name == MOMENTS or name.startswith(f"{MOMENTS_IN_PIECES}/")
+    return name == MOMENTS or name.startswith(f"{SHARDED_MOMENTS}/")
 
 
 def _from_1(manifest: Manifest) -> Manifest:

@@ -66,7 +66,7 @@ class SignalWatcher:
 
     def report_phase(self, phase: Phase, done: int, total: int) -> None:
         """Pass a phase on without a look at signals: what goes on cannot be broken off here."""
-        self.process_group.beat(phase)
+        self.process_group.heartbeat(phase)
         self.watcher.phase(phase, done, total)
 
     @property

@@ -11,7 +11,7 @@ import torch
 
 from obverse.config.train import TrainConfig
 from obverse.data.renderer import Renderer
-from obverse.distributed.fsdp import Sharing, inside, shard
+from obverse.distributed.fsdp import ShardingOptions, fsdp_forward, shard
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.errors import CheckpointError, ConfigError
 from obverse.estimator.requests import samples_initial
@@ -84,7 +84,7 @@ def _table(config: TrainConfig, policy: Policy, start: Path | None, process_grou
         table: torch.nn.Module = policy.model.get_input_embeddings()
         return table
     model = load_policy(config, config.model, process_group)[0].model if start else policy.model
-    copied: torch.nn.Module = inside(model, lambda: deepcopy(model.get_input_embeddings()))
+    copied: torch.nn.Module = fsdp_forward(model, lambda: deepcopy(model.get_input_embeddings()))
     return copied.requires_grad_(False)
 
 
@@ -115,8 +115,8 @@ def _scalar(config: TrainConfig, source: str, process_group: ProcessGroup, train
     return model, tokenizer
 
 
-def _sharing(config: TrainConfig, process_group: ProcessGroup, mixed: bool) -> Sharing:
-    return Sharing(process_group, config.fsdp_reshard_after_forward, config.fsdp_offload_params, mixed)
+def _sharing(config: TrainConfig, process_group: ProcessGroup, mixed: bool) -> ShardingOptions:
+    return ShardingOptions(process_group, config.fsdp_reshard_after_forward, config.fsdp_offload_params, mixed)
 
 
 def refuse_unsupported_sharding(config: TrainConfig, process_group: ProcessGroup) -> None:
@@ -175,5 +175,5 @@ def load_reward_model(
     at_once = config.tokens_at_once(
         process_group.device.type if is_sharded(config, process_group) else model.device.type
     )
-    longest = inside(model, lambda: num_positions(model))
+    longest = fsdp_forward(model, lambda: num_positions(model))
     return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), at_once, longest)

@@ -10,8 +10,8 @@ from shlex import quote
 
 from obverse.config.train import TrainConfig
 from obverse.distributed.env import launcher
-from obverse.distributed.fsdp import whole
-from obverse.distributed.launch import joined
+from obverse.distributed.fsdp import unsharded
+from obverse.distributed.launch import join_process_group
 from obverse.errors import DivergedError, EngineError, GraderError, PeerError, StorageError, UserError
 from obverse.evaluation.evaluate import Report
 from obverse.evaluation.sample_and_score import EvalSetup, measure
@@ -63,19 +63,19 @@ def train(
     errors of obverse.errors; checkpoints that were saved before stay.
     """
     with (
-        joined(config.ddp_timeout, config.device) as process_group,
+        join_process_group(config.ddp_timeout, config.device) as process_group,
         SignalWatcher(watcher or Silent(), process_group).handling_signals() as signal_watcher,
     ):
         run = prepare(config, signal_watcher, process_group, expected)
         run.resume_command = resume_command
-        process_group.when_lost(lambda: last_checkpoint_unchecked(run))
+        process_group.set_recovery_advice(lambda: last_checkpoint_unchecked(run))
         try:
             signal_watcher.banner(facts(run))
             return train_loop(run)
         except KeyboardInterrupt as error:
             if signal_watcher.received is None:
                 raise
-            process_group.give_up(error, NOT_SAVED)
+            process_group.announce_failure(error, NOT_SAVED)
             signal_watcher.note(
                 f"stopped by a second signal before step {run.state.step} was saved; {last_checkpoint(run)}"
             )
@@ -133,7 +133,7 @@ def train_step(run: Run) -> None:
     timer.seconds = run.process_group.broadcast(timer.seconds)  # so that a budget in seconds ends on all ranks at once
     row = metrics_row(run, stage, rollouts, figures, num_trained, timer)
     run.seconds += row["step_time"]
-    run.process_group.beat(step=run.state.step)
+    run.process_group.heartbeat(step=run.state.step)
     write_step(run, rollouts, row)
 
 
@@ -177,7 +177,7 @@ def evaluate_if_due(run: Run) -> None:
     if not run.eval_problems or not is_due or run.process_group.broadcast((run.folder.path / name).exists()):
         return
     collector.sampler.sync_weights(step)
-    with whole(*collector.models):
+    with unsharded(*collector.models):
         setup = EvalSetup(collector.sampler, collector.renderer, collector.params, num, config.seed)
         scores = measure(run.eval_problems, setup, run.watcher, run.process_group)
     report = Report(f"step {step}", scores, k=(1, num) if num > 1 else (1,))

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from obverse.config.train import TrainConfig
-from obverse.distributed.fsdp import is_share, like, own, root_of, rows, settle
-from obverse.distributed.sharded_safetensors import Pieces
+from obverse.distributed.fsdp import from_local_rows, fsdp_root, is_sharded_tensor, local_rows, reshard, row_range
+from obverse.distributed.sharded_safetensors import ShardedTensors
 from obverse.errors import DivergedError
 
 # A step whose gradient is not finite is not taken; so many in a row mean that the run is broken.
@@ -35,7 +35,7 @@ class Optimizer:
         self, model: torch.nn.Module, config: TrainConfig, total_steps: int, learning_rate: float | None = None
     ) -> None:
         peak = config.learning_rate or 0.0 if learning_rate is None else learning_rate
-        settle(model)
+        reshard(model)
         self.model = model
         self.named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.adamw = torch.optim.AdamW(
@@ -66,7 +66,7 @@ class Optimizer:
         `is_finite` is what is known of the loss: its gradient may be finite where it is not. Raises DivergedError
         after MAX_BAD_STEPS steps in a row that were not finite.
         """
-        settle(self.model)  # what is whole now would be read again as it was before the step
+        reshard(self.model)  # what is whole now would be read again as it was before the step
         parameters = [parameter for _, parameter in self.named]
         norm = self._clip(parameters)
         finite = is_finite and bool(torch.isfinite(norm))
@@ -87,12 +87,12 @@ class Optimizer:
 
     def _clip(self, parameters: list[torch.nn.Parameter]) -> Tensor:
         """Scale the gradients to a norm of at most `max_norm`; returns the norm before."""
-        root, largest = root_of(self.model), self.max_norm or torch.inf
+        root, largest = fsdp_root(self.model), self.max_norm or torch.inf
         if root is None:
             return torch.nn.utils.clip_grad_norm_(parameters, largest)
-        gradients = [own(each.grad) for each in parameters if each.grad is not None]
+        gradients = [local_rows(each.grad) for each in parameters if each.grad is not None]
         square = torch.nn.utils.get_total_norm(gradients).double() ** 2  # of this rank's rows
-        norm = root.sharing.process_group.sum(square).sqrt()
+        norm = root.options.process_group.sum(square).sqrt()
         torch._foreach_mul_(gradients, float((largest / (norm + 1e-6)).clamp(max=1.0)))
         return norm
 
@@ -122,14 +122,17 @@ class Optimizer:
         return {"num_steps": self.num_steps, "num_bad": self.num_bad}
 
     def restore(self, tensors: Mapping[str, Tensor], counters: dict[str, int]) -> None:
-        """Continue exactly where `tensors` and `counters` were taken; of Pieces only this rank's rows are read."""
+        """Continue exactly where `tensors` and `counters` were taken; of files only this rank's rows are read."""
         by_name = dict(self.named)
         for key in tensors:
             name, _, field = key.rpartition("/")
             parameter = by_name[name]
-            if field != "step" and is_share(parameter):
-                mine = tensors.rows(key, *rows(parameter)) if isinstance(tensors, Pieces) else own(tensors[key])
-                self.adamw.state[parameter][field] = like(parameter, mine)
+            if field != "step" and is_sharded_tensor(parameter):
+                if isinstance(tensors, ShardedTensors):
+                    local = tensors.rows(key, *row_range(parameter))
+                else:
+                    local = local_rows(tensors[key])
+                self.adamw.state[parameter][field] = from_local_rows(parameter, local)
             else:
                 self.adamw.state[parameter][field] = tensors[key].to(parameter.device)
         self.num_steps, self.num_bad = counters["num_steps"], counters["num_bad"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from obverse.distributed.balance import deal
-from obverse.distributed.fsdp import root_of
+from obverse.distributed.balance import balanced_shares
+from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.estimator.formula import has_zero_gradient, shaped
 from obverse.estimator.tables import Samples, Tokens
@@ -104,7 +104,7 @@ def padding_microbatches(learner: Learner, update: Update, num: int) -> list[Mic
 
     Under FSDP all ranks run every layer together: one that finished early would block the collectives of the others.
     """
-    if root_of(learner.policy.model) is None:
+    if not is_sharded(learner.policy.model):
         return []
     missing = max(learner.process_group.gather(num)) - num
     return [update.padding()] * missing if missing else []
@@ -124,7 +124,7 @@ def rows_of_rank(
         has_prompt = is_shared and group[index] in problems_with_prompt
         problems_with_prompt.add(group[index])
         costs[group[index]] += len(rows[index].ids) + (0 if has_prompt else len(rows[index].prompt))
-    problems = set(deal(costs, process_group.size)[process_group.rank])
+    problems = set(balanced_shares(costs, process_group.size)[process_group.rank])
     return {index for index in range(len(rows)) if group[index] in problems and (needed is None or index in needed)}
 
 

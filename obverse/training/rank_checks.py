@@ -12,7 +12,7 @@ import torch
 
 from obverse.config.train import TrainConfig
 from obverse.data.renderer import Renderer
-from obverse.distributed.fsdp import root_of
+from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError
 from obverse.models.policy import Policy, set_threads
@@ -55,7 +55,7 @@ def tokenizer_facts(renderer: Renderer) -> dict[str, str]:
 
 def weights_checksum(model: torch.nn.Module) -> int:
     """A sum over the bits of all weights, the same in whatever order it is made; 0 where each rank has its share."""
-    if root_of(model) is not None:
+    if is_sharded(model):
         return 0
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     parts = [each.detach().reshape(-1).view(whole[each.element_size()]) for each in model.parameters()]

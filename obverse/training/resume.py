@@ -209,7 +209,7 @@ def is_inside(path: Path, folder: Path) -> bool:
 def restore_optimizers(run: Run, saved: LoadedCheckpoint) -> None:
     """Moments and counters, by the optimizer's name; CheckpointError where they are of other weights."""
     for name, optimizer in run.optimizers().items():
-        own = saved.tensors.under(f"{name}/")
+        own = saved.tensors.with_prefix(f"{name}/")
         unknown = {key.rpartition("/")[0] for key in own} - {parameter for parameter, _ in optimizer.named}
         if unknown:
             raise CheckpointError(

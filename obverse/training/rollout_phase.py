@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from obverse.data.epoch_order import take
-from obverse.distributed.balance import deal
-from obverse.distributed.fsdp import whole
+from obverse.distributed.balance import balanced_shares
+from obverse.distributed.fsdp import unsharded
 from obverse.distributed.gather_samples import gather_groups
 from obverse.estimator.method import Method
 from obverse.inference.async_rollout import AsyncSampler
@@ -96,7 +96,7 @@ def sample_and_grade(
             collector.grade(groups, grades_rollouts=method.grades)
         return groups
 
-    with whole(*collector.models):  # ranks sample different numbers of tokens: no FSDP collective may run inside
+    with unsharded(*collector.models):  # ranks sample different numbers of tokens: no FSDP collective may run inside
         groups = run_on_all_ranks(process_group, work)
     if process_group.is_alone:
         return groups
@@ -108,7 +108,7 @@ def assign_problems(run: Run, method: Method, problems: Sequence[Problem], progr
     """The indices of the problems that each rank samples, balanced by their cost."""
     if run.process_group.is_alone:
         return [[*range(len(problems))]]
-    return deal(run.collector.costs(problems, method, progress), run.process_group.size)
+    return balanced_shares(run.collector.costs(problems, method, progress), run.process_group.size)
 
 
 def sample_next_step(run: Run, method: Method, num_taken: int) -> None:
@@ -123,5 +123,5 @@ def sample_next_step(run: Run, method: Method, num_taken: int) -> None:
         indices = assign_problems(run, method, problems, progress)[run.process_group.rank]
         of_rank = [problems[index] for index in indices]
         requests = run.collector.sampling_requests(of_rank, method, cursor, progress, indices)
-        with whole(*run.collector.models):
+        with unsharded(*run.collector.models):
             sampler.prefetch(requests, state.step + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from obverse.distributed.fsdp import own, root_of, settle
+from obverse.distributed.fsdp import is_sharded, local_rows, reshard
 from obverse.distributed.process_group import SINGLE_PROCESS
 from obverse.errors import DivergedError
 from obverse.inference.async_rollout import AsyncSampler
@@ -18,9 +18,9 @@ from obverse.training.run_state import VERSION
 def refuse_broken(run: Run) -> None:
     """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
     for folder, model in run.models().items():
-        settle(model)
-        weights_checksum = model.named_parameters()
-        broken = next((name for name, weight in weights_checksum if not bool(own(weight).isfinite().all())), None)
+        reshard(model)
+        weights = model.named_parameters()
+        broken = next((name for name, weight in weights if not bool(local_rows(weight).isfinite().all())), None)
         for name in filter(None, run.process_group.gather(broken)):
             raise DivergedError(
                 f"{'weights of ' + folder if folder else 'weights'}: {name} is not finite, so nothing was saved: "
@@ -48,8 +48,8 @@ def save(run: Run) -> Path:
     run.watcher.report_phase("save", 0, 1)
     sampler = run.collector.sampler
     prefetched = run.process_group.gather(sampler.state(run.state.step)) if isinstance(sampler, AsyncSampler) else []
-    is_shared_out = root_of(run.learners[0].policy.model) is not None
-    if not run.process_group.is_first and not is_shared_out:
+    is_policy_sharded = is_sharded(run.learners[0].policy.model)
+    if not run.process_group.is_first and not is_policy_sharded:
         return run.folder.path / f"checkpoint-{run.state.step}"
     if run.process_group.is_first:
         run.folder.sync_metrics()
@@ -69,7 +69,7 @@ def save(run: Run) -> Path:
         state,
         keep=run.config.save_total_limit,
         info=run_info(run),
-        process_group=run.process_group if is_shared_out else SINGLE_PROCESS,
+        process_group=run.process_group if is_policy_sharded else SINGLE_PROCESS,
         in_pieces=run.config.fsdp_state_dict_type == "sharded",
     )
     run.watcher.report_phase("save", 1, 1)

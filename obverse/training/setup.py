@@ -74,7 +74,7 @@ def prepare(
     data, eval_problems = problems_fingerprint(problems), load_eval_problems(config)
     inputs = fingerprints.of_files(config, problems, eval_problems)
     fingerprints.refuse_unexpected(expected or {}, inputs)
-    process_group.beat()
+    process_group.heartbeat()
     require_equal(process_group, {**option_facts(config), **fingerprints.fingerprint_facts(inputs), **version_facts()})
     config, folder = create_run_folder(config, process_group)
     note_of_dead_run = folder.lock()
@@ -127,7 +127,7 @@ def assemble(setup: RunSetup) -> Run:
     check_models(run, models)
     if process_group.is_first:
         check_disk_space(run)
-    process_group.beat()
+    process_group.heartbeat()
     if start:
         restore_run(run, start)
     with storage_errors(setup.folder.path, "make room and start again"):
@@ -138,7 +138,7 @@ def assemble(setup: RunSetup) -> Run:
 def with_model_fingerprints(setup: RunSetup, start: Path | None) -> RunSetup:
     """Add the fingerprints of the loaded models; ConfigError if ranks differ, CheckpointError if `start` has others."""
     models = fingerprints.of_models(setup.config, setup.schedule)
-    setup.process_group.beat()
+    setup.process_group.heartbeat()
     require_equal(setup.process_group, fingerprints.fingerprint_facts(models))
     inputs = {**setup.inputs, **models}
     if start and setup.process_group.is_first:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from obverse.distributed.fsdp import settle
+from obverse.distributed.fsdp import reshard
 from obverse.models.lora import merged
 from obverse.runtime import checkpoint
 from obverse.training.build_models import stage_anchor
@@ -41,8 +41,8 @@ def _copy_policy_into_critic(learner: Learner) -> None:
     """The critic of a stage starts from the policy that the stage starts from."""
     if learner.critic is None:
         return
-    settle(learner.policy.model)
-    settle(learner.critic.model)
+    reshard(learner.policy.model)
+    reshard(learner.critic.model)
     decoder = learner.policy.model.base_model
     weights = merged(learner.policy, decoder) if learner.policy.adapter else decoder.state_dict()
     learner.critic.model.base_model.load_state_dict(weights)

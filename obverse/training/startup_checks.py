@@ -10,7 +10,7 @@ from obverse.config.train import TrainConfig
 from obverse.data.epoch_order import wording
 from obverse.data.renderer import Renderer
 from obverse.data.template_mismatches import check_rendering, control_token_note
-from obverse.distributed.fsdp import root_of
+from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError, StorageError
 from obverse.estimator.schedule import TrainingSchedule
@@ -85,7 +85,7 @@ def note_model_remarks(
     for remark in remarks(config, models.critic is not None):
         watcher.note(remark)
     never_shares = config.gradient_checkpointing or config.torch_compile or config.router_aux_loss_coef
-    may_share = not (never_shares or root_of(models.policy.model))
+    may_share = not (never_shares or is_sharded(models.policy.model))
     if may_share and not models.policy.shares and any(method.trains_policy for method in schedule.methods):
         watcher.note(
             "prompts are computed once per sample: read from a cache, this model's would differ (docs/models.md)"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from obverse.distributed.fsdp import inside
+from obverse.distributed.fsdp import fsdp_forward
 from obverse.errors import DivergedError
 from obverse.estimator.tables import LOG_RATIO_LIMIT
 from obverse.inference import SamplingParams
@@ -69,7 +69,7 @@ def kl_per_token(trained: Tensor, sampled: Tensor) -> Tensor:
 def logprobs_under(policy: Policy, micro: Micro, params: SamplingParams) -> Tensor:
     """Log-probs of a micro batch's tokens under sampling parameters; -inf for tokens that they exclude; float32 [T]."""
     with policy.computing():
-        rows = inside(
+        rows = fsdp_forward(
             policy.model, lambda: torch.cat([sampling_log_probs(part, params) for part in logits(policy, micro)])
         )
     return rows.gather(-1, micro.target[:, None])[:, 0]

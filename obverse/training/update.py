@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from obverse.distributed.fsdp import root_of
+from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.estimator.columns import MissingColumn
 from obverse.estimator.formula import known_logp_gradient, loss, masked
@@ -76,7 +76,7 @@ class BackwardPass:
         self.router_loss = RouterLoss(learner, update)
         self.metrics = UpdateMetrics()
         self.observed: Tensor | None = None
-        self.is_sharded = root_of(learner.policy.model) is not None
+        self.is_sharded = is_sharded(learner.policy.model)
 
     def run(self, micro: Micro, number: int) -> None:
         """Add the gradient and the metrics of micro batch `number` of the update."""
@@ -213,7 +213,7 @@ def reduce_over_ranks(
 
 def sum_gradients(process_group: ProcessGroup, optimizer: Optimizer) -> None:
     """Sum each parameter's gradient over the ranks, in place; it stays None where it is None on all of them."""
-    if root_of(optimizer.model) is not None:  # FSDP's reduce-scatter has summed them
+    if is_sharded(optimizer.model):  # FSDP's reduce-scatter has summed them
         return
     parameters = [parameter for _, parameter in optimizer.named]
     counts = process_group.sum(torch.tensor([parameter.grad is not None for parameter in parameters]).int()).tolist()

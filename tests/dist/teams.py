@@ -102,13 +102,13 @@ def lucky(asked: Sequence[Any], seconds: float) -> list[GradeResult]:
 
 
 def dealing(split: Sequence[int]) -> Any:
-    """A `deal` that gives rank r the pieces at its share of the places, in order."""
+    """A `balanced_shares` that gives rank r the pieces at its share of the places, in order."""
 
-    def deal(costs: Sequence[float], size: int) -> list[list[int]]:
+    def balanced_shares(costs: Sequence[float], size: int) -> list[list[int]]:
         edges = [round(len(costs) * edge / sum(split)) for edge in accumulate(split, initial=0)]
         return [list(range(*edge)) for edge in pairwise(edges)]
 
-    return deal
+    return balanced_shares
 
 
 def poisoned(job: Job, rank: int) -> Any:
@@ -131,7 +131,7 @@ def poisoned(job: Job, rank: int) -> Any:
 def work(job: Job, rank: int) -> int:
     """What a rank's process does; its exit code."""
     if job.split:
-        rollout_phase.deal = prepared_update.deal = dealing(job.split)
+        rollout_phase.balanced_shares = prepared_update.balanced_shares = dealing(job.split)
     if job.lucky:
         rollout.grade_completions = lucky
     if job.poison:

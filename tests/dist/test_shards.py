@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 import runs
 from obverse.runtime import checkpoint
 from obverse.config.commands import ExportConfig
-from obverse.distributed.sharded_safetensors import OFFSETS, Pieces, files_of, write
-from obverse.distributed.fsdp import Sharing
+from obverse.distributed.sharded_safetensors import OFFSETS, ShardedTensors, shard_files, write
+from obverse.distributed.fsdp import ShardingOptions
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.errors import CheckpointError, ConfigError
 from obverse.cli.export import export
@@ -82,14 +82,14 @@ class Runs:
         )
 
 
-def stored(place: Path) -> list[Pieces]:
+def stored(place: Path) -> list[ShardedTensors]:
     """What a checkpoint holds: the policy's weights, a critic's, the moments; whole or in pieces."""
     weights = [folder for folder in (place, place / "critic") if folder.is_dir()]
-    found = [Pieces.of(files_of(folder) or [folder / "model.safetensors"]) for folder in weights]
+    found = [ShardedTensors.of(shard_files(folder) or [folder / "model.safetensors"]) for folder in weights]
     return [*found, checkpoint.load(place).tensors]
 
 
-def apart(mine: Pieces, theirs: Pieces) -> float:
+def apart(mine: ShardedTensors, theirs: ShardedTensors) -> float:
     assert mine.keys() == theirs.keys()
     assert all(mine[name].dtype == theirs[name].dtype for name in mine)
     return max(float((mine[name].double() - theirs[name].double()).abs().max()) for name in mine)
@@ -114,7 +114,7 @@ def test_a_sharded_run_that_was_killed_goes_on_by_one_process(
     one, fault = found.alone(), {"rank": 0, "phase": "train", "after": 2, "kind": "kill"}
     two = found.start("two", [8, 0], {-9, 8}, fault=fault, fsdp=True, **SHARDED)
     place = two / "checkpoint-2"
-    assert len(files_of(place)) == len(files_of(place / "critic")) == len(files_of(place / "optimizer")) == 2
+    assert len(shard_files(place)) == len(shard_files(place / "critic")) == len(shard_files(place / "optimizer")) == 2
     assert not (place / "model.safetensors").exists()
     read_by_torch(place)
     damaged(place, tmp_path)
@@ -125,7 +125,7 @@ def test_a_sharded_run_that_was_killed_goes_on_by_one_process(
 
 def read_by_torch(place: Path) -> None:
     """The pieces are those of torch.distributed.checkpoint."""
-    ours = Pieces.of(files_of(place))
+    ours = ShardedTensors.of(shard_files(place))
     state = {name: torch.full_like(tensor, torch.nan) for name, tensor in ours.items()}
     load(state, storage_reader=HuggingFaceStorageReader(str(place)), no_dist=True)
     assert all(torch.equal(state[name], ours[name]) for name in ours)
@@ -135,10 +135,10 @@ def exported(place: Path, out: Path) -> None:
     """One folder that transformers loads, of the same weights."""
     export(ExportConfig(model=str(place), output=str(out)))
     model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
-    ours = Pieces.of(files_of(place))
+    ours = ShardedTensors.of(shard_files(place))
     for name, weight in model.named_parameters():
         assert torch.equal(ours[name], weight.detach())
-    assert model.lm_head.weight is model.model.embed_tokens.weight and not files_of(out)
+    assert model.lm_head.weight is model.model.embed_tokens.weight and not shard_files(out)
 
 
 def damaged(place: Path, root: Path) -> None:
@@ -147,7 +147,7 @@ def damaged(place: Path, root: Path) -> None:
         copy = root / "copy" / place.name
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(place, copy)
-        change(copy / "optimizer" / files_of(copy / "optimizer")[1].name)
+        change(copy / "optimizer" / shard_files(copy / "optimizer")[1].name)
         with pytest.raises(CheckpointError, match="optimizer/shard-00002"):
             checkpoint.load(copy)
 
@@ -156,14 +156,14 @@ def test_pieces_are_read_by_rows(tmp_path: Path) -> None:
     table, number = torch.arange(12.0).reshape(6, 2), torch.tensor(3.0)
     tied = {"a/table": table, "a/tied": table, "b/number": number}
     (path,) = write(tmp_path, tied, SINGLE_PROCESS)
-    found = Pieces.of([path])
+    found = ShardedTensors.of([path])
     assert set(found) == {"a/table", "b/number"} and torch.equal(found["b/number"], number)
     assert torch.equal(found.rows("a/table", 2, 5), table[2:5]) and found.rows("a/table", 6, 6).shape == (0, 2)
-    assert set(found.under("a/")) == {"table"} and len(found) == 2
+    assert set(found.with_prefix("a/")) == {"table"} and len(found) == 2
     parts = {"shard-2": (4, table[4:]), "shard-1": (0, table[:4])}  # in whatever order the files come
     for name, (start, part) in parts.items():
         save_file({"table": part}, tmp_path / name, {OFFSETS: json.dumps({"table": {"saved_offsets": [start, 0]}})})
-    two = Pieces.of([tmp_path / name for name in parts])
+    two = ShardedTensors.of([tmp_path / name for name in parts])
     assert torch.equal(two["table"], table) and torch.equal(two.rows("table", 3, 5), table[3:5])
     assert torch.equal(two.rows("table", 4, 6), table[4:]) and two.rows("table", 6, 6).shape == (0, 2)
     assert write(tmp_path, tied, ProcessGroup(rank=1, size=2)) == []  # rank 0 writes what nobody has a share of
@@ -186,7 +186,7 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=sentence):
             refuse_unsupported_sharding(runs.config("sft", tmp_path, "embedded", fsdp=True, **options), process_group)
-    assert Sharing(process_group).reshards
+    assert ShardingOptions(process_group).reshards
 
 
 @pytest.mark.release

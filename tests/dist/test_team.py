@@ -8,17 +8,17 @@ import pytest
 import torch
 from dist import ranks
 
-from obverse.distributed.balance import deal
-from obverse.distributed.launch import joined
-from obverse.distributed.env import RankEnv, find_place
+from obverse.distributed.balance import balanced_shares
+from obverse.distributed.launch import join_process_group
+from obverse.distributed.env import RankEnv, read_rank_env
 from obverse.distributed.process_group import SINGLE_PROCESS, buckets
 from obverse.errors import ConfigError
 
 PROGRAM = """
 import json, torch
-from obverse.distributed.launch import joined
+from obverse.distributed.launch import join_process_group
 
-with joined(30.0) as team:
+with join_process_group(30.0) as team:
     rank = team.rank
     tensors = [torch.full((2, 3), rank + 1.0), torch.full((4,), 0.1 * (rank + 1), dtype=torch.float64),
                torch.tensor(rank), torch.full((3, 2), 1.0).T[:, 1]]
@@ -28,7 +28,7 @@ with joined(30.0) as team:
     texts = team.gather([strange, "x" * 1000 * rank])
     rows = team.gather_tensors(torch.arange(3 * rank, dtype=torch.float64) / 7)
     empty = team.gather_tensors(torch.zeros(0))
-    first = team.share({"from": rank} if team.is_first else None)
+    first = team.broadcast({"from": rank} if team.is_first else None)
     total = team.sum(torch.tensor([rank, 1]))
     team.barrier()
     print(json.dumps([[each.tolist() for each in tensors], texts, [each.tolist() for each in rows],
@@ -59,7 +59,7 @@ def test_a_team_of_one_is_the_identity() -> None:
 
 def test_a_lone_process_never_opens_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined(1.0) as process_group:
+    with join_process_group(1.0) as process_group:
         assert process_group is SINGLE_PROCESS and not torch.distributed.is_initialized()
 
 
@@ -83,14 +83,14 @@ def test_buckets_keep_every_tensor_and_its_order() -> None:
     ],
 )
 def test_deal(costs: list[int], size: int, expected: list[list[int]]) -> None:
-    assert deal(costs, size) == expected
+    assert balanced_shares(costs, size) == expected
 
 
 def test_deal_is_never_far_from_even() -> None:
     generator = torch.Generator().manual_seed(1)
     for size in (2, 3, 8):
         costs = torch.randint(1, 1000, (37,), generator=generator).tolist()
-        shares = deal(costs, size)
+        shares = balanced_shares(costs, size)
         assert sorted(index for share in shares for index in share) == list(range(37))
         assert max(sum(costs[index] for index in share) for share in shares) <= sum(costs) / size + max(costs)
 
@@ -99,9 +99,9 @@ ENVIRON = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "10
 
 
 def test_a_place_by_the_environment() -> None:
-    assert find_place({}) == RankEnv() == find_place({"WORLD_SIZE": "1"})
-    assert find_place(ENVIRON) == RankEnv(1, 2, 0, "10.0.0.1", 29500)
-    assert not find_place(ENVIRON | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).hosts_store
+    assert read_rank_env({}) == RankEnv() == read_rank_env({"WORLD_SIZE": "1"})
+    assert read_rank_env(ENVIRON) == RankEnv(1, 2, 0, "10.0.0.1", 29500)
+    assert not read_rank_env(ENVIRON | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).hosts_store
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,33 @@ def test_a_place_by_the_environment() -> None:
 def test_a_place_that_cannot_be(change: dict[str, str | None], message: str) -> None:
     environ = {name: value for name, value in {**ENVIRON, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=message):
-        find_place(environ)
+        read_rank_env(environ)
+
+
+SHARDED = """
+import gc, json, weakref, torch
+from obverse.distributed.fsdp import ShardingOptions, fsdp_forward, is_sharded, shard
+from obverse.distributed.launch import join_process_group
+
+class Net(torch.nn.Module):
+    _no_split_modules = ("Linear",)
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+
+with join_process_group(30.0) as team:
+    net = Net()
+    shard(net, ShardingOptions(team))
+    ours = [name for name, value in vars(net).items() if "obverse" in type(value).__module__]
+    facts = [is_sharded(net), is_sharded(torch.nn.Linear(1, 1)), not ours]
+    fsdp_forward(net, lambda: net.last(net.first(torch.ones(1, 4)))).sum().backward()
+    facts.append(all(parameter.grad is not None for parameter in net.parameters()))
+    alive = weakref.ref(net)
+    del net
+    gc.collect()
+    print(json.dumps([*facts, alive() is None]))
+"""
+
+
+def test_a_sharded_model_gets_no_attribute_and_is_freed() -> None:
+    assert ranks.python(2, SHARDED) == [[True, False, True, True, True]] * 2
