@@ -1,4 +1,4 @@
-"""Samplers: token ids in; token ids, the log-probs of the law that drew them and the reason they ended out."""
+"""Samplers: requests with prompts and seeds in; token ids, their log-probs and the reason of the end out."""
 
 from obverse.inference.types import Completion, Sampler, SamplingParams, SamplingRequest, sampling_params
 
