@@ -269,15 +269,15 @@ def load(code: Code) -> ModuleType:
         return sys.modules[code.module]
     finder = _Texts(code)
     names = {source.module for source in code.sources if source.module}
-    for other in [entry for entry in sys.meta_path if isinstance(entry, _Texts)]:
-        differing = sorted(name for name in names & other.sources.keys() if not finder.has(other.sources[name]))
-        if differing and other.code.path != code.path and other.scope is finder.scope is not None:
+    for previous in [entry for entry in sys.meta_path if isinstance(entry, _Texts)]:
+        differing = sorted(name for name in names & previous.sources.keys() if not finder.has(previous.sources[name]))
+        if differing and previous.code.path != code.path and previous.scope is finder.scope is not None:
             raise ConfigError(
-                f"{code.path} and {other.code.path} import different modules that are both called {differing[0]}: "
+                f"{code.path} and {previous.code.path} import different modules that are both called {differing[0]}: "
                 "rename one of them"
             )
-        if differing or other.code.path == code.path:  # of an earlier run, or an older version
-            other.leave()
+        if differing or previous.code.path == code.path:  # of an earlier run, or an older version
+            previous.leave()
     replaced = {
         name: sys.modules[name] for name in names & sys.modules.keys() if not finder.provides(sys.modules[name])
     }

@@ -30,7 +30,7 @@ HELD_BY["spread"] = "loose/deep/inner.py"
 
 
 def write(folder: Path, form: str, value: float = 1.0) -> Path:
-    """A verifier whose score stands in a module beside it, which it imports in that form; returns the module's file."""
+    """A verifier whose score is in a module beside it, imported in that form; returns the module's file."""
     for name in ("kit", "loose/deep"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "kit" / "__init__.py").write_text("")

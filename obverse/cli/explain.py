@@ -65,7 +65,7 @@ def explanation(row: Entry) -> RenderableType:
             blocks += [headline, _parts(term_parts(term))]
         blocks += [Text("samples and state", style="bold"), _parts(sampling_parts(method))]
     if has_stages:
-        blocks += [Text("stage selector", style="bold"), _parts([("turn", row.schedule.selector)])]
+        blocks += [Text("stage selector", style="bold"), _parts([("selector", row.schedule.selector)])]
     sections: list[tuple[str, Mapping[str, Any], Mapping[str, str]]] = [
         ("options of the method", row.options, row.help),
         ("options that every method has", row.components, row.help),

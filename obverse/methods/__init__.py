@@ -148,11 +148,11 @@ def parameters(make: MakeMethod) -> Mapping[str, inspect.Parameter]:
 def build(name: str, options: Mapping[str, Any] | None = None) -> Method | TrainingSchedule:
     """The method as a value, with `options` in place of the paper's; an unknown option is a ConfigError."""
     make = find(name)
-    known = parameters(make)
+    accepted = parameters(make)
     for option in options or {}:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'no options'}"
+        if option not in accepted:
+            near = difflib.get_close_matches(option, accepted, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(accepted) or 'no options'}"
             raise ConfigError(f"method {name!r} has no option {option!r}: {hint}")
     return call(name, make, options or {})
 
@@ -166,8 +166,8 @@ def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Tr
     try:
         return make(**options)
     except ValueError as error:
-        known = parameters(make)
-        is_default = all(key not in known or known[key].default == value for key, value in options.items())
+        accepted = parameters(make)
+        is_default = all(key not in accepted or accepted[key].default == value for key, value in options.items())
         # a value that was given is refused on purpose; defaults that raise are a mistake in the file
         raise ConfigError(f"method {name}: {error}{user_code.error_location(error) if is_default else ''}") from error
     except (Exception, SystemExit) as error:

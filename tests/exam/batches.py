@@ -158,27 +158,27 @@ def numbers(made: list[Group], method: Method, seed: int = 0, spread: float = 0.
 
 def gradients(total: Tensor, data: Numbers) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of a scalar by the log-probs, the entropies and a scalar head's values; zeros where it reads none."""
-    found = torch.autograd.grad(total, [data.logp, data.entropy, data.value], allow_unused=True)
-    first, second, third = (torch.zeros_like(data.logp) if grad is None else grad for grad in found)
+    partial = torch.autograd.grad(total, [data.logp, data.entropy, data.value], allow_unused=True)
+    first, second, third = (torch.zeros_like(data.logp) if grad is None else grad for grad in partial)
     return first, second, third
 
 
 def ours(data: Numbers, method: Method, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients that our one loss line gives."""
+    """The gradients of obverse's loss."""
     total = loss(data.tokens, data.samples, data.logp, data.entropy, method.terms, progress, data.value)
     return gradients(total, data)
 
 
 def method_stages() -> list[str]:
-    """Every method of the folder by name; a course as `name:0`, `name:1`, a method for each of its lanes."""
-    found = []
+    """Every method of the folder by name; a training schedule as `name:0`, `name:1`, one for each stage."""
+    stage_names = []
     for name in methods.names():
         num = len(as_schedule(methods.build(name)).stages)
-        found += [name] if num == 1 else [f"{name}:{i}" for i in range(num)]
-    return found
+        stage_names += [name] if num == 1 else [f"{name}:{i}" for i in range(num)]
+    return stage_names
 
 
 def stage(name: str, options: dict[str, object] | None = None) -> Method:
-    """The method behind a name of `lanes`."""
+    """The method of a name of `method_stages`."""
     base, _, number = name.partition(":")
     return as_schedule(methods.build(base, options)).methods[int(number or 0)]

@@ -71,7 +71,7 @@ def test_n4_the_gradient_is_the_slope_of_the_papers_loss(
     name: str, case: int, batch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not literals(name):
-        return  # a lane whose case is that of another one
+        return  # a stage whose case is that of another one
     options, literal = literals(name)[case]
     make, spread, step = BATCHES[batch]
     method = stage(name, options)

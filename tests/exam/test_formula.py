@@ -34,10 +34,10 @@ MIXED = ((1.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0), (0.0,
 
 
 def literals(name: str) -> list[tuple[dict[str, object], Callable[[Numbers], torch.Tensor]]]:
-    """The cases of a method, or of one lane of a course; a third entry of a case is the lane, 0 without one."""
+    """The cases of a method, or of one stage of a schedule; a case's third entry is the stage, 0 by default."""
     base, _, number = name.partition(":")
-    found = [(*case, 0)[:3] for case in importlib.import_module(f"literal.{base}").CASES]
-    return [(options, literal) for options, literal, of in found if of == int(number or 0)]
+    case_list = [(*case, 0)[:3] for case in importlib.import_module(f"literal.{base}").CASES]
+    return [(options, literal) for options, literal, stage_index in case_list if stage_index == int(number or 0)]
 
 
 def cases() -> list[tuple[str, int]]:
@@ -78,7 +78,7 @@ def by_place(data: Numbers, values: torch.Tensor) -> dict[tuple[int, int], float
 @pytest.mark.parametrize("budget", [1, 9, 20])
 def test_law_2_any_split_gives_the_same_gradient(name: str, budget: int) -> None:
     method = stage(name)
-    # several failed problems, for a lane that trains on nothing else
+    # several failed problems, for a stage that trains on nothing else
     data = numbers(groups(3, rewards=(*MIXED, *((0.0,) * 4,) * 3)), method)
     assert data is not None
     expected = [by_place(data, gradient) for gradient in ours(data, method)]
@@ -133,7 +133,7 @@ def test_law_4_prompt_tokens_get_no_gradient(name: str) -> None:
     nothing = torch.zeros_like(micro.tokens.behavior)
     tokens = replace(micro.tokens, advantage=nothing + 1, anchor=nothing, value=nothing, returns=nothing)
     entropy = torch.zeros_like(logp)
-    # a scalar head's value stands where its state does: any function of the log-probs there will do
+    # a scalar head's value depends on the state: any function of its log-probs is a valid stand-in
     loss(tokens, update.samples, logp, entropy, method.terms, value=logp * 2).backward()
     touched = logits.grad.abs().sum(-1) > 0
     trained = torch.zeros_like(touched)

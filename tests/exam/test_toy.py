@@ -25,7 +25,7 @@ def response(kind: str, ids: list[int], right: bool) -> Sample:
 def group_for(method: Method, solved: bool) -> Group:
     """A problem with a demonstration and a pair; of its own samples one of three is right, or none.
 
-    Who never asks for a verdict cannot tell right from wrong: there most own samples are right.
+    A method that reads no grades cannot prefer correct answers: for those most rollouts are correct.
     """
     answers = (GOOD, BAD, BAD) if method.grades else (GOOD, GOOD, BAD)
     own = [response("rollout", ids, ids is GOOD) for ids in answers]
@@ -58,7 +58,7 @@ def test_law_6_a_step_raises_the_better_answer(name: str, solved: bool) -> None:
     logits = table[micro.input_ids[micro.row, micro.position]].log_softmax(-1)
     logp, entropy = logits.gather(-1, micro.target[:, None])[:, 0], -(logits.exp() * logits).sum(-1)
     before = preference(table, scores, method)
-    # the anchor is the policy before its first step; a critic would have told right from wrong
+    # the anchor is the policy before its first step; a trained critic would prefer correct answers
     praise = update.samples.correct[micro.tokens.sample].double() * 2 - 1
     zeros = torch.zeros_like(praise)
     critic = {"advantage": praise if solved else zeros, "value": zeros, "returns": zeros}

@@ -112,7 +112,7 @@ def test_every_right_answer_is_compared_with_every_wrong_one() -> None:
     assert Preferred(0.1, own=True)(at).tolist() == pytest.approx(expected)
     assert len(Preferred(0.1, own=True).margins(at)) == 4
     assert PerPair(own=True)(at, Source.ROLLOUT).tolist() == [0.25] * 5
-    assert Preferred(0.1)(at).tolist() == [0.0] * 5  # verdicts are not looked at, and nobody chose
+    assert Preferred(0.1)(at).tolist() == [0.0] * 5  # grades are not read, and there are no chosen samples
 
 
 @pytest.mark.parametrize("part", [*(Preferred(0.1, each) for each in DIVERGENCES), Preferred(loss="ipo"), Ranked(0.1)])

@@ -46,7 +46,7 @@ def test_a_sample_shows_the_mean_divergence_of_its_own_tokens() -> None:
     counts = two.samples.counts.clone()
     counts[0, int(Source.HINT)], counts[0, int(Source.ROLLOUT)] = 1, 2
     behavior = two.tokens.behavior.clone()
-    behavior[0] = 0.0  # nobody sampled the hint
+    behavior[0] = 0.0  # the hint was not sampled
     hinted = two._replace(
         tokens=replace(two.tokens, source=source, behavior=behavior), samples=replace(two.samples, counts=counts)
     )
@@ -84,7 +84,7 @@ def test_a_greedy_answer_is_a_baseline_and_never_trains(greedy: float) -> None:
 
 
 def scored(*problems: tuple[float, ...], known: float = 0.0) -> PartInputs:
-    """One demonstration and then own samples of a token each, whose log-ratios to the anchor are given, per problem."""
+    """Per problem one demonstration, then rollouts of one token with the given log-ratios to the anchor."""
     group = torch.tensor([index for index, scores in enumerate(problems) for _ in (0.0, *scores)])
     gaps = torch.tensor([gap for scores in problems for gap in (0.0, *scores)], dtype=torch.float64)
     shown = torch.cat([torch.tensor([True] + [False] * len(scores)) for scores in problems])
