@@ -19,7 +19,7 @@ class AssistantTurn:
 
     text: str
     map_position: Callable[[int], int]
-    as_written: bool = True  # by the template; else the answer stands as it is, for the template would rewrite it
+    as_written: bool = True  # by the template; else the answer is used verbatim
 
 
 def verbatim(answer: str, gap: str) -> AssistantTurn:

@@ -236,7 +236,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class Generation(Extension):
-    """`{% generation %}`, by which templates mark what the assistant writes: here its body as it stands."""
+    """The tag `{% generation %}` around the assistant's text in templates; renders its body unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 (as its parent)
 

@@ -58,17 +58,22 @@ class TemplateOptions(Protocol):
 
 
 class Renderer:
-    """Prompts, demonstrations and sampled ids of one tokenizer under one chat template.
+    """Renders prompts and demonstrations as token ids, and decodes sampled ids, with one tokenizer and chat template.
 
-    `chat_template` is "auto" (the tokenizer's own template if it has one), "none", a text such as
-    "Question: {prompt}\\nAnswer:", a path to a .jinja file, or a Layout. `eos_ids` are those of the model's generation
-    config, `variables` are given to the template (`enable_thinking`), a row's own come on top. With a chat template
-    nothing is added to what it writes: BOS stands there if and only if it says so, as in every serving engine. Without
-    one, BOS comes first if and only if the tokenizer puts it there by itself. A control token that a row spells out is
-    text unless `parse_special_tokens`.
+    With a chat template, its text is the whole prompt: BOS is only in it if the template writes it, as in serving
+    engines. Without one, the prompt starts with BOS if the tokenizer adds it.
 
-    Errors: ConfigError for a template that cannot be read, does not fit the messages, or leaves no stop token;
-    DataError for a row of which the template would leave something out.
+    Args:
+        tokenizer: The tokenizer.
+        chat_template: "auto" (the tokenizer's template, if any), "none", a text such as
+            "Question: {prompt}\\nAnswer:", a path to a .jinja file, or a PromptFormat.
+        system_prompt: System message of prompts without one.
+        eos_ids: EOS ids of the model's generation config.
+        variables: Variables of the template (`enable_thinking`); a row's own variables override them.
+        parse_special_tokens: Read control tokens in a row's text as tokens rather than as text.
+
+    Errors: ConfigError for a template that cannot be read, rejects the messages, or gives no stop token; DataError for
+    a row that the template does not write completely.
 
     Example:
         renderer = Renderer(tokenizer)

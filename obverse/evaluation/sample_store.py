@@ -201,7 +201,7 @@ class SampleStore:
             if not is_valid(_PROBLEM_SCHEMA, row):
                 raise DamageError(f"{path}:{number} is no problem of an evaluation: {sealing.REMEDY}")
         if len({row["digest"] for row in rows}) < len(rows):
-            raise DamageError(f"{path}: a problem stands there twice: {sealing.REMEDY}")
+            raise DamageError(f"{path}: a problem occurs twice: {sealing.REMEDY}")
         try:
             rows = [{**row, "demonstration": tuple(row.get("demonstration", ()))} for row in rows]
             return {row.pop("digest"): Problem(**row) for row in rows}
