@@ -43,8 +43,8 @@ from obverse.errors import ConfigError
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.conformance import check_sampling
 from obverse.inference.hf import HFSampler
-from obverse.models.conformance import conforming
-from obverse.models.policy import WAYS, as_policy
+from obverse.models.conformance import check_architecture
+from obverse.models.policy import IMPLEMENTATION, as_policy
 from obverse.models.reduced_model import MAX_PARAMETERS, reduced
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
@@ -276,12 +276,13 @@ def test_a_copy_of_a_large_model_is_small_and_has_its_classes() -> None:
     copy = reduced(large)
     assert copy is not None and sum(each.numel() for each in copy.parameters()) < MAX_PARAMETERS
     assert {type(each) for each in copy.modules()} == {type(each) for each in large.modules()}
-    assert conforming(large, WAYS).shares
+    assert check_architecture(large, IMPLEMENTATION).shares
     check_sampling(large)
 
 
 def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("obverse.models.conformance.reduced", lambda model: None)
+    for module in ("models", "inference"):
+        monkeypatch.setattr(f"obverse.{module}.conformance.reduced", lambda model: None)
     model, update = made(LlamaForCausalLM, LlamaConfig(**SMALL | {"vocab_size": 97})), batch({3: (2, 9), 11: (4,)})
     policy = as_policy(model)
     assert policy.head is None and not policy.shares

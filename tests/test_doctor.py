@@ -107,7 +107,9 @@ def test_the_threads_that_were_measured_are_told(monkeypatch: pytest.MonkeyPatch
     from obverse.models import cpu_threads as pace
 
     rates = {"float32": (1e11, 1.9e11), "bfloat16": (2e11, 3.8e11)}
-    found = [pace.Pace(index + 1, dtype, rate) for dtype, pair in rates.items() for index, rate in enumerate(pair)]
+    found = [
+        pace.Throughput(index + 1, dtype, rate) for dtype, pair in rates.items() for index, rate in enumerate(pair)
+    ]
     monkeypatch.setattr(pace, "measure", lambda shapes, dtypes: found)
     told = {finding.name: finding.text for finding in module.paces()}
     assert told["threads"].startswith("2 ") and "2.0 times as fast" in told["dtype"]

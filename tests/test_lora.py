@@ -24,7 +24,7 @@ from obverse.models.batch import pack
 from obverse.models.load import load
 from obverse.models.lora import FOUR_BITS, frozen, load_adapted, merged, quantized, refuse_unready, without
 from obverse.models.policy import Policy, logprobs, with_checkpoints
-from obverse.models.shared_prefix import Reader
+from obverse.models.shared_prefix import SharedPrefix
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.build_models import load_models
@@ -75,7 +75,7 @@ def batch(num_problems: int = 3) -> Any:
 def gradients(policy: Policy, budget: int, shared: bool, known_logp_gradient: bool = False) -> dict[str, torch.Tensor]:
     """Of a weighted sum of the log-probs, by the names of the weights that have one."""
     policy.model.zero_grad()
-    reader = Reader(policy.model, policy.table)
+    reader = SharedPrefix(policy.model, policy.table)
     for micro in batch().micros(budget, shared=shared):
         weight = torch.cos(micro.tokens.sample * 7.0 + micro.tokens.position)
         logp, _ = logprobs(policy, micro, reader=reader, known_logp_gradient=weight if known_logp_gradient else None)
@@ -179,7 +179,7 @@ def test_a_later_stage_keeps_the_adapters_it_began_with(tiny: Path, tmp_path: Pa
         for _, weight in policy.adapter.named_parameters():
             weight.mul_(2)
         assert torch.equal(logprobs(anchor, micro)[0], then) and not torch.equal(logprobs(policy, micro)[0], then)
-    anchor.kept.save_pretrained(tmp_path / "initial-1")
+    anchor.savable.save_pretrained(tmp_path / "initial-1")
     with torch.no_grad():
         again = frozen(policy, tmp_path / "initial-1")
         assert torch.equal(logprobs(again, micro)[0], then)

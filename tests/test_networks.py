@@ -19,7 +19,7 @@ from obverse.estimator.parts import GreedyMix
 from obverse.estimator.schedule import as_schedule
 from obverse.models.batch import pack
 from obverse.models.load import check_kind, load, load_scalar
-from obverse.models.policy import logprobs, mixed, scalars
+from obverse.models.policy import logprobs, mixed_embeddings, scalars
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.build_models import TrainingModels, load_models
@@ -132,7 +132,7 @@ def test_the_policy_reads_a_mixture_of_what_was_written_and_what_it_would_have_w
         for place in range(len(sample.prompt), len(text) - 1):
             guess = int(guesses[place - 1])
             expected[row, place] = (1 - share) * table.weight[text[place]] + share * table.weight[guess]
-    found = mixed(policy, micro, GreedyMix(share), table)
+    found = mixed_embeddings(policy, micro, GreedyMix(share), table)
     for row, length in lengths.items():
         torch.testing.assert_close(found[row, :length], expected[row, :length].detach())
     assert not found.requires_grad
@@ -144,12 +144,12 @@ def test_a_mixture_without_guesses_is_plain_sft(tiny: Path, monkeypatch: pytest.
     assert update is not None
     micro, table = whole(update), policy.model.get_input_embeddings()
     plain = logprobs(policy, micro)[0]
-    found = logprobs(policy, micro, embeddings=mixed(policy, micro, GreedyMix(0.0), table))[0]
+    found = logprobs(policy, micro, embeddings=mixed_embeddings(policy, micro, GreedyMix(0.0), table))[0]
     torch.testing.assert_close(found, plain)
-    half = mixed(policy, micro, GreedyMix(0.5), table)
+    half = mixed_embeddings(policy, micro, GreedyMix(0.5), table)
     assert (logprobs(policy, micro, embeddings=half)[0] - plain).abs().max() > 1e-4
     monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", 3000)
-    torch.testing.assert_close(mixed(policy, micro, GreedyMix(0.5), table), half)
+    torch.testing.assert_close(mixed_embeddings(policy, micro, GreedyMix(0.5), table), half)
 
 
 def test_a_scalar_head_is_read_before_or_after_a_token(tiny_dir: Path) -> None:

@@ -8,23 +8,23 @@ import pytest
 import torch
 
 from obverse.models import cpu_threads as pace
-from obverse.models.cpu_threads import Pace, best, best_threads, candidates, measure, shapes
+from obverse.models.cpu_threads import Throughput, best, best_threads, candidates, measure, shapes
 from obverse.models.load import load
 
 
-def paces(*rates: float) -> list[Pace]:
-    return [Pace(2**power, "float32", rate) for power, rate in enumerate(rates)]
+def throughputs(*rates: float) -> list[Throughput]:
+    return [Throughput(2**power, "float32", rate) for power, rate in enumerate(rates)]
 
 
 def test_more_threads_must_be_worth_it() -> None:
-    assert best(paces(100, 190, 350)) == 4
-    assert best(paces(100, 190, 200)) == 2
-    assert best(paces(100, 60, 40)) == 1
-    assert best(paces(100, 110)) == 1
+    assert best(throughputs(100, 190, 350)) == 4
+    assert best(throughputs(100, 190, 200)) == 2
+    assert best(throughputs(100, 60, 40)) == 1
+    assert best(throughputs(100, 110)) == 1
 
 
 def test_slower_with_two_and_faster_with_four() -> None:
-    assert best(paces(100, 90, 200)) == 4
+    assert best(throughputs(100, 90, 200)) == 4
 
 
 def test_candidates_end_with_all_cores() -> None:
@@ -41,9 +41,9 @@ def test_a_small_model_has_one_thread_unmeasured(tiny_dir: Path, monkeypatch: py
 def test_a_larger_model_has_what_was_measured_for_its_type(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def measured(of: list[tuple[int, int]], dtypes: tuple[str, ...]) -> list[Pace]:
+    def measured(of: list[tuple[int, int]], dtypes: tuple[str, ...]) -> list[Throughput]:
         asked.append((of, dtypes))
-        return paces(100, 190)
+        return throughputs(100, 190)
 
     monkeypatch.setattr(pace, "SMALL_MODEL", 10)
     monkeypatch.setattr(pace, "num_cores", lambda: 2)
@@ -63,7 +63,7 @@ def test_every_number_of_threads_and_type_is_timed(monkeypatch: pytest.MonkeyPat
     before, used = torch.get_num_threads(), []
     monkeypatch.setattr(pace, "rate", lambda states, matrix, seconds: used.append(torch.get_num_threads()) or 2.0)
     found = measure([(4, 8), (2, 2)], ("float32", "bfloat16"), 0.0)
-    assert found == [Pace(n, dtype, 2.0) for dtype in ("float32", "bfloat16") for n in (1, 2)]
+    assert found == [Throughput(n, dtype, 2.0) for dtype in ("float32", "bfloat16") for n in (1, 2)]
     assert used == [1, 1, 2, 2] * 2 and torch.get_num_threads() == before
 
 

@@ -31,7 +31,7 @@ from obverse.errors import ConfigError
 from obverse.evaluation.evaluate import evaluate
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
-from obverse.models.position_limits import num_positions, rated_positions, reads
+from obverse.models.position_limits import can_read, num_positions, rated_positions
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.setup import prepare
@@ -70,12 +70,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_of_positions_is_found_and_its_rows_are_counted(kind: str) -> None:
     model = made(kind)
     assert num_positions(model) == NUM
-    assert reads(model, NUM, NUM) and not reads(model, NUM + 1, NUM)
+    assert can_read(model, NUM, NUM) and not can_read(model, NUM + 1, NUM)
 
 
 def test_rotary_positions_have_no_bound() -> None:
     model = made("llama")
-    assert num_positions(model) is None and reads(model, NUM + 1, None)
+    assert num_positions(model) is None and can_read(model, NUM + 1, None)
 
 
 def test_a_table_that_grows_is_no_bound() -> None:
@@ -90,7 +90,7 @@ def test_a_table_that_grows_is_no_bound() -> None:
 
 def test_slopes_that_are_made_for_a_length_are_found() -> None:
     model = MptForCausalLM(MptConfig(vocab_size=512, d_model=16, n_layers=1, n_heads=2, max_seq_len=NUM)).eval()
-    assert num_positions(model) is None and rated_positions(model) == NUM and not reads(model, NUM + 1, None)
+    assert num_positions(model) is None and rated_positions(model) == NUM and not can_read(model, NUM + 1, None)
 
 
 def rows(path: Path, prompt: str, answer: str) -> Path:

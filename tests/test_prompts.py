@@ -13,7 +13,7 @@ from tiny_models import save_tiny
 from obverse.models.batch import Update, blocks, pack
 from obverse.models.load import load
 from obverse.models.policy import Policy, logprobs
-from obverse.models.shared_prefix import Prompts, Reader
+from obverse.models.shared_prefix import PromptBatch, SharedPrefix
 from obverse.types import ModelInput, Sample, Source
 
 SHARING = ("qwen2", "qwen3", "llama", "gemma")
@@ -49,7 +49,7 @@ def gradient(policy: Policy, made: Update, budget: int, shared: bool) -> tuple[L
     """Log-probs by (sample, position), and the gradient of a weighted sum of them."""
     policy.model.zero_grad()
     logps: Logps = {}
-    reader = Reader(policy.model)
+    reader = SharedPrefix(policy.model)
     for micro in made.micros(budget, shared=shared):
         logp, _ = logprobs(policy, micro, reader=reader)
         places = zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True)
@@ -95,10 +95,10 @@ def test_a_prompt_is_computed_once(policies: dict[str, Policy], monkeypatch: pyt
 def test_without_gradients_nothing_is_kept(policies: dict[str, Policy]) -> None:
     policy, made = policies["qwen2"], update((5, 6), (3, 4))
     with torch.no_grad():
-        reader = Reader(policy.model)
+        reader = SharedPrefix(policy.model)
         for micro in made.micros(10**6, shared=True):
             assert not logprobs(policy, micro, reader=reader)[0].requires_grad
-        assert reader.reading is not None and not any(leaf.requires_grad for leaf in reader.reading.leaves)
+        assert reader.current is not None and not any(leaf.requires_grad for leaf in reader.current.leaves)
 
 
 def test_a_cache_that_forgets_is_not_shared(policies: dict[str, Policy]) -> None:
@@ -106,10 +106,10 @@ def test_a_cache_that_forgets_is_not_shared(policies: dict[str, Policy]) -> None
 
 
 def test_prompts_are_padded_on_the_left_and_only_where_they_differ() -> None:
-    ragged = Prompts.of([ModelInput((1, 2, 3)), ModelInput((4,))])
+    ragged = PromptBatch.of([ModelInput((1, 2, 3)), ModelInput((4,))])
     assert ragged.input_ids.tolist() == [[1, 2, 3], [0, 0, 4]] and ragged.mask is not None
     assert ragged.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert Prompts.of([ModelInput((1, 2)), ModelInput((3, 4))]).mask is None
+    assert PromptBatch.of([ModelInput((1, 2)), ModelInput((3, 4))]).mask is None
     assert ragged.to(torch.device("cpu")) is ragged
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from obverse.models.fused_logprobs import Lookup, Scores, chunk_size, chunks, keeps_own_gradient, reads
+from obverse.models.fused_logprobs import Lookup, Scores, accumulates_in_place, chunk_size, chunks, decoder_inputs
 
 NUM_TOKENS, WIDTH, VOCABULARY = 23, 8, 31
 
@@ -50,7 +50,7 @@ def test_a_tied_matrix_gathers_both_ends_in_its_own_gradient(known: str, padding
     (slope * logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]).sum().backward()
     expected, tied.weight.grad = tied.weight.grad, torch.ones_like(tied.weight)  # as another micro batch left it
     known_logp_gradient = {"unknown": None, "known": slope, "wrongly known": slope + 1}[known]
-    states = torch.tanh(reads(ids, tied)["inputs_embeds"])
+    states = torch.tanh(decoder_inputs(ids, tied)["inputs_embeds"])
     logp, _ = Scores.apply(states, tied.weight, target, temperatures, known_logp_gradient, 5)
     home = tied.weight.grad
     (slope * logp).sum().backward()
@@ -61,13 +61,13 @@ def test_a_tied_matrix_gathers_both_ends_in_its_own_gradient(known: str, padding
 def test_only_a_trained_float_parameter_keeps_its_own_gradient() -> None:
     table = torch.nn.Embedding(VOCABULARY, WIDTH)
     ids = torch.tensor([1])
-    assert keeps_own_gradient(table.weight) and reads(ids, table)["inputs_embeds"].requires_grad
-    assert not keeps_own_gradient(table.weight * 2)
-    assert "input_ids" in reads(ids, None) and "input_ids" in reads(ids, table.bfloat16())
+    assert accumulates_in_place(table.weight) and decoder_inputs(ids, table)["inputs_embeds"].requires_grad
+    assert not accumulates_in_place(table.weight * 2)
+    assert "input_ids" in decoder_inputs(ids, None) and "input_ids" in decoder_inputs(ids, table.bfloat16())
     with torch.no_grad():
-        assert "input_ids" in reads(ids, table.float())
+        assert "input_ids" in decoder_inputs(ids, table.float())
     table.weight.requires_grad_(False)
-    assert "input_ids" in reads(ids, table)
+    assert "input_ids" in decoder_inputs(ids, table)
     assert not Lookup.apply(ids, table.weight, None).requires_grad
 
 

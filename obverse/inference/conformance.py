@@ -15,7 +15,7 @@ from obverse.inference.decode_loop import PartialCompletion, generate
 from obverse.inference.kv_cache import num_layers
 from obverse.inference.types import SamplingParams, SamplingRequest
 from obverse.models.conformance import (
-    WRONG,
+    MAX_ERROR,
     architecture_key,
     class_name,
     first_line,
@@ -59,7 +59,7 @@ def _sampling_fault(model: Any, layers: int) -> str | None:
             except Exception as error:  # noqa: BLE001  as above
                 return f"its forward does not read a padded cache of keys and values ({first_line(error)})"
             worst = max(_sampled_gap(copy, requests[item.request].prompt, item) for item in completions)
-            if worst <= WRONG:
+            if worst <= MAX_ERROR:
                 return None
     return f"read from a padded cache, a token's log-prob differs by {worst:.1g} from that of a plain forward"
 

@@ -14,7 +14,7 @@ from obverse.inference.conformance import check_sampling
 from obverse.inference.decode_loop import generate
 from obverse.inference.kv_cache import num_layers
 from obverse.inference.types import Completion, SamplingParams, SamplingRequest
-from obverse.models.position_limits import num_positions, reads
+from obverse.models.position_limits import can_read, num_positions
 from obverse.models.rope_frequencies import longest_sampled
 from obverse.types import Finish
 
@@ -82,7 +82,7 @@ class HFSampler:
             self._num_positions = num_positions(self.model) or sys.maxsize
         longest = max((len(request.prompt) for request in requests), default=0) + params.max_tokens
         limit = self._num_positions
-        if longest - 1 > limit and not reads(self.model, longest - 1, limit):
+        if longest - 1 > limit and not can_read(self.model, longest - 1, limit):
             raise ConfigError(
                 f"a prompt of {longest - params.max_tokens:,} tokens and a completion of up to {params.max_tokens:,} "
                 f"need more than the {limit:,} positions that the model has: lower --max_completion_length"

@@ -1,4 +1,4 @@
-"""How long prompts and texts are: the longest of the data where they are at hand, else what the options allow."""
+"""The longest prompt and texts of a run: of the data if it is on this machine, else the limits of the options."""
 
 from __future__ import annotations
 
@@ -15,39 +15,43 @@ from obverse.memory_plan.batch_shapes import Lengths
 from obverse.models.load import locate
 from obverse.types import Problem
 
-NUM_READ = 8  # texts that are made tokens of: the longest by letters
-ASSUMED = 1_024  # tokens of a prompt, where neither data nor options say
+NUM_TOKENIZED = 8  # texts, the longest by characters
+DEFAULT_PROMPT = 1_024  # tokens of a prompt, without data and option
 
 
 def lengths(config: TrainConfig) -> tuple[Lengths, str]:
-    """The longest prompt, text and completion of a run, and a sentence that says how they are known."""
-    prompt, shown = config.max_prompt_length or ASSUMED, config.max_completion_length
+    """The longest prompt, text and completion of a run, and a sentence on their source."""
+    prompt, given = config.max_prompt_length or DEFAULT_PROMPT, config.max_completion_length
     try:
         problems, renderer = _problems(config), _renderer(config)
-        longest = _longest(problems, lambda each: str(each.prompt), lambda each: len(renderer.prompt(each)))
-        if not longest:  # what a folder without a tokenizer's files is read as
+        longest = _longest(problems, lambda problem: str(problem.prompt), lambda problem: len(renderer.prompt(problem)))
+        if not longest:  # AutoTokenizer returns an empty tokenizer for a folder without its files
             raise UserError(f"{config.model} has no tokenizer to count them with")
     except (UserError, OSError, ValueError) as error:
-        assumed = f"prompts of {prompt} tokens and texts of {shown} are assumed"
-        return Lengths(prompt, shown, config.max_completion_length), f"{assumed}: {str(error).splitlines()[0]}"
+        assumed = f"prompts of {prompt} tokens and texts of {given} are assumed"
+        return Lengths(prompt, given, config.max_completion_length), f"{assumed}: {str(error).splitlines()[0]}"
     texts = [
-        _longest(problems, lambda each: each.demonstration_text, lambda each: len(renderer.demonstration(each).ids)),
+        _longest(
+            problems,
+            lambda problem: problem.demonstration_text,
+            lambda problem: len(renderer.demonstration(problem).ids),
+        ),
         *(
             _longest(
                 problems,
-                lambda each, kind=kind: getattr(each, kind) or "",  # type: ignore[misc]
-                lambda each, kind=kind: len(renderer.response(each, (getattr(each, kind),), kind).ids),  # type: ignore[misc]
+                lambda problem, kind=kind: getattr(problem, kind) or "",  # type: ignore[misc]
+                lambda problem, kind=kind: len(renderer.response(problem, (getattr(problem, kind),), kind).ids),  # type: ignore[misc]
             )
             for kind in ("chosen", "rejected")
         ),
     ]
     prompt = min(longest, config.max_prompt_length or longest)
-    found = Lengths(prompt, max(texts) or shown, config.max_completion_length)
-    return found, f"the longest prompt has {prompt} tokens, the longest text {max(texts)}"
+    longest_texts = Lengths(prompt, max(texts) or given, config.max_completion_length)
+    return longest_texts, f"the longest prompt has {prompt} tokens, the longest text {max(texts)}"
 
 
 def _problems(config: TrainConfig) -> list[Problem]:
-    """The data set, if no network is needed for it."""
+    """The data set. Raises UserError for one that is not on this machine."""
     name = config.dataset.partition(":")[0]
     if name not in EMBEDDED and not Path(config.dataset).expanduser().exists():
         raise UserError(f"the data set {config.dataset} is not on this machine, and no network is asked for it")
@@ -60,6 +64,6 @@ def _renderer(config: TrainConfig) -> Renderer:
 
 
 def _longest(problems: Sequence[Problem], text: Callable[[Problem], str], count: Callable[[Problem], int]) -> int:
-    """The most tokens that `count` finds among the problems whose `text` has most letters; 0 where none has any."""
-    written = sorted((each for each in problems if text(each)), key=lambda each: len(text(each)))[-NUM_READ:]
-    return max(map(count, written), default=0)
+    """The largest `count` of tokens among the problems with the longest `text`; 0 without texts."""
+    candidates = sorted(filter(text, problems), key=lambda problem: len(text(problem)))[-NUM_TOKENIZED:]
+    return max(map(count, candidates), default=0)

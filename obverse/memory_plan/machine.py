@@ -1,4 +1,4 @@
-"""How much memory there is: of the card, or what this process may use of the machine's."""
+"""The memory of a device, of the machine, and of this process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may use; "max" where nobody set a limit
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # the memory limit of a container, or "max"
 
 
 def total(device: str) -> int | None:
-    """Bytes on the device; None where there is no such device here to ask."""
+    """Bytes of memory of a device; None for a device that this machine does not have."""
     if device != "cpu":
         if not device.startswith("cuda") or not torch.cuda.is_available():
             return None
@@ -24,6 +24,6 @@ def total(device: str) -> int | None:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now: Python and its libraries. 0 where the system does not say."""
+    """Resident bytes of this process: Python and its libraries; 0 where the system does not report them."""
     path = Path("/proc/self/statm")
     return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.is_file() else 0

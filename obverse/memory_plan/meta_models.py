@@ -1,4 +1,4 @@
-"""The networks of a run as shadows: made from configurations alone, with shapes and no numbers."""
+"""The models of a run as fake tensors, built from their configurations alone."""
 
 from __future__ import annotations
 
@@ -14,51 +14,53 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from obverse.config.train import TrainConfig
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
-from obverse.models.conformance import Traits
-from obverse.models.fused_logprobs import Gradients, Workspace, keeps_own_gradient
+from obverse.models.conformance import Capabilities
+from obverse.models.fused_logprobs import Gradients, Workspace, accumulates_in_place
 from obverse.models.load import local_config, weights_dtype, with_plain_experts
-from obverse.models.policy import Policy, as_policy, traits_of, with_checkpoints
+from obverse.models.policy import Policy, as_policy, capabilities_of, with_checkpoints
 
 
 @dataclass(frozen=True)
-class Shadows:
-    """What `networks.load_networks` would load; None where nobody reads it.
+class MetaModels:
+    """The models that `obverse.training.build_models` would load; None for those that a run does not need.
 
-    With `kept_wide` a rank keeps its share in float32 and computes with the bfloat16 copies that these are.
+    With `stores_float32` a rank stores its shard in float32 and computes with bfloat16 copies, which these models are.
     """
 
     policy: Policy
     anchor: Policy | None = None
     critic: Any = None
     scorer: Any = None
-    kept_wide: bool = False
+    stores_float32: bool = False
 
 
-def traits(config: TrainConfig, schedule: TrainingSchedule) -> dict[str, Traits]:
-    """Those of the policies that `shadows` makes, by name; tried outside a ledger, for a shadow has no numbers."""
+def policy_capabilities(config: TrainConfig, schedule: TrainingSchedule) -> dict[str, Capabilities]:
+    """The capabilities of policy and reference model, by name; tested outside a tracker, as tests need numbers."""
     if not all(method.trains_policy for method in schedule.methods):
         return {}
-    found = {}
+    by_name = {}
     for name in (config.model, config.anchor_model):
         if name is not None:
             with torch.device("meta"):
                 outline = AutoModelForCausalLM.from_config(local_config(name, config.positions))
-            found[name] = traits_of(outline.eval())
-    return found
+            by_name[name] = capabilities_of(outline.eval())
+    return by_name
 
 
-def shadows(
-    config: TrainConfig, schedule: TrainingSchedule, device: str, shared_out: bool, known: Mapping[str, Traits]
-) -> Shadows:
-    """The networks of a run, inside an open ledger; `known` is what `traits` gave.
+def build_meta_models(
+    config: TrainConfig, schedule: TrainingSchedule, device: str, shared_out: bool, known: Mapping[str, Capabilities]
+) -> MetaModels:
+    """The models of a run, inside an open tracker; `known` is the result of `policy_capabilities`.
 
-    ConfigError where a model's configuration is not at hand.
+    Raises ConfigError for a model whose configuration is not on this machine.
     """
     if not all(method.trains_policy for method in schedule.methods):
-        return Shadows(Policy(_scalar(config.model, weights_dtype(config.dtype, device), config.positions), head=None))
+        return MetaModels(
+            Policy(_scalar(config.model, weights_dtype(config.dtype, device), config.positions), head=None)
+        )
     dtype = weights_dtype(config.dtype, device, trains=not config.use_peft)
     is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu" and not config.use_peft)
-    is_cast = is_mixed and shared_out  # layers are gathered in bfloat16, in place of a cast for every product
+    is_cast = is_mixed and shared_out  # FSDP gathers layers in bfloat16, so that products need no cast
     dtype, is_mixed = (torch.bfloat16, False) if is_cast else (dtype, is_mixed)
     policy = _policy(config.model, config, dtype, is_mixed, known)
     anchor = critic = scorer = None
@@ -76,11 +78,13 @@ def shadows(
         policy = with_checkpoints(policy)
     if shared_out:
         policy = replace(policy, shares=False)
-    return Shadows(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
+    return MetaModels(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
 
 
-def _policy(name: str, config: TrainConfig, dtype: torch.dtype, mixed: bool, known: Mapping[str, Traits]) -> Policy:
-    """What `as_policy` makes of a model."""
+def _policy(
+    name: str, config: TrainConfig, dtype: torch.dtype, mixed: bool, known: Mapping[str, Capabilities]
+) -> Policy:
+    """The policy of a model, as `as_policy` builds it."""
     model = AutoModelForCausalLM.from_config(local_config(name, config.positions), dtype=dtype)
     return as_policy(with_plain_experts(model), mixed, known[name])
 
@@ -97,7 +101,7 @@ def _scalar_dtype(dtype: str) -> torch.dtype:
 
 
 class Adapted(torch.nn.Module):
-    """A frozen linear layer with a low-rank adapter beside it, computed as PEFT computes it."""
+    """A frozen linear layer with a low-rank adapter, computed as in PEFT."""
 
     def __init__(self, base: torch.nn.Linear, rank: int) -> None:
         super().__init__()
@@ -112,7 +116,7 @@ class Adapted(torch.nn.Module):
 
 
 def _adapted(policy: Policy, config: TrainConfig) -> Policy:
-    """The policy with adapters on its linear layers, or on those that are named; nothing else learns."""
+    """The frozen policy with trained adapters on its linear layers, or on those of --lora_target_modules."""
     model, targets = policy.model.requires_grad_(False), config.lora_target_modules
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
@@ -123,19 +127,22 @@ def _adapted(policy: Policy, config: TrainConfig) -> Policy:
 
 
 class QuickHead(torch.autograd.Function):
-    """The buffers of `vocabulary.Scores` without its walk over the vocabulary: [T, 1] from states [T, H]."""
+    """Allocates the buffers of `fused_logprobs.Scores` without its loop over chunks: [T, 1] from states [T, H]."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, matrix: Tensor, size: int) -> Tensor:
         ctx.save_for_backward(states)
-        ctx.matrix, ctx.size = matrix, size  # itself: a checkpoint would hand back a copy that is no parameter
+        ctx.matrix, ctx.size = (
+            matrix,
+            size,
+        )  # not saved for backward: a checkpoint would return a copy that is no parameter
         Workspace(states, matrix.to(states.dtype), size)
         return states.new_zeros(len(states), 1)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (states,), matrix = ctx.saved_tensors, ctx.matrix
-        head, home = matrix.to(states.dtype), matrix if keeps_own_gradient(matrix) else None
+        head, home = matrix.to(states.dtype), matrix if accumulates_in_place(matrix) else None
         gradients = Gradients(states, head, matrix.dtype, home, matrix.requires_grad)
         work = Workspace(states, head, ctx.size)
         gradients.add(slice(0, len(work.logits)), work.logits, states.new_ones(len(work.logits)))

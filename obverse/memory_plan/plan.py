@@ -1,4 +1,4 @@
-"""The plan itself: bytes per rank by what they are for, by phase, and at the peak."""
+"""The memory plan: bytes per rank by purpose, by phase, and at the peak."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from obverse.config.train import TrainConfig
 from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.inference import sampling_params
 from obverse.memory_plan import batch_shapes as sizes
-from obverse.memory_plan.batch_shapes import Lengths, Training, Writing
-from obverse.memory_plan.fake_ledger import Ledger
-from obverse.memory_plan.meta_models import Shadows, shadows, traits
+from obverse.memory_plan.batch_shapes import DecodingShape, Lengths, TrainingShape
+from obverse.memory_plan.memory_tracker import MemoryTracker
+from obverse.memory_plan.meta_models import MetaModels, build_meta_models, policy_capabilities
 from obverse.memory_plan.phases import sampling, training
 from obverse.models.fused_logprobs import chunk_size
 from obverse.models.load import pick_device
 
 FP32 = 4  # bytes
-FOUR_BITS = 0.52  # bytes a weight, constants included (QLoRA, 2305.14314, section 3)
-PREFETCHED = 2  # layers whose weights are whole at a time, where layers are shared out
+FOUR_BITS = 0.52  # bytes per weight, with quantization constants (QLoRA, 2305.14314, section 3)
+PREFETCHED = 2  # layers gathered at a time under FSDP
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes on one rank. What lives throughout is in `lasting`; gradients and what follows live in one phase each."""
+    """Bytes on one rank: `lasting` for the whole run, the other fields for one phase each."""
 
     device: str
     ranks: int
@@ -38,10 +38,10 @@ class Plan:
     logits: int
     cache: int
     decoding: int
-    gathered: int  # whole weights of layers that are shared out, while they are computed with
+    gathered: int  # gathered weights of FSDP layers while training
     gathered_to_sample: int
-    micro: Training
-    rows: Writing | None
+    micro: TrainingShape
+    rows: DecodingShape | None
 
     @property
     def training(self) -> int:
@@ -57,21 +57,26 @@ class Plan:
 
 
 def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
-    """What the run of `config` will need on each of `ranks`; ConfigError where a model's configuration is missing."""
+    """The memory that the run of `config` needs on each of `ranks`.
+
+    Raises ConfigError for a model whose configuration is missing.
+    """
     schedule = as_schedule(methods.build(config.method, config.method_options))
     device = pick_device(config.device)
     kind = torch.device(device).type
     share = ranks if config.fsdp else 1
-    known, ledger = traits(config, schedule), Ledger()
-    with ledger.open():
-        nets = shadows(config, schedule, kind, share > 1, known)
-        micros = [sizes.training(config, each, lengths, kind, nets.policy.shares, ranks) for each in schedule.methods]
-        needs = [training(ledger, nets, *pair) for pair in zip(schedule.methods, micros, strict=True)]
+    known, tracker = policy_capabilities(config, schedule), MemoryTracker()
+    with tracker.open():
+        nets = build_meta_models(config, schedule, kind, share > 1, known)
+        micros = [
+            sizes.training(config, method, lengths, kind, nets.policy.shares, ranks) for method in schedule.methods
+        ]
+        needs = [training(tracker, nets, *pair) for pair in zip(schedule.methods, micros, strict=True)]
         most = max(range(len(needs)), key=needs.__getitem__)
-        rows = sizes.writing(config, schedule.methods, lengths, ranks)
-        cache, written = sampling(ledger, nets.policy, rows, sampling_params(config, ())) if rows else (0, 0)
+        rows = sizes.decoding_shape(config, schedule.methods, lengths, ranks)
+        cache, sampling_peak = sampling(tracker, nets.policy, rows, sampling_params(config, ())) if rows else (0, 0)
         computed = num_bytes(nets.policy.model, learning) + num_bytes(nets.critic, learning)
-        gradients = _kept(nets, nets.policy.model, learning) + num_bytes(nets.critic, learning)
+        gradients = _stored_bytes(nets, nets.policy.model, learning) + num_bytes(nets.critic, learning)
         logits = _logits(nets, micros[most], kind)
         return Plan(
             device,
@@ -81,7 +86,7 @@ def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
             activations=max(0, needs[most] - computed - logits),
             logits=logits,
             cache=cache,
-            decoding=max(0, written - cache),
+            decoding=max(0, sampling_peak - cache),
             gathered=_gathered(nets, whole=not config.fsdp_reshard_after_forward) if share > 1 else 0,
             gathered_to_sample=_gathered(nets, whole=True) if share > 1 else 0,
             micro=micros[most],
@@ -97,41 +102,41 @@ def num_bytes(model: Any, which: Callable[[torch.nn.Parameter], bool] = lambda _
     """Bytes of a model's parameters; 0 for none."""
     if model is None:
         return 0
-    return sum(each.numel() * each.element_size() for each in model.parameters() if which(each))
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters() if which(weight))
 
 
-def _kept(nets: Shadows, model: Any, which: Callable[[torch.nn.Parameter], bool] = lambda _: True) -> int:
-    """The same, in the type that weights are kept in."""
-    return num_bytes(model, which) * (2 if nets.kept_wide else 1)
+def _stored_bytes(nets: MetaModels, model: Any, which: Callable[[torch.nn.Parameter], bool] = lambda _: True) -> int:
+    """Bytes of a model's parameters in the type in which a rank stores them."""
+    return num_bytes(model, which) * (2 if nets.stores_float32 else 1)
 
 
-def _lasting(nets: Shadows, schedule: TrainingSchedule, config: TrainConfig) -> dict[str, int]:
-    """Weights of all networks, and the moments of what learns: two numbers a weight, for every optimizer."""
-    own = [stage for number, stage in enumerate(schedule.stages) if number == 0 or not stage.shares_optimizer]
-    optimizers = 1 if schedule.selector.fresh_anchor else len(own)  # a stage that is over gives its moments back
-    moments = 2 * optimizers * _kept(nets, nets.policy.model, learning) + 2 * num_bytes(nets.critic, learning)
-    weights = _kept(nets, nets.policy.model)
+def _lasting(nets: MetaModels, schedule: TrainingSchedule, config: TrainConfig) -> dict[str, int]:
+    """Bytes of all models, and of two moments per trained weight for every optimizer."""
+    stages = [stage for number, stage in enumerate(schedule.stages) if number == 0 or not stage.shares_optimizer]
+    optimizers = 1 if schedule.selector.fresh_anchor else len(stages)  # a finished stage frees its moments
+    moments = 2 * optimizers * _stored_bytes(nets, nets.policy.model, learning) + 2 * num_bytes(nets.critic, learning)
+    weights = _stored_bytes(nets, nets.policy.model)
     if config.load_in_4bit:
         weights -= round((1 - FOUR_BITS / nets.policy.model.dtype.itemsize) * _linear(nets.policy.model))
-    found = {
+    sizes_by_use = {
         "weights": weights,
-        "initial model": _kept(nets, nets.anchor and nets.anchor.model),
+        "initial model": _stored_bytes(nets, nets.anchor and nets.anchor.model),
         "critic": num_bytes(nets.critic),
         "reward model": num_bytes(nets.scorer),
         "moments of AdamW": moments,
     }
-    return {name: size for name, size in found.items() if size}
+    return {name: size for name, size in sizes_by_use.items() if size}
 
 
 def _linear(model: Any) -> int:
-    """Bytes of the frozen matrices of linear layers, the head apart: what 4 bits make smaller."""
+    """Bytes of the frozen matrices of linear layers without the head, which 4-bit loading quantizes."""
     head = model.get_output_embeddings()
-    layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear) and each is not head]
-    return sum(num_bytes(each, lambda weight: weight.ndim == 2 and not weight.requires_grad) for each in layers)
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
+    return sum(num_bytes(layer, lambda weight: weight.ndim == 2 and not weight.requires_grad) for layer in layers)
 
 
-def _logits(nets: Shadows, micro: Training, device: str) -> int:
-    """Of a chunk of tokens: one buffer, on an accelerator a second for the exponentials."""
+def _logits(nets: MetaModels, micro: TrainingShape, device: str) -> int:
+    """Bytes of the logits of a chunk of tokens; on an accelerator twice, for the exponentials."""
     vocabulary = nets.policy.model.config.get_text_config().vocab_size
     if nets.policy.head is None:
         return 0
@@ -140,10 +145,10 @@ def _logits(nets: Shadows, micro: Training, device: str) -> int:
     return rows * vocabulary * FP32 * (1 if device == "cpu" else 2)
 
 
-def _gathered(nets: Shadows, whole: bool) -> int:
-    """Weights that a rank holds in full beside its share: all, or the root's and two layers' with their gradients."""
+def _gathered(nets: MetaModels, whole: bool) -> int:
+    """Bytes of gathered weights: all with `whole`, else the root's and two layers' with their gradients."""
     model = nets.policy.model
-    layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     largest, total = max(map(num_bytes, layers), default=0), num_bytes(model)
     root = total - sum(map(num_bytes, layers))
     if whole:

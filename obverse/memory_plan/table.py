@@ -1,4 +1,4 @@
-"""The plan as `--dry-run` prints it, and the sentence that refuses what cannot fit."""
+"""The memory plan as `--dry-run` prints it, and the error for a run that does not fit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from obverse.models.load import local_config
 
 
 def memory(config: TrainConfig) -> Iterator[str]:
-    """Lines of the expected memory per rank; ConfigError, after them, for a run that cannot fit.
+    """Lines of the expected memory per rank. Raises ConfigError after the last line for a run that does not fit.
 
-    The ranks are those of torchrun, or of WORLD_SIZE as a user sets it. What is not known is said in a line.
+    The number of ranks is WORLD_SIZE, as set by torchrun or the user. Without a plan the line says why.
     """
     try:
         ranks, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
@@ -29,43 +29,45 @@ def memory(config: TrainConfig) -> Iterator[str]:
         raise ConfigError("WORLD_SIZE and LOCAL_WORLD_SIZE must be numbers of processes") from None
     try:
         local_config(config.model)
-        long, known = lengths(config)
-        made = plan(config, long, ranks)
+        longest, source = lengths(config)
+        planned = plan(config, longest, ranks)
     except ConfigError as error:
         yield f"memory: no plan: {error}"
         return
-    yield from lines(made, known)
-    there = machine.total(made.device)
-    if there is None:
-        yield f"there is no {made.device} here to compare it with"
+    yield from lines(planned, source)
+    available = machine.total(planned.device)
+    if available is None:
+        yield f"there is no {planned.device} here to compare it with"
         return
-    here, own = ("this card", 0) if made.device != "cpu" else ("this machine", machine.resident())
-    local = local if made.device == "cpu" else 1
-    needed = local * (made.peak + own)
-    whose = f" for {local} ranks" if local > 1 else ""
-    libraries = f", {size(local * own)} of them for Python and its libraries" if own else ""
-    yield f"{here} has {size(there)}; the peak{whose} is {size(needed)}{libraries}"
-    if needed > there:
-        raise ConfigError(f"memory: {here} has {size(there)}: {refusal(config, long, made, there // local - own)}")
+    where, process = ("this card", 0) if planned.device != "cpu" else ("this machine", machine.resident())
+    local = local if planned.device == "cpu" else 1
+    needed = local * (planned.peak + process)
+    for_ranks = f" for {local} ranks" if local > 1 else ""
+    libraries = f", {size(local * process)} of them for Python and its libraries" if process else ""
+    yield f"{where} has {size(available)}; the peak{for_ranks} is {size(needed)}{libraries}"
+    if needed > available:
+        raise ConfigError(
+            f"memory: {where} has {size(available)}: {refusal(config, longest, planned, available // local - process)}"
+        )
 
 
-def lines(made: Plan, known: str) -> Iterator[str]:
-    """What is held and when; a phase's sum has what lasts in it."""
-    who = f"on each of {made.ranks} ranks" if made.ranks > 1 else "in one process"
-    yield f"memory {who}, {made.device}; {known}"
-    yield from (row(*each) for each in made.lasting.items())
-    if made.rows:
-        yield row(f"cache of {made.rows.num_rows} x {made.rows.length:,} tokens", made.cache)
-        yield row("decoding", made.decoding)
-        if made.gathered_to_sample:
-            yield row("whole weights to sample with", made.gathered_to_sample)
-        yield row("= sampling", made.sampling)
-    yield row("gradients", made.gradients)
-    yield row(f"activations of {made.micro.num_tokens:,} tokens", made.activations)
-    yield row("logits", made.logits)
-    if made.gathered:
-        yield row("whole weights to train with", made.gathered)
-    yield row("= training", made.training)
+def lines(planned: Plan, source: str) -> Iterator[str]:
+    """One line per use of memory; the sum of a phase includes what lasts."""
+    processes = f"on each of {planned.ranks} ranks" if planned.ranks > 1 else "in one process"
+    yield f"memory {processes}, {planned.device}; {source}"
+    yield from (row(*item) for item in planned.lasting.items())
+    if planned.rows:
+        yield row(f"cache of {planned.rows.num_rows} x {planned.rows.length:,} tokens", planned.cache)
+        yield row("decoding", planned.decoding)
+        if planned.gathered_to_sample:
+            yield row("whole weights to sample with", planned.gathered_to_sample)
+        yield row("= sampling", planned.sampling)
+    yield row("gradients", planned.gradients)
+    yield row(f"activations of {planned.micro.num_tokens:,} tokens", planned.activations)
+    yield row("logits", planned.logits)
+    if planned.gathered:
+        yield row("whole weights to train with", planned.gathered)
+    yield row("= training", planned.training)
 
 
 def row(name: str, number: int) -> str:
@@ -77,31 +79,31 @@ def size(number: int) -> str:
     return f"{number / 10**9:,.1f} GB" if number >= 10**10 else f"{number / 10**6:,.1f} MB"
 
 
-def refusal(config: TrainConfig, long: Lengths, made: Plan, there: int) -> str:
-    """Why a rank's work cannot fit `there` bytes, and the option that helps most."""
-    phase = "training" if made.training >= made.sampling else "sampling"
-    told = f"{phase} needs {size(made.peak)} beside Python and its libraries"
-    tried = []
-    for words, change in changes(config, made):
-        with suppress(ConfigError):  # not every model can be trained so
-            tried.append((words, plan(config.model_copy(update=change), long, made.ranks)))
-    if not tried:
-        return f"{told}: take a smaller model or a larger machine"
-    words, best = min(tried, key=lambda pair: pair[1].peak)
-    enough = "" if best.peak <= there else ", which is not enough alone"
-    return f"{told}: {words} brings it to {size(best.peak)}{enough}"
+def refusal(config: TrainConfig, longest: Lengths, planned: Plan, available: int) -> str:
+    """Why a rank's work does not fit `available` bytes, and the option that saves most."""
+    phase = "training" if planned.training >= planned.sampling else "sampling"
+    need = f"{phase} needs {size(planned.peak)} beside Python and its libraries"
+    savings = []
+    for words, change in changes(config, planned):
+        with suppress(ConfigError):  # not every model supports it
+            savings.append((words, plan(config.model_copy(update=change), longest, planned.ranks)))
+    if not savings:
+        return f"{need}: take a smaller model or a larger machine"
+    words, best = min(savings, key=lambda pair: pair[1].peak)
+    enough = "" if best.peak <= available else ", which is not enough alone"
+    return f"{need}: {words} brings it to {size(best.peak)}{enough}"
 
 
-def changes(config: TrainConfig, made: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What could be written differently, with the options that it changes; the run's results stay but for use_peft."""
+def changes(config: TrainConfig, planned: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Options that save memory, with the changed values. All but use_peft keep the results of the run."""
     if not config.gradient_checkpointing:
         yield "--gradient_checkpointing", {"gradient_checkpointing": True}
-    budget = config.tokens_at_once(torch.device(made.device).type)
+    budget = config.tokens_at_once(torch.device(planned.device).type)
     if budget > 512:
         yield f"--micro_batch_tokens {budget // 4}", {"micro_batch_tokens": budget // 4}
-    if made.rows and made.rows.num_rows > 8:
-        yield f"--rollout_batch_size {made.rows.num_rows // 4}", {"rollout_batch_size": made.rows.num_rows // 4}
-    if made.ranks > 1 and not config.fsdp and not config.use_peft:
+    if planned.rows and planned.rows.num_rows > 8:
+        yield f"--rollout_batch_size {planned.rows.num_rows // 4}", {"rollout_batch_size": planned.rows.num_rows // 4}
+    if planned.ranks > 1 and not config.fsdp and not config.use_peft:
         yield "--fsdp", {"fsdp": True}
     if not config.use_peft and not config.fsdp:
         yield "--use_peft (low-rank adapters in place of the whole policy)", {"use_peft": True}

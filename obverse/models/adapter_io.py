@@ -1,4 +1,4 @@
-"""Adapter folders in PEFT's layout: which base they belong on, and both as one model for who only reads it."""
+"""Adapter folders in PEFT's layout: identification of their base model, and loading merged into it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from obverse.models.load import EMBEDDED, load, locate
 from obverse.models.policy import Policy, as_policy
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-ORIGIN = "base.json"  # our own word on the base, beside what PEFT writes
+ORIGIN = "base.json"  # obverse's file that identifies the base, beside those of PEFT
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The base that adapters were trained on."""
+    """The base model of an adapter."""
 
     name: str  # as --model called it
-    place: str  # where it lies: a folder's full path, or a hub name
+    place: str  # a folder's full path, or a hub name
     sha256: str  # of its weights
 
     @classmethod
     def of(cls, name: str) -> Origin:
-        """Of a model that was loaded just now: a hub's files then lie in its cache."""
+        """The origin of a model that has been loaded, so that the files of a hub name are in the cache."""
         place = locate(name)
         folder = Path(place)
         if not folder.is_dir():
@@ -44,37 +44,37 @@ class Origin:
         (folder / ORIGIN).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     def refuse_other(self, folder: Path) -> None:
-        """Raise CheckpointError where an adapter's folder says that it was trained on other weights than these."""
-        then = origin(folder)
-        if then.get("sha256", self.sha256) != self.sha256:
+        """Raise CheckpointError for an adapter's folder that records another base."""
+        recorded = origin(folder)
+        if recorded.get("sha256", self.sha256) != self.sha256:
             raise CheckpointError(
-                f"adapter {folder}: it was trained on {then.get('name')!r:.200}, whose weights have the sha256 "
-                f"{then['sha256']!s:.12}, and those of {self.name!r:.200} have {self.sha256:.12}: give it its own base"
+                f"adapter {folder}: it was trained on {recorded.get('name')!r:.200}, whose weights have the sha256 "
+                f"{recorded['sha256']!s:.12}, and {self.name!r:.200} has {self.sha256:.12}: give it its own base"
             )
 
 
 def digest(folder: Path) -> str:
-    """sha256 of a model's weight files, by their names and in that order."""
-    found = hashlib.sha256()
+    """sha256 of a model's weight files and their names, in order of names."""
+    total = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def origin(folder: Path) -> dict[str, Any]:
-    """What a folder says of its base in our own words; empty where another program wrote it."""
+    """obverse's record of an adapter's base; empty for a folder of another program."""
     return _read(folder, ORIGIN) if (folder / ORIGIN).is_file() else {}
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"adapter {folder}: {name} is not JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"adapter {folder}: {name} is not an object")
-    return found
+    return content
 
 
 def is_adapter(place: str | Path) -> bool:
@@ -83,14 +83,14 @@ def is_adapter(place: str | Path) -> bool:
 
 
 def base_of(place: str) -> str | None:
-    """The base model that an adapter's folder names, None for a folder or name that is no adapter.
+    """The base model that an adapter's folder names; None for anything that is not an adapter's folder.
 
-    A relative path is that from here, or from the adapter's folder. Raises ConfigError where none is named.
+    Relative paths start at the working directory, or else at the adapter's folder. Raises ConfigError without a name.
     """
     folder = Path(place).expanduser()
     if not is_adapter(folder):
         return None
-    if origin(folder).get("name") == "embedded":  # wherever it was installed then
+    if origin(folder).get("name") == "embedded":  # wherever obverse was installed
         return str(EMBEDDED)
     base = _read(folder, CONFIG).get("base_model_name_or_path")
     if not base:
@@ -100,27 +100,27 @@ def base_of(place: str) -> str | None:
 
 
 def peft_library() -> Any:
-    """The library PEFT, imported now; ConfigError, which says how to get it, where it is not installed."""
+    """The library PEFT, imported on first use. Raises ConfigError where it is not installed."""
     try:
-        import peft.utils.transformers_weight_conversion  # a second that only adapters should cost, and an extra
+        import peft.utils.transformers_weight_conversion  # an optional dependency that takes a second to import
     except ImportError:
         raise ConfigError("adapters: install the library peft, pip install 'obverse[peft]'") from None
     return peft
 
 
 def refuse_unlike(folder: Path, wrapped: Any) -> None:
-    """Raise ConfigError where an adapter's file has other weights than PEFT has made places for.
+    """Raise ConfigError where an adapter's file has other weights than the layers that PEFT created.
 
-    What is missing would be random or zero, and what is left over is no part of the sum.
+    Missing weights would be random or zero, and surplus ones would be ignored.
     """
-    own = peft_library().get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
+    expected = peft_library().get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         saved = set(file.keys())
     whole = {f"base_model.model.{name}" for name in wrapped.get_base_model().state_dict()}  # embeddings, heads
-    missing, left = sorted(own - saved), sorted(saved - own - whole)
-    if missing or left:
+    missing, surplus = sorted(expected - saved), sorted(saved - expected - whole)
+    if missing or surplus:
         parts = [f"it lacks {listed(missing)}"] * bool(missing)
-        parts += [f"nothing has a place for {listed(left)}"] * bool(left)
+        parts += [f"nothing has a place for {listed(surplus)}"] * bool(surplus)
         raise ConfigError(
             f"adapter {folder}: {CONFIG} and {WEIGHTS} do not fit the base: {', and '.join(parts)}: give the files of "
             "one adapter, and its own base"
@@ -128,11 +128,10 @@ def refuse_unlike(folder: Path, wrapped: Any) -> None:
 
 
 def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
-    """The policy and its tokenizer: of a model as `obverse.models.load.load`, of an adapter merged into its base model.
+    """The policy and its tokenizer: of a model, as `obverse.models.load.load`, or of an adapter merged into its base.
 
-    The tokenizer (and with it the chat template) is the adapter's own where its folder has one. Raises ConfigError when
-    there is no such model, when peft is not installed, or when the adapter does not fit its base; CheckpointError when
-    it was trained on another one.
+    The tokenizer, with its chat template, is that of the adapter's folder if it has one. Raises ConfigError for a
+    missing model or library and for an adapter that does not fit its base, CheckpointError for one of another base.
     """
     base = base_of(place)
     if base is None:
@@ -145,7 +144,7 @@ def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool
         Origin.of(base).refuse_other(folder)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on what PEFT asks of transformers, which is no news for a reader
+            warnings.simplefilter("ignore")  # of PEFT, about transformers' interface
             wrapped = peft.PeftModel.from_pretrained(policy.model, str(folder))
             refuse_unlike(folder, wrapped)
             merge = getattr(wrapped.base_model, "merge_and_unload", None)

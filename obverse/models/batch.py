@@ -1,4 +1,4 @@
-"""Groups become two tables: every count is final here, and here is the only padding."""
+"""Packs samples into an update (tables of tokens and samples) and splits it into padded micro batches."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from obverse.estimator.tables import MISSING, Samples, Tokens
-from obverse.models.shared_prefix import Prompts, moved
+from obverse.models.shared_prefix import PromptBatch, moved
 from obverse.types import ModelInput, Sample, Source
 
 
 @dataclass(frozen=True)
 class Micro:
-    """Some whole samples of an update, ready for one forward pass.
+    """Whole samples of an update as one padded batch for a forward pass.
 
     Example (prompt "ab", response "cd"): input_ids = [[a, b, c, d]], row = [0, 0], position = [1, 2], target = [c, d]:
     the hidden state at `position` predicts `target`.
     """
 
-    input_ids: Tensor  # [B, L] right-padded; padding is never attended to, for attention is causal
+    input_ids: Tensor  # [B, L] right-padded; causal attention never attends to padding
     row: Tensor  # [T] row of input_ids
-    position: Tensor  # [T] where the prediction stands
+    position: Tensor  # [T] column of input_ids whose hidden state predicts the token
     target: Tensor  # [T] the trained token
-    temperature: Tensor  # [T] that the token was sampled at; 1 for tokens that others wrote
+    temperature: Tensor  # [T] sampling temperature of the token; 1 for tokens that the policy did not sample
     tokens: Tokens  # [T] columns
-    prompts: Prompts | None = None  # then input_ids hold responses, and position -1 stands behind the prompt
-    reads: Tensor | None = None  # [B] the row of each response's prompt
-    is_padding: bool = False  # computed only to keep step with ranks that have more to do; teaches nothing
-    lengths: tuple[int, ...] = ()  # of each row's prompt and response, the token that is not read included; [B]
+    prompts: PromptBatch | None = (
+        None  # if set, input_ids hold responses only, and position -1 is the prompt's last token
+    )
+    prompt_row: Tensor | None = None  # [B] the row of each response's prompt
+    is_padding: bool = False  # run only so that all ranks run equally many; has no gradient
+    lengths: tuple[
+        int, ...
+    ] = ()  # tokens of each row, prompt and response, including a last token that is not run; [B]
 
     def to(self, device: torch.device) -> Micro:
-        """The same on another device; without a copy where it is there already."""
+        """The micro batch on another device; tensors already there are not copied."""
         tokens = self.tokens.map_columns(lambda column: moved(column, device))
         columns = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
-        there: dict[str, Any] = {name: moved(value, device) for name, value in columns}
-        return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **there)
+        tensors: dict[str, Any] = {name: moved(value, device) for name, value in columns}
+        return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **tensors)
 
 
 @dataclass(frozen=True)
 class Update:
-    """Everything one optimizer step trains on: the whole [S] table and the samples behind it."""
+    """The data of one optimizer step: the table of samples [S] and the samples themselves."""
 
     samples: Samples
     rows: list[Sample]
     sources: frozenset[Source]
     temperature: float
-    reads_last: bool = False  # the last token predicts nothing, but a scalar head may read the state behind it
+    reads_last: bool = False  # run the last token too: a scalar head reads its hidden state
 
     @property
     def num_tokens(self) -> int:
@@ -61,7 +65,7 @@ class Update:
 
     @property
     def num_input_tokens(self) -> int:
-        """Tokens that go through the model, prompts included."""
+        """Tokens of all samples, prompts included."""
         return sum(sample.num_tokens for sample in self.rows)
 
     def micros(
@@ -69,8 +73,8 @@ class Update:
     ) -> Iterator[Micro]:
         """Micro batches of at most `budget` padded tokens (one piece may exceed it), like lengths together.
 
-        A piece is a sample, or with `together` all samples of a problem. With `shared` a micro batch holds responses
-        and names the prompts that they read; consecutive ones read the same. Only the samples `needed` are in it.
+        A piece is one sample, or with `together` all samples of a problem. With `shared`, micro batches hold responses
+        only and refer to a batch of prompts, which consecutive ones share. `needed` (None: all) selects the samples.
         """
         members = [i for i in range(len(self.rows)) if needed is None or i in needed]
         if not shared:
@@ -82,20 +86,20 @@ class Update:
             problems.setdefault(self.rows[index].prompt, []).append(index)
         for block in blocks(sorted(problems, key=len), budget):
             places = {prompt: place for place, prompt in enumerate(block)}
-            prompts = Prompts.of(block)
+            prompts = PromptBatch.of(block)
             inside = [index for prompt in block for index in problems[prompt]]
             for piece in self._filled(inside, budget, together):
                 yield self._micro(piece, prompts, places)
 
     def padding(self) -> Micro:
-        """The least work that a micro batch of this update can be: its shortest sample."""
+        """The smallest micro batch of this update, its shortest sample, marked as padding for a rank with fewer."""
         trained = self.samples.counts.sum(-1).tolist()
         members = [index for index, number in enumerate(trained) if number > 0]
         shortest = min(members, key=lambda i: self.rows[i].num_tokens)
         return replace(self._micro([shortest], None, {}), is_padding=True)
 
     def _filled(self, members: Sequence[int], budget: int, together: bool) -> Iterator[list[int]]:
-        """The samples `members` dealt to batches that fit `budget`, like lengths together."""
+        """The samples `members` in batches of at most `budget` padded tokens, similar lengths together."""
         widths = [sample.num_tokens for sample in self.rows]
         group = self.samples.group.tolist()
         pieces: dict[int, list[int]] = {}
@@ -110,11 +114,13 @@ class Update:
         if batch:
             yield batch
 
-    def _micro(self, members: Sequence[int], prompts: Prompts | None, row_of_prompt: Mapping[ModelInput, int]) -> Micro:
+    def _micro(
+        self, members: Sequence[int], prompts: PromptBatch | None, row_of_prompt: Mapping[ModelInput, int]
+    ) -> Micro:
         """The samples `members` as one padded batch with its token columns.
 
-        Everything below is flat, one number per token: first [N] all tokens of the rows, then [R] those of the
-        responses, then [T] the trained ones.
+        Columns are flat, one number per token: [N] for all tokens of the rows, then the response tokens only, then the
+        trained ones, [T].
         """
         samples = [self.rows[member] for member in members]
         num_prompt = np.array([0 if prompts else len(sample.prompt) for sample in samples])
@@ -132,7 +138,7 @@ class Update:
         row, column, target = row[in_response], column[in_response], ids[in_response]
         source = _column((sample.sources for sample in samples), np.int64)
         behavior = _column((sample.behavior for sample in samples), np.float64)
-        is_trained = np.isin(source, [int(each) for each in self.sources])
+        is_trained = np.isin(source, [int(trained) for trained in self.sources])
         row, column = row[is_trained], column[is_trained]
         sources = torch.from_numpy(source[is_trained])
         logps = torch.from_numpy(behavior[is_trained]).to(self.samples.reward.dtype)
@@ -150,7 +156,7 @@ class Update:
                 sampler=logps,
             ),
             prompts=prompts,
-            reads=torch.tensor([row_of_prompt[sample.prompt] for sample in samples]) if prompts else None,
+            prompt_row=torch.tensor([row_of_prompt[sample.prompt] for sample in samples]) if prompts else None,
             lengths=tuple(sample.num_tokens for sample in samples),
         )
 
@@ -180,28 +186,27 @@ def pack(
     reads_last: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Update | None:
-    """The update made of each problem's kept samples, or None when nothing is left to train on.
+    """The update of each problem's selected samples; None without samples.
 
-    `temperature` is what rollouts were sampled at (greedy counts as 1). Only tokens of `sources` are trained.
-    `memories` is what the method knows of each problem (None: it keeps nothing). `reads_last`: a scalar head reads the
-    last token too.
-    `dtype` is that of the columns which are no counts.
+    `temperature` is that of sampled rollouts (0, greedy, counts as 1). Only tokens of `sources` are trained.
+    `memories` has the method's stored number per problem (None: the method stores nothing). With `reads_last` the last
+    token of a row is run too, for a scalar head. `dtype` is the type of columns with real numbers.
     """
     rows = [sample for group in groups for sample in group]
     if not rows:
         return None
-    known = None
+    memory = None
     if memories is not None:
-        known = [number for group, number in zip(groups, memories, strict=True) for _ in group]
+        memory = [number for group, number in zip(groups, memories, strict=True) for _ in group]
     group_of = [index for index, group in enumerate(group for group in groups if group) for _ in group]
-    counts = [[sample.sources.count(each) if each in sources else 0 for each in Source] for sample in rows]
+    counts = [[sample.sources.count(source) if source in sources else 0 for source in Source] for sample in rows]
     samples = Samples(
         reward=torch.tensor([sample.reward for sample in rows], dtype=dtype),
         correct=torch.tensor([sample.correct for sample in rows]),
         group=torch.tensor(group_of),
         truncated=torch.tensor([sample.finish == "length" for sample in rows]),
         counts=torch.tensor(counts, dtype=torch.long),
-        memory=MISSING if known is None else torch.tensor(known, dtype=dtype),
+        memory=MISSING if memory is None else torch.tensor(memory, dtype=dtype),
         uniform=torch.tensor([sample.uniform for sample in rows], dtype=dtype),
     )
     return Update(samples, rows, sources, temperature or 1.0, reads_last)

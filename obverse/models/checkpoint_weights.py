@@ -1,4 +1,4 @@
-"""Whether the files of a model fit its configuration: no weight is random, none that its function needs is left out."""
+"""Checks that the files of a model fit its configuration: no weight missing, none of another shape or left over."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from obverse.errors import ConfigError
 
-NUM_NAMED = 3  # weights that a sentence names; the rest is counted
-UNUSED = "_obverse_unused"  # the attribute of a model that holds the sentence of `unused`
-# Layers behind the last one that predict further tokens; transformers leaves them out on purpose.
+NUM_NAMED = 3  # weights that a message names; the others are counted
+UNUSED = "_obverse_unused"  # the attribute of a model with the message of `unused`
+# Configuration keys of multi-token prediction layers, which transformers does not load.
 EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers", "mtp_num_hidden_layers")
 
 
 class Report(logging.Filter):
-    """Keeps what transformers reports of a loading, which is checked here, and prints everything else."""
+    """A log filter that collects transformers' loading report and passes everything else on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,14 +30,14 @@ class Report(logging.Filter):
 
     @property
     def failed(self) -> list[str]:
-        """Weights that could not be put together from those in the files, such as experts of a mixture."""
+        """Weights that could not be assembled from those in the files, such as experts of a mixture."""
         rows = [line.split("|") for line in self.text.splitlines() if "CONVERSION" in line and "|" in line]
         return [row[0].strip() for row in rows]
 
 
 @contextmanager
 def reported() -> Iterator[Report]:
-    """Inside, transformers' report of a loading goes to the object that this gives."""
+    """Collect transformers' loading report inside."""
     report, logger = Report(), logging.getLogger("transformers.modeling_utils")
     logger.addFilter(report)
     try:
@@ -49,50 +49,50 @@ def reported() -> Iterator[Report]:
 def check_weights(name: str, model: Any, info: Mapping[str, Any], new_head: bool = False) -> None:
     """Raise ConfigError where files and configuration of a model do not fit.
 
-    `info` is transformers' `output_loading_info`. Missing weights would be random. Weights of another shape, of layers
-    that the configuration has not, or of modules that have no place for them, made another function than this one.
-    What is left over besides is noted for `unused`. With `new_head` a scalar head `score` may be missing.
+    `info` is transformers' `output_loading_info`. Errors are missing weights, which would be random, and weights of
+    another shape, of further layers, or of modules without such a weight. Other surplus weights are stored for
+    `unused`. With `new_head` a scalar head `score` may be missing.
     """
-    where, head = f"model {name!r}", ("score.",) if new_head else ()  # which no name starts with
+    where, head = f"model {name!r}", ("score.",) if new_head else ()
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(head))
-    left = sorted(info["unexpected_keys"])
-    if model.get_output_embeddings() is None:  # a language model's head, which a scalar one stands in place of
-        left = [key for key in left if key.count(".") > 1]
-    shapes = {key: (tuple(there), tuple(here)) for key, there, here in info["mismatched_keys"]}
+    unexpected = sorted(info["unexpected_keys"])
+    if model.get_output_embeddings() is None:  # a language model's head, which the scalar head replaces
+        unexpected = [key for key in unexpected if key.count(".") > 1]
+    shapes = {key: (tuple(saved), tuple(expected)) for key, saved, expected in info["mismatched_keys"]}
     if info["error_msgs"]:
         raise ConfigError(f"{where} cannot be loaded: {' '.join(str(info['error_msgs'][0]).split())}")
     if shapes:
-        key, (there, here) = min(shapes.items())
-        others = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
+        key, (saved, expected) = min(shapes.items())
+        more = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
         raise ConfigError(
-            f"{where}: {key} has the shape {list(there)} in its files and {list(here)} by its config.json{others}: "
+            f"{where}: {key} has the shape {list(saved)} in its files and {list(expected)} by its config.json{more}: "
             "give files and configuration of one model"
         )
     if missing:
-        instead = f"; they hold {listed(left)}, for which it has no place: rename them" if left else ""
+        surplus = f"; they hold {listed(unexpected)}, for which it has no place: rename them" if unexpected else ""
         raise ConfigError(
             f"{where}: its files lack {len(missing)} of its {len(model.state_dict())} weights, which would be random: "
-            f"{listed(missing)}{instead or ': give files and configuration of one model'}"
+            f"{listed(missing)}{surplus or ': give files and configuration of one model'}"
         )
-    surplus = _surplus_layers(model, left)
-    if surplus:
+    layers = _surplus_layers(model, unexpected)
+    if layers:
         raise ConfigError(
-            f"{where}: its files have layers that its config.json does not count, {listed(surplus)}: "
+            f"{where}: its files have layers that its config.json does not count, {listed(layers)}: "
             "give files and configuration of one model"
         )
-    homeless = [key for key in left if _is_of_module(model, key)]
-    if homeless:
+    foreign = [key for key in unexpected if _is_of_module(model, key)]
+    if foreign:
         raise ConfigError(
-            f"{where}: its files have weights of modules that take none by its config.json, {listed(homeless)}: "
+            f"{where}: its files have weights of modules that take none by its config.json, {listed(foreign)}: "
             "without them it computes another function; give files and configuration of one model"
         )
-    _refuse_parted(where, model)
-    if left:
-        setattr(model, UNUSED, f"{where}: weights in its files that it does not use: {listed(left)}")
+    _refuse_untied(where, model)
+    if unexpected:
+        setattr(model, UNUSED, f"{where}: weights in its files that it does not use: {listed(unexpected)}")
 
 
 def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
-    """Raise ConfigError where a tokenizer writes tokens that a model has no embedding for; its padding never counts.
+    """Raise ConfigError for a tokenizer with tokens that the model has no embedding for, padding excepted.
 
     More embeddings than tokens are normal: vocabularies are rounded up.
     """
@@ -108,47 +108,47 @@ def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
 
 
 def unused(model: Any) -> str | None:
-    """A sentence on weights that the files have and the model does not read; None where there are none."""
+    """A message about weights in the files that the model does not use; None without any."""
     sentence: str | None = getattr(model, UNUSED, None)
     return sentence
 
 
 def listed(names: Collection[str]) -> str:
-    """The first names, and how many there are where that is not all."""
-    shown = ", ".join(list(names)[:NUM_NAMED])
-    return shown if len(names) <= NUM_NAMED else f"{shown}, ... ({len(names)} in all)"
+    """The first names, and their number if there are more."""
+    first = ", ".join(list(names)[:NUM_NAMED])
+    return first if len(names) <= NUM_NAMED else f"{first}, ... ({len(names)} in all)"
 
 
-def _surplus_layers(model: Any, left: Collection[str]) -> list[str]:
-    """The names among `left` which the model has too, but for a number: layers or experts that it should have."""
+def _surplus_layers(model: Any, unexpected: Collection[str]) -> list[str]:
+    """Unexpected names that equal a weight of the model but for a number: further layers or experts."""
     prefix = f"{model.base_model_prefix}."
-    known = {_counted(key.removeprefix(prefix), place) for key in model.state_dict() for place in _numbers(key, prefix)}
+    patterns = {_counted(key.removeprefix(prefix), i) for key in model.state_dict() for i in _numbers(key, prefix)}
     config = model.config.get_text_config()
     num_layers = int(getattr(config, "num_hidden_layers", 0))
-    num_extra = max(int(getattr(config, each, None) or 0) for each in EXTRA_LAYERS)
+    num_extra = max(int(getattr(config, name, None) or 0) for name in EXTRA_LAYERS)
     allowed = {str(num_layers + n) for n in range(num_extra)}
-    found = []
-    for key in left:
+    surplus = []
+    for key in unexpected:
         plain = key.removeprefix(prefix)
-        places = [place for place in _numbers(key, prefix) if _counted(plain, place) in known]
-        if places and plain.split(".")[places[0]] not in allowed:
-            found.append(key)
-    return found
+        indices = [i for i in _numbers(key, prefix) if _counted(plain, i) in patterns]
+        if indices and plain.split(".")[indices[0]] not in allowed:
+            surplus.append(key)
+    return surplus
 
 
 def _numbers(key: str, prefix: str) -> list[int]:
-    """The places in a weight's name that hold a number."""
-    return [place for place, part in enumerate(key.removeprefix(prefix).split(".")) if part.isdigit()]
+    """The indices of the parts of a weight's name that are numbers."""
+    return [index for index, part in enumerate(key.removeprefix(prefix).split(".")) if part.isdigit()]
 
 
-def _counted(name: str, place: int) -> str:
-    """A weight's name with a star for the number at a place."""
+def _counted(name: str, index: int) -> str:
+    """A weight's name with `*` in place of the part `index`."""
     parts = name.split(".")
-    return ".".join([*parts[:place], "*", *parts[place + 1 :]])
+    return ".".join([*parts[:index], "*", *parts[index + 1 :]])
 
 
 def _is_of_module(model: Any, key: str) -> bool:
-    """Whether a weight's name continues that of a module that has weights itself, such as a bias of a linear layer."""
+    """Whether a weight's name belongs to a module of the model that has weights, such as the bias of a linear layer."""
     for start in (model, model.base_model):
         module = start
         for part in key.split(".")[:-1]:
@@ -156,16 +156,16 @@ def _is_of_module(model: Any, key: str) -> bool:
             if child is None:
                 break
             module = child
-        if module is not start and any(each is not None for each in module._parameters.values()):
+        if module is not start and any(weight is not None for weight in module._parameters.values()):
             return True
     return False
 
 
-def _refuse_parted(where: str, model: Any) -> None:
+def _refuse_untied(where: str, model: Any) -> None:
     """Raise ConfigError where the configuration ties weights that differ in the files."""
-    parted = model.get_expanded_tied_weights_keys(all_submodels=True).keys() - model.all_tied_weights_keys.keys()
-    if parted:
+    untied = model.get_expanded_tied_weights_keys(all_submodels=True).keys() - model.all_tied_weights_keys.keys()
+    if untied:
         raise ConfigError(
-            f"{where}: its config.json ties {min(parted)} to the embeddings (tie_word_embeddings), and its files have "
+            f"{where}: its config.json ties {min(untied)} to the embeddings (tie_word_embeddings), and its files have "
             "another one: programs differ in which they take; set it to false there, or drop the weight"
         )

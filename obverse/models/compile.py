@@ -57,9 +57,8 @@ def compile_layers(model: Any) -> Callable[[], AbstractContextManager[None]]:
     if not layers:
         raise ConfigError(f"--torch_compile: {type(model).__name__} has no layers that could be compiled: leave it out")
     switch = ForwardSwitch()
-    forwards = {
-        kind: switch.choose(kind.forward, torch.compile(kind.forward, dynamic=True)) for kind in set(map(type, layers))
-    }
+    kinds: set[Any] = set(map(type, layers))
+    forwards = {kind: switch.choose(kind.forward, torch.compile(kind.forward, dynamic=True)) for kind in kinds}
     for layer in layers:
         layer.forward = MethodType(forwards[type(layer)], layer)
     return switch.compiled

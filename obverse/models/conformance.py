@@ -1,8 +1,9 @@
-"""Whether obverse's ways to compute a model give what one plain forward of a single row gives; tried, not believed.
+"""Tests, per architecture, that obverse's fast paths agree with a plain forward pass over one unpadded row.
 
-Training reads padded micro batches, scores with the head's matrix alone, embeds by a table of its own and reads prompts
-from a cache; the sampler reads left-padded rows from another one. Each is compared, log-probs and gradients, with plain
-forwards on a small random copy of the architecture (`obverse.models.reduced_model`).
+Training uses padded micro batches, applies the head's matrix to selected hidden states, looks embeddings up itself and
+shares the key-value cache of a prompt. Each fast path is compared with plain forward passes, log-probs and gradients,
+on a small random copy of the architecture (`obverse.models.reduced_model`). `obverse.inference.conformance` does the
+same for sampling.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from transformers.models.auto import modeling_auto
 from obverse.errors import ConfigError
 from obverse.models.batch import Update, pack
 from obverse.models.reduced_model import architecture, quiet, reduced
-from obverse.models.rope_frequencies import spans
-from obverse.models.shared_prefix import Reader
+from obverse.models.rope_frequencies import frequency_switches
+from obverse.models.shared_prefix import SharedPrefix
 from obverse.types import ModelInput, Sample, Source
 
-TOLERANCE = 1e-4  # nats, and of the largest gradient; rounding in float32 mostly stays below a tenth of it
-# What is refused differs by more: attention scores without their usual divisor make rounding ten times as large.
-WRONG = 1e-3
-ROUNDED = 5e-2  # the same for a model in bfloat16 that is tried as it is
-# Prompt and response lengths of the rows that are tried: around the length at which a copy's rotary frequencies change,
-# and several windows long.
+TOLERANCE = 1e-4  # in nats, and relative to the largest gradient; float32 rounding is mostly below a tenth of it
+# Larger errors are refused: attention scores without the usual divisor make rounding ten times as large.
+MAX_ERROR = 1e-3
+MAX_ERROR_BF16 = 5e-2  # the same for a bfloat16 model that is tested itself
+# Prompt and response lengths of the test rows: around the length at which a copy's rotary frequencies change, and
+# longer than several attention windows.
 LENGTHS = ((3, (2, 7)), (9, (3, 7, 8)), (21, (1, 12)))
 ENCODER_DECODERS = (
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
@@ -38,64 +39,64 @@ ENCODER_DECODERS = (
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What trying a model has shown. Lengths are those of a row, prompt and response together."""
+class Capabilities:
+    """The fast paths that are correct for a model. Lengths are those of a row, prompt and response together."""
 
-    has_head: bool = False  # its logits are its head's of its decoder's states
-    has_table: bool = False  # its decoder takes the embedding's rows in place of the ids
-    shares: bool = False  # prompts may be computed once for all their samples
-    pads: bool = True  # rows of unequal lengths may stand in one padded batch
-    switches: Sequence[int] = ()  # a row longer than this has other rotary frequencies in all its positions
-    limit: int | None = None  # longer rows have frequencies that depend on what was read before them
+    has_head: bool = False  # logits are the output embedding applied to the decoder's last hidden states
+    has_table: bool = False  # the decoder takes rows of the embedding table as inputs_embeds
+    shares: bool = False  # samples of a prompt can share its key-value cache
+    pads: bool = True  # rows of unequal lengths can share a right-padded batch
+    switches: Sequence[int] = ()  # rows longer than one of these have different rotary frequencies at all positions
+    limit: int | None = None  # beyond this length rotary frequencies depend on earlier forward passes
 
 
 @dataclass(frozen=True)
-class Ways:
-    """The code that is tried, handed in by the module that has it."""
+class Implementation:
+    """The functions under test; passed in, because `obverse.models.policy` imports this module."""
 
-    policy: Callable[[Any, Traits], Any]  # a model with these traits as an obverse.models.policy.Policy
+    policy: Callable[[Any, Capabilities], Any]  # as an obverse.models.policy.Policy
     logprobs: Callable[..., tuple[Tensor, Tensor]]  # obverse.models.policy.logprobs
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What some rows gave: log-probs of each row's response, and the gradients of a weighted sum of them all."""
+class RowResults:
+    """The log-probs of each row's response, and the gradients of a weighted sum of all log-probs."""
 
     logps: list[Tensor]
     gradients: dict[str, Tensor]
 
 
-_traits: dict[tuple[type, str], Traits | str | None] = {}
+_capabilities: dict[tuple[type, str], Capabilities | str | None] = {}
 
 
-def conforming(model: Any, ways: Ways) -> Traits:
-    """The traits of a model's architecture. ConfigError for one that cannot be trained as plain forwards compute it.
+def check_architecture(model: Any, implementation: Implementation) -> Capabilities:
+    """The capabilities of a model's architecture, tested once per architecture and process on the CPU (about a second).
 
-    Tried once per architecture in a process, on the CPU: about a second. The weights are not read, so that they may be
-    meta tensors. A model of which there is no small copy is tried as it is, with short rows.
+    The model's weights are not read and may be meta tensors. A model without a small copy is tested itself, on short
+    rows. Raises ConfigError for an architecture that no code path computes as plain forward passes do.
     """
-    refuse_halves(model)
+    refuse_encoder_decoder(model)
     key = architecture_key(model)
-    if key not in _traits:
+    if key not in _capabilities:
         try:
-            _traits[key] = _tried(model, ways)
+            _capabilities[key] = _compare_reduced_copy(model, implementation)
         except ConfigError as error:
-            _traits[key] = str(error)
-    known = _traits[key]
-    if isinstance(known, str):
-        raise ConfigError(known)
-    return _as_it_is(model) if known is None else known
+            _capabilities[key] = str(error)
+    outcome = _capabilities[key]
+    if isinstance(outcome, str):
+        raise ConfigError(outcome)
+    return _check_unreduced(model) if outcome is None else outcome
 
 
-def refuse_halves(model: Any) -> None:
-    """ConfigError where the files are those of an encoder-decoder, of which a causal language model is one half."""
+def refuse_encoder_decoder(model: Any) -> None:
+    """Raise ConfigError for the files of an encoder-decoder whose decoder was loaded as a causal language model."""
     saved = set(getattr(model.config, "architectures", None) or ()) - {class_name(model)}
-    both = {name for table in ENCODER_DECODERS for name in getattr(modeling_auto, table, {}).values()}
-    halved = saved & {each for name in both for each in ([name] if isinstance(name, str) else name)}
-    if halved:
+    entries = {entry for table in ENCODER_DECODERS for entry in getattr(modeling_auto, table, {}).values()}
+    names = {name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)}
+    if saved & names:
         raise ConfigError(
-            f"the files hold {min(halved)}, an encoder and a decoder: its decoder alone ({class_name(model)}) is "
-            "another model, and obverse trains causal language models only"
+            f"the files hold {min(saved & names)}, an encoder and a decoder: its decoder alone ({class_name(model)}) "
+            "is another model, and obverse trains causal language models only"
         )
 
 
@@ -112,23 +113,23 @@ def architecture_key(model: Any) -> tuple[type, str]:
     return kind, f"{config._attn_implementation} {config.to_json_string(use_diff=False)}"
 
 
-def _tried(model: Any, ways: Ways) -> Traits | None:
-    """Plain forwards first, then each way of obverse's, the slower one where the faster one differs.
+def _compare_reduced_copy(model: Any, implementation: Implementation) -> Capabilities | None:
+    """The capabilities that hold on a small copy of the model; None for a model without one.
 
-    None for a model without a small copy.
+    The fast path is tested first, slower ones where it differs from plain forward passes.
     """
-    switches, limit = spans(model.config)
+    switches, limit = frequency_switches(model.config)
     with quiet(), torch.enable_grad():
         copy = reduced(model)
         if copy is None:
             return None
-        short, end = spans(copy.config)
+        short, end = frequency_switches(copy.config)
         update = random_rows(copy.config, end)
-        for kind in (torch.float32, torch.float64):  # some architectures make much of rounding
-            plain = _plain(copy.to(kind), update)
+        for kind in (torch.float32, torch.float64):  # some architectures amplify rounding
+            plain = _run_reference(copy.to(kind), update)
             _refuse_unless_causal(copy, update)
-            traits, least = _nearest(copy, Traits(switches=short, limit=end), update, plain, ways)
-            if least <= WRONG:
+            capabilities, least = _closest(copy, Capabilities(switches=short, limit=end), update, plain, implementation)
+            if least <= MAX_ERROR:
                 break
         else:
             raise ConfigError(
@@ -136,35 +137,39 @@ def _tried(model: Any, ways: Ways) -> Traits | None:
                 f"gradient differs by {least:.1g} from that of a plain forward of its row"
             )
         for name in ("has_table", "shares"):
-            each = replace(traits, has_table=True) if name == "has_table" else replace(traits, shares=True)
+            candidate = replace(
+                capabilities, has_table=capabilities.has_table or name == "has_table", shares=name == "shares"
+            )
             if (
-                traits.has_head
-                and _may(copy, name, traits)
-                and _difference(copy, each, update, plain, ways) <= TOLERANCE
+                capabilities.has_head
+                and _is_testable(copy, name, capabilities)
+                and _difference(copy, candidate, update, plain, implementation) <= TOLERANCE
             ):
-                traits = each
-    return replace(traits, switches=switches, limit=limit)
+                capabilities = candidate
+    return replace(capabilities, switches=switches, limit=limit)
 
 
-def _nearest(copy: Any, traits: Traits, update: Update, plain: Reading, ways: Ways) -> tuple[Traits, float]:
-    """The fastest way that agrees with plain forwards, or the one that comes nearest, and how far it is from them."""
-    best, least = traits, float("inf")
+def _closest(
+    copy: Any, capabilities: Capabilities, update: Update, plain: RowResults, implementation: Implementation
+) -> tuple[Capabilities, float]:
+    """The fastest path that agrees with plain forward passes, or else the closest one; and its difference from them."""
+    best, least = capabilities, float("inf")
     for pads, head in ((True, True), (True, False), (False, True), (False, False)):
-        each = replace(traits, has_head=head, pads=pads)
-        differs = _difference(copy, each, update, plain, ways)
-        if differs < least:
-            best, least = each, differs
-        if differs <= TOLERANCE:
+        candidate = replace(capabilities, has_head=head, pads=pads)
+        difference = _difference(copy, candidate, update, plain, implementation)
+        if difference < least:
+            best, least = candidate, difference
+        if difference <= TOLERANCE:
             break
     return best, least
 
 
-def _as_it_is(model: Any) -> Traits:
-    """The slowest ways for a model that is not tried on a copy; without numbers (meta tensors) nothing is tried."""
-    switches, limit = spans(model.config)
-    traits = Traits(switches=switches, limit=limit)
-    if any(each.is_meta for each in model.parameters()):
-        return traits
+def _check_unreduced(model: Any) -> Capabilities:
+    """The slowest code path for a model without a small copy, tested on the model itself unless it has meta tensors."""
+    switches, limit = frequency_switches(model.config)
+    capabilities = Capabilities(switches=switches, limit=limit)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return capabilities
     with quiet(), torch.no_grad():
         rows = [list(row.model_input.token_ids) for row in random_rows(model.config, None).rows[:3]]
         try:
@@ -173,14 +178,14 @@ def _as_it_is(model: Any) -> Traits:
             width = max(map(len, rows))
             padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
             together = model(input_ids=padded, use_cache=False).logits.float().log_softmax(-1)
-        except Exception as error:  # noqa: BLE001  a forward that wants more than tokens fails in whatever way it has
+        except Exception as error:  # noqa: BLE001  a forward that needs more than token ids fails with any error
             raise ConfigError(_no_forward(model, error)) from None
-        allowed = WRONG if model.dtype in (torch.float32, torch.float64) else ROUNDED
+        allowed = MAX_ERROR if model.dtype in (torch.float32, torch.float64) else MAX_ERROR_BF16
         later = float((alone[2][:-1] - last[:-1]).abs().max())
         if later > allowed:
             raise ConfigError(_not_causal(model, later))
         differs = max(float((one - two[: len(one)]).abs().max()) for one, two in zip(alone, together, strict=True))
-        return replace(traits, pads=differs <= allowed)
+        return replace(capabilities, pads=differs <= allowed)
 
 
 def _no_forward(model: Any, error: Exception) -> str:
@@ -197,31 +202,31 @@ def _not_causal(model: Any, worst: float) -> str:
     )
 
 
-def _may(copy: Any, name: str, traits: Traits) -> bool:
-    """Whether a trait is worth trying: its way would fail otherwise, or be right by chance."""
+def _is_testable(copy: Any, name: str, capabilities: Capabilities) -> bool:
+    """Whether a capability can be tested: other models would fail, or agree by chance on the test rows."""
     if name == "has_table":
         table = copy.get_input_embeddings()
         plain = type(table) is torch.nn.Embedding
         return plain and table.max_norm is None and not table.scale_grad_by_freq and not table.sparse
-    if traits.switches or not traits.pads:
-        return False  # a prompt read alone is shorter than its row
+    if capabilities.switches or not capabilities.pads:
+        return False  # a prompt alone is shorter than its row and may have other frequencies
     layers = DynamicCache(config=copy.config.get_text_config(decoder=True)).layers
-    return all(type(layer) is DynamicLayer for layer in layers)  # others forget what a response would attend to
+    return all(type(layer) is DynamicLayer for layer in layers)  # sliding windows drop keys that a response attends to
 
 
 def random_rows(config: Any, end: int | None) -> Update:
-    """Ragged rows of random tokens, among them those that stand for padding and the ends of texts."""
+    """Ragged rows of random tokens, including padding, beginning and end tokens. Rows are at most `end` tokens long."""
     text = config.get_text_config(decoder=True)
     special = {
         value
-        for part in {id(each): each for each in (config, text)}.values()
+        for part in {id(config): config, id(text): text}.values()
         for name, value in vars(part).items()
         if name.endswith(("token_id", "token_index")) and isinstance(value, int)
     }
     ends = [getattr(text, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")]
-    texts_end = [0, *(each for each in ends if isinstance(each, int) and 0 <= each < text.vocab_size)]
+    end_ids = [0, *(token for token in ends if isinstance(token, int) and 0 <= token < text.vocab_size)]
     generator = torch.Generator().manual_seed(0)
-    ordinary = torch.tensor([each for each in range(text.vocab_size) if each not in special])
+    ordinary = torch.tensor([token for token in range(text.vocab_size) if token not in special])
 
     def draw(number: int) -> list[int]:
         picked: list[int] = ordinary[torch.randint(len(ordinary), (number,), generator=generator)].tolist()
@@ -230,9 +235,9 @@ def random_rows(config: Any, end: int | None) -> Update:
     groups: list[list[Sample]] = []
     for prompt_length, lengths in LENGTHS:
         prompt = ModelInput(tuple(draw(prompt_length)))
-        responses = [draw(each) for each in lengths if end is None or prompt_length + each <= end]
-        if responses and len(responses[-1]) > len(texts_end):
-            responses[-1][1 : 1 + len(texts_end)] = texts_end
+        responses = [draw(length) for length in lengths if end is None or prompt_length + length <= end]
+        if responses and len(responses[-1]) > len(end_ids):
+            responses[-1][1 : 1 + len(end_ids)] = end_ids
         groups.append(
             [Sample("rollout", prompt, ids, [Source.ROLLOUT] * len(ids), [0.0] * len(ids), "") for ids in responses]
         )
@@ -242,14 +247,14 @@ def random_rows(config: Any, end: int | None) -> Update:
 
 
 def plain_logits(model: Any, row: Sequence[int]) -> Tensor:
-    """[L, V] of one unpadded row, in one forward without a cache."""
+    """The logits of one unpadded row, in one forward pass without a cache; [L, V]."""
     ids = torch.tensor([list(row)], device=model.device)
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
     return logits
 
 
-def _plain(model: Any, update: Update) -> Reading:
-    """Each row by a forward of its own. ConfigError for a model that has none."""
+def _run_reference(model: Any, update: Update) -> RowResults:
+    """Each row in a forward pass of its own. Raises ConfigError for a model that fails at it."""
     logps, loss = [], torch.zeros(())
     model.zero_grad(set_to_none=True)
     try:
@@ -259,13 +264,13 @@ def _plain(model: Any, update: Update) -> Reading:
             loss = loss + (logp * _weights(number, len(row.ids))).sum()
             logps.append(logp.detach())
         loss.backward()
-    except Exception as error:  # noqa: BLE001  a forward that wants more than tokens fails in whatever way it has
+    except Exception as error:  # noqa: BLE001  a forward that needs more than token ids fails with any error
         raise ConfigError(_no_forward(model, error)) from None
-    return Reading(logps, _taken(model))
+    return RowResults(logps, _pop_gradients(model))
 
 
 def _refuse_unless_causal(model: Any, update: Update) -> None:
-    """ConfigError where two forwards of one row differ, or a token's log-prob depends on tokens behind it."""
+    """Raise ConfigError where two forward passes of a row differ, or a log-prob depends on later tokens."""
     worst = 0.0
     with torch.no_grad():
         for number in (0, len(update.rows) - 1):
@@ -273,61 +278,63 @@ def _refuse_unless_causal(model: Any, update: Update) -> None:
             ids = row.model_input.token_ids
             first, again = plain_logits(model, ids), plain_logits(model, ids)
             unequal = float((first - again).abs().max())
-            if unequal > WRONG:
+            if unequal > MAX_ERROR:
                 raise ConfigError(
                     f"models of type {model_type(model)!r} cannot be trained here: two forwards of the same row differ "
                     f"by {unequal:.1g}"
                 )
-            for place in {len(ids) - 1, len(ids) // 2}:
-                other = [*ids[:place], *(ids[0] for _ in ids[place:])]
-                other[place] = ids[0] if ids[0] != ids[place] else ids[1]
-                later = (plain_logits(model, other)[:place].log_softmax(-1) - first[:place].log_softmax(-1)).abs()
-                worst = max(worst, float(later.max()) if place else 0.0)
-    if worst > WRONG:
+            for start in {len(ids) - 1, len(ids) // 2}:
+                changed = [*ids[:start], *(ids[0] for _ in ids[start:])]
+                changed[start] = ids[0] if ids[0] != ids[start] else ids[1]
+                later = (plain_logits(model, changed)[:start].log_softmax(-1) - first[:start].log_softmax(-1)).abs()
+                worst = max(worst, float(later.max()) if start else 0.0)
+    if worst > MAX_ERROR:
         raise ConfigError(_not_causal(model, worst))
 
 
-def _difference(model: Any, traits: Traits, update: Update, plain: Reading, ways: Ways) -> float:
-    """The largest difference of obverse's reading from the plain one; infinite where it fails."""
+def _difference(
+    model: Any, capabilities: Capabilities, update: Update, plain: RowResults, implementation: Implementation
+) -> float:
+    """The largest difference from plain forward passes, of log-probs and relative gradients; infinite for a failure."""
     try:
-        ours = _read(ways.policy(model, traits), update, traits.shares, ways)
+        ours = _run_policy(implementation.policy(model, capabilities), update, capabilities.shares, implementation)
     except ConfigError:
         raise
-    except Exception:  # noqa: BLE001  a way that the model's code does not allow fails in whatever way it has
+    except Exception:  # noqa: BLE001  a path that the model's code does not allow fails with any error
         return float("inf")
     gaps = [float((a - b).abs().max()) for a, b in zip(ours.logps, plain.logps, strict=True)]
-    scale = max(float(each.abs().max()) for each in plain.gradients.values())
+    scale = max(float(gradient.abs().max()) for gradient in plain.gradients.values())
     for name in plain.gradients.keys() | ours.gradients.keys():
-        pair = [each[name] for each in (plain.gradients, ours.gradients) if name in each]
+        pair = [gradients[name] for gradients in (plain.gradients, ours.gradients) if name in gradients]
         gap = pair[0] - pair[1] if len(pair) == 2 else pair[0]
         gaps.append(float(gap.abs().max()) / scale)
-    return max((each if each == each else float("inf")) for each in gaps)
+    return max((gap if gap == gap else float("inf")) for gap in gaps)
 
 
-def _read(policy: Any, update: Update, shared: bool, ways: Ways) -> Reading:
-    """All rows in one micro batch, as a policy with these traits reads them."""
+def _run_policy(policy: Any, update: Update, shared: bool, implementation: Implementation) -> RowResults:
+    """All rows in one micro batch, by the code that trains a policy."""
     policy.model.zero_grad(set_to_none=True)
-    reader = Reader(policy.model, policy.table)
+    reader = SharedPrefix(policy.model, policy.table)
     logps = [torch.zeros(len(row.ids)) for row in update.rows]
     for micro in update.micros(10**6, shared=shared):
-        logp, _ = ways.logprobs(policy, micro, reader=reader)
+        logp, _ = implementation.logprobs(policy, micro, reader=reader)
         loss = torch.zeros(())
         for sample in set(micro.tokens.sample.tolist()):
-            own = micro.tokens.sample == sample
-            loss = loss + (logp[own] * _weights(sample, int(own.sum()))).sum()
-            logps[sample] = logp[own].detach()
+            in_sample = micro.tokens.sample == sample
+            loss = loss + (logp[in_sample] * _weights(sample, int(in_sample.sum()))).sum()
+            logps[sample] = logp[in_sample].detach()
         loss.backward()
     reader.finish()
-    return Reading(logps, _taken(policy.model))
+    return RowResults(logps, _pop_gradients(policy.model))
 
 
 def _weights(sample: int, number: int) -> Tensor:
-    """What the log-probs of a sample count in the sum that is differentiated: another number for each token."""
+    """The weights of a sample's log-probs in the differentiated sum: a different number for each token."""
     return torch.cos(torch.arange(number) * 2.0 + sample * 7.0)
 
 
-def _taken(model: Any) -> dict[str, Tensor]:
-    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+def _pop_gradients(model: Any) -> dict[str, Tensor]:
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad(set_to_none=True)
     return gradients
 

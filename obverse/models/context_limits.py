@@ -12,9 +12,9 @@ from obverse.distributed.fsdp import fsdp_forward
 from obverse.errors import ConfigError
 from obverse.estimator.requests import generation_requests
 from obverse.estimator.schedule import TrainingSchedule
-from obverse.models.position_limits import num_positions, rated_positions, reads
+from obverse.models.position_limits import can_read, num_positions, rated_positions
 from obverse.models.reward_model import RewardModel
-from obverse.models.rope_frequencies import longest_sampled, spans
+from obverse.models.rope_frequencies import frequency_switches, longest_sampled
 from obverse.runtime.callbacks import Watcher
 from obverse.types import GenerationRequest, Problem
 
@@ -91,7 +91,7 @@ def _refuse_frequencies(
     with `cached` samples that grow beyond the switch of LongRoPE: keys in a cache keep the frequencies of short rows.
     """
     for name, model in models.items():
-        limit, longest = spans(model.config)[1], longest_sampled(model.config) if cached else None
+        limit, longest = frequency_switches(model.config)[1], longest_sampled(model.config) if cached else None
         for bound, sampled in ((limit, False), (longest, True)):
             if bound is None:
                 continue
@@ -137,7 +137,7 @@ def _check(
         return
     worst = max(found, key=lambda each: each.num_tokens)
     length = worst.num_tokens - spare
-    if fsdp_forward(model, lambda: reads(model, length, limit)):
+    if fsdp_forward(model, lambda: can_read(model, length, limit)):
         watcher.note(
             f"{name} was made for {bound:,} positions and reads up to {length:,} (problem {worst.problem}): its "
             "positions go on, but what it says there may be worse"

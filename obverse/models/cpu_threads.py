@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices of a model's own shapes, and so how many threads are worth having."""
+"""The number of CPU threads for a model, from timed matrix products of the model's shapes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NUM_TOKENS = 256  # rows that go through a matrix at once: what a small micro ba
 MAX_SIDE = 2048  # of a matrix that is timed: a wider one takes long, and is no slower per operation
 NUM_SHAPES = 2
 SECONDS = 0.2  # for all products together, beside the first of each
-WORTH = 1.15  # another doubling of the threads has to be so much faster: cores may be busy tomorrow
+MIN_SPEEDUP = 1.15  # that another doubling of the threads must bring, as other cores may be busy later
 
 Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Floating-point operations per second with so many threads in a number type."""
+class Throughput:
+    """Floating-point operations per second with a number of threads and a data type."""
 
     threads: int
     dtype: str
@@ -36,10 +36,10 @@ class Pace:
 
 
 def best_threads(model: Any) -> int:
-    """The threads for a model's products, 1, 2, 4 and so on up to the cores that this process may use.
+    """The number of threads for a model: 1, 2, 4, ... up to the number of cores that this process may use.
 
-    One for a small model, unmeasured. Sums are made in another order with other threads, so numbers may differ in their
-    last bits: a run that must be repeated exactly names its threads.
+    1 for a small model, without timing. The number of threads changes the order of sums and so the last bits of
+    results: a run that must be repeated exactly sets --threads.
     """
     device = next(model.parameters()).device
     if device.type != "cpu":
@@ -50,19 +50,22 @@ def best_threads(model: Any) -> int:
     return best(measure(shapes(model), (dtype,)))
 
 
-def best(paces: Sequence[Pace]) -> int:
-    """The fewest threads that no larger number is WORTH it over; `paces` are of one type, in order of threads."""
-    chosen = paces[0]
-    for pace in paces[1:]:
-        if pace.rate > WORTH * chosen.rate:
-            chosen = pace
+def best(throughputs: Sequence[Throughput]) -> int:
+    """The number of threads beyond which none is faster by MIN_SPEEDUP.
+
+    `throughputs` are of one data type, by rising number of threads.
+    """
+    chosen = throughputs[0]
+    for throughput in throughputs[1:]:
+        if throughput.rate > MIN_SPEEDUP * chosen.rate:
+            chosen = throughput
     return chosen.threads
 
 
-def measure(of: Sequence[Shape], dtypes: Sequence[str], seconds: float = SECONDS) -> list[Pace]:
-    """The pace of products with matrices of these shapes, for each type and number of threads; about `seconds` in all.
+def measure(of: Sequence[Shape], dtypes: Sequence[str], seconds: float = SECONDS) -> list[Throughput]:
+    """The throughput of matrix products of these shapes, by data type and number of threads.
 
-    Whatever threads torch had it has afterwards.
+    Takes about `seconds` in all. torch's number of threads is restored afterwards.
     """
     numbers = candidates(num_cores())
     each = seconds / (len(numbers) * len(dtypes) * len(of))
@@ -72,12 +75,12 @@ def measure(of: Sequence[Shape], dtypes: Sequence[str], seconds: float = SECONDS
         for threads in numbers:
             with using(threads):
                 rates = [rate(*pair, each) for pair in pairs]
-            found.append(Pace(threads, dtype, len(rates) / sum(1 / pace for pace in rates)))
+            found.append(Throughput(threads, dtype, len(rates) / sum(1 / throughput for throughput in rates)))
     return found
 
 
 def shapes(model: Any) -> list[Shape]:
-    """The shapes of the matrices that most of a model's operations are with; no side above MAX_SIDE."""
+    """The matrix shapes that take most of a model's operations, with sides of at most MAX_SIDE."""
     matrices = [parameter.shape for parameter in model.parameters() if parameter.ndim == 2]
     work: Counter[Shape] = Counter()
     for rows, columns in matrices:

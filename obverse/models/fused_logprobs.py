@@ -1,9 +1,9 @@
-"""Both ends of a model, where the vocabulary is: token ids to embeddings, hidden states to log-probs, and back.
+"""Fused log-probs and embedding lookup: the parts of a model whose size grows with the vocabulary.
 
-No [tokens x vocabulary] tensor is kept between them: a chunk of tokens at a time has its logits made, read and
-overwritten, forward and backward. The backward pass needs them again; where the gradient by the log-probs is known
-before the forward pass, both happen over the same logits. The matrices' gradients are added up where they belong, in
-`grad`: autograd would make a whole matrix for every micro batch, and for a matrix that embeds too another one.
+No [tokens x vocabulary] tensor is stored: logits are computed, used and overwritten for one chunk of tokens at a time,
+in the forward and again in the backward pass. Where the gradient by the log-probs is known in advance, one pass over
+the logits does both. The gradients of head and embedding are accumulated in `grad` directly: autograd would allocate
+a whole matrix for every micro batch, and two where head and embedding are tied.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch.nn.functional import embedding
 
 from obverse.distributed.fsdp import is_sharded_tensor
 
-# Logits held at once: 2**24 float32 numbers are 64 MB. Each chunk adds to the matrix's whole gradient, so that a small
-# one is slow: 110 tokens at a vocabulary of 150,000.
+# Logits of one chunk: 2**24 float32 numbers are 64 MB, 110 tokens for a vocabulary of 150,000. Each chunk adds to the
+# whole gradient of the matrix, so that small chunks are slow.
 CHUNK_ELEMENTS = 2**24
-ACCELERATED = 16  # times as many where products are so fast that the sum would be what they wait for
-CACHED_ELEMENTS = 2**17  # half a megabyte: of a CPU core's own cache
+ACCELERATED = 16  # times as many on an accelerator, where the sum would dominate
+CACHED_ELEMENTS = 2**17  # half a megabyte: fits the cache of a CPU core
 
 
 class Scores(torch.autograd.Function):
     """Log-prob of each target [T] and entropy of its distribution [T], from states [T, H] and the head's matrix [V, H].
 
-    `foreseen` [T] is the gradient by the log-probs that the backward pass will bring, where it is known; `size` is how
-    many tokens' logits are held at once.
+    `known_logp_gradient` [T] is the gradient by the log-probs that the backward pass will receive, if known in advance;
+    `size` is the number of tokens in a chunk.
     """
 
     @staticmethod
@@ -42,8 +42,8 @@ class Scores(torch.autograd.Function):
         known_logp_gradient: Tensor | None,
         size: int,
     ) -> tuple[Tensor, Tensor]:
-        home = matrix if keeps_own_gradient(matrix) else None
-        ctx.learns = matrix.requires_grad  # a frozen head, under adapters, has no gradient to add up
+        home = matrix if accumulates_in_place(matrix) else None
+        ctx.learns = matrix.requires_grad  # a frozen head (with adapters) has no gradient
         ctx.matrix_dtype, ctx.home = matrix.dtype, home
         matrix = matrix.to(states.dtype)  # under autocast states are bfloat16 and the weights are not
         logp, entropy = (states.new_empty(len(states), dtype=wide_type(states.dtype)) for _ in range(2))
@@ -53,11 +53,11 @@ class Scores(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             work = Workspace(states, matrix, size)
             for part in chunks(len(states), size):
-                for rows, each in work.distributions(states, matrix, temperature, part):
-                    logp[rows] = each.log_probs_of(target[rows])
-                    entropy[rows] = each.entropy()
+                for rows, distribution in work.distributions(states, matrix, temperature, part):
+                    logp[rows] = distribution.log_probs_of(target[rows])
+                    entropy[rows] = distribution.entropy()
                     if known_logp_gradient is not None:
-                        each.become_slope(target[rows], known_logp_gradient[rows])
+                        distribution.become_slope(target[rows], known_logp_gradient[rows])
                 if gradients is not None:
                     gradients.add(part, work.logits, temperature[part])
         ctx.save_for_backward(states, matrix, target, temperature)
@@ -68,23 +68,23 @@ class Scores(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
         states, matrix, target, temperature = ctx.saved_tensors
         by_logp, by_entropy = (torch.zeros_like(temperature) if slope is None else slope for slope in slopes)
-        gradients, ctx.gradients = ctx.gradients, None  # its memory is the matrix's once more
+        gradients, ctx.gradients = ctx.gradients, None  # release the reference to the gradient matrix
         if gradients is None:
             gradients = Gradients(states, matrix, ctx.matrix_dtype, ctx.home, ctx.learns)
         else:
-            by_logp = by_logp - ctx.known_logp_gradient  # what is still to be added
+            by_logp = by_logp - ctx.known_logp_gradient  # the part not yet added in the forward pass
         spread = bool(by_entropy.any())
         if spread or bool(by_logp.any()):
             work = Workspace(states, matrix, ctx.size)
             for part in chunks(len(states), ctx.size):
-                for rows, each in work.distributions(states, matrix, temperature, part):
-                    each.become_slope(target[rows], by_logp[rows], by_entropy[rows] if spread else None)
+                for rows, distribution in work.distributions(states, matrix, temperature, part):
+                    distribution.become_slope(target[rows], by_logp[rows], by_entropy[rows] if spread else None)
                 gradients.add(part, work.logits, temperature[part])
         return gradients.states, gradients.matrix if ctx.home is None else None, None, None, None, None
 
 
 class Lookup(torch.autograd.Function):
-    """Embeddings [..., H] of ids [...] from a table [V, H] that keeps its own gradient."""
+    """Embeddings [..., H] of ids [...] from a table [V, H]; its gradient is accumulated in `table.grad` directly."""
 
     @staticmethod
     def forward(ctx: Any, ids: Tensor, table: Tensor, padding: int | None) -> Tensor:
@@ -95,52 +95,52 @@ class Lookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[None, ...]:
         (ids,), (slope,) = ctx.saved_tensors, slopes
-        if ctx.padding is not None:  # as in torch.nn.Embedding its row never moves
+        if ctx.padding is not None:  # as in torch.nn.Embedding, this row has no gradient
             slope = slope.masked_fill((ids == ctx.padding)[..., None], 0)
         flat, rows = ids.flatten(), slope.flatten(0, -2).to(ctx.home.dtype)
-        gradient = own_gradient(ctx.home)
+        gradient = gradient_of(ctx.home)
         if gradient.device.type == "cpu":
             gradient.index_add_(0, flat, rows)
-        else:  # the same sum in an order that does not change from run to run
+        else:  # a deterministic order of the sum
             gradient.index_put_((flat,), rows, accumulate=True)
         return None, None, None
 
 
-def reads(ids: Tensor, table: torch.nn.Embedding | None) -> dict[str, Tensor]:
-    """What a decoder is called with to read `ids`: themselves, or embeddings where `table` keeps its own gradient."""
-    if table is None or not torch.is_grad_enabled() or not keeps_own_gradient(table.weight):
+def decoder_inputs(ids: Tensor, table: torch.nn.Embedding | None) -> dict[str, Tensor]:
+    """The decoder's keyword arguments for `ids`; embeddings if `table` accumulates its gradient in place."""
+    if table is None or not torch.is_grad_enabled() or not accumulates_in_place(table.weight):
         return {"input_ids": ids}
     return {"inputs_embeds": Lookup.apply(ids, table.weight, table.padding_idx)}  # type: ignore[no-untyped-call]
 
 
-def keeps_own_gradient(matrix: Tensor) -> bool:
-    """Whether a sum may be added to `matrix.grad` directly: a whole trained parameter, in a type that sums well."""
+def accumulates_in_place(matrix: Tensor) -> bool:
+    """Whether gradients are added to `matrix.grad` directly: a whole trained leaf parameter in float32 or float64."""
     wide = matrix.dtype in (torch.float32, torch.float64)
     is_whole = isinstance(matrix, torch.nn.Parameter) and not is_sharded_tensor(matrix)
     return is_whole and matrix.requires_grad and matrix.is_leaf and wide
 
 
-def own_gradient(matrix: Tensor) -> Tensor:
-    """`matrix.grad`, zeros if there was none."""
+def gradient_of(matrix: Tensor) -> Tensor:
+    """`matrix.grad`, which is created as zeros if missing."""
     if matrix.grad is None:
         matrix.grad = torch.zeros_like(matrix)
     return matrix.grad
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
-    """What sums over a vocabulary are made in: float32, or float64 for a model that is float64 itself."""
+    """The type for sums over the vocabulary: float32, or float64 for a float64 model."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor in that type."""
+    """The tensor in `wide_type`."""
     return tensor.to(wide_type(tensor.dtype))
 
 
 class Gradients:
-    """The gradients by the states [T, H] and by the matrix [V, H], added up by chunks; the latter in `home.grad`.
+    """Accumulates the gradients by states [T, H] and matrix [V, H] over chunks.
 
-    A matrix that does not learn has none.
+    The matrix's gradient is accumulated in `home.grad` if `home` is given; a frozen matrix has none.
     """
 
     def __init__(self, states: Tensor, matrix: Tensor, dtype: torch.dtype, home: Tensor | None, learns: bool) -> None:
@@ -148,10 +148,13 @@ class Gradients:
         self.states = torch.zeros_like(states)
         self.matrix = None
         if learns:
-            self.matrix = torch.zeros_like(matrix, dtype=dtype) if home is None else own_gradient(home)
+            self.matrix = torch.zeros_like(matrix, dtype=dtype) if home is None else gradient_of(home)
 
     def add(self, part: slice, by_logits: Tensor, temperature: Tensor) -> None:
-        """The first rows of `by_logits` [.., V] are those of the tokens `part`, before the temperature; overwritten."""
+        """Add a chunk: the first rows of `by_logits` [.., V] are the gradients by the logits of the tokens `part`.
+
+        `by_logits`, after division by the temperature, is overwritten.
+        """
         slope = by_logits[: part.stop - part.start]
         if not bool((temperature == 1).all()):
             slope.div_(temperature[:, None])
@@ -166,10 +169,10 @@ class Gradients:
 
 
 class Workspace:
-    """A buffer for a chunk's logits, and one for the exponentials of some of its rows.
+    """Buffers, reused for every chunk, for a chunk's logits and for the exponentials of some of its rows.
 
-    Both are used again for every chunk: fresh memory of that size costs as much as a pass over it. On a CPU the second
-    holds what stays in a core's cache, so that all that is done with a row costs one walk through memory.
+    Allocating memory of that size costs as much as a pass over it. On a CPU the second buffer fits the cache of a core,
+    so that each row passes through memory once.
     """
 
     def __init__(self, states: Tensor, matrix: Tensor, size: int) -> None:
@@ -182,7 +185,7 @@ class Workspace:
     def distributions(
         self, states: Tensor, matrix: Tensor, temperature: Tensor, part: slice
     ) -> Iterator[tuple[slice, Distribution]]:
-        """Those of the tokens `part`, some at a time with their place among all; each is overwritten by the next."""
+        """The distributions of the tokens `part`, some rows at a time, with their slice; reuses one buffer."""
         chunk, warm = states[part], temperature[part]
         logits = self.logits[: len(chunk)]
         if states.dtype == logits.dtype:
@@ -198,7 +201,7 @@ class Workspace:
 
 
 class Distribution:
-    """Logits below their largest [n, V], their exponentials, and the sums of these; p = weights / total."""
+    """Logits minus their maximum [n, V], exponentials `weights`, and their sums `total`; p = weights / total."""
 
     def __init__(self, logits: Tensor, weights: Tensor) -> None:
         self.logits = logits.sub_(logits.amax(-1, keepdim=True))
@@ -206,7 +209,7 @@ class Distribution:
         self.total = weights.sum(-1)
 
     def log_probs_of(self, target: Tensor) -> Tensor:
-        """log p of a token each; [n]."""
+        """log p of one token per row; [n]."""
         return self.logits.gather(-1, target[:, None])[:, 0] - self.total.log()
 
     def entropy(self) -> Tensor:
@@ -230,19 +233,19 @@ class Distribution:
 
     def _mean_logit(self) -> Tensor:
         """sum_v p_v logit_v; [n]."""
-        if self.weights.device.type == "cpu":  # a row at a time needs no third [n, V], and is five times as fast
+        if self.weights.device.type == "cpu":  # row by row, without a third [n, V] buffer: five times as fast
             return torch.stack([torch.dot(*pair) for pair in zip(self.weights, self.logits, strict=True)]) / self.total
         return torch.linalg.vecdot(self.weights, self.logits) / self.total
 
 
 def chunk_size(vocabulary: int, device: torch.device, lean: bool = False) -> int:
-    """How many tokens' logits are held at once; half as many where memory counts more than time."""
+    """The number of tokens in a chunk; half of it with `lean`, where memory matters more than time."""
     elements = CHUNK_ELEMENTS if device.type == "cpu" else ACCELERATED * CHUNK_ELEMENTS
     return max(1, elements // (2 * vocabulary if lean else vocabulary))
 
 
 def chunks(num_tokens: int, size: int) -> list[slice]:
-    """The tokens dealt evenly to chunks of at most `size`."""
+    """Slices of at most `size` tokens, of about equal lengths."""
     num = -(-num_tokens // size)
     edges = [num_tokens * index // num for index in range(num + 1)] if num else []
     return [slice(*pair) for pair in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""Models from where they lie: a folder, a hub name, the one that ships; what is none is refused in one sentence."""
+"""Loads models and tokenizers from a folder, a hub name or the package; failures are ConfigErrors."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.distributed.sharded_safetensors import ShardedTensors, shard_files
 from obverse.errors import ConfigError
 from obverse.models.checkpoint_weights import check_vocabulary, check_weights, listed, reported
-from obverse.models.conformance import Traits
-from obverse.models.policy import Policy, as_policy, traits_of
+from obverse.models.conformance import Capabilities
+from obverse.models.policy import Policy, as_policy, capabilities_of
 
-# Their bars and warnings would be drawn over ours; what went wrong arrives as an error.
+# Their progress bars and warnings would disturb obverse's progress panel; errors are raised.
 disable_progress_bar()
-for _talker in ("huggingface_hub", "transformers.distributed.tensor_parallel"):
-    logging.getLogger(_talker).setLevel(logging.ERROR)
+for _logger_name in ("huggingface_hub", "transformers.distributed.tensor_parallel"):
+    logging.getLogger(_logger_name).setLevel(logging.ERROR)
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "base"
-# What transformers raises for files that are missing, damaged, of another kind, or need a library that is not there.
+# The exceptions of transformers for missing, damaged or foreign files, and for missing libraries.
 UNREADABLE = (OSError, ValueError, SafetensorError, ImportError, RuntimeError, LookupError, TypeError, AttributeError)
-# Weights of other shapes are told with the rest, in place of an error that names none of them.
-TELLS = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+# Mismatched shapes are returned with the loading info, in place of an error that names no weight.
+LOADING_INFO = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 NO_HEAD = "it has no trained head: train it with 'obverse train reward_model'"
 
 
 def locate(name: str) -> str:
-    """The folder or hub name behind a model's name; `embedded` is the one that ships with obverse.
+    """The folder or hub name of a model; `embedded` is the model in obverse's package.
 
-    Raises ConfigError for a path that holds no model; whether a hub has a name is only known to the hub.
+    Raises ConfigError for a path without a model. Hub names are not checked.
     """
     if name == "embedded":
         return str(EMBEDDED)
@@ -65,19 +65,20 @@ def load(
     process_group: ProcessGroup = SINGLE_PROCESS,
     **options: Any,
 ) -> tuple[Policy, Any]:
-    """The policy and its tokenizer from a folder or a hub name; ConfigError when there is none.
+    """The policy and its tokenizer from a folder or a hub name. Raises ConfigError where they cannot be loaded.
 
-    `dtype` auto is float32 on a CPU; on an accelerator bfloat16, and for a policy that `trains` mixed: float32 weights,
-    bfloat16 products, because a small step is lost on a bfloat16 weight. Code that a model brings along is never run.
-    `options` are transformers' own, such as a quantization, and `positions`: see `with_positions`.
-    Of a `team` that is to share it out rank 0 alone reads the weights, on the CPU; elsewhere they are meta tensors.
+    `dtype` auto is float32 on a CPU and bfloat16 on an accelerator. There, a policy that `trains` is mixed: float32
+    weights, bfloat16 products, because small steps are lost in bfloat16 weights. A model's own code is never run.
+    `options` are those of transformers, such as a quantization, and `positions` (see `with_positions`). With a
+    `process_group`, for FSDP, rank 0 alone loads the weights, on the CPU; on other ranks they are meta tensors.
     """
     check_kind(name, scores=False)
     if dtype == "auto" and trains and pick_device(device) != "cpu":
         dtype = "mixed"
     model, tokenizer = _load(AutoModelForCausalLM, name, dtype, device, process_group, **options)
-    found = asdict(traits_of(model.eval())) if process_group.is_first else None
-    return as_policy(model, mixed=dtype == "mixed", traits=Traits(**process_group.broadcast(found))), tokenizer
+    capabilities = asdict(capabilities_of(model.eval())) if process_group.is_first else None
+    shared = Capabilities(**process_group.broadcast(capabilities))
+    return as_policy(model, mixed=dtype == "mixed", capabilities=shared), tokenizer
 
 
 def load_scalar(
@@ -88,11 +89,11 @@ def load_scalar(
     process_group: ProcessGroup = SINGLE_PROCESS,
     positions: Mapping[str, float] | None = None,
 ) -> tuple[Any, Any]:
-    """A model with one number in place of the vocabulary, and its tokenizer: a critic or a reward model.
+    """A model with a scalar head, and its tokenizer: a critic or a reward model.
 
-    The layout is transformers' sequence classification with one label. A model without such a head gets one of zeros,
-    or with `trained` a ConfigError: what it said would mean nothing. Its weights are float32 unless bfloat16 is asked
-    for: it learns, or what it says is the reward. `team` is as in `load`.
+    The class is transformers' sequence classification with one label. A model without such a head gets one of zeros;
+    with `trained` that is a ConfigError. Weights are float32 unless `dtype` is bfloat16. `process_group` is as in
+    `load`.
     """
     dtype = "float32" if dtype in ("auto", "mixed") else dtype
     if trained:
@@ -115,7 +116,7 @@ def load_scalar(
         torch.nn.init.zeros_(head.weight)
     # a vector read from a file may begin anywhere in memory, and a CPU's sums then round in another order
     head.weight.data = head.weight.detach().clone()
-    # transformers wants a padding token named to use the model later; naming one must not freeze its embedding
+    # transformers needs a padding token in the configuration; it must not freeze that token's embedding
     model.config.pad_token_id = model.config.pad_token_id or 0
     model.get_input_embeddings().padding_idx = None
     model.eval()
@@ -123,9 +124,9 @@ def load_scalar(
 
 
 def check_kind(name: str, scores: bool) -> None:
-    """ConfigError for a reward model where a model that writes is wanted, or, with `scores`, the other way round.
+    """Raise ConfigError for a reward model given as a language model, or, with `scores`, the reverse.
 
-    Only its configuration is read: where weights are shared a reward model would load as a language model and babble.
+    Reads the configuration only. With tied embeddings a reward model would load as a language model without an error.
     """
     config = _readable(name, AutoConfig.from_pretrained)
     if not scores and is_scorer(config):
@@ -137,19 +138,19 @@ def check_kind(name: str, scores: bool) -> None:
 
 
 def is_scorer(config: Any) -> bool:
-    """Whether a model's configuration says that it has a head which scores texts."""
-    return any(each.endswith("ForSequenceClassification") for each in config.architectures or ())
+    """Whether a model's configuration is that of a sequence classifier."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
-    """What transformers reads at a model's place; ConfigError when it cannot."""
+    """The result of `read` for a model's folder or hub name. Raises ConfigError where it fails."""
     with _reading(name):
-        return read(locate(name), trust_remote_code=False, **options)  # unsaid, transformers asks on the terminal
+        return read(locate(name), trust_remote_code=False, **options)  # by default transformers asks on the terminal
 
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Inside, what cannot be read is a ConfigError."""
+    """Turn the errors of transformers inside into ConfigErrors."""
     try:
         yield
     except UNREADABLE as error:
@@ -169,7 +170,7 @@ def _load(
     new_head: bool = False,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """A model on its device, all of whose weights are from its files (see `check_weights`), and its tokenizer."""
+    """A model on its device, with all weights from its files (see `check_weights`), and its tokenizer."""
     where = torch.device(pick_device(device))
     kind = weights_dtype(dtype, where.type)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
@@ -185,7 +186,7 @@ def _load(
                     labels = {key: options.pop(key) for key in ("num_labels",) if key in options}
                     options["config"] = _config(name, positions, **labels)
                 model, info = _readable(
-                    name, kind_of_model.from_pretrained, dtype=kind, use_safetensors=True, **TELLS, **options
+                    name, kind_of_model.from_pretrained, dtype=kind, use_safetensors=True, **LOADING_INFO, **options
                 )
         except ConfigError as error:
             if isinstance(error.__cause__, NotImplementedError):  # it was left on the meta device
@@ -221,7 +222,7 @@ def _config(name: str, positions: Mapping[str, float] | None, **options: Any) ->
 def _outline(
     kind_of_model: Any, name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None, **options: Any
 ) -> Any:
-    """The model without its weights: meta tensors in their places."""
+    """The model with meta tensors in place of weights."""
     config = _config(name, positions, **options)
     with torch.device("meta"):
         return with_defaults(kind_of_model.from_config(config, dtype=dtype), name)
@@ -235,17 +236,17 @@ def _put_together(
     positions: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Any:
-    """A model from the shares that the ranks of a run have written, and what transformers says of its loading."""
+    """A model from the sharded files of a run's ranks, and transformers' loading info."""
     kind = type(_outline(kind_of_model, name, dtype, positions, **options))
     config = _config(name, positions, **options)
     with _reading(name):
         weights = dict(ShardedTensors.of(shards))
-        model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **TELLS)
+        model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **LOADING_INFO)
     return with_defaults(model, name), info
 
 
 def with_defaults(model: Any, name: str) -> Any:
-    """The model with the generation defaults that stand beside its configuration, where there are any."""
+    """The model with the generation defaults of its folder, if there are any."""
     if model.can_generate():
         with suppress(OSError):  # then they follow from its configuration
             model.generation_config = GenerationConfig.from_pretrained(locate(name))
@@ -253,14 +254,14 @@ def with_defaults(model: Any, name: str) -> Any:
 
 
 def with_plain_experts(model: Any) -> Any:
-    """The model; in float64 its experts compute one after another, for the grouped product has no such kernel."""
+    """The model; float64 experts run one after another, as the grouped product has no float64 kernel."""
     if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     return model
 
 
 def weights_dtype(dtype: str, device: str, trains: bool = False) -> torch.dtype:
-    """The type that weights have in memory on a device of that type, by the option's word; see `load`."""
+    """The type of weights in memory on a type of device, for the value of the option `dtype`; see `load`."""
     if dtype == "auto" and trains:
         return torch.float32
     plain = torch.float32 if device == "cpu" else torch.bfloat16
@@ -269,9 +270,9 @@ def weights_dtype(dtype: str, device: str, trains: bool = False) -> torch.dtype:
 
 
 def local_config(name: str, positions: Mapping[str, float] | None = None) -> Any:
-    """A model's configuration, from a folder or from what the hub's cache holds; nothing is asked of a network.
+    """A model's configuration, from a folder or the hub's cache, without network access.
 
-    Raises ConfigError where it is not at hand.
+    Raises ConfigError where it is not on this machine.
     """
     try:
         config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False, local_files_only=True)
@@ -284,10 +285,11 @@ def local_config(name: str, positions: Mapping[str, float] | None = None) -> Any
 
 
 def with_positions(config: Any, positions: Mapping[str, float]) -> Any:
-    """The configuration with `rope_theta` and `max_position_embeddings` as given; ConfigError where it has neither.
+    """The configuration with `rope_theta` and `max_position_embeddings` as given.
 
-    So a model is made to read longer texts before it is trained on them: LUFFY (2504.14945) and HPT (2509.04419) train
-    Qwen2.5-Math with a base of 40,000 in place of 10,000 and 16,384 positions in place of 4,096.
+    Raises ConfigError for a configuration without them. They prepare a model for longer texts: LUFFY (2504.14945) and
+    HPT (2509.04419) train Qwen2.5-Math with a base of 40,000 in place of 10,000 and 16,384 positions in place of
+    4,096.
     """
     for name, value in positions.items():
         if name == "rope_theta":
@@ -305,7 +307,7 @@ def with_positions(config: Any, positions: Mapping[str, float]) -> Any:
 
 
 def num_parameters(name: str) -> int:
-    """Parameters of a model before loading its weights, from its configuration alone."""
+    """The number of parameters of a model, from its configuration alone."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(locate(name)))
     return int(sum(parameter.numel() for parameter in model.parameters()))

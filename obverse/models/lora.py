@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA, 2106.09685) on a frozen base: what learns, what is off, what a checkpoint keeps.
+"""Low-rank adapters (LoRA, 2106.09685) on a frozen base model: creation, activation, saving and merging.
 
-PEFT puts them into the model's layers in place. The policy has them on; the initial model is the same layers with them
-off, which is the base bit for bit; what a later stage of a course begins from is a frozen second set. There is one base
-in memory.
+PEFT puts adapters into the model's layers in place. The policy runs with its adapter on. The reference model is the
+same model with adapters off, or, for a later stage of a training schedule, with a frozen second adapter. So only one
+base model is in memory.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from obverse.models.policy import Policy
 from obverse.runtime.run_dir import installed
 from obverse.seeds import seed_for
 
-LEARNING = "default"  # PEFT's name of the adapter that learns; others are frozen
+LEARNING = "default"  # PEFT's name of the trained adapter; others are frozen
 
-# QLoRA (2305.14314, section 3): normal floats, constants quantized too, products in bfloat16.
+# QLoRA (2305.14314, section 3): normal floats, quantized constants, products in bfloat16.
 FOUR_BITS = {
     "load_in_4bit": True,
     "bnb_4bit_quant_type": "nf4",
@@ -42,9 +42,9 @@ FOUR_BITS = {
 
 
 class Adapter:
-    """One set of adapters in a model, which a checkpoint keeps in place of the model: PEFT's own folder layout.
+    """One named adapter of a model, saved in PEFT's folder layout in place of the model.
 
-    `origin` says which base they belong on.
+    `origin` identifies the base model.
     """
 
     def __init__(self, wrapped: Any, name: str, origin: Origin) -> None:
@@ -53,25 +53,25 @@ class Adapter:
         self.layers = [module for module in wrapped.modules() if isinstance(module, kind)]
 
     def named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The adapters' weights alone, as the model names them."""
-        found = self.wrapped.get_base_model().named_parameters()
-        return [(name, each) for name, each in found if f".{self.name}." in name]
+        """The adapter's weights, by their names in the model."""
+        named = self.wrapped.get_base_model().named_parameters()
+        return [(name, weight) for name, weight in named if f".{self.name}." in name]
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [each for _, each in self.named_parameters()]
+        return [weight for _, weight in self.named_parameters()]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by the names that PEFT's files have."""
-        found = peft_library().get_peft_model_state_dict(
+        """The weights by their names in PEFT's files."""
+        weights = peft_library().get_peft_model_state_dict(
             self.wrapped, adapter_name=self.name, save_embedding_layers=False
         )
-        return {name: each.detach().contiguous() for name, each in sorted(found.items())}
+        return {name: weight.detach().contiguous() for name, weight in sorted(weights.items())}
 
     def restore(self, folder: Path) -> None:
-        """Take the weights of an adapter's folder; CheckpointError where they are of other layers or another rank."""
-        saved, own = load_file(folder / WEIGHTS), self.tensors()
-        differing = sorted(saved.keys() ^ own.keys())
-        differing += [name for name in saved.keys() & own.keys() if saved[name].shape != own[name].shape]
+        """Load the weights of an adapter's folder. Raises CheckpointError for other layers or another rank."""
+        saved, present = load_file(folder / WEIGHTS), self.tensors()
+        differing = sorted(saved.keys() ^ present.keys())
+        differing += [name for name in saved.keys() & present.keys() if saved[name].shape != present[name].shape]
         if differing:
             raise CheckpointError(
                 f"adapter {folder}: {differing[0]} is not as lora_r and lora_target_modules make it: give them as they "
@@ -80,7 +80,7 @@ class Adapter:
         peft_library().set_peft_model_state_dict(self.wrapped, saved, adapter_name=self.name)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write PEFT's folder: transformers and vLLM load it on the base that it names; and our word on that base."""
+        """Write a PEFT folder, which transformers and vLLM load, and a file that identifies the base model."""
         folder.mkdir(parents=True, exist_ok=True)
         config = self.wrapped.peft_config[self.name].to_dict()
         config |= {"base_model_name_or_path": self.origin.place, "inference_mode": True}
@@ -90,11 +90,11 @@ class Adapter:
         self.origin.write(folder)
 
     def scope(self) -> AbstractContextManager[None]:
-        """Inside, the model has these adapters, and no others."""
+        """Inside, this adapter alone is active."""
         return self._switched(lambda layer: layer.set_adapter(self.name))
 
     def without(self) -> AbstractContextManager[None]:
-        """Inside, the model is its base."""
+        """Inside, all adapters are off."""
         return self._switched(lambda layer: layer.enable_adapters(False))
 
     @contextmanager
@@ -102,7 +102,7 @@ class Adapter:
         try:
             for layer in self.layers:
                 switch(layer)
-            self.freeze_others()  # PEFT freezes what it switches off, and a graph may be waiting for its gradient
+            self.freeze_others()  # PEFT freezes what it switches off, but a graph may still need its gradient
             yield
         finally:
             for layer in self.layers:
@@ -111,7 +111,7 @@ class Adapter:
             self.freeze_others()
 
     def freeze_others(self) -> None:
-        """Only the adapter that learns takes a gradient, whichever is on."""
+        """Require gradients for the trained adapter alone, whichever is active."""
         for layer in self.layers:
             for table in (layer.lora_A, layer.lora_B):
                 for name, matrix in table.items():
@@ -119,7 +119,7 @@ class Adapter:
 
 
 def refuse_unready(config: TrainConfig) -> None:
-    """Raise ConfigError where adapters are asked for and this machine cannot have them; before anything is loaded."""
+    """Raise ConfigError if the options need adapters and a library or device for them is missing."""
     if not config.use_peft:
         return
     peft_library()
@@ -131,27 +131,26 @@ def refuse_unready(config: TrainConfig) -> None:
 
 
 def remarks(config: TrainConfig, has_critic: bool) -> list[str]:
-    """What must be said of a run with adapters before it starts; nothing of one without."""
+    """Notes on a run with adapters before it starts; empty without adapters."""
     if not config.use_peft:
         return []
-    found, origin = [], config.origin("learning_rate")
+    notes, origin = [], config.origin("learning_rate")
     if origin in ("paper", "embedded preset"):
-        whose = "the paper's" if origin == "paper" else "the embedded preset's"
-        found.append(
-            f"learning_rate {config.learning_rate:g} is {whose}, for whole weights; adapters want one of their own: "
+        source = "the paper's" if origin == "paper" else "the embedded preset's"
+        notes.append(
+            f"learning_rate {config.learning_rate:g} is {source}, for whole weights; adapters want one of their own: "
             "--learning_rate"
         )
     if has_critic:
-        found.append("the critic trains whole, in float32: adapters are the policy's alone")
-    return found
+        notes.append("the critic trains whole, in float32: adapters are the policy's alone")
+    return notes
 
 
 def load_adapted(config: TrainConfig, start: Path | None) -> tuple[Policy, Any]:
-    """The policy with adapters on the frozen base, and its tokenizer; the adapters of the checkpoint `start`, if given.
+    """The policy with an adapter on a frozen base model, and its tokenizer; `start` is a checkpoint of the adapter.
 
-    Frozen weights need no float32 to keep small steps: `dtype` auto is bfloat16 for them on an accelerator, and the
-    adapters are float32. Raises ConfigError for layers that are not there, CheckpointError for an adapter that is of
-    another base or shape.
+    On an accelerator `dtype` auto is bfloat16 for the frozen weights; the adapter is float32. Raises ConfigError for
+    missing layers, CheckpointError for an adapter of another base or shape.
     """
     options = quantized(config) if config.load_in_4bit else {}
     policy, tokenizer = load(config.model, config.dtype, config.device, **options)
@@ -178,53 +177,53 @@ def refuse_whole(start: Path) -> None:
 
 
 def quantized(config: TrainConfig) -> dict[str, Any]:
-    """What transformers is asked to load a base in 4 bits with (QLoRA)."""
+    """The options of transformers for a base model in 4 bits (QLoRA)."""
     device = torch.device(pick_device(config.device))
     return {"quantization_config": BitsAndBytesConfig(**FOUR_BITS), "device_map": {"": device}}
 
 
 def inject(model: Any, config: TrainConfig) -> Any:
-    """Put fresh adapters into a model, which is frozen; returns PEFT's wrapper around it.
+    """Put a new adapter into a model and freeze the model; returns PEFT's wrapper.
 
-    A is drawn from the run's seed, B is zero: the policy begins as the base.
+    A is drawn with the run's seed and B is zero, so that the policy begins as the base model.
     """
-    library, wanted = peft_library(), targets(model, config)
-    made = library.LoraConfig(
+    library, target = peft_library(), targets(model, config)
+    lora_config = library.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
-        target_modules=list(wanted.modules),
-        exclude_modules=list(wanted.excluded) or None,
-        target_parameters=list(wanted.parameters) or None,
+        target_modules=list(target.modules),
+        exclude_modules=list(target.excluded) or None,
+        target_parameters=list(target.parameters) or None,
         use_rslora=config.use_rslora,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on what it sets right by itself: how a Conv1D holds its matrix
+        warnings.simplefilter("ignore")  # on the transposed matrix of a Conv1D, which PEFT handles
         torch.manual_seed(seed_for(config.seed, "adapter"))
         try:
-            return library.get_peft_model(model, made, adapter_name=LEARNING)
+            return library.get_peft_model(model, lora_config, adapter_name=LEARNING)
         except ValueError as error:
             raise ConfigError(f"--use_peft: {' '.join(str(error).split())}") from None
 
 
 def without(policy: Policy) -> Policy:
-    """The initial model: the policy with its adapters off."""
+    """The reference model of a run with adapters: the policy with adapters off."""
     return replace(policy, scope=policy.adapter.without, adapter=None)
 
 
 def frozen(policy: Policy, folder: Path | None = None) -> Policy:
-    """The policy as it is now, or as an adapter's folder has it, frozen: a second set of adapters on the same base."""
-    now: Adapter = policy.adapter
-    name = f"initial_{len(now.wrapped.peft_config)}"
+    """A frozen copy of the policy, or the policy of an adapter's folder, as a second adapter on the same base model."""
+    adapter: Adapter = policy.adapter
+    name = f"initial_{len(adapter.wrapped.peft_config)}"
     with torch.random.fork_rng():
-        now.wrapped.add_adapter(name, now.wrapped.peft_config[LEARNING])
-    copy = Adapter(now.wrapped, name, now.origin)
+        adapter.wrapped.add_adapter(name, adapter.wrapped.peft_config[LEARNING])
+    copy = Adapter(adapter.wrapped, name, adapter.origin)
     if folder is None:
-        peft_library().set_peft_model_state_dict(now.wrapped, now.tensors(), adapter_name=name)
+        peft_library().set_peft_model_state_dict(adapter.wrapped, adapter.tensors(), adapter_name=name)
     else:
-        now.origin.refuse_other(folder)
+        adapter.origin.refuse_other(folder)
         copy.restore(folder)
     policy.model.eval()
     copy.freeze_others()
@@ -233,20 +232,20 @@ def frozen(policy: Policy, folder: Path | None = None) -> Policy:
 
 @torch.no_grad()
 def merged(policy: Policy, part: Any = None) -> dict[str, Tensor]:
-    """The weights of the policy, or of a `part` of its model, with the adapters added, by their names without adapters.
+    """The weights of the policy, or of a `part` of its model, with the adapter added, by the base model's names.
 
-    Every other weight is the base's own tensor. Raises ConfigError for a base in 4 bits.
+    Weights without an adapter are the base's tensors, not copies. Raises ConfigError for a base in 4 bits.
     """
     if getattr(policy.model, "is_loaded_in_4bit", False):
         raise ConfigError("a base in 4 bits has no weights that adapters could be added to: leave --load_in_4bit out")
-    found: dict[str, Tensor] = {}
-    sums = {id(matrix_of(layer)): layer for layer in policy.adapter.layers}
+    weights: dict[str, Tensor] = {}
+    adapted = {id(matrix_of(layer)): layer for layer in policy.adapter.layers}
     for name, weight in (part or policy.model).state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        layer = sums.get(id(weight))
+        layer = adapted.get(id(weight))
         plain = PARTS.sub(".", name)
-        found[plain] = weight.detach()
+        weights[plain] = weight.detach()
         if layer is not None:
-            found[plain] = (weight + layer.get_delta_weight(policy.adapter.name)).to(weight.dtype)
-    return found
+            weights[plain] = (weight + layer.get_delta_weight(policy.adapter.name)).to(weight.dtype)
+    return weights

@@ -1,4 +1,4 @@
-"""What gets adapters: every linear layer that computes, or what is named; and a line that says what has none."""
+"""The layers that get adapters: every linear layer that is called, or those of --lora_target_modules."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from obverse.models.adapter_io import peft_library
 from obverse.models.policy import Policy
 
 ALL = "all-linear"
-SEEN = 0.01  # a smaller share of the weights is not told
+MIN_SHARE = 0.01  # of the weights; smaller groups are not listed
 PARTS = re.compile(r"\.(?:base_layer\.)+")  # what PEFT puts between a layer and its own weights
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What gets adapters, by the ends of names: linear layers (but for `excluded`, whole names) and parameters."""
+    """Linear layers and parameters that get adapters, by the last part of their names; `excluded` has whole names."""
 
     modules: tuple[str, ...]
     excluded: tuple[str, ...] = ()
@@ -31,11 +31,10 @@ class Targets:
 
 
 def targets(model: Any, config: TrainConfig) -> Targets:
-    """What gets adapters; ConfigError for a name that is not below the head or cannot have one.
+    """The targets of adapters: every linear layer that is called, or the layers and parameters that are named.
 
-    That is every linear layer that computes, or what `lora_target_modules` names: layers, or matrices of experts.
-    Those are no layers but parts of one parameter; they get adapters only by name, for each of their tokens the sum of
-    all experts' weights and adapters has to be made.
+    Expert matrices are slices of one parameter and get adapters only by name, as each pass has to add the adapters to
+    all experts' weights. Raises ConfigError for a name that matches nothing below the head, or cannot have an adapter.
     """
     linear = linear_layers(model)
     unread = unread_layers(model, linear)
@@ -73,9 +72,10 @@ def linear_layers(model: Any) -> dict[str, Any]:
 
 
 def unread_layers(model: Any, linear: Mapping[str, Any]) -> set[str]:
-    """Layers whose module computes without calling them: it reads their weight itself, and an adapter would do nothing.
+    """Layers whose parent module uses their weight without calling them, so that an adapter would have no effect.
 
-    Found out by trying (Mamba's step projections). A module that did not compute, such as an expert, tells nothing.
+    Found by a forward pass with hooks (an example is Mamba's step projection). Layers of modules that were not called
+    themselves, such as unused experts, are not included.
     """
     called: set[int] = set()
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in linear}
@@ -91,7 +91,7 @@ def unread_layers(model: Any, linear: Mapping[str, Any]) -> set[str]:
 
 
 def is_refused(model: Any, end: str) -> bool:
-    """Whether PEFT takes no layers of that name in this type of model, or takes them for others, such as experts."""
+    """Whether PEFT refuses layers of that name in this type of model, or maps the name to others (experts)."""
     library = peft_library()
     asked, parts = library.LoraConfig(target_modules=[end]), library.tuners.tuners_utils
     check = getattr(parts, "_check_lora_target_modules_mamba", lambda *_: None)
@@ -104,7 +104,7 @@ def is_refused(model: Any, end: str) -> bool:
 
 
 def coverage(policy: Policy) -> str:
-    """What has adapters and what has none, in a line: the names, and the shares of the weights.
+    """One line on the layers with and without adapters, and their shares of the weights.
 
     Example: "28 layers (down_proj, o_proj, q_proj), 71% of the weights; without: mlp.experts.down_proj 12%"
     """
@@ -120,7 +120,7 @@ def coverage(policy: Policy) -> str:
                 each.numel()
             )
     share = sum(each.numel() for each in under.values()) / total
-    others = [f"{name} {number / total:.0%}" for name, number in left.most_common(4) if number / total >= SEEN]
+    others = [f"{name} {number / total:.0%}" for name, number in left.most_common(4) if number / total >= MIN_SHARE]
     without = f"; without: {', '.join(others)}" if others else ""
     return f"{len(adapter.layers)} layers ({', '.join(sorted(names))}), {share:.0%} of the weights{without}"
 

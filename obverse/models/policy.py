@@ -1,4 +1,4 @@
-"""A policy: the log-probs and entropies of trained tokens, a chunk of the vocabulary's work at a time."""
+"""The policy: a causal language model with log-probs and entropies of trained tokens, computed in chunks."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ from obverse.distributed.fsdp import fsdp_forward, fsdp_root
 from obverse.errors import ConfigError
 from obverse.models.batch import Micro
 from obverse.models.compile import compile_layers
-from obverse.models.conformance import Traits, Ways, conforming
+from obverse.models.conformance import Capabilities, Implementation, check_architecture
 from obverse.models.cpu_threads import best_threads
-from obverse.models.fused_logprobs import Scores, chunk_size, reads, wide
-from obverse.models.rope_forward import Rows, outputs
-from obverse.models.rope_frequencies import spans
-from obverse.models.shared_prefix import Reader, can_share
+from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs, wide
+from obverse.models.rope_forward import RowGrouping, outputs
+from obverse.models.rope_frequencies import frequency_switches
+from obverse.models.shared_prefix import SharedPrefix, can_share
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal LM with the split of it that training uses."""
+    """A causal language model, and the code path that training takes through it."""
 
     model: Any
-    head: (
-        Callable[[Tensor], Tensor] | None
-    )  # hidden states [T, H] -> logits [T, V]; None: only the whole model knows how
-    layer: torch.nn.Linear | None = None  # the whole head, where it is one matrix [V, H] and nothing more
-    table: torch.nn.Embedding | None = None  # the whole embedding, where it is a table [V, H] and nothing more
-    shares: bool = False  # prompts may be computed once for all their samples
-    mixed: bool = False  # matrix products in bfloat16, everything else in float32
-    checkpointed: bool = False  # a layer's inner states are computed again for its gradient
-    scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the model has this policy's adapter
-    adapter: Any = None  # obverse.models.lora.Adapter, where that alone learns
+    # Hidden states [T, H] -> logits [T, V]; None where only the model's own forward computes logits.
+    head: Callable[[Tensor], Tensor] | None
+    layer: torch.nn.Linear | None = None  # the head, if it is one matrix [V, H] without bias or cap
+    table: torch.nn.Embedding | None = None  # the input embedding, if it is a plain table [V, H]
+    shares: bool = False  # samples of a prompt can share its key-value cache
+    mixed: bool = False  # autocast: matrix products in bfloat16, float32 weights
+    checkpointed: bool = False  # gradient checkpointing: activations of a layer are recomputed in the backward pass
+    scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, this policy's adapter is active
+    adapter: Any = None  # obverse.models.lora.Adapter, if only an adapter is trained
     compiled: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the layers run their compiled forward
-    rows: Rows = field(default_factory=Rows)  # which rows may stand in one batch
+    rows: RowGrouping = field(default_factory=RowGrouping)  # which rows can share a batch
 
     @property
     def device(self) -> torch.device:
-        """Where it computes; shares of its weights may wait elsewhere."""
+        """The device of forward passes; FSDP shards may be stored on another one."""
         root = fsdp_root(self.model)
         device: torch.device = self.model.device if root is None else root.options.process_group.device
         return device
 
     @property
     def matrix(self) -> Tensor | None:
-        """The head's matrix as it is now: of a model that is shared out it is whole `inside` only."""
+        """The head's matrix. Under FSDP it is whole only inside `obverse.distributed.fsdp.fsdp_forward`."""
         return None if self.layer is None else self.layer.weight
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model; weights in 4 bits lie two in a byte, and adapters that a stage began with are no part."""
-        packed = {"Params4bit": 2}
-        whole = [each for name, each in self.model.named_parameters() if self.adapter is None or ".lora_" not in name]
-        own = self.adapter.parameters() if self.adapter is not None else []
-        return sum(each.numel() * packed.get(type(each).__name__, 1) for each in (*whole, *own))
+        """Parameters of the model and its trained adapter; frozen adapters of earlier stages are not counted."""
+        packed = {"Params4bit": 2}  # weights per element
+        named = self.model.named_parameters()
+        base = [weight for name, weight in named if self.adapter is None or ".lora_" not in name]
+        trained = self.adapter.parameters() if self.adapter is not None else []
+        return sum(weight.numel() * packed.get(type(weight).__name__, 1) for weight in (*base, *trained))
 
     @property
-    def kept(self) -> Any:
-        """What a checkpoint holds of the policy, which can `save_pretrained`: its adapter, or the whole model."""
+    def savable(self) -> Any:
+        """The part that a checkpoint stores, which has `save_pretrained`: the adapter, or the whole model."""
         return self.model if self.adapter is None else self.adapter
 
     @property
@@ -75,12 +75,12 @@ class Policy:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Inside, the model computes as this policy's precision and memory want it."""
+        """Activate the policy's adapter, precision, gradient checkpointing and compiled layers."""
         layers = []
         if self.checkpointed and torch.is_grad_enabled():
             layers = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         for layer in layers:
-            layer.training = True  # the switch that transformers looks at; `_checkpointed` takes it back
+            layer.training = True  # transformers checkpoints layers in training mode only; `_checkpointed` resets it
         try:
             with (
                 self.scope(),
@@ -93,41 +93,40 @@ class Policy:
                 layer.training = False
 
 
-def traits_of(model: Any) -> Traits:
-    """What a model's architecture allows, where the weights that it has here agree with it.
+def capabilities_of(model: Any) -> Capabilities:
+    """The capabilities of a model: those of its architecture, confirmed on its weights unless these are meta tensors.
 
-    Raises ConfigError for a model that cannot be trained as its own plain forward computes it. Of one that consists of
-    meta tensors the architecture alone is tried.
+    Raises ConfigError for a model that no code path computes as its plain forward pass does.
     """
-    traits = conforming(model, WAYS)
-    if any(each.is_meta for each in model.parameters()):
-        return traits
-    if not traits.has_head or _split_head(model) is None:
-        return replace(traits, has_head=False, has_table=False, shares=False)
-    has_table = traits.has_table and _plain_table(model) is not None
-    return replace(traits, has_table=has_table, shares=traits.shares and can_share(model))
+    capabilities = check_architecture(model, IMPLEMENTATION)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return capabilities
+    if not capabilities.has_head or _split_head(model) is None:
+        return replace(capabilities, has_head=False, has_table=False, shares=False)
+    has_table = capabilities.has_table and _plain_table(model) is not None
+    return replace(capabilities, has_table=has_table, shares=capabilities.shares and can_share(model))
 
 
-def as_policy(model: Any, mixed: bool = False, traits: Traits | None = None) -> Policy:
-    """A model, in evaluation mode: dropout stays off, so that a ratio compares the same function of the weights.
+def as_policy(model: Any, mixed: bool = False, capabilities: Capabilities | None = None) -> Policy:
+    """The policy of a model, which is put into evaluation mode: without dropout, importance ratios are exact.
 
-    `traits` are those of a model that was tried already. Raises ConfigError as `traits_of` does.
+    `capabilities` are passed for a model that was tested before. Raises ConfigError as `capabilities_of` does.
     """
     model.eval()
-    traits = traits or traits_of(model)
-    rows = Rows(traits.pads, tuple(traits.switches), traits.limit)
-    if not traits.has_head:
+    capabilities = capabilities or capabilities_of(model)
+    rows = RowGrouping(capabilities.pads, tuple(capabilities.switches), capabilities.limit)
+    if not capabilities.has_head:
         return Policy(model, None, mixed=mixed, rows=rows)
-    table = model.get_input_embeddings() if traits.has_table else None
-    return Policy(model, _head(model), _plain_layer(model), table, traits.shares, mixed, rows=rows)
+    table = model.get_input_embeddings() if capabilities.has_table else None
+    return Policy(model, _head(model), _plain_layer(model), table, capabilities.shares, mixed, rows=rows)
 
 
 def with_checkpoints(policy: Policy) -> Policy:
-    """The policy with gradient checkpointing: a layer keeps its input only. Its prompts are not shared then.
+    """The policy with gradient checkpointing of its layers, and without shared prompts.
 
-    Raises ConfigError for a model whose layers cannot be computed again.
+    Raises ConfigError for a model whose layers do not support it.
     """
-    model = policy.model  # transformers gave the switch another name on the way
+    model = policy.model  # the method's name depends on the version of transformers
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers or not model.supports_gradient_checkpointing:
@@ -141,9 +140,9 @@ def with_checkpoints(policy: Policy) -> Policy:
 
 
 def _checkpointed(layer: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A layer's checkpoint, with the layer in evaluation mode both times: some drop out in functions of their own.
+    """Checkpoint a layer in evaluation mode, in the forward pass and its recomputation, so that dropout stays off.
 
-    `Policy.computing` sets the layer's switch to have transformers come here; what is computed again comes without it.
+    `Policy.computing` puts the layer into training mode, for transformers to call this function.
     """
 
     def evaluated(*args: Any, **kwargs: Any) -> Any:
@@ -157,23 +156,23 @@ def _checkpointed(layer: Any, function: Callable[..., Any], *args: Any, **kwargs
 
 
 def with_compiled_layers(policy: Policy) -> Policy:
-    """The policy with compiled layers for training; ConfigError where nothing can compile. Prompts are not shared then.
+    """The policy with compiled layers for training, and without shared prompts.
 
-    Sampling goes on as it was: its shapes change with every token. A compiled layer adds in another order, so that
-    numbers differ in their rounding.
+    Sampling is not compiled, as its shapes change with every token. Compiled layers sum in another order, so that
+    results differ in rounding. Raises ConfigError where nothing can be compiled.
     """
     return replace(policy, compiled=compile_layers(policy.model), shares=False)
 
 
 def _plain_layer(model: Any) -> torch.nn.Linear | None:
-    """The head, where logits are its matrix's product with a state and nothing else."""
+    """The head, if logits are the product of its matrix with a hidden state; None otherwise."""
     layer = model.get_output_embeddings()
     is_plain = type(layer) is torch.nn.Linear and layer.bias is None
     return layer if is_plain and not _cap(model) else None
 
 
 def _plain_table(model: Any) -> torch.nn.Embedding | None:
-    """The embedding, where the decoder takes its rows in place of the ids; found out by trying."""
+    """The input embedding, if the decoder gives equal outputs for its rows and for token ids; None otherwise."""
     table = model.get_input_embeddings()
     if type(table) is not torch.nn.Embedding or table.max_norm is not None or table.scale_grad_by_freq or table.sparse:
         return None
@@ -186,15 +185,15 @@ def _plain_table(model: Any) -> torch.nn.Embedding | None:
 
 
 def _probe(model: Any) -> Tensor:
-    """A few tokens to try a model with; [1, 4]."""
+    """Token ids for a test forward pass; [1, 4]."""
     return torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
 
 
 def set_threads(wanted: int, policy: Policy) -> int:
-    """Set torch's threads and return their number: `wanted`, or for 0 as many as this machine is faster with.
+    """Set torch's number of threads and return it: `wanted`, or for 0 the fastest on this machine.
 
-    On a CPU a small model's matrices are over before a second thread has started: one thread is the fastest, and on a
-    busy machine two can be many times slower. For a larger model a few of its products are timed.
+    A small model on a CPU is fastest with one thread, and on a busy machine two can be many times slower. For a larger
+    model a few matrix products are timed.
     """
     threads = wanted or best_threads(policy.model)
     torch.set_num_threads(threads)
@@ -206,22 +205,22 @@ def logprobs(
     micro: Micro,
     entropy_graph: bool = False,
     embeddings: Tensor | None = None,
-    reader: Reader | None = None,
+    reader: SharedPrefix | None = None,
     known_logp_gradient: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each trained token and entropy of its distribution, at the token's temperature; [T] each,
     float32, or float64 of a float64 policy.
 
-    The log-probs carry the graph; the entropies do if `entropy_graph` (an entropy bonus reads them). `embeddings`
-    [B, L, H] are read in place of the tokens. A micro batch with shared prompts is read by `reader`, whose `finish`
-    completes the gradient; without one it is read alone, and carries no gradient to its prompts. `foreseen` [T] is the
-    gradient by the log-probs where it is known before they are.
+    The log-probs carry the graph; the entropies do with `entropy_graph`, for an entropy bonus. `embeddings` [B, L, H]
+    replace those of the token ids. For a micro batch with shared prompts, `reader` computes the prompts and its
+    `finish` completes the gradient; without a reader the prompts get no gradient. `known_logp_gradient` [T] is the
+    gradient by the log-probs where it does not depend on them: forward and backward then share one pass over logits.
     """
     with policy.computing():
-        found: tuple[Tensor, Tensor] = fsdp_forward(
+        results: tuple[Tensor, Tensor] = fsdp_forward(
             policy.model, lambda: _logprobs(policy, micro, entropy_graph, embeddings, reader, known_logp_gradient)
         )
-        return found
+        return results
 
 
 def _logprobs(
@@ -229,16 +228,16 @@ def _logprobs(
     micro: Micro,
     entropy_graph: bool,
     embeddings: Tensor | None,
-    reader: Reader | None,
+    reader: SharedPrefix | None,
     known_logp_gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    read = reads(micro.input_ids, policy.table) if embeddings is None else {"inputs_embeds": embeddings}
+    read = decoder_inputs(micro.input_ids, policy.table) if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
         logits = outputs(policy.rows, micro, read, policy.model, "logits")
         return _score(logits, micro.target, micro.temperature, entropy_graph)
     if micro.prompts is not None:
         policy.rows.check(micro)
-        states = (reader or Reader(policy.model, policy.table)).states(micro)
+        states = (reader or SharedPrefix(policy.model, policy.table)).states(micro)
     else:
         states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
     matrix = policy.matrix
@@ -270,17 +269,21 @@ def _logprobs(
 
 
 @torch.no_grad()
-def mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor], table: torch.nn.Module) -> Tensor:
-    """What the policy is to read [B, L, H]: its own embeddings, but `mix` of frozen ones for the trained tokens.
+def mixed_embeddings(
+    policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor], table: torch.nn.Module
+) -> Tensor:
+    """Input embeddings [B, L, H]: the policy's own, with those of trained tokens replaced by `mix` of frozen ones.
 
-    `mix` gets the embeddings of a token and of the policy's greedy guess at its place, both from `table`. A token that
-    is not read, the last of the longest row, is left out.
+    `mix` gets the embeddings of a token and of the policy's greedy prediction at its position, both from `table`. The
+    last token of the longest row is not run and is left out.
     """
-    found: Tensor = fsdp_forward(policy.model, lambda: _mixed(policy, micro, mix, table))
-    return found
+    inputs: Tensor = fsdp_forward(policy.model, lambda: _mixed_embeddings(policy, micro, mix, table))
+    return inputs
 
 
-def _mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor], table: torch.nn.Module) -> Tensor:
+def _mixed_embeddings(
+    policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor], table: torch.nn.Module
+) -> Tensor:
     with policy.computing():
         guesses = [part.argmax(-1) for part in logits(policy, micro)]
     guess, place = torch.cat(guesses), micro.position + 1
@@ -292,27 +295,27 @@ def _mixed(policy: Policy, micro: Micro, mix: Callable[[Tensor, Tensor], Tensor]
 
 
 def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
-    """The logits of the trained tokens, at temperature 1, some at a time; [n, V] each."""
+    """The logits of the trained tokens at temperature 1, in chunks of [n, V]."""
     read = {"input_ids": micro.input_ids}
     if policy.head is None:
         yield outputs(policy.rows, micro, read, policy.model, "logits")
         return
     if micro.prompts is not None:
         policy.rows.check(micro)
-        states = Reader(policy.model, policy.table).states(micro)
+        states = SharedPrefix(policy.model, policy.table).states(micro)
     else:
         states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
     yield from map(policy.head, states.split(policy.tokens_at_once))
 
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:
-    """The scalar head's number at each trained token, float32 (or float64) [T]: of the state before, or `after` it."""
+    """The scalar head at each trained token, float32 (or float64) [T]: of the hidden state before it, or `after` it."""
     numbers: Tensor = fsdp_forward(model, lambda: _scalars(model, micro, after))
     return numbers
 
 
 def _scalars(model: Any, micro: Micro, after: bool) -> Any:
-    rows, read = Rows(True, *spans(model.config)), {"input_ids": micro.input_ids}
+    rows, read = RowGrouping(True, *frequency_switches(model.config)), {"input_ids": micro.input_ids}
     states = outputs(rows, micro, read, model.base_model, "last_hidden_state", offset=int(after))
     return wide(model.score(states))[:, 0]
 
@@ -320,20 +323,20 @@ def _scalars(model: Any, micro: Micro, after: bool) -> Any:
 def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies from logits [T, V]; float32 (or float64) [T]."""
     logp = (wide(logits) / temperature[:, None]).log_softmax(-1)
-    spread = logp if entropy_graph else logp.detach()
+    distribution = logp if entropy_graph else logp.detach()
     # a token with probability 0 has p log p = 0, not NaN
-    entropy = -(spread.exp() * spread.clamp(min=torch.finfo(spread.dtype).min)).sum(-1)
+    entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
     return logp.gather(-1, target[:, None])[:, 0], entropy
 
 
 def _cap(model: Any) -> float | None:
-    """Where logits are cut off smoothly; a model of several parts has it in its text part."""
+    """The soft cap of the logits, from the text configuration; None without one."""
     cap: float | None = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
     return cap
 
 
 def _head(model: Any) -> Callable[[Tensor], Tensor]:
-    """The map from hidden states to logits that the known families have: a matrix, and perhaps a cap."""
+    """The head as known families have it: a matrix, and a soft cap if configured."""
     matrix, cap = model.get_output_embeddings(), _cap(model)
 
     def head(states: Tensor) -> Tensor:
@@ -344,10 +347,10 @@ def _head(model: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """The model's map from hidden states to logits, checked against the model itself; None where they differ.
+    """The head as a function of hidden states, if it gives the logits of the model's own forward; None otherwise.
 
-    Some families cap or scale their logits after the last matrix: the known cap is applied, anything else is found out
-    by comparing, and such a model takes the plain way over its own logits.
+    Some families cap or scale logits after the last matrix: the known cap is applied, anything else shows as a
+    difference, and the model's own forward is used instead.
     """
     if model.get_output_embeddings() is None:
         return None
@@ -358,4 +361,4 @@ def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     return head if same else None
 
 
-WAYS = Ways(lambda model, traits: as_policy(model, traits=traits), logprobs)
+IMPLEMENTATION = Implementation(lambda model, capabilities: as_policy(model, capabilities=capabilities), logprobs)

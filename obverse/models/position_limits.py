@@ -1,4 +1,4 @@
-"""How many tokens a model can read: the rows of its table of positions, where it has one."""
+"""The longest input of a model: the rows of its position embedding table, where it has one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOKUPS = {"embedding": (0, 1), "index_select": (0, 2), "gather": (0, 2), "index
 
 
 class Lookups(TorchDispatchMode):
-    """Inside, the largest row that is read of every table, by the table's shape and the order of the readings."""
+    """Records the largest row index of every table lookup while active, by operator, table shape and dimension."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -41,10 +41,10 @@ class Lookups(TorchDispatchMode):
 
 @torch.no_grad()
 def num_positions(model: Any) -> int | None:
-    """The longest text that a model can read, in tokens; None where nothing bounds it, as with rotary positions.
+    """The longest input of a model, in tokens; None where nothing bounds it, as with rotary positions.
 
-    It is tried with texts of one repeated token: what reads a row further for every token more, and does not grow, is a
-    table of positions. Offsets count. Such tables are learned, or made for a fixed length.
+    Found by two forward passes of different lengths: a lookup whose largest row grows with the length, in a table of
+    constant size, is a table of positions. Offsets into the table are accounted for.
     """
     decoder, seen = _decoder(model), []
     for length in PROBES:
@@ -62,18 +62,18 @@ def num_positions(model: Any) -> int | None:
 
 
 def rated_positions(model: Any) -> int | None:
-    """The longest text that the model was made for by its configuration, in tokens; None where it says nothing."""
+    """The longest input that the model's configuration declares, in tokens; None where it declares none."""
     config = model.config.get_text_config()
     found = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return int(found) if isinstance(found, int) and found > 0 else None
 
 
 @torch.no_grad()
-def reads(model: Any, length: int, limit: int | None) -> bool:
-    """Whether a model reads a text of `length` tokens, more than its `limit` by `num_positions`; found out by trying.
+def can_read(model: Any, length: int, limit: int | None) -> bool:
+    """Whether a forward pass of `length` tokens succeeds, although `num_positions` is only `limit`.
 
-    Some tables grow, and some masks and slopes are made for so many tokens. A card is not asked to read behind the end
-    of a table: nothing could be computed there any more.
+    Some tables grow on demand. On an accelerator nothing is tried beyond `limit`: an index error there would make the
+    device unusable for the rest of the process.
     """
     if limit is not None and model.device.type != "cpu":
         return False

@@ -1,4 +1,7 @@
-"""One micro batch through a model, so that each row is computed as it would be alone: in one forward or in several."""
+"""Forward passes of a micro batch for models whose rotary frequencies depend on the length of a whole row.
+
+Rows with different frequencies go into separate forward passes, so that each row is computed as it would be alone.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ from obverse.models.batch import Micro
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Which rows may stand in one padded batch; see `obverse.models.conformance.Traits`."""
+class RowGrouping:
+    """Which rows can share a padded batch; the fields are those of `obverse.models.conformance.Capabilities`."""
 
     pads: bool = True
     switches: tuple[int, ...] = ()
     limit: int | None = None
 
     def check(self, micro: Micro) -> None:
-        """ConfigError for a row that is too long."""
+        """Raise ConfigError for a micro batch with a row longer than `limit`."""
         if self.limit is not None and max(micro.lengths, default=0) > self.limit:
             raise ConfigError(
                 f"a prompt and its response have {max(micro.lengths)} tokens together, and beyond {self.limit} this "
@@ -30,10 +33,10 @@ class Rows:
             )
 
     def parts(self, micro: Micro) -> list[tuple[list[int], int]]:
-        """Rows that are read together, and how many positions are.
+        """The rows of each forward pass, and the number of positions to run them on.
 
-        The length of the whole row decides on its rotary frequencies, the token included that nothing is predicted
-        from: where the others alone would have other ones, a position more is read.
+        Rotary frequencies follow from the length of the whole row, including the last token, from which nothing is
+        predicted. Where dropping that token would change the frequencies, one more position is run.
         """
         num_read = micro.input_ids.shape[1]
         if not micro.lengths or (self.pads and not self.switches):
@@ -49,10 +52,13 @@ class Rows:
         return length if any(width <= each < length for each in self.switches) else width
 
 
-def outputs(rows: Rows, micro: Micro, read: Mapping[str, Tensor], module: Any, name: str, offset: int = 0) -> Tensor:
-    """What `module` puts out as `name` at each trained token's position, or `offset` behind it; [T, size].
+def outputs(
+    rows: RowGrouping, micro: Micro, read: Mapping[str, Tensor], module: Any, name: str, offset: int = 0
+) -> Tensor:
+    """The output `name` of `module` at the position of each trained token plus `offset`; [T, size].
 
-    `read` is what it is called with: ids [B, L] or embeddings [B, L, H]. Raises ConfigError for a row that is too long.
+    `read` holds the keyword arguments of the input: ids [B, L] or embeddings [B, L, H]. Raises ConfigError for a row
+    longer than the limit.
     """
     rows.check(micro)
     parts, place = rows.parts(micro), micro.position + offset
@@ -73,7 +79,7 @@ def outputs(rows: Rows, micro: Micro, read: Mapping[str, Tensor], module: Any, n
 
 
 def _fitted(read: Tensor, width: int) -> Tensor:
-    """Ids or embeddings cut to a width, or longer by zeros, which nothing before them attends to."""
+    """Ids or embeddings cut to a width, or padded with zeros on the right."""
     missing = width - read.shape[1]
     if missing <= 0:
         return read[:, :width]

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def spans(config: Any) -> tuple[tuple[int, ...], int | None]:
-    """Of a configuration's rotary parameters: the switches, and the limit or None.
+def frequency_switches(config: Any) -> tuple[tuple[int, ...], int | None]:
+    """The lengths at which a configuration's rotary frequencies change, and the limit of dynamic RoPE (or None).
 
-    A row longer than a switch has other frequencies in all its positions (LongRoPE); beyond the limit they depend on
-    what was read before (dynamic RoPE).
+    A row longer than a switch has different frequencies at all its positions (LongRoPE). Beyond the limit the
+    frequencies depend on earlier forward passes (dynamic RoPE).
     """
     text = config.get_text_config(decoder=True)
     switches: set[int] = set()
@@ -26,13 +26,13 @@ def spans(config: Any) -> tuple[tuple[int, ...], int | None]:
 
 
 def longest_sampled(config: Any) -> int | None:
-    """Tokens up to which a row read from a cache is what a plain forward of it gives; None: any number."""
-    switches, limit = spans(config)
+    """The longest row, in tokens, for which a key-value cache equals a plain forward pass; None: no limit."""
+    switches, limit = frequency_switches(config)
     return min([*switches, *([] if limit is None else [limit])], default=None)
 
 
 def rope_dicts(text: Any) -> Iterator[dict[str, Any]]:
-    """The rotary parameters of a text configuration: of all layers, or one each for every kind of layer."""
+    """The rotary parameters of a text configuration: one dict for all layers, or one per layer type."""
     rope = getattr(text, "rope_parameters", None)
     if not isinstance(rope, dict):
         return

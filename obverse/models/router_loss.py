@@ -25,7 +25,7 @@ from obverse.models.batch import Micro
 
 @dataclass(frozen=True)
 class Balance:
-    """The routers of a model, where their logits stand in what they return, and how the loss counts."""
+    """The routers of a model, the index of the logits in their output tuple, and the weight of the loss."""
 
     routers: tuple[torch.nn.Module, ...]
     index: int
@@ -35,7 +35,7 @@ class Balance:
 
     @contextmanager
     def watching(self) -> Iterator[list[Tensor]]:
-        """Inside, the list gets the logits [tokens, E] of every router that computes, with their graph."""
+        """Collect the logits [tokens, E] of every router that runs inside, with their graph."""
         seen: list[Tensor] = []
         hooks = [
             router.register_forward_hook(lambda _, __, out: seen.append(out[self.index])) for router in self.routers
@@ -47,7 +47,7 @@ class Balance:
                 hook.remove()
 
     def counts(self, seen: Sequence[Tensor], micro: Micro) -> Tensor:
-        """Rows that chose each expert, and their number; float64 [E + 1]."""
+        """The number of rows routed to each expert, and of all rows; float64 [E + 1]."""
         total = torch.zeros(self.num_experts + 1, dtype=torch.float64, device=micro.input_ids.device)
         for probs in self._probs(seen, micro):
             chosen = probs.topk(self.top_k, dim=-1).indices
@@ -56,13 +56,13 @@ class Balance:
         return total
 
     def loss(self, seen: Sequence[Tensor], micro: Micro, counts: Tensor) -> Tensor:
-        """A micro batch's part of the loss, with its graph; `counts` are those of the whole update."""
+        """This micro batch's part of the loss, with its graph; `counts` is summed over the whole update."""
         summed = torch.stack([probs.sum(0) for probs in self._probs(seen, micro)]).sum(0)
         shares = (counts[:-1] / counts[-1] ** 2).to(summed.dtype)
         return self.weight * self.num_experts * (shares * summed).sum()
 
     def _probs(self, seen: Sequence[Tensor], micro: Micro) -> Iterator[Tensor]:
-        """The probabilities of the experts for each token that is read, by layer; padding is left out."""
+        """The expert probabilities of each layer, without padding; [tokens, E]."""
         read = torch.zeros(len(micro.input_ids), dtype=torch.long, device=micro.row.device)
         read.scatter_reduce_(0, micro.row, micro.position, "amax")
         places = torch.arange(micro.input_ids.shape[1], device=read.device)
@@ -74,7 +74,7 @@ class Balance:
 
 
 def balance_of(model: Any, weight: float) -> Balance | None:
-    """How a model's routers are balanced with this weight; None for 0.
+    """The balancing loss of a model's routers with this weight; None for a weight of 0.
 
     Raises ConfigError for a model that has no such loss in transformers.
     """

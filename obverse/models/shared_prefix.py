@@ -1,8 +1,9 @@
-"""Each prompt computed once: its samples read it through a key-value cache that gradients flow through.
+"""Shared prefixes: each prompt is computed once, and its samples use its keys and values, with gradients.
 
 A plain forward pass repeats the prompt for every sample of a problem. Here the prompts of many problems go through the
-model once; micro batches hold responses only and read the prompts' keys and values. Their gradients gather in leaves,
-and `finish` sends the sum through the prompts' own pass: the gradient is that of the plain way, rounding apart.
+model once; micro batches hold responses only and use the prompts' keys and values. The gradients by keys and values are
+accumulated over micro batches, and `finish` backpropagates the sum through the prompts' forward pass. The resulting
+gradient is that of plain forward passes but for rounding.
 """
 
 from __future__ import annotations
@@ -16,51 +17,51 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from obverse.models.fused_logprobs import reads
+from obverse.models.fused_logprobs import decoder_inputs
 from obverse.types import ModelInput
 
 
 @dataclass(frozen=True, eq=False)
-class Prompts:
-    """The prompts of some problems, left-padded, so that every response follows its prompt directly."""
+class PromptBatch:
+    """Prompts of several problems, left-padded, so that every response follows its prompt directly."""
 
     input_ids: Tensor  # [P, L]
-    mask: Tensor | None  # [P, L], 1 where a token stands; None without padding
-    _moved: dict[torch.device, Prompts] = field(default_factory=dict, repr=False)
+    mask: Tensor | None  # [P, L], 1 at tokens, 0 at padding; None without padding
+    _moved: dict[torch.device, PromptBatch] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, prompts: Sequence[ModelInput]) -> Prompts:
+    def of(cls, prompts: Sequence[ModelInput]) -> PromptBatch:
         width = max(map(len, prompts))
         ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt.token_ids) for prompt in prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         return cls(ids, None if bool(mask.all()) else mask)
 
-    def to(self, device: torch.device) -> Prompts:
-        """The same on another device, and the same object each time: micro batches that share it go on sharing it."""
+    def to(self, device: torch.device) -> PromptBatch:
+        """The prompts on another device; the same object for every call, so that micro batches keep sharing it."""
         if self.input_ids.device == device:
             return self
         if device not in self._moved:
             mask = None if self.mask is None else moved(self.mask, device)
-            self._moved[device] = Prompts(moved(self.input_ids, device), mask)
+            self._moved[device] = PromptBatch(moved(self.input_ids, device), mask)
         return self._moved[device]
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. To a card it goes from pinned memory while the program goes on, in the stream's order."""
+    """The tensor on a device. Copies to CUDA are asynchronous, from pinned memory, in stream order."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-class Reading:
-    """A model that has read some prompts: what responses need of them, as leaves where gradients are wanted."""
+class PrefixPass:
+    """One forward pass over prompts: the last hidden states, keys and values, as leaves that accumulate gradients."""
 
-    def __init__(self, model: Any, prompts: Prompts, table: torch.nn.Embedding | None = None) -> None:
+    def __init__(self, model: Any, prompts: PromptBatch, table: torch.nn.Embedding | None = None) -> None:
         self.model, self.prompts, self.table = model, prompts, table
         position = None if prompts.mask is None else (prompts.mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=model.config.get_text_config())
         out = model.get_decoder()(
-            **reads(prompts.input_ids, table),
+            **decoder_inputs(prompts.input_ids, table),
             attention_mask=prompts.mask,
             position_ids=position,
             past_key_values=cache,
@@ -73,8 +74,8 @@ class Reading:
     def states(self, responses: Tensor, owner: Tensor, longest: int | None = None) -> Tensor:
         """Hidden states [B, 1 + R, H]: what predicts the first token of `responses` [B, R], then the states after each.
 
-        `owner` [B] is the row of each response's prompt, `longest` the tokens of the longest row, prompt and response:
-        padding stands at no later position, which a table of positions may not have.
+        `owner` [B] is the row of each response's prompt. `longest` is the number of tokens of the longest row, prompt
+        and response: position ids of padding are clamped to it, for models with a table of positions.
         """
         first = self.leaves[0][owner][:, None]
         if responses.shape[1] == 0:
@@ -92,7 +93,7 @@ class Reading:
             position = before.sum(-1, keepdim=True) + offset
             position = position if longest is None else position.clamp(max=longest - 1)
         out = self.model.get_decoder()(
-            **reads(responses, self.table),
+            **decoder_inputs(responses, self.table),
             attention_mask=mask,
             position_ids=position,
             past_key_values=cache,
@@ -101,7 +102,7 @@ class Reading:
         return torch.cat([first, out.last_hidden_state], dim=1)
 
     def finish(self) -> None:
-        """Send what the responses left in the leaves through the prompts' own pass."""
+        """Backpropagate the gradients that responses accumulated through the prompts' forward pass."""
         pairs = [
             (output, leaf.grad) for output, leaf in zip(self.outputs, self.leaves, strict=True) if leaf.grad is not None
         ]
@@ -109,43 +110,45 @@ class Reading:
             torch.autograd.backward([output for output, _ in pairs], [grad for _, grad in pairs])
 
 
-class Reader:
-    """A policy reading micro batches one after another; the prompts that consecutive ones share are computed once.
+class SharedPrefix:
+    """Hidden states of successive micro batches; a prompt batch that consecutive ones share is computed once.
 
-    `table` is the model's embedding where it keeps its own gradient (`Policy.table`).
+    `table` is the model's embedding if its gradient is accumulated in place (`Policy.table`).
     """
 
     def __init__(self, model: Any, table: torch.nn.Embedding | None = None) -> None:
         self.model, self.table = model, table
-        self.reading: Reading | None = None
+        self.current: PrefixPass | None = None
 
     def states(self, micro: Any) -> Tensor:
         """The state that predicts each trained token of a micro batch with shared prompts; [T, H]."""
-        if self.reading is None or self.reading.prompts is not micro.prompts:
+        if self.current is None or self.current.prompts is not micro.prompts:
             self.finish()
-            self.reading = Reading(self.model, micro.prompts, self.table)
-        return self.reading.states(micro.input_ids, micro.reads, max(micro.lengths, default=None))[
+            self.current = PrefixPass(self.model, micro.prompts, self.table)
+        return self.current.states(micro.input_ids, micro.prompt_row, max(micro.lengths, default=None))[
             micro.row, micro.position + 1
         ]
 
     def finish(self) -> None:
-        """Nothing more will be read of the present prompts: their gradient is complete."""
-        if self.reading is not None:
-            self.reading.finish()
-        self.reading = None
+        """Backpropagate through the current prompts, whose gradient is complete, and drop them."""
+        if self.current is not None:
+            self.current.finish()
+        self.current = None
 
 
 def can_share(model: Any) -> bool:
-    """Whether the model gives the same states when its prompts come out of a cache; found out by trying."""
+    """Whether a cached prompt gives the same hidden states as a plain forward pass, by a test on a few tokens."""
     prompts, responses = [[1, 2, 3], [4]], [[5, 6], [7, 8]]
     vocabulary = model.config.get_text_config().vocab_size
-    prompts, responses = ([[each % vocabulary for each in row] for row in rows] for rows in (prompts, responses))
+    prompts, responses = ([[token % vocabulary for token in row] for row in rows] for rows in (prompts, responses))
     try:
         cache = DynamicCache(config=model.config.get_text_config())
         if not all(type(layer) is DynamicLayer for layer in cache.layers):
-            return False  # sliding windows and recurrent states forget: a response cannot attend to such a cache
+            return False  # sliding windows and recurrent states drop the keys that a response attends to
         with torch.no_grad():
-            reading = Reading(model, Prompts.of([ModelInput(tuple(prompt)) for prompt in prompts]).to(model.device))
+            reading = PrefixPass(
+                model, PromptBatch.of([ModelInput(tuple(prompt)) for prompt in prompts]).to(model.device)
+            )
             tail = torch.tensor(responses, device=model.device)
             shared = reading.states(tail, torch.arange(2, device=model.device))
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
@@ -155,5 +158,5 @@ def can_share(model: Any) -> bool:
                 if not torch.allclose(shared[row], plain, rtol=close, atol=close * float(plain.abs().max())):
                     return False
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
-        return False  # a model with its own idea of a cache takes the plain way
+        return False  # a model with another cache interface
     return True

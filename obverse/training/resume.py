@@ -166,7 +166,9 @@ def restore_stages(run: Run, path: Path) -> None:
             run.learners[stage] = replace(learner, anchor=anchor)
             home = run.folder.path / folder.name
             if not run.process_group.broadcast(home.is_dir()):  # it goes on in another folder
-                checkpoint.save_model(home, anchor.kept, run.collector.renderer.tokenizer_to_save(), run.process_group)
+                checkpoint.save_model(
+                    home, anchor.savable, run.collector.renderer.tokenizer_to_save(), run.process_group
+                )
 
 
 def seconds_before(run: Run, path: Path) -> float:

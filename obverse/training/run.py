@@ -132,4 +132,4 @@ class Run:
     def models(self) -> dict[str, Any]:
         """The models that are trained, by their folder in a checkpoint; "" is the policy."""
         critic = next((learner.critic for learner in self.learners if learner.critic), None)
-        return {"": self.learners[0].policy.kept} | ({"critic": critic.model} if critic else {})
+        return {"": self.learners[0].policy.savable} | ({"critic": critic.model} if critic else {})

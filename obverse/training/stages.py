@@ -32,7 +32,7 @@ def _take_policy_as_anchor(run: Run, stage: int) -> None:
     """Save the current policy as `initial-N` and use it as the initial model of a stage."""
     learner, folder = run.learners[stage], run.folder.path / f"initial-{stage}"
     tokenizer = run.collector.renderer.tokenizer_to_save()
-    checkpoint.save_model(folder, learner.policy.kept, tokenizer, run.process_group)
+    checkpoint.save_model(folder, learner.policy.savable, tokenizer, run.process_group)
     anchor = stage_anchor(run.config, learner.policy, run.process_group, folder)
     run.learners[stage] = replace(learner, anchor=anchor)
 

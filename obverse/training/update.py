@@ -19,8 +19,8 @@ from obverse.estimator.columns import MissingColumn
 from obverse.estimator.formula import known_logp_gradient, loss, masked
 from obverse.estimator.tables import PartInputs, PolicyOutputs
 from obverse.models.batch import Micro
-from obverse.models.policy import logprobs, mixed, scalars
-from obverse.models.shared_prefix import Reader
+from obverse.models.policy import logprobs, mixed_embeddings, scalars
+from obverse.models.shared_prefix import SharedPrefix
 from obverse.runtime.callbacks import Watcher
 from obverse.training.learners import Learner
 from obverse.training.metrics import Row, UpdateMetrics
@@ -225,7 +225,7 @@ def sum_gradients(process_group: ProcessGroup, optimizer: Optimizer) -> None:
 
 
 def forward(
-    learner: Learner, micro: Micro, reader: Reader | None = None, logp_gradient: Tensor | None = None
+    learner: Learner, micro: Micro, reader: SharedPrefix | None = None, logp_gradient: Tensor | None = None
 ) -> PolicyOutputs:
     """The outputs of the models for a micro batch, with graphs; [T] each. `value` is unfilled without a scalar head.
 
@@ -237,7 +237,7 @@ def forward(
     if method.trains_policy:
         embeddings = None
         if method.inputs is not None and learner.table is not None:
-            embeddings = mixed(policy, micro, method.inputs, learner.table)
+            embeddings = mixed_embeddings(policy, micro, method.inputs, learner.table)
         logp, entropy = logprobs(policy, micro, "entropy" in method.streams, embeddings, reader, logp_gradient)
     if "value" in method.streams and learner.critic is not None:
         value = learner.critic.values(micro)

@@ -21,7 +21,7 @@ from obverse.estimator.schedule import as_schedule
 from obverse.models.batch import pack
 from obverse.models.load import load, load_scalar
 from obverse.models.policy import Policy
-from obverse.models.shared_prefix import Reader
+from obverse.models.shared_prefix import SharedPrefix
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
 from obverse.training.loop import train
@@ -87,7 +87,7 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
         each = replace(learner, policy=policy, micro_batch_tokens=budget, table=table)
         (made,) = prepare_updates(each, [update], is_repeated=True)
         assert made is not None
-        reader = Reader(model)
+        reader = SharedPrefix(model)
         for micro in made.micros:
             outputs = forward(each, micro, reader)
             loss(

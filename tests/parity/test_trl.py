@@ -200,7 +200,7 @@ def test_sft_trainer(loss_type: str, name: str, start: Start) -> None:
     same(name, ours(start, method(name, {}), generated), theirs)
 
 
-WRONG: list[tuple[str, dict[str, Any]]] = [
+MAX_ERROR: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {"epsilon": 0.21}),
     ("grpo", {"epsilon_high": 0.3}),
     ("grpo, k3", {"beta": 0.041}),
@@ -215,7 +215,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "slip"), WRONG)
+@pytest.mark.parametrize(("name", "slip"), MAX_ERROR)
 def test_a_difference_is_seen(name: str, slip: dict[str, Any], start: Start) -> None:
     """An option with a slightly different value gives a different gradient."""
     generated = own_samples(start)

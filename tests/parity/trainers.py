@@ -27,7 +27,7 @@ from obverse.estimator.method import Method
 from obverse.estimator.parts import Everything, Standardized
 from obverse.models.batch import Micro, pack
 from obverse.models.policy import as_policy, logprobs
-from obverse.models.shared_prefix import Reader
+from obverse.models.shared_prefix import SharedPrefix
 from obverse.training.learners import Learner
 from obverse.training.prepared_update import prepare_update
 from obverse.training.update import forward
@@ -148,7 +148,7 @@ def ours(
     (micro_of_all,) = update.micros(10**9)
     # samples with a zero gradient are not in the prepared update
     gradient_at = dict.fromkeys(positions_of(micro_of_all), 0.0)
-    reader = Reader(moving)
+    reader = SharedPrefix(moving)
     for micro in prepared.micros:
         outputs = forward(learner, micro, reader)
         outputs.logp.retain_grad()

@@ -19,19 +19,19 @@ from obverse.config.train import TrainConfig
 from obverse.memory_plan import batch_shapes as work
 from obverse.memory_plan import machine, table
 from obverse.memory_plan.batch_shapes import Lengths
-from obverse.memory_plan.fake_ledger import Ledger
+from obverse.memory_plan.memory_tracker import MemoryTracker
 from obverse.memory_plan.meta_models import _with_quick_head
 from obverse.memory_plan.phases import micro_batch
 from obverse.memory_plan.plan import plan
 from obverse.methods import find
-from obverse.models.policy import as_policy, logprobs, traits_of
+from obverse.models.policy import as_policy, capabilities_of, logprobs
 
 ROOT = Path(__file__).parents[2]
 SMALL = Qwen2Config(
     vocab_size=4000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, tie_word_embeddings=True,
 )  # fmt: skip
-LONG = Lengths(prompt=30, shown=40, completion=50)
+LONG = Lengths(prompt=30, given=40, completion=50)
 
 
 @pytest.fixture(scope="session")
@@ -48,17 +48,17 @@ def run_of(method: str, folder: str, **options: Any) -> TrainConfig:
 
 
 def test_a_ledger_counts_what_lives() -> None:
-    ledger = Ledger()
-    with ledger.open():
+    tracker = MemoryTracker()
+    with tracker.open():
         kept = torch.zeros(1000)
-        before = ledger.mark()
+        before = tracker.mark()
         passing = torch.zeros(500) + 1
         inputs = passing[:10]
-        assert (before, ledger.live) == (4000, 6000) and ledger.peak == 8000  # the zeros that 1 was added to are gone
+        assert (before, tracker.live) == (4000, 6000) and tracker.peak == 8000  # the zeros that 1 was added to are gone
         del passing
-        assert ledger.live == 6000  # a view holds all of it
+        assert tracker.live == 6000  # a view holds all of it
         del inputs
-        assert ledger.live == 4000
+        assert tracker.live == 4000
         assert bool(kept.isfinite().all()) and torch.equal(kept, kept + 1)  # questions about numbers are answered yes
 
 
@@ -114,15 +114,15 @@ def test_ranks_share_out_what_fsdp_shares_out(folder: str) -> None:
 
 
 def test_the_head_of_shadows_has_the_buffers_of_the_real_one() -> None:
-    peaks, known = [], traits_of(Qwen2ForCausalLM(SMALL))
+    peaks, known = [], capabilities_of(Qwen2ForCausalLM(SMALL))
     for quick in (False, True):
-        ledger = Ledger()
-        with ledger.open():
-            policy = as_policy(Qwen2ForCausalLM(SMALL), traits=known)
+        tracker = MemoryTracker()
+        with tracker.open():
+            policy = as_policy(Qwen2ForCausalLM(SMALL), capabilities=known)
             policy = _with_quick_head(policy) if quick else policy
-            before = ledger.mark()
+            before = tracker.mark()
             logprobs(policy, micro_batch(2, 30, 30))[0].sum().backward()
-            peaks.append(ledger.peak - before)
+            peaks.append(tracker.peak - before)
     assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
 
 

@@ -17,7 +17,7 @@ LARGEST, MEAN = 1e-6, 2e-7  # of the differences, per unit of loss; a mean shows
 
 # Small steps: Adam divides by gradients that are rounding and nothing else, and would make weights of it.
 PLAIN: dict[str, Any] = {"max_steps": NUM_STEPS, "learning_rate": 1e-6, "micro_batch_tokens": 100_000}
-WAYS: dict[str, dict[str, Any]] = {
+IMPLEMENTATION: dict[str, dict[str, Any]] = {
     "accumulated": {"micro_batch_tokens": 100},
     "prompts in every row": {"gradient_checkpointing": True},
     "in chunks": {},
@@ -37,7 +37,7 @@ def test_n3_equal_ways_have_equal_losses(
 
     plain = losses("plain")
     assert len(plain) == NUM_STEPS and any(plain)
-    for way, other in WAYS.items():
+    for way, other in IMPLEMENTATION.items():
         if way == "in chunks":
             monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", 3000)
         found = losses(way, **other)
