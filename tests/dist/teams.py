@@ -25,14 +25,14 @@ import torch
 from dist.ranks import free_port, variables
 
 import runs
-from obverse.training import prepared_update, rollout_phase
-from obverse.training import update as learn
-from obverse.training import collector as rollout
-from obverse.training import loop as train
 from obverse.cli.main import complaint
 from obverse.errors import UserError
-from obverse.types import GradeResult
 from obverse.runtime.callbacks import Phase, Silent
+from obverse.training import collector as rollout
+from obverse.training import loop as train
+from obverse.training import prepared_update, rollout_phase
+from obverse.training import update as learn
+from obverse.types import GradeResult
 
 SECONDS = 900.0
 MARK = "OBVERSE_TEST_RUN"

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from tiny_models import save_tiny
 
 import runs
-from obverse.runtime import checkpoint
 from obverse.cli.main import main
 from obverse.distributed.watchdog import is_alive
+from obverse.runtime import checkpoint
 
 TIMEOUT = 8.0  # above what loading takes on a busy machine
 LOST = "ranks lost whose peers ended in time"

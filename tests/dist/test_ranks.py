@@ -15,8 +15,8 @@ from dist.teams import Job, Teams
 from safetensors.torch import load_file
 
 import runs
-from obverse.runtime import checkpoint
 from obverse import methods
+from obverse.runtime import checkpoint
 
 NUM_STEPS = 50
 # Small, so that 50 steps are quick; what others wrote and what is sampled have uneven lengths.

@@ -19,13 +19,13 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 from transformers import AutoModelForCausalLM
 
 import runs
-from obverse.runtime import checkpoint
+from obverse.cli.export import export
 from obverse.config.commands import ExportConfig
-from obverse.distributed.sharded_safetensors import OFFSETS, ShardedTensors, shard_files, write
 from obverse.distributed.fsdp import ShardingOptions
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from obverse.distributed.sharded_safetensors import OFFSETS, ShardedTensors, shard_files, write
 from obverse.errors import CheckpointError, ConfigError
-from obverse.cli.export import export
+from obverse.runtime import checkpoint
 from obverse.training.build_models import refuse_unsupported_sharding
 
 SMALL: dict[str, Any] = {"prompts_per_step": 8, "max_completion_length": 6, "dtype": "float64", "max_steps": 3}

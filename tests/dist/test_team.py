@@ -9,8 +9,8 @@ import torch
 from dist import ranks
 
 from obverse.distributed.balance import balanced_shares
-from obverse.distributed.launch import join_process_group
 from obverse.distributed.env import RankEnv, read_rank_env
+from obverse.distributed.launch import join_process_group
 from obverse.distributed.process_group import SINGLE_PROCESS, buckets
 from obverse.errors import ConfigError
 
@@ -52,7 +52,9 @@ def test_a_team_of_one_is_the_identity() -> None:
     process_group, tensor = SINGLE_PROCESS, torch.ones(3)
     process_group.sum_([tensor])
     process_group.barrier()
-    assert process_group.sum(tensor) is tensor and process_group.gather(3) == [3] and process_group.broadcast("x") == "x"
+    assert (
+        process_group.sum(tensor) is tensor and process_group.gather(3) == [3] and process_group.broadcast("x") == "x"
+    )
     assert process_group.gather_tensors(tensor) == [tensor]
     assert tensor.tolist() == [1.0] * 3 and process_group.is_first and process_group.is_alone
 
