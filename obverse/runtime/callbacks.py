@@ -1,4 +1,4 @@
-"""How a run tells what it is doing: the loop calls a watcher, a console or a test implements one."""
+"""The callback interface of a run: the loop calls a Watcher, which a console or a test implements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Watcher(Protocol):
 
 
 class Silent:
-    """Watches nothing; the default in Python."""
+    """Ignores every report; the default in Python."""
 
     def banner(self, facts: Sequence[tuple[str, str]]) -> None: ...
 

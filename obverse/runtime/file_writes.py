@@ -1,4 +1,4 @@
-"""Writing where others may write too, and where the disk may refuse. No torch here."""
+"""Atomic writes, locks between processes, and disk errors as StorageError. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from obverse.errors import InUseError, StorageError
 
-# What a system says of a disk or a path that it does not write to; anything else is a mistake of the program.
+# Errors of a disk or a path that cannot be written; any other one is a bug of the program.
 DISK_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
     | {
@@ -31,22 +31,22 @@ MAX_HOLDER = 200  # bytes of a lock file that are read
 
 
 @contextmanager
-def storage_errors(place: Path, advice: str) -> Iterator[None]:
-    """Say a disk that refuses, inside the block, in one sentence that ends in `advice`: a StorageError."""
+def storage_errors(path: Path, advice: str) -> Iterator[None]:
+    """Convert disk errors inside the block into a StorageError, whose message ends with `advice`."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_ERRNOS:
             raise
-        what = error.filename or place
-        raise StorageError(f"{what!s} cannot be written: {error.strerror}; {advice}") from error
+        failed = error.filename or path
+        raise StorageError(f"{failed!s} cannot be written: {error.strerror}; {advice}") from error
 
 
 @contextmanager
-def exclusive_lock(file: Path, what: str, advice: str) -> Iterator[None]:
-    """Keep other programs out of what `file` guards, for the block; the system frees what a dead program held.
+def exclusive_lock(file: Path, resource: str, advice: str) -> Iterator[None]:
+    """Hold the lock `file` inside the block; the system releases the lock of a dead process.
 
-    InUseError names the one that is there. The lock file stays: taking it away would let two programs in.
+    InUseError names the process that holds it. The lock file is not removed: two processes could then hold the lock.
     """
     with storage_errors(file, advice):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +55,9 @@ def exclusive_lock(file: Path, what: str, advice: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InUseError(f"{what} is in use by {lock_holder(handle)}: wait for its end, or {advice}") from None
+            raise InUseError(f"{resource} is in use by {lock_holder(handle)}: wait for its end, or {advice}") from None
         try:
-            with suppress(OSError):  # a full disk: the lock holds all the same, without a name
+            with suppress(OSError):  # a full disk: the lock is held, without a name in its file
                 handle.truncate(0)
                 handle.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"))
             yield
@@ -67,14 +67,14 @@ def exclusive_lock(file: Path, what: str, advice: str) -> Iterator[None]:
 
 
 def lock_holder(handle: BinaryIO) -> str:
-    """Who wrote a lock file, as far as it says so."""
+    """The process that wrote a lock file, as the file names it."""
     return os.pread(handle.fileno(), MAX_HOLDER, 0).decode("ascii", "replace").strip() or "another program"
 
 
 def write_atomically(target: Path, content: bytes) -> Path:
-    """A whole file at once: a reader sees the old one or the new one, and programs at the same time disturb no other.
+    """Write a file atomically, also against concurrent writers: a reader sees the old content or the new one.
 
-    Raises OSError, with what was there as it was and nothing left behind.
+    Raises OSError, and then leaves the old file and no other.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -89,7 +89,7 @@ def write_atomically(target: Path, content: bytes) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Force a file or a folder's entries to the disk."""
+    """Flush a file, or the entries of a folder, to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The run folder: what stands in it, and the only hands that write it (checkpoints have their own file)."""
+"""The run folder: all writes to it go through RunFolder, except for checkpoints (see checkpoint.py)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunFolder:
         self._lock: BinaryIO | None = None
 
     def create(self) -> None:
-        """Make the folder and prove that it can be written; StorageError says why not."""
+        """Create the folder and check that it can be written; StorageError if not."""
         probe, moved = (self.path / PROBE.format(os.getpid(), name) for name in ("first", "second"))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -56,22 +56,22 @@ class RunFolder:
         )
 
     def lock(self) -> str:
-        """Keep other runs out until `release` or the end of the process; a note of a run that died here, or "".
+        """Lock the folder until `release` or the end of the process; a note about a run that was killed in it, or "".
 
-        The system frees what a dead process held, so a lock is never stale. Raises InUseError, which names the holder,
-        and StorageError where the folder cannot be locked.
+        The system releases the lock of a dead process, so a lock is never stale. Raises InUseError, which names the
+        process that holds it, and StorageError if the folder cannot be locked.
         """
         try:
             file = (self.path / LOCK).open("a+b", buffering=0)
         except OSError as error:
             raise self._unwritable(error) from None
-        written = os.pread(file.fileno(), 200, 0).decode("ascii", "replace").strip()
+        owner = os.pread(file.fileno(), 200, 0).decode("ascii", "replace").strip()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             raise InUseError(
-                f"run folder {self.path} is in use by {written or 'another run'}; that run goes on, untouched: wait "
+                f"run folder {self.path} is in use by {owner or 'another run'}, which is not affected: wait "
                 "for its end, or choose another --output_dir"
             ) from None
         except OSError as error:
@@ -87,10 +87,10 @@ class RunFolder:
         except OSError as error:
             self.release()
             raise self._unwritable(error) from None
-        return f"{self.path}: {written} ended here without a word" if written else ""
+        return f"{self.path}: {owner} was killed before it could release the folder" if owner else ""
 
     def release(self) -> None:
-        """Let other runs in; nothing where there is no lock."""
+        """Release the lock, if there is one."""
         if self._lock is not None:
             with suppress(OSError):
                 self._lock.truncate(0)
@@ -98,27 +98,27 @@ class RunFolder:
             self._lock = None
 
     def write_text(self, name: str, text: str) -> Path:
-        """A whole file at once: a reader sees the old one or the new one."""
+        """Write a file atomically: a reader sees the old content or the new one. Returns its path."""
         return write_atomically(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Any) -> Path:
         return self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def append_metrics(self, row: Mapping[str, float]) -> None:
-        """One line per step; a number that is not finite is written as null, for JSON has no other word for it."""
+        """Append the row of a step to metrics.jsonl; numbers that are not finite become null."""
         finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(to_json(finite) + "\n")
 
     def rows(self) -> dict[str, Any]:
-        """The size of metrics.jsonl in bytes and its sha256: a checkpoint remembers them."""
+        """The size of metrics.jsonl in bytes and its sha256, as a checkpoint stores them."""
         content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
     def metrics_size_at(self, step: int, rows: Mapping[str, Any]) -> int:
-        """The bytes of metrics.jsonl up to a checkpoint that was saved at `step` with these `rows`; 0 without a file.
+        """The size in bytes of metrics.jsonl up to a checkpoint of `step` that stored `rows`; 0 without a file.
 
-        Raises CheckpointError where the file lost rows since, was changed, or is of another line of history.
+        Raises CheckpointError if the file has lost rows since, was changed, or is from another branch of the run.
         """
         if not self.metrics_path.exists():
             return 0
@@ -143,43 +143,43 @@ class RunFolder:
         return int(size)
 
     def sync_metrics(self) -> None:
-        """Force the rows to the disk: a checkpoint that comes after them must not outlive them."""
+        """Flush metrics.jsonl to the disk, so that it never has fewer rows than a checkpoint saved later."""
         if self.metrics_path.exists():
             with self.metrics_path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def write_samples(self, step: int, groups: Iterable[Group], kept: Container[int]) -> None:
-        """Every completion of a step with its reward and reason; `kept` holds the object ids of what is trained on."""
+    def write_samples(self, step: int, groups: Iterable[Group], selected: Container[int]) -> None:
+        """Write every completion of a step with its grade; `selected` has the object ids of the samples trained on."""
         rows = (
-            to_json({**row, "kept": id(sample) in kept})
+            to_json({**row, "kept": id(sample) in selected})
             for group in groups
             for sample, row in zip(group.samples, sample_rows(group), strict=True)
         )
         self.write_text(f"samples/step-{step:06d}.jsonl", "".join(f"{row}\n" for row in rows))
 
     def environment(self) -> dict[str, Any]:
-        """What `environment.json` says; empty where there is none or it was left half written."""
+        """The content of `environment.json`; empty if it is missing or incomplete."""
         path = self.path / "environment.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def threads(self) -> int:
-        """The threads that the run began with; 0 where nobody wrote them down."""
+        """The number of threads that the run began with; 0 if it is not recorded."""
         return int(self.environment().get("threads", 0))
 
     def run(self) -> str:
-        """The run's own number, which its checkpoints carry; "" where nobody wrote one down."""
+        """The run's id, which its checkpoints carry; "" if it is not recorded."""
         return str(self.environment().get("run", ""))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl, without a last one that is half written; DamageError names a line that is none."""
+        """All rows of metrics.jsonl, without an incomplete last one; DamageError names a line that is not an object."""
         return list(read_objects(self.metrics_path, DamageError, ends_early=True)) if self.metrics_path.exists() else []
 
     def seconds(self, step: int) -> float | None:
-        """What the steps up to `step` took, those of the run that this one began from included; None if rows lack."""
+        """The seconds of the steps up to `step`, those of the parent run included; None if rows are missing."""
         parent = self.environment().get("parent") or {"step": 0, "seconds": 0.0}
         rows = [row for row in self.metrics() if row["step"] <= step]
         if parent["seconds"] is None or [row["step"] for row in rows] != [*range(parent["step"] + 1, step + 1)]:
@@ -188,7 +188,7 @@ class RunFolder:
 
 
 def end_of_row(step: int, content: bytes) -> int:
-    """Where the row of a step ends in the bytes of a metrics.jsonl; beyond them where there is none."""
+    """The offset of the end of a step's row in a metrics.jsonl; larger than its size if it has no such row."""
     size = 0
     for line in content.split(b"\n")[:-1]:
         size += len(line) + 1
@@ -199,7 +199,7 @@ def end_of_row(step: int, content: bytes) -> int:
 
 
 class ReadOnlyRunFolder(RunFolder):
-    """The folder as ranks other than the first have it: they read what they find, and write nothing."""
+    """The run folder on ranks other than the first, which read it and write nothing."""
 
     def create(self) -> None: ...
 
@@ -211,17 +211,17 @@ class ReadOnlyRunFolder(RunFolder):
 
     def append_metrics(self, row: Mapping[str, float]) -> None: ...
 
-    def write_samples(self, step: int, groups: Iterable[Group], kept: Container[int]) -> None: ...
+    def write_samples(self, step: int, groups: Iterable[Group], selected: Container[int]) -> None: ...
 
 
 def environment(threads: int, run: str = "") -> dict[str, Any]:
     """Versions and machine, for `environment.json`; no environment variables, which may hold secrets.
 
-    `run` is the number of a run that goes on here; without it the run gets a new one.
+    `run` is the id of a resumed run; without it the run gets a new one.
     """
     machine = {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()}
-    made = {"run": run or uuid.uuid4().hex, "python": platform.python_version(), "packages": packages()}
-    return {**made, "threads": threads, **machine}
+    versions = {"run": run or uuid.uuid4().hex, "python": platform.python_version(), "packages": packages()}
+    return {**versions, "threads": threads, **machine}
 
 
 def packages() -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the loop looks at, so that a stop always leaves a checkpoint."""
+"""Ctrl-C and SIGTERM as a flag that the training loop checks, so that a stopped run always has a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_SAVED = 75  # the exit code of a run that a second signal ended before its s
 
 
 class Interrupted(Exception):
-    """A signal asked to stop; raised between two pieces of work, never inside an optimizer step."""
+    """A signal was received; raised between two units of work, never inside an optimizer step."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -26,9 +26,9 @@ class Interrupted(Exception):
 
 
 class SignalWatcher:
-    """A watcher that passes everything on and raises Interrupted at the next phase call after a signal.
+    """Forwards to another watcher, and raises Interrupted at the next `phase` call after a signal.
 
-    A second signal does not wait: it raises KeyboardInterrupt where the program stands, also in the midst of a save.
+    A second signal raises KeyboardInterrupt immediately, even during a save.
     """
 
     def __init__(self, watcher: Watcher, process_group: ProcessGroup = SINGLE_PROCESS) -> None:
@@ -37,22 +37,22 @@ class SignalWatcher:
 
     @contextmanager
     def handling_signals(self) -> Iterator[SignalWatcher]:
-        """Catch SIGINT and SIGTERM inside the block (main thread only; elsewhere nothing is changed)."""
+        """Handle SIGINT and SIGTERM inside the block; in another thread than the main one it does nothing."""
         try:
-            before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: whoever owns it owns the signals
-            before = {}
+            handlers = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread, which alone may set handlers
+            handlers = {}
         try:
             yield self
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def check(self) -> None:
         if self.received is not None:
             raise Interrupted(self.received)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
@@ -65,13 +65,13 @@ class SignalWatcher:
         self.check()
 
     def report_phase(self, phase: Phase, done: int, total: int) -> None:
-        """Pass a phase on without a look at signals: what goes on cannot be broken off here."""
+        """Report a phase without raising Interrupted, for work that must not be interrupted."""
         self.process_group.heartbeat(phase)
         self.watcher.phase(phase, done, total)
 
     @property
     def uninterruptible(self) -> Watcher:
-        """The same watcher, which signals do not interrupt."""
+        """A view of this watcher that never raises Interrupted."""
         return Uninterruptible(self)
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
@@ -83,43 +83,43 @@ class SignalWatcher:
 
 @dataclass(frozen=True)
 class Uninterruptible:
-    """An attentive watcher that does not look at signals."""
+    """A view of a SignalWatcher that reports without raising Interrupted."""
 
-    attentive: SignalWatcher
+    watcher: SignalWatcher
 
     def banner(self, facts: Sequence[tuple[str, str]]) -> None:
-        self.attentive.banner(facts)
+        self.watcher.banner(facts)
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        self.attentive.report_phase(phase, done, total)
+        self.watcher.report_phase(phase, done, total)
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
-        self.attentive.step(step, total_steps, metrics)
+        self.watcher.step(step, total_steps, metrics)
 
     def note(self, text: str) -> None:
-        self.attentive.note(text)
+        self.watcher.note(text)
 
 
 def run_on_all_ranks(process_group: ProcessGroup, work: Callable[[], Result]) -> Result:
-    """Do what is this rank's own; then all ranks go on, or all stop for what one of them met.
+    """Run `work` on this rank and wait for all ranks; all raise what one of them raised.
 
-    Raises Interrupted on all ranks if a signal broke one off, FloatingPointError if numbers of one were not finite.
-    Other errors stay with their rank: the others hear of its end.
+    Raises Interrupted on all ranks if a signal interrupted one, FloatingPointError if numbers of one were not finite.
+    Another error ends its rank only, and the others by the loss of that rank (PeerError).
     """
     if process_group.is_alone:
         return work()
-    met: tuple[str, int | str] | None = None
+    stopped_by: tuple[str, int | str] | None = None
     result: list[Result] = []
     try:
         result.append(work())
     except Interrupted as stop:
-        met = ("signal", stop.number)
+        stopped_by = ("signal", stop.number)
     except FloatingPointError as error:
-        met = ("numbers", f"rank {process_group.rank}: {error}")
-    told = [each for each in process_group.gather(met) if each is not None]
-    for kind, what in told:
+        stopped_by = ("numbers", f"rank {process_group.rank}: {error}")
+    reasons = [reason for reason in process_group.gather(stopped_by) if reason is not None]
+    for kind, message in reasons:
         if kind == "numbers":
-            raise FloatingPointError(what)
-    for _, number in told:
+            raise FloatingPointError(message)
+    for _, number in reasons:
         raise Interrupted(int(number))
     return result[0]

@@ -1,4 +1,4 @@
-"""Wishes become samples, samples get verdicts: a problem's group is made here."""
+"""Turn problems into groups: render given responses, sample completions, and grade all of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NO_SCORE = GradeResult(None, 0.0, "the reward model's score is not finite")
 
 
 class Scorer(Protocol):
-    """Gives own samples a number in place of a verdict."""
+    """Scores rollouts in place of a verifier, as a reward model does."""
 
     def score(self, samples: Sequence[tuple[Problem, Sample]]) -> list[float]: ...
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Own samples that a wish asks for: the prompt (a hint's tokens behind it), how many continuations, by whom."""
+    """Completions to sample for a GenerationRequest: the prompt with the hint behind it, and their number."""
 
     problem: int
     prompt: ModelInput
@@ -38,9 +38,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class Collector:
-    """Everything that turns problems into groups.
+    """Samples and grades the groups of problems.
 
-    `initial` samples from the model that the run began with, for methods that ask for it.
+    `initial` samples from the model that the run began with, for methods that request it.
     """
 
     sampler: Sampler
@@ -50,26 +50,28 @@ class Collector:
     watcher: Watcher = field(default_factory=Silent)
     initial: Sampler | None = None
     scorer: Scorer | None = None
-    format_reward: float = 0.0  # of a wrong answer that was found where the verifier looks for one
-    verifier_seconds: float = SECONDS  # for a user's function and one completion
+    format_reward: float = 0.0  # of a wrong answer in the place where the verifier expects it
+    verifier_seconds: float = SECONDS  # time limit of a user's function for one completion
 
     def costs(self, problems: Sequence[Problem], method: Method, progress: float) -> list[int]:
-        """About how many tokens it takes to sample each problem: its prompt once, every completion at full length."""
+        """An estimate of the tokens of each problem: its prompt once, every completion at full length."""
         costs = []
         for problem in problems:
             requests = method.ask(problem, progress)
             lengths = [
                 min(request.max_tokens or self.params.max_tokens, self.params.max_tokens) for request in requests
             ]
-            sampled = sum((w.rollouts + w.greedy) * most for w, most in zip(requests, lengths, strict=True))
+            sampled = sum(
+                (request.rollouts + request.greedy) * length for request, length in zip(requests, lengths, strict=True)
+            )
             costs.append(len(self.renderer.prompt(problem)) + sampled)
         return costs
 
     @property
     def models(self) -> list[Any]:
         """The models of this process that sample or score."""
-        makers = (self.sampler, self.initial, self.scorer)
-        return [model for maker in makers if (model := getattr(maker, "model", None)) is not None]
+        components = (self.sampler, self.initial, self.scorer)
+        return [model for component in components if (model := getattr(component, "model", None)) is not None]
 
     def collect(
         self,
@@ -77,16 +79,16 @@ class Collector:
         method: Method,
         cursor: int,
         progress: float,
-        places: Sequence[int] | None = None,
+        offsets: Sequence[int] | None = None,
     ) -> list[Group]:
-        """One group per problem, in order: demonstrations, then pairs, then own samples; nothing is judged yet.
+        """One group per problem, in order: demonstrations, then pairs, then completions; nothing is graded yet.
 
-        `cursor` is the place of the first problem in the run's stream of problems: it names the completions' seeds.
-        `places` are those of all of them behind the first one, where they do not follow each other.
+        The seeds of a problem's completions follow from its position in the training stream: `cursor` plus its entry in
+        `offsets` (None: 0, 1, 2, ...).
         """
         groups, drafts = self._drafts(problems, method, progress)
-        places = range(len(problems)) if places is None else places
-        self._roll_out(groups, drafts, [cursor + place for place in places])
+        offsets = range(len(problems)) if offsets is None else offsets
+        self._sample(groups, drafts, [cursor + offset for offset in offsets])
         return groups
 
     def sampling_requests(
@@ -95,22 +97,22 @@ class Collector:
         method: Method,
         cursor: int,
         progress: float,
-        places: Sequence[int],
+        offsets: Sequence[int],
     ) -> list[tuple[list[SamplingRequest], SamplingParams]]:
-        """What `collect` would ask of the policy's sampler, call by call."""
+        """The requests that `collect` would send to the policy's sampler, call by call."""
         _, drafts = self._drafts(problems, method, progress)
-        calls = self._calls(drafts, [cursor + place for place in places])
+        calls = self._calls(drafts, [cursor + offset for offset in offsets])
         return [
             ([request for _, request in members], params) for author, params, members in calls if author == "policy"
         ]
 
     def _drafts(self, problems: Sequence[Problem], method: Method, progress: float) -> tuple[list[Group], list[Draft]]:
-        """Groups with what others wrote, and what is to be sampled for them."""
+        """Groups with the responses given by the data, and the completions to sample for them."""
         groups, drafts = [Group(problem, []) for problem in problems], []
         for index, problem in enumerate(problems):
             for request in method.ask(problem, progress):
                 rendered = self.renderer.demonstration(problem) if problem.demonstration else None
-                groups[index].samples += self._written(problem, rendered, request)
+                groups[index].samples += self._given_responses(problem, rendered, request)
                 prompt, hint_ids = self.renderer.prompt(problem), hint_tokens(rendered, request)
                 if request.rollouts:
                     drafts.append(Draft(index, prompt, hint_ids, request.rollouts, request))
@@ -118,14 +120,16 @@ class Collector:
                     drafts.append(Draft(index, prompt, [], 1, request, greedy=True))
         return groups, drafts
 
-    def _written(self, problem: Problem, rendered: RenderedResponse | None, request: GenerationRequest) -> list[Sample]:
-        """What others wrote for a problem: its demonstration, its chosen and its rejected response."""
-        found: list[tuple[Kind, RenderedResponse]] = []
+    def _given_responses(
+        self, problem: Problem, rendered: RenderedResponse | None, request: GenerationRequest
+    ) -> list[Sample]:
+        """The responses that the data give for a problem: its demonstration, its chosen and its rejected response."""
+        responses: list[tuple[Kind, RenderedResponse]] = []
         if request.demonstrations and rendered is not None:
-            found.append(("demonstration", rendered))
+            responses.append(("demonstration", rendered))
         if request.pairs and problem.chosen is not None and problem.rejected is not None:
-            found.append(("chosen", self.renderer.response(problem, (problem.chosen,), "chosen")))
-            found.append(("rejected", self.renderer.response(problem, (problem.rejected,), "rejected")))
+            responses.append(("chosen", self.renderer.response(problem, (problem.chosen,), "chosen")))
+            responses.append(("rejected", self.renderer.response(problem, (problem.rejected,), "rejected")))
         return [
             Sample(
                 kind=kind,
@@ -136,58 +140,59 @@ class Collector:
                 text=text.text,
                 uniform=problem.uniform,
             )
-            for kind, text in found
+            for kind, text in responses
         ]
 
     def _calls(
-        self, drafts: list[Draft], places: Sequence[int]
+        self, drafts: list[Draft], positions: Sequence[int]
     ) -> list[tuple[str, SamplingParams, list[tuple[Draft, SamplingRequest]]]]:
-        """The drafts that are sampled alike, mostly all of them, in one call: by whom, under which law.
+        """Drafts grouped by author and sampling parameters, one call of a sampler each; mostly all are in one call.
 
-        A completion's seed names its run, place in the stream and number.
+        A completion's seed follows from the run's seed, its problem's position in the stream and its number.
         """
-        numbers = [0] * len(places)
-        alike: dict[tuple[str, bool, int], list[tuple[Draft, SamplingRequest]]] = {}
+        numbers = [0] * len(positions)
+        calls: dict[tuple[str, bool, int], list[tuple[Draft, SamplingRequest]]] = {}
         for draft in drafts:
             first = numbers[draft.problem]
             numbers[draft.problem] += draft.num_rollouts
-            place = places[draft.problem]
-            seeds = [seed_for(self.seed, "rollout", place, first + i) for i in range(draft.num_rollouts)]
-            most = min(draft.request.max_tokens or self.params.max_tokens, self.params.max_tokens)
+            position = positions[draft.problem]
+            seeds = [seed_for(self.seed, "rollout", position, first + i) for i in range(draft.num_rollouts)]
+            max_tokens = min(draft.request.max_tokens or self.params.max_tokens, self.params.max_tokens)
             request = SamplingRequest(draft.prompt.extended(draft.hint_ids), seeds)
-            alike.setdefault((draft.request.author, draft.greedy, most), []).append((draft, request))
+            calls.setdefault((draft.request.author, draft.greedy, max_tokens), []).append((draft, request))
         return [
             (
                 author,
-                replace(self.params, max_tokens=most, temperature=0.0 if greedy else self.params.temperature),
+                replace(self.params, max_tokens=max_tokens, temperature=0.0 if greedy else self.params.temperature),
                 members,
             )
-            for (author, greedy, most), members in alike.items()
+            for (author, greedy, max_tokens), members in calls.items()
         ]
 
-    def _roll_out(self, groups: list[Group], drafts: list[Draft], places: Sequence[int]) -> None:
+    def _sample(self, groups: list[Group], drafts: list[Draft], positions: Sequence[int]) -> None:
         """Sample every draft."""
         total, done = sum(draft.num_rollouts for draft in drafts), 0
         self.watcher.phase("sample", 0, total)
-        for author, params, members in self._calls(drafts, places):
+        for author, params, members in self._calls(drafts, positions):
 
             def report(num: int, before: int = done) -> None:
                 self.watcher.phase("sample", before + num, total)
 
-            found = self._author(author).sample([request for _, request in members], params, report)
-            for (draft, _), completions in zip(members, found, strict=True):
-                groups[draft.problem].samples += [self._own(draft, each, groups) for each in completions]
+            sampled = self._author(author).sample([request for _, request in members], params, report)
+            for (draft, _), completions in zip(members, sampled, strict=True):
+                problem = groups[draft.problem].problem
+                groups[draft.problem].samples += [self._rollout(draft, each, problem) for each in completions]
             done += sum(draft.num_rollouts for draft, _ in members)
 
     def _author(self, author: str) -> Sampler:
         if author == "policy":
             return self.sampler
         if self.initial is None:
-            raise ValueError("this method samples from the initial model, and the run did not keep one")
+            raise ValueError("this method samples from the initial model, and the run has not loaded it")
         return self.initial
 
-    def _own(self, draft: Draft, completion: Completion, groups: list[Group]) -> Sample:
-        """A rollout as a sample: the ids that were sampled are the ids that will be trained."""
+    def _rollout(self, draft: Draft, completion: Completion, problem: Problem) -> Sample:
+        """A completion as a sample: the sampled token ids are the ones that are trained."""
         num_hint = len(draft.hint_ids)
         ids = draft.hint_ids + completion.ids
         return Sample(
@@ -199,25 +204,25 @@ class Collector:
             text=self.renderer.decode(ids),
             finish=completion.finish,
             weights=completion.weights,
-            uniform=groups[draft.problem].problem.uniform,
+            uniform=problem.uniform,
         )
 
     def grade(self, groups: list[Group], grades_rollouts: bool = True) -> None:
-        """Give every sample its verdict; what somebody wrote counts as right where no verifier says otherwise.
+        """Grade every sample in place; a demonstration without a verifier counts as correct.
 
-        A reward model's scores stand in place of verdicts on own samples; those get none at all without `own`.
+        A reward model scores completions in place of the verifier. Without `grades_rollouts` they are not graded.
         """
         for index, group in enumerate(groups):
             self._grade(group, grades_rollouts)
             self.watcher.phase("grade", index + 1, len(groups))
         if grades_rollouts and self.scorer is not None:
-            mine = [(group.problem, sample) for group in groups for sample in group.of(*POLICY_KINDS)]
-            for (_, sample), score in zip(mine, self.scorer.score(mine), strict=True):
+            rollouts = [(group.problem, sample) for group in groups for sample in group.of(*POLICY_KINDS)]
+            for (_, sample), score in zip(rollouts, self.scorer.score(rollouts), strict=True):
                 sample.grade = GradeResult(score > 0, score) if math.isfinite(score) else NO_SCORE
 
     def _grade(self, group: Group, grades_rollouts: bool) -> None:
-        """Verdicts for one problem's samples; several at once where they need worker processes."""
-        asked = []
+        """Grade the samples of one problem; verifiers in worker processes grade several at once."""
+        ungraded = []
         for sample in group.samples:
             if sample.kind in ("chosen", "rejected"):
                 sample.grade = (
@@ -226,12 +231,13 @@ class Collector:
             elif sample.kind in POLICY_KINDS and (self.scorer is not None or not grades_rollouts):
                 sample.grade = NOT_APPLICABLE  # until it is scored
             else:
-                asked.append(sample)
-        found = grade_completions([(group.problem, sample.text) for sample in asked], self.verifier_seconds)
-        for sample, grade in zip(asked, found, strict=True):
-            sample.grade = self._verdict(sample, grade or NOT_APPLICABLE)
+                ungraded.append(sample)
+        texts = [(group.problem, sample.text) for sample in ungraded]
+        for sample, grade in zip(ungraded, grade_completions(texts, self.verifier_seconds), strict=True):
+            sample.grade = self._adjusted(sample, grade or NOT_APPLICABLE)
 
-    def _verdict(self, sample: Sample, grade: GradeResult) -> GradeResult:
+    def _adjusted(self, sample: Sample, grade: GradeResult) -> GradeResult:
+        """The grade with the defaults of demonstrations and the reward of wrong answers in the expected format."""
         if sample.kind == "demonstration" and grade == NOT_APPLICABLE:
             return GradeResult.passed()
         if sample.kind in POLICY_KINDS and grade.correct is False and grade.formatted and self.format_reward:

@@ -1,4 +1,4 @@
-"""Where a card's memory went: torch's own record of a step's allocations, as JSON."""
+"""A snapshot of CUDA memory: torch's record of the allocations of a step, as JSON."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import torch
 from obverse.errors import ConfigError
 
 NAME = "memory-snapshot.json"
-MAX_EVENTS = 200_000  # allocations and frees that are kept, with the lines of code that made them
+MAX_EVENTS = 200_000  # allocations and frees in the record, with their stack traces
 
 
 def refuse_without_card(step: int, device: str) -> None:
-    """Raise ConfigError for a snapshot of a device whose memory torch keeps no record of."""
+    """Raise ConfigError for a snapshot on a device other than CUDA, whose memory torch does not record."""
     if step and not device.startswith("cuda"):
         raise ConfigError(f"--memory_snapshot: torch records the memory of CUDA devices, and this run is on {device}")
 
 
 @contextmanager
 def recorded(folder: Path, is_due: bool) -> Iterator[None]:
-    """Record what is allocated inside and write it into `folder`, also when it ends for want of memory; or do nothing.
+    """Record allocations inside the block and write them into `folder`, also if it runs out of memory; else do nothing.
 
     The file holds what `torch.cuda.memory._snapshot()` returns: segments, blocks, and `device_traces` with a stack for
-    every event. torch's own way to write it is a pickle, which nothing here writes.
+    every event. torch's own file of it is a pickle, which obverse does not write.
     """
     if not is_due:
         yield
@@ -35,6 +35,6 @@ def recorded(folder: Path, is_due: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        found = torch.cuda.memory._snapshot()
+        snapshot = torch.cuda.memory._snapshot()
         torch.cuda.memory._record_memory_history(enabled=None)
-        (folder / NAME).write_text(json.dumps(found, default=str), encoding="utf-8")
+        (folder / NAME).write_text(json.dumps(snapshot, default=str), encoding="utf-8")

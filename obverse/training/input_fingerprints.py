@@ -1,6 +1,6 @@
-"""What a run reads beside its options, as sha256 by the name of the option that says where it is.
+"""Fingerprints (sha256) of a run's inputs, by the name of the option that names each input.
 
-Checkpoints keep them, ranks compare them, and a run that goes on with other content is refused.
+Checkpoints store them, ranks compare them, and a run that resumes with other content is refused.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from obverse.runtime import fingerprint
 from obverse.types import Problem
 
 InputFingerprints = dict[str, str]
-ALIKE = {"dataset": ("dataset_split", "num_problems")}  # options that say with it what the rows are
-MODELS = frozenset({"model", "anchor_model", "reward_model"})  # known once they are loaded
+ALIKE = {"dataset": ("dataset_split", "num_problems")}  # further options that determine the same content
+MODELS = frozenset({"model", "anchor_model", "reward_model"})  # hashed after they are loaded
 
 
 def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> InputFingerprints:
-    """Rows, verifier, method and template of a run: what is known before a model is loaded. Errors: ConfigError."""
+    """Fingerprints of rows, verifier, method file and chat template: all inputs but the models. Raises ConfigError."""
     spec = with_weights(config.verifier, config.verifier_weights)
     inputs = {"dataset": fingerprint.rows(problems, own_verifiers=spec is None)}
     if held_out:
@@ -43,13 +43,13 @@ def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequenc
 
 
 def of_models(config: TrainConfig, schedule: TrainingSchedule) -> InputFingerprints:
-    """The models that a run which goes on reads again from where they were: none of them is in a checkpoint.
+    """Fingerprints of the models that a resumed run loads again because no checkpoint contains them.
 
-    A model folder is hashed just after it was loaded. An adapter's base is known by `adapters.Origin`.
+    A model folder is hashed just after it was loaded. An adapter's base is checked by `adapter_io.Origin`.
     """
     reads_anchor = any(method.needs("anchor") or samples_initial(method) for method in schedule.methods)
     reads_initial = (reads_anchor and config.anchor_model is None) or any(
-        each.inputs is not None for each in schedule.methods
+        method.inputs is not None for method in schedule.methods
     )
     inputs = {}
     if reads_initial and not config.use_peft:
@@ -62,18 +62,18 @@ def of_models(config: TrainConfig, schedule: TrainingSchedule) -> InputFingerpri
 
 
 def of_model(name: str, weights_only: bool = False) -> str:
-    """A model folder's files; a hub name with its commit. Errors: ConfigError."""
-    place = locate(name)
+    """The fingerprint of a model folder's files, or a hub name with its commit. Raises ConfigError."""
+    source = locate(name)
     try:
-        if Path(place).is_dir():
-            return fingerprint.model(Path(place), weights_only)
-        return f"{place}@{Path(str(cached_file(place, 'config.json'))).parent.name}"
+        if Path(source).is_dir():
+            return fingerprint.model(Path(source), weights_only)
+        return f"{source}@{Path(str(cached_file(source, 'config.json'))).parent.name}"
     except OSError as error:
         raise ConfigError(f"model {name!r}: its files cannot be read: {error}") from None
 
 
 def refuse_unexpected(expected: Mapping[str, str], inputs: Mapping[str, str]) -> None:
-    """Raise ConfigError, with both, where an input is another one than was expected."""
+    """Raise ConfigError if an input differs from the expected one."""
     for name, (before, now) in differences(expected, inputs).items():
         raise ConfigError(
             f"--{name}: the comparison was begun with {before}, and there is {now}: all of its runs read the same: put "
@@ -82,12 +82,12 @@ def refuse_unexpected(expected: Mapping[str, str], inputs: Mapping[str, str]) ->
 
 
 def fingerprint_facts(inputs: Mapping[str, str]) -> dict[str, str]:
-    """The same for ranks to compare, by what a person calls them."""
+    """Short fingerprints as facts for ranks to compare, with readable names."""
     return {f"{name} with sha256": fingerprint.short(value) for name, value in inputs.items()}
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """What both have and differs, as sentences with the digests cut short: before and now."""
+    """The inputs whose fingerprints differ, as two phrases each with shortened digests: before and now."""
     kind = {"dataset": "rows"}
     return {
         name: (

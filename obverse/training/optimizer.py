@@ -1,4 +1,4 @@
-"""The optimizer's step: AdamW, a schedule, a clip, and the rules by which a step is not taken."""
+"""AdamW with a learning-rate schedule, gradient clipping, and rules for steps that are skipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from obverse.distributed.fsdp import from_local_rows, fsdp_root, is_sharded_tens
 from obverse.distributed.sharded_safetensors import ShardedTensors
 from obverse.errors import DivergedError
 
-# A step whose gradient is not finite is not taken; so many in a row mean that the run is broken.
+# A step with a gradient that is not finite is skipped; this many in a row end the run.
 MAX_BAD_STEPS = 3
 
 
@@ -26,9 +26,9 @@ class StepResult:
 
 
 class Optimizer:
-    """AdamW over the trainable parameters with the run's schedule; one `step` per update, taken or not.
+    """AdamW over the trainable parameters with the run's schedule; one `step` per update, taken or skipped.
 
-    Of a model that is shared out over ranks each rank moves its rows: all call the same methods in step.
+    Of a model sharded by FSDP each rank updates its rows; all ranks call the same methods in the same order.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Optimizer:
             lr=peak,
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
-            # one pass over weight, gradient and moments in place of a dozen
+            # one kernel over weight, gradient and moments instead of a dozen
             fused=all(parameter.device.type in ("cpu", "cuda") for _, parameter in self.named),
         )
         schedule = get_scheduler(
             config.lr_scheduler_type, self.adamw, num_warmup_steps=config.warmup_steps, num_training_steps=total_steps
         )
-        # only the schedule's function is kept: the rate follows from the step, so there is nothing to restore
+        # the rate is a function of the step alone, so the schedule has no state to restore
         self.peak, self.factor = peak, schedule.lr_lambdas[0]
         self.max_norm, self.skip_norm = config.max_grad_norm, config.skip_grad_norm
         self.num_steps = 0
@@ -63,10 +63,10 @@ class Optimizer:
     def step(self, is_finite: bool = True) -> StepResult:
         """Clip to `max_grad_norm` and step, unless the norm is not finite or above `skip_grad_norm`; clear gradients.
 
-        `is_finite` is what is known of the loss: its gradient may be finite where it is not. Raises DivergedError
-        after MAX_BAD_STEPS steps in a row that were not finite.
+        `is_finite`: whether the loss is; its gradient may be finite even if it is not. Raises DivergedError after
+        MAX_BAD_STEPS steps in a row that were not finite.
         """
-        reshard(self.model)  # what is whole now would be read again as it was before the step
+        reshard(self.model)  # frees gathered weights, which would be outdated after the step
         parameters = [parameter for _, parameter in self.named]
         norm = self._clip(parameters)
         finite = is_finite and bool(torch.isfinite(norm))
@@ -90,27 +90,27 @@ class Optimizer:
         root, largest = fsdp_root(self.model), self.max_norm or torch.inf
         if root is None:
             return torch.nn.utils.clip_grad_norm_(parameters, largest)
-        gradients = [local_rows(each.grad) for each in parameters if each.grad is not None]
+        gradients = [local_rows(parameter.grad) for parameter in parameters if parameter.grad is not None]
         square = torch.nn.utils.get_total_norm(gradients).double() ** 2  # of this rank's rows
         norm = root.options.process_group.sum(square).sqrt()
         torch._foreach_mul_(gradients, float((largest / (norm + 1e-6)).clamp(max=1.0)))
         return norm
 
     def zero_grad_step(self) -> None:
-        """A gradient of zero: the moments fade, the weights follow them."""
+        """Set all gradients to zero: the moments decay, and the weights still move by them."""
         for _, parameter in self.named:
             parameter.grad = torch.zeros_like(parameter)
 
     def skip_step(self) -> None:
-        """An update with nothing to train on: time goes on, the weights stay."""
+        """Advance the schedule without an update: the weights and moments stay."""
         self.num_steps += 1
 
     def free_state(self) -> None:
-        """Give the moments' memory back: this optimizer has taken its last step."""
+        """Free the memory of the moments; the optimizer takes no step afterwards."""
         self.adamw.state.clear()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state by parameter name, for safetensors; shares, where the model is shared out."""
+        """The optimizer's state by `parameter/key`, for safetensors; of this rank's rows under FSDP."""
         return {
             f"{name}/{key}": value
             for name, parameter in self.named
@@ -118,11 +118,11 @@ class Optimizer:
         }
 
     def counters(self) -> dict[str, int]:
-        """What is not a tensor: the schedule's place and the steps not taken in a row."""
+        """The number of steps, and of the last steps in a row that were not finite."""
         return {"num_steps": self.num_steps, "num_bad": self.num_bad}
 
     def restore(self, tensors: Mapping[str, Tensor], counters: dict[str, int]) -> None:
-        """Continue exactly where `tensors` and `counters` were taken; of files only this rank's rows are read."""
+        """Restore the state of `tensors()` and `counters()`; of files only this rank's rows are read."""
         by_name = dict(self.named)
         for key in tensors:
             name, _, field = key.rpartition("/")
@@ -139,7 +139,7 @@ class Optimizer:
 
 
 def decay_groups(named: Iterable[tuple[str, torch.nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: norms and biases keep their scale."""
+    """Parameter groups with weight decay on matrices only, not on norms and biases."""
     named = list(named)
     return [
         {"params": [parameter for _, parameter in named if parameter.ndim >= 2], "weight_decay": weight_decay},

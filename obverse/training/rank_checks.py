@@ -1,4 +1,4 @@
-"""What all ranks of a run must have in common before its first step; a difference is told with both values."""
+"""Facts that all ranks of a run must have in common before its first step."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from obverse.runtime.run_dir import RunFolder, packages
 
 
 def require_equal(process_group: ProcessGroup, facts: Mapping[str, Any]) -> None:
-    """Raise ConfigError, on every rank, where a rank has another fact than the first one has."""
+    """Raise ConfigError, on every rank, if a fact of one rank differs from the first rank's; it has both values."""
     if process_group.is_alone:
         return
-    first, *others = process_group.gather(json.loads(json.dumps(facts, default=str)))
-    for rank, theirs in enumerate(others, start=1):
+    first, *rest = process_group.gather(json.loads(json.dumps(facts, default=str)))
+    for rank, theirs in enumerate(rest, start=1):
         for name in first:
             if theirs.get(name) != first[name]:
                 raise ConfigError(
@@ -45,7 +45,7 @@ def version_facts() -> dict[str, Any]:
 
 
 def tokenizer_facts(renderer: Renderer) -> dict[str, str]:
-    """The vocabulary and the template, as facts."""
+    """The vocabulary and the chat template, as facts."""
     vocabulary = json.dumps(renderer.tokenizer.get_vocab(), sort_keys=True)
     return {
         "a vocabulary with sha256": hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()[:12],
@@ -54,11 +54,11 @@ def tokenizer_facts(renderer: Renderer) -> dict[str, str]:
 
 
 def weights_checksum(model: torch.nn.Module) -> int:
-    """A sum over the bits of all weights, the same in whatever order it is made; 0 where each rank has its share."""
+    """A sum over the bits of all weights, independent of the order of additions; 0 under FSDP."""
     if is_sharded(model):
         return 0
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    parts = [each.detach().reshape(-1).view(whole[each.element_size()]) for each in model.parameters()]
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    parts = [weight.detach().reshape(-1).view(integers[weight.element_size()]) for weight in model.parameters()]
     return sum((number + 1) * int(part.sum(dtype=torch.int64)) for number, part in enumerate(parts)) % 2**63
 
 
@@ -67,8 +67,8 @@ def set_equal_threads(
 ) -> int:
     """Set the threads of this rank, as many as every other has, and return their number.
 
-    A run goes on with the threads that it began with: others would round its sums in another order. Several ranks share
-    a machine: without --threads each has what torch began with, OMP_NUM_THREADS or all cores (torchrun sets one).
+    A resumed run keeps its number of threads: another one would change the order of sums, and with it rounding. Several
+    ranks share a machine: without --threads each uses OMP_NUM_THREADS if it is set (torchrun sets 1), else 1.
     """
     wanted = config.threads or (resumed.threads() if resumed else 0)
     if process_group.is_alone:

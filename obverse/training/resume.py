@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, whether it is of the same run, and everything put back as it was."""
+"""Resume a run: refuse changed options and inputs, restore its state, and set later steps aside."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ MEASURING = TrainConfig.with_resume("evaluation")
 
 
 def run_info(run: Run) -> RunInfo:
-    """What a checkpoint of the run says of it."""
+    """The description of the run that its checkpoints carry."""
     return RunInfo(run.folder.run(), config_record(run.config), run.data, packages(), run.inputs)
 
 
 def config_record(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as a manifest has it: no secret in it."""
+    """The options as a manifest stores them; they contain no secret."""
     return dict(config.model_dump(mode="json"))
 
 
 def problems_fingerprint(problems: Sequence[Problem]) -> str:
-    """sha256 of all that a run reads of its problems, in their order."""
+    """The sha256 of every field of the problems, in order."""
     digest = hashlib.sha256()
     for problem in problems:
         row = {name: value for name, value in asdict(problem).items() if name != "template" or value}
@@ -59,40 +59,41 @@ def refuse_changes(
     inputs: Mapping[str, str],
     later: Collection[str] = (),
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs by allow_config_change, with both values. Raises CheckpointError for what would be another run.
+    """Compare options and inputs with those of a checkpoint; CheckpointError for changes that make it another run.
 
-    Where the content that an option names is known then and now, it decides, and not where it lies; `later` are options
-    whose content is not known yet.
+    Returns the changes that allow_config_change permits, with both values. If the fingerprint of the content that an
+    option names is available on both sides, it is compared instead of the option; `later` are options whose fingerprint
+    is not available yet.
     """
-    found = changes(then.config, config_record(config))
+    changed = changes(then.config, config_record(config))
     allowed = {*config.allow_config_change}
     bound = {name: value for name, value in inputs.items() if name not in FREE and name in then.inputs}
     same = {name for name, value in bound.items() if value == then.inputs[name]}
-    with_it = {each for name in same for each in ALIKE.get(name, ())}
-    for name in {*later, *same, *with_it} & found.keys():
-        del found[name]
-    found |= differences(then.inputs, bound)
-    told_by_options = {"dataset", "dataset_split", "num_problems", "verifier"} & found.keys()
-    if "dataset" not in bound and then.data and then.data != data and not told_by_options:
-        found["dataset"] = (f"rows with sha256 {then.data[:12]}", f"rows with sha256 {data[:12]}")
-    refused = {name: values for name, values in found.items() if name not in allowed}
+    same |= {option for name in same for option in ALIKE.get(name, ())}
+    for name in {*later, *same} & changed.keys():
+        del changed[name]
+    changed |= differences(then.inputs, bound)
+    explained = {"dataset", "dataset_split", "num_problems", "verifier"} & changed.keys()
+    if "dataset" not in bound and then.data and then.data != data and not explained:
+        changed["dataset"] = (f"rows with sha256 {then.data[:12]}", f"rows with sha256 {data[:12]}")
+    refused = {name: values for name, values in changed.items() if name not in allowed}
     if not refused:
-        return found
-    told = "; ".join(f"{name}: {before!r} then, {now!r} now" for name, (before, now) in sorted(refused.items()))
+        return changed
+    listed = "; ".join(f"{name}: {before!r} then, {now!r} now" for name, (before, now) in sorted(refused.items()))
     kind = "is of another method's run" if "method" in refused else "was made with other options or files"
     raise CheckpointError(
-        f"checkpoint {path} {kind}: {told}: give them as they were, start anew in another --output_dir, or go on with "
+        f"checkpoint {path} {kind}: {listed}: give the same values, start a new run in another --output_dir, or allow "
         f"the change by --allow_config_change {','.join(sorted(refused))}"
     )
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The options that decide a run and differ, with both values; what one of both does not know is not compared."""
+    """The fixed options that differ, with both values; options that only one side has are not compared."""
     return {name: values for name, values in all_changes(then, now).items() if name not in FREE}
 
 
 def all_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """All options that differ, with both values; what one of both does not know is not compared."""
+    """All options that differ, with both values; options that only one side has are not compared."""
     before, after = _flat(then), _flat(now)
     return {
         name: (value, after[name]) for name, value in before.items() if name in after and not _same(value, after[name])
@@ -100,12 +101,12 @@ def all_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Options and the method's own beside each other; of other methods there are none to compare."""
+    """The options with those of the method on the same level."""
     return {**config.get("method_options", {}), **{name: config[name] for name in config if name != "method_options"}}
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Equal as JSON has them: a tuple is a list, and a whole number may be written as a float."""
+    """Whether two values are equal in JSON: a tuple is a list, and 1.0 equals 1."""
     if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(map(_same, first, second))
     if isinstance(first, float) and isinstance(second, float):
@@ -114,9 +115,9 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def prompt_format_of(config: TrainConfig, start: Path | None) -> str | PromptFormat:
-    """The template of a run; "auto" is that of the tokenizer which the run began with, not what its checkpoint has.
+    """The chat template of a run; "auto" is that of the tokenizer which the run began with, not that of its checkpoint.
 
-    A checkpoint's tokenizer writes the run's system prompt and variables by itself (Renderer.tokenizer_to_save).
+    The template of a checkpoint's tokenizer includes the system prompt and variables (Renderer.tokenizer_to_save).
     """
     if start is None or config.chat_template != "auto":
         return config.chat_template
@@ -126,9 +127,9 @@ def prompt_format_of(config: TrainConfig, start: Path | None) -> str | PromptFor
 
 
 def restore_run(run: Run, path: Path) -> None:
-    """Continue from a checkpoint: moments, schedules, place in the data, memory, and the metrics rows up to there.
+    """Restore a run from a checkpoint: moments, schedules, position in the data, memory, and metrics up to its step.
 
-    What the folder holds beyond the checkpoint is set aside, by the first rank, once nothing can be refused any more.
+    Later files of the run folder are set aside, by the first rank, after all checks.
     """
     saved = checkpoint.load(path, run.process_group)
     saved = replace(saved, state=migrate(saved.state, path, checkpoint.run_info(path).packages))
@@ -152,7 +153,7 @@ def restore_run(run: Run, path: Path) -> None:
 
 
 def restore_stages(run: Run, path: Path) -> None:
-    """The initial models of the stages that have begun, from beside the checkpoint; missing ones are refused."""
+    """Load the initial models of the stages that have begun, from beside the checkpoint; CheckpointError if missing."""
     for stage in range(1, run.state.stage + 1):
         learner = run.learners[stage]
         if run.schedule.selector.fresh_anchor and learner.anchor is not None:
@@ -164,15 +165,13 @@ def restore_stages(run: Run, path: Path) -> None:
                 )
             anchor = stage_anchor(run.config, learner.policy, run.process_group, folder, is_resumed=True)
             run.learners[stage] = replace(learner, anchor=anchor)
-            home = run.folder.path / folder.name
-            if not run.process_group.broadcast(home.is_dir()):  # it goes on in another folder
-                checkpoint.save_model(
-                    home, anchor.savable, run.collector.renderer.tokenizer_to_save(), run.process_group
-                )
+            copy = run.folder.path / folder.name
+            if not run.process_group.broadcast(copy.is_dir()):  # the run goes on in another folder
+                checkpoint.save_model(copy, anchor.kept, run.collector.renderer.tokenizer_to_save(), run.process_group)
 
 
 def seconds_before(run: Run, path: Path) -> float:
-    """What the steps before the checkpoint took, which a budget in seconds goes on to count."""
+    """The seconds of the steps before the checkpoint, which count for a budget in seconds."""
     seconds = RunFolder(path.resolve().parent).seconds(run.state.step)
     if seconds is None and run.config.budget_in == "seconds" and run.config.budget:
         raise CheckpointError(
@@ -183,10 +182,10 @@ def seconds_before(run: Run, path: Path) -> float:
 
 
 def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None:
-    """Move what the run's folder holds beyond a checkpoint of its own aside, and note where it is."""
+    """Move files of later steps than the checkpoint to `set_aside`, and note where they are."""
     root, step, config = run.folder.path, run.state.step, run.config
-    others = {each.name for each in checkpoint.folders(root) if not checkpoint.is_written_by(each, run.folder.run())}
-    names = [name for name in history.names_after(root, step, run.state.stage) if name not in others]
+    foreign = {path.name for path in checkpoint.folders(root) if not checkpoint.is_written_by(path, run.folder.run())}
+    names = [name for name in history.names_after(root, step, run.state.stage) if name not in foreign]
     if config.memory_snapshot > step and (root / SNAPSHOT).exists():
         names.append(SNAPSHOT)
     then = checkpoint.run_info(path)
@@ -195,7 +194,7 @@ def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None
         changed -= {"eval_dataset"} - differences(then.inputs, run.inputs).keys()
     is_measured_anew = bool(changed & MEASURING)  # what was measured before is not comparable
     if is_measured_anew:
-        names += [str(each.relative_to(root)) for each in sorted((root / "eval").glob("step-*.json"))]
+        names += [str(path.relative_to(root)) for path in sorted((root / "eval").glob("step-*.json"))]
     was_saved = any("checkpoint-" in name for name in names)
     repeats = not was_saved and not is_measured_anew and not changed - FREE and then.data in ("", run.data)
     size = run.folder.metrics_size_at(step, saved.state["metrics"])
@@ -204,18 +203,18 @@ def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a checkpoint stands in a run folder, by whatever names both are given."""
+    """Whether a checkpoint is in a run folder; symbolic links are resolved."""
     return path.resolve().parent == folder.resolve()
 
 
 def restore_optimizers(run: Run, saved: LoadedCheckpoint) -> None:
-    """Moments and counters, by the optimizer's name; CheckpointError where they are of other weights."""
+    """Restore moments and counters of every optimizer; CheckpointError if they belong to other parameters."""
     for name, optimizer in run.optimizers().items():
-        own = saved.tensors.with_prefix(f"{name}/")
-        unknown = {key.rpartition("/")[0] for key in own} - {parameter for parameter, _ in optimizer.named}
+        moments = saved.tensors.with_prefix(f"{name}/")
+        unknown = {key.rpartition("/")[0] for key in moments} - {parameter for parameter, _ in optimizer.named}
         if unknown:
             raise CheckpointError(
                 f"checkpoint {saved.path}: moments of {min(unknown)}, which this model does not have: resume with the "
                 "--model that it was made with"
             )
-        optimizer.restore(own, saved.state["optimizers"][name])
+        optimizer.restore(moments, saved.state["optimizers"][name])

@@ -1,4 +1,4 @@
-"""A run's state as a checkpoint, and what must hold before one is written."""
+"""Save a checkpoint of a run, after checks of its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from obverse.training.run_state import VERSION
 
 
 def refuse_broken(run: Run) -> None:
-    """Raise DivergedError where a weight is not finite: it must not take the place of weights that are."""
+    """Raise DivergedError if a weight is not finite: it must not replace a checkpoint of finite weights."""
     for folder, model in run.models().items():
         reshard(model)
         weights = model.named_parameters()
@@ -29,12 +29,12 @@ def refuse_broken(run: Run) -> None:
 
 
 def refuse_drift(run: Run) -> None:
-    """Raise DivergedError, on all ranks, where one of them has other weights than the first: no bit may differ."""
+    """Raise DivergedError, on all ranks, if the weights of one of them differ from the first's by a bit."""
     if run.process_group.is_alone:
         return
-    first, *others = run.process_group.gather([weights_checksum(model) for model in run.models().values()])
-    for rank, theirs in enumerate(others, start=1):
-        if theirs != first:
+    first, *rest = run.process_group.gather([weights_checksum(model) for model in run.models().values()])
+    for rank, checksums in enumerate(rest, start=1):
+        if checksums != first:
             raise DivergedError(
                 f"the weights of rank {rank} are no longer those of rank 0, so nothing was saved: its machine, its "
                 "libraries or its number of threads compute otherwise: start all ranks on equal machines, and resume"
@@ -42,7 +42,7 @@ def refuse_drift(run: Run) -> None:
 
 
 def save(run: Run) -> Path:
-    """A checkpoint of the run after its last whole step; DivergedError in place of one whose weights are no numbers."""
+    """Save a checkpoint of the run after its last whole step; returns its folder. DivergedError for invalid weights."""
     refuse_broken(run)
     refuse_drift(run)
     run.watcher.report_phase("save", 0, 1)

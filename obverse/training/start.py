@@ -1,4 +1,4 @@
-"""Where a run begins: anew, from a checkpoint of its own folder, or from one of another run, in a folder of its own."""
+"""The start of a run: new, from a checkpoint of its folder, or from a checkpoint of another run, as a new run."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def find_shared_start(setup: RunSetup) -> Path | None:
 def find_start(
     config: TrainConfig, folder: RunFolder, data: str, watcher: Watcher, inputs: Mapping[str, str] | None = None
 ) -> Path | None:
-    """The checkpoint to resume from, None for a fresh run. The folder is locked.
+    """The checkpoint to resume from, None for a new run. The folder must be locked.
 
-    Raises CheckpointError when the one asked for is not there, damaged, of another line of history than the folder or
-    saved by a later version, when a folder that holds a run has no whole checkpoint, and when one was made with other
-    options or data. What is passed by is noted. Raises ConfigError for a fresh run in a folder that holds one.
+    Raises CheckpointError if the checkpoint of the option is missing, damaged, from another branch of the run or saved
+    by a later version, if a folder with a run has no intact checkpoint, and if options or data differ. Checkpoints that
+    are skipped are noted. Raises ConfigError for a new run in a folder that holds one.
     """
     wanted = config.resume_from_checkpoint
     if wanted == "never":
-        if holds_run(folder.path):  # another run came between the look at the options and the lock
+        if holds_run(folder.path):  # another run has started in it before the lock
             raise ConfigError(f"--output_dir: {folder.path} already holds a run: give another --output_dir")
         return None
     path = newest_checkpoint(folder, watcher) if wanted == "auto" else checkpoint_at(Path(wanted).expanduser(), folder)
     if path is None:
         return None
-    then, kept = checkpoint.run_info(path), checkpoint.read_state(path)
-    state = migrate(kept, path, then.packages)
+    then = checkpoint.run_info(path)
+    state = migrate(checkpoint.read_state(path), path, then.packages)
     if is_inside(path, folder.path):
         folder.metrics_size_at(state["step"], state["metrics"])
     allowed = refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
@@ -65,13 +65,13 @@ def find_start(
 
 
 def note_changes(changes: Mapping[str, tuple[Any, Any]], watcher: Watcher) -> None:
-    """Note what is another run's by rights and may differ by allow_config_change."""
+    """Note the changes that allow_config_change permits."""
     for name, (before, now) in sorted(changes.items()):
         watcher.note(f"goes on with another {name}: {before!r} then, {now!r} now")
 
 
 def newest_checkpoint(folder: RunFolder, watcher: Watcher) -> Path | None:
-    """The newest whole checkpoint of the folder's run, None in a folder without a run."""
+    """The newest intact checkpoint of the folder's run, None in a folder without a run."""
     path, passed = checkpoint.search(folder.path, folder.run())
     for sentence in passed:
         watcher.note(sentence)
@@ -92,62 +92,62 @@ def newest_checkpoint(folder: RunFolder, watcher: Watcher) -> Path | None:
 
 
 def checkpoint_at(path: Path, folder: RunFolder) -> Path:
-    """The checkpoint of that path, if it is whole and the folder holds its run, or none."""
+    """The checkpoint at a path; CheckpointError if it is damaged, or the folder holds another run."""
     checkpoint.verify(path)  # before anything is loaded from it
-    then, here = checkpoint.run_info(path).run, folder.run()
+    saved_by, run = checkpoint.run_info(path).run, folder.run()
     if is_inside(path, folder.path):
-        if here and then and here != then:
+        if run and saved_by and run != saved_by:
             raise CheckpointError(
-                f"checkpoint {path} is of run {then}, and {folder.path} holds run {here}: move it away, or go on from "
-                "it in an --output_dir of its own"
+                f"checkpoint {path} is of run {saved_by}, and {folder.path} holds run {run}: move it away, or "
+                "go on from it in another --output_dir"
             )
     elif holds_run(folder.path):
         raise CheckpointError(
-            f"checkpoint {path} (run {then or 'without a number'}) does not stand in {folder.path}, which holds run "
-            f"{here or 'without a number'}: give --resume_from_checkpoint auto to go on with that one, or a new or "
+            f"checkpoint {path} (run {saved_by or 'without a number'}) is not in {folder.path}, which holds run "
+            f"{run or 'without a number'}: give --resume_from_checkpoint auto to go on with that one, or a new or "
             "empty --output_dir to go on from the checkpoint"
         )
     return path
 
 
 def initialize_run_folder(run: Run, start: Path | None, threads: int, sampler: Mapping[str, Any]) -> None:
-    """Write down what the run in its folder is from now on, before its first step; all ranks call this in step.
+    """Write config.yaml and environment.json before the first step; all ranks call this.
 
-    A run that goes on from a checkpoint of another folder is a new one, with its parent noted, and that checkpoint is
-    saved here at once: whatever becomes of the parent, this folder goes on by itself.
+    A run that starts from a checkpoint of another folder is a new run, with its parent noted. It saves a checkpoint at
+    once, so that its folder does not depend on the parent's.
     """
     folder, config = run.folder, run.config
     if start is None:
-        left = (
+        branch = (
             history.set_aside(folder.path, 0, 0, history.names_after(folder.path, -1, 0))
             if run.process_group.is_first
             else None
         )
-        if left is not None:
-            run.watcher.note(f"what an earlier run left in {folder.path} is set aside in {left}")
+        if branch is not None:
+            run.watcher.note(f"files of an earlier run in {folder.path} are set aside in {branch}")
         folder.write_json(ENVIRONMENT, {**environment(threads), **sampler})
     elif is_inside(start, folder.path):
         if run.process_group.is_first and (folder.path / ENVIRONMENT).exists() and not folder.environment():
-            kept = history.move_aside(folder.path, ENVIRONMENT)
-            run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is kept as {kept}, and begins anew")
+            moved = history.move_aside(folder.path, ENVIRONMENT)
+            run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is moved to {moved}, and written again")
         folder.write_json(ENVIRONMENT, {**continued(run, start, threads), **sampler})
     else:
         then = checkpoint.run_info(start)
         parent = {"checkpoint": str(start.resolve()), "run": then.run, "step": run.state.step, "seconds": run.seconds}
         folder.write_json(ENVIRONMENT, {**environment(threads), **sampler, "parent": parent})
         save(run)
-    if start is not None:  # a path would go back to it again
+    if start is not None:  # a path would restart from that checkpoint each time
         config = config.model_copy(update={"resume_from_checkpoint": "auto"})
     folder.write_text("config.yaml", write(config))
 
 
 def continued(run: Run, start: Path, threads: int) -> dict[str, Any]:
-    """What environment.json says of a run that goes on: how it began, and what changed each time that it went on."""
-    known, then = run.folder.environment(), checkpoint.run_info(start)
+    """The environment.json of a resumed run: how it began, and what changed each time it was resumed."""
+    recorded, then = run.folder.environment(), checkpoint.run_info(start)
     changed = all_changes(then.config, config_record(run.config))
     entry: dict[str, Any] = {"step": run.state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     entry["changes"] = {name: list(values) for name, values in sorted(changed.items()) if name not in UNRECORDED}
     if dict(then.packages) != packages():
         entry["packages"] = packages()
-    began = known or environment(threads, then.run)
-    return {**began, "threads": threads, "resumed": [*known.get("resumed", []), entry]}
+    original = recorded or environment(threads, then.run)
+    return {**original, "threads": threads, "resumed": [*recorded.get("resumed", []), entry]}

@@ -122,12 +122,8 @@ class BackwardPass:
         They take a second forward pass, so only the middle micro batch of an update is compared.
         """
         params = self.learner.params
-        if (
-            not self.compares_sampler
-            or params is None
-            or params.is_untruncated
-            or number != len(self.update.micros) // 2
-        ):
+        is_middle = number == len(self.update.micros) // 2
+        if not (self.compares_sampler and is_middle) or params is None or params.is_untruncated:
             return None
         return logprobs_under(self.learner.policy, micro, params)
 

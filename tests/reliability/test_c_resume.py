@@ -96,7 +96,7 @@ def test_c8_the_lock_of_a_process_that_was_killed_is_taken_over_with_a_word(tmp_
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert faults.in_child(killed) == -signal.SIGKILL
-    assert "ended here without a word" in RunFolder(tmp_path).lock()
+    assert "was killed" in RunFolder(tmp_path).lock()
     assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
 
 
