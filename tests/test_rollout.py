@@ -145,7 +145,7 @@ def test_the_initial_model_writes_what_it_is_asked_for_and_nothing_else(renderer
 
     for group in collect(both, ask):
         assert [sample.ids for sample in group.samples] == [now, then, then]
-    with pytest.raises(ValueError, match="the run did not keep one"):
+    with pytest.raises(ValueError, match="initial model"):
         collect(maker, ask)
 
 
