@@ -167,7 +167,9 @@ def restore_stages(run: Run, path: Path) -> None:
             run.learners[stage] = replace(learner, anchor=anchor)
             copy = run.folder.path / folder.name
             if not run.process_group.broadcast(copy.is_dir()):  # the run goes on in another folder
-                checkpoint.save_model(copy, anchor.kept, run.collector.renderer.tokenizer_to_save(), run.process_group)
+                checkpoint.save_model(
+                    copy, anchor.savable, run.collector.renderer.tokenizer_to_save(), run.process_group
+                )
 
 
 def seconds_before(run: Run, path: Path) -> float:
