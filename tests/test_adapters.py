@@ -50,7 +50,7 @@ def test_the_base_may_stand_beside_the_adapter(base: Path, adapter: Path) -> Non
         file.write_text(json.dumps({**config, "base_model_name_or_path": name}))
         assert base_of(str(adapter)) == expected
     file.write_text(json.dumps({**config, "base_model_name_or_path": None}))
-    with pytest.raises(ConfigError, match="names no base_model_name_or_path"):
+    with pytest.raises(ConfigError, match="base_model_name_or_path"):
         base_of(str(adapter))
 
 

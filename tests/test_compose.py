@@ -83,7 +83,7 @@ def test_k3_is_what_a_kl_in_the_loss_is_by_default() -> None:
 
 
 def test_k1_in_the_loss_is_refused_with_the_reason() -> None:
-    with pytest.raises(ConfigError, match=r"expectation of its gradient.* is zero.*k2 or k3, or kl_in_reward"):
+    with pytest.raises(ConfigError, match=r"k2 or k3, or kl_in_reward"):
         built("dr_grpo", kl_coef=0.1, kl_estimator="k1")
     assert built("dr_grpo", kl_coef=0.0, kl_estimator="k1") == built("dr_grpo")
 

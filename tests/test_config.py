@@ -123,7 +123,7 @@ def test_a_configuration_cannot_be_changed_after_the_start() -> None:
 def test_k_is_a_list_and_asks_for_enough_samples() -> None:
     assert EvalConfig(model="m", k="8,1,8").k == (8, 1)  # type: ignore[arg-type]
     assert EvalConfig(model="m", k="8,1").num_samples == 8  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="num_generations 4 is too few for k = 8"):
+    with pytest.raises(ConfigError, match="num_generations 4"):
         read(EvalConfig, [Layer(COMMAND_LINE, {"model": "m", "num_generations": "4"})], "")
 
 
@@ -300,7 +300,7 @@ def test_runs_get_the_next_free_number(tmp_path: Path) -> None:
 def test_a_folder_with_a_run_is_refused_unless_it_is_resumed(tmp_path: Path) -> None:
     assert with_folder(hpt(output_dir=tmp_path)).output_dir == tmp_path
     (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(ConfigError, match="already holds a run: continue it with --resume_from_checkpoint auto"):
+    with pytest.raises(ConfigError, match="--resume_from_checkpoint auto"):
         with_folder(hpt(output_dir=tmp_path))
     assert with_folder(hpt(output_dir=tmp_path, resume_from_checkpoint="auto")).output_dir == tmp_path
 

@@ -162,7 +162,7 @@ def test_a_run_beyond_the_switch_is_refused_before_step_1(
 
 def test_an_encoder_is_refused_and_the_same_as_a_decoder_is_right() -> None:
     sizes = {name: size for name, size in SMALL.items() if name != "num_key_value_heads"}
-    with pytest.raises(ConfigError, match="'bert' as configured here are not causal"):
+    with pytest.raises(ConfigError, match="not causal"):
         as_policy(made(BertLMHeadModel, BertConfig(**sizes)))
     model, update = made(BertLMHeadModel, BertConfig(**sizes, is_decoder=True)), batch({3: (2, 9), 11: (4,)})
     assert_same(ours(as_policy(model), update, 10**6), plain(model, update))
@@ -189,7 +189,7 @@ def test_what_a_cache_does_not_hold_is_trained_but_not_sampled(make: Any) -> Non
 
 
 def test_half_of_an_encoder_decoder_is_refused() -> None:
-    with pytest.raises(ConfigError, match="BartForConditionalGeneration, an encoder and a decoder"):
+    with pytest.raises(ConfigError, match="BartForConditionalGeneration"):
         as_policy(bart(architectures=["BartForConditionalGeneration"]))
 
 
@@ -287,7 +287,7 @@ def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.Monk
     policy = as_policy(model)
     assert policy.head is None and not policy.shares
     assert_same(ours(policy, update, 10**6), plain(model, update))
-    with pytest.raises(ConfigError, match="no small copy of LlamaForCausalLM"):
+    with pytest.raises(ConfigError, match="LlamaForCausalLM"):
         HFSampler(model)
     sizes = {name: size for name, size in SMALL.items() if name != "num_key_value_heads"}
     with pytest.raises(ConfigError, match="not causal"):

@@ -124,7 +124,7 @@ def test_a_critic_goes_on_where_it_was(tiny: Path, tmp_path: Path, whole: bool) 
         from obverse.errors import CheckpointError
 
         given = {"resume_from_checkpoint": str(folder.parent), "max_steps": 4}
-        with pytest.raises(CheckpointError, match=r"file critic/model\.safetensors is truncated"):
+        with pytest.raises(CheckpointError, match=r"critic/model\.safetensors"):
             train(runs.config("ppo", tmp_path / "run", tiny, problems, **options, **given))
     train(runs.config("ppo", tmp_path / "run", tiny, problems, max_steps=4, resume_from_checkpoint="auto", **options))
     train(runs.config("ppo", tmp_path / "straight", tiny, problems, max_steps=4, **options))

@@ -148,7 +148,7 @@ def test_a_manifest_without_fingerprints_is_held_against_its_options(begun: Path
     path = root / "run" / "checkpoint-1"
     then, config = replace(checkpoint.run_info(path), inputs={}), again(begun)
     refuse_changes(config, then.data, path, then, {"dataset": "other", "verifier": "other"})
-    with pytest.raises(CheckpointError, match="dataset: 'rows with sha256"):
+    with pytest.raises(CheckpointError, match="dataset"):
         refuse_changes(config, "0" * 64, path, then, {"dataset": "other", "verifier": "other"})
 
 

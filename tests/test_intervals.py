@@ -75,9 +75,10 @@ def test_a_paired_difference_is_that_of_the_problems() -> None:
     assert not paired(noise, [0.0] * 40).distinguishable
 
 
-def test_intervals_cover_the_truth_of_avg_and_of_pass_at_k() -> None:
+@pytest.mark.parametrize("times", [600, pytest.param(3000, marks=pytest.mark.slow)])
+def test_intervals_cover_the_truth_of_avg_and_of_pass_at_k(times: int) -> None:
     rng = np.random.default_rng(0)
-    num_samples, num_problems, times = 32, 100, 3000
+    num_samples, num_problems = 32, 100
     chances = rng.beta(0.5, 1.5, 200_000)  # many problems never solved, some always
     table = {k: np.array([pass_at_k(num_samples, c, k) for c in range(num_samples + 1)]) for k in (1, 8)}
     truth = {k: (1 - (1 - chances) ** k).mean() for k in (1, 8)}
@@ -91,9 +92,10 @@ def test_intervals_cover_the_truth_of_avg_and_of_pass_at_k() -> None:
         assert covered[k] / times == pytest.approx(0.95, abs=WITHIN), k
 
 
-def test_intervals_of_few_problems_that_are_mostly_failed_are_wide_enough() -> None:
+@pytest.mark.parametrize("times", [400, pytest.param(1000, marks=pytest.mark.slow)])
+def test_intervals_of_few_problems_that_are_mostly_failed_are_wide_enough(times: int) -> None:
     rng = np.random.default_rng(0)
-    covered, narrow, truth, times = 0, 0, 0.1 / 2.1, 1000
+    covered, narrow, truth = 0, 0, 0.1 / 2.1
     for _ in range(times):
         values = rng.binomial(32, rng.beta(0.1, 2, 30)) / 32
         low, high = interval(values, num_resamples=600, bounds=(0, 1))
@@ -103,9 +105,10 @@ def test_intervals_of_few_problems_that_are_mostly_failed_are_wide_enough() -> N
     assert covered / times > 0.92 and narrow / times < 0.88  # the second is what percentiles give
 
 
-def test_intervals_over_seeds_and_problems_cover_the_truth() -> None:
+@pytest.mark.parametrize("times", [300, pytest.param(800, marks=pytest.mark.slow)])
+def test_intervals_over_seeds_and_problems_cover_the_truth(times: int) -> None:
     rng = np.random.default_rng(0)
-    covered, alone, times = 0, 0, 800
+    covered, alone = 0, 0
     for _ in range(times):
         table = 0.5 + 0.05 * rng.normal(size=(3, 1)) + 0.3 * rng.normal(size=60) + 0.15 * rng.normal(size=(3, 60))
         low, high = nested_interval(table, num_resamples=600)  # type: ignore[arg-type]

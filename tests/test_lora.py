@@ -240,7 +240,7 @@ def test_four_bits_are_those_of_the_paper(tiny: Path, tmp_path: Path) -> None:
 def test_four_bits_without_cuda_or_without_the_library_are_refused(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="4 bits need a CUDA device, and this run is on cpu"):
+    with pytest.raises(ConfigError, match="CUDA device"):
         prepare(configured(tiny, tmp_path / "run", load_in_4bit=True, device="cpu"), SignalWatcher(Silent()))
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr("obverse.models.lora.installed", lambda name: None)
@@ -251,5 +251,5 @@ def test_four_bits_without_cuda_or_without_the_library_are_refused(
 def test_a_base_in_four_bits_is_not_merged(tiny: Path, tmp_path: Path) -> None:
     policy = moved(tiny, tmp_path)
     policy.model.is_loaded_in_4bit = True
-    with pytest.raises(ConfigError, match="a base in 4 bits has no weights"):
+    with pytest.raises(ConfigError, match="4 bits"):
         merged(policy)

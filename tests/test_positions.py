@@ -128,11 +128,11 @@ def test_held_out_problems_and_reward_models_are_looked_at(folders: Path, tmp_pa
     config = runs.config(
         "grpo", tmp_path / "one", folders / "gpt2", data, eval_dataset=str(long), verifier="math", **options
     )
-    with pytest.raises(ConfigError, match="the model has 40 positions"):
+    with pytest.raises(ConfigError, match="the model has 40"):
         prepare(config, SignalWatcher(Silent()))
     model = str(folders / "scorer")
     config = runs.config("grpo", tmp_path / "two", folders / "llama", long, reward_model=model, **options)
-    with pytest.raises(ConfigError, match="the reward model has 40 positions"):
+    with pytest.raises(ConfigError, match="the reward model has 40"):
         prepare(config, SignalWatcher(Silent()))
 
 
@@ -156,7 +156,7 @@ def test_rotary_models_are_told_once_that_texts_are_longer_than_they_were_made_f
         )
         watcher.notes.clear()
         prepare(config, SignalWatcher(watcher))
-        assert sum("was made for 40 positions" in note for note in watcher.notes) == number
+        assert sum("40 positions" in note for note in watcher.notes) == number
 
 
 def test_an_evaluation_refuses_what_a_table_does_not_reach(folders: Path, tmp_path: Path) -> None:
@@ -174,5 +174,5 @@ def test_the_sampler_refuses_for_all_others(folders: Path) -> None:
         [SamplingRequest(ModelInput((3,) * 20), [1])], SamplingParams((), NUM - 19)
     )  # the last token is not read
     assert len(drawn[0].ids) == NUM - 19
-    with pytest.raises(ConfigError, match="more than the 40 positions"):
+    with pytest.raises(ConfigError, match="40 positions"):
         sampler.sample([SamplingRequest(ModelInput((3,) * 20), [1])], SamplingParams((), NUM - 18))

@@ -65,7 +65,7 @@ def test_layers_that_drop_out_in_functions_drop_nothing() -> None:
 def test_a_model_whose_layers_cannot_be_computed_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = as_policy(GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1)))
     monkeypatch.setattr(GPT2LMHeadModel, "supports_gradient_checkpointing", False)
-    with pytest.raises(ConfigError, match="--gradient_checkpointing: GPT2LMHeadModel has no layers"):
+    with pytest.raises(ConfigError, match="--gradient_checkpointing: GPT2LMHeadModel"):
         with_checkpoints(policy)
 
 

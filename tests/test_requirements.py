@@ -132,14 +132,14 @@ def test_evaluating_a_reward_model_is_one_sentence(
     models: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", str(models / "scorer"), "--dataset", "all.jsonl"]) == 2
-    assert "it scores texts and cannot write one" in capsys.readouterr().err
+    assert "scores" in capsys.readouterr().err
 
 
 def test_a_course_trains_one_kind_of_model(tmp_path: Path) -> None:
     from obverse.estimator.schedule import InTurns
 
     schedule = TrainingSchedule((Stage(reward_model()), Stage(grpo())), InTurns())
-    with pytest.raises(ConfigError, match="cannot be trained in one course"):
+    with pytest.raises(ConfigError, match="cannot be trained"):
         check(schedule, runs.config("grpo", tmp_path, "embedded", "arithmetic"))
 
 

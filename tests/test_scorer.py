@@ -135,7 +135,7 @@ def test_a_broken_reward_model_ends_a_run(folder: Path, tmp_path: Path) -> None:
     for each in (model, tokenizer):
         each.save_pretrained(tmp_path / "broken")
     problems = runs.write_problems(tmp_path / "chains.jsonl")
-    with pytest.raises(GraderError, match="the reward model's score is not finite"):
+    with pytest.raises(GraderError, match="reward model's score"):
         options = {"reward_model": str(tmp_path / "broken"), "max_steps": 1}
         train(runs.config("grpo", tmp_path / "run", folder / "qwen2", problems, **options))
 

@@ -75,7 +75,18 @@ def test_a_full_disk_leaves_no_export(model: Path, tmp_path: Path, monkeypatch: 
 def test_two_analyses_of_one_question_do_not_write_over_each_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["analyze", "variance", "--methods", "reinforce", "--rates", "0.5", "--output", str(tmp_path)]
+    words = [
+        "analyze",
+        "variance",
+        "--methods",
+        "reinforce",
+        "--rates",
+        "0.5",
+        "--num_generations",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
     with exclusive_lock(tmp_path / ".variance.lock", "it", ""):
         assert main(words) == 7
     assert "in use by process" in capsys.readouterr().err and not (tmp_path / "variance.json").exists()
@@ -90,7 +101,18 @@ def test_an_analysis_that_finds_no_room_is_one_sentence(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(RunFolder, "write_text", refuse)
-    words = ["analyze", "variance", "--methods", "reinforce", "--rates", "0.5", "--output", str(tmp_path)]
+    words = [
+        "analyze",
+        "variance",
+        "--methods",
+        "reinforce",
+        "--rates",
+        "0.5",
+        "--num_generations",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
     assert main(words) == 6
     assert "No space left" in capsys.readouterr().err
 

@@ -174,9 +174,9 @@ def test_a_finished_comparison_is_not_run_again(done: Path, capsys: pytest.Captu
 
 def test_another_comparison_is_refused_in_its_folder(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--num_marks", "3", "--output_dir", str(done)]) == 2
-    assert "has a comparison with another num_marks" in capsys.readouterr().err
+    assert "num_marks" in capsys.readouterr().err
     assert main([*WORDS, "--output_dir", str(done / "runs")]) == 2
-    assert "is not empty and has no comparison" in capsys.readouterr().err
+    assert "not empty" in capsys.readouterr().err
 
 
 def fingerprint(root: Path) -> dict[str, str]:

@@ -84,7 +84,7 @@ def test_a_change_between_two_calls_is_refused(name: str, change: Callable[[Path
 
 def test_another_version_of_our_own_verifiers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("obverse.comparison.input_fingerprints.package_fingerprint", lambda: "0" * 64)
-    with pytest.raises(ConfigError, match=r"the verifiers of obverse: content with sha256 \w+ then"):
+    with pytest.raises(ConfigError, match=r"verifiers of obverse"):
         comparison_run.write_plan(planned(root))
 
 
@@ -106,9 +106,7 @@ def test_a_change_while_it_runs_is_refused_before_the_next_trial(root: Path, mon
 def test_a_run_is_told_which_rows_to_expect(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned(root)
     edited("d.jsonl", "+", "-")(root)
-    with pytest.raises(
-        ConfigError, match=r"--dataset: the comparison was begun with rows with sha256 \w+, and there is"
-    ):
+    with pytest.raises(ConfigError, match=r"--dataset"):
         trial.run_trial(plan, plan.trials()[0], 1e-4)
     assert not list((root / "c").rglob("metrics.jsonl"))
     config = runs.config("sft", root / "run", "embedded", root / "d.jsonl", max_steps=1)

@@ -73,7 +73,8 @@ def difference(first: Path, second: Path) -> float:
 
 
 @pytest.mark.parametrize(
-    ("method", "split", "num_steps"), [("sft", [3, 5], NUM_STEPS), ("hpt", [4, 4], 10), ("ppo", [3, 5], 6)]
+    ("method", "split", "num_steps"),
+    [("sft", [3, 5], 8), ("hpt", [4, 4], 4), ("ppo", [3, 5], 3), pytest.param("sft", [3, 5], NUM_STEPS, marks=pytest.mark.slow)],
 )
 def test_n2_float64_parameters(
     method: str, split: list[int], num_steps: int, teams: Teams, tiny: Path, problems: Path, tmp_path: Path
@@ -90,8 +91,9 @@ def test_n2_a_rank_without_work_changes_no_bit(teams: Teams, tiny: Path, problem
     assert pair.parameters(several) == 0 and runs.figures(several) == runs.figures(pair.one)
 
 
-def test_n2_float32_losses_of_fifty_steps(teams: Teams, tiny: Path, problems: Path, tmp_path: Path) -> None:
-    pair = Pair(teams, tiny, problems, tmp_path, "sft")
+@pytest.mark.parametrize("num_steps", [8, pytest.param(NUM_STEPS, marks=pytest.mark.slow)])
+def test_n2_float32_losses(num_steps: int, teams: Teams, tiny: Path, problems: Path, tmp_path: Path) -> None:
+    pair = Pair(teams, tiny, problems, tmp_path, "sft", max_steps=num_steps)
     assert max(pair.losses(pair.run([3, 5]))) < 1e-5
 
 
@@ -166,8 +168,8 @@ def goes_on(teams: Teams, pair: Pair, folder: Path, size: int) -> None:
 def test_a_run_of_two_ranks_that_was_killed_goes_on_by_one(
     teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
-    pair = Pair(teams, tiny, problems, tmp_path, "hpt", dtype="float64", max_steps=5, num_generations=2)
-    folder = killed(teams, pair, "two", 2, rank=1, phase="train", after=2)
+    pair = Pair(teams, tiny, problems, tmp_path, "hpt", dtype="float64", max_steps=3, num_generations=2)
+    folder = killed(teams, pair, "two", 2, rank=1, phase="train", after=1)
     goes_on(teams, pair, folder, 1)
 
 

@@ -178,7 +178,7 @@ def test_a_source_without_a_sampler_cannot_need_its_column() -> None:
 
 @pytest.mark.parametrize("need", ["advantage", "value", "returns"])
 def test_a_critics_columns_need_a_critic(need: str) -> None:
-    with pytest.raises(ConfigError, match=f"the column `{need}`, which only a critic writes"):
+    with pytest.raises(ConfigError, match=f"the column `{need}`"):
         check_method("mine", plain(reader("tokens", need, needs=frozenset({need}))))
 
 

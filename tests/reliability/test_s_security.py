@@ -117,7 +117,7 @@ def test_s3_a_manifest_cannot_point_outside_its_folder(name: str, tmp_path: Path
     manifest["files"][name] = manifest["files"]["state.json"]
     del manifest["seal"]
     file.write_text(checkpoint._sealed(manifest))
-    with pytest.raises(CheckpointError, match=r"manifest\.json lists .* which is not inside"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json lists"):
         checkpoint.verify(path)
 
 

