@@ -64,15 +64,15 @@ class Notes(Silent):
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("sft", {}),
+        pytest.param("sft", {}, marks=pytest.mark.slow),
         ("grpo", {"beta": 0.1, "gradient_checkpointing": True}),
-        ("grpo", {"beta": 0.1, "dtype": "mixed"}),
+        pytest.param("grpo", {"beta": 0.1, "dtype": "mixed"}, marks=pytest.mark.slow),
         ("hpt", {"dtype": "bfloat16"}),
-        ("dpo", {}),
+        pytest.param("dpo", {}, marks=pytest.mark.slow),
         ("ift", {}),
         ("ppo", {"lora_target_modules": "q_proj,v_proj"}),
-        ("rft", {}),
-        ("sft_then_rl", {"kl_coef": 0.1, "max_steps": 4, "save_total_limit": 9}),
+        pytest.param("rft", {}, marks=pytest.mark.slow),
+        pytest.param("sft_then_rl", {"kl_coef": 0.1, "max_steps": 4, "save_total_limit": 9}, marks=pytest.mark.slow),
         ("reft", {"max_steps": 4, "save_total_limit": 9}),
     ],
 )

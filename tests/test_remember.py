@@ -130,11 +130,11 @@ def test_a_greedy_answer_is_the_likeliest_and_the_same_every_time(
 def test_numbers_of_problems_are_in_the_checkpoint(variant: str, tiny: Path, tmp_path: Path) -> None:
     """That a resumed run reads them: law 12 in exam/test_runs.py."""
     problems = runs.write_problems(tmp_path / "chains.jsonl", 6)
-    options = {"variant": variant, "max_steps": 3, "save_steps": 1, "save_total_limit": 3}
+    options = {"variant": variant, "max_steps": 4, "save_steps": 1, "lr_scheduler_type": "constant"}
     train(runs.config("discriminative", tmp_path / "run", tiny, problems, **options))
-    states = {step: load(tmp_path / "run" / f"checkpoint-{step}").state["memory"] for step in (2, 3)}
-    assert len(states[2]) == 6 and all(value != 0 for value in states[2].values())
-    moved = {name for name in states[3] if states[2][name] != states[3][name]}
+    states = {step: load(tmp_path / "run" / f"checkpoint-{step}").state["memory"] for step in (3, 4)}
+    assert len(states[3]) == 6 and all(value != 0 for value in states[3].values())
+    moved = {name for name in states[4] if states[3][name] != states[4][name]}
     assert 3 <= len(moved) <= 4, "only the problems of a step move"
 
 
