@@ -15,7 +15,7 @@ import runs
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import CheckpointError, ConfigError
 from obverse.models.load import EMBEDDED
-from obverse.runtime import checkpoint, fingerprint
+from obverse.runtime import fingerprint, manifest
 from obverse.training import input_fingerprints as inputs
 from obverse.training.loop import train
 from obverse.training.rank_checks import require_equal
@@ -131,7 +131,7 @@ def test_content_that_was_changed_is_refused(
     allowed = str(error.value).rpartition(" ")[2]
     assert allowed == option
     assert train(again(root, allow_config_change=allowed)).step == 2
-    before, after = (checkpoint.run_info(root / "run" / f"checkpoint-{step}").inputs for step in (1, 2))
+    before, after = (manifest.run_info(root / "run" / f"checkpoint-{step}").inputs for step in (1, 2))
     assert {name for name in before if before[name] != after[name]} == {option}
 
 
@@ -146,7 +146,7 @@ def test_equal_content_at_another_place_is_the_same(begun: Path, tmp_path: Path)
 def test_a_manifest_without_fingerprints_is_held_against_its_options(begun: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(begun, tmp_path / "begun"))
     path = root / "run" / "checkpoint-1"
-    then, config = replace(checkpoint.run_info(path), inputs={}), again(begun)
+    then, config = replace(manifest.run_info(path), inputs={}), again(begun)
     refuse_changes(config, then.data, path, then, {"dataset": "other", "verifier": "other"})
     with pytest.raises(CheckpointError, match="dataset"):
         refuse_changes(config, "0" * 64, path, then, {"dataset": "other", "verifier": "other"})

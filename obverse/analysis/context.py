@@ -27,7 +27,7 @@ from obverse.models.adapter_io import load_any
 from obverse.models.policy import Policy, set_threads
 from obverse.models.reward_model import RewardModel
 from obverse.rewards import with_weights
-from obverse.runtime import checkpoint
+from obverse.runtime import checkpoint, manifest
 from obverse.runtime.run_dir import RunFolder
 from obverse.training import validate as requirements
 from obverse.training.build_models import load_reward_model
@@ -169,7 +169,7 @@ def points(model: str) -> list[Point]:
     run = run_of(model)
     if run is None:
         return [Point(Path(model).name, model)]
-    checkpoints = [path for path in checkpoint.folders(Path(model)) if checkpoint.find_damage(path) is None]
+    checkpoints = [path for path in checkpoint.folders(Path(model)) if manifest.find_damage(path) is None]
     if not checkpoints:
         raise ConfigError(f"run {model} has no undamaged checkpoint")
     steps = [int(path.name.removeprefix("checkpoint-")) for path in checkpoints]

@@ -22,13 +22,13 @@ from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.models.adapter_io import base_of, load_any
 from obverse.models.checkpoint_weights import unused
 from obverse.models.load import load_scalar, locate
-from obverse.runtime import checkpoint
+from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.file_writes import exclusive_lock, sync
 from obverse.runtime.json_lines import read_object
 
 MARK = ".obverse-export"  # lock file, in the folder of an unfinished export
-TRAINING_FILES = {checkpoint.STATE, MOMENTS, checkpoint.MANIFEST}  # files of a checkpoint beside its model
+TRAINING_FILES = {manifest.STATE, MOMENTS, manifest.MANIFEST}  # files of a checkpoint beside its model
 
 
 def run(config: ExportConfig) -> int:
@@ -88,9 +88,9 @@ def trained_tokenizer(folder: Path, tokenizer: Any) -> Any:
 
     Checkpoints of earlier versions have them in their state, not in their tokenizer.
     """
-    if not (folder / checkpoint.STATE).is_file():
+    if not (folder / manifest.STATE).is_file():
         return tokenizer
-    record = read_object(folder / checkpoint.STATE, CheckpointError).get("template")
+    record = read_object(folder / manifest.STATE, CheckpointError).get("template")
     if not record:
         return tokenizer
     try:
@@ -105,12 +105,12 @@ def source(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"{name}: no such folder")
-    if (folder / "config.yaml").is_file() and not (folder / checkpoint.MANIFEST).is_file():
+    if (folder / "config.yaml").is_file() and not (folder / manifest.MANIFEST).is_file():
         newest = checkpoint.newest(folder)
         if newest is None:
             raise ConfigError(f"run {folder} has no whole checkpoint to export")
         return newest
-    if (folder / checkpoint.MANIFEST).is_file():
+    if (folder / manifest.MANIFEST).is_file():
         checkpoint.verify(folder)
     if base_of(str(folder)) is None:
         locate(str(folder))

@@ -180,7 +180,7 @@ def make_plan(config: CompareConfig) -> Plan:
             any(wants(method, kind) for method in schedule.methods) for kind in ("rollouts", "demonstrations", "pairs")
         )
     baselines = choose_baselines(config, entries, num_sources)
-    return Plan(config, root, entries, tests, baselines, rows_of(problems, own_verifiers=config.verifier is None))
+    return Plan(config, root, entries, tests, baselines, rows_of(problems, row_verifiers=config.verifier is None))
 
 
 def check_entry(plan: Plan, entry: Entry, problems: list[Problem]) -> tuple[TrainingSchedule, list[Problem]]:

@@ -27,7 +27,7 @@ from obverse.inference.hf import HFSampler
 from obverse.models.adapter_io import load_any
 from obverse.models.policy import set_threads
 from obverse.runtime import branches as history
-from obverse.runtime import checkpoint
+from obverse.runtime import checkpoint, manifest
 from obverse.runtime import integrity as sealing
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.file_writes import storage_errors
@@ -151,8 +151,8 @@ def finish(folder: RunFolder, trained: Result) -> None:
     """Store a trial's result, and remove the checkpoints of its run other than the last and the best step."""
     steps = set() if trained.is_grid else {trained.last, trained.best}
     content = {"schema": 2, **asdict(trained), "files": files_of(folder.path)}
-    for path in checkpoint.written_by_run(folder.path, folder.run()):
-        if checkpoint.step_of(path) not in steps:
+    for path in checkpoint.written_by_run(folder.path, folder.run_id()):
+        if manifest.step_of(path) not in steps:
             shutil.rmtree(path)
     folder.write_json(TRIAL, sealing.add_seal(content))
 
@@ -226,7 +226,7 @@ def measure_step(
                 RunFolder(target.parent).write_text(target.name, source.read_text(encoding="utf-8"))
         return
     folder = plan.root / trial.folder / f"checkpoint-{outcome.last if step == 'last' else outcome.best}"
-    if damage := checkpoint.find_damage(folder):
+    if damage := manifest.find_damage(folder):
         raise CheckpointError(f"checkpoint {folder}, the {step} step of {name}: {damage}; restore it")
     measure_tests(plan, str(folder), config, name, step, trial.seed, watcher)
 

@@ -18,7 +18,7 @@ from obverse.data.chat_template import PromptFormat
 from obverse.data.renderer import recorded_prompt_format
 from obverse.errors import ConfigError, DamageError
 from obverse.evaluation.sample_store import identity
-from obverse.runtime import checkpoint
+from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.json_lines import read_object
 from obverse.runtime.output_dir import slug
@@ -76,11 +76,11 @@ def find_target(config: EvalConfig) -> Target:
             raise ConfigError(f"run {folder} has no whole checkpoint to evaluate")
         location = newest
     file = location.parent / "config.yaml"
-    is_ours = (location / checkpoint.MANIFEST).is_file()
+    is_ours = (location / manifest.MANIFEST).is_file()
     if is_ours and location == folder:  # `checkpoint.newest` has checked a run's newest one
         checkpoint.verify(location)
     run = config_file.read(file).values if is_ours and file.is_file() else None
-    trained = read_object(location / checkpoint.STATE, DamageError).get("template") if is_ours else None
+    trained = read_object(location / manifest.STATE, DamageError).get("template") if is_ours else None
     output = location.parent / "eval" / location.name if run else Path("evals") / folder_name(config.model)
     return Target(config.model, str(location) if is_ours else config.model, config.output or output, run, trained)
 

@@ -87,7 +87,7 @@ def write(
         "schema": SCHEMA,
         "name": eval_set.name,
         "dataset": eval_set.source,
-        "rows": fingerprint.rows(sorted(eval_set.problems, key=lambda problem: problem.id), own_verifiers=False),
+        "rows": fingerprint.rows(sorted(eval_set.problems, key=lambda problem: problem.id), row_verifiers=False),
         "num_samples": config.num_samples,
         "seeds": list(range(config.seed, config.seed + config.num_seeds)),
         "k": list(report.k),

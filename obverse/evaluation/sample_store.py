@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 
 from obverse.errors import ConfigError, DamageError, StorageError
 from obverse.rewards.versions import without_folders
-from obverse.runtime import checkpoint, fingerprint
+from obverse.runtime import fingerprint, manifest
 from obverse.runtime import integrity as sealing
 from obverse.runtime.file_writes import exclusive_lock, storage_errors
 from obverse.runtime.integrity import FIRST, add_seal
@@ -313,8 +313,8 @@ def identity(model: str, revision: str | None = None) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return f"{model}@{revision}" if revision else model
-    if (folder / checkpoint.MANIFEST).is_file() and checkpoint.find_damage(folder) is None:
-        return hashlib.blake2b((folder / checkpoint.MANIFEST).read_bytes(), digest_size=8).hexdigest()
+    if (folder / manifest.MANIFEST).is_file() and manifest.find_damage(folder) is None:
+        return hashlib.blake2b((folder / manifest.MANIFEST).read_bytes(), digest_size=8).hexdigest()
     return fingerprint.model(folder)
 
 

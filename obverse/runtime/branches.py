@@ -1,8 +1,8 @@
-"""A run folder holds one line of history: whatever a run does not go on from is moved to `set_aside/branch-N`.
+"""A run folder holds one line of history: files of steps that a run abandons are moved to `set_aside/branch-N`.
 
-A move is many renames. One file, written in one step, records it first: from then on readers pass by what is to be
-moved, and the next start in the folder finishes a move that was broken off. No branch is ever removed. The steps that a
-killed run had not saved are taken again by the same run: of them `set_aside/unsaved` keeps those of the last time.
+A move consists of many renames. One file, written atomically, records it first: from then on readers ignore the files
+to be moved, and the next start in the folder completes an interrupted move. Branches are never removed. The unsaved
+steps of a killed run are repeated by the same run: `set_aside/unsaved` holds their files, of the last time only.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from obverse.errors import StorageError
 from obverse.runtime.file_writes import sync
 
 FOLDER = "set_aside"
-PENDING = "pending.json"  # in that folder, while a move is going on; then it is the branch's own record
+PENDING = "pending.json"  # in FOLDER during a move; afterwards it becomes the RECORD of the branch
 RECORD = "branch.json"
 METRICS = "metrics.jsonl"
 UNSAVED = "unsaved"
-COPIED = ("config.yaml", "environment.json")  # of the branch as it was left
+COPIED = ("config.yaml", "environment.json")  # into the branch
 WITH_STEPS = (
     (".", re.compile(r"checkpoint-(\d+)", re.ASCII)),
     ("samples", re.compile(r"step-(\d+)\.jsonl", re.ASCII)),
     ("eval", re.compile(r"step-(\d+)\.json", re.ASCII)),
-    ("eval", re.compile(r"checkpoint-(\d+)", re.ASCII)),  # what `obverse eval` keeps of a checkpoint
+    ("eval", re.compile(r"checkpoint-(\d+)", re.ASCII)),  # written by `obverse eval`
 )
-OF_ALL_STEPS = ("report.html", "trial.json")  # they tell of every step
+OF_ALL_STEPS = ("report.html", "trial.json")  # they describe all steps
 OF_ALL_CHECKPOINTS = ("analysis",)
 _BRANCH = re.compile(r"branch-(\d+)", re.ASCII)
 _INITIAL = re.compile(r"initial-(\d+)", re.ASCII)
@@ -38,7 +38,7 @@ _INITIAL = re.compile(r"initial-(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class PendingMove:
-    """What leaves the line of history: names in the run folder, and the rows of metrics.jsonl after `num_bytes`."""
+    """A move out of the line of history: names in the run folder, and the rows of metrics.jsonl after `num_bytes`."""
 
     branch: str
     step: int  # the last step that stays
@@ -47,29 +47,29 @@ class PendingMove:
 
 
 def pending_move(root: Path) -> PendingMove | None:
-    """The move that was begun in a run folder and not finished."""
+    """The interrupted move in a run folder, or None."""
     try:
-        kept = json.loads((root / FOLDER / PENDING).read_text(encoding="utf-8"))
-        return PendingMove(kept["branch"], kept["step"], kept["num_bytes"], tuple(kept["names"]))
+        record = json.loads((root / FOLDER / PENDING).read_text(encoding="utf-8"))
+        return PendingMove(record["branch"], record["step"], record["num_bytes"], tuple(record["names"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise StorageError(
-            f"{root / FOLDER / PENDING} cannot be read ({error}): it names what was being moved to {FOLDER}: put the "
-            "file back as it was"
+            f"{root / FOLDER / PENDING} cannot be read ({error}): it lists the files being moved to {FOLDER}: "
+            "restore it"
         ) from None
 
 
 def names_leaving(root: Path) -> frozenset[str]:
-    """Names that no longer belong to the run in `root` although a move that was broken off has left them there."""
+    """Names in `root` that an interrupted move takes out of the run."""
     move = pending_move(root)
     return frozenset(move.names if move else ())
 
 
 def names_after(root: Path, step: int, stage: int) -> tuple[str, ...]:
-    """The names in a run folder that come after a step, initial models of later lanes among them.
+    """The names in a run folder that belong to steps after `step`, including initial models of later stages.
 
-    What tells of all steps, such as a report, is one of them where anything else is.
+    An analysis of all checkpoints is included if a checkpoint is.
     """
     names = [
         os.path.normpath(os.path.join(folder, name))
@@ -83,30 +83,30 @@ def names_after(root: Path, step: int, stage: int) -> tuple[str, ...]:
 
 
 def set_aside(root: Path, step: int, num_bytes: int, names: Iterable[str], repeats: bool = False) -> Path | None:
-    """Move names and later rows out of the line of history; where they are then, None where there is nothing to move.
+    """Move names and later metrics rows out of the line of history; returns their new folder, None if nothing moves.
 
     `num_bytes` is the size of metrics.jsonl at the step. `repeats`: the run takes the same steps again, and none of
-    them was saved. Raises StorageError; the next call of `finish` goes on then.
+    them was saved. Raises StorageError; the next call of `finish_move` then continues.
     """
-    moved, rows = list(names), root / METRICS
-    if not moved and (not rows.exists() or rows.stat().st_size <= num_bytes):
+    moved, metrics = list(names), root / METRICS
+    if not moved and (not metrics.exists() or metrics.stat().st_size <= num_bytes):
         return None
     moved += [name for name in OF_ALL_STEPS if (root / name).exists() and not repeats]
-    home = root / FOLDER
+    aside = root / FOLDER
     try:
-        home.mkdir(exist_ok=True)
-        _refuse_other_disks(root, moved)
+        aside.mkdir(exist_ok=True)
+        _refuse_other_file_systems(root, moved)
         if repeats:
-            _remove_unsaved(home)
-        move = PendingMove(UNSAVED if repeats else _free(home), step, num_bytes, tuple(dict.fromkeys(moved)))
-        _write(home / PENDING, (json.dumps(asdict(move), indent=2) + "\n").encode())
+            _remove_unsaved(aside)
+        move = PendingMove(UNSAVED if repeats else _next_branch(aside), step, num_bytes, tuple(dict.fromkeys(moved)))
+        _write(aside / PENDING, (json.dumps(asdict(move), indent=2) + "\n").encode())
     except OSError as error:
-        raise _refusal(root, error) from None
+        raise _storage_error(root, error) from None
     return finish_move(root)
 
 
 def finish_move(root: Path) -> Path | None:
-    """Do what is left of a move; the branch's folder, None where no move is pending."""
+    """Complete a pending move; returns the branch's folder, None if no move is pending."""
     move = pending_move(root)
     if move is None:
         return None
@@ -118,9 +118,7 @@ def finish_move(root: Path) -> Path | None:
             if not os.path.lexists(source):
                 continue
             if os.path.lexists(target):
-                raise StorageError(
-                    f"{source} is to be moved to {target}, which is there already: move one of them away"
-                )
+                raise StorageError(f"{source} is to be moved to {target}, which exists already: move one of them away")
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(source, target)
         for name in COPIED:
@@ -132,15 +130,15 @@ def finish_move(root: Path) -> Path | None:
         os.replace(root / FOLDER / PENDING, branch / RECORD)
         sync(root / FOLDER)
     except OSError as error:
-        raise _refusal(root, error) from None
+        raise _storage_error(root, error) from None
     return branch
 
 
 def move_aside(root: Path, name: str) -> Path:
-    """Move one name that another run or a user has put where this run is about to write; its new path."""
-    home = root / FOLDER
-    home.mkdir(exist_ok=True)
-    branch = home / _free(home)
+    """Move a file or folder that is not of this run out of the way of a write; returns its new path."""
+    aside = root / FOLDER
+    aside.mkdir(exist_ok=True)
+    branch = aside / _next_branch(aside)
     branch.mkdir()
     os.rename(root / name, branch / name)
     return branch / name
@@ -153,23 +151,23 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _free(home: Path) -> str:
-    """The next name of a branch."""
-    taken = [int(match[1]) for name in _names(home) if (match := _BRANCH.fullmatch(name))]
+def _next_branch(aside: Path) -> str:
+    """The next unused name of a branch."""
+    taken = [int(match[1]) for name in _names(aside) if (match := _BRANCH.fullmatch(name))]
     return f"branch-{max(taken, default=0) + 1}"
 
 
-def _remove_unsaved(home: Path) -> None:
-    """Remove the unsaved steps of the time before, in one step for whoever looks."""
-    gone = home / f".{UNSAVED}.gone"
+def _remove_unsaved(aside: Path) -> None:
+    """Remove the unsaved steps of the previous time; renamed first, so that a reader sees all files or none."""
+    gone = aside / f".{UNSAVED}.gone"
     shutil.rmtree(gone, ignore_errors=True)
-    if (home / UNSAVED).is_dir():
-        os.rename(home / UNSAVED, gone)
+    if (aside / UNSAVED).is_dir():
+        os.rename(aside / UNSAVED, gone)
         shutil.rmtree(gone, ignore_errors=True)
 
 
 def _cut_rows(rows: Path, target: Path, num_bytes: int) -> None:
-    """Move the rows after `num_bytes` into a file of their own: first they are there, then they leave here."""
+    """Move the rows after `num_bytes` into another file: they are written there before they are removed here."""
     if not rows.exists() or rows.stat().st_size <= num_bytes:
         return
     if num_bytes == 0:
@@ -183,7 +181,7 @@ def _cut_rows(rows: Path, target: Path, num_bytes: int) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A whole file at once, on the disk."""
+    """Write a file atomically and flush it to disk."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(content)
@@ -195,16 +193,16 @@ def _write(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
-def _refuse_other_disks(root: Path, names: Iterable[str]) -> None:
-    """Raise OSError before anything moves where a folder inside is a link to another file system."""
+def _refuse_other_file_systems(root: Path, names: Iterable[str]) -> None:
+    """Raise OSError if a folder inside is a link to another file system, where a rename is impossible."""
     device = root.stat().st_dev
     for folder in {(root / name).parent for name in names}:
         if folder.stat().st_dev != device:
             raise OSError(0, "it is on another file system", str(folder))
 
 
-def _refusal(root: Path, error: OSError) -> StorageError:
+def _storage_error(root: Path, error: OSError) -> StorageError:
     return StorageError(
-        f"what {root} holds beyond the checkpoint cannot be moved to {root / FOLDER}: {error.filename or root}: "
-        f"{error.strerror}; nothing is lost: mend that and start again, or give another --output_dir"
+        f"later files than the checkpoint in {root} cannot be moved to {root / FOLDER}: {error.filename or root}: "
+        f"{error.strerror}; nothing is lost: fix this and start again, or give another --output_dir"
     )

@@ -1,7 +1,7 @@
-"""JSON Lines: one JSON value a line, and a line ends at a line feed and nowhere else. No torch here.
+"""JSON and JSON Lines, one JSON value per line; only a line feed ends a line. Does not import torch.
 
-`str.splitlines` also cuts at U+0085, U+2028, U+2029 and five more characters, all of which may stand in a JSON string
-as they are. Every reader of JSON Lines in this package takes its lines from here.
+`str.splitlines` also splits at U+0085, U+2028, U+2029 and five more characters, which JSON strings may contain
+unescaped. All JSON Lines files of this package are read with these functions.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from obverse.errors import DataError, UserError
 
-MAX_SHOWN = 80  # characters of a reason
+MAX_REASON = 80  # characters
 
 
 def parse(text: str | bytes, where: str, error: type[UserError] = DataError) -> Any:
-    """The JSON value of a text. `error`, with `where` and the reason, for anything else.
+    """The JSON value of a text. Raises `error`, with `where` and the reason, for invalid JSON.
 
-    NaN, Infinity and numbers beyond every float have no place in JSON; null stands for them, as a missing value.
+    NaN and Infinity, which JSON does not have, are read as None.
     """
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"), parse_constant=lambda _: None)
@@ -29,12 +29,12 @@ def parse(text: str | bytes, where: str, error: type[UserError] = DataError) -> 
         raise error(f"{where}: not JSON: {reason.msg} at line {reason.lineno}, column {reason.colno}") from None
     except RecursionError:
         raise error(f"{where}: nested too deeply") from None
-    except ValueError as reason:  # a whole number of thousands of digits
-        raise error(f"{where}: {str(reason)[:MAX_SHOWN]}") from None
+    except ValueError as reason:  # an integer with thousands of digits
+        raise error(f"{where}: {str(reason)[:MAX_REASON]}") from None
 
 
 def read_bytes(path: Path, error: type[UserError] = DataError) -> bytes:
-    """What a file holds. `error` where it cannot be read."""
+    """The content of a file. Raises `error` if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as reason:
@@ -42,7 +42,7 @@ def read_bytes(path: Path, error: type[UserError] = DataError) -> bytes:
 
 
 def read_object(path: Path, error: type[UserError] = DataError) -> dict[str, Any]:
-    """The object in a file of JSON. `error`, which names the file, where there is none."""
+    """The object in a JSON file. Raises `error`, which names the file, for anything else."""
     value = parse(read_bytes(path, error), str(path), error)
     if not isinstance(value, dict):
         raise error(f"{path}: expects an object")
@@ -50,10 +50,10 @@ def read_object(path: Path, error: type[UserError] = DataError) -> dict[str, Any
 
 
 def read_objects(path: Path, error: type[UserError] = DataError, ends_early: bool = False) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON Lines; empty lines are passed over.
+    """The objects of a JSON Lines file; empty lines are skipped.
 
-    `error` names the file and the line where one is no object. With `ends_early` a last line without a line feed, which
-    a killed writer leaves, is left out if it is no JSON.
+    Raises `error` with file and line for a line that is not an object. With `ends_early` an invalid last line without a
+    line feed, which a killed writer leaves, is skipped.
     """
     content = read_bytes(path, error).split(b"\n")
     for number, line in enumerate(content, 1):

@@ -90,7 +90,7 @@ class RunFolder:
         return f"{self.path}: {owner} was killed before it could release the folder" if owner else ""
 
     def release(self) -> None:
-        """Release the lock, if there is one."""
+        """Release the lock if it is held."""
         if self._lock is not None:
             with suppress(OSError):
                 self._lock.truncate(0)
@@ -110,7 +110,7 @@ class RunFolder:
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(to_json(finite) + "\n")
 
-    def rows(self) -> dict[str, Any]:
+    def metrics_fingerprint(self) -> dict[str, Any]:
         """The size of metrics.jsonl in bytes and its sha256, as a checkpoint stores them."""
         content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
         return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -170,7 +170,7 @@ class RunFolder:
         """The number of threads that the run began with; 0 if it is not recorded."""
         return int(self.environment().get("threads", 0))
 
-    def run(self) -> str:
+    def run_id(self) -> str:
         """The run's id, which its checkpoints carry; "" if it is not recorded."""
         return str(self.environment().get("run", ""))
 
@@ -230,7 +230,7 @@ def packages() -> dict[str, str | None]:
 
 
 def installed(name: str) -> str | None:
-    """The version of an installed package, None where there is none."""
+    """The version of a package, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

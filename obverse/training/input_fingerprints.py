@@ -30,9 +30,9 @@ MODELS = frozenset({"model", "anchor_model", "reward_model"})  # hashed after th
 def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> InputFingerprints:
     """Fingerprints of rows, verifier, method file and chat template: all inputs but the models. Raises ConfigError."""
     spec = with_weights(config.verifier, config.verifier_weights)
-    inputs = {"dataset": fingerprint.rows(problems, own_verifiers=spec is None)}
+    inputs = {"dataset": fingerprint.rows(problems, row_verifiers=spec is None)}
     if held_out:
-        inputs["eval_dataset"] = fingerprint.rows(held_out, own_verifiers=spec is None)
+        inputs["eval_dataset"] = fingerprint.rows(held_out, row_verifiers=spec is None)
     if spec is not None:
         inputs["verifier"] = identity(spec)
     if ":" in config.method:

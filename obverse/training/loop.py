@@ -202,7 +202,7 @@ def step_error(run: Run, error: FloatingPointError | UserError) -> UserError:
 
 def last_checkpoint(run: Run) -> str:
     """A sentence with the newest intact checkpoint of the run and the command that resumes it."""
-    path = checkpoint.newest(run.folder.path, run.folder.run())
+    path = checkpoint.newest(run.folder.path, run.folder.run_id())
     return f"{path} is kept, go on with: {resume_command(run)}" if path else "no checkpoint was saved yet"
 
 

@@ -15,9 +15,10 @@ from obverse.data.renderer import recorded_prompt_format
 from obverse.errors import CheckpointError
 from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime import branches as history
-from obverse.runtime import checkpoint
-from obverse.runtime.checkpoint import LoadedCheckpoint, RunInfo
+from obverse.runtime import checkpoint, manifest
+from obverse.runtime.checkpoint import LoadedCheckpoint
 from obverse.runtime.json_lines import read_object
+from obverse.runtime.manifest import RunInfo
 from obverse.runtime.run_dir import RunFolder, packages
 from obverse.training.build_models import stage_anchor
 from obverse.training.cuda_memory_snapshot import NAME as SNAPSHOT
@@ -34,7 +35,7 @@ MEASURING = TrainConfig.with_resume("evaluation")
 
 def run_info(run: Run) -> RunInfo:
     """The description of the run that its checkpoints carry."""
-    return RunInfo(run.folder.run(), config_record(run.config), run.data, packages(), run.inputs)
+    return RunInfo(run.folder.run_id(), config_record(run.config), run.data, packages(), run.inputs)
 
 
 def config_record(config: TrainConfig) -> dict[str, Any]:
@@ -121,8 +122,8 @@ def prompt_format_of(config: TrainConfig, start: Path | None) -> str | PromptFor
     """
     if start is None or config.chat_template != "auto":
         return config.chat_template
-    record = read_object(start / checkpoint.STATE, CheckpointError).get("template")
-    is_same = checkpoint.run_info(start).config.get("chat_template", "auto") == "auto"
+    record = read_object(start / manifest.STATE, CheckpointError).get("template")
+    is_same = manifest.run_info(start).config.get("chat_template", "auto") == "auto"
     return recorded_prompt_format(record) if record and is_same else config.chat_template
 
 
@@ -132,7 +133,7 @@ def restore_run(run: Run, path: Path) -> None:
     Later files of the run folder are set aside, by the first rank, after all checks.
     """
     saved = checkpoint.load(path, run.process_group)
-    saved = replace(saved, state=migrate(saved.state, path, checkpoint.run_info(path).packages))
+    saved = replace(saved, state=migrate(saved.state, path, manifest.run_info(path).packages))
     if saved.state["optimizers"].keys() != run.optimizers().keys():
         raise CheckpointError(
             f"checkpoint {path} is of another method's run: it has optimizers {', '.join(saved.state['optimizers'])}, "
@@ -186,11 +187,13 @@ def seconds_before(run: Run, path: Path) -> float:
 def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None:
     """Move files of later steps than the checkpoint to `set_aside`, and note where they are."""
     root, step, config = run.folder.path, run.state.step, run.config
-    foreign = {path.name for path in checkpoint.folders(root) if not checkpoint.is_written_by(path, run.folder.run())}
+    foreign = {
+        path.name for path in checkpoint.folders(root) if not checkpoint.is_written_by(path, run.folder.run_id())
+    }
     names = [name for name in history.names_after(root, step, run.state.stage) if name not in foreign]
     if config.memory_snapshot > step and (root / SNAPSHOT).exists():
         names.append(SNAPSHOT)
-    then = checkpoint.run_info(path)
+    then = manifest.run_info(path)
     changed = all_changes(then.config, config_record(config)).keys() | differences(then.inputs, run.inputs).keys()
     if "eval_dataset" in then.inputs.keys() & run.inputs.keys():  # what it holds decides, not where it lies
         changed -= {"eval_dataset"} - differences(then.inputs, run.inputs).keys()

@@ -57,7 +57,7 @@ def save(run: Run) -> Path:
     tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
     state = {"version": VERSION, **run.state.to_json()}
     state["optimizers"] = {name: each.counters() for name, each in optimizers.items()}
-    state["metrics"] = run.folder.rows()
+    state["metrics"] = run.folder.metrics_fingerprint()
     state["template"] = run.collector.renderer.record()
     state |= {"ahead": [row for rows in prefetched for row in rows]} if prefetched else {}
     path = checkpoint.save(

@@ -19,7 +19,7 @@ from obverse.inference import Sampler, sampling_params
 from obverse.inference.build import SamplerContext, make_sampler, versions_of
 from obverse.inference.hf import HFSampler
 from obverse.rewards import with_weights
-from obverse.runtime import branches, checkpoint
+from obverse.runtime import branches, checkpoint, manifest
 from obverse.runtime.file_writes import storage_errors
 from obverse.runtime.output_dir import with_folder
 from obverse.runtime.run_dir import ReadOnlyRunFolder, RunFolder
@@ -142,7 +142,7 @@ def with_model_fingerprints(setup: RunSetup, start: Path | None) -> RunSetup:
     require_equal(setup.process_group, fingerprints.fingerprint_facts(models))
     inputs = {**setup.inputs, **models}
     if start and setup.process_group.is_first:
-        changes = refuse_changes(setup.config, setup.data, start, checkpoint.run_info(start), inputs)
+        changes = refuse_changes(setup.config, setup.data, start, manifest.run_info(start), inputs)
         note_changes({name: values for name, values in changes.items() if name in models}, setup.watcher)
     return replace(setup, inputs=inputs)
 

@@ -11,7 +11,7 @@ from obverse.config.train import TrainConfig
 from obverse.config.yaml_file import write
 from obverse.errors import CheckpointError, ConfigError
 from obverse.runtime import branches as history
-from obverse.runtime import checkpoint
+from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.output_dir import holds_run
 from obverse.runtime.run_dir import RunFolder, environment, packages
@@ -52,7 +52,7 @@ def find_start(
     path = newest_checkpoint(folder, watcher) if wanted == "auto" else checkpoint_at(Path(wanted).expanduser(), folder)
     if path is None:
         return None
-    then = checkpoint.run_info(path)
+    then = manifest.run_info(path)
     state = migrate(checkpoint.read_state(path), path, then.packages)
     if is_inside(path, folder.path):
         folder.metrics_size_at(state["step"], state["metrics"])
@@ -72,7 +72,7 @@ def note_changes(changes: Mapping[str, tuple[Any, Any]], watcher: Watcher) -> No
 
 def newest_checkpoint(folder: RunFolder, watcher: Watcher) -> Path | None:
     """The newest intact checkpoint of the folder's run, None in a folder without a run."""
-    path, passed = checkpoint.search(folder.path, folder.run())
+    path, passed = checkpoint.search(folder.path, folder.run_id())
     for sentence in passed:
         watcher.note(sentence)
     parent = folder.environment().get("parent")
@@ -94,7 +94,7 @@ def newest_checkpoint(folder: RunFolder, watcher: Watcher) -> Path | None:
 def checkpoint_at(path: Path, folder: RunFolder) -> Path:
     """The checkpoint at a path; CheckpointError if it is damaged, or the folder holds another run."""
     checkpoint.verify(path)  # before anything is loaded from it
-    saved_by, run = checkpoint.run_info(path).run, folder.run()
+    saved_by, run = manifest.run_info(path).run, folder.run_id()
     if is_inside(path, folder.path):
         if run and saved_by and run != saved_by:
             raise CheckpointError(
@@ -132,7 +132,7 @@ def initialize_run_folder(run: Run, start: Path | None, threads: int, sampler: M
             run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is moved to {moved}, and written again")
         folder.write_json(ENVIRONMENT, {**continued(run, start, threads), **sampler})
     else:
-        then = checkpoint.run_info(start)
+        then = manifest.run_info(start)
         parent = {"checkpoint": str(start.resolve()), "run": then.run, "step": run.state.step, "seconds": run.seconds}
         folder.write_json(ENVIRONMENT, {**environment(threads), **sampler, "parent": parent})
         save(run)
@@ -143,7 +143,7 @@ def initialize_run_folder(run: Run, start: Path | None, threads: int, sampler: M
 
 def continued(run: Run, start: Path, threads: int) -> dict[str, Any]:
     """The environment.json of a resumed run: how it began, and what changed each time it was resumed."""
-    recorded, then = run.folder.environment(), checkpoint.run_info(start)
+    recorded, then = run.folder.environment(), manifest.run_info(start)
     changed = all_changes(then.config, config_record(run.config))
     entry: dict[str, Any] = {"step": run.state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     entry["changes"] = {name: list(values) for name, values in sorted(changed.items()) if name not in UNRECORDED}

@@ -82,7 +82,7 @@ def test_a_change_between_two_calls_is_refused(name: str, change: Callable[[Path
         comparison_run.write_plan(planned(root))
 
 
-def test_another_version_of_our_own_verifiers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_our_row_verifiers_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("obverse.comparison.input_fingerprints.package_fingerprint", lambda: "0" * 64)
     with pytest.raises(ConfigError, match=r"verifiers of obverse"):
         comparison_run.write_plan(planned(root))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from obverse.distributed import collective_save as saving
 from obverse.runtime import checkpoint
-from obverse.runtime.checkpoint import RunInfo
+from obverse.runtime.manifest import RunInfo
 
 Fault = Literal["kill", "full", "none"]
 WRITES = os.O_WRONLY | os.O_RDWR

@@ -23,7 +23,7 @@ from reliability.forks import Forks
 import runs
 from obverse.distributed import collective_save as saving
 from obverse.errors import CheckpointError, StorageError
-from obverse.runtime import checkpoint
+from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.training import setup as prepare
@@ -65,9 +65,11 @@ def test_c3_every_file_is_on_the_disk_before_the_name_and_the_old_one_goes_last(
     monkeypatch.setattr(checkpoint.os, "replace", traced_rename)
     monkeypatch.setattr(Path, "write_text", traced_write)
     path = faults.save(saved, 3, keep=1)
-    manifest = told.index(("write", "manifest.json"))
+    manifest_at = told.index(("write", "manifest.json"))
     files = json.loads((path / "manifest.json").read_text())["files"]
-    assert sorted(name for kind, name in told[:manifest] if kind == "sync") == sorted(Path(name).name for name in files)
+    assert sorted(name for kind, name in told[:manifest_at] if kind == "sync") == sorted(
+        Path(name).name for name in files
+    )
     assert len(files) == 8 and {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()} == {
         *files,
         "manifest.json",
@@ -97,7 +99,7 @@ def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path
         checkpoint.remove_leftovers(root)
         found = checkpoint.newest(root, "mine")
         assert found is not None and faults.number_in(found) in (2, step), f"call {at}"
-        assert all(checkpoint.find_damage(path) is None for path in checkpoint.folders(root)), f"call {at}"
+        assert all(manifest.find_damage(path) is None for path in checkpoint.folders(root)), f"call {at}"
         assert [path.name for path in root.iterdir() if path.name.startswith(".")] == [], f"call {at}"
         faults.save(root, step + 1, keep=1)
         assert [path.name for path in checkpoint.folders(root)] == [f"checkpoint-{step + 1}"]
@@ -153,7 +155,7 @@ def test_c4_what_cannot_be_read_is_passed_by(name: str, reason: str, saved: Path
 def test_c4_a_whole_folder_under_another_ones_name_is_noticed(saved: Path) -> None:
     shutil.rmtree(saved / "checkpoint-2")
     shutil.copytree(saved / "checkpoint-1", saved / "checkpoint-2")
-    assert checkpoint.find_damage(saved / "checkpoint-2") == "manifest.json is of step 1: it belongs to another folder"
+    assert manifest.find_damage(saved / "checkpoint-2") == "manifest.json is of step 1: it belongs to another folder"
 
 
 def edits(root: Path, num: int, count: Count) -> int:
@@ -169,10 +171,10 @@ def edits(root: Path, num: int, count: Count) -> int:
         if changed == content:
             changed = content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
         file.write_bytes(changed)
-        missed += checkpoint.find_damage(path) is None
+        missed += manifest.find_damage(path) is None
         num_tried += 1
         file.write_bytes(content)
-    assert checkpoint.find_damage(path) is None
+    assert manifest.find_damage(path) is None
     count("C4 random edits caught", num_tried - missed)
     return missed
 
@@ -197,7 +199,7 @@ def test_c4_a_run_that_passes_a_damaged_checkpoint_by_says_so(tiny: Path, proble
     train(runs.config("sft", tmp_path, tiny, problems, **options))
     (tmp_path / "checkpoint-2" / "state.json").unlink()
     train(runs.config("sft", tmp_path, tiny, problems, resume_from_checkpoint="auto", **options), Notes())
-    assert any("checkpoint-2 is passed by: file state.json is missing" in note for note in told)
+    assert any("checkpoint-2 is skipped: file state.json is missing" in note for note in told)
     assert [row["step"] for row in RunFolder(tmp_path).metrics()] == [1, 2]
     for path in checkpoint.folders(tmp_path):
         (path / "state.json").unlink()

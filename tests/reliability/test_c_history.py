@@ -22,7 +22,7 @@ from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.report.load_runs import find_runs, read_run
 from obverse.runtime import branches as history
 from obverse.runtime import checkpoint
-from obverse.runtime.checkpoint import MANIFEST, STATE
+from obverse.runtime.manifest import MANIFEST, SCHEMA, STATE, sealed_text, size_and_sha256
 from obverse.runtime.run_dir import LOCK, RunFolder
 from obverse.training.banner import saves
 from obverse.training.loop import is_save_due, train
@@ -40,7 +40,7 @@ OPTIONS: dict[str, Any] = {
 OTHER_RATE = {"learning_rate": 1e-9, "allow_config_change": "learning_rate"}
 DATA = Path(__file__).parents[1] / "data"
 STATES = [
-    *(DATA / "checkpoints" / f"schema-{schema}" / "checkpoint-3" / STATE for schema in range(1, checkpoint.SCHEMA + 1)),
+    *(DATA / "checkpoints" / f"schema-{schema}" / "checkpoint-3" / STATE for schema in range(1, SCHEMA + 1)),
     *(DATA / "states" / f"version-{version}.json" for version in range(2, VERSION + 1)),  # the others are of version 1
 ]
 
@@ -77,7 +77,7 @@ def test_c11_a_checkpoint_of_another_folder_never_writes_over_a_run(
     for start in (tmp_path / "other" / "checkpoint-1", first / "checkpoint-2"):
         with pytest.raises(CheckpointError) as refusal:
             train(runs.config("sft", folder, tiny, problems, resume_from_checkpoint=str(start), **OPTIONS))
-        for number in (RunFolder(start.parent).run(), RunFolder(folder).run()):
+        for number in (RunFolder(start.parent).run_id(), RunFolder(folder).run_id()):
             assert number in str(refusal.value)
     shutil.copytree(tmp_path / "other" / "checkpoint-1", folder / "checkpoint-9")
     with pytest.raises(CheckpointError, match="another folder"):
@@ -185,7 +185,7 @@ def test_c11_a_run_that_goes_on_in_a_folder_of_its_own_is_another_run(
     start = {"resume_from_checkpoint": str(folder / "checkpoint-2"), "save_steps": 0}
     train(runs.config("sft", fork, tiny, problems, **(OPTIONS | start | {"max_steps": 3})))
     parent = RunFolder(fork).environment()["parent"]
-    assert (parent["run"], parent["step"]) == (RunFolder(folder).run(), 2) != (RunFolder(fork).run(), 2)
+    assert (parent["run"], parent["step"]) == (RunFolder(folder).run_id(), 2) != (RunFolder(fork).run_id(), 2)
     assert parent["seconds"] == pytest.approx(RunFolder(folder).seconds(2))
     shutil.rmtree(fork / "checkpoint-3")
     shutil.rmtree(folder)
@@ -294,10 +294,10 @@ def test_c12_by_default_a_kill_loses_no_whole_run_and_the_banner_says_what(tiny:
 def test_c12_an_environment_that_is_damaged_is_kept_and_the_run_keeps_its_number(
     folder: Path, tiny: Path, problems: Path
 ) -> None:
-    number = RunFolder(folder).run()
+    number = RunFolder(folder).run_id()
     (folder / "environment.json").write_text('{"run": ')
     train(runs.config("sft", folder, tiny, problems, **OPTIONS, resume_from_checkpoint="auto"))
-    assert RunFolder(folder).run() == number
+    assert RunFolder(folder).run_id() == number
     assert (folder / "set_aside" / "branch-1" / "environment.json").read_text() == '{"run": '
 
 
@@ -310,8 +310,8 @@ def with_state(path: Path, change: Any) -> None:
     (path / STATE).write_text(json.dumps(state))
     manifest = json.loads((path / MANIFEST).read_text())
     del manifest["seal"]
-    manifest["files"][STATE] = checkpoint.fingerprint(path / STATE)
-    (path / MANIFEST).write_text(checkpoint._sealed(manifest))
+    manifest["files"][STATE] = size_and_sha256(path / STATE)
+    (path / MANIFEST).write_text(sealed_text(manifest))
 
 
 @pytest.mark.parametrize("stored", STATES, ids=lambda path: str(path.relative_to(DATA)))

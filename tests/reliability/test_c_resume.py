@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import runs
 from obverse.config.train import TrainConfig
 from obverse.errors import CheckpointError, InUseError
-from obverse.runtime import checkpoint
+from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import LOCK, RunFolder
 from obverse.training.loop import train
@@ -111,20 +111,20 @@ def test_c8_checkpoints_of_another_run_are_neither_taken_nor_removed(saved: Path
 # C9: schemas
 
 
-@pytest.mark.parametrize("schema", range(1, checkpoint.SCHEMA + 1))
+@pytest.mark.parametrize("schema", range(1, manifest.SCHEMA + 1))
 def test_c9_checkpoints_of_every_schema_are_read(schema: int) -> None:
     path = FIXTURES / f"schema-{schema}" / "checkpoint-3"
     assert json.loads((path / "manifest.json").read_text())["schema"] == schema
     saved = checkpoint.load(path)
     assert saved.state["cursor"] == 12 and load_file(path / "model.safetensors")["w"].shape == (2, 3)
-    assert checkpoint.run_info(path).config == ({"seed": 42} if schema > 1 else {})
+    assert manifest.run_info(path).config == ({"seed": 42} if schema > 1 else {})
 
 
-@pytest.mark.parametrize("schema", [checkpoint.SCHEMA + 1, 0, -1, "2", None, 1.0, True])
+@pytest.mark.parametrize("schema", [manifest.SCHEMA + 1, 0, -1, "2", None, 1.0, True])
 def test_c9_other_schemas_are_refused_with_both_numbers(schema: object, saved: Path) -> None:
     file = saved / "checkpoint-2" / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": schema}))
-    with pytest.raises(CheckpointError, match=rf"schema {schema!r}, this version reads 1 to {checkpoint.SCHEMA}"):
+    with pytest.raises(CheckpointError, match=rf"schema {schema!r}, this version reads 1 to {manifest.SCHEMA}"):
         checkpoint.load(file.parent)
 
 

@@ -27,7 +27,7 @@ from obverse.data.readers import read_path
 from obverse.errors import ConfigError, DataError, UserError
 from obverse.redact import flat
 from obverse.rewards import grade_completion
-from obverse.runtime import checkpoint
+from obverse.runtime.manifest import find_damage, sealed_text
 from obverse.types import Problem
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -199,6 +199,6 @@ def test_a_manifest_of_anything_is_refused_in_one_sentence(data: st.DataObject) 
         )
     )
     file.write_bytes(changed)
-    said = checkpoint.find_damage(path)
-    assert said is not None or changed.decode() == checkpoint._sealed({k: v for k, v in whole.items() if k != "seal"})
+    said = find_damage(path)
+    assert said is not None or changed.decode() == sealed_text({k: v for k, v in whole.items() if k != "seal"})
     assert said is None or ("\n" not in said and len(said) < 400)

@@ -32,6 +32,7 @@ from obverse.errors import CheckpointError, ConfigError, UserError
 from obverse.models.load import load
 from obverse.redact import flat, masked
 from obverse.runtime import checkpoint
+from obverse.runtime.manifest import sealed_text
 from obverse.runtime.output_dir import free_folder, slug
 from obverse.training.loop import train
 
@@ -116,7 +117,7 @@ def test_s3_a_manifest_cannot_point_outside_its_folder(name: str, tmp_path: Path
     manifest = json.loads(file.read_text())
     manifest["files"][name] = manifest["files"]["state.json"]
     del manifest["seal"]
-    file.write_text(checkpoint._sealed(manifest))
+    file.write_text(sealed_text(manifest))
     with pytest.raises(CheckpointError, match=r"manifest\.json lists"):
         checkpoint.verify(path)
 
