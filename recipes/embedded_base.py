@@ -143,7 +143,7 @@ def wrong_chain(problem: Problem, rng: Random) -> tuple[str, ...]:
 
 def wrong_target(problem: Problem, rng: Random) -> tuple[str, ...]:
     """The numbers combined at random: every step is correct, the target is usually missed."""
-    steps = countdown.wander(rng, problem.answer["numbers"])
+    steps = countdown.combine_at_random(rng, problem.answer["numbers"])
     return countdown.demonstration(steps) if steps else problem.demonstration
 
 

@@ -121,7 +121,7 @@ def write_data(folder: Path) -> None:
     """Write the training problems, and those with a demonstration that are also a test."""
     problems = load_dataset("arithmetic:1-6", num_problems=NUM_PROBLEMS, seed=DATA_SEED)
     folder.mkdir(parents=True, exist_ok=True)
-    demonstrated = sorted(problems, key=lambda problem: problem.draw)[:NUM_DEMONSTRATIONS]
+    demonstrated = sorted(problems, key=lambda problem: problem.uniform)[:NUM_DEMONSTRATIONS]
     write(folder / "train.jsonl", [as_row(problem, problem in demonstrated) for problem in problems])
     write(folder / "seen.jsonl", [as_row(problem, False) for problem in demonstrated[:NUM_SEEN]])
 

