@@ -98,7 +98,7 @@ def run_sampling(case: Case, channel: Channel, device: str, dtype: str, side: st
                     for prompt, seeds_of_prompt in zip(prompts, seeds, strict=True)
                 ]
                 completions = sampler.sample(requests, params)
-                generated = sum(len(seeds_of_prompt.ids) for group in completions for seeds_of_prompt in completions)
+                generated = sum(len(completion.ids) for group in completions for completion in group)
             else:
                 generated = by_generate(model, repeated, case.max_new, eos, tokenizer.pad_token_id)
         channel.reply(clock.seconds, generated, 0)
