@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from obverse.version import __version__
+
 if TYPE_CHECKING:
     from obverse.cli.compare import compare
     from obverse.cli.eval import evaluate
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from obverse.methods import find
     from obverse.report.load_runs import load_run
 
-__version__ = "0.1.0"
 __all__ = ["Method", "Term", "__version__", "compare", "evaluate", "find", "load_run", "train"]
 
 MODULES = {

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from obverse import __version__
 from obverse.cli.command import results_console
 from obverse.config.fields import Options
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.redact import flat
 from obverse.types import ModelInput
+from obverse.version import __version__
 
 State = Literal["ok", "note", "missing"]
 STYLES: dict[State, str] = {"ok": "green", "note": "yellow", "missing": "bold red"}

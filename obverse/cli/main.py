@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Sequence
 from types import TracebackType
 
-from obverse import __version__
-from obverse import python_files as user_code
+from obverse import python_files
 from obverse.cli.commands import COMMANDS
 from obverse.distributed.env import read_rank_env
 from obverse.errors import ConfigError, UserError
 from obverse.redact import flat, masked
+from obverse.version import __version__
 
 INTRODUCTION = """\
 obverse: post-training of language models; SFT and RL as one estimator.
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except (Exception, SystemExit) as error:
-        if not (location := user_code.error_location(error)):
+        if not (location := python_files.error_location(error)):
             raise
         if debug:
             print(masked(traceback.format_exc()), file=sys.stderr, end="")

@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from obverse import __version__
 from obverse.data.renderer import Renderer
 from obverse.errors import DamageError
 from obverse.evaluation.eval_sets import EvalSet, Target
@@ -23,6 +22,7 @@ from obverse.runtime import fingerprint
 from obverse.runtime import integrity as sealing
 from obverse.runtime.run_dir import environment, installed
 from obverse.types import Problem
+from obverse.version import __version__
 
 
 class ProblemCounts(TypedDict):

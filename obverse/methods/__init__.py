@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from obverse import python_files as user_code
+from obverse import python_files
 from obverse.errors import ConfigError, UserError
 from obverse.estimator.method import Method
 from obverse.estimator.schedule import TrainingSchedule
@@ -59,7 +59,7 @@ def name_of(method: str | MakeMethod) -> str:
     name, module = getattr(function, "__qualname__", repr(function)), getattr(function, "__module__", "")
     if module == f"{__name__}.{name}":
         return name
-    if module.startswith(user_code.PREFIX):
+    if module.startswith(python_files.PREFIX):
         raise ConfigError(
             f"method {name}: its file trains while it is read: put the call under if __name__ == '__main__':"
         )
@@ -169,17 +169,21 @@ def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Tr
         accepted = parameters(make)
         is_default = all(key not in accepted or accepted[key].default == value for key, value in options.items())
         # a value that was given is refused on purpose; defaults that raise are a mistake in the file
-        raise ConfigError(f"method {name}: {error}{user_code.error_location(error) if is_default else ''}") from error
+        raise ConfigError(
+            f"method {name}: {error}{python_files.error_location(error) if is_default else ''}"
+        ) from error
     except (Exception, SystemExit) as error:
-        if isinstance(error, UserError) or not user_code.error_location(error):
+        if isinstance(error, UserError) or not python_files.error_location(error):
             raise
-        raise ConfigError(f"method {name}: {type(error).__name__}: {error}{user_code.error_location(error)}") from error
+        raise ConfigError(
+            f"method {name}: {type(error).__name__}: {error}{python_files.error_location(error)}"
+        ) from error
 
 
 def _code(name: str) -> Code:
     path = name.rpartition(":")[0]
     try:
-        return user_code.read(path)
+        return python_files.read(path)
     except FileNotFoundError:
         raise ConfigError(f"method {name!r}: there is no file {path!r}; write it as path/to/file.py:function") from None
     except OSError as error:
@@ -190,9 +194,11 @@ def _from_file(name: str) -> MakeMethod:
     path, _, function = name.rpartition(":")
     code = _code(name)
     try:
-        module = user_code.load(code)
+        module = python_files.load(code)
     except (Exception, SystemExit) as error:  # the user's own, whatever it is: the message names it
-        raise ConfigError(f"method {name!r}: {path} cannot be loaded: {user_code.load_failure(error, code)}") from error
+        raise ConfigError(
+            f"method {name!r}: {path} cannot be loaded: {python_files.load_failure(error, code)}"
+        ) from error
     make = getattr(module, function, None)
     if not callable(make):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]

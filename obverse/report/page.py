@@ -13,13 +13,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from obverse import __version__
 from obverse.redact import flat
 from obverse.report.completions import Picked
 from obverse.report.figures import Figure, spoken, table_of
 from obverse.report.load_runs import AXES, FLOPS
 from obverse.report.svg_chart import DARK, LIGHT, STYLE, draw
 from obverse.report.tables import Table
+from obverse.version import __version__
 
 ASSETS = resources.files("obverse.report")
 
