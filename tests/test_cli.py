@@ -366,7 +366,9 @@ def test_a_mistake_of_ours_is_not_swallowed() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGPIPE")
-@pytest.mark.parametrize("words", ["explain hpt", "train hpt --dry-run", "methods --json", "--help"])
+@pytest.mark.parametrize(
+    "words", ["explain hpt", "methods --json", "--help", pytest.param("train hpt --dry-run", marks=pytest.mark.slow)]
+)
 def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "obverse", *words.split()],

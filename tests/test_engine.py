@@ -247,6 +247,7 @@ def test_a_run_ahead_that_a_signal_ends_goes_on_as_if_nothing_was(ahead: Path, c
     assert_same_run(tmp_path, ahead)
 
 
+@pytest.mark.slow
 def test_a_server_draws_ahead_what_the_policy_would(
     ahead: Path, server: FakeVLLM, chains: Path, tmp_path: Path
 ) -> None:

@@ -164,8 +164,17 @@ def test_the_second_stage_begins_with_nothing_but_the_weights(
     assert run.is_finished
 
 
-@pytest.mark.parametrize(("after", "phase"), [(2, "train"), (3, "sample"), (4, "train")])
-@pytest.mark.parametrize("method", ["sft_then_rl", "reft"])
+@pytest.mark.parametrize(
+    ("method", "after", "phase"),
+    [
+        ("reft", 2, "train"),
+        ("sft_then_rl", 3, "sample"),
+        ("reft", 4, "train"),
+        pytest.param("sft_then_rl", 2, "train", marks=pytest.mark.slow),
+        pytest.param("reft", 3, "sample", marks=pytest.mark.slow),
+        pytest.param("sft_then_rl", 4, "train", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stop_around_the_switch_changes_nothing(
     method: str, after: int, phase: Phase, tiny: Path, problems: Path, tmp_path: Path, options: dict[str, object]
 ) -> None:

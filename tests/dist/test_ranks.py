@@ -129,7 +129,7 @@ def test_n2_every_method_with_a_split_of_its_own(
     assert pair.parameters(several) < 1e-9 and all(pair.samples(several))
 
 
-@pytest.mark.parametrize("method", ["discriminative", "dapo", "relift"])
+@pytest.mark.parametrize("method", ["discriminative", "relift", pytest.param("dapo", marks=pytest.mark.slow)])
 def test_memories_rounds_and_courses_are_those_of_one_process(
     method: str, teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:

@@ -65,7 +65,9 @@ class Stopped:
         self.is_first, self.place = False, 0
 
 
-@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(
+    "batch", [pytest.param(name, marks=pytest.mark.slow) if name == "one token" else name for name in BATCHES]
+)
 @pytest.mark.parametrize(("name", "case"), cases())
 def test_n4_the_gradient_is_the_slope_of_the_papers_loss(
     name: str, case: int, batch: str, monkeypatch: pytest.MonkeyPatch

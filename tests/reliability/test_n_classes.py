@@ -24,7 +24,7 @@ IMPLEMENTATION: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", ["sft", "grpo", "hpt"])
+@pytest.mark.parametrize("method", ["hpt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sft", "grpo"))])
 def test_n3_equal_ways_have_equal_losses(
     method: str, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,16 @@ class PoisonedSecond(Silent):
             self.poison()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def methods_and_numbers() -> Iterator[Any]:
+    """Each method with one number that is not finite, and slow with the others."""
+    numbers = (math.nan, math.inf, -math.inf)
+    for first, method in enumerate(("sft", "grpo", "ppo")):
+        for index, bad in enumerate(numbers):
+            yield pytest.param(method, bad, marks=() if index == first else pytest.mark.slow)
+
+
 @pytest.mark.parametrize("place", ["loss", "a constant of the loss", "log-probs", "one gradient"])
-@pytest.mark.parametrize("method", ["sft", "grpo", "ppo"])
+@pytest.mark.parametrize(("method", "bad"), methods_and_numbers())
 def test_n5_a_poisoned_update_is_not_taken_and_three_in_a_row_end_the_run(
     method: str, place: str, bad: float, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
