@@ -170,12 +170,12 @@ def main() -> None:
         print(json.dumps(work((CASES | SUITE)[arguments.cases[0]])))
         return
     cases = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else {}
-    print("| case | training MB | sampling MB | predicted peak MB | measured MB | off by | as it comes MB | off by |")
+    print("| case | training MB | sampling MB | predicted peak MB | measured MB | error | default malloc MB | error |")
     print("|---|---|---|---|---|---|---|---|")
     for name in arguments.cases or CASES:
         row = json.loads(in_process(name, "predicted", {}))
         row["measured"] = json.loads(in_process(name, "measured", GIVES_BACK))
-        row["as it comes"] = json.loads(in_process(name, "measured", {}))
+        row["default malloc"] = json.loads(in_process(name, "measured", {}))
         cases[name] = row
         print(line(name, row), flush=True)
         RESULTS.write_text(json.dumps({"machine": describe("cpu"), "cases": cases}, indent=1) + "\n")
@@ -185,7 +185,7 @@ def line(name: str, row: dict[str, int]) -> str:
     """A case's row of the table."""
     sizes = {key: f"{value / 1e6:,.0f}" for key, value in row.items()}
     first = " | ".join(sizes[key] for key in ("training", "sampling", "peak"))
-    rest = " | ".join(f"{sizes[key]} | {row['peak'] / row[key] - 1:+.0%}" for key in ("measured", "as it comes"))
+    rest = " | ".join(f"{sizes[key]} | {row['peak'] / row[key] - 1:+.0%}" for key in ("measured", "default malloc"))
     return f"| {name} | {first} | {rest} |"
 
 

@@ -238,7 +238,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         (
             "sft",
             {"use_peft": True, "lora_target_modules": "lm_head"},
-            "an adapter is called lm_head .there: down_proj",
+            "an adapter is called lm_head .available: down_proj",
         ),
         ("reward_model", {"use_peft": True}, "trains a whole model with a head of its own"),
         ("sft", {"lora_r": 8}, "lora_r is an option of adapters: add use_peft"),

@@ -58,7 +58,7 @@ def test_what_is_missing_or_does_not_fit_is_one_sentence(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ConfigError, match="cannot be put on"):
+    with pytest.raises(ConfigError, match="cannot be applied to"):
         load_any(str(adapter))
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match="pip install 'obverse\\[peft\\]'"):

@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def critic(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Critic:
-    model, _ = load_scalar(str(tiny), dtype="float32")
+    model, _, _ = load_scalar(str(tiny), dtype="float32")
     with torch.no_grad():
         model.score.weight.normal_(generator=torch.Generator().manual_seed(1))
     config = runs.config("ppo", tmp_path_factory.mktemp("run"), tiny, "arithmetic")

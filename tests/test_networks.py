@@ -153,7 +153,7 @@ def test_a_mixture_without_guesses_is_plain_sft(tiny: Path, monkeypatch: pytest.
 
 
 def test_a_scalar_head_is_read_before_or_after_a_token(tiny_dir: Path) -> None:
-    model, _ = load_scalar(str(tiny_dir), dtype="float32")
+    model, _, _ = load_scalar(str(tiny_dir), dtype="float32")
     with torch.no_grad():
         model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
     update = pack([group.of("rollout") for group in groups(2)], frozenset({Source.ROLLOUT}), reads_last=True)
@@ -172,7 +172,7 @@ def test_a_scalar_head_is_read_before_or_after_a_token(tiny_dir: Path) -> None:
 
 
 def test_an_untrained_head_says_nothing_and_is_no_reward_model(tiny: Path, tmp_path: Path) -> None:
-    model, _ = load_scalar(str(tiny))
+    model, _, _ = load_scalar(str(tiny))
     assert model.score.weight.abs().max() == 0
     with pytest.raises(ConfigError, match="it has no trained head"):
         load_scalar(str(tiny), trained=True)

@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`policy`, `scorer` (a reward model), `two` (a classifier with two labels), `nothing` (no model)."""
     folder = tmp_path_factory.mktemp("requirements")
     tokenizer = load(str(save_tiny("qwen2", folder / "policy")))[1]
-    scorer, _ = load_scalar(str(folder / "policy"))
+    scorer, _, _ = load_scalar(str(folder / "policy"))
     for name, labels in (("scorer", 1), ("two", 2)):
         scorer.config.num_labels = labels
         scorer.save_pretrained(folder / name)
@@ -85,18 +85,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("una --dataset answers.jsonl", "needs demonstrations or pairs and 'answers.jsonl' has none"),
         ("grpo --dataset shown.jsonl", "needs answers that can be checked: 6 of 6 problems of 'shown.jsonl' have none"),
-        ("grpo --num_generations 1", "a group of one teaches nothing; raise --num_generations to 2 or more"),
-        ("dpo --pairs own --num_generations 1", "a group of one teaches nothing"),
+        ("grpo --num_generations 1", "a group of one gives no gradient; raise --num_generations to 2 or more"),
+        ("dpo --pairs own --num_generations 1", "a group of one gives no gradient"),
         ("mine.py:orphan", "reads the column `advantage`, which only a critic writes"),
-        ("mine.py:deaf", 'has a critic that never learns: give it a term with on="value"'),
+        ("mine.py:deaf", 'has a critic that is not trained: give it a term with on="value"'),
         (
             "reward_model --eval_dataset all.jsonl",
-            "--eval_dataset: reward_model trains a reward model, which writes no",
+            "--eval_dataset: reward_model trains a reward model, which generates no",
         ),
-        ("sft --reward_model {scorer}", "--reward_model: sft samples nothing that it could score"),
-        ("discriminative --reward_model {scorer}", "--reward_model: discriminative samples nothing that it could"),
+        ("sft --reward_model {scorer}", "--reward_model: sft samples nothing to score"),
+        ("discriminative --reward_model {scorer}", "--reward_model: discriminative samples nothing to score"),
         ("grpo --reward_model {policy}", "it has no trained head: train it with 'obverse train reward_model'"),
-        ("grpo --reward_model {two}", "its head gives 2 numbers, a reward is one"),
+        ("grpo --reward_model {two}", "its head gives 2 numbers in place of one"),
         ("grpo --reward_model {nothing}", "this folder has no config.json"),
         ("sft --model {scorer}", "it scores texts and cannot write one: give it as --reward_model"),
         ("dpo --anchor_model ./gone", "model './gone': there is no such folder"),

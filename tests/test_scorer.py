@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scorer")
     for family, name in (("qwen2", "scorer"), ("llama", "other")):
         save_tiny(family, root / family, seed=3)
-        model, tokenizer = load_scalar(str(root / family))
+        model, tokenizer, _ = load_scalar(str(root / family))
         with torch.no_grad():
             model.score.weight.normal_(generator=torch.Generator().manual_seed(1))
         model.save_pretrained(root / name)
@@ -129,7 +129,7 @@ def test_a_score_that_is_no_number_is_no_verdict(folder: Path) -> None:
 
 
 def test_a_broken_reward_model_ends_a_run(folder: Path, tmp_path: Path) -> None:
-    model, tokenizer = load_scalar(str(folder / "scorer"))
+    model, tokenizer, _ = load_scalar(str(folder / "scorer"))
     with torch.no_grad():
         model.score.weight.fill_(torch.nan)
     for each in (model, tokenizer):

@@ -19,7 +19,6 @@ import runs
 from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError
 from obverse.models.adapter_io import load_any
-from obverse.models.checkpoint_weights import unused
 from obverse.models.load import load, load_scalar
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
@@ -119,8 +118,8 @@ def test_a_critic_is_refused_like_a_policy(misfit: str, changed: Callable[..., s
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "mixtral"])
 def test_whole_models_load_without_a_word(family: str, models: Path, capfd: pytest.CaptureFixture[str]) -> None:
     policy, _ = load(str(models / family))
-    critic, _ = load_scalar(str(models / family))
-    assert unused(policy.model) is None and unused(critic) is None
+    _, _, critic_unused = load_scalar(str(models / family))
+    assert policy.unused_weights is None and critic_unused is None
     assert "REPORT" not in "".join(capfd.readouterr())
 
 
@@ -136,12 +135,12 @@ def test_what_nothing_reads_is_said_and_no_obstacle(
     edit: Callable[[Weights], Weights], values: dict[str, object], changed: Callable[..., str]
 ) -> None:
     policy, _ = load(changed("llama", edit, **values))
-    assert "does not use" in str(unused(policy.model))
+    assert "does not use" in str(policy.unused_weights)
 
 
 def test_rotary_buffers_of_old_checkpoints_are_no_news(changed: Callable[..., str]) -> None:
     policy, _ = load(changed("llama", with_one("model.layers.0.self_attn.rotary_emb.inv_freq", 4)))
-    assert unused(policy.model) is None
+    assert policy.unused_weights is None
 
 
 def test_a_trained_head_that_is_not_there_is_never_made_anew(models: Path, changed: Callable[..., str]) -> None:

@@ -264,7 +264,7 @@ def chosen_methods(config: BatchOptions) -> list[NamedMethod]:
         options |= {option: value for option, value in sizes.items() if option in names and value is not None}
         stages = as_schedule(methods.build(name, options)).methods
         chosen += [
-            NamedMethod(name if len(stages) == 1 else f"{name}, lane {i}", stage) for i, stage in enumerate(stages)
+            NamedMethod(name if len(stages) == 1 else f"{name}, stage {i}", stage) for i, stage in enumerate(stages)
         ]
     for named in chosen:
         check(named)

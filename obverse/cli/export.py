@@ -20,7 +20,6 @@ from obverse.distributed.collective_save import MOMENTS, storage_reason
 from obverse.distributed.sharded_safetensors import shard_files
 from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.models.adapter_io import base_of, load_any
-from obverse.models.checkpoint_weights import unused
 from obverse.models.load import load_scalar, locate
 from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Silent, Watcher
@@ -58,10 +57,10 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
             added = carry_template(folder, part)
         watch.note(f"{out} holds the model of {folder}, byte for byte{added and ', and ' + added}")
         return out
-    model, tokenizer = whole(folder, config.dtype, base)
+    model, tokenizer, unused = whole(folder, config.dtype, base)
     tokenizer = trained_tokenizer(folder, tokenizer)
-    if sentence := unused(model):
-        watch.note(sentence)
+    if unused:
+        watch.note(unused)
     with making(out) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -147,14 +146,14 @@ def making(out: Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def whole(folder: Path, dtype: str, base: str | None) -> tuple[Any, Any]:
-    """The model in one piece, and its tokenizer."""
+def whole(folder: Path, dtype: str, base: str | None) -> tuple[Any, Any, str | None]:
+    """The unsharded model with adapters merged in, its tokenizer, and a message about weights that it does not use."""
     config = AutoConfig.from_pretrained(locate(base) if base else str(folder), trust_remote_code=False)
     kind = getattr(torch, dtype) if dtype != "auto" else config.dtype or torch.float32
     read = "float32" if base else str(kind).removeprefix("torch.")
     if base is None and any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        model, tokenizer = load_scalar(str(folder), read, "cpu", trained=True)
+        model, tokenizer, unused = load_scalar(str(folder), read, "cpu", trained=True)
     else:
         policy, tokenizer = load_any(str(folder), read, "cpu")
-        model = policy.model
-    return model.to(kind), tokenizer
+        model, unused = policy.model, policy.unused_weights
+    return model.to(kind), tokenizer, unused

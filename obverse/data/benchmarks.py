@@ -53,7 +53,7 @@ _PUBLISHED = (
 )
 _ONE = (
     _PUBLISHED.replace("avg@32", "pass@1 of one sample")
-    + "; the law is printed for avg@32 and taken to be the same here"
+    + "; the sampling parameters are printed for avg@32 and assumed to be the same here"
 )
 
 AVG32 = Protocol("avg32", 32, 0.6, 0.95, 8192, _PUBLISHED)
@@ -168,8 +168,8 @@ _PAPER = (AVG32, GREEDY)
 _PAPER_ONE = (AVG1, GREEDY)
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    each.name: each
-    for each in (
+    benchmark.name: benchmark
+    for benchmark in (
         Benchmark("aime24", _PAPER, question_and_answer, "math-ai/aime24"),
         Benchmark("aime25", _PAPER, question_and_answer, "math-ai/aime25"),
         Benchmark("amc23", _PAPER, question_and_answer, "math-ai/amc23"),

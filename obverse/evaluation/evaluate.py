@@ -17,8 +17,7 @@ from obverse.evaluation.sample_store import SampleStore, identity
 from obverse.inference import sampling_params
 from obverse.inference.hf import HFSampler
 from obverse.models.adapter_io import base_of, load_any
-from obverse.models.checkpoint_weights import unused
-from obverse.models.context_limits import check_asked
+from obverse.models.context_limits import check_completions
 from obverse.models.load import EMBEDDED
 from obverse.models.policy import Policy, set_threads
 from obverse.python_files import read_once
@@ -95,7 +94,7 @@ def load_model(config: EvalConfig, target: Target) -> LoadedModel:
 def evaluate_set(eval_set: EvalSet, model: LoadedModel, watch: Watcher) -> Report:
     """Draw, grade and store the samples that are not stored yet, and write the result of all samples."""
     store = SampleStore(model.target.output / slug(eval_set.name))
-    check_asked(
+    check_completions(
         eval_set.problems, model.renderer(eval_set), eval_set.config.max_completion_length, model.policy.model, watch
     )
     with store.writing():
@@ -106,8 +105,8 @@ def sample_and_report(store: SampleStore, eval_set: EvalSet, model: LoadedModel,
     """Run `evaluate_set` while the sample store is locked."""
     renderer, config = model.renderer(eval_set), eval_set.config
     params = sampling_params(config, renderer.stop_ids)
-    missing = unused(model.policy.model)
-    notes = [*eval_set.notes(), *template_mismatch(model.target, renderer), *([missing] if missing else [])]
+    unused = model.policy.unused_weights
+    notes = [*eval_set.notes(), *template_mismatch(model.target, renderer), *([unused] if unused else [])]
     watch.banner(
         [
             ("model", model.target.location + (f", adapter of {base}" if (base := model.info["adapter_of"]) else "")),

@@ -91,9 +91,9 @@ def write_pair(pair: PairedComparison, first: Report, second: Report) -> PairedC
     """
     assert first.path is not None and second.path is not None
     check_comparable([first, second])
-    laws = [read(path)["law"] for path in (first.path, second.path)]
-    names = [name for name in laws[0] if laws[0][name] != laws[1].get(name)]
-    different = [f"{name} {laws[0][name]} and {laws[1].get(name)}" for name in names]
+    params = [read(path)["law"] for path in (first.path, second.path)]
+    names = [name for name in params[0] if params[0][name] != params[1].get(name)]
+    different = [f"{name} {params[0][name]} and {params[1].get(name)}" for name in names]
     notes = (f"not sampled alike: {', '.join(different)}",) if different else ()
     result: dict[str, Any] = {"schema": 2, "name": pair.name}
     result |= {"first": {"name": first.name, "result": str(first.path)}}

@@ -34,7 +34,7 @@ SCHEMA = 2
 REQUEST, PROBLEMS, SAMPLES, RESULT = "asked.json", "problems.jsonl", "samples.jsonl.gz", "result.json"
 LOCK = "eval.lock"
 OTHER_OUTPUT = "give another --output"
-MAKE_SPACE = "make room, and the same command goes on there"
+MAKE_SPACE = "free some space and repeat the command to continue"
 
 
 @dataclass(frozen=True, slots=True)

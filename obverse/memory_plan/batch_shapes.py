@@ -15,7 +15,7 @@ class Lengths:
     """The longest prompt, the longest response in the data, and the longest completion, in tokens."""
 
     prompt: int
-    given: int
+    response: int
     completion: int
 
 
@@ -24,7 +24,7 @@ class SamplesPerProblem:
     """What a method requests per problem: sampled completions, responses of the data, and tokens of a hint."""
 
     sampled: int
-    given: int
+    response: int
     hint: int
     completion: int
 
@@ -40,8 +40,8 @@ class SamplesPerProblem:
         ]
         return SamplesPerProblem(
             sampled=max((request.rollouts + request.greedy for request in requests), default=0) * times,
-            given=max((request.demonstrations + 2 * request.pairs for request in requests), default=0) * times,
-            hint=lengths.given if any(request.hint for request in requests) else 0,
+            response=max((request.demonstrations + 2 * request.pairs for request in requests), default=0) * times,
+            hint=lengths.response if any(request.hint for request in requests) else 0,
             completion=max(longest, default=0),
         )
 
@@ -80,10 +80,10 @@ def training(
     samples = SamplesPerProblem.of(method, lengths)
     trains_rollouts = bool(method.sources & {Source.ROLLOUT, Source.HINT}) and samples.sampled > 0
     response = max(
-        samples.hint + samples.completion if trains_rollouts else 0, lengths.given if samples.given else 0, 2
+        samples.hint + samples.completion if trains_rollouts else 0, lengths.response if samples.response else 0, 2
     )
     longest = lengths.prompt + response
-    rows = max(1, (samples.sampled if trains_rollouts else 0) + samples.given)
+    rows = max(1, (samples.sampled if trains_rollouts else 0) + samples.response)
     problems = -(-config.prompts_per_step // (config.num_mini_batches * ranks))
     budget, piece = config.tokens_at_once(device), rows if method.needs_whole_groups else 1
     tokens = max(piece * longest, min(budget, problems * rows * longest))

@@ -21,15 +21,15 @@ DEFAULT_PROMPT = 1_024  # tokens of a prompt, without data and option
 
 def lengths(config: TrainConfig) -> tuple[Lengths, str]:
     """The longest prompt, text and completion of a run, and a sentence on their source."""
-    prompt, given = config.max_prompt_length or DEFAULT_PROMPT, config.max_completion_length
+    prompt, response = config.max_prompt_length or DEFAULT_PROMPT, config.max_completion_length
     try:
         problems, renderer = _problems(config), _renderer(config)
         longest = _longest(problems, lambda problem: str(problem.prompt), lambda problem: len(renderer.prompt(problem)))
         if not longest:  # AutoTokenizer returns an empty tokenizer for a folder without its files
             raise UserError(f"{config.model} has no tokenizer to count them with")
     except (UserError, OSError, ValueError) as error:
-        assumed = f"prompts of {prompt} tokens and texts of {given} are assumed"
-        return Lengths(prompt, given, config.max_completion_length), f"{assumed}: {str(error).splitlines()[0]}"
+        assumed = f"prompts of {prompt} tokens and texts of {response} are assumed"
+        return Lengths(prompt, response, config.max_completion_length), f"{assumed}: {str(error).splitlines()[0]}"
     texts = [
         _longest(
             problems,
@@ -46,7 +46,7 @@ def lengths(config: TrainConfig) -> tuple[Lengths, str]:
         ),
     ]
     prompt = min(longest, config.max_prompt_length or longest)
-    longest_texts = Lengths(prompt, max(texts) or given, config.max_completion_length)
+    longest_texts = Lengths(prompt, max(texts) or response, config.max_completion_length)
     return longest_texts, f"the longest prompt has {prompt} tokens, the longest text {max(texts)}"
 
 

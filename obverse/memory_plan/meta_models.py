@@ -48,7 +48,11 @@ def policy_capabilities(config: TrainConfig, schedule: TrainingSchedule) -> dict
 
 
 def build_meta_models(
-    config: TrainConfig, schedule: TrainingSchedule, device: str, shared_out: bool, known: Mapping[str, Capabilities]
+    config: TrainConfig,
+    schedule: TrainingSchedule,
+    device: str,
+    shared_out: bool,
+    capabilities: Mapping[str, Capabilities],
 ) -> MetaModels:
     """The models of a run, inside an open tracker; `known` is the result of `policy_capabilities`.
 
@@ -62,11 +66,11 @@ def build_meta_models(
     is_mixed = config.dtype == "mixed" or (config.dtype == "auto" and device != "cpu" and not config.use_peft)
     is_cast = is_mixed and shared_out  # FSDP gathers layers in bfloat16, so that products need no cast
     dtype, is_mixed = (torch.bfloat16, False) if is_cast else (dtype, is_mixed)
-    policy = _policy(config.model, config, dtype, is_mixed, known)
+    policy = _policy(config.model, config, dtype, is_mixed, capabilities)
     anchor = critic = scorer = None
     reads_initial = any(method.needs("anchor") or samples_initial(method) for method in schedule.methods)
     if reads_initial and (config.anchor_model is not None or not config.use_peft):
-        anchor = _policy(config.anchor_model or config.model, config, dtype, is_mixed, known)
+        anchor = _policy(config.anchor_model or config.model, config, dtype, is_mixed, capabilities)
         anchor.model.requires_grad_(False)
     if any(method.critic is not None for method in schedule.methods):
         critic = _scalar(config.model, _scalar_dtype(config.dtype), config.positions)
@@ -82,11 +86,11 @@ def build_meta_models(
 
 
 def _policy(
-    name: str, config: TrainConfig, dtype: torch.dtype, mixed: bool, known: Mapping[str, Capabilities]
+    name: str, config: TrainConfig, dtype: torch.dtype, mixed: bool, capabilities: Mapping[str, Capabilities]
 ) -> Policy:
     """The policy of a model, as `as_policy` builds it."""
     model = AutoModelForCausalLM.from_config(local_config(name, config.positions), dtype=dtype)
-    return as_policy(with_plain_experts(model), mixed, known[name])
+    return as_policy(with_plain_experts(model), mixed, capabilities[name])
 
 
 def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:

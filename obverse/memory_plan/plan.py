@@ -65,9 +65,9 @@ def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
     device = pick_device(config.device)
     kind = torch.device(device).type
     share = ranks if config.fsdp else 1
-    known, tracker = policy_capabilities(config, schedule), MemoryTracker()
+    capabilities, tracker = policy_capabilities(config, schedule), MemoryTracker()
     with tracker.open():
-        nets = build_meta_models(config, schedule, kind, share > 1, known)
+        nets = build_meta_models(config, schedule, kind, share > 1, capabilities)
         micros = [
             sizes.training(config, method, lengths, kind, nets.policy.shares, ranks) for method in schedule.methods
         ]

@@ -36,7 +36,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> MakeMethod:
-    """The function behind a method name or `file.py:function`; ConfigError with the nearest name if there is none."""
+    """The function behind a method name or `file.py:function`; ConfigError with the nearest name for an unknown one."""
     if ":" in name:
         return _from_file(name)
     if name.endswith(".py"):
@@ -195,7 +195,7 @@ def _from_file(name: str) -> MakeMethod:
     code = _code(name)
     try:
         module = python_files.load(code)
-    except (Exception, SystemExit) as error:  # the user's own, whatever it is: the message names it
+    except (Exception, SystemExit) as error:  # raised by the user's file; the message names it
         raise ConfigError(
             f"method {name!r}: {path} cannot be loaded: {python_files.load_failure(error, code)}"
         ) from error

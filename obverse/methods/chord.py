@@ -1,4 +1,4 @@
-"""CHORD: own samples and demonstrations in one sum whose balance moves over the run."""
+"""CHORD: own samples and demonstrations in one sum with weights that change over the run."""
 
 from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, Clip, One, OwnStandardized, PerToken, Request, Rest, Undecided, WarmCosine

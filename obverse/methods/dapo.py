@@ -36,7 +36,7 @@ def dapo(
               for Qwen2.5-32B [code]. In a run L is the run's own --max_completion_length; overlong_cache_length None
               is a fifth of L, as 4096 is of 20480 [derived].
     Pitfalls  Rewards of 0 and 1 halve the script's scale, which is 1 and -1: a penalty of 1 then weighs twice as
-              much. overlong_factor 0 is no penalty. A problem never solved teaches nothing, and while most are, a step
+              much. overlong_factor 0 is no penalty. A problem never solved has no gradient, and while most are, a step
               costs up to ten collections.
     Authors' names  clip_ratio_low -> epsilon, clip_ratio_high -> epsilon_high, clip_ratio_c -> dual_clip, rollout.n ->
               num_generations, overlong_buffer.len -> overlong_cache_length, overlong_buffer.penalty_factor ->

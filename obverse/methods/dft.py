@@ -1,4 +1,4 @@
-"""Dynamic fine-tuning: imitate each token by as much as it is already believed."""
+"""Dynamic fine-tuning: SFT with each token weighted by its probability."""
 
 from obverse.estimator import Method, Term
 from obverse.estimator.parts import PerToken, Request, Unit

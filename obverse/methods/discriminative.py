@@ -1,4 +1,4 @@
-"""Demonstrations up, the initial model's own answers down."""
+"""Raise demonstrations above the initial model's answers."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Direct preference optimization: what is chosen against what is rejected, without a reward model."""
+"""Direct preference optimization: chosen against rejected responses, without a reward model."""
 
 from typing import Literal
 
@@ -32,7 +32,7 @@ def dpo(
                   depend on the length.
     We do         A sum over tokens, a mean over the pairs of the whole update; ipo averages over tokens as TRL.
                   pairs="own" needs no pairs in the data: each problem's right answers are compared with each of its
-                  wrong ones, fresh in every step; a problem without both teaches nothing [derived].
+                  wrong ones, fresh in every step; a problem without both has no gradient [derived].
     Defaults  beta 0.1 (paper [mem], TRL [code]), learning_rate 1e-6 (TRL [code], paper [mem]), sigmoid, no label
               smoothing, alpha 0.5 (TRL [code]); num_generations 8 as for grpo [derived].
     Pitfalls  Equal rewards: pairs from data train whatever the rewards are, for the data say which response is better;

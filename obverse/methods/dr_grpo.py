@@ -23,7 +23,7 @@ def dr_grpo(
     Defaults  epsilon 0.2, 8 samples, L = 3000, learning_rate 1e-6 constant: the authors' Qwen2.5-Math-1.5B script. In a
               run L is the run's own --max_completion_length.
     Pitfalls  L only rescales the step for plain SGD; with Adam it matters against other terms and Adam's epsilon.
-              A problem that the model never solves teaches nothing.
+              A problem that the model never solves has no gradient.
     Authors' names  num_samples -> num_generations, cliprange -> epsilon, generate_max_length -> max_completion_length.
     Options
         num_generations: rollouts per problem

@@ -1,4 +1,4 @@
-"""SFT with a brake: f-divergences in the view of implicit rewards."""
+"""SFT with f-divergences, derived from implicit rewards."""
 
 from typing import Literal
 

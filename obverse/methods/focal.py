@@ -1,4 +1,4 @@
-"""The focal loss on demonstrations: work on what is badly fitted."""
+"""The focal loss on demonstrations: more weight on badly fitted tokens."""
 
 from obverse.estimator import Method, Term
 from obverse.estimator.parts import Doubt, PerToken, Request

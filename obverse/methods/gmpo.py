@@ -21,7 +21,7 @@ def gmpo(num_generations: int = 8, epsilon: float = 0.4, epsilon_high: float | N
     Defaults  epsilon 0.4, on both sides unless epsilon_high is given; 8 samples, learning_rate 1e-6, constant: the
               authors' script for Qwen2.5-Math-7B [code].
     Pitfalls  epsilon bounds a *log*-ratio: 0.4 is the range 0.67 to 1.49. The advantage's sign is that of R - mean R. A
-              problem that is never solved teaches nothing.
+              problem that is never solved has no gradient.
     Authors' names  cliprange -> epsilon, num_samples -> num_generations.
     Options
         num_generations: rollouts per problem

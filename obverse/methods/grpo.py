@@ -1,4 +1,4 @@
-"""Group relative policy optimization, as the paper has it."""
+"""Group relative policy optimization, as in the paper."""
 
 from obverse.estimator import Method, Term
 from obverse.estimator.parts import Behavior, Clip, PerSequence, Request, Standardized, TowardsAnchor
@@ -24,7 +24,7 @@ def grpo(
               TRL and in HPT's baselines (the paper samples 64). epsilon_high is the upper bound, None for epsilon.
     Pitfalls  Equal rewards give zero only with beta = 0: the KL term still pulls towards the anchor. Dividing by the
               std favors very easy and very hard problems; dividing by n_i favors short right and long wrong answers
-              (see dr_grpo). A problem that the model never solves teaches nothing.
+              (see dr_grpo). A problem that the model never solves has no gradient.
     Authors' names  TRL: the same; verl: kl_loss_coef, clip_ratio_low, clip_ratio_high, rollout.n.
     Options
         num_generations: rollouts per problem

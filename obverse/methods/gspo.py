@@ -19,8 +19,8 @@ def gspo(num_generations: int = 8, epsilon: float = 3e-4, epsilon_high: float = 
                   float32 ends. A group with equal rewards stays in B and has zero advantage.
     Defaults  epsilon 3e-4 and 4e-4, with 4 mini batches per collection: the paper's [2nd]. 8 samples and learning_rate
               1e-6 as in TRL's GRPO [code]. Mini batches are the run's: --num_mini_batches 4; with one the ratio is 1.
-    Pitfalls  epsilon is far smaller than PPO's, for s_i is a mean: 0.2 never clips. A sampler whose log-probs differ
-              from the trainer's by 3e-4 on average is clipped at once. A problem that is never solved teaches nothing.
+    Pitfalls  epsilon is far smaller than PPO's, for s_i is a mean: 0.2 never clips. A sampler with log-probs that
+              differ from the trainer's by 3e-4 on average is clipped at once. A problem never solved has no gradient.
     Authors' names  TRL: the same; verl: clip_ratio_low -> epsilon, clip_ratio_high -> epsilon_high.
     Options
         num_generations: rollouts per problem

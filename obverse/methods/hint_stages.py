@@ -21,14 +21,14 @@ def hint_stages(
     Paper     The stage baseline of UFT, https://arxiv.org/abs/2505.16984.
     Equation  UFT's objective with l = clip(num - t // (T_hint // (num + 1)), 0, num) chunks of hint at step t.
     Estimator As uft: continuation c_t = [1_clip r_t A - beta (1 - e^-d)] / N_own, hint c_t = beta / N_hint.
-    Paper writes  A baseline whose hints get shorter in stages.
+    Paper writes  A baseline with hints that get shorter in stages.
     Code does     The equation above, T_hint = 300 of 500 steps; the hint keeps its coefficient .001, unlike R3.
     We do         The same with t as a share of the run: num + 1 stages of equal length until hint_until, the last of
                   them without a hint. Where the code's integer division leaves a rest, ours does not.
-    Defaults  As uft, whose code ran this baseline: 4 samples, beta 0.001, epsilon 0.2, entropy_coef 0.001, 5 chunks,
+    Defaults  As uft (its code ran this baseline): 4 samples, beta 0.001, epsilon 0.2, entropy_coef 0.001, 5 chunks,
               hint_until 0.6, learning_rate 1e-6, format_reward 0.1 [code].
     Pitfalls  Equal rewards do not give zero: hints and KL still count. In the first stage the hint is the whole
-              demonstration: the answer is there, and the reward tells nothing. A demonstration with fewer steps than
+              demonstration: the answer is given, the reward is not informative. A demonstration with fewer steps than
               chunks has fewer, longer stages.
     Authors' names  sft_loss_coef -> hint_coef, kl_loss_coef -> beta, T_hint -> hint_until, rollout.n ->
               num_generations.

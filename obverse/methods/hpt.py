@@ -69,7 +69,7 @@ def hpt(
                   does not move with the batch [derived]; the formula alone (weigh, explain) has rl_coef 1.
               failed="off_policy" is OFF/ON of the ablation, "mixed" adds it to SFT: the plain sum [derived]. Where
               off-policy RL may act both kinds share one denominator L S, S all samples that train, as in the code's
-              one sum. gate_type="soft" has A = R - mean over the mixed group [derived]; soft_type says when the
+              one sum. gate_type="soft" has A = R - mean over the mixed group [derived]; soft_type sets when the
               demonstration also trains by off-policy RL: always, never, or between (1, 2 or else in the code).
               0 right members read the tables' first entry, 9 their last [derived].
     Defaults  8 rollouts, gate 0, sft_coef 1.0 (0.3 for Qwen2.5-Math-1.5B), entropy_coef 0.001, L = 8192, learning_rate
@@ -77,7 +77,7 @@ def hpt(
               failed problems: the authors' train.sh for Qwen2.5-Math-7B [code]; LLaMA-3.1-8B has gate 2. off_coef 1 is
               ours [derived]. In a run L is the run's own --max_completion_length.
     Pitfalls  rl_coef and sft_coef decide which half leads: with 1 and 1 a run is nearly SFT on failed problems.
-              Needs a demonstration per problem: a failed problem without one teaches nothing. Equal rewards do not
+              Needs a demonstration per problem: a failed problem without one has no gradient. Equal rewards do not
               give zero: an all-wrong group trains on its demonstration. The entropy term acts on demonstrations too.
               Off-policy RL in place of SFT gave 38.1, both 40.3, SFT 41.9 (Qwen2.5-Math-1.5B). The soft tables count
               to 8: with other group sizes they mean something else.

@@ -1,4 +1,4 @@
-"""Imitation that looks at what the model would have written, and at what follows."""
+"""Imitation with inputs mixed with the model's own predictions, and weights from later losses."""
 
 from typing import Literal
 
@@ -22,7 +22,7 @@ def ift(greedy_share: float = 0.2, gamma: float = 0.95, form: Literal["code", "p
     Code does     The weight is the discounted loss itself, normalized to mean 1 over the sequence and not detached;
                   with gamma = 0 all weights are 1. Sequence mean, then batch mean. The guess comes from a first
                   forward pass without gradient, shifted by one place. RMSprop.
-    We do         The code's by default, form="paper" the printed one, whose printed sum is divided by the sequence's
+    We do         The code's by default, form="paper" the printed one, with the printed sum divided by the sequence's
                   length. Any gamma = 0 with greedy_share = 0 is SFT with a mean per sequence. AdamW.
     Defaults  greedy_share 0.2, gamma 0.95: config/loss/ift.yaml [code]; learning_rate 5e-7, cosine, 3 epochs [code];
               the warm-up, 15 % of the steps in the commands and 10 % in the paper, is left to --warmup_steps.

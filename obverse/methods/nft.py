@@ -1,4 +1,4 @@
-"""Learn from wrong answers by supervised learning of what they imply."""
+"""Learn from wrong answers by supervised learning of an implicit negative policy."""
 
 from obverse.errors import ConfigError
 from obverse.estimator import Method, Term
@@ -28,7 +28,7 @@ def nft(
                   by the number of sequences; with dynamic micro batches the step moves with their size.
     We do         The code's r and cut (in value only), but sums / (L B), B counted over the whole update. Problems with
                   only right or only wrong answers are dropped, as in paper and code, and replaced by further problems
-                  in at most max_num_gen_batches collections, as in DAPO, on whose code this one is built.
+                  in at most max_num_gen_batches collections, as in DAPO, the base of this code.
     Defaults  prompt_weight 1, epsilon (the floor) 1.0, neg_weight 1, 16 samples, 10 collections, learning_rate 1e-6, 10
               warm-up steps, weight_decay 0.1: train_7B.sh [code]; L = 1000: dp_actor.py [code]. In a run L is the run's
               own --max_completion_length.

@@ -35,7 +35,7 @@ def ppo(
     kl_target: float | None = None,
     kl_horizon: int = 10_000,
 ) -> Method:
-    """PPO: a critic says what to expect, and tokens that did better than that are raised, within a clip.
+    """PPO: a critic predicts the return, and tokens with a higher return are raised, within a clip.
 
     Paper     Proximal Policy Optimization, https://arxiv.org/abs/1707.06347, eq. 7; advantages:
               https://arxiv.org/abs/1506.02438, eq. 16; for language models with the KL in the reward:

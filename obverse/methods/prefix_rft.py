@@ -1,4 +1,4 @@
-"""One sample of the group continues a demonstration's prefix, and the prefix is reinforced where the policy is torn."""
+"""One sample of the group continues a demonstration's prefix, and high-entropy tokens of the prefix are reinforced."""
 
 from typing import Literal
 

@@ -27,7 +27,7 @@ def r3(
                   all else is UFT's GRPO. It never anneals.
     We do         UFT's baseline. Boundaries are 0 to all chunks, both ends included [derived]; lengths depend on seed,
                   problem and progress alone.
-    Defaults  As uft, whose code ran this baseline: 4 samples, beta 0.001, epsilon 0.2, entropy_coef 0.001, 5 chunks,
+    Defaults  As uft (its code ran this baseline): 4 samples, beta 0.001, epsilon 0.2, entropy_coef 0.001, 5 chunks,
               learning_rate 1e-6, format_reward 0.1 [code]. In a run the seed is the run's own --seed.
     Pitfalls  Equal rewards do not give zero: the KL still pulls towards the anchor (beta = 0 ends that). The model is
               trained on hinted states to the end and is evaluated without hints.

@@ -1,4 +1,4 @@
-"""Sample, keep what is right, imitate it."""
+"""Sample, keep correct samples, imitate them."""
 
 from typing import Literal
 

@@ -45,7 +45,7 @@ def reinforce(
     Defaults  No baseline: the textbook's. One sample per problem; learning_rate 1e-6 as in TRL's RLOO [derived];
               momentum 0.95, which forgets within about 20 updates [derived].
     Pitfalls  Equal rewards do not give zero without a baseline: when everything is right, everything is raised. With
-              baseline="batch" only an update whose rewards are all equal gives zero; with "running" only once the mean
+              baseline="batch" only an update with equal rewards gives zero; with "running" only once the mean
               has come to them, and it begins at 0; with "greedy" only where the greedy answer has the same reward.
               "greedy" costs one more sample per problem. On policy only: without a ratio, a second update on one
               collection is biased.

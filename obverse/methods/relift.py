@@ -1,4 +1,4 @@
-"""RL, and SFT on what RL cannot solve as soon as enough of it waits."""
+"""RL, and SFT on unsolved problems as soon as enough of them are deferred."""
 
 from obverse.estimator import Method, Stage, Term, TrainingSchedule, WhenWaiting, entropy_bonus
 from obverse.estimator.parts import Behavior, Centered, Constant, PerToken, Request, SolvedGate
@@ -16,20 +16,20 @@ def relift(
 
     Paper     Learning What Reinforcement Learning Can't: Interleaved Online Fine-Tuning for Hardest Questions,
               https://arxiv.org/abs/2506.07527.
-    Equation  RL step: L = -sum_t r_t (R - mean R), as luffy's on own samples. Problems whose samples are all wrong wait
+    Equation  RL step: L = -sum_t r_t (R - mean R), as luffy's on own samples. Problems with only wrong samples wait
               with their demonstrations; when num_waiting do, one SFT step on them: L = -(1/N) sum_t log p_t.
     Estimator RL step: c_t = r_t (R - mean R) / (L B), pi_ref = pi_old, no mask. SFT step: c_t = 1/N, pi_ref = pi_theta,
               A = 1. In both an entropy bonus, a token mean.
     Paper writes  GRPO, and SFT on the hardest questions whenever the buffer is full.
     Code does     No std, no clip, RL sums tokens / 8192 and never divides by the number of sequences. SFT right after
-                  the RL update, over 128 demonstrations, newest first, in micro batches of 4 whose token means are
+                  the RL update, over 128 demonstrations, newest first, in micro batches of 4; their token means are
                   averaged; minus .001 times the entropy there too. A second AdamW on the same weights. A run whose
                   buffer is still empty crashes.
     We do         The same with denominators of the whole update: RL sums / (L B), SFT one token mean. The SFT step is a
                   step of the run, its optimizer and its schedule are its own, and its rate stays in proportion to the
                   run's schedule. What waits and is not taken goes on waiting.
     Defaults  8 samples, 128 waiting, entropy_coef 0.001, L = 8192, learning_rate 1e-6 for both, max_grad_norm 0.7 (the
-              script for the 7B model): the authors' code [code], whose RL batches are 128 problems. In a run L is the
+              script for the 7B model): the authors' code [code], with RL batches of 128 problems. In a run L is the
               run's own --max_completion_length.
     Pitfalls  Equal rewards do not give zero: that is when a problem waits, if all are wrong, and the bonus acts always.
               Since the code never divides by B, its entropy bonus is smaller beside RL than here; entropy_coef lowers

@@ -1,4 +1,4 @@
-"""A reward model: which of two responses people prefer, as one number per response."""
+"""A reward model: one score per response, trained on pairs of preferences."""
 
 from obverse.estimator import Method, Term
 from obverse.estimator.parts import PerPair, Ranked, Request

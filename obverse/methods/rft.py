@@ -1,4 +1,4 @@
-"""Rejection sampling: sample the initial model, keep what is right, imitate it."""
+"""Rejection sampling: sample the initial model, keep correct samples, imitate them."""
 
 from obverse.estimator import Method, Term
 from obverse.estimator.parts import DistinctCorrect, PerToken, Request

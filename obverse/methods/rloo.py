@@ -43,7 +43,7 @@ def rloo(
               paper 0.03 with 2 or 4 samples and learning_rate 1e-6 [mem].
     Pitfalls  With beta equal rewards do not give zero: the KL differs between samples, and with it the reward. S_i is
               a product over all tokens and leaves the clip range after one step: ratio="sequence" is good for one
-              update per collection. With 2 samples and beta 0 a problem teaches only when one is right and one wrong.
+              update per collection. With 2 samples and beta 0 a problem has a gradient only if just one is right.
               kl_coef with kl_in_reward comes on top of beta.
     Authors' names  TRL: the same.
     Options

@@ -6,7 +6,7 @@ from obverse.types import Source
 
 
 def sapo(num_generations: int = 8, tau_pos: float = 1.0, tau_neg: float = 1.05) -> Method:
-    """SAPO: GRPO whose hard clip is a smooth gate, a little narrower for negative advantages.
+    """SAPO: GRPO with a smooth gate as its clip, a little narrower for negative advantages.
 
     Paper     Soft Adaptive Policy Optimization, https://arxiv.org/abs/2511.20347 [mem].
     Equation  J = mean_i mean_t f(r_t) A_i, f(r) = (4 / tau) sigmoid(tau (r - 1)), tau = tau_pos for A_i > 0 and tau_neg

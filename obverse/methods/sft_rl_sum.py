@@ -1,4 +1,4 @@
-"""RL plus SFT, the plain sum: what a hybrid has to beat."""
+"""RL plus SFT, the plain sum: the baseline of hybrids."""
 
 from typing import Literal
 

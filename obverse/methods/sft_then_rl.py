@@ -25,7 +25,7 @@ def sft_then_rl(
     Equation  Stage 1: L = -(1/N) sum_t log p_t over demonstrations. Stage 2: grpo's objective, or dr_grpo's.
     Estimator stage 1: c_t = 1/N, pi_ref = pi_theta, A = 1. Stage 2: c_t = [1_clip r_t A - beta (1 - e^-d)] / (n_i B),
               or c_t = 1_clip r_t A / (L B) with dr_grpo: pi_ref = pi_old, d against the policy that stage 1 ended with.
-    Paper writes  Two runs, each with a recipe of its own; none says how the stages were matched.
+    Paper writes  Two runs, each with a recipe of its own; none states how the stages were matched.
     Code does     SRFT: SFT with batches of 128 for 3 epochs, 10 % warm-up, then 500 steps of RL; UFT: 5 epochs of SFT
                   at 1e-5, then RL. LUFFY's RL takes problems that its SFT did not use. HPT's recipe was not read.
     We do         One run over one stream of problems. The second stage begins with fresh moments and a schedule of its

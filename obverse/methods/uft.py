@@ -39,7 +39,7 @@ def uft(
               (format_reward): the paper and its run.py [code]. hint_coef is beta unless given. In a run
               the seed is the run's own --seed.
     Pitfalls  Equal rewards do not give zero: hints and KL still count. A hint may be the whole demonstration; the
-              answer is then already there and the reward tells nothing. A problem without a demonstration is plain
+              answer is then already there and the reward is not informative. A problem without a demonstration is plain
               GRPO. beta = 0.002 gave 59.95 where 0.0005 gave 46.09 (countdown, 0.5B).
     Authors' names  sft_loss_coef -> hint_coef, kl_loss_coef -> beta, T_hint -> hint_until (a share of the run),
               rollout.n -> num_generations.

@@ -1,4 +1,4 @@
-"""One loss for demonstrations, preferences and scores: the implicit reward is fitted to what is known."""
+"""One loss for demonstrations, preferences and scores: the implicit reward is fitted to labels or scores."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ def una(
     Code does     One sample per batch and torch.sum, so a sum and no mean; a branch for each kind of sample. Online the
                   target is sigmoid of a reward model's score.
     We do         Chosen 1, rejected 0, demonstrations 1, own samples their reward clipped to [0, 1]; a mean over all
-                  samples of the update, of whatever kind. Pairs with a difference are dpo. `data` says what is taken
+                  samples of the update, of whatever kind. Pairs with a difference are dpo. `data` selects what is taken
                   from the data set (a kind that it does not have is simply absent), num_generations adds own
                   samples.
     Defaults  beta 0.01, learning_rate 3e-5, mse [paper] (with LoRA; score data in the offline scripts 0.03 [code]).

@@ -1,4 +1,4 @@
-"""Learn the first tokens of one's own answers, right or wrong."""
+"""Train on the first tokens of own samples, correct or not."""
 
 from obverse.estimator import Method, Term
 from obverse.estimator.parts import Itself, One, PerPrefixToken, Prefix, PrefixRequest
@@ -27,7 +27,7 @@ def upft(prefix_length: int = 8, whole_share: float = 0.1) -> Method:
     Authors' names  t -> prefix_length, p -> whole_share.
     Options
         prefix_length: tokens at the beginning of an answer that train
-        whole_share: share of the problems whose whole answer trains
+        whole_share: share of the problems that train on the whole answer
     """
     prefix = Prefix(prefix_length, whole_share)
     return Method(

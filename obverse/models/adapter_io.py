@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,17 @@ class Origin:
     """The base model of an adapter."""
 
     name: str  # as --model called it
-    place: str  # a folder's full path, or a hub name
+    place: str  # the absolute path of a folder, or a hub name
     sha256: str  # of its weights
 
     @classmethod
     def of(cls, name: str) -> Origin:
         """The origin of a model that has been loaded, so that the files of a hub name are in the cache."""
-        place = locate(name)
-        folder = Path(place)
+        source = locate(name)
+        folder = Path(source)
         if not folder.is_dir():
-            folder = Path(str(cached_file(place, "config.json", local_files_only=True))).parent
-            return cls(name, place, digest(folder))
+            folder = Path(str(cached_file(source, "config.json", local_files_only=True))).parent
+            return cls(name, source, digest(folder))
         return cls(name, str(folder.resolve()), digest(folder))
 
     def write(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ class Origin:
         if recorded.get("sha256", self.sha256) != self.sha256:
             raise CheckpointError(
                 f"adapter {folder}: it was trained on {recorded.get('name')!r:.200}, whose weights have the sha256 "
-                f"{recorded['sha256']!s:.12}, and {self.name!r:.200} has {self.sha256:.12}: give it its own base"
+                f"{recorded['sha256']!s:.12}, and {self.name!r:.200} has {self.sha256:.12}: give its original base"
             )
 
 
@@ -77,30 +77,31 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def is_adapter(place: str | Path) -> bool:
+def is_adapter(path: str | Path) -> bool:
     """Whether this is the folder of an adapter."""
-    return (Path(place).expanduser() / CONFIG).is_file()
+    return (Path(path).expanduser() / CONFIG).is_file()
 
 
-def base_of(place: str) -> str | None:
-    """The base model that an adapter's folder names; None for anything that is not an adapter's folder.
+def base_of(name: str) -> str | None:
+    """The base model of an adapter, from its folder; None for anything that is not an adapter's folder.
 
-    Relative paths start at the working directory, or else at the adapter's folder. Raises ConfigError without a name.
+    Relative paths start at the working directory, or else at the adapter's folder. Raises ConfigError if the folder
+    names no base.
     """
-    folder = Path(place).expanduser()
+    folder = Path(name).expanduser()
     if not is_adapter(folder):
         return None
-    if origin(folder).get("name") == "embedded":  # wherever obverse was installed
+    if origin(folder).get("name") == "embedded":  # the recorded path may be of another installation
         return str(EMBEDDED)
     base = _read(folder, CONFIG).get("base_model_name_or_path")
     if not base:
-        raise ConfigError(f"adapter {place}: {CONFIG} names no base_model_name_or_path to put it on")
+        raise ConfigError(f"adapter {name}: {CONFIG} has no base_model_name_or_path")
     beside = folder / str(base)
     return str(beside) if not Path(base).is_dir() and beside.is_dir() else str(base)
 
 
 def peft_library() -> Any:
-    """The library PEFT, imported on first use. Raises ConfigError where it is not installed."""
+    """The library PEFT, imported on first use. Raises ConfigError if it is not installed."""
     try:
         import peft.utils.transformers_weight_conversion  # an optional dependency that takes a second to import
     except ImportError:
@@ -109,7 +110,7 @@ def peft_library() -> Any:
 
 
 def refuse_unlike(folder: Path, wrapped: Any) -> None:
-    """Raise ConfigError where an adapter's file has other weights than the layers that PEFT created.
+    """Raise ConfigError if the weights in an adapter's file are not those of the layers that PEFT created.
 
     Missing weights would be random or zero, and surplus ones would be ignored.
     """
@@ -120,31 +121,31 @@ def refuse_unlike(folder: Path, wrapped: Any) -> None:
     missing, surplus = sorted(expected - saved), sorted(saved - expected - whole)
     if missing or surplus:
         parts = [f"it lacks {listed(missing)}"] * bool(missing)
-        parts += [f"nothing has a place for {listed(surplus)}"] * bool(surplus)
+        parts += [f"it has {listed(surplus)}, which fits no layer"] * bool(surplus)
         raise ConfigError(
             f"adapter {folder}: {CONFIG} and {WEIGHTS} do not fit the base: {', and '.join(parts)}: give the files of "
-            "one adapter, and its own base"
+            "one adapter, and its original base"
         )
 
 
-def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
+def load_any(name: str, dtype: str = "auto", device: str = "auto", trains: bool = False) -> tuple[Policy, Any]:
     """The policy and its tokenizer: of a model, as `obverse.models.load.load`, or of an adapter merged into its base.
 
     The tokenizer, with its chat template, is that of the adapter's folder if it has one. Raises ConfigError for a
     missing model or library and for an adapter that does not fit its base, CheckpointError for one of another base.
     """
-    base = base_of(place)
+    base = base_of(name)
     if base is None:
-        return load(place, dtype, device, trains)
-    peft, folder = peft_library(), Path(place).expanduser()
+        return load(name, dtype, device, trains)
+    peft, folder = peft_library(), Path(name).expanduser()
     if not (folder / WEIGHTS).is_file():
-        raise ConfigError(f"adapter {place}: it has no {WEIGHTS}, and weights in another format are not read")
+        raise ConfigError(f"adapter {name}: it has no {WEIGHTS}, and weights in another format are not read")
     policy, tokenizer = load(base, dtype, device, trains)
     if origin(folder):
         Origin.of(base).refuse_other(folder)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of PEFT, about transformers' interface
+            warnings.simplefilter("ignore")  # PEFT's warnings about transformers
             wrapped = peft.PeftModel.from_pretrained(policy.model, str(folder))
             refuse_unlike(folder, wrapped)
             merge = getattr(wrapped.base_model, "merge_and_unload", None)
@@ -153,8 +154,8 @@ def load_any(place: str, dtype: str = "auto", device: str = "auto", trains: bool
             merged = merge()
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"adapter {place} cannot be put on {base}: {reason}") from None
+        raise ConfigError(f"adapter {name} cannot be applied to {base}: {reason}") from None
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        check_vocabulary(place, merged, tokenizer)
-    return as_policy(merged, mixed=policy.mixed), tokenizer
+        check_vocabulary(name, merged, tokenizer)
+    return replace(as_policy(merged, policy.mixed), unused_weights=policy.unused_weights), tokenizer

@@ -10,7 +10,6 @@ from typing import Any
 from obverse.errors import ConfigError
 
 NUM_NAMED = 3  # weights that a message names; the others are counted
-UNUSED = "_obverse_unused"  # the attribute of a model with the message of `unused`
 # Configuration keys of multi-token prediction layers, which transformers does not load.
 EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers", "mtp_num_hidden_layers")
 
@@ -46,12 +45,12 @@ def reported() -> Iterator[Report]:
         logger.removeFilter(report)
 
 
-def check_weights(name: str, model: Any, info: Mapping[str, Any], new_head: bool = False) -> None:
-    """Raise ConfigError where files and configuration of a model do not fit.
+def check_weights(name: str, model: Any, info: Mapping[str, Any], new_head: bool = False) -> str | None:
+    """Raise ConfigError if files and configuration of a model do not fit; a message about weights that are not used.
 
     `info` is transformers' `output_loading_info`. Errors are missing weights, which would be random, and weights of
-    another shape, of further layers, or of modules without such a weight. Other surplus weights are stored for
-    `unused`. With `new_head` a scalar head `score` may be missing.
+    another shape, of further layers, or of modules without such a weight. The message names other surplus weights; None
+    without any. With `new_head` a scalar head `score` may be missing.
     """
     where, head = f"model {name!r}", ("score.",) if new_head else ()
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(head))
@@ -69,7 +68,7 @@ def check_weights(name: str, model: Any, info: Mapping[str, Any], new_head: bool
             "give files and configuration of one model"
         )
     if missing:
-        surplus = f"; they hold {listed(unexpected)}, for which it has no place: rename them" if unexpected else ""
+        surplus = f"; they hold {listed(unexpected)}, which the model does not have: rename them" if unexpected else ""
         raise ConfigError(
             f"{where}: its files lack {len(missing)} of its {len(model.state_dict())} weights, which would be random: "
             f"{listed(missing)}{surplus or ': give files and configuration of one model'}"
@@ -77,7 +76,7 @@ def check_weights(name: str, model: Any, info: Mapping[str, Any], new_head: bool
     layers = _surplus_layers(model, unexpected)
     if layers:
         raise ConfigError(
-            f"{where}: its files have layers that its config.json does not count, {listed(layers)}: "
+            f"{where}: its files have layers that its config.json does not have, {listed(layers)}: "
             "give files and configuration of one model"
         )
     foreign = [key for key in unexpected if _is_of_module(model, key)]
@@ -87,8 +86,7 @@ def check_weights(name: str, model: Any, info: Mapping[str, Any], new_head: bool
             "without them it computes another function; give files and configuration of one model"
         )
     _refuse_untied(where, model)
-    if unexpected:
-        setattr(model, UNUSED, f"{where}: weights in its files that it does not use: {listed(unexpected)}")
+    return f"{where}: weights in its files that it does not use: {listed(unexpected)}" if unexpected else None
 
 
 def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
@@ -105,12 +103,6 @@ def check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
             f"model {name!r}: its tokenizer has {len(beyond)} tokens that the model has no embedding for, the last "
             f"is {num_rows - 1}: {listed(tokens)}: give the tokenizer of its training, or resize the embeddings"
         )
-
-
-def unused(model: Any) -> str | None:
-    """A message about weights in the files that the model does not use; None without any."""
-    sentence: str | None = getattr(model, UNUSED, None)
-    return sentence
 
 
 def listed(names: Collection[str]) -> str:
@@ -167,5 +159,5 @@ def _refuse_untied(where: str, model: Any) -> None:
     if untied:
         raise ConfigError(
             f"{where}: its config.json ties {min(untied)} to the embeddings (tie_word_embeddings), and its files have "
-            "another one: programs differ in which they take; set it to false there, or drop the weight"
+            "another one: libraries differ in which they load; set it to false there, or remove the weight"
         )

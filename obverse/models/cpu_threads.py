@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 SMALL_MODEL = 20_000_000  # parameters: below, one thread is the fastest, and a run is the same bit for bit everywhere
-NUM_TOKENS = 256  # rows that go through a matrix at once: what a small micro batch has
-MAX_SIDE = 2048  # of a matrix that is timed: a wider one takes long, and is no slower per operation
+NUM_TOKENS = 256  # rows of the timed products, as in a small micro batch
+MAX_SIDE = 2048  # of a timed matrix: larger ones take longer at the same throughput
 NUM_SHAPES = 2
-SECONDS = 0.2  # for all products together, beside the first of each
-MIN_SPEEDUP = 1.15  # that another doubling of the threads must bring, as other cores may be busy later
+SECONDS = 0.2  # for all products together, without the first of each
+MIN_SPEEDUP = 1.15  # of more threads; a smaller gain can vanish when other processes use the cores
 
 Shape = tuple[int, int]
 
@@ -51,7 +51,7 @@ def best_threads(model: Any) -> int:
 
 
 def best(throughputs: Sequence[Throughput]) -> int:
-    """The number of threads beyond which none is faster by MIN_SPEEDUP.
+    """The number of threads above which no larger number is faster by MIN_SPEEDUP.
 
     `throughputs` are of one data type, by rising number of threads.
     """
@@ -68,15 +68,15 @@ def measure(of: Sequence[Shape], dtypes: Sequence[str], seconds: float = SECONDS
     Takes about `seconds` in all. torch's number of threads is restored afterwards.
     """
     numbers = candidates(num_cores())
-    each = seconds / (len(numbers) * len(dtypes) * len(of))
-    found = []
+    seconds_each = seconds / (len(numbers) * len(dtypes) * len(of))
+    throughputs = []
     for dtype in dtypes:
         pairs = [operands(shape, getattr(torch, dtype)) for shape in of]
         for threads in numbers:
             with using(threads):
-                rates = [rate(*pair, each) for pair in pairs]
-            found.append(Throughput(threads, dtype, len(rates) / sum(1 / throughput for throughput in rates)))
-    return found
+                rates = [rate(*pair, seconds_each) for pair in pairs]
+            throughputs.append(Throughput(threads, dtype, len(rates) / sum(1 / value for value in rates)))
+    return throughputs
 
 
 def shapes(model: Any) -> list[Shape]:
@@ -94,20 +94,20 @@ def operands(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def rate(states: Tensor, matrix: Tensor, seconds: float) -> float:
-    """Operations per second: the fastest product of those that `seconds` have room for, at least one."""
-    torch.nn.functional.linear(states, matrix)  # the first one pays for the threads and the memory
+    """Operations per second of the fastest product within `seconds`; at least one is run."""
+    torch.nn.functional.linear(states, matrix)  # warm-up: starts threads, allocates memory
     fastest, end = float("inf"), time.perf_counter() + seconds
     while True:
         start = time.perf_counter()
         torch.nn.functional.linear(states, matrix)
-        now = time.perf_counter()
-        fastest = min(fastest, now - start)
-        if now + fastest >= end:
+        finished = time.perf_counter()
+        fastest = min(fastest, finished - start)
+        if finished + fastest >= end:
             return 2 * states.shape[0] * matrix.numel() / fastest
 
 
 def candidates(cores: int) -> list[int]:
-    """1, 2, 4, ... and the cores themselves."""
+    """The numbers of threads to try: powers of two up to the number of cores, and that number."""
     return sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})
 
 
@@ -118,7 +118,7 @@ def num_cores() -> int:
 
 @contextmanager
 def using(threads: int) -> Iterator[None]:
-    """torch with so many threads, for a while."""
+    """Set torch's number of threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,9 @@ def locate(name: str) -> str:
         return str(EMBEDDED)
     path = Path(name).expanduser()
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise ConfigError(f"model {name!r}: this is an adapter: 'obverse export' puts it and its base together")
+        raise ConfigError(f"model {name!r}: this is an adapter: merge it into its base by 'obverse export'")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ConfigError(f"model {name!r}: this folder has no config.json, so it holds no model (nor a whole run)")
+        raise ConfigError(f"model {name!r}: this folder has no config.json: it is neither a model nor a run")
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ConfigError(f"model {name!r}: there is no such folder; hub names look like owner/name")
     return str(path) if path.is_dir() else name
@@ -65,7 +65,7 @@ def load(
     process_group: ProcessGroup = SINGLE_PROCESS,
     **options: Any,
 ) -> tuple[Policy, Any]:
-    """The policy and its tokenizer from a folder or a hub name. Raises ConfigError where they cannot be loaded.
+    """The policy and its tokenizer from a folder or a hub name. Raises ConfigError if they cannot be loaded.
 
     `dtype` auto is float32 on a CPU and bfloat16 on an accelerator. There, a policy that `trains` is mixed: float32
     weights, bfloat16 products, because small steps are lost in bfloat16 weights. A model's own code is never run.
@@ -75,10 +75,10 @@ def load(
     check_kind(name, scores=False)
     if dtype == "auto" and trains and pick_device(device) != "cpu":
         dtype = "mixed"
-    model, tokenizer = _load(AutoModelForCausalLM, name, dtype, device, process_group, **options)
+    model, tokenizer, unused = _load(AutoModelForCausalLM, name, dtype, device, process_group, **options)
     capabilities = asdict(capabilities_of(model.eval())) if process_group.is_first else None
     shared = Capabilities(**process_group.broadcast(capabilities))
-    return as_policy(model, mixed=dtype == "mixed", capabilities=shared), tokenizer
+    return replace(as_policy(model, dtype == "mixed", shared), unused_weights=unused), tokenizer
 
 
 def load_scalar(
@@ -88,12 +88,12 @@ def load_scalar(
     trained: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
     positions: Mapping[str, float] | None = None,
-) -> tuple[Any, Any]:
-    """A model with a scalar head, and its tokenizer: a critic or a reward model.
+) -> tuple[Any, Any, str | None]:
+    """A critic or reward model, its tokenizer, and a message about weights in its files that it does not use.
 
-    The class is transformers' sequence classification with one label. A model without such a head gets one of zeros;
-    with `trained` that is a ConfigError. Weights are float32 unless `dtype` is bfloat16. `process_group` is as in
-    `load`.
+    The class is transformers' sequence classification with one label, that is with a scalar head. A model without
+    such a head gets one of zeros; with `trained` that is a ConfigError. Weights are float32 unless `dtype` is bfloat16.
+    `process_group` is as in `load`.
     """
     dtype = "float32" if dtype in ("auto", "mixed") else dtype
     if trained:
@@ -101,7 +101,7 @@ def load_scalar(
     has_head = is_scorer(_readable(name, AutoConfig.from_pretrained))
     if trained and not has_head:
         raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
-    model, tokenizer = _load(
+    model, tokenizer, unused = _load(
         AutoModelForSequenceClassification,
         name,
         dtype,
@@ -120,7 +120,7 @@ def load_scalar(
     model.config.pad_token_id = model.config.pad_token_id or 0
     model.get_input_embeddings().padding_idx = None
     model.eval()
-    return model, tokenizer
+    return model, tokenizer, unused
 
 
 def check_kind(name: str, scores: bool) -> None:
@@ -134,7 +134,7 @@ def check_kind(name: str, scores: bool) -> None:
     if scores and not is_scorer(config):
         raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
     if scores and config.num_labels != 1:
-        raise ConfigError(f"reward model {name!r}: its head gives {config.num_labels} numbers, a reward is one")
+        raise ConfigError(f"reward model {name!r}: its head gives {config.num_labels} numbers in place of one")
 
 
 def is_scorer(config: Any) -> bool:
@@ -143,7 +143,7 @@ def is_scorer(config: Any) -> bool:
 
 
 def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
-    """The result of `read` for a model's folder or hub name. Raises ConfigError where it fails."""
+    """The result of `read` for a model's folder or hub name. Raises ConfigError if it fails."""
     with _reading(name):
         return read(locate(name), trust_remote_code=False, **options)  # by default transformers asks on the terminal
 
@@ -169,18 +169,18 @@ def _load(
     positions: Mapping[str, float] | None = None,
     new_head: bool = False,
     **options: Any,
-) -> tuple[Any, Any]:
-    """A model on its device, with all weights from its files (see `check_weights`), and its tokenizer."""
+) -> tuple[Any, Any, str | None]:
+    """A model on its device, with all weights from its files, its tokenizer, and the message of `check_weights`."""
     where = torch.device(pick_device(device))
     kind = weights_dtype(dtype, where.type)
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     if not process_group.is_first:
-        return with_plain_experts(_outline(kind_of_model, name, kind, positions, **options)), tokenizer
+        return with_plain_experts(_outline(kind_of_model, name, kind, positions, **options)), tokenizer, None
     shards = shard_files(Path(locate(name)))
     with reported() as report:
         try:
             if shards:
-                model, info = _put_together(kind_of_model, name, kind, shards, positions, **options)
+                model, info = _from_shards(kind_of_model, name, kind, shards, positions, **options)
             else:
                 if positions:
                     labels = {key: options.pop(key) for key in ("num_labels",) if key in options}
@@ -196,17 +196,17 @@ def _load(
                 ) from None
             if report.failed:
                 raise ConfigError(
-                    f"model {name!r}: {listed(report.failed)} cannot be put together from the weights in its files: "
+                    f"model {name!r}: {listed(report.failed)} cannot be assembled from the weights in its files: "
                     "some are missing or of another shape; give files and configuration of one model"
                 ) from None
             raise
     if kind_of_model is AutoModelForSequenceClassification:
         _refuse_without_score(name, model)
-    check_weights(name, model, info, new_head)
+    unused = check_weights(name, model, info, new_head)
     check_vocabulary(name, model, tokenizer)
     with_plain_experts(model)
-    stays = "device_map" in options or not process_group.is_alone  # a quantized one is made where it stays
-    return model if stays else model.to(where), tokenizer
+    stays = "device_map" in options or not process_group.is_alone  # quantized weights are created on their device
+    return model if stays else model.to(where), tokenizer, unused
 
 
 def _refuse_without_score(name: str, model: Any) -> None:
@@ -228,7 +228,7 @@ def _outline(
         return with_defaults(kind_of_model.from_config(config, dtype=dtype), name)
 
 
-def _put_together(
+def _from_shards(
     kind_of_model: Any,
     name: str,
     dtype: torch.dtype,
@@ -246,9 +246,9 @@ def _put_together(
 
 
 def with_defaults(model: Any, name: str) -> Any:
-    """The model with the generation defaults of its folder, if there are any."""
+    """The model with the generation defaults of its folder, if it has any."""
     if model.can_generate():
-        with suppress(OSError):  # then they follow from its configuration
+        with suppress(OSError):  # without the file the defaults follow from the model's configuration
             model.generation_config = GenerationConfig.from_pretrained(locate(name))
     return model
 

@@ -17,8 +17,8 @@ from obverse.models.adapter_io import peft_library
 from obverse.models.policy import Policy
 
 ALL = "all-linear"
-MIN_SHARE = 0.01  # of the weights; smaller groups are not listed
-PARTS = re.compile(r"\.(?:base_layer\.)+")  # what PEFT puts between a layer and its own weights
+MIN_FRACTION = 0.01  # of the weights; smaller groups are not listed
+PARTS = re.compile(r"\.(?:base_layer\.)+")  # in PEFT's names, between a layer and its weights
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def targets(model: Any, config: TrainConfig) -> Targets:
     """
     linear = linear_layers(model)
     unread = unread_layers(model, linear)
-    experts = {end_of(name) for name, each in model.named_parameters() if each.ndim == 3 and each.is_floating_point()}
+    experts = {end_of(name) for name, p in model.named_parameters() if p.ndim == 3 and p.is_floating_point()}
     ends = {end_of(name) for name in linear}
     refused = {end for end in ends if is_refused(model, end)}
     fit = sorted(name for name in linear if name not in unread and end_of(name) not in refused)
@@ -46,18 +46,20 @@ def targets(model: Any, config: TrainConfig) -> Targets:
     if wanted in ((), (ALL,)):
         modules = {end_of(name) for name in fit}
         return Targets(tuple(sorted(modules)), tuple(sorted(name for name in unread if end_of(name) in modules)))
-    modules = {each for each in wanted if any(f".{name}".endswith(f".{each}") for name in fit)}
-    parameters = {each for each in wanted if end_of(each) in experts and each not in modules}
-    if missing := [each for each in wanted if each not in modules | parameters]:
-        known = ", ".join(sorted({end_of(name) for name in fit}))
+    modules = {target for target in wanted if any(f".{name}".endswith(f".{target}") for name in fit)}
+    parameters = {target for target in wanted if end_of(target) in experts and target not in modules}
+    if missing := [target for target in wanted if target not in modules | parameters]:
+        available = ", ".join(sorted({end_of(name) for name in fit}))
         more = f"; matrices of experts: {', '.join(sorted(experts))}" if experts else ""
         raise ConfigError(
-            f"--lora_target_modules: no layer that can have an adapter is called {missing[0]} (there: {known}{more})"
+            f"--lora_target_modules: no layer that can have an adapter is called {missing[0]} "
+            f"(available: {available}{more})"
         )
     return Targets(tuple(sorted(modules)), tuple(sorted(unread)), tuple(sorted(parameters)))
 
 
 def end_of(name: str) -> str:
+    """The last part of a module's or parameter's name."""
     return name.rpartition(".")[2]
 
 
@@ -93,45 +95,43 @@ def unread_layers(model: Any, linear: Mapping[str, Any]) -> set[str]:
 def is_refused(model: Any, end: str) -> bool:
     """Whether PEFT refuses layers of that name in this type of model, or maps the name to others (experts)."""
     library = peft_library()
-    asked, parts = library.LoraConfig(target_modules=[end]), library.tuners.tuners_utils
-    check = getattr(parts, "_check_lora_target_modules_mamba", lambda *_: None)
+    config, tuners_utils = library.LoraConfig(target_modules=[end]), library.tuners.tuners_utils
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", lambda *_: None)
     try:
-        check(asked, model, end)
-        library.utils.transformers_weight_conversion.convert_peft_config_for_transformers(asked, model, None)
+        check(config, model, end)
+        library.utils.transformers_weight_conversion.convert_peft_config_for_transformers(config, model, None)
     except ValueError:
         return True
-    return end not in asked.target_modules
+    return end not in config.target_modules
 
 
 def coverage(policy: Policy) -> str:
-    """One line on the layers with and without adapters, and their shares of the weights.
+    """One line on the layers with and without adapters, and their fractions of the weights.
 
     Example: "28 layers (down_proj, o_proj, q_proj), 71% of the weights; without: mlp.experts.down_proj 12%"
     """
-    adapter, total = policy.adapter, sum(each.numel() for _, each in base_parameters(policy.model))
-    under = {id(matrix_of(layer)): matrix_of(layer) for layer in adapter.layers}
-    names, left = set(), Counter[str]()
-    for name, each in base_parameters(policy.model):
-        plain = PARTS.sub(".", name)
-        if id(each) in under:
-            names.add(end_of(plain.removesuffix(".weight")))
-        elif each.ndim > 1:
-            left[".".join([part for part in plain.removesuffix(".weight").split(".") if not part.isdigit()][-3:])] += (
-                each.numel()
-            )
-    share = sum(each.numel() for each in under.values()) / total
-    others = [f"{name} {number / total:.0%}" for name, number in left.most_common(4) if number / total >= MIN_SHARE]
-    without = f"; without: {', '.join(others)}" if others else ""
-    return f"{len(adapter.layers)} layers ({', '.join(sorted(names))}), {share:.0%} of the weights{without}"
+    adapter, total = policy.adapter, sum(weight.numel() for _, weight in base_parameters(policy.model))
+    adapted = {id(matrix_of(layer)): matrix_of(layer) for layer in adapter.layers}
+    names, uncovered = set(), Counter[str]()
+    for name, weight in base_parameters(policy.model):
+        layer_name = PARTS.sub(".", name).removesuffix(".weight")
+        if id(weight) in adapted:
+            names.add(end_of(layer_name))
+        elif weight.ndim > 1:
+            uncovered[".".join([part for part in layer_name.split(".") if not part.isdigit()][-3:])] += weight.numel()
+    fraction = sum(weight.numel() for weight in adapted.values()) / total
+    listed = [f"{name} {size / total:.0%}" for name, size in uncovered.most_common(4) if size / total >= MIN_FRACTION]
+    without = f"; without: {', '.join(listed)}" if listed else ""
+    return f"{len(adapter.layers)} layers ({', '.join(sorted(names))}), {fraction:.0%} of the weights{without}"
 
 
 def base_parameters(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    """The base's weights, by their names among the adapters."""
-    return [(name, each) for name, each in model.named_parameters() if ".lora_" not in name]
+    """The base model's weights with their names, without those of adapters."""
+    return [(name, weight) for name, weight in model.named_parameters() if ".lora_" not in name]
 
 
 def matrix_of(layer: Any) -> torch.nn.Parameter:
-    """The weight that an adapter is added to."""
+    """The weight to which an adapter is added."""
     name = getattr(layer, "parameter_name", "weight")
     weight: torch.nn.Parameter = getattr(layer.get_base_layer(), name)
     return weight

@@ -41,6 +41,7 @@ class Policy:
     adapter: Any = None  # obverse.models.lora.Adapter, if only an adapter is trained
     compiled: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the layers run their compiled forward
     rows: RowGrouping = field(default_factory=RowGrouping)  # which rows can share a batch
+    unused_weights: str | None = None  # a message about weights in the files that the model does not use
 
     @property
     def device(self) -> torch.device:

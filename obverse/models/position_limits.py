@@ -1,4 +1,4 @@
-"""The longest input of a model: the rows of its position embedding table, where it has one."""
+"""The longest input of a model: the size of its position embedding table, if it has one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 UNREADABLE = (RuntimeError, IndexError, ValueError, TypeError, AttributeError)
-PROBES = (4, 6)  # tokens that a model is tried with
-LOOKUPS = {"embedding": (0, 1), "index_select": (0, 2), "gather": (0, 2), "index": (0, 1)}  # places of table and index
+PROBES = (4, 6)  # lengths of the test inputs, in tokens
+LOOKUPS = {
+    "embedding": (0, 1),
+    "index_select": (0, 2),
+    "gather": (0, 2),
+    "index": (0, 1),
+}  # argument positions of table and index
 
 
 class Lookups(TorchDispatchMode):
@@ -27,10 +32,10 @@ class Lookups(TorchDispatchMode):
     ) -> Any:
         name = func.overloadpacket.__name__
         if name in LOOKUPS and len(args) > max(LOOKUPS[name]):
-            table, index = (args[place] for place in LOOKUPS[name])
+            table, index = (args[position] for position in LOOKUPS[name])
             along = args[1] if name in ("index_select", "gather") else 0
             if name == "index":
-                along = next((place for place, each in enumerate(index) if each is not None), 0)
+                along = next((dim for dim, indices in enumerate(index) if indices is not None), 0)
                 index = index[along]
             is_plain = isinstance(index, Tensor) and not index.is_meta and not index.is_floating_point()
             if is_plain and index.dtype is not torch.bool and index.numel():
@@ -41,17 +46,17 @@ class Lookups(TorchDispatchMode):
 
 @torch.no_grad()
 def num_positions(model: Any) -> int | None:
-    """The longest input of a model, in tokens; None where nothing bounds it, as with rotary positions.
+    """The longest input of a model, in tokens; None without a limit, as with rotary positions.
 
     Found by two forward passes of different lengths: a lookup whose largest row grows with the length, in a table of
     constant size, is a table of positions. Offsets into the table are accounted for.
     """
-    decoder, seen = _decoder(model), []
+    decoder, largest_rows = _decoder(model), []
     for length in PROBES:
-        with Lookups() as lookups, suppress(*UNREADABLE):  # a model that cannot be tried has none that is known
+        with Lookups() as lookups, suppress(*UNREADABLE):  # without a forward pass the limit is unknown
             decoder(input_ids=torch.ones(1, length, dtype=torch.long, device=model.device), use_cache=False)
-        seen.append(lookups.largest)
-    short, long = seen
+        largest_rows.append(lookups.largest)
+    short, long = largest_rows
     step = PROBES[1] - PROBES[0]
     limits = [
         key[1][key[2]] - (short[key] - PROBES[0] + 1)
@@ -62,10 +67,10 @@ def num_positions(model: Any) -> int | None:
 
 
 def rated_positions(model: Any) -> int | None:
-    """The longest input that the model's configuration declares, in tokens; None where it declares none."""
+    """The longest input that the model's configuration declares, in tokens, or None."""
     config = model.config.get_text_config()
-    found = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return int(found) if isinstance(found, int) and found > 0 else None
+    length = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    return int(length) if isinstance(length, int) and length > 0 else None
 
 
 @torch.no_grad()

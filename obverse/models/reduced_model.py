@@ -1,7 +1,7 @@
 """A small copy of a model's architecture with random weights: the same code, few layers, narrow, short windows.
 
-What a model computes on padded batches, from a cache or by parts can be tried on the copy in milliseconds, beyond every
-length at which the architecture changes its ways, and whatever the values of the real weights are.
+Whether a model is correct on padded batches, with a key-value cache or in parts can be tested on the copy in
+milliseconds, beyond every length at which the architecture behaves differently, independent of the real weights.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from obverse.models.rope_frequencies import rope_dicts
 
 MAX_PARAMETERS = 80_000_000  # of a copy: 320 MB in float32
-DEPTHS = (4, 8, 16)  # layers that are tried before all of them
-POSITIONS = 512  # of a copy; a row that is tried has at most 64 tokens
-SWITCH = 16  # the length at which a copy's rotary frequencies change, where the model's do
+DEPTHS = (4, 8, 16)  # numbers of layers to try, before all of them
+POSITIONS = 512  # of a copy; test rows have at most 64 tokens
+SWITCH = 16  # the length at which a copy's rotary frequencies change, if the model's change with length
 WINDOW = 8  # of sliding and chunked attention, and of scans by chunks
 
 WINDOWS = (
@@ -35,16 +35,16 @@ WINDOWS = (
 )
 FORWARD = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "d_ff")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "zero_expert_num")
-CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group")
-# More tokens in the table cost memory and change nothing that is tried.
+ROUTED = ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group")
+# A larger table costs memory and does not affect the tests.
 VOCABULARY = 512
 
 
 def reduced(model: Any) -> Any | None:
-    """A copy on the CPU, in float32 and in evaluation mode, made of every class of layer that `model` is made of.
+    """A small copy on the CPU, in float32 and in evaluation mode, with every class of layer that `model` has.
 
-    Where no smaller configuration gives such a copy it is a small model's own, and None for a large one. The model's
-    numbers are not read but for that, so that it may consist of meta tensors.
+    If no smaller configuration gives such a copy, it is a copy of the whole model, or None if the model is large. Only
+    in that case are the weights read; otherwise they may be meta tensors.
     """
     classes = _classes(model)
     with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -59,7 +59,7 @@ def reduced(model: Any) -> Any | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, warnings and what transformers logs about a copy are not shown: they concern nothing of the user's."""
+    """Suppress warnings and transformers' log messages inside: they are about a copy, not about the user's model."""
     log = logging.getLogger("transformers")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -72,7 +72,7 @@ def quiet() -> Iterator[None]:
 
 
 def randomize(model: Any, seed: int = 0) -> None:
-    """Add noise to every weight: a zero would hide what it is multiplied with."""
+    """Add noise to every weight: products with a zero would hide errors in the other factor."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,36 +83,36 @@ def randomize(model: Any, seed: int = 0) -> None:
 
 
 def architecture(module: Any) -> type | None:
-    """The class from transformers' model files that a module is of, which a sharded one inherits; None for others."""
+    """A module's class in transformers' model files, from which a sharded class inherits; None for other modules."""
     kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("transformers.models."))
     return next(kinds, None)
 
 
 def _classes(model: Any) -> set[type | None]:
-    """Those of all layers; the layers of a quantization or an adapter are left out."""
+    """The architectures of all modules, without those of a quantization or an adapter."""
     return {architecture(module) for module in model.modules()} - {None}
 
 
 def _built(model: Any, narrow: bool, depth: int) -> Any | None:
-    """A copy of the model's class with a smaller configuration; None where the class cannot be made of that."""
+    """A model of the same class with a smaller configuration; None if the class does not support it."""
     kind: Any = architecture(model) or type(model)
     try:
         config = _smaller(model.config, narrow, depth)
         with torch.device("meta"):
             outline = kind._from_config(deepcopy(config))
-        if sum(each.numel() for each in outline.parameters()) > MAX_PARAMETERS:
+        if sum(parameter.numel() for parameter in outline.parameters()) > MAX_PARAMETERS:
             return None
         copy = kind._from_config(config, dtype=torch.float32).eval()
-    except Exception:  # noqa: BLE001  a configuration that does not fit its class fails in whatever way the class has
+    except Exception:  # noqa: BLE001  the exception depends on the class
         return None
     randomize(copy)
     return copy
 
 
 def _whole(model: Any) -> Any | None:
-    """All of a small model whose numbers are here."""
+    """A copy of a whole small model; None if it is large or has meta tensors."""
     parameters = list(model.parameters())
-    if any(each.is_meta for each in parameters) or sum(each.numel() for each in parameters) > MAX_PARAMETERS:
+    if any(p.is_meta for p in parameters) or sum(p.numel() for p in parameters) > MAX_PARAMETERS:
         return None
     copy = deepcopy(model).to("cpu", torch.float32).eval()
     randomize(copy)
@@ -123,7 +123,7 @@ def _runs(copy: Any) -> bool:
     try:
         with torch.no_grad():
             logits = copy(input_ids=torch.arange(5)[None] + 3, use_cache=False).logits
-    except Exception:  # noqa: BLE001  the same
+    except Exception:  # noqa: BLE001  the exception depends on the class
         return False
     return bool(logits.isfinite().all())
 
@@ -134,7 +134,7 @@ def _smaller(config: Any, narrow: bool, depth: int) -> Any:
         del config.quantization_config
     implementation = str(getattr(config, "_attn_implementation", "") or "")
     if implementation.startswith(("flash", "paged", "flex")):
-        config._attn_implementation = "sdpa"  # those want a card
+        config._attn_implementation = "sdpa"  # these need a GPU
     text = config.get_text_config(decoder=True)
     for part in _parts(config):
         _lower(part, depth if part is text else 2)
@@ -147,26 +147,26 @@ def _smaller(config: Any, narrow: bool, depth: int) -> Any:
 
 
 def _parts(config: Any) -> list[Any]:
-    """The configuration and those inside it: of a text model, a vision tower, ..."""
+    """The configuration and its sub-configurations, of a text model, a vision tower, ..."""
     inner = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
-    return [config, *(each for part in inner if part is not None for each in _parts(part))]
+    return [config, *(nested for part in inner if part is not None for nested in _parts(part))]
 
 
 def _lower(config: Any, depth: int) -> None:
-    """Keep the first `depth` layers, and as many entries of every list that has one per layer."""
-    total = getattr(config, "num_hidden_layers", None)
-    if not isinstance(total, int):
+    """Keep the first `depth` layers, and as many entries of every list with one entry per layer."""
+    num_layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(num_layers, int):
         return
     kinds = list(getattr(config, "layer_types", None) or ())
     shared = getattr(config, "num_kv_shared_layers", None) or 0
-    keep = min(depth, total)
-    if shared and kinds:  # the last layers read the keys of the last layer of their kind before them
-        first = kinds[: total - shared]
+    keep = min(depth, num_layers)
+    if shared and kinds:  # the last layers use the keys of the last earlier layer of their type
+        first = kinds[: num_layers - shared]
         period = 1 + max(first.index(kind) for kind in set(first))
-        keep, kinds = min(2 * period, total), kinds[:period] * 2
+        keep, kinds = min(2 * period, num_layers), kinds[:period] * 2
     changed: dict[str, Any] = {}
     for name, value in list(vars(config).items()):
-        if isinstance(value, list | tuple) and len(value) == total and total > keep:
+        if isinstance(value, list | tuple) and len(value) == num_layers and num_layers > keep:
             changed[name] = value[:keep]
     if shared and kinds:
         changed |= {"layer_types": kinds[:keep], "num_kv_shared_layers": keep // 2}
@@ -183,10 +183,10 @@ def _narrow(config: Any) -> None:
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     if hidden is not None and heads is not None and hidden > 256 and heads > 2:
         groups = _size(config, "num_key_value_heads") or heads
-        kept, size = min(groups, 4 if groups == heads else 2), _size(config, "head_dim") or hidden // heads
-        config.num_attention_heads = kept * min(2, heads // groups)
+        num_groups, size = min(groups, 4 if groups == heads else 2), _size(config, "head_dim") or hidden // heads
+        config.num_attention_heads = num_groups * min(2, heads // groups)
         config.hidden_size = size * config.num_attention_heads
-        _set(config, kept, "num_key_value_heads", "num_kv_heads")
+        _set(config, num_groups, "num_key_value_heads", "num_kv_heads")
         _set(config, config.num_attention_heads, "encoder_attention_heads", "decoder_attention_heads")
         wide = _size(config, "attention_hidden_size") or 0
         if wide and wide % hidden == 0:
@@ -208,32 +208,32 @@ def _narrow(config: Any) -> None:
         if name.startswith("intermediate_size") or name.endswith(FORWARD):
             if isinstance(value, int) and value > 128:
                 setattr(config, name, 128)
-            elif isinstance(value, list) and all(isinstance(each, int) for each in value):
-                setattr(config, name, [min(each, 128) for each in value])
-    for most, names in ((8, EXPERTS), (2, CHOSEN)):
+            elif isinstance(value, list) and all(isinstance(width, int) for width in value):
+                setattr(config, name, [min(width, 128) for width in value])
+    for largest, names in ((8, EXPERTS), (2, ROUTED)):
         for name in names:
-            if (_size(config, name) or 0) > most:
-                setattr(config, name, most)
+            if (_size(config, name) or 0) > largest:
+                setattr(config, name, largest)
 
 
 def _size(config: Any, name: str) -> int | None:
-    """A whole number of a configuration; the common one where layers differ."""
+    """An integer of a configuration, or None; the common value if layers differ."""
     try:
         value = getattr(config, name, None)
-    except Exception:  # noqa: BLE001  transformers' own complaint that layers may differ
+    except Exception:  # noqa: BLE001  transformers' error if layers may differ
         value = vars(config).get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _set(config: Any, value: int, *names: str) -> None:
-    """Set those of the names that the configuration has."""
+    """Set the attributes of these names that the configuration has."""
     for name in names:
         if _size(config, name) is not None:
             setattr(config, name, value)
 
 
 def _shorten(text: Any) -> None:
-    """Short windows, a short way to the other rotary frequencies, few positions."""
+    """Short windows, an early switch of rotary frequencies, few positions."""
     for name in WINDOWS:
         size = getattr(text, name, None)
         if isinstance(size, int) and not isinstance(size, bool) and size > WINDOW:
@@ -252,12 +252,12 @@ def _shorten(text: Any) -> None:
 
 def _fewer_tokens(config: Any, text: Any) -> None:
     """A small vocabulary, and special tokens inside it."""
-    total = text.vocab_size
-    if total <= VOCABULARY:
+    size = text.vocab_size
+    if size <= VOCABULARY:
         return
     for part in _parts(config):
         for name in ("vocab_size", "vocab_size_per_layer_input"):
-            if getattr(part, name, None) == total or (name.endswith("input") and hasattr(part, name)):
+            if getattr(part, name, None) == size or (name.endswith("input") and hasattr(part, name)):
                 setattr(part, name, VOCABULARY)
         for name, value in list(vars(part).items()):
             if name.endswith(("token_id", "token_index")) and isinstance(value, int) and value >= VOCABULARY:

@@ -24,6 +24,7 @@ class RewardModel:
     same_tokens: bool  # as the policy's: then the sampled ids are scored as they are
     batch_tokens: int
     num_positions: int | None = None  # the longest text, in tokens; None without a limit
+    unused_weights: str | None = None  # a message about weights in the files that the model does not use
 
     @torch.inference_mode()
     def score(self, samples: Sequence[tuple[Problem, Sample]]) -> list[float]:

@@ -29,7 +29,7 @@ class RowGrouping:
         if self.limit is not None and max(micro.lengths, default=0) > self.limit:
             raise ConfigError(
                 f"a prompt and its response have {max(micro.lengths)} tokens together, and beyond {self.limit} this "
-                "model's rotary frequencies (dynamic RoPE) depend on what it read before: leave out longer rows"
+                "model's rotary frequencies (dynamic RoPE) depend on earlier inputs: leave out longer rows"
             )
 
     def parts(self, micro: Micro) -> list[tuple[list[int], int]]:
@@ -43,13 +43,13 @@ class RowGrouping:
             return [(list(range(len(micro.input_ids))), num_read)]
         members: dict[int, list[int]] = {}
         for row, length in enumerate(micro.lengths):
-            kind = sum(each < length for each in self.switches) if self.pads else length
-            members.setdefault(kind, []).append(row)
+            key = sum(switch < length for switch in self.switches) if self.pads else length
+            members.setdefault(key, []).append(row)
         return [(rows, self._width(max(micro.lengths[row] for row in rows), num_read)) for rows in members.values()]
 
     def _width(self, length: int, num_read: int) -> int:
         width = min(num_read, length)
-        return length if any(width <= each < length for each in self.switches) else width
+        return length if any(width <= switch < length for switch in self.switches) else width
 
 
 def outputs(
@@ -61,26 +61,27 @@ def outputs(
     longer than the limit.
     """
     rows.check(micro)
-    parts, place = rows.parts(micro), micro.position + offset
+    parts, position = rows.parts(micro), micro.position + offset
     if len(parts) == 1 and parts[0][1] <= micro.input_ids.shape[1]:
-        whole: Tensor = getattr(module(**read, use_cache=False), name)[micro.row, place]
-        return whole
+        output: Tensor = getattr(module(**read, use_cache=False), name)[micro.row, position]
+        return output
     device = micro.row.device
     states, tokens = [], []
     for members, width in parts:
-        chosen = torch.tensor(members, device=device)
-        inner = torch.full((len(micro.lengths),), -1, device=device)
-        inner[chosen] = torch.arange(len(members), device=device)
-        token = (inner[micro.row] >= 0).nonzero()[:, 0]
-        part = {key: _fitted(value[chosen], width) for key, value in read.items()}
-        states.append(getattr(module(**part, use_cache=False), name)[inner[micro.row[token]], place[token]])
+        row_indices = torch.tensor(members, device=device)
+        row_in_part = torch.full((len(micro.lengths),), -1, device=device)
+        row_in_part[row_indices] = torch.arange(len(members), device=device)
+        token = (row_in_part[micro.row] >= 0).nonzero()[:, 0]
+        part = {key: _fitted(value[row_indices], width) for key, value in read.items()}
+        output = getattr(module(**part, use_cache=False), name)
+        states.append(output[row_in_part[micro.row[token]], position[token]])
         tokens.append(token)
     return torch.cat(states)[torch.cat(tokens).argsort()]
 
 
-def _fitted(read: Tensor, width: int) -> Tensor:
+def _fitted(inputs: Tensor, width: int) -> Tensor:
     """Ids or embeddings cut to a width, or padded with zeros on the right."""
-    missing = width - read.shape[1]
+    missing = width - inputs.shape[1]
     if missing <= 0:
-        return read[:, :width]
-    return torch.cat([read, read.new_zeros(len(read), missing, *read.shape[2:])], dim=1)
+        return inputs[:, :width]
+    return torch.cat([inputs, inputs.new_zeros(len(inputs), missing, *inputs.shape[2:])], dim=1)

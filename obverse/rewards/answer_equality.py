@@ -36,30 +36,30 @@ _MARKED = re.compile(
 _DEGREES = frozenset({("degree", 1)})
 
 
-def equal_answers(expected: str, given: str, compare: CompareFormulas) -> bool | None:
+def equal_answers(expected: str, candidate: str, compare: CompareFormulas) -> bool | None:
     """Return whether an answer equals the expected one; None if that depends on an unknown of `compare`.
 
     Both answers are bare (`obverse.rewards.normalization.bare`). Not symmetric: only the expected answer may require a
     unit.
     """
-    if not given or not expected:
-        return expected == given
-    if expected == given:
+    if not candidate or not expected:
+        return expected == candidate
+    if expected == candidate:
         return True
-    expected_number, given_number = number(expected), number(given)
-    if expected_number and given_number:
-        return same_number(expected_number, given_number)
-    if normalized(expected) == normalized(given):
+    expected_number, candidate_number = number(expected), number(candidate)
+    if expected_number and candidate_number:
+        return same_number(expected_number, candidate_number)
+    if normalized(expected) == normalized(candidate):
         return True
-    if (expected_range := _RANGE.fullmatch(expected)) and (given_range := _RANGE.fullmatch(given)):
-        return expected_range.groups() == given_range.groups()
+    if (expected_range := _RANGE.fullmatch(expected)) and (candidate_range := _RANGE.fullmatch(candidate)):
+        return expected_range.groups() == candidate_range.groups()
     for comparison in (by_notation, by_words, by_points):
-        equal = comparison(expected, given)
+        equal = comparison(expected, candidate)
         if equal is not None:
             return equal
-    if expected_number and (equal := by_number(expected_number, given)) is not None:
+    if expected_number and (equal := by_number(expected_number, candidate)) is not None:
         return equal
-    return _compare_structure(expected, given, compare)
+    return _compare_structure(expected, candidate, compare)
 
 
 def all_of(results: Iterable[bool | None]) -> bool | None:
@@ -72,27 +72,27 @@ def all_of(results: Iterable[bool | None]) -> bool | None:
     return None if undecided else True
 
 
-def _compare_structure(expected: str, given: str, compare: CompareFormulas) -> bool | None:
-    if (exclusion := _EXCLUDED.fullmatch(given)) and "\\ne" not in expected:
+def _compare_structure(expected: str, candidate: str, compare: CompareFormulas) -> bool | None:
+    if (exclusion := _EXCLUDED.fullmatch(candidate)) and "\\ne" not in expected:
         return equal_answers(expected, exclusion[1].strip(), compare)
-    if _are_regions(regions := (region(expected), region(given)), expected, given):
+    if _are_regions(regions := (region(expected), region(candidate)), expected, candidate):
         return _same_regions(*regions, compare)  # type: ignore[arg-type]
-    if "=" in expected or "=" in given:
-        return _compare_equations(expected, given, compare)
-    expected_collection, given_collection = collection(expected), collection(given)
-    if expected_collection or given_collection:
-        return _same_collections(expected, expected_collection, given, given_collection, compare)
-    return _same_formulas(expected, given, compare)
+    if "=" in expected or "=" in candidate:
+        return _compare_equations(expected, candidate, compare)
+    expected_collection, candidate_collection = collection(expected), collection(candidate)
+    if expected_collection or candidate_collection:
+        return _same_collections(expected, expected_collection, candidate, candidate_collection, compare)
+    return _same_formulas(expected, candidate, compare)
 
 
-def _are_regions(regions: tuple[Region | None, Region | None], expected: str, given: str) -> bool:
-    return None not in regions and (is_relation(expected) or is_relation(given))
+def _are_regions(regions: tuple[Region | None, Region | None], expected: str, candidate: str) -> bool:
+    return None not in regions and (is_relation(expected) or is_relation(candidate))
 
 
-def _same_regions(expected: Region, given: Region, compare: CompareFormulas) -> bool | None:
-    if expected.name and given.name and expected.name != given.name:
+def _same_regions(expected: Region, candidate: Region, compare: CompareFormulas) -> bool | None:
+    if expected.name and candidate.name and expected.name != candidate.name:
         return False
-    if len(expected.intervals) != len(given.intervals):
+    if len(expected.intervals) != len(candidate.intervals):
         return False
 
     def same_interval(first: tuple[str, ...], second: tuple[str, ...]) -> bool | None:
@@ -101,58 +101,62 @@ def _same_regions(expected: Region, given: Region, compare: CompareFormulas) -> 
         ends = zip(first[:2], second[:2], strict=True)
         return all_of(equal_answers(bare(expected_end), bare(end), compare) for expected_end, end in ends)
 
-    expected_intervals, given_intervals = (
-        [tuple(map(str, interval)) for interval in intervals] for intervals in (expected.intervals, given.intervals)
+    expected_intervals, candidate_intervals = (
+        [tuple(map(str, interval)) for interval in intervals] for intervals in (expected.intervals, candidate.intervals)
     )
-    return _match_members(expected_intervals, given_intervals, same_interval)
+    return _match_members(expected_intervals, candidate_intervals, same_interval)
 
 
-def _compare_equations(expected: str, given: str, compare: CompareFormulas) -> bool | None:
-    given = _FACTORIAL_EQUALS.sub("! =", given)
-    if _OTHER_RELATION.search(given) or _OTHER_RELATION.search(expected):
-        return _same_formulas(expected, given, compare)
-    expected_pairs, given_pairs = assignments(expected), assignments(given)
-    if expected_pairs and given_pairs:
-        return _same_assignments(expected_pairs, given_pairs, expected, given, compare)
-    if expected_pairs and "=" not in given and not _names_product(expected_pairs):
-        return _compare_assigned(expected_pairs, given, compare, expected_first=True)
+def _compare_equations(expected: str, candidate: str, compare: CompareFormulas) -> bool | None:
+    candidate = _FACTORIAL_EQUALS.sub("! =", candidate)
+    if _OTHER_RELATION.search(candidate) or _OTHER_RELATION.search(expected):
+        return _same_formulas(expected, candidate, compare)
+    expected_pairs, candidate_pairs = assignments(expected), assignments(candidate)
+    if expected_pairs and candidate_pairs:
+        return _same_assignments(expected_pairs, candidate_pairs, expected, candidate, compare)
+    if expected_pairs and "=" not in candidate and not _names_product(expected_pairs):
+        return _compare_assigned(expected_pairs, candidate, compare, expected_first=True)
     if "=" not in expected:
-        if given_pairs and not _names_product(given_pairs) and (len(given_pairs) > 1 or "=" not in given_pairs[0][1]):
-            return _compare_assigned(given_pairs, expected, compare, expected_first=False)
-        return _compare_chain(expected, given, compare)
-    if "=" not in given:
+        if (
+            candidate_pairs
+            and not _names_product(candidate_pairs)
+            and (len(candidate_pairs) > 1 or "=" not in candidate_pairs[0][1])
+        ):
+            return _compare_assigned(candidate_pairs, expected, compare, expected_first=False)
+        return _compare_chain(expected, candidate, compare)
+    if "=" not in candidate:
         return False  # a term is not an equation
     if expected_pairs and len({name for name, _ in expected_pairs}) == 1 < len(expected_pairs):
         expected = "".join(f"({name}-({value}))" for name, value in expected_pairs) + "=0"
-    return _same_formulas(expected, given, compare)
+    return _same_formulas(expected, candidate, compare)
 
 
 def _same_assignments(
     expected_pairs: list[tuple[str, str]],
-    given_pairs: list[tuple[str, str]],
+    candidate_pairs: list[tuple[str, str]],
     expected: str,
-    given: str,
+    candidate: str,
     compare: CompareFormulas,
 ) -> bool | None:
-    expected_names, given_names = [name for name, _ in expected_pairs], [name for name, _ in given_pairs]
-    if len(set(expected_names)) == len(expected_names) == len(given_names) == len(set(given_names)) > 1:
-        if set(expected_names) != set(given_names):
+    expected_names, candidate_names = [name for name, _ in expected_pairs], [name for name, _ in candidate_pairs]
+    if len(set(expected_names)) == len(expected_names) == len(candidate_names) == len(set(candidate_names)) > 1:
+        if set(expected_names) != set(candidate_names):
             return False
-        values = dict(given_pairs)
+        values = dict(candidate_pairs)
         return all_of(equal_answers(bare(value), bare(values[name]), compare) for name, value in expected_pairs)
-    if len(set(expected_names)) == len(set(given_names)) == 1:
+    if len(set(expected_names)) == len(set(candidate_names)) == 1:
         if (
-            expected_names[0] == given_names[0]
-            or _is_function_of(expected_names[0], given_names[0])
-            or _is_product(expected_names[0], given_names[0])
+            expected_names[0] == candidate_names[0]
+            or _is_function_of(expected_names[0], candidate_names[0])
+            or _is_product(expected_names[0], candidate_names[0])
         ):
             return _same_members(
-                "list", [value for _, value in expected_pairs], [value for _, value in given_pairs], compare
+                "list", [value for _, value in expected_pairs], [value for _, value in candidate_pairs], compare
             )
-        if len(expected_names) == len(given_names) == 1 and re.search(
-            "[A-Za-z]", expected_pairs[0][1] + given_pairs[0][1]
+        if len(expected_names) == len(candidate_names) == 1 and re.search(
+            "[A-Za-z]", expected_pairs[0][1] + candidate_pairs[0][1]
         ):
-            return compare(expected, given)  # x=6/y and y=6/x
+            return compare(expected, candidate)  # x=6/y and y=6/x
     return False
 
 
@@ -195,19 +199,19 @@ def _compare_assigned(
     )
 
 
-def _compare_chain(expected: str, given: str, compare: CompareFormulas) -> bool | None:
+def _compare_chain(expected: str, candidate: str, compare: CompareFormulas) -> bool | None:
     """Compare a chain `x = 2 + 40 = 42`: except for a leading name, every side must equal the expected value."""
-    sides = [side.strip() for side in given.split("=")]
+    sides = [side.strip() for side in candidate.split("=")]
     if len(sides) > 1 and is_name(sides[0]) and not is_product(sides[0]):
         sides = sides[1:]
     return all_of(bool(side) and equal_answers(expected, bare(side), compare) for side in sides)
 
 
 def _same_collections(
-    expected: str, reference: Collection | None, given: str, answer: Collection | None, compare: CompareFormulas
+    expected: str, reference: Collection | None, candidate: str, answer: Collection | None, compare: CompareFormulas
 ) -> bool | None:
     if reference is None or answer is None:
-        table, plain = (reference, given) if reference else (answer, expected)
+        table, plain = (reference, candidate) if reference else (answer, expected)
         if table and table.kind in ("matrix", "vector") and (unit_vector_parts := components(plain)):
             return (
                 _compare_in_order(table.members, unit_vector_parts, compare)
@@ -215,13 +219,13 @@ def _same_collections(
                 else _compare_in_order(unit_vector_parts, table.members, compare)
             )
         if table and table.kind in ("matrix", "cases"):
-            return compare(expected, given)  # 2 times a matrix
+            return compare(expected, candidate)  # 2 times a matrix
         return False
     if reference.kind == "cases" or answer.kind == "cases":
-        expected_rows, given_rows = (_table_rows(item) for item in (reference, answer))
+        expected_rows, candidate_rows = (_table_rows(item) for item in (reference, answer))
         same_kind = reference.kind == answer.kind and reference.width == answer.width
         return same_kind and _match_members(
-            expected_rows, given_rows, lambda first, second: _compare_in_order(first, second, compare)
+            expected_rows, candidate_rows, lambda first, second: _compare_in_order(first, second, compare)
         )
     if {reference.kind, answer.kind} <= {
         "()",
@@ -258,7 +262,8 @@ def _compare_in_order(reference: Sequence[str], answer: Sequence[str], compare: 
     if len(reference) != len(answer):
         return False
     return all_of(
-        equal_answers(bare(expected), bare(given), compare) for expected, given in zip(reference, answer, strict=True)
+        equal_answers(bare(expected), bare(candidate), compare)
+        for expected, candidate in zip(reference, answer, strict=True)
     )
 
 
@@ -296,19 +301,19 @@ def _match_members(
     return None if undecided else True
 
 
-def _same_formulas(expected: str, given: str, compare: CompareFormulas) -> bool | None:
+def _same_formulas(expected: str, candidate: str, compare: CompareFormulas) -> bool | None:
     """Compare formulas without their units, which must agree if both have one."""
-    expected_number, given_number = number(expected), number(given)
-    if expected_number and expected_number.unit.bases == _DEGREES and "\\pi" in given:
+    expected_number, candidate_number = number(expected), number(candidate)
+    if expected_number and expected_number.unit.bases == _DEGREES and "\\pi" in candidate:
         return compare(
-            f"\\frac{{{expected_number.value.numerator}\\pi}}{{{180 * expected_number.value.denominator}}}", given
+            f"\\frac{{{expected_number.value.numerator}\\pi}}{{{180 * expected_number.value.denominator}}}", candidate
         )
-    if _MARKED.findall(expected) != _MARKED.findall(given):
+    if _MARKED.findall(expected) != _MARKED.findall(candidate):
         return False  # a transpose is another matrix
     both_units = []
-    for is_given, text in ((False, expected), (True, given)):
-        if (expected_number, given_number)[is_given]:
-            both_units.append((expected_number, given_number)[is_given].unit)  # type: ignore[union-attr]
+    for is_candidate, text in ((False, expected), (True, candidate)):
+        if (expected_number, candidate_number)[is_candidate]:
+            both_units.append((expected_number, candidate_number)[is_candidate].unit)  # type: ignore[union-attr]
             continue
         core, unit = units.split_unit(text) or (text, units.NONE)
         if (
@@ -319,28 +324,28 @@ def _same_formulas(expected: str, given: str, compare: CompareFormulas) -> bool 
         ):
             core, unit = core.removesuffix("^\\circ"), units.DEGREE
         core = re.sub(r"^\\(?:\$|euro|pounds|yen)\s*", "", core)
-        if is_given and (unit is None or (core != text and _SYMBOL.fullmatch(core))):
+        if is_candidate and (unit is None or (core != text and _SYMBOL.fullmatch(core))):
             return False  # a unit belongs to a number, never to a symbol
         both_units.append(unit or units.NONE)
-        expected, given = (expected, core) if is_given else (core, given)
-    expected_unit, given_unit = both_units
-    if given_unit != units.NONE and (
-        (expected_unit.bases and expected_unit != given_unit)
-        or expected_unit.scale != given_unit.scale
-        or given_unit == units.PERCENT != expected_unit
+        expected, candidate = (expected, core) if is_candidate else (core, candidate)
+    expected_unit, candidate_unit = both_units
+    if candidate_unit != units.NONE and (
+        (expected_unit.bases and expected_unit != candidate_unit)
+        or expected_unit.scale != candidate_unit.scale
+        or candidate_unit == units.PERCENT != expected_unit
     ):
         return False
-    if _words_in_text(given) - _words_in_text(expected):
+    if _words_in_text(candidate) - _words_in_text(expected):
         return False  # words within a formula change it
-    if expected_number and expected_number.unit != units.NONE and not given_number:
+    if expected_number and expected_number.unit != units.NONE and not candidate_number:
         expected = _as_fraction(expected_number)
-    elif given_number and given_number.unit != units.NONE and not expected_number:
-        given = _as_fraction(given_number)
-    if not given or not expected:
+    elif candidate_number and candidate_number.unit != units.NONE and not expected_number:
+        candidate = _as_fraction(candidate_number)
+    if not candidate or not expected:
         return False
-    if expected == given or normalized(expected) == normalized(given):
+    if expected == candidate or normalized(expected) == normalized(candidate):
         return True
-    return compare(expected, given)
+    return compare(expected, candidate)
 
 
 def _as_fraction(value: Number) -> str:

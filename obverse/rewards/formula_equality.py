@@ -51,29 +51,29 @@ class UnparseableError(Exception):
     """The grammar cannot parse a formula; the message is `gold` for the expected one, else `unparseable`."""
 
 
-def equal_formulas(expected: str, given: str) -> bool:
+def equal_formulas(expected: str, candidate: str) -> bool:
     """Return whether two formulas are equal. Errors: UnparseableError."""
-    if _accents(expected) != _accents(given):
+    if _accents(expected) != _accents(candidate):
         return False
-    expected_formula, given_formula = parse_formula(expected), parse_formula(given)
-    if expected_formula is None or given_formula is None:
+    expected_formula, candidate_formula = parse_formula(expected), parse_formula(candidate)
+    if expected_formula is None or candidate_formula is None:
         raise UnparseableError("gold" if expected_formula is None else "unparseable")
-    if isinstance(expected_formula, sympy.Eq) and isinstance(given_formula, sympy.Eq):
-        return _same_equations(expected_formula, given_formula)
-    if isinstance(expected_formula, sympy.MatrixBase) and isinstance(given_formula, sympy.MatrixBase):
-        return expected_formula.shape == given_formula.shape and all(
-            map(_same_values, expected_formula.flat(), given_formula.flat())
+    if isinstance(expected_formula, sympy.Eq) and isinstance(candidate_formula, sympy.Eq):
+        return _same_equations(expected_formula, candidate_formula)
+    if isinstance(expected_formula, sympy.MatrixBase) and isinstance(candidate_formula, sympy.MatrixBase):
+        return expected_formula.shape == candidate_formula.shape and all(
+            map(_same_values, expected_formula.flat(), candidate_formula.flat())
         )
-    if isinstance(expected_formula, sympy.Expr) and isinstance(given_formula, sympy.Expr):
-        return _same_numbers(expected, expected_formula, given, given_formula)
-    if isinstance(expected_formula, Relational) != isinstance(given_formula, Relational) or isinstance(
+    if isinstance(expected_formula, sympy.Expr) and isinstance(candidate_formula, sympy.Expr):
+        return _same_numbers(expected, expected_formula, candidate, candidate_formula)
+    if isinstance(expected_formula, Relational) != isinstance(candidate_formula, Relational) or isinstance(
         expected_formula, sympy.Expr | sympy.MatrixBase
     ):
         return False
-    if isinstance(given_formula, sympy.Expr | sympy.MatrixBase):
+    if isinstance(candidate_formula, sympy.Expr | sympy.MatrixBase):
         return False
-    return bool(verify(expected_formula, given_formula, timeout_seconds=None)) and _constants_agree(
-        expected_formula, given_formula
+    return bool(verify(expected_formula, candidate_formula, timeout_seconds=None)) and _constants_agree(
+        expected_formula, candidate_formula
     )
 
 
@@ -124,7 +124,7 @@ def _accents(text: str) -> list[str]:
     )
 
 
-def _same_numbers(expected: str, gold: Any, given: str, answer: Any) -> bool:
+def _same_numbers(expected: str, gold: Any, candidate: str, answer: Any) -> bool:
     """Compare two expressions; a decimal equals an exact expression that it approximates."""
     if gold == answer:
         return True
@@ -132,7 +132,7 @@ def _same_numbers(expected: str, gold: Any, given: str, answer: Any) -> bool:
         return False
     if gold.is_Rational and answer.is_Rational:
         return same_value(Fraction(gold.p, gold.q), Fraction(answer.p, answer.q))
-    for decimal, exact, is_gold in ((expected, answer, True), (given, gold, False)):
+    for decimal, exact, is_gold in ((expected, answer, True), (candidate, gold, False)):
         if is_decimal(decimal) and not exact.free_symbols and (read_number := number(decimal)):
             return _is_cut_off(read_number.value, exact, is_gold)
     parameters = [{symbol.name for symbol in formula.free_symbols} & _PARAMETERS for formula in (gold, answer)]
@@ -272,23 +272,26 @@ def _proportional(first: Any, second: Any) -> bool:
     return len(ratios) > 1 and all(_is_close(ratios[0], side) for side in ratios[1:])
 
 
-def _constants_agree(expected_formula: Any, given_formula: Any) -> bool:
+def _constants_agree(expected_formula: Any, candidate_formula: Any) -> bool:
     """Return whether the constants of two sets or relations that math-verify takes as equal are really equal."""
     if (
-        isinstance(given_formula, Relational)
-        and not given_formula.free_symbols
-        and not isinstance(given_formula, sympy.Eq)
+        isinstance(candidate_formula, Relational)
+        and not candidate_formula.free_symbols
+        and not isinstance(candidate_formula, sympy.Eq)
     ):
-        return bool(given_formula.doit() == sympy.true)
-    expected_args, given_args = list(getattr(expected_formula, "args", ())), list(getattr(given_formula, "args", ()))
+        return bool(candidate_formula.doit() == sympy.true)
+    expected_args, candidate_args = (
+        list(getattr(expected_formula, "args", ())),
+        list(getattr(candidate_formula, "args", ())),
+    )
     if (
         expected_args
-        and len(expected_args) == len(given_args)
-        and all(_is_constant(argument) for argument in [*expected_args, *given_args])
+        and len(expected_args) == len(candidate_args)
+        and all(_is_constant(argument) for argument in [*expected_args, *candidate_args])
     ):
         if isinstance(expected_formula, sympy.Set) and not isinstance(expected_formula, sympy.Interval):
-            expected_args, given_args = sorted(expected_args, key=_sort_key), sorted(given_args, key=_sort_key)
-        return all(map(_same_values, expected_args, given_args))
+            expected_args, candidate_args = sorted(expected_args, key=_sort_key), sorted(candidate_args, key=_sort_key)
+        return all(map(_same_values, expected_args, candidate_args))
     return True
 
 

@@ -103,18 +103,18 @@ def handle(task: tuple[Sequence[tuple[str, str]], int | None]) -> list[Any]:
 
 def _compare_all(pairs: Sequence[tuple[str, str]]) -> list[Any]:
     """Return the answer for the first pair that is not equal."""
-    for expected, given in pairs:
-        answer = _compare(expected, given)
+    for expected, candidate in pairs:
+        answer = _compare(expected, candidate)
         if answer != [True, ""]:
             return answer
     return [True, ""]
 
 
-def _compare(expected: str, given: str) -> list[Any]:
+def _compare(expected: str, candidate: str) -> list[Any]:
     try:
-        if expected == given:  # a check of whether it can be parsed
+        if expected == candidate:  # a check of whether it can be parsed
             return [_is_parseable(expected), ""]
-        return [bool(equal_answers(expected, given, _equal_formulas)), ""]
+        return [bool(equal_answers(expected, candidate, _equal_formulas)), ""]
     except UnparseableError as error:
         return [False, str(error)]
     except MemoryError:
@@ -136,8 +136,8 @@ def _is_parseable(text: str) -> bool:
     return parse_formula((split_unit(text) or (text, None))[0]) is not None
 
 
-def _equal_formulas(expected: str, given: str) -> bool:
-    return rejection_code(expected, given) is None and equal_formulas(expected, given)
+def _equal_formulas(expected: str, candidate: str) -> bool:
+    return rejection_code(expected, candidate) is None and equal_formulas(expected, candidate)
 
 
 for _pair in _SAMPLES:

@@ -60,26 +60,29 @@ def notation(text: str) -> Clock | Ratio | Numeral | None:
     return None
 
 
-def same_notation(expected: Clock | Ratio | Numeral, given: Clock | Ratio | Numeral) -> bool:
+def same_notation(expected: Clock | Ratio | Numeral, candidate: Clock | Ratio | Numeral) -> bool:
     """Return whether two notations are equal: the same time, proportional terms, the same value."""
-    if isinstance(expected, Clock) and isinstance(given, Clock):
-        return expected.parts == given.parts and (expected.half == given.half or not (expected.half and given.half))
-    if isinstance(expected, Ratio) and isinstance(given, Clock) and not given.half:
-        given = Ratio(tuple(map(Fraction, given.parts if given.parts[2] else given.parts[:2])))
-    if isinstance(expected, Ratio) and isinstance(given, Ratio) and len(expected.terms) == len(given.terms):
-        return all(
-            a * given.terms[0] == b * expected.terms[0] for a, b in zip(expected.terms, given.terms, strict=True)
+    if isinstance(expected, Clock) and isinstance(candidate, Clock):
+        return expected.parts == candidate.parts and (
+            expected.half == candidate.half or not (expected.half and candidate.half)
         )
-    return isinstance(expected, Numeral) and isinstance(given, Numeral) and expected.value == given.value
+    if isinstance(expected, Ratio) and isinstance(candidate, Clock) and not candidate.half:
+        candidate = Ratio(tuple(map(Fraction, candidate.parts if candidate.parts[2] else candidate.parts[:2])))
+    if isinstance(expected, Ratio) and isinstance(candidate, Ratio) and len(expected.terms) == len(candidate.terms):
+        return all(
+            a * candidate.terms[0] == b * expected.terms[0]
+            for a, b in zip(expected.terms, candidate.terms, strict=True)
+        )
+    return isinstance(expected, Numeral) and isinstance(candidate, Numeral) and expected.value == candidate.value
 
 
-def as_number(expected: Clock | Ratio | Numeral, given: str, value: Fraction | None) -> bool:
+def as_number(expected: Clock | Ratio | Numeral, candidate: str, value: Fraction | None) -> bool:
     """Return whether a text, with its value as a plain number, equals an expected ratio (as a quotient) or numeral.
 
     The base of a numeral may be omitted, and its value in base ten is accepted too.
     """
-    if isinstance(expected, Numeral) and given.isalnum() and (value is None or given.isdigit()):
-        return given.upper().lstrip("0") == expected.digits or value == expected.value
+    if isinstance(expected, Numeral) and candidate.isalnum() and (value is None or candidate.isdigit()):
+        return candidate.upper().lstrip("0") == expected.digits or value == expected.value
     if isinstance(expected, Ratio):
         return len(expected.terms) == 2 and expected.terms[1] != 0 and value == expected.terms[0] / expected.terms[1]
     return isinstance(expected, Numeral) and value == expected.value

@@ -83,26 +83,26 @@ def number(text: str) -> Number | None:
     return None if unit is None else Number(-exact if groups["sign"] == "-" else exact, unit)
 
 
-def same_number(expected: Number, given: Number) -> bool:
+def same_number(expected: Number, candidate: Number) -> bool:
     """Return whether a number equals the expected one (`same_value`); only the expected one may require a unit.
 
     The expected unit may be omitted, or replaced by another one of the same dimensions with the corresponding value,
     and so may its "million". A percent sign is only accepted if the expected number has one.
     """
-    if expected.unit == given.unit:
-        return same_value(expected.value, given.value)
-    if given.unit == NONE:
-        return same_value(expected.value, given.value) or same_value(expected.total, given.value)
+    if expected.unit == candidate.unit:
+        return same_value(expected.value, candidate.value)
+    if candidate.unit == NONE:
+        return same_value(expected.value, candidate.value) or same_value(expected.total, candidate.value)
     if not expected.unit.bases:
-        return given.unit.bases != PERCENT.bases and same_value(expected.total, given.total)
-    if not given.unit.bases:
-        return same_value(expected.total, given.total)
-    if expected.unit.bases != given.unit.bases:
+        return candidate.unit.bases != PERCENT.bases and same_value(expected.total, candidate.total)
+    if not candidate.unit.bases:
+        return same_value(expected.total, candidate.total)
+    if expected.unit.bases != candidate.unit.bases:
         return False
-    return same_value(expected.value * expected.unit.factor, given.value * given.unit.factor)
+    return same_value(expected.value * expected.unit.factor, candidate.value * candidate.unit.factor)
 
 
-def same_value(expected: Fraction, given: Fraction) -> bool:
+def same_value(expected: Fraction, candidate: Fraction) -> bool:
     """Return whether two values are equal, exactly or, if only one of them has an exact decimal, as a rounded decimal.
 
     The decimal then differs by less than one unit in its last place and by at most the relative TOLERANCE; or it is the
@@ -111,14 +111,16 @@ def same_value(expected: Fraction, given: Fraction) -> bool:
     Example:
         same_value(Fraction("0.125"), Fraction(1, 8)) and same_value(Fraction(1, 3), Fraction("0.33333"))
     """
-    decimals = [places(expected), places(given)]
-    if expected == given or decimals.count(None) != 1:
-        return expected == given
-    last = next(place for place in decimals if place is not None)
-    difference = abs(expected - given)
+    decimals = [places(expected), places(candidate)]
+    if expected == candidate or decimals.count(None) != 1:
+        return expected == candidate
+    last = next(position for position in decimals if position is not None)
+    difference = abs(expected - candidate)
     if decimals[0] is not None and last >= 2 and difference <= Fraction(1, 2 * 10**last):
         return True
-    return last > 0 and difference < Fraction(1, 10**last) and difference <= TOLERANCE * max(abs(expected), abs(given))
+    return (
+        last > 0 and difference < Fraction(1, 10**last) and difference <= TOLERANCE * max(abs(expected), abs(candidate))
+    )
 
 
 def is_decimal(text: str) -> bool:

@@ -43,10 +43,10 @@ def verify(problem: Problem, text: str) -> GradeResult:
     expected, answer = gold(problem), extract(problem, text)
     if not answer:
         return UNANSWERED
-    given = _parse(answer)
-    if given is None:
+    candidate = _parse(answer)
+    if candidate is None:
         return GradeResult.failed(f"unparseable: {answer[:80]!a}")
-    is_near = _is_near(problem, expected, given)
+    is_near = _is_near(problem, expected, candidate)
     return GradeResult.passed() if is_near else GradeResult.failed(f"{answer[:80]!a} is not near enough")
 
 
@@ -78,12 +78,12 @@ def _number(text: str) -> Number | None:
     return None if constant is None or unit is None else Number(constant, unit)
 
 
-def _is_near(problem: Problem, expected: Number, given: Number) -> bool:
+def _is_near(problem: Problem, expected: Number, candidate: Number) -> bool:
     tolerance = Fraction(problem.meta.get("tolerance", TOLERANCE))
-    compared = given
-    if abs(given.value - expected.value) <= tolerance * abs(expected.value) and given.unit.scale in (
+    compared = candidate
+    if abs(candidate.value - expected.value) <= tolerance * abs(expected.value) and candidate.unit.scale in (
         1,
         expected.unit.scale,
     ):
-        compared = given._replace(value=expected.value)  # only the unit is still compared
+        compared = candidate._replace(value=expected.value)  # only the unit is still compared
     return same_number(expected, compared)

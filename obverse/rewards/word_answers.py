@@ -86,9 +86,9 @@ def listed_words(text: str) -> list[str] | None:
     return sorted(parts) if len(parts) > 1 and all(parts) else None
 
 
-def same_words(expected: str, given: str) -> bool:
+def same_words(expected: str, candidate: str) -> bool:
     """Return whether two normalized texts are identical apart from a plural s."""
-    return expected == given or (len(expected) > 4 and expected.removesuffix("s") == given.removesuffix("s"))
+    return expected == candidate or (len(expected) > 4 and expected.removesuffix("s") == candidate.removesuffix("s"))
 
 
 def letters(text: str) -> str | None:
@@ -97,24 +97,24 @@ def letters(text: str) -> str | None:
     return plain if len(plain) > 1 and plain.isalpha() and plain.isascii() and plain.lower() not in FUNCTIONS else None
 
 
-def same_letters(expected: str, given: str) -> bool:
+def same_letters(expected: str, candidate: str) -> bool:
     """Return whether two runs of letters are the same name, or the same product of variables (`bh` and `hb`).
 
     Capitals, and letters that form a word, are names, for which the order counts.
     """
-    if expected == given or (
-        expected.lower() == given.lower() and (len(expected) > 2 or expected.lower() in SHORT_WORDS)
+    if expected == candidate or (
+        expected.lower() == candidate.lower() and (len(expected) > 2 or expected.lower() in SHORT_WORDS)
     ):
         return True
-    return sorted(expected) == sorted(given) and is_product(expected) and is_product(given)
+    return sorted(expected) == sorted(candidate) and is_product(expected) and is_product(candidate)
 
 
-def same_points(expected: str, given: str) -> bool | None:
+def same_points(expected: str, candidate: str) -> bool | None:
     """Return whether two geometric names are equal: a triangle in any order, an angle or a segment in both directions.
 
     None if one of them is not a geometric name.
     """
-    first, second = _GEOMETRIC.fullmatch(expected), _GEOMETRIC.fullmatch(given)
+    first, second = _GEOMETRIC.fullmatch(expected), _GEOMETRIC.fullmatch(candidate)
     if first is None or second is None or not (first["mark"] or second["mark"]):
         return None
     marks = {first["mark"], second["mark"]}

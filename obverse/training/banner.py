@@ -1,4 +1,4 @@
-"""What a user wants to see before anything runs, the batch arithmetic above all."""
+"""The facts about a run that are printed before it starts: models, data, batch sizes, updates, folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from obverse.estimator.method import Method
 from obverse.models.lora_targets import coverage
 from obverse.training.run import Run
 
-# What transformers' configurations call the weights of a router's losses, which its models add where labels are given.
+# Names in transformers' configurations of the weights of router losses, which its models add if they get labels.
 ROUTER_LOSSES = ("router_aux_loss_coef", "aux_loss_alpha", "router_z_loss_coef", "aux_loss_coef")
 
 
@@ -23,37 +23,38 @@ def facts(run: Run) -> list[tuple[str, str]]:
     config, policy, num = run.config, run.learner.policy, run.config.prompts_per_step
     size = policy.num_parameters
     dtype = str(policy.model.dtype).removeprefix("torch.")
-    own = sum(each.numel() for each in policy.adapter.parameters()) if policy.adapter else size
-    learns = f"rank {config.lora_r}, {own / 1e6:,.2f}M of these parameters learn"
-    most = (
-        num * config.max_completion_length * max(asked(run, method)["completions"] for method in run.schedule.methods)
-    )
+    num_trained = sum(parameter.numel() for parameter in policy.adapter.parameters()) if policy.adapter else size
+    trained = f"rank {config.lora_r}, {num_trained / 1e6:,.2f}M of these parameters are trained"
+    num_completions = max(samples_per_problem(run, method)["completions"] for method in run.schedule.methods)
+    max_new_tokens = num * config.max_completion_length * num_completions
     stages = range(len(run.schedule.stages))
-    batches = [(f"batch of lane {stage}" if len(stages) > 1 else "batch", batch(run, stage)) for stage in stages]
-    selector = [("lanes", f"{run.schedule.selector}, now lane {run.stage}")] if len(stages) > 1 else []
+    batches = [(f"batch of stage {stage}" if len(stages) > 1 else "batch", batch(run, stage)) for stage in stages]
+    selector = [("stages", f"{run.schedule.selector}, now stage {run.stage}")] if len(stages) > 1 else []
     epochs = run.total_steps * num / len(run.problems)
-    own_rates = [(f"lane {number}", stage.learning_rate) for number, stage in enumerate(run.schedule.stages)]
-    own_rates += [("critic", method.critic.learning_rate) for method in run.schedule.methods if method.critic]
-    rates = f"{config.learning_rate:g}" + "".join(f", {who} {rate:g}" for who, rate in own_rates if rate is not None)
+    other_rates = [(f"stage {number}", stage.learning_rate) for number, stage in enumerate(run.schedule.stages)]
+    other_rates += [("critic", method.critic.learning_rate) for method in run.schedule.methods if method.critic]
+    rates = f"{config.learning_rate:g}" + "".join(
+        f", {owner} {rate:g}" for owner, rate in other_rates if rate is not None
+    )
     at_once = config.tokens_at_once(policy.device.type)
     spent = {"tokens": "tokens are generated plus trained"}.get(config.budget_in, f"{config.budget_in} are spent")
     until = f", until {config.budget:,} {spent}" if config.budget else ""
     ranks = f" on each of {run.process_group.size} ranks" if run.process_group.size > 1 else ""
-    where = f"{policy.device}, {torch.get_num_threads()} threads{ranks}"
+    device = f"{policy.device}, {torch.get_num_threads()} threads{ranks}"
     return [
         ("method", f"{config.method} {config.method_options or ''}".strip()),
-        ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {where})"),
+        ("model", f"{config.model} ({size / 1e6:,.1f}M parameters, {dtype}, {device})"),
         *[
             ("router", sentence)
             for sentence in [balancing(policy.model.config, config.router_aux_loss_coef)]
             if sentence
         ],
-        *([("adapters", f"{learns}: {coverage(policy)}")] if policy.adapter else []),
+        *([("adapters", f"{trained}: {coverage(policy)}")] if policy.adapter else []),
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
         *selector,
         *batches,
-        ("sampling", f"at most {config.max_completion_length:,} new tokens each, {most:,} a step"),
+        ("sampling", f"at most {config.max_completion_length:,} new tokens each, {max_new_tokens:,} a step"),
         ("updates", f"{config.num_iterations} passes x {config.num_mini_batches} mini batches a step"),
         ("training", f"micro batches of {at_once:,} tokens (they do not change the gradient)"),
         ("steps", f"{run.total_steps:,} ({epochs:.1f} epochs), from {run.state.step}{until}"),
@@ -64,18 +65,18 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def balancing(model: Any, weight: float) -> str | None:
-    """What must be said of a mixture of experts with losses of its router; None for other models.
+    """A note on the balancing loss of a mixture of experts; None for other models.
 
-    `model` is its configuration, `weight` that of the balancing loss in this run.
+    `model` is the model's configuration, `weight` that of the balancing loss in this run.
     """
     text = model.get_text_config()
-    found = {name: value for name in ROUTER_LOSSES if (value := getattr(text, name, None))}
+    losses = {name: value for name in ROUTER_LOSSES if (value := getattr(text, name, None))}
     if weight:
-        return f"experts are kept in balance: router_aux_loss_coef {weight:g}, over all tokens of an update"
-    if not found:
+        return f"experts are balanced: router_aux_loss_coef {weight:g}, over all tokens of an update"
+    if not losses:
         return None
-    named = ", ".join(f"{name} {value:g}" for name, value in found.items())
-    return f"the model's own balancing loss ({named}) is left out: --router_aux_loss_coef adds one"
+    named = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    return f"the model's own balancing loss ({named}) is not used: --router_aux_loss_coef adds one"
 
 
 def saves(config: TrainConfig) -> str:
@@ -91,18 +92,19 @@ def saves(config: TrainConfig) -> str:
     return f"every {' or '.join(often)}, the newest {config.save_total_limit} are kept; a kill loses {lost}"
 
 
-def asked(run: Run, method: Method) -> dict[str, int]:
-    """How many samples of each kind a method wants for a problem."""
+def samples_per_problem(run: Run, method: Method) -> dict[str, int]:
+    """The number of samples of each kind that a method requests for a problem."""
     requests = method.ask(run.problems[0], run.progress)
     kinds = {"completions": "rollouts", "greedy": "greedy", "demonstrations": "demonstrations", "pairs": "pairs"}
     return {name: sum(getattr(request, kind) for request in requests) for name, kind in kinds.items()}
 
 
 def batch(run: Run, stage: int) -> str:
-    """A lane's step in numbers; the second lane of some courses takes problems that wait."""
-    method, found = run.schedule.methods[stage], asked(run, run.schedule.methods[stage])
+    """A stage's batch in numbers; later stages of some schedules train on deferred problems."""
+    method, counts = run.schedule.methods[stage], samples_per_problem(run, run.schedule.methods[stage])
     num = (run.schedule.num_waiting_per_step if stage > 0 else None) or run.config.prompts_per_step
-    wanted = " + ".join(f"{count} {kind}" for kind, count in found.items() if count)
-    own, shown = found["completions"] + found["greedy"], found["demonstrations"] + 2 * found["pairs"]
+    wanted = " + ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    num_sampled = counts["completions"] + counts["greedy"]
+    num_shown = counts["demonstrations"] + 2 * counts["pairs"]
     rounds = f", in up to {method.max_rounds} rounds" if method.max_rounds > 1 else ""
-    return f"{num} problems x ({wanted}) = {num * own:,} sampled, {num * shown:,} shown a step{rounds}"
+    return f"{num} problems x ({wanted}) = {num * num_sampled:,} sampled, {num * num_shown:,} shown a step{rounds}"

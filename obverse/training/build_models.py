@@ -1,4 +1,4 @@
-"""The networks of a run: the policy, and whichever of anchor, critic and reward model somebody reads."""
+"""Load the models of a run: the policy, and those of anchor, critic and reward model that its methods use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from obverse.errors import CheckpointError, ConfigError
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.models.adapter_io import is_adapter
-from obverse.models.checkpoint_weights import unused
 from obverse.models.load import load, load_scalar
 from obverse.models.lora import frozen, load_adapted, without
 from obverse.models.policy import Policy, as_policy, with_checkpoints, with_compiled_layers
@@ -27,59 +26,65 @@ from obverse.models.reward_model import RewardModel
 
 @dataclass(frozen=True)
 class TrainingModels:
-    """What was loaded; None where nobody reads it."""
+    """The models of a run; None for a model that no method uses."""
 
     policy: Policy
     tokenizer: Any
     anchor: Policy | None  # the initial model, frozen
     critic: Any
     table: torch.nn.Module | None  # the initial model's embeddings, frozen
+    critic_unused_weights: str | None = None  # a message about weights in its files that the critic does not use
 
     def text_models(self, config: TrainConfig) -> dict[str, Any]:
-        """The models that may read the run's texts to different lengths, by what messages call them."""
-        others = {"the initial model": self.anchor.model} if self.anchor and config.anchor_model else {}
-        return {"the model": self.policy.model, **others}
+        """The models that may differ in the longest text they read, by their names in messages."""
+        anchor = {"the initial model": self.anchor.model} if self.anchor and config.anchor_model else {}
+        return {"the model": self.policy.model, **anchor}
 
     def unused_weights(self, scorer: RewardModel | None) -> list[str]:
-        """A sentence for each model whose files have weights that nothing reads."""
-        models = (self.policy.model, self.anchor and self.anchor.model, self.critic, scorer and scorer.model)
-        return list(dict.fromkeys(sentence for model in models if model is not None and (sentence := unused(model))))
+        """A message for each model that does not use all weights in its files."""
+        messages = (
+            self.policy.unused_weights,
+            self.anchor and self.anchor.unused_weights,
+            self.critic_unused_weights,
+            scorer and scorer.unused_weights,
+        )
+        return list(dict.fromkeys(message for message in messages if message))
 
 
 def load_models(
     config: TrainConfig, schedule: TrainingSchedule, start: Path | None, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> TrainingModels:
-    """Load what the course's methods need; from the checkpoint `start` what has learned since."""
+    """Load the models that the schedule's methods use; trained models from the checkpoint `start` if given."""
     source = str(start) if start else config.model
     if not all(method.trains_policy for method in schedule.methods):
-        model, tokenizer = _scalar(config, source, process_group)
-        return TrainingModels(Policy(model, head=None), tokenizer, None, None, None)
+        model, tokenizer, unused = _scalar(config, source, process_group)
+        return TrainingModels(Policy(model, head=None, unused_weights=unused), tokenizer, None, None, None)
     policy, tokenizer = _policy(config, start, process_group)
-    anchor = critic = table = None
+    anchor = critic = table = critic_unused = None
     if any(method.needs("anchor") or samples_initial(method) for method in schedule.methods):
         anchor = _initial(config, policy, tokenizer, start, process_group)
     if any(method.critic is not None for method in schedule.methods):
-        critic, _ = _scalar(config, str(start / "critic") if start else config.model, process_group)
+        critic, _, critic_unused = _scalar(config, str(start / "critic") if start else config.model, process_group)
     if any(method.inputs is not None for method in schedule.methods):
         table = _table(config, policy, start, process_group)
     if config.gradient_checkpointing:
         policy = with_checkpoints(policy)
     if config.torch_compile:
         policy = with_compiled_layers(policy)
-    return TrainingModels(policy, tokenizer, anchor, critic, table)
+    return TrainingModels(policy, tokenizer, anchor, critic, table, critic_unused)
 
 
 def _policy(config: TrainConfig, start: Path | None, process_group: ProcessGroup) -> tuple[Policy, Any]:
-    """What learns, and its tokenizer."""
+    """The trained policy and its tokenizer."""
     if config.use_peft:
         return load_adapted(config, start)
     if start and is_adapter(start):
-        raise CheckpointError(f"checkpoint {start} holds an adapter and no whole model: add use_peft")
+        raise CheckpointError(f"checkpoint {start} is an adapter, not a whole model: add use_peft")
     return load_policy(config, str(start) if start else config.model, process_group)
 
 
 def _table(config: TrainConfig, policy: Policy, start: Path | None, process_group: ProcessGroup) -> torch.nn.Module:
-    """The initial model's embeddings; under adapters they are the policy's own, which never move."""
+    """The initial model's embeddings; with adapters those of the policy, which are frozen."""
     if policy.adapter is not None:
         table: torch.nn.Module = policy.model.get_input_embeddings()
         return table
@@ -89,61 +94,63 @@ def _table(config: TrainConfig, policy: Policy, start: Path | None, process_grou
 
 
 def load_policy(config: TrainConfig, source: str, process_group: ProcessGroup) -> tuple[Policy, Any]:
-    """A policy as this run holds one: shared out over the ranks, or whole on each."""
+    """A policy, sharded over the ranks if the run uses FSDP, else a copy on each rank."""
     if not is_sharded(config, process_group):
         return load(source, config.dtype, config.device, trains=True, positions=config.positions)
     policy, tokenizer = load(
         source, config.dtype, config.device, trains=True, process_group=process_group, positions=config.positions
     )
-    shard(policy.model, _sharing(config, process_group, policy.mixed))
-    return replace(policy, shares=False, mixed=False), tokenizer  # its weights are in bfloat16 where they are whole
+    shard(policy.model, _sharding_options(config, process_group, policy.mixed))
+    return replace(policy, shares=False, mixed=False), tokenizer  # FSDP casts the gathered weights to bfloat16
 
 
 def is_sharded(config: TrainConfig, process_group: ProcessGroup) -> bool:
-    """Whether the run's networks are shared out over the ranks."""
+    """Whether the run's models are sharded over the ranks."""
     return config.fsdp and not process_group.is_alone
 
 
-def _scalar(config: TrainConfig, source: str, process_group: ProcessGroup, trained: bool = False) -> tuple[Any, Any]:
-    """A critic or a reward model, held as the policy is; `trained`: one that learns no more."""
+def _scalar(
+    config: TrainConfig, source: str, process_group: ProcessGroup, trained: bool = False
+) -> tuple[Any, Any, str | None]:
+    """The result of `load_scalar`, sharded as the policy is; `trained` for a reward model, which is frozen."""
     positions = {} if trained else config.positions
     if not is_sharded(config, process_group):
-        model, tokenizer = load_scalar(source, config.dtype, config.device, trained, positions=positions)
-        return model.requires_grad_(not trained), tokenizer
-    model, tokenizer = load_scalar(source, config.dtype, config.device, trained, process_group, positions)
-    shard(model.requires_grad_(not trained), _sharing(config, process_group, mixed=False))
-    return model, tokenizer
+        model, tokenizer, unused = load_scalar(source, config.dtype, config.device, trained, positions=positions)
+        return model.requires_grad_(not trained), tokenizer, unused
+    model, tokenizer, unused = load_scalar(source, config.dtype, config.device, trained, process_group, positions)
+    shard(model.requires_grad_(not trained), _sharding_options(config, process_group, mixed=False))
+    return model, tokenizer, unused
 
 
-def _sharing(config: TrainConfig, process_group: ProcessGroup, mixed: bool) -> ShardingOptions:
+def _sharding_options(config: TrainConfig, process_group: ProcessGroup, mixed: bool) -> ShardingOptions:
     return ShardingOptions(process_group, config.fsdp_reshard_after_forward, config.fsdp_offload_params, mixed)
 
 
 def refuse_unsupported_sharding(config: TrainConfig, process_group: ProcessGroup) -> None:
-    """Raise ConfigError for ways to share out that cannot be, or would be of no use."""
+    """Raise ConfigError for combinations of options that FSDP does not support or that have no effect."""
     if config.fsdp and config.use_peft:
-        raise ConfigError("--fsdp shares whole policies out: leave it out with --use_peft, whose base all ranks have")
+        raise ConfigError("--fsdp does not support --use_peft, with which every rank has the whole base: leave it out")
     if config.use_peft and config.positions:
         raise ConfigError(
-            f"--{min(config.positions)} changes the base, which an adapter's folder only names: change its config.json "
-            "in a folder of your own, or train without --use_peft"
+            f"--{min(config.positions)} changes the base, to which an adapter's folder only refers: change the "
+            "config.json of a copy, or train without --use_peft"
         )
     if config.router_aux_loss_coef and (config.fsdp or config.torch_compile):
         raise ConfigError(
-            "--router_aux_loss_coef reads what routers say on the way, which is not possible in layers that are "
-            "shared out or compiled: leave --fsdp and --torch_compile out"
+            "--router_aux_loss_coef reads the outputs of routers inside the model, which is not possible in sharded or "
+            "compiled layers: leave --fsdp and --torch_compile out"
         )
     if is_sharded(config, process_group) and config.fsdp_offload_params and process_group.device.type == "cpu":
-        raise ConfigError("--fsdp_offload_params: on a CPU the shares are in its memory already: leave it out")
+        raise ConfigError("--fsdp_offload_params: on a CPU the shards are in its memory already: leave it out")
 
 
 def _initial(
     config: TrainConfig, policy: Policy, tokenizer: Any, start: Path | None, process_group: ProcessGroup
 ) -> Policy:
-    """The frozen model that KL, DPO and the like compare with."""
+    """The frozen reference model, for example of a KL term or of DPO."""
     if config.anchor_model is not None:
-        anchor, own = load_policy(config, config.anchor_model, process_group)
-        if own.get_vocab() != tokenizer.get_vocab():
+        anchor, anchor_tokenizer = load_policy(config, config.anchor_model, process_group)
+        if anchor_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ConfigError(f"--anchor_model: {config.anchor_model} has another vocabulary than {config.model}")
         return anchor
     if policy.adapter is not None:
@@ -156,7 +163,7 @@ def _initial(
 def stage_anchor(
     config: TrainConfig, policy: Policy, process_group: ProcessGroup, folder: Path, is_resumed: bool = False
 ) -> Policy:
-    """The frozen initial model of a stage that began later: the policy as it is now, or then, as `folder` has it."""
+    """The frozen initial model of a later stage: a copy of the policy, or with `is_resumed` the model in `folder`."""
     if policy.adapter is not None:
         return frozen(policy, folder if is_resumed else None)
     if is_resumed or is_sharded(config, process_group):
@@ -167,13 +174,14 @@ def stage_anchor(
 def load_reward_model(
     config: TrainConfig, tokenizer: Any, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> RewardModel | None:
-    """The reward model that grades own samples; ConfigError when it is none."""
+    """The reward model that grades samples, or None. Raises ConfigError for a model without a scalar head."""
     if config.reward_model is None:
         return None
-    model, own = _scalar(config, config.reward_model, process_group, trained=True)
-    renderer = Renderer.of(own, config, None)
+    model, scorer_tokenizer, unused = _scalar(config, config.reward_model, process_group, trained=True)
+    renderer = Renderer.of(scorer_tokenizer, config, None)
     at_once = config.tokens_at_once(
         process_group.device.type if is_sharded(config, process_group) else model.device.type
     )
     longest = fsdp_forward(model, lambda: num_positions(model))
-    return RewardModel(model, renderer, own.get_vocab() == tokenizer.get_vocab(), at_once, longest)
+    same_tokens = scorer_tokenizer.get_vocab() == tokenizer.get_vocab()
+    return RewardModel(model, renderer, same_tokens, at_once, longest, unused)

@@ -181,7 +181,9 @@ class Collector:
             sampled = self._author(author).sample([request for _, request in members], params, report)
             for (draft, _), completions in zip(members, sampled, strict=True):
                 problem = groups[draft.problem].problem
-                groups[draft.problem].samples += [self._rollout(draft, each, problem) for each in completions]
+                groups[draft.problem].samples += [
+                    self._rollout(draft, completion, problem) for completion in completions
+                ]
             done += sum(draft.num_rollouts for draft, _ in members)
 
     def _author(self, author: str) -> Sampler:

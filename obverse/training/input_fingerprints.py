@@ -74,10 +74,10 @@ def of_model(name: str, weights_only: bool = False) -> str:
 
 def refuse_unexpected(expected: Mapping[str, str], inputs: Mapping[str, str]) -> None:
     """Raise ConfigError if an input differs from the expected one."""
-    for name, (before, now) in differences(expected, inputs).items():
+    for name, (before, after) in differences(expected, inputs).items():
         raise ConfigError(
-            f"--{name}: the comparison was begun with {before}, and there is {now}: all of its runs read the same: put "
-            "it back as it was, or begin another comparison"
+            f"--{name}: the comparison was started with {before}, and now has {after}: all of its runs use the same: "
+            "restore it, or start another comparison"
         )
 
 
@@ -86,14 +86,14 @@ def fingerprint_facts(inputs: Mapping[str, str]) -> dict[str, str]:
     return {f"{name} with sha256": fingerprint.short(value) for name, value in inputs.items()}
 
 
-def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """The inputs whose fingerprints differ, as two phrases each with shortened digests: before and now."""
+def differences(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The inputs with different fingerprints, each with two phrases of shortened digests: saved and current."""
     kind = {"dataset": "rows"}
     return {
         name: (
-            f"{kind.get(name, 'content')} with sha256 {fingerprint.short(then[name])}",
+            f"{kind.get(name, 'content')} with sha256 {fingerprint.short(saved[name])}",
             f"{kind.get(name, 'content')} with sha256 {fingerprint.short(value)}",
         )
-        for name, value in now.items()
-        if name in then and then[name] != value
+        for name, value in current.items()
+        if name in saved and saved[name] != value
     }

@@ -80,22 +80,22 @@ def refuse_changes(
     refused = {name: values for name, values in changed.items() if name not in allowed}
     if not refused:
         return changed
-    listed = "; ".join(f"{name}: {before!r} then, {now!r} now" for name, (before, now) in sorted(refused.items()))
-    kind = "is of another method's run" if "method" in refused else "was made with other options or files"
+    listed = "; ".join(f"{name}: {before!r} then, {after!r} now" for name, (before, after) in sorted(refused.items()))
+    kind = "is of another method's run" if "method" in refused else "was saved with other options or files"
     raise CheckpointError(
         f"checkpoint {path} {kind}: {listed}: give the same values, start a new run in another --output_dir, or allow "
         f"the change by --allow_config_change {','.join(sorted(refused))}"
     )
 
 
-def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The fixed options that differ, with both values; options that only one side has are not compared."""
-    return {name: values for name, values in all_changes(then, now).items() if name not in FREE}
+    return {name: values for name, values in all_changes(saved, current).items() if name not in FREE}
 
 
-def all_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def all_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """All options that differ, with both values; options that only one side has are not compared."""
-    before, after = _flat(then), _flat(now)
+    before, after = _flat(saved), _flat(current)
     return {
         name: (value, after[name]) for name, value in before.items() if name in after and not _same(value, after[name])
     }
@@ -167,7 +167,7 @@ def restore_stages(run: Run, path: Path) -> None:
             anchor = stage_anchor(run.config, learner.policy, run.process_group, folder, is_resumed=True)
             run.learners[stage] = replace(learner, anchor=anchor)
             copy = run.folder.path / folder.name
-            if not run.process_group.broadcast(copy.is_dir()):  # the run goes on in another folder
+            if not run.process_group.broadcast(copy.is_dir()):  # the run continues in another folder
                 checkpoint.save_model(
                     copy, anchor.savable, run.collector.renderer.tokenizer_to_save(), run.process_group
                 )
@@ -195,7 +195,7 @@ def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None
         names.append(SNAPSHOT)
     then = manifest.run_info(path)
     changed = all_changes(then.config, config_record(config)).keys() | differences(then.inputs, run.inputs).keys()
-    if "eval_dataset" in then.inputs.keys() & run.inputs.keys():  # what it holds decides, not where it lies
+    if "eval_dataset" in then.inputs.keys() & run.inputs.keys():  # its content is compared, not its path
         changed -= {"eval_dataset"} - differences(then.inputs, run.inputs).keys()
     is_measured_anew = bool(changed & MEASURING)  # what was measured before is not comparable
     if is_measured_anew:
@@ -204,7 +204,7 @@ def set_aside_later_steps(run: Run, path: Path, saved: LoadedCheckpoint) -> None
     repeats = not was_saved and not is_measured_anew and not changed - FREE and then.data in ("", run.data)
     size = run.folder.metrics_size_at(step, saved.state["metrics"])
     if branch := history.set_aside(root, step, size, names, repeats):
-        run.watcher.note(f"goes on from {path.name}: what {root} held beyond it is set aside in {branch}")
+        run.watcher.note(f"resumes from {path.name}: later files of {root} are set aside in {branch}")
 
 
 def is_inside(path: Path, folder: Path) -> bool:
@@ -220,6 +220,6 @@ def restore_optimizers(run: Run, saved: LoadedCheckpoint) -> None:
         if unknown:
             raise CheckpointError(
                 f"checkpoint {saved.path}: moments of {min(unknown)}, which this model does not have: resume with the "
-                "--model that it was made with"
+                "--model that was trained"
             )
         optimizer.restore(moments, saved.state["optimizers"][name])

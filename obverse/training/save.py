@@ -36,8 +36,8 @@ def refuse_drift(run: Run) -> None:
     for rank, checksums in enumerate(rest, start=1):
         if checksums != first:
             raise DivergedError(
-                f"the weights of rank {rank} are no longer those of rank 0, so nothing was saved: its machine, its "
-                "libraries or its number of threads compute otherwise: start all ranks on equal machines, and resume"
+                f"the weights of rank {rank} differ from those of rank 0, so nothing was saved: its machine, its "
+                "libraries or its number of threads give other results: start all ranks on equal machines, and resume"
             )
 
 
@@ -54,9 +54,11 @@ def save(run: Run) -> Path:
     if run.process_group.is_first:
         run.folder.sync_metrics()
     optimizers = run.optimizers()
-    tensors = {f"{name}/{key}": value for name, each in optimizers.items() for key, value in each.tensors().items()}
+    tensors = {
+        f"{name}/{key}": value for name, optimizer in optimizers.items() for key, value in optimizer.tensors().items()
+    }
     state = {"version": VERSION, **run.state.to_json()}
-    state["optimizers"] = {name: each.counters() for name, each in optimizers.items()}
+    state["optimizers"] = {name: optimizer.counters() for name, optimizer in optimizers.items()}
     state["metrics"] = run.folder.metrics_fingerprint()
     state["template"] = run.collector.renderer.record()
     state |= {"ahead": [row for rows in prefetched for row in rows]} if prefetched else {}

@@ -58,36 +58,36 @@ def find_start(
         folder.metrics_size_at(state["step"], state["metrics"])
     allowed = refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
     note_changes(allowed, watcher)
-    for name, (before, now) in differences(then.inputs, inputs or {}).items():
+    for name, (before, after) in differences(then.inputs, inputs or {}).items():
         if name in FREE:
-            watcher.note(f"--{name}: {now}, and {before} before: figures from here on are of other rows")
+            watcher.note(f"--{name}: {after}, and {before} before: figures from this step on are of other rows")
     return path
 
 
 def note_changes(changes: Mapping[str, tuple[Any, Any]], watcher: Watcher) -> None:
     """Note the changes that allow_config_change permits."""
-    for name, (before, now) in sorted(changes.items()):
-        watcher.note(f"goes on with another {name}: {before!r} then, {now!r} now")
+    for name, (before, after) in sorted(changes.items()):
+        watcher.note(f"resumes with another {name}: {before!r} then, {after!r} now")
 
 
 def newest_checkpoint(folder: RunFolder, watcher: Watcher) -> Path | None:
     """The newest intact checkpoint of the folder's run, None in a folder without a run."""
-    path, passed = checkpoint.search(folder.path, folder.run_id())
-    for sentence in passed:
+    path, skipped = checkpoint.search(folder.path, folder.run_id())
+    for sentence in skipped:
         watcher.note(sentence)
     parent = folder.environment().get("parent")
-    if path is None and parent and not passed:
+    if path is None and parent and not skipped:
         raise CheckpointError(
-            f"{folder.path} has no checkpoint of its own yet: it was to go on from {parent['checkpoint']}: give that "
-            "as --resume_from_checkpoint"
+            f"{folder.path} has no checkpoint yet: it was to continue from {parent['checkpoint']}: give that as "
+            "--resume_from_checkpoint"
         )
-    if path is None and (passed or folder.metrics_path.exists()):
+    if path is None and (skipped or folder.metrics_path.exists()):
         raise CheckpointError(
-            f"{folder.path} holds a run but no whole checkpoint{': ' + passed[0] if passed else ''}; start anew in "
+            f"{folder.path} has a run but no whole checkpoint{': ' + skipped[0] if skipped else ''}; start anew in "
             "another --output_dir"
         )
     if path is None:
-        watcher.note(f"nothing to resume in {folder.path}: the run begins")
+        watcher.note(f"nothing to resume in {folder.path}: a new run starts")
     return path
 
 
@@ -99,13 +99,13 @@ def checkpoint_at(path: Path, folder: RunFolder) -> Path:
         if run and saved_by and run != saved_by:
             raise CheckpointError(
                 f"checkpoint {path} is of run {saved_by}, and {folder.path} holds run {run}: move it away, or "
-                "go on from it in another --output_dir"
+                "continue from it in another --output_dir"
             )
     elif holds_run(folder.path):
         raise CheckpointError(
             f"checkpoint {path} (run {saved_by or 'without a number'}) is not in {folder.path}, which holds run "
-            f"{run or 'without a number'}: give --resume_from_checkpoint auto to go on with that one, or a new or "
-            "empty --output_dir to go on from the checkpoint"
+            f"{run or 'without a number'}: give --resume_from_checkpoint auto to continue that run, or a new or "
+            "empty --output_dir to continue from the checkpoint"
         )
     return path
 
@@ -129,7 +129,7 @@ def initialize_run_folder(run: Run, start: Path | None, threads: int, sampler: M
     elif is_inside(start, folder.path):
         if run.process_group.is_first and (folder.path / ENVIRONMENT).exists() and not folder.environment():
             moved = history.move_aside(folder.path, ENVIRONMENT)
-            run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is moved to {moved}, and written again")
+            run.watcher.note(f"{folder.path / ENVIRONMENT} is damaged: it is moved to {moved}, and replaced")
         folder.write_json(ENVIRONMENT, {**continued(run, start, threads), **sampler})
     else:
         then = manifest.run_info(start)

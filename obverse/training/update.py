@@ -110,11 +110,11 @@ class BackwardPass:
             elif self.learner.params is not None and self.learner.params.is_untruncated:
                 self.metrics.add_mismatch(inputs, inputs.policy.logp)
         self.metrics.add_values_and_pairs(inputs, method.terms)
-        if method.memory is not None and (shown := method.memory_observation(inputs)) is not None:
+        if method.memory is not None and (observation := method.memory_observation(inputs)) is not None:
             if self.observed is None:
                 self.observed = torch.zeros_like(self.update.samples.reward)
             samples = inputs.tokens.sample
-            self.observed[samples] = shown[samples].to(self.observed.dtype)
+            self.observed[samples] = observation[samples].to(self.observed.dtype)
 
     def _restricted_logprobs(self, micro: Micro, number: int) -> Tensor | None:
         """Log-probs under sampling parameters that exclude tokens; [T], None where no forward pass is needed for them.

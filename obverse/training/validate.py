@@ -1,4 +1,4 @@
-"""What a method asks of its options and of the data; what cannot be given is one sentence, before any model loads."""
+"""Checks of options and data against the requirements of a method, before any model is loaded."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ if TYPE_CHECKING:
 def check(schedule: TrainingSchedule, config: TrainConfig) -> None:
     """Raise ConfigError for options that contradict each other."""
     if len({method.trains_policy for method in schedule.methods}) > 1:
-        raise ConfigError(f"method {config.method}: a policy and a reward model cannot be trained in one course")
+        raise ConfigError(f"method {config.method}: a policy and a reward model cannot be trained in one schedule")
     scored = any(method.grades and wants(method, "rollouts") for method in schedule.methods)
     if config.reward_model is not None and not scored:
-        raise ConfigError(f"--reward_model: {config.method} samples nothing that it could score")
+        raise ConfigError(f"--reward_model: {config.method} samples nothing to score")
     if config.use_peft and not all(method.trains_policy for method in schedule.methods):
         raise ConfigError(f"--use_peft: {config.method} trains a whole model with a head of its own: leave it out")
     fits = all(method.trains_policy and method.inputs is None for method in schedule.methods)
     if config.router_aux_loss_coef and not fits:
-        raise ConfigError(f"--router_aux_loss_coef: {config.method} trains no policy that reads its texts as they are")
+        raise ConfigError(f"--router_aux_loss_coef: {config.method} trains no policy, or changes its input embeddings")
     for method in schedule.methods:
         check_method(config.method, method)
         if not method.trains_policy and config.eval_dataset is not None:
             raise ConfigError(
-                f"--eval_dataset: {config.method} trains a reward model, which writes no answers to grade"
+                f"--eval_dataset: {config.method} trains a reward model, which generates no answers to grade"
             )
 
 
 def check_method(name: str, method: Method) -> None:
-    """Raise ConfigError for a method that cannot work, whatever the data: a group of one, advantages from nobody."""
+    """Raise ConfigError for a method that cannot work with any data: a group of one, advantages without a critic."""
     if not method.terms:
         raise ConfigError(f"method {name} trains nothing: give its Method at least one Term")
-    asked = list(method.ask(ANY, 0.5))
-    own = sum(request.rollouts for request in asked)
-    everyone = own + sum(request.demonstrations for request in asked)
-    if (method.needs("group") and everyone < 2) or (method.needs("own_group") and own < 2):
+    requests = list(method.ask(ANY, 0.5))
+    num_rollouts = sum(request.rollouts for request in requests)
+    num_samples = num_rollouts + sum(request.demonstrations for request in requests)
+    if (method.needs("group") and num_samples < 2) or (method.needs("own_group") and num_rollouts < 2):
         raise ConfigError(
-            f"method {name} compares a problem's samples with each other and asks for one of them: "
-            "a group of one teaches nothing; raise --num_generations to 2 or more"
+            f"method {name} compares a problem's samples with each other and requests one of them: "
+            "a group of one gives no gradient; raise --num_generations to 2 or more"
         )
-    written = next((column for column in sorted(WRITTEN_BY_CRITIC) if method.needs(column)), "")
-    if (written or "value" in method.streams) and method.critic is None:
+    critic_column = next((column for column in sorted(WRITTEN_BY_CRITIC) if method.needs(column)), "")
+    if (critic_column or "value" in method.streams) and method.critic is None:
         raise ConfigError(
-            f"method {name} reads the column `{written or 'advantage'}`, which only a critic writes, and has none: "
-            "give its Method a critic, critic=GAE()"
+            f"method {name} reads the column `{critic_column or 'advantage'}`, which only a critic writes, without "
+            "a critic: give its Method one, critic=GAE()"
         )
     if method.critic is not None and "value" not in method.streams:
-        raise ConfigError(f'method {name} has a critic that never learns: give it a term with on="value"')
+        raise ConfigError(f'method {name} has a critic that is not trained: give it a term with on="value"')
 
 
 def load_problems(config: TrainConfig, schedule: TrainingSchedule) -> list[Problem]:
-    """The data set, checked for what the methods ask of it; ConfigError when it cannot give that."""
-    judged_by = with_weights(config.verifier, config.verifier_weights)
-    if judged_by is not None:
-        get_verifier(judged_by, config.verifier_seconds)  # a name or a file that is wrong is told now
+    """The data set. Raises ConfigError if it lacks columns or graders that the methods require."""
+    verifier = with_weights(config.verifier, config.verifier_weights)
+    if verifier is not None:
+        get_verifier(verifier, config.verifier_seconds)  # raises errors before the data is loaded
     problems = load_dataset(
         config.dataset,
         split=config.dataset_split,
         num_problems=config.num_problems,
         seed=config.seed,
-        verifier=judged_by,
+        verifier=verifier,
     )
     if not problems:
         raise ConfigError(f"data set {config.dataset!r} has no problems")
@@ -80,13 +80,13 @@ def load_problems(config: TrainConfig, schedule: TrainingSchedule) -> list[Probl
 
 
 def check_data(config: TrainConfig, method: Method, problems: Sequence[Problem]) -> None:
-    """Raise ConfigError where the data lack what the method learns from or is graded by."""
+    """Raise ConfigError if the data lack the samples or the reference answers that the method requires."""
     num_shown = sum(bool(problem.demonstration) for problem in problems)
     num_paired = sum(problem.chosen is not None and problem.rejected is not None for problem in problems)
     num_gradable = sum(problem.verifier is not None for problem in problems)
-    found = {"demonstrations": num_shown, "pairs": num_paired}
-    wanted = [kind for kind in found if wants(method, kind)]
-    if wanted and not any(found[kind] for kind in wanted):
+    available = {"demonstrations": num_shown, "pairs": num_paired}
+    wanted = [kind for kind in available if wants(method, kind)]
+    if wanted and not any(available[kind] for kind in wanted):
         columns = {"demonstrations": "the column", "pairs": "the columns chosen and rejected"}
         raise ConfigError(
             f"method {config.method!r} needs {' or '.join(wanted)} and {config.dataset!r} has none: "

@@ -109,9 +109,9 @@ def test_every_right_answer_is_compared_with_every_wrong_one() -> None:
             pull = 0.1 / (1 + math.exp(0.1 * (ratios[better] - ratios[worse])))
             expected[better] += pull
             expected[worse] -= pull
-    assert Preferred(0.1, own=True)(at).tolist() == pytest.approx(expected)
-    assert len(Preferred(0.1, own=True).margins(at)) == 4
-    assert PerPair(own=True)(at, Source.ROLLOUT).tolist() == [0.25] * 5
+    assert Preferred(0.1, with_rollouts=True)(at).tolist() == pytest.approx(expected)
+    assert len(Preferred(0.1, with_rollouts=True).margins(at)) == 4
+    assert PerPair(with_rollouts=True)(at, Source.ROLLOUT).tolist() == [0.25] * 5
     assert Preferred(0.1)(at).tolist() == [0.0] * 5  # grades are not read, and there are no chosen samples
 
 

@@ -32,7 +32,7 @@ SMALL = Qwen2Config(
     vocab_size=4000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, tie_word_embeddings=True,
 )  # fmt: skip
-LONG = Lengths(prompt=30, given=40, completion=50)
+LONG = Lengths(prompt=30, response=40, completion=50)
 
 
 @pytest.fixture(scope="session")

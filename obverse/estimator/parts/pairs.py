@@ -25,26 +25,26 @@ LOG_SCORE_LIMIT = LOG_RATIO_LIMIT / 2
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
-def sides(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
-    """Which samples are chosen and which rejected; bool [S] each. With `own` rollouts too, by their grade."""
+def sides(samples: Samples, with_rollouts: bool) -> tuple[Tensor, Tensor]:
+    """Which samples are chosen and which rejected; bool [S] each. `with_rollouts` includes rollouts by their grade."""
     chosen, rejected = (samples.counts[:, int(source)] > 0 for source in (Source.CHOSEN, Source.REJECTED))
-    if not own:
+    if not with_rollouts:
         return chosen, rejected
     is_rollout = samples.counts[:, int(Source.ROLLOUT)] > 0
     return chosen | (is_rollout & samples.correct), rejected | (is_rollout & ~samples.correct)
 
 
-def all_pairs(samples: Samples, own: bool) -> tuple[Tensor, Tensor]:
+def all_pairs(samples: Samples, with_rollouts: bool) -> tuple[Tensor, Tensor]:
     """The rows in Samples of each pair's chosen and rejected sample, over the whole update; [P] each."""
-    chosen, rejected = sides(samples, own)
+    chosen, rejected = sides(samples, with_rollouts)
     same = samples.group[:, None] == samples.group[None, :]
     better, worse = (same & chosen[:, None] & rejected[None, :]).nonzero(as_tuple=True)
     return better, worse
 
 
-def local_pairs(inputs: PartInputs, own: bool) -> tuple[Tensor, Tensor]:
+def local_pairs(inputs: PartInputs, with_rollouts: bool) -> tuple[Tensor, Tensor]:
     """The pairs whose samples are in this micro batch; [P] each."""
-    better, worse = all_pairs(inputs.samples, own)
+    better, worse = all_pairs(inputs.samples, with_rollouts)
     is_local = inputs.samples.correct.new_zeros(len(inputs.samples)).index_fill(0, inputs.tokens.sample, True)
     both = is_local[better] & is_local[worse]
     return better[both], worse[both]
@@ -70,7 +70,7 @@ class Preferred(PairedAdvantage):
     ((1 - e) sigmoid(-beta h) - e sigmoid(beta h)). `ipo`: g(L) / n in place of g, n the sample's tokens, the loss
     (h - 1 / (2 beta))^2 and pull = 1 / beta - 2 h. g is L for the reverse KL, 1 - e^-L for the forward KL,
     log 2 + log sigmoid(L) for Jensen-Shannon, (e^((alpha - 1) L) - 1) / (alpha - 1) for alpha.
-    With `own` rollouts are compared too, correct ones with incorrect ones.
+    If `with_rollouts`, correct rollouts are paired with incorrect ones too.
     Source: DPO, 2305.18290 eq. 7; divergences, 2309.16240; ipo, 2310.12036, length averaged as in TRL.
     """
 
@@ -79,7 +79,7 @@ class Preferred(PairedAdvantage):
     alpha: float = 0.5
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     label_smoothing: float = 0.0
-    own: bool = False
+    with_rollouts: bool = False
     needs_whole_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -94,18 +94,18 @@ class Preferred(PairedAdvantage):
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset({"anchor", "correct", "own_group"} if self.own else {"anchor"})
+        return frozenset({"anchor", "correct", "own_group"} if self.with_rollouts else {"anchor"})
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         score, slope = self._scores(inputs)
-        better, worse = pairs = local_pairs(inputs, self.own)
+        better, worse = pairs = local_pairs(inputs, self.with_rollouts)
         pull = self._pull(score[better] - score[worse])
         return inputs.spread(summed(pairs, pull, -pull, len(inputs.samples)) * slope)
 
     def margins(self, inputs: PartInputs) -> Tensor:
         """beta (score of the better - score of the worse) of every pair of this micro batch; [P]."""
         score, _ = self._scores(inputs)
-        better, worse = local_pairs(inputs, self.own)
+        better, worse = local_pairs(inputs, self.with_rollouts)
         return self.beta * (score[better] - score[worse])
 
     def _scores(self, inputs: PartInputs) -> tuple[Tensor, Tensor]:
@@ -153,7 +153,7 @@ class Ranked(PairedAdvantage):
             raise ValueError("a centering coefficient must be at least 0")
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        better, worse = pairs = local_pairs(inputs, own=False)
+        better, worse = pairs = local_pairs(inputs, with_rollouts=False)
         score = self._scores(inputs)
         pull = (self.margin - score[better] + score[worse]).sigmoid()
         center = -2 * self.center * (score[better] + score[worse])
@@ -163,7 +163,7 @@ class Ranked(PairedAdvantage):
     def margins(self, inputs: PartInputs) -> Tensor:
         """r_better - r_worse of every pair of this micro batch; [P]."""
         score = self._scores(inputs)
-        better, worse = local_pairs(inputs, own=False)
+        better, worse = local_pairs(inputs, with_rollouts=False)
         return score[better] - score[worse]
 
     def _scores(self, inputs: PartInputs) -> Tensor:
@@ -205,12 +205,12 @@ class ImplicitScore(Part):
 class PerPair(Normalizer):
     """1 / P: a sum over each sample's tokens, then a mean over all pairs of the update."""
 
-    own: bool = False
+    with_rollouts: bool = False
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset({"correct"} if self.own else ())
+        return frozenset({"correct"} if self.with_rollouts else ())
 
     def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
-        num_pairs = max(len(all_pairs(inputs.samples, self.own)[0]), 1)
+        num_pairs = max(len(all_pairs(inputs.samples, self.with_rollouts)[0]), 1)
         return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_pairs

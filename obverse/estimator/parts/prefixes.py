@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 class PrefixRequest(Named):
     """One sample of the initial model per problem: its first `length` tokens, or all of it for some problems.
 
-    Those problems are the same in every run: their `uniform` number is below `whole`. Source: 2503.02875.
+    Those problems are the same in every run: their `uniform` number is below `whole_fraction`. Source: 2503.02875.
     """
 
     length: int
-    whole: float = 0.1
+    whole_fraction: float = 0.1
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
-        limit = None if problem.uniform < self.whole else self.length
+        limit = None if problem.uniform < self.whole_fraction else self.length
         return [GenerationRequest(rollouts=1, author="initial", max_tokens=limit)]
 
 
 @dataclass(frozen=True)
 class Prefix(Mask):
-    """The first `length` tokens of a sample; every token if the problem's `uniform` number is below `whole`; [T].
+    """The first `length` tokens of a sample, or all if the problem's `uniform` number is below `whole_fraction`; [T].
 
     Source: UPFT, 2503.02875.
     """
 
     length: int
-    whole: float = 0.1
+    whole_fraction: float = 0.1
 
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
-        counts = (inputs.tokens.position < self.length) | inputs.spread(inputs.samples.uniform < self.whole)
+        counts = (inputs.tokens.position < self.length) | inputs.spread(inputs.samples.uniform < self.whole_fraction)
         return counts.to(ratio.dtype)
 
 
@@ -50,9 +50,11 @@ class PerPrefixToken(Normalizer):
     """1 / N: a mean over the tokens of the update that the mask `Prefix` keeps."""
 
     length: int
-    whole: float = 0.1
+    whole_fraction: float = 0.1
 
     def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
         counts = inputs.samples.counts[:, int(source)]
-        num_tokens = counts.where(inputs.samples.uniform < self.whole, counts.clamp(max=self.length)).sum().clamp(min=1)
+        num_tokens = (
+            counts.where(inputs.samples.uniform < self.whole_fraction, counts.clamp(max=self.length)).sum().clamp(min=1)
+        )
         return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_tokens
