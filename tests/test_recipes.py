@@ -45,7 +45,7 @@ def test_every_line_is_an_option(name: str) -> None:
 def test_without_a_network_a_dry_run_is_a_file_and_a_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config", str(HERE / f"{name}.yaml"), "--dry-run"]) == 0
     out, err = capsys.readouterr()
-    assert "# memory: no plan: model " in out and "no network is asked for it" in out and not err
+    assert "# memory: no plan: model " in out and "is not downloaded" in out and not err
 
 
 def test_positions_are_the_authors() -> None:

@@ -78,7 +78,7 @@ def test_what_cannot_be_graded_again_is_one_sentence(evaluated: Path, tmp_path: 
         regrade(RegradeConfig(regrade=evaluated / "out", k=(4,)))
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "asked.json").write_text("{}")
-    with pytest.raises(DataError, match="has not ended"):
+    with pytest.raises(DataError, match="is unfinished"):
         regrade(RegradeConfig(regrade=tmp_path))
 
 

@@ -62,7 +62,7 @@ def test_what_a_kill_left_unfinished_is_cut_off(tmp_path: Path, cut: int) -> Non
     (tmp_path / SAMPLES).write_bytes(both[:-cut])
     assert len(list(store.rows())) == 2
     (note,) = store.begin(ASK)
-    assert "cut off" in note and (tmp_path / SAMPLES).read_bytes() == whole
+    assert "unfinished write" in note and (tmp_path / SAMPLES).read_bytes() == whole
     store.append([row(2)])
     assert [each["seed"] for each in store.rows()] == [0, 1, 2]
 
@@ -109,7 +109,7 @@ def test_every_changed_byte_is_noticed_and_every_end_is_a_kill(tmp_path: Path) -
         for bits in (1, 0x80, 0xFF):
             path.write_bytes(content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :])
             with pytest.raises(DamageError, match=rf"{SAMPLES} is damaged at byte") as refusal:
-                store.mend()
+                store.truncate_unfinished()
             assert refusal.value.exit_code == 4 and path.stat().st_size == len(content)
         path.write_bytes(content[:place])
         assert [each["seed"] for each in store.rows()] == [*range(sum(end <= place for end in ends))]

@@ -116,9 +116,11 @@ class Context:
 
     def learner(self, method: Method, samples_itself: bool = True) -> Learner:
         """A learner of the method, for forward and backward passes; it takes no optimizer step."""
-        whole = samples_itself and self.params.is_untruncated and not samples_initial(method)
+        has_full_distribution = samples_itself and self.params.is_untruncated and not samples_initial(method)
         optimizer = Optimizer(self.policy.model, TrainConfig(method="none", learning_rate=0.0), 1)
-        return Learner(self.policy, self.initial, method, optimizer, self.micro_batch_tokens, samples_itself=whole)
+        return Learner(
+            self.policy, self.initial, method, optimizer, self.micro_batch_tokens, samples_itself=has_full_distribution
+        )
 
 
 def run_of(model: str) -> dict[str, Any] | None:

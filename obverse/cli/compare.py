@@ -77,7 +77,7 @@ def run(words: Words) -> int:
     stored = Path(scanned.given.get("output_dir", ""), "comparison.yaml").expanduser()
     if file is None and not scanned.positional and stored.is_file():
         load("obverse.comparison.plan:check_config")(stored.parent)
-        file = stored  # the comparison goes on with the options that it began with
+        file = stored  # the comparison continues with its original options
     methods = {"methods": tuple(scanned.positional)} if scanned.positional else {}
     layers = [Layer(COMMAND_LINE, {**methods, **scanned.given}), *([read_config(file)] if file else [])]
     config = scanned.check(lambda: read(CompareConfig, layers, SEE_HELP))

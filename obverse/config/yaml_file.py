@@ -84,7 +84,7 @@ def read(path: str | Path) -> Layer:
         raise ConfigError(f"{path}{line}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    except ValueError as error:  # a date that is none, a number of thousands of digits
+    except ValueError as error:  # an invalid date, a number with thousands of digits
         raise ConfigError(f"{path}: not YAML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply for a list of options") from None

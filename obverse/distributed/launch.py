@@ -22,7 +22,7 @@ from obverse.errors import PeerError, UserError
 
 START_SECONDS = 300.0  # to wait for all ranks
 LEAVE_SECONDS = 10.0  # that the rank with the store waits for the others to leave
-# A collective may wait long for a rank with more work: the watchdog tells a busy rank from a lost one.
+# A collective may wait long for a rank with more work: the watchdog distinguishes a busy rank from a lost one.
 COLLECTIVE_TIMEOUT = timedelta(hours=24)
 
 

@@ -53,7 +53,7 @@ def regrade(config: RegradeConfig, watcher: Watcher | None = None) -> list[Repor
 def regrade_one(folder: Path, config: RegradeConfig, watch: Watcher) -> Report:
     """Grade the samples of one folder again; see `regrade`."""
     if not (folder / RESULT).is_file():
-        raise DataError(f"{folder}: this evaluation has not ended; the command that began it goes on where it was")
+        raise DataError(f"{folder}: this evaluation is unfinished; repeat its command to continue")
     store, result = SampleStore(folder), read(folder / RESULT)
     problems = store.problems()
     if {problem.id for problem in problems.values()} != {row["problem"] for row in result["problems"]}:
@@ -132,13 +132,13 @@ def with_grade(
         raise ConfigError(f"problem {problem.id!r} has no answer to check: give --verifier")
     if row["correct"] is not grade.correct:
         changed[f"{GRADE_NAMES[row['correct']]} -> {GRADE_NAMES[grade.correct]}"] += 1
-    now = {"correct": grade.correct, "reward": grade.reward, "reason": grade.reason}
-    now |= {
+    grade_fields = {"correct": grade.correct, "reward": grade.reward, "reason": grade.reason}
+    grade_fields |= {
         "formatted": grade.formatted,
         "answer": extract_answer(problem, row["text"]),
         "grader": grader_version(problem),
     }
-    return {**row, **now}
+    return {**row, **grade_fields}
 
 
 def refresh_grades(store: SampleStore, problems: Mapping[str, Problem], watch: Watcher) -> str:

@@ -125,7 +125,7 @@ def collect(
         try:
             new_samples = sample(chunk, missing, setup, progress)
         except KeyboardInterrupt:
-            watch.note(f"stopped: {done:,} of {total:,} samples are in {store.folder}; the same command goes on there")
+            watch.note(f"stopped: {done:,} of {total:,} samples are in {store.folder}; repeat the command to continue")
             raise
         rows = [
             sample_row(item.problem, item.digest, item_seeds[graded.seed][0], graded, text, item.grader)

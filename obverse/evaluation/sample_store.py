@@ -146,7 +146,7 @@ class SampleStore:
                 f"{self.folder} holds samples of another request ({changed}): "
                 "give another --output, or remove the folder"
             )
-        notes = self.mend()
+        notes = self.truncate_unfinished()
         self.write_json(REQUEST, {**new_request, sealing.SCHEMA: SCHEMA})
         return notes
 
@@ -160,13 +160,13 @@ class SampleStore:
         path = self.folder / REQUEST
         if not path.exists():
             if (self.folder / SAMPLES).exists():
-                raise DamageError(f"{path} is missing, so the samples beside it are of an unknown model: put it back")
+                raise DamageError(f"{path} is missing, so the model of the stored samples is unknown: restore the file")
             return None
         request = sealing.read_sealed(path)
         request.pop(sealing.SCHEMA, None)
         return request
 
-    def mend(self) -> list[str]:
+    def truncate_unfinished(self) -> list[str]:
         """Truncate an unfinished write at the end of the samples; return notes. Raises DamageError for other damage."""
         path = self.folder / SAMPLES
         self.seal, self.size = FIRST, 0
@@ -179,7 +179,7 @@ class SampleStore:
             return []
         os.truncate(path, self.size)
         return [
-            f"{path}: the last {num_unfinished:,} bytes were an unfinished write; they are cut off, and drawn again"
+            f"{path}: the last {num_unfinished:,} bytes were an unfinished write; they are removed and sampled again"
         ]
 
     def write_problems(self, problems: Mapping[str, Problem]) -> None:

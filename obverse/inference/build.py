@@ -36,7 +36,7 @@ TEXT = (
     "Let x = 17 + 25; then x\u00b2 is \u201c1,764\u201d.\n\n  Answer: \\boxed{42} gr\u00f6\u00dfer \u6771\u4eac #### 7"
 )
 HEAD = "head.safetensors"
-NUM_REFERENCE_TOKENS = 64  # by whose log-probs policy and server are compared
+NUM_REFERENCE_TOKENS = 64  # policy and server are compared by their log-probs of these
 
 
 @dataclass(frozen=True)

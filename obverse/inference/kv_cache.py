@@ -1,4 +1,4 @@
-"""A key-value cache whose rows come, branch and go: right-aligned, written in place, trimmed to its longest row."""
+"""A right-aligned key-value cache in which rows are added, copied and removed in place."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class WeightSync:
     """Makes a server load the policy's weights after a step, under a version that names the run and the step.
 
     `folder` must have the same path on the server; it holds the newest weights only. `name` is unique to the run;
-    `reference_ids` are token ids by whose log-probs server and policy are compared after every push. `check` is called
+    After every push the log-probs of `reference_ids` by server and policy are compared. `check` is called
     in every pause and may raise.
     """
 

@@ -54,7 +54,7 @@ def _problems(config: TrainConfig) -> list[Problem]:
     """The data set. Raises UserError for one that is not on this machine."""
     name = config.dataset.partition(":")[0]
     if name not in EMBEDDED and not Path(config.dataset).expanduser().exists():
-        raise UserError(f"the data set {config.dataset} is not on this machine, and no network is asked for it")
+        raise UserError(f"the data set {config.dataset} is not on this machine, and is not downloaded")
     return load_dataset(config.dataset, split=config.dataset_split, num_problems=config.num_problems, seed=config.seed)
 
 

@@ -26,11 +26,11 @@ from obverse.types import ModelInput
 def micro_batch(num_rows: int, width: int, num_scored: int, prompts: PromptBatch | None = None) -> Micro:
     """A micro batch [num_rows, width] of zeros, with `num_scored` trained tokens per row."""
     number = num_rows * num_scored
-    whole, real = torch.zeros(number, dtype=torch.long), torch.zeros(number)
-    tokens = Tokens(whole, whole, whole, real, sampler=real)
+    indices, values = torch.zeros(number, dtype=torch.long), torch.zeros(number)
+    tokens = Tokens(indices, indices, indices, values, sampler=values)
     prompt_row = None if prompts is None else torch.zeros(num_rows, dtype=torch.long)
     ids = torch.zeros(num_rows, width, dtype=torch.long)
-    return Micro(ids, whole, whole, whole, real, tokens, prompts, prompt_row)
+    return Micro(ids, indices, indices, indices, values, tokens, prompts, prompt_row)
 
 
 def training(tracker: MemoryTracker, nets: MetaModels, method: Method, work: TrainingShape) -> int:

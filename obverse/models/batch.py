@@ -85,11 +85,11 @@ class Update:
         for index in members:
             problems.setdefault(self.rows[index].prompt, []).append(index)
         for block in blocks(sorted(problems, key=len), budget):
-            places = {prompt: place for place, prompt in enumerate(block)}
+            prompt_rows = {prompt: row for row, prompt in enumerate(block)}
             prompts = PromptBatch.of(block)
             inside = [index for prompt in block for index in problems[prompt]]
             for piece in self._filled(inside, budget, together):
-                yield self._micro(piece, prompts, places)
+                yield self._micro(piece, prompts, prompt_rows)
 
     def padding(self) -> Micro:
         """The smallest micro batch of this update, its shortest sample, marked as padding for a rank with fewer."""

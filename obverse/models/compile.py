@@ -1,4 +1,4 @@
-"""Decoder layers that torch compiles for training. Sampling goes on with the layers as they are."""
+"""Compilation of decoder layers by torch for training. Sampling uses the uncompiled layers."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ def local_config(name: str, positions: Mapping[str, float] | None = None) -> Any
         config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError):
         raise ConfigError(
-            f"model {name!r}: its config.json is not on this machine, and no network is asked for it: "
+            f"model {name!r}: its config.json is not on this machine, and is not downloaded: "
             f"'hf download {name} config.json' puts it into the cache, or give a folder that has one"
         ) from None
     return with_positions(config, positions or {})

@@ -12,13 +12,13 @@ from obverse.models.load import locate
 
 def load_renderer(config: DataConfig) -> Renderer:
     """The renderer that a run with this model and template uses; ConfigError for a model without a tokenizer."""
-    place = locate(str(config.model))
+    source = locate(str(config.model))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model: {config.model} has no tokenizer: {str(error).splitlines()[0]}") from None
     try:
-        eos_ids = GenerationConfig.from_pretrained(place).eos_token_id
+        eos_ids = GenerationConfig.from_pretrained(source).eos_token_id
     except OSError:  # optional in a model's folder
         eos_ids = None
     return Renderer.of(tokenizer, config, eos_ids)

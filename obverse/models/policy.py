@@ -287,11 +287,11 @@ def _mixed_embeddings(
 ) -> Tensor:
     with policy.computing():
         guesses = [part.argmax(-1) for part in logits(policy, micro)]
-    guess, place = torch.cat(guesses), micro.position + 1
-    read = place < micro.input_ids.shape[1]
-    row, place = micro.row[read], place[read]
+    guess, position = torch.cat(guesses), micro.position + 1
+    is_read = position < micro.input_ids.shape[1]
+    row, position = micro.row[is_read], position[is_read]
     embeddings = policy.model.get_input_embeddings()(micro.input_ids).clone()
-    embeddings[row, place] = mix(table(micro.target[read]), table(guess[read]))
+    embeddings[row, position] = mix(table(micro.target[is_read]), table(guess[is_read]))
     return embeddings
 
 

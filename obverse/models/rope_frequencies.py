@@ -36,5 +36,5 @@ def rope_dicts(text: Any) -> Iterator[dict[str, Any]]:
     rope = getattr(text, "rope_parameters", None)
     if not isinstance(rope, dict):
         return
-    inner = [each for each in rope.values() if isinstance(each, dict)]
+    inner = [value for value in rope.values() if isinstance(value, dict)]
     yield from inner or [rope]

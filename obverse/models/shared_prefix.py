@@ -152,8 +152,8 @@ def can_share(model: Any) -> bool:
             tail = torch.tensor(responses, device=model.device)
             shared = reading.states(tail, torch.arange(2, device=model.device))
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-                whole = torch.tensor([prompt + response], device=model.device)
-                plain = model.get_decoder()(input_ids=whole, use_cache=False).last_hidden_state[0, len(prompt) - 1 :]
+                row_ids = torch.tensor([prompt + response], device=model.device)
+                plain = model.get_decoder()(input_ids=row_ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 :]
                 close = 1e-4 if plain.dtype == torch.float32 else 5e-2
                 if not torch.allclose(shared[row], plain, rtol=close, atol=close * float(plain.abs().max())):
                     return False

@@ -128,7 +128,7 @@ def is_run(folder: Path) -> bool:
 
 
 def find_runs(folder: Path) -> list[RunData]:
-    """The run in a folder, or all runs below it; DataError where there is none."""
+    """The run in a folder, or all runs below it; DataError without any."""
     if is_run(folder):
         return [read_run(folder)]
     patterns = ["/".join(["*"] * depth) for depth in range(1, DEPTH + 1)]

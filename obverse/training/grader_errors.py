@@ -9,12 +9,12 @@ from obverse.errors import GraderError
 from obverse.rewards import ERRORS, NOT_APPLICABLE, REFUSED
 from obverse.types import POLICY_KINDS, Group, Sample
 
-NUM_RECENT = 1_000  # samples, at least, that the share of errors is taken over, once a run has graded so many
-NUM_TOLERATED = 2  # errors that never end a run: in a small step one error exceeds any share
+NUM_RECENT = 1_000  # the fraction of errors is computed over at least this number of recent samples
+NUM_TOLERATED = 2  # errors that never end a run: in a small step one error exceeds any limit
 
 
 class GraderErrorLimit:
-    """Counts the grader's errors over a run's recent steps; `max_errors` is the largest share that is tolerated."""
+    """Counts the grader's errors over a run's recent steps; `max_errors` is the largest tolerated fraction."""
 
     def __init__(self, max_errors: float) -> None:
         self.max_errors = max_errors
@@ -23,7 +23,7 @@ class GraderErrorLimit:
     def drop_ungraded(self, groups: list[Group], grades_rollouts: bool = True) -> list[Group]:
         """The groups without the samples that have no grade; raises GraderError for too many errors.
 
-        Too many: all samples of a step, or more than the share `max_errors` of the last NUM_RECENT samples and more
+        Too many: all samples of a step, or more than the fraction `max_errors` of the last NUM_RECENT samples and more
         than NUM_TOLERATED. A sample to which a reward function does not apply is dropped and is no error. Without
         `grades_rollouts` rollouts are not graded, and stay.
         """

@@ -1,4 +1,4 @@
-"""The training loop: rollouts, updates, evaluations and checkpoints, step by step. It knows no method by name."""
+"""The training loop: rollouts, updates, evaluations and checkpoints, step by step, independent of method names."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train(
     """Train as `config` says. Every rank of a process group calls it with the same `config`.
 
     `expected`: fingerprints by option (obverse.training.input_fingerprints) of the inputs that the run must have;
-    ConfigError where one differs.
+    ConfigError if one differs.
     `resume_command`: the command that messages give to resume the run, if not `obverse train` on the run itself.
 
     SIGINT and SIGTERM save a checkpoint of the last whole step and end the run with exit code 130 or 143. Raises the
@@ -189,7 +189,7 @@ def storage_error(run: Run, error: OSError) -> StorageError:
     """A disk error with the step, the file, and how the run is resumed."""
     path = error.filename or f"a file of {run.folder.path}"
     return StorageError(
-        f"step {run.state.step}: {path} cannot be written: {error.strerror}: make room; {last_checkpoint(run)}"
+        f"step {run.state.step}: {path} cannot be written: {error.strerror}: free some space; {last_checkpoint(run)}"
     )
 
 

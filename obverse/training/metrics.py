@@ -64,7 +64,7 @@ def _has_source(samples: Sequence[Sample], source: Source) -> bool:
 
 
 def share(flags: Iterable[bool]) -> float:
-    """The share of true values; 0 for none."""
+    """The fraction of true values; 0 without values."""
     values = list(flags)
     return sum(values) / len(values) if values else 0.0
 

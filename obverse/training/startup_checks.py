@@ -66,7 +66,7 @@ def check_models(run: Run, models: TrainingModels) -> None:
 
 
 def check_disk_space(run: Run) -> None:
-    """Raise StorageError if the disk has no room for one checkpoint: weights, and two moments per trained parameter."""
+    """Raise StorageError without disk space for one checkpoint: weights, and two moments per trained parameter."""
     parameters = [parameter for model in run.models().values() for parameter in model.parameters()]
     num_trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad) * len(run.optimizers())
     needed = sum(parameter.numel() * parameter.element_size() for parameter in parameters) + 2 * 4 * num_trained
