@@ -1,6 +1,6 @@
 """D1 and its kin: every malformed row is told with its place, field and reason; what is odd in good rows is said.
 
-D2, which tokens train under which chat template, is tests/test_text.py.
+D2, which tokens train under which chat template, is tests/data_loading/test_renderer.py.
 """
 
 from __future__ import annotations

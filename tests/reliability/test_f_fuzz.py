@@ -1,6 +1,6 @@
 """Fuzz: whatever is in a file or on the command line, the answer is a result or one sentence, never a traceback.
 
-Of graders there is more in tests/verifiers; of the formula in tests/exam, whose laws hold for any batch.
+Of graders there is more in tests/rewards; of the formula in tests/exam, whose laws hold for any batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """N1 to N6: what is no number never reaches a weight, and each degenerate batch does what docs/reliability.md says.
 
 N1 (the same seed twice) and N3 (any split, any path) are tests/exam/test_runs.py, N4 (every loss against its literal)
-tests/exam/test_formula.py, N6 (the first ratio is 1) tests/test_train.py and tests/sampling; N2 needs two processes.
+tests/exam/test_formula.py, N6 (the first ratio is 1) tests/training/test_loop.py and tests/inference; N2 needs ranks.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from obverse.methods._docstring import split_options
 from obverse.types import GenerationRequest, Source
 from recipes.method_files import readme
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def printed(renderable: RenderableType, width: int = 80) -> str:

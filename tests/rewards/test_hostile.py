@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from verifiers.hostile import CANARY, COUNTDOWN, MATH
+from rewards.hostile import CANARY, COUNTDOWN, MATH
 
 from obverse.rewards import get_verifier, start_workers
 from obverse.types import GradeResult, Problem

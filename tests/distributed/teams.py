@@ -1,6 +1,6 @@
 """A process that has imported everything forks the ranks of a run per line of its input.
 
-    python tests/dist/teams.py      # a job is a line of JSON, its answer one: how each rank ended
+    python tests/distributed/teams.py      # a job is a line of JSON, its answer one: how each rank ended
 
 A rank does what torchrun would have it do: the same `train()` with its place in the environment. What a test wants of
 it beside that is in the job: a split of the work, verdicts without a verifier, a fault at a place.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dist.ranks import free_port, variables
+from distributed.ranks import free_port, variables
 
 import runs
 from obverse.cli.main import complaint

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dist.teams import Job, Teams
+from distributed.teams import Job, Teams
 from safetensors.torch import load_file
 
 import runs
@@ -74,7 +74,12 @@ def difference(first: Path, second: Path) -> float:
 
 @pytest.mark.parametrize(
     ("method", "split", "num_steps"),
-    [("sft", [3, 5], 8), ("hpt", [4, 4], 4), ("ppo", [3, 5], 3), pytest.param("sft", [3, 5], NUM_STEPS, marks=pytest.mark.slow)],
+    [
+        ("sft", [3, 5], 8),
+        ("hpt", [4, 4], 4),
+        ("ppo", [3, 5], 3),
+        pytest.param("sft", [3, 5], NUM_STEPS, marks=pytest.mark.slow),
+    ],
 )
 def test_n2_float64_parameters(
     method: str, split: list[int], num_steps: int, teams: Teams, tiny: Path, problems: Path, tmp_path: Path

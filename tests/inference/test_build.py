@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inference.fake_vllm import FakeVLLM, ModelEngine, on
 from safetensors.torch import load_file
-from sampling.fake_vllm import FakeVLLM, ModelEngine, on
 
 import runs
 from obverse import methods

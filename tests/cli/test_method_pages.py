@@ -13,7 +13,7 @@ from obverse.estimator.method import Method
 from obverse.estimator.schedule import as_schedule
 from obverse.methods import COMPONENTS, names
 
-FOLDER = Path(__file__).parents[1] / "docs" / "methods"
+FOLDER = Path(__file__).parents[2] / "docs" / "methods"
 HEADINGS = ("Paper", "Equation", "Estimator", "Paper writes", "Code does", "We do", "Defaults", "Pitfalls")
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from conftest import Count
-from verifiers.mutations import mutant
+from rewards.mutations import mutant
 
 from obverse.rewards import get_verifier, start_workers
 from obverse.types import Problem

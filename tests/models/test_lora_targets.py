@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_lora import batch, configured, gradients
+from models.test_lora import batch, configured, gradients
 from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import Count
-from dist.ranks import variables
-from dist.teams import MARK, Ended, Job, Teams
+from distributed.ranks import variables
+from distributed.teams import MARK, Ended, Job, Teams
 from safetensors.torch import load_file
 from tiny_models import save_tiny
 
@@ -151,9 +151,7 @@ def stops(teams: Teams, job: Job, phase: str, kind: str, whole: dict[str, str]) 
     assert found["model.safetensors"] == whole["model.safetensors"]
 
 
-@pytest.mark.parametrize(
-    ("phase", "kind"), [("sample", "term"), pytest.param("train", "int", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("phase", "kind"), [("sample", "term"), pytest.param("train", "int", marks=pytest.mark.slow)])
 def test_c7_a_signal_to_one_of_two_ranks(phase: str, kind: str, teams: Teams, job: Job, tmp_path: Path) -> None:
     assert [ended.code for ended in teams.run(replace(job, folder=str(tmp_path / "whole")))] == [0, 0]
     stops(teams, replace(job, folder=str(tmp_path / "run")), phase, kind, runs.fingerprint(tmp_path / "whole", 4))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from dist.teams import Job, Teams
+from distributed.teams import Job, Teams
 from safetensors.torch import save_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 from transformers import AutoModelForCausalLM

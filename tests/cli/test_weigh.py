@@ -15,7 +15,7 @@ from obverse.cli.step_file import COLUMNS, read_step
 from obverse.errors import ConfigError, DataError
 from obverse.methods import COMPONENTS, names
 
-PATH = Path(__file__).parent / "data" / "step.json"
+PATH = Path(__file__).parents[1] / "data" / "step.json"
 exp = math.exp
 
 

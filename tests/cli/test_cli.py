@@ -29,7 +29,7 @@ from obverse.methods import find, names
 from obverse.runtime.callbacks import Watcher
 
 ROOT = str(Path(cli.__file__).parents[2])
-STEP = Path(__file__).parent / "data" / "step.json"
+STEP = Path(__file__).parents[1] / "data" / "step.json"
 SLOW = ("torch", "transformers", "datasets", "numpy", "pyarrow")
 REPORT_IMPORTS = f"""
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from house.source import ROOT
-from sampling.fake_vllm import FakeVLLM, ModelEngine
+from inference.fake_vllm import FakeVLLM, ModelEngine
 
 import runs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_text_decode import llama2_tokenizer
+from data_loading.test_renderer_decode import llama2_tokenizer
 from tiny_models import tiny_tokenizer
 from tiny_templates import TEMPLATES
 from transformers import AutoTokenizer, PreTrainedTokenizerBase

@@ -20,7 +20,7 @@ from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.loop import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXCERPT = ROOT / "tests" / "data" / "gsm8k_excerpt.jsonl"
 
 

@@ -13,7 +13,7 @@ from obverse.cli.coefficients import weigh
 from obverse.cli.step_file import read_step
 from obverse.errors import UserError
 
-STEP = Path(__file__).parent / "data" / "step.json"
+STEP = Path(__file__).parents[1] / "data" / "step.json"
 ODD: list[Any] = [
     None,
     True,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from dist import ranks
+from distributed import ranks
 
 from obverse.distributed.balance import balanced_shares
 from obverse.distributed.env import RankEnv, read_rank_env

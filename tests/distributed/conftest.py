@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dist.teams import Teams
+from distributed.teams import Teams
 from tiny_models import save_tiny
 
 import runs

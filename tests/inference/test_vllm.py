@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sampling.fake_vllm import GENERATE, Engine, FakeVLLM, Fault, on, once
+from inference.fake_vllm import GENERATE, Engine, FakeVLLM, Fault, on, once
 
 from obverse.errors import ConfigError, EngineError
 from obverse.inference import Completion, SamplingParams, SamplingRequest

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dist.ranks import TESTS, free_port
-from dist.test_ranks import difference
+from distributed.ranks import TESTS, free_port
+from distributed.test_ranks import difference
 
 import runs
 

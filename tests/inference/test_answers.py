@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sampling.fake_vllm import GENERATE, FakeVLLM, on, once
-from sampling.test_vllm import LAW, ORDERS, Made, expected, made, server  # noqa: F401  # fixtures
+from inference.fake_vllm import GENERATE, FakeVLLM, on, once
+from inference.test_vllm import LAW, ORDERS, Made, expected, made, server  # noqa: F401  # fixtures
 
 from obverse.errors import ConfigError, EngineError
 from obverse.inference import SamplingParams, SamplingRequest
