@@ -133,7 +133,7 @@ def test_n5_logits_of_one_rank_that_are_not_finite_end_all_with_5(teams: Teams, 
 def test_n5_a_weight_of_one_rank_that_differs_by_a_bit_is_not_saved(teams: Teams, job: Job) -> None:
     ended = teams.run(replace(job, poison={"rank": 1, "step": 2, "bit": True}))
     assert [each.code for each in ended] == [5, 5], ended
-    assert all("the weights of rank 1 are no longer those of rank 0" in each.err for each in ended)
+    assert all("the weights of rank 1 differ from those of rank 0" in each.err for each in ended)
     assert [path.name for path in checkpoint.folders(Path(job.folder))] == ["checkpoint-1"]
 
 

@@ -182,7 +182,7 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     refuse_unsupported_sharding(runs.config("sft", tmp_path, "embedded", fsdp=True), process_group)
     for options, sentence in (
         ({"fsdp_offload_params": True}, "--fsdp_offload_params: on a CPU"),
-        ({"use_peft": True}, "--fsdp shares whole policies out"),
+        ({"use_peft": True}, "--fsdp does not support --use_peft"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             refuse_unsupported_sharding(runs.config("sft", tmp_path, "embedded", fsdp=True, **options), process_group)
