@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -39,9 +39,7 @@ def mechanisms(name: str) -> Iterator[str]:
         yield from ["whole groups in a micro batch"] if method.needs_whole_groups else []
 
 
-def representatives_first(names: Iterable[str]) -> list[Any]:
+def representatives_first(names: Iterable[str], without: Collection[str] = ()) -> list[Any]:
     """Parameters of a test: methods, or their stages (`reft:1`); those of other methods are marked `slow`."""
-    return [
-        name if name.partition(":")[0] in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.slow)
-        for name in names
-    ]
+    chosen = {*REPRESENTATIVES} - {*without}
+    return [name if name.partition(":")[0] in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]

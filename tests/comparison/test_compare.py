@@ -22,8 +22,8 @@ from obverse.runtime.run_dir import RunFolder
 BUDGET = 1_500
 WORDS = [
     "compare", "sft", "hpt,gate=1", "--budget", "1.5K", "--seeds", "2", "--learning_rates", "1e-4,1e-3",
-    "--prompts_per_step", "4", "--num_test_problems", "4", "--num_generations_test", "2", "--k", "1,2",
-    "--num_validation_problems", "6", "--num_generations_eval", "1", "--num_marks", "2", "--num_problems", "60",
+    "--prompts_per_step", "4", "--num_test_problems", "3", "--num_generations_test", "2", "--k", "1,2",
+    "--num_validation_problems", "4", "--num_generations_eval", "1", "--num_marks", "2", "--num_problems", "60",
     "--dataset", "arithmetic:1-3",
 ]  # fmt: skip
 NAMES = ("sft", "hpt-gate-1")

@@ -366,9 +366,9 @@ def test_what_real_rows_become():
     [
         ("gsm8k_train.jsonl", 7473, 7473),
         ("gsm8k_test.jsonl", 1319, 1319),
-        ("uft_countdown_train.parquet", 10240, 10240),
-        ("uft_kk_logic_train.parquet", 4500, 4500),
-        ("uft_math_test.parquet", 1024, 1024),
+        pytest.param("uft_countdown_train.parquet", 10240, 10240, marks=pytest.mark.slow),
+        pytest.param("uft_kk_logic_train.parquet", 4500, 4500, marks=pytest.mark.slow),
+        pytest.param("uft_math_test.parquet", 1024, 1024, marks=pytest.mark.slow),
         ("bench_math500.json", 500, 0),
         ("bench_olympiadbench.json", 674, 0),
     ],

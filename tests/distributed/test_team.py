@@ -146,5 +146,6 @@ with join_process_group(30.0) as team:
 """
 
 
+@pytest.mark.slow
 def test_a_sharded_model_gets_no_attribute_and_is_freed() -> None:
     assert ranks.python(2, SHARDED) == [[True, False, True, True, True]] * 2

@@ -42,7 +42,7 @@ def solved(folder: Path, step: int) -> float:
     return float(found["all"]["pass@1"])
 
 
-SHORT = {"sft", "hpt", "reward_model", "upft"}  # imitation, both, pairs and scores, no labels
+SHORT = {"hpt", "reward_model"}  # law 6 has one step of every method
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def phases_and_signals() -> Iterator[Any]:
         yield pytest.param(phase, second, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("phase", "number"), phases_and_signals())
+@pytest.mark.parametrize(("phase", "number"), [*phases_and_signals()])
 def test_c7_a_signal_in_any_phase_leaves_a_checkpoint_that_goes_on(
     phase: Phase, number: int, whole: Path, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:

@@ -67,7 +67,7 @@ def methods_and_numbers() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("place", ["loss", "a constant of the loss", "log-probs", "one gradient"])
-@pytest.mark.parametrize(("method", "bad"), methods_and_numbers())
+@pytest.mark.parametrize(("method", "bad"), [*methods_and_numbers()])
 def test_n5_a_poisoned_update_is_not_taken_and_three_in_a_row_end_the_run(
     method: str, place: str, bad: float, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

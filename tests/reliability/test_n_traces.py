@@ -52,7 +52,7 @@ def compare(method: str, num_steps: int, root: Path, model: Path, stop_after: in
 def num_first_steps(method: str) -> int:
     """Of twenty: a few of each stage."""
     selector = as_schedule(methods.build(method)).selector
-    return int(SHORT * selector.first) + 3 if isinstance(selector, InOrder) else 5
+    return int(SHORT * selector.first) + 2 if isinstance(selector, InOrder) else 4
 
 
 @pytest.mark.parametrize("method", methods.names())

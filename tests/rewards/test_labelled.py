@@ -45,6 +45,7 @@ def test_own_answers_get_their_label(kind: str, count: Count) -> None:
     count("G2 labelled answers judged", len(cases))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not OUTSIDE.exists(), reason="the shared list of labelled pairs is not part of the repository")
 def test_no_wrong_answer_of_the_outside_list_is_accepted() -> None:
     rows = json.loads(OUTSIDE.read_text())
