@@ -138,7 +138,7 @@ def assert_law_12(method: str, tiny: Path, problems: Path, root: Path, **updates
     assert reader(str(halves / "checkpoint-4"))[1].vocab_size > 0
 
 
-# reft is stopped and resumed around its switch in tests/test_lanes.py.
+# reft is stopped and resumed around its switch in tests/training/test_stages.py.
 @pytest.mark.parametrize("name", representatives_first(NAMES, without={"reft"}))
 def test_law_12_a_resumed_run_equals_an_uninterrupted_one(
     name: str, tiny: Path, problems: Path, tmp_path: Path

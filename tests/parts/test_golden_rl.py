@@ -224,13 +224,13 @@ def test_a_prefix_counts_or_the_whole_answer() -> None:
     three = in_order(inputs((1.0, 0.0, 0.0), tokens=4))
     three = three._replace(samples=replace(three.samples, uniform=torch.tensor([0.5, 0.05, 0.1], dtype=torch.float64)))
     one = torch.ones(12, dtype=torch.float64)
-    assert Prefix(3, whole=0.1)(three, one, one).reshape(3, 4).sum(1).tolist() == [3.0, 4.0, 3.0]
-    assert PerPrefixToken(3, whole=0.1)(three, Source.ROLLOUT).tolist() == [0.1] * 12
+    assert Prefix(3, whole_fraction=0.1)(three, one, one).reshape(3, 4).sum(1).tolist() == [3.0, 4.0, 3.0]
+    assert PerPrefixToken(3, whole_fraction=0.1)(three, Source.ROLLOUT).tolist() == [0.1] * 12
 
 
 def test_as_many_problems_are_whole_as_are_asked_for() -> None:
     problems = [Problem(f"p{i}", "x") for i in range(2000)]
-    requests = [request for problem in problems for request in PrefixRequest(8, whole=0.25)(problem, 0.0)]
+    requests = [request for problem in problems for request in PrefixRequest(8, whole_fraction=0.25)(problem, 0.0)]
     assert {request.author for request in requests} == {"initial"} and {request.rollouts for request in requests} == {1}
     assert {request.max_tokens for request in requests} == {None, 8}
     assert sum(request.max_tokens is None for request in requests) / 2000 == pytest.approx(0.25, abs=0.03)
