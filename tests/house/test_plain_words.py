@@ -12,8 +12,8 @@ from house.source import files, tree
 PRONOUNS = frozenset({"found", "each", "own", "mine", "made", "told", "known", "asked", "said"})
 NARRATED = re.compile(r"\b(?:nobody|whoever|whose|told|said|somebody)\b", re.IGNORECASE)
 
-MAX_PRONOUN_SHARE = 0.059  # of all names that the package assigns
-MAX_NARRATED = 9.1  # of 1,000 lines of the package, comments and docstrings included
+MAX_PRONOUN_SHARE = 0.001
+MAX_NARRATED = 1.5
 
 
 def assigned_names(module: ast.AST) -> Iterator[tuple[int, str]]:
