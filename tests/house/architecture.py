@@ -52,13 +52,17 @@ def table() -> str:
         rows.append(f"| {title} | {len(members)} | {lines:,} | {owns} | {earlier or 'nothing'} |")
     total = sum(len(module.path.read_text(encoding="utf-8").splitlines()) for module in modules().values())
     rows.append(f"| all | {len(modules())} | {total:,} | | |")
-    graph = [
+    return "\n".join([*rows, "", "```mermaid", "graph BT", *graph(), "```"])
+
+
+def graph() -> list[str]:
+    """The arrows of the Mermaid graph, one a line."""
+    return [
         f"    {package} --> {target or 'root'}"
-        for package, targets in reduced(edges).items()
+        for package, targets in reduced(arrows()).items()
         for target in PACKAGES
         if target in targets
     ]
-    return "\n".join([*rows, "", "```mermaid", "graph BT", *graph, "```"])
 
 
 def main() -> None:
