@@ -143,7 +143,12 @@ def damage_and_report(folder: Path, num: int, seed: int, count: Callable[..., No
 
 
 def test_a_damaged_file_is_named_or_its_page_is_whole(folder: Path, count: Count) -> None:
-    damage_and_report(folder, 60, 7, count)
+    damage_and_report(folder, 30, 7, count)
+
+
+@pytest.mark.slow
+def test_hundreds_of_damaged_files(folder: Path, count: Count) -> None:
+    damage_and_report(folder, 200, 9, count)
 
 
 @pytest.mark.release
