@@ -388,6 +388,7 @@ def test_whole_data_sets_read_without_a_flaw_and_their_answers_are_right(file, n
         assert get_verifier(problem.verifier or "")(problem, text).correct, problem
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_lines_take_seconds(tmp_path):
     rows = (ROWS / "gsm8k.jsonl").read_text()
     path = write(tmp_path / "a.jsonl", rows * 25_000)

@@ -83,7 +83,7 @@ def _content(path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("rank", "phase", "kind"),
     [
-        (1, "sample", "raise"),
+        pytest.param(1, "sample", "raise", marks=pytest.mark.slow),
         (0, "train", "kill"),
         (1, "train", "hang"),
         pytest.param(1, "eval", "kill", marks=pytest.mark.slow),
@@ -124,6 +124,7 @@ def test_n5_numbers_of_one_rank_that_are_not_finite_end_all_with_5(teams: Teams,
     assert all(bool((bad[name] == good[name]).all()) for name in good)
 
 
+@pytest.mark.slow  # the gradient of one rank is the same path
 def test_n5_logits_of_one_rank_that_are_not_finite_end_all_with_5(teams: Teams, job: Job) -> None:
     ended = faulty(teams, job, 1, "sample", "numbers")
     assert [each.code for each in ended] == [5, 5], ended
