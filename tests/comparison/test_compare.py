@@ -183,6 +183,7 @@ def fingerprint(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
+@pytest.mark.slow  # that a killed run goes on is in `make test`: reliability/test_c_kills.py
 def test_a_kill_changes_nothing(done: Path, tmp_path: Path) -> None:
     """Two workers; their parent is killed without warning in the middle of a run; one process does the rest."""
     root = tmp_path / "killed"
