@@ -12,11 +12,13 @@ names that are computed at run time, data files that the code opens.
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
+import inspect
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +28,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
+from typing import Any, cast
 
 from obverse.errors import ConfigError
 
@@ -77,6 +80,27 @@ def read(path: str | Path) -> Code:
     if absolute not in _codes:
         _codes[absolute] = _read(absolute)
     return _codes[absolute]
+
+
+def read_named(kind: str, name: str, path: str) -> Code:
+    """`read` for a method or verifier (`kind`) that the user named `name`; ConfigError if the file cannot be read."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{kind} {name!r}: there is no file {path!r}; write it as path/to/file.py:function") from None
+    except OSError as error:
+        raise ConfigError(f"{kind} {name!r}: {path} cannot be read: {error.strerror}") from None
+
+
+def function_of(module: ModuleType, function: str, kind: str, name: str, path: str) -> Callable[..., Any]:
+    """The function of a user's file that `name` names; ConfigError with the nearest name if there is none."""
+    value = getattr(module, function, None)
+    if callable(value):
+        return cast("Callable[..., Any]", value)
+    functions = [key for key, member in vars(module).items() if inspect.isfunction(member)]
+    matches = difflib.get_close_matches(function, functions, n=1, cutoff=0.5)
+    hint = f"did you mean {matches[0]!r}?" if matches else f"it has {', '.join(functions) or 'no functions'}"
+    raise ConfigError(f"{kind} {name!r}: {path} has no function {function!r}: {hint}")
 
 
 def read_text(path: str | Path) -> str:

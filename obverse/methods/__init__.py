@@ -181,13 +181,7 @@ def call(name: str, make: MakeMethod, options: Mapping[str, Any]) -> Method | Tr
 
 
 def _code(name: str) -> Code:
-    path = name.rpartition(":")[0]
-    try:
-        return python_files.read(path)
-    except FileNotFoundError:
-        raise ConfigError(f"method {name!r}: there is no file {path!r}; write it as path/to/file.py:function") from None
-    except OSError as error:
-        raise ConfigError(f"method {name!r}: {path} cannot be read: {error.strerror}") from None
+    return python_files.read_named("method", name, name.rpartition(":")[0])
 
 
 def _from_file(name: str) -> MakeMethod:
@@ -199,10 +193,4 @@ def _from_file(name: str) -> MakeMethod:
         raise ConfigError(
             f"method {name!r}: {path} cannot be loaded: {python_files.load_failure(error, code)}"
         ) from error
-    make = getattr(module, function, None)
-    if not callable(make):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        near = difflib.get_close_matches(function, functions, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(functions) or 'no functions'}"
-        raise ConfigError(f"method {name!r}: {path} has no function {function!r}: {hint}")
-    return composable(make)
+    return composable(python_files.function_of(module, function, "method", name, path))

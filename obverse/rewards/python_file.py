@@ -15,7 +15,6 @@ reason, never a reward of 0.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -81,14 +80,8 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 
 def code_of(spec: str) -> Code:
-    """Return the code of `path/to/file.py:function` by `python_files.read`. Errors: ConfigError without the file."""
-    path, _ = split_spec(spec)
-    try:
-        return python_files.read(path)
-    except FileNotFoundError:
-        raise ConfigError(f"verifier {spec!r}: there is no file {path!r}; write path/to/file.py:function") from None
-    except OSError as error:
-        raise ConfigError(f"verifier {spec!r}: {path} cannot be read: {error.strerror}") from None
+    """Return the code of `path/to/file.py:function`. Errors: ConfigError if the file cannot be read."""
+    return python_files.read_named("verifier", spec, split_spec(spec)[0])
 
 
 _codes: dict[str, Code] = {}  # in a worker: the code that it was sent, by module name
@@ -119,14 +112,7 @@ def handle(task: tuple[Any, ...]) -> Any:
 def _function(module_name: str, name: str, spec: str) -> Verifier:
     """Return a function of the user's file as a verifier. Errors: ConfigError."""
     code = _codes[module_name]
-    module = _load_module(code)
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        matches = difflib.get_close_matches(name, functions, n=1, cutoff=0.5)
-        hint = f"did you mean {matches[0]!r}?" if matches else f"it has {', '.join(functions) or 'no functions'}"
-        raise ConfigError(f"verifier {spec!r}: {code.path} has no function {name!r}: {hint}")
-    return adapt(function, spec)
+    return adapt(python_files.function_of(_load_module(code), name, "verifier", spec, code.path), spec)
 
 
 def adapt(function: Callable[..., Any], name: str) -> Verifier:

@@ -22,8 +22,7 @@ def start_stage(run: Run) -> int:
                 earlier.optimizer.free_state()
             if run.learners[stage].anchor is not None:
                 _take_policy_as_anchor(run, stage)
-            if run.learners[stage].critic is not None:
-                _copy_policy_into_critic(run.learners[stage])
+            _copy_policy_into_critic(run.learners[stage])
         run.state.stage = stage
     return stage
 
@@ -38,7 +37,7 @@ def _take_policy_as_anchor(run: Run, stage: int) -> None:
 
 
 def _copy_policy_into_critic(learner: Learner) -> None:
-    """The critic of a stage starts from the policy that the stage starts from."""
+    """The critic of a stage, if it has one, starts from the policy that the stage starts from."""
     if learner.critic is None:
         return
     reshard(learner.policy.model)
