@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation.eval_runs import Notes, config, stored_rows
 from rich.console import Console
 from scripted_sampler import ScriptedSampler
 from tiny_models import save_tiny
@@ -22,55 +23,12 @@ from obverse.errors import ConfigError
 from obverse.evaluation import evaluate as evaluation
 from obverse.evaluation.bootstrap import nested_interval
 from obverse.evaluation.evaluate import EvalSetup, Report, Score, evaluate, evaluate_each, measure, quote
-from obverse.evaluation.sample_store import SampleStore
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
-from obverse.runtime.callbacks import Silent
 from obverse.training.loop import train
 from obverse.types import Problem
 
 LUCKY = "def lucky(problem, text):\n    return len(text) % 2\n"
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("evaluate") / "qwen2")
-
-
-@pytest.fixture
-def chains(tmp_path: Path) -> Path:
-    return runs.write_problems(tmp_path / "chains.jsonl", num_problems=6)
-
-
-def config(model: Path, **options: object) -> EvalConfig:
-    given = {"model": str(model), "num_problems": 4, "k": (1, 3), "max_completion_length": 8}
-    return EvalConfig(**(given | options))  # type: ignore[arg-type]
-
-
-def stored_rows(folder: Path) -> list[dict[str, Any]]:
-    return list(SampleStore(folder).rows())
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The seeds that are sampled from here on."""
-    seeds: list[int] = []
-    sample = HFSampler.sample
-
-    def counting(self: HFSampler, requests: Sequence[SamplingRequest], *rest: Any) -> Any:
-        seeds.extend(seed for request in requests for seed in request.seeds)
-        return sample(self, requests, *rest)
-
-    monkeypatch.setattr(HFSampler, "sample", counting)
-    return seeds
 
 
 def score(difficulty: str, num_correct: int, num_samples: int = 4) -> Score:

@@ -4,63 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tiny_models import save_tiny
+from evaluation.eval_runs import Notes, config, stored_rows
 
-import runs
-from obverse.config.eval import EvalConfig
 from obverse.errors import ConfigError
 from obverse.evaluation.evaluate import evaluate
 from obverse.evaluation.paired import compare, over_seeds, write_pair
-from obverse.evaluation.sample_store import SampleStore
-from obverse.inference import SamplingRequest
-from obverse.inference.hf import HFSampler
 from obverse.runtime.callbacks import Silent
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("qwen2", tmp_path_factory.mktemp("evaluate") / "qwen2")
-
-
-@pytest.fixture
-def chains(tmp_path: Path) -> Path:
-    return runs.write_problems(tmp_path / "chains.jsonl", num_problems=6)
-
-
-def config(model: Path, **options: object) -> EvalConfig:
-    given = {"model": str(model), "num_problems": 4, "k": (1, 3), "max_completion_length": 8}
-    return EvalConfig(**(given | options))  # type: ignore[arg-type]
-
-
-def stored_rows(folder: Path) -> list[dict[str, Any]]:
-    return list(SampleStore(folder).rows())
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The seeds that are sampled from here on."""
-    seeds: list[int] = []
-    sample = HFSampler.sample
-
-    def counting(self: HFSampler, requests: Sequence[SamplingRequest], *rest: Any) -> Any:
-        seeds.extend(seed for request in requests for seed in request.seeds)
-        return sample(self, requests, *rest)
-
-    monkeypatch.setattr(HFSampler, "sample", counting)
-    return seeds
 
 
 def graded(tiny: Path, rows: Path, folder: Path, watch: Silent | None = None, **options: object) -> list[bool]:
