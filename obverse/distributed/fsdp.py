@@ -180,11 +180,19 @@ class ReduceScatter(FSDPCollectives):
 def layers_of(model: Any) -> list[Any]:
     """The model's layers; none contains another."""
     names = getattr(model, "_no_split_modules", None) or ()
+    return outermost(
+        model, lambda module: isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in names
+    )
+
+
+def outermost(model: Any, is_layer: Callable[[Any], bool]) -> list[Any]:
+    """The modules that are layers, in order; a layer inside another one is part of that one."""
     layers: list[Any] = []
+    inner: set[int] = set()
     for module in model.modules():
-        is_layer = isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in names
-        if is_layer and not any(module is inner for outer in layers for inner in outer.modules()):
+        if is_layer(module) and id(module) not in inner:
             layers.append(module)
+            inner |= {id(part) for part in module.modules()}
     return layers
 
 

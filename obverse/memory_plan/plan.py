@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse import methods
 from obverse.config.train import TrainConfig
@@ -18,6 +17,7 @@ from obverse.memory_plan.batch_shapes import DecodingShape, Lengths, TrainingSha
 from obverse.memory_plan.memory_tracker import MemoryTracker
 from obverse.memory_plan.meta_models import MetaModels, build_meta_models, policy_capabilities
 from obverse.memory_plan.phases import sampling, training
+from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import chunk_size
 from obverse.models.load import pick_device
 
@@ -148,7 +148,7 @@ def _logits(nets: MetaModels, micro: TrainingShape, device: str) -> int:
 def _gathered(nets: MetaModels, whole: bool) -> int:
     """Bytes of gathered weights: all with `whole`, else the root's and two layers' with their gradients."""
     model = nets.policy.model
-    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)
     largest, total = max(map(num_bytes, layers), default=0), num_bytes(model)
     root = total - sum(map(num_bytes, layers))
     if whole:

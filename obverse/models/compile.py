@@ -12,9 +12,9 @@ from types import MethodType
 from typing import Any
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse.errors import ConfigError
+from obverse.models.decoder_layers import decoder_layers
 
 COMPILERS = ("g++", "clang++", "c++")
 
@@ -53,7 +53,7 @@ def compile_layers(model: Any) -> Callable[[], AbstractContextManager[None]]:
     no compiler is installed, or the model has no layers to compile.
     """
     refuse_without_compiler(model.device.type)
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)
     if not layers:
         raise ConfigError(f"--torch_compile: {type(model).__name__} has no layers that could be compiled: leave it out")
     switch = ForwardSwitch()

@@ -1,4 +1,4 @@
-"""The layers that get adapters: every linear layer that is called, or those of --lora_target_modules."""
+"""The layers that get adapters: every linear layer in which one can learn, or those of --lora_target_modules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from obverse.config.train import TrainConfig
@@ -23,7 +24,10 @@ PARTS = re.compile(r"\.(?:base_layer\.)+")  # in PEFT's names, between a layer a
 
 @dataclass(frozen=True)
 class Targets:
-    """Linear layers and parameters that get adapters, by the last part of their names; `excluded` has whole names."""
+    """Linear layers and parameters that get adapters, by the last part of their names where it names no other module.
+
+    `excluded` are the whole names of layers that share a last part with targets and get none.
+    """
 
     modules: tuple[str, ...]
     excluded: tuple[str, ...] = ()
@@ -31,21 +35,23 @@ class Targets:
 
 
 def targets(model: Any, config: TrainConfig) -> Targets:
-    """The targets of adapters: every linear layer that is called, or the layers and parameters that are named.
+    """The targets of adapters: every linear layer that can have one, or the layers and parameters that are named.
 
-    Expert matrices are slices of one parameter and get adapters only by name, as each pass has to add the adapters to
-    all experts' weights. Raises ConfigError for a name that matches nothing below the head, or cannot have an adapter.
+    A layer can have one if the output depends on it and no other layer uses its weight. Expert matrices are slices of
+    one parameter and get adapters only by name, as each pass has to add the adapters to all experts' weights. Raises
+    ConfigError for a name that matches nothing below the head, or cannot have an adapter.
     """
     linear = linear_layers(model)
-    unread = unread_layers(model, linear)
+    unfit = layers_without_effect(model, linear) | layers_with_shared_weights(model, linear)
     experts = {end_of(name) for name, p in model.named_parameters() if p.ndim == 3 and p.is_floating_point()}
     ends = {end_of(name) for name in linear}
     refused = {end for end in ends if is_refused(model, end)}
-    fit = sorted(name for name in linear if name not in unread and end_of(name) not in refused)
+    fit = sorted(name for name in linear if name not in unfit and end_of(name) not in refused)
     wanted = config.lora_target_modules
     if wanted in ((), (ALL,)):
-        modules = {end_of(name) for name in fit}
-        return Targets(tuple(sorted(modules)), tuple(sorted(name for name in unread if end_of(name) in modules)))
+        ambiguous = {end_of(name) for name, _ in model.named_modules() if name not in linear}
+        modules = {name if end_of(name) in ambiguous else end_of(name) for name in fit}
+        return Targets(tuple(sorted(modules)), tuple(sorted(name for name in unfit if end_of(name) in modules)))
     modules = {target for target in wanted if any(f".{name}".endswith(f".{target}") for name in fit)}
     parameters = {target for target in wanted if end_of(target) in experts and target not in modules}
     if missing := [target for target in wanted if target not in modules | parameters]:
@@ -55,7 +61,7 @@ def targets(model: Any, config: TrainConfig) -> Targets:
             f"--lora_target_modules: no layer that can have an adapter is called {missing[0]} "
             f"(available: {available}{more})"
         )
-    return Targets(tuple(sorted(modules)), tuple(sorted(unread)), tuple(sorted(parameters)))
+    return Targets(tuple(sorted(modules)), tuple(sorted(unfit)), tuple(sorted(parameters)))
 
 
 def end_of(name: str) -> str:
@@ -73,23 +79,39 @@ def linear_layers(model: Any) -> dict[str, Any]:
     }
 
 
-def unread_layers(model: Any, linear: Mapping[str, Any]) -> set[str]:
-    """Layers whose parent module uses their weight without calling them, so that an adapter would have no effect.
+def layers_without_effect(model: Any, linear: Mapping[str, Any]) -> set[str]:
+    """Layers in which an adapter would not learn, found by a forward pass of four tokens with hooks.
 
-    Found by a forward pass with hooks (an example is Mamba's step projection). Layers of modules that were not called
+    Their parent module uses the weight without calling the layer (Mamba's step projection), or no gradient reaches the
+    layer's output (the indexer of sparse attention, which only selects keys). Layers of modules that were not called
     themselves, such as unused experts, are not included.
     """
+    probes: dict[int, Tensor] = {}
     called: set[int] = set()
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in linear}
-    watched = {id(module): module for module in (*linear.values(), *owners.values())}
-    hooks = [module.register_forward_pre_hook(lambda module, _: called.add(id(module))) for module in watched.values()]
+
+    def add_probe(module: Any, _: Any, output: Tensor) -> Tensor:
+        probe = probes.setdefault(id(module), torch.zeros((), device=output.device, requires_grad=True))
+        return output + probe
+
+    hooks = [module.register_forward_hook(add_probe) for module in linear.values()]
+    hooks += [owner.register_forward_pre_hook(lambda owner, _: called.add(id(owner))) for owner in owners.values()]
     try:
-        with torch.no_grad():
-            model(input_ids=torch.ones(1, 4, dtype=torch.long, device=model.device), use_cache=False)
+        with torch.enable_grad():
+            ids = torch.ones(1, 4, dtype=torch.long, device=model.device)
+            total = model(input_ids=ids, use_cache=False).logits.float().sum()
+            gradients = torch.autograd.grad(total, list(probes.values()), allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
-    return {name for name, module in linear.items() if id(owners[name]) in called and id(module) not in called}
+    effective = {module for module, gradient in zip(probes, gradients, strict=True) if gradient is not None}
+    return {name for name, module in linear.items() if id(owners[name]) in called and id(module) not in effective}
+
+
+def layers_with_shared_weights(model: Any, linear: Mapping[str, Any]) -> set[str]:
+    """Layers whose weight is also that of another module: merged weights could not hold an adapter for each of them."""
+    uses = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    return {name for name, module in linear.items() if uses[id(module.weight)] > 1}
 
 
 def is_refused(model: Any, end: str) -> bool:

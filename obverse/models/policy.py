@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from obverse.distributed.fsdp import fsdp_forward, fsdp_root
 from obverse.errors import ConfigError
@@ -19,6 +18,7 @@ from obverse.models.batch import Micro
 from obverse.models.compile import compile_layers
 from obverse.models.conformance import Capabilities, Implementation, check_architecture
 from obverse.models.cpu_threads import best_threads
+from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs, wide
 from obverse.models.rope_forward import RowGrouping, outputs
 from obverse.models.rope_frequencies import frequency_switches
@@ -79,7 +79,7 @@ class Policy:
         """Activate the policy's adapter, precision, gradient checkpointing and compiled layers."""
         layers = []
         if self.checkpointed and torch.is_grad_enabled():
-            layers = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+            layers = decoder_layers(self.model)
         for layer in layers:
             layer.training = True  # transformers checkpoints layers in training mode only; `_checkpointed` resets it
         try:
@@ -129,7 +129,7 @@ def with_checkpoints(policy: Policy) -> Policy:
     """
     model = policy.model  # the method's name depends on the version of transformers
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)
     if not layers or not model.supports_gradient_checkpointing:
         raise ConfigError(
             f"--gradient_checkpointing: {type(model).__name__} has no layers that could be computed again: leave it out"
