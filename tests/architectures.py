@@ -116,7 +116,7 @@ def ours(policy: Policy, update: Update, budget: int, shared: bool = False) -> F
     """The same by micro batches of `budget` tokens."""
     policy.model.zero_grad()
     logps, reader = {}, SharedPrefix(policy.model, policy.table)
-    for micro in update.micros(budget, shared=shared):
+    for micro in update.micros(budget, shared=shared, pads_prompts=policy.pads_prompts):
         logp, _ = logprobs(policy, micro, reader=reader)
         loss = torch.zeros(())
         for sample in set(micro.tokens.sample.tolist()):

@@ -81,7 +81,7 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "deepseek_v32": MLA
     | {
         "q_lora_rank": 16,
-        "index_n_heads": 2,
+        "index_n_heads": 16,
         "index_head_dim": 16,
         "index_topk": 8,
         "n_routed_experts": 4,

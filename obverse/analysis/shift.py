@@ -175,7 +175,7 @@ def token_values(policy: Policy, samples: Sequence[Sample], temperature: float) 
     starts = torch.tensor([0, *(len(sample.ids) for sample in samples)]).cumsum(0)
     logp, entropy = torch.zeros(int(starts[-1])), torch.zeros(int(starts[-1]))
     reader = SharedPrefix(policy.model)
-    for packed in update.micros(MICRO_BATCH_TOKENS, shared=policy.shares):
+    for packed in update.micros(MICRO_BATCH_TOKENS, shared=policy.shares, pads_prompts=policy.pads_prompts):
         micro = packed.to(policy.device)
         values = logprobs(policy, micro, reader=reader)
         index = starts[packed.tokens.sample] + packed.tokens.position

@@ -29,3 +29,14 @@ def wants(method: Method, kind: str, problems: Sequence[Problem] = (ANY,)) -> bo
 def samples_initial(method: Method) -> bool:
     """Whether the method requests rollouts of the frozen initial model."""
     return any(request.author == "initial" and request.rollouts for request in generation_requests(method))
+
+
+def max_samples_per_problem(method: Method) -> int:
+    """The largest number of samples that the method requests for one problem and trains on; greedy ones are not."""
+    return max(
+        sum(
+            request.rollouts + request.demonstrations + 2 * request.pairs
+            for request in generation_requests(method, times=(progress,))
+        )
+        for progress in TENTHS
+    )

@@ -69,12 +69,18 @@ class Update:
         return sum(sample.num_tokens for sample in self.rows)
 
     def micros(
-        self, budget: int, together: bool = False, shared: bool = False, needed: Collection[int] | None = None
+        self,
+        budget: int,
+        together: bool = False,
+        shared: bool = False,
+        needed: Collection[int] | None = None,
+        pads_prompts: bool = True,
     ) -> Iterator[Micro]:
         """Micro batches of at most `budget` padded tokens (one piece may exceed it), like lengths together.
 
         A piece is one sample, or with `together` all samples of a problem. With `shared`, micro batches hold responses
-        only and refer to a batch of prompts, which consecutive ones share. `needed` (None: all) selects the samples.
+        only and refer to a batch of prompts, which consecutive ones share. Without `pads_prompts`, all prompts of such
+        a batch have equal lengths. `needed` (None: all) selects the samples.
         """
         members = [i for i in range(len(self.rows)) if needed is None or i in needed]
         if not shared:
@@ -84,7 +90,7 @@ class Update:
         problems: dict[ModelInput, list[int]] = {}
         for index in members:
             problems.setdefault(self.rows[index].prompt, []).append(index)
-        for block in blocks(sorted(problems, key=len), budget):
+        for block in blocks(sorted(problems, key=len), budget, pads_prompts):
             prompt_rows = {prompt: row for row, prompt in enumerate(block)}
             prompts = PromptBatch.of(block)
             inside = [index for prompt in block for index in problems[prompt]]
@@ -166,11 +172,15 @@ def _column(parts: Iterable[Iterable[float]], dtype: Any) -> NDArray[Any]:
     return np.fromiter(chain.from_iterable(parts), dtype)
 
 
-def blocks(prompts: Sequence[ModelInput], budget: int) -> Iterator[list[ModelInput]]:
-    """Prompts, by rising length, in blocks of at most `budget` padded tokens (one prompt may exceed it)."""
+def blocks(prompts: Sequence[ModelInput], budget: int, pads: bool = True) -> Iterator[list[ModelInput]]:
+    """Prompts, by rising length, in blocks of at most `budget` padded tokens (one prompt may exceed it).
+
+    Without `pads`, the prompts of a block have equal lengths.
+    """
     block: list[ModelInput] = []
     for prompt in prompts:
-        if block and len(prompt) * (len(block) + 1) > budget:
+        is_mixed = bool(block) and len(prompt) != len(block[0])
+        if block and (len(prompt) * (len(block) + 1) > budget or (is_mixed and not pads)):
             yield block
             block = []
         block = [*block, prompt]

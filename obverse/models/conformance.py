@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 from transformers.models.auto import modeling_auto
 
 from obverse.errors import ConfigError
@@ -31,7 +29,8 @@ MAX_ERROR = 1e-3
 MAX_ERROR_BF16 = 5e-2  # the same for a bfloat16 model that is tested itself
 # Prompt and response lengths of the test rows: around the length at which a copy's rotary frequencies change, and
 # longer than several attention windows.
-LENGTHS = ((3, (2, 7)), (9, (3, 7, 8)), (21, (1, 12)))
+LENGTHS = ((3, (2, 7)), (9, (3, 7, 8)), (21, (1, 12)), (9, (2, 5)))
+ONLY_OWN_FORWARD = "only this model's own forward pass computes its logits"  # without a head that can be separated
 ENCODER_DECODERS = (
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
@@ -44,7 +43,9 @@ class Capabilities:
 
     has_head: bool = False  # logits are the output embedding applied to the decoder's last hidden states
     has_table: bool = False  # the decoder takes rows of the embedding table as inputs_embeds
-    shares: bool = False  # samples of a prompt can share its key-value cache
+    shares: bool = False  # samples of a prompt can share its cache
+    pads_prompts: bool = True  # shared prompts of unequal lengths can be one left-padded batch
+    unshared: str = ""  # why samples of a prompt cannot share its cache
     pads: bool = True  # rows of unequal lengths can share a right-padded batch
     switches: Sequence[int] = ()  # rows longer than one of these have different rotary frequencies at all positions
     limit: int | None = None  # beyond this length rotary frequencies depend on earlier forward passes
@@ -136,16 +137,10 @@ def _compare_reduced_copy(model: Any, implementation: Implementation) -> Capabil
                 f"models of type {model_type(model)!r} cannot be trained here: in a batch, a token's log-prob or "
                 f"gradient differs by {least:.1g} from that of a plain forward of its row"
             )
-        for name in ("has_table", "shares"):
-            candidate = replace(
-                capabilities, has_table=capabilities.has_table or name == "has_table", shares=name == "shares"
-            )
-            if (
-                capabilities.has_head
-                and _is_testable(copy, name, capabilities)
-                and _difference(copy, candidate, update, plain, implementation) <= TOLERANCE
-            ):
-                capabilities = candidate
+        if capabilities.has_head:
+            capabilities = _with_fast_paths(copy, capabilities, update, plain, implementation)
+        else:
+            capabilities = replace(capabilities, unshared=ONLY_OWN_FORWARD)
     return replace(capabilities, switches=switches, limit=limit)
 
 
@@ -164,10 +159,56 @@ def _closest(
     return best, least
 
 
+def _with_fast_paths(
+    copy: Any, capabilities: Capabilities, update: Update, plain: RowResults, implementation: Implementation
+) -> Capabilities:
+    """The capabilities with `has_table` and `shares` where these paths are correct, and else the reason in `unshared`.
+
+    Both paths are tried together first, because a forward pass of recurrent layers takes seconds on a CPU.
+    """
+
+    def difference(candidate: Capabilities) -> float:
+        return _difference(copy, candidate, update, plain, implementation)
+
+    reason = _unshareable(capabilities)
+    with_table = replace(capabilities, has_table=_is_plain(copy.get_input_embeddings()))
+    least = float("inf") if reason else difference(replace(with_table, shares=True))
+    if least <= TOLERANCE:
+        return replace(with_table, shares=True)
+    has_table = with_table.has_table and difference(with_table) <= TOLERANCE
+    capabilities = replace(with_table, has_table=has_table, unshared=reason)
+    if reason:
+        return capabilities
+    for pads_prompts in (False,) if has_table == with_table.has_table else (True, False):
+        candidate = replace(capabilities, shares=True, pads_prompts=pads_prompts)
+        least = min(least, error := difference(candidate))
+        if error <= TOLERANCE:
+            return candidate
+    if least == float("inf"):
+        return replace(capabilities, unshared="this model cannot continue from a cache over several tokens")
+    reason = f"continued from the cache of a prompt, this model's log-probs or gradients differ by {least:.1g}"
+    return replace(capabilities, unshared=reason)
+
+
+def _is_plain(table: Any) -> bool:
+    """Whether an embedding is a lookup of its weight's rows and nothing else."""
+    plain = type(table) is torch.nn.Embedding
+    return plain and table.max_norm is None and not table.scale_grad_by_freq and not table.sparse
+
+
+def _unshareable(capabilities: Capabilities) -> str:
+    """Why prompts cannot be shared whatever the cache holds; "" if they may be."""
+    if capabilities.switches:  # a prompt alone is shorter than its row and may have other frequencies
+        return "this model's rotary frequencies depend on the length of the whole row"
+    return "" if capabilities.pads else "rows of this model cannot be padded"
+
+
 def _check_unreduced(model: Any) -> Capabilities:
     """The slowest code path for a model without a small copy, tested on the model itself unless it has meta tensors."""
     switches, limit = frequency_switches(model.config)
-    capabilities = Capabilities(switches=switches, limit=limit)
+    capabilities = Capabilities(
+        switches=switches, limit=limit, unshared="there is no small copy of this model to test it on"
+    )
     if any(parameter.is_meta for parameter in model.parameters()):
         return capabilities
     with quiet(), torch.no_grad():
@@ -200,18 +241,6 @@ def _not_causal(model: Any, worst: float) -> str:
         f"models of type {model_type(model)!r} as configured here are not causal: another later token changes the "
         f"log-probs before it by {worst:.1g} (an encoder, or a decoder without is_decoder=True)"
     )
-
-
-def _is_testable(copy: Any, name: str, capabilities: Capabilities) -> bool:
-    """Whether a capability can be tested: other models would fail, or agree by chance on the test rows."""
-    if name == "has_table":
-        table = copy.get_input_embeddings()
-        plain = type(table) is torch.nn.Embedding
-        return plain and table.max_norm is None and not table.scale_grad_by_freq and not table.sparse
-    if capabilities.switches or not capabilities.pads:
-        return False  # a prompt alone is shorter than its row and may have other frequencies
-    layers = DynamicCache(config=copy.config.get_text_config(decoder=True)).layers
-    return all(type(layer) is DynamicLayer for layer in layers)  # sliding windows drop keys that a response attends to
 
 
 def random_rows(config: Any, end: int | None) -> Update:
@@ -297,7 +326,7 @@ def _difference(
 ) -> float:
     """The largest difference from plain forward passes, of log-probs and relative gradients; infinite for a failure."""
     try:
-        ours = _run_policy(implementation.policy(model, capabilities), update, capabilities.shares, implementation)
+        ours = _run_policy(implementation.policy(model, capabilities), update, implementation)
     except ConfigError:
         raise
     except Exception:  # noqa: BLE001  a path that the model's code does not allow fails with any error
@@ -311,12 +340,12 @@ def _difference(
     return max((gap if gap == gap else float("inf")) for gap in gaps)
 
 
-def _run_policy(policy: Any, update: Update, shared: bool, implementation: Implementation) -> RowResults:
-    """All rows in one micro batch, by the code that trains a policy."""
+def _run_policy(policy: Any, update: Update, implementation: Implementation) -> RowResults:
+    """All rows in one micro batch (or one per length of prompts), by the code that trains a policy."""
     policy.model.zero_grad(set_to_none=True)
     reader = SharedPrefix(policy.model, policy.table)
     logps = [torch.zeros(len(row.ids)) for row in update.rows]
-    for micro in update.micros(10**6, shared=shared):
+    for micro in update.micros(10**6, shared=policy.shares, pads_prompts=policy.pads_prompts):
         logp, _ = implementation.logprobs(policy, micro, reader=reader)
         loss = torch.zeros(())
         for sample in set(micro.tokens.sample.tolist()):

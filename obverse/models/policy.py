@@ -16,7 +16,7 @@ from obverse.distributed.fsdp import fsdp_forward, fsdp_root
 from obverse.errors import ConfigError
 from obverse.models.batch import Micro
 from obverse.models.compile import compile_layers
-from obverse.models.conformance import Capabilities, Implementation, check_architecture
+from obverse.models.conformance import ONLY_OWN_FORWARD, Capabilities, Implementation, check_architecture
 from obverse.models.cpu_threads import best_threads
 from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs, wide
@@ -34,7 +34,9 @@ class Policy:
     head: Callable[[Tensor], Tensor] | None
     layer: torch.nn.Linear | None = None  # the head, if it is one matrix [V, H] without bias or cap
     table: torch.nn.Embedding | None = None  # the input embedding, if it is a plain table [V, H]
-    shares: bool = False  # samples of a prompt can share its key-value cache
+    shares: bool = False  # samples of a prompt can share its cache
+    pads_prompts: bool = True  # shared prompts of unequal lengths can be one left-padded batch
+    unshared: str = ""  # why samples of a prompt cannot share its cache; "" where they can, or an option forbids it
     mixed: bool = False  # autocast: matrix products in bfloat16, float32 weights
     checkpointed: bool = False  # gradient checkpointing: activations of a layer are recomputed in the backward pass
     scope: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, this policy's adapter is active
@@ -103,9 +105,15 @@ def capabilities_of(model: Any) -> Capabilities:
     if any(parameter.is_meta for parameter in model.parameters()):
         return capabilities
     if not capabilities.has_head or _split_head(model) is None:
-        return replace(capabilities, has_head=False, has_table=False, shares=False)
-    has_table = capabilities.has_table and _plain_table(model) is not None
-    return replace(capabilities, has_table=has_table, shares=capabilities.shares and can_share(model))
+        return replace(capabilities, has_head=False, has_table=False, shares=False, unshared=ONLY_OWN_FORWARD)
+    capabilities = replace(capabilities, has_table=capabilities.has_table and _plain_table(model) is not None)
+    if not capabilities.shares:
+        return capabilities
+    for pads_prompts in (True, False) if capabilities.pads_prompts else (False,):
+        if can_share(model, pads_prompts):
+            return replace(capabilities, pads_prompts=pads_prompts)
+    reason = "continued from the cache of a prompt, this model's hidden states differ"
+    return replace(capabilities, shares=False, unshared=reason)
 
 
 def as_policy(model: Any, mixed: bool = False, capabilities: Capabilities | None = None) -> Policy:
@@ -117,9 +125,18 @@ def as_policy(model: Any, mixed: bool = False, capabilities: Capabilities | None
     capabilities = capabilities or capabilities_of(model)
     rows = RowGrouping(capabilities.pads, tuple(capabilities.switches), capabilities.limit)
     if not capabilities.has_head:
-        return Policy(model, None, mixed=mixed, rows=rows)
-    table = model.get_input_embeddings() if capabilities.has_table else None
-    return Policy(model, _head(model), _plain_layer(model), table, capabilities.shares, mixed, rows=rows)
+        return Policy(model, None, mixed=mixed, rows=rows, unshared=capabilities.unshared)
+    return Policy(
+        model,
+        _head(model),
+        layer=_plain_layer(model),
+        table=model.get_input_embeddings() if capabilities.has_table else None,
+        shares=capabilities.shares,
+        pads_prompts=capabilities.pads_prompts,
+        unshared=capabilities.unshared,
+        mixed=mixed,
+        rows=rows,
+    )
 
 
 def with_checkpoints(policy: Policy) -> Policy:
@@ -137,7 +154,7 @@ def with_checkpoints(policy: Policy) -> Policy:
     enable({"use_reentrant": False})
     for layer in layers:
         layer._gradient_checkpointing_func = partial(_checkpointed, layer)
-    return replace(policy, checkpointed=True, shares=False)
+    return replace(policy, checkpointed=True, shares=False, unshared="")
 
 
 def _checkpointed(layer: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +179,7 @@ def with_compiled_layers(policy: Policy) -> Policy:
     Sampling is not compiled, as its shapes change with every token. Compiled layers sum in another order, so that
     results differ in rounding. Raises ConfigError where nothing can be compiled.
     """
-    return replace(policy, compiled=compile_layers(policy.model), shares=False)
+    return replace(policy, compiled=compile_layers(policy.model), shares=False, unshared="")
 
 
 def _plain_layer(model: Any) -> torch.nn.Linear | None:

@@ -1,9 +1,9 @@
-"""Shared prefixes: each prompt is computed once, and its samples use its keys and values, with gradients.
+"""Shared prefixes: each prompt is computed once, and its samples continue from its cache, with gradients.
 
 A plain forward pass repeats the prompt for every sample of a problem. Here the prompts of many problems go through the
-model once; micro batches hold responses only and use the prompts' keys and values. The gradients by keys and values are
-accumulated over micro batches, and `finish` backpropagates the sum through the prompts' forward pass. The resulting
-gradient is that of plain forward passes but for rounding.
+model once; micro batches hold responses only and continue from the prompts' keys, values and states. The gradients by
+these tensors are accumulated over micro batches, and `finish` backpropagates the sum through the prompts' forward pass.
+The resulting gradient is that of plain forward passes but for rounding.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from torch.nn.functional import pad
 
+from obverse.models.cache_layers import cache_argument
 from obverse.models.fused_logprobs import decoder_inputs
+from obverse.models.prompt_cache import has_states, prompt_cache, state_tensors, with_rows
 from obverse.types import ModelInput
 
 
@@ -54,21 +55,21 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class PrefixPass:
-    """One forward pass over prompts: the last hidden states, keys and values, as leaves that accumulate gradients."""
+    """One forward pass over prompts: its last hidden states and its cache, as leaves that accumulate gradients."""
 
     def __init__(self, model: Any, prompts: PromptBatch, table: torch.nn.Embedding | None = None) -> None:
-        self.model, self.prompts, self.table = model, prompts, table
+        self.decoder, self.prompts, self.table = model.get_decoder(), prompts, table
+        self.argument = cache_argument(self.decoder)
         position = None if prompts.mask is None else (prompts.mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=model.config.get_text_config())
-        out = model.get_decoder()(
+        self.cache = prompt_cache(model)
+        out = self.decoder(
             **decoder_inputs(prompts.input_ids, table),
+            **{self.argument: self.cache},
             attention_mask=prompts.mask,
             position_ids=position,
-            past_key_values=cache,
             use_cache=True,
         )
-        keys_and_values = [state for layer in cache.layers for state in (layer.keys, layer.values)]
-        self.outputs = [out.last_hidden_state[:, -1], *keys_and_values]
+        self.outputs = [out.last_hidden_state[:, -1], *state_tensors(self.cache)]
         self.leaves = [state.detach().requires_grad_(state.requires_grad) for state in self.outputs]
 
     def states(self, responses: Tensor, owner: Tensor, longest: int | None = None) -> Tensor:
@@ -78,11 +79,12 @@ class PrefixPass:
         and response: position ids of padding are clamped to it, for models with a table of positions.
         """
         first = self.leaves[0][owner][:, None]
-        if responses.shape[1] == 0:
+        num_tokens = responses.shape[1]
+        if num_tokens == 0:
             return first
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        for layer, (keys, values) in enumerate(zip(self.leaves[1::2], self.leaves[2::2], strict=True)):
-            cache.update(keys[owner], values[owner], layer)
+        if num_tokens == 1 and has_states(self.cache):
+            responses = pad(responses, (0, 1))  # kernels for one token change states in place, without a gradient
+        cache = with_rows(self.cache, self.leaves[1:], owner, len(self.prompts.input_ids))
         width = self.prompts.input_ids.shape[1]
         offset = torch.arange(responses.shape[1], device=responses.device)
         if self.prompts.mask is None:
@@ -92,14 +94,14 @@ class PrefixPass:
             mask = torch.cat([before, before.new_ones(responses.shape)], dim=1)
             position = before.sum(-1, keepdim=True) + offset
             position = position if longest is None else position.clamp(max=longest - 1)
-        out = self.model.get_decoder()(
+        out = self.decoder(
             **decoder_inputs(responses, self.table),
+            **{self.argument: cache},
             attention_mask=mask,
             position_ids=position,
-            past_key_values=cache,
             use_cache=True,
         )
-        return torch.cat([first, out.last_hidden_state], dim=1)
+        return torch.cat([first, out.last_hidden_state[:, :num_tokens]], dim=1)
 
     def finish(self) -> None:
         """Backpropagate the gradients that responses accumulated through the prompts' forward pass."""
@@ -136,15 +138,15 @@ class SharedPrefix:
         self.current = None
 
 
-def can_share(model: Any) -> bool:
-    """Whether a cached prompt gives the same hidden states as a plain forward pass, by a test on a few tokens."""
-    prompts, responses = [[1, 2, 3], [4]], [[5, 6], [7, 8]]
+def can_share(model: Any, pads: bool) -> bool:
+    """Whether cached prompts give the same hidden states as plain forward passes, by a test on a few tokens.
+
+    With `pads`, the prompts have unequal lengths.
+    """
+    prompts, responses = ([[1, 2, 3], [4]] if pads else [[1, 2, 3], [4, 5, 6]]), [[5, 6], [7, 8]]
     vocabulary = model.config.get_text_config().vocab_size
     prompts, responses = ([[token % vocabulary for token in row] for row in rows] for rows in (prompts, responses))
     try:
-        cache = DynamicCache(config=model.config.get_text_config())
-        if not all(type(layer) is DynamicLayer for layer in cache.layers):
-            return False  # sliding windows and recurrent states drop the keys that a response attends to
         with torch.no_grad():
             reading = PrefixPass(
                 model, PromptBatch.of([ModelInput(tuple(prompt)) for prompt in prompts]).to(model.device)
@@ -154,9 +156,9 @@ def can_share(model: Any) -> bool:
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
                 row_ids = torch.tensor([prompt + response], device=model.device)
                 plain = model.get_decoder()(input_ids=row_ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 :]
-                close = 1e-4 if plain.dtype == torch.float32 else 5e-2
+                close = 1e-4 if plain.dtype in (torch.float32, torch.float64) else 5e-2
                 if not torch.allclose(shared[row], plain, rtol=close, atol=close * float(plain.abs().max())):
                     return False
-    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, KeyError):
         return False  # a model with another cache interface
     return True

@@ -12,6 +12,8 @@ from obverse.distributed.balance import balanced_shares
 from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.estimator.formula import has_zero_gradient, shaped
+from obverse.estimator.method import Method
+from obverse.estimator.requests import max_samples_per_problem
 from obverse.estimator.tables import Samples, Tokens
 from obverse.models.batch import Micro, Update
 from obverse.models.policy import logprobs
@@ -76,7 +78,8 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     is_shared = shares_prompts(learner, update)
     if not learner.process_group.is_alone:
         rows = rows_of_rank(learner.process_group, update, rows, is_shared)
-    micros = [*update.micros(learner.micro_batch_tokens, method.needs_whole_groups, is_shared, rows)]
+    together, pads_prompts = method.needs_whole_groups, policy.pads_prompts
+    micros = [*update.micros(learner.micro_batch_tokens, together, is_shared, rows, pads_prompts)]
     num_rows = sum(len(micro.input_ids) for micro in micros)
     num_micros = len(micros)
     micros = [micro.to(policy.device) for micro in micros + padding_microbatches(learner, update, num_micros)]
@@ -128,10 +131,20 @@ def rows_of_rank(
     return {index for index in range(len(rows)) if group[index] in problems and (needed is None or index in needed)}
 
 
+def reads_prompts_unchanged(method: Method) -> bool:
+    """Whether the method reads each prompt only through the policy's log-probs, on the embeddings of its tokens."""
+    return method.inputs is None and not method.streams & {"value", "score"}
+
+
+def repeats_prompts(method: Method) -> bool:
+    """Whether updates of the method hold several samples per prompt, so that the prompt could be computed once."""
+    may_share = method.trains_policy and reads_prompts_unchanged(method)
+    return may_share and max_samples_per_problem(method) >= MIN_SAMPLES_PER_PROMPT
+
+
 def shares_prompts(learner: Learner, update: Update) -> bool:
     """Whether each prompt is computed once for all its samples: if model and method allow it, and prompts repeat."""
-    method = learner.method
-    if not learner.policy.shares or method.inputs is not None or method.streams & {"value", "score"}:
+    if not learner.policy.shares or not reads_prompts_unchanged(learner.method):
         return False
     if learner.balance is not None:  # the balancing loss counts a prompt's tokens once per sample
         return False

@@ -24,6 +24,7 @@ from obverse.rewards import unparseable_references
 from obverse.runtime.callbacks import Watcher
 from obverse.training.build_models import TrainingModels, refuse_unsupported_sharding
 from obverse.training.cuda_memory_snapshot import refuse_without_card
+from obverse.training.prepared_update import repeats_prompts
 from obverse.training.run import Run
 from obverse.training.validate import check
 from obverse.types import Problem
@@ -85,11 +86,10 @@ def note_model_remarks(
     for remark in remarks(config, models.critic is not None):
         watcher.note(remark)
     never_shares = config.gradient_checkpointing or config.torch_compile or config.router_aux_loss_coef
-    may_share = not (never_shares or is_sharded(models.policy.model))
-    if may_share and not models.policy.shares and any(method.trains_policy for method in schedule.methods):
-        watcher.note(
-            "prompts are computed once per sample: read from a cache, this model's would differ (docs/models.md)"
-        )
+    if not models.policy.unshared or never_shares or is_sharded(models.policy.model):
+        return
+    if any(repeats_prompts(method) for method in schedule.methods):
+        watcher.note(f"prompts are computed for each sample: {models.policy.unshared} (docs/models.md)")
 
 
 def select_renderable(

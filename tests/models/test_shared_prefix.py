@@ -1,32 +1,37 @@
-"""Prompts computed once give the gradients of prompts repeated: ragged, equal, one token, several blocks."""
+"""Prompts computed once give the gradients of prompts repeated, for every kind of state that a cache holds."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from architectures import batch, gaps, ours, plain
 from exam.batches import sample
-from tiny_models import save_tiny
+from tiny_models import SMALL, architecture, save_tiny
 
 from obverse.models.batch import Update, blocks, pack
+from obverse.models.conformance import Capabilities
 from obverse.models.load import load
-from obverse.models.policy import Policy, logprobs
+from obverse.models.policy import Policy, as_policy, logprobs
+from obverse.models.reduced_model import randomize
 from obverse.models.shared_prefix import PromptBatch, SharedPrefix
 from obverse.types import ModelInput, Sample, Source
 
-SHARING = ("qwen2", "qwen3", "llama", "gemma")
+SHARING = ("qwen2", "qwen3", "llama", "gemma", "gemma2")
+# Sliding windows; convolutions; convolutions and recurrent states, alone, beside keys and values, and in other layers;
+# indexer keys.
+STATE_KINDS = ("gemma2", "lfm2", "mamba2", "falcon_h1", "qwen3_next", "deepseek_v32")
 OWN = frozenset({Source.ROLLOUT})
 
 
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Policy]:
     found = {}
-    for name in (*SHARING, "gemma2"):
-        policy = load(str(save_tiny(name, tmp_path_factory.mktemp("prompts") / name)))[0]
-        policy.model.double()
-        found[name] = policy
+    for name in SHARING:
+        found[name] = load(str(save_tiny(name, tmp_path_factory.mktemp("prompts") / name)), "float64")[0]
     return found
 
 
@@ -50,7 +55,7 @@ def gradient(policy: Policy, made: Update, budget: int, shared: bool) -> tuple[L
     policy.model.zero_grad()
     logps: Logps = {}
     reader = SharedPrefix(policy.model)
-    for micro in made.micros(budget, shared=shared):
+    for micro in made.micros(budget, shared=shared, pads_prompts=policy.pads_prompts):
         logp, _ = logprobs(policy, micro, reader=reader)
         places = zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True)
         logps |= dict(zip(places, logp.tolist(), strict=True))
@@ -101,8 +106,33 @@ def test_without_gradients_nothing_is_kept(policies: dict[str, Policy]) -> None:
         assert reader.current is not None and not any(leaf.requires_grad for leaf in reader.current.leaves)
 
 
-def test_a_cache_that_forgets_is_not_shared(policies: dict[str, Policy]) -> None:
-    assert not policies["gemma2"].shares  # its sliding windows keep less than a response attends to
+def tiny(kind: str) -> Any:
+    """A model of the kind with weights far from zero and windows of 8 tokens."""
+    config_class, make_model, options = architecture(kind)
+    torch.manual_seed(0)
+    model = make_model(
+        config_class(**SMALL | options | {"vocab_size": 96, "sliding_window": 8, "pad_token_id": 0})
+    ).eval()
+    randomize(model)
+    return model
+
+
+@pytest.mark.parametrize("kind", STATE_KINDS)
+def test_responses_continue_from_every_state_of_a_prompt(kind: str) -> None:
+    """Prompts beyond windows and shorter than convolutions; responses of two tokens, of which one is read."""
+    model, rows = tiny(kind), batch({2: (2, 9), 12: (1, 4), 9: (2, 10)})
+    expected = plain(model, rows)
+    for pads_prompts in (True, False):
+        capabilities = Capabilities(has_head=True, shares=True, pads_prompts=pads_prompts)
+        policy = as_policy(model, capabilities=capabilities)
+        logp, gradient_gap = gaps(ours(policy, rows, 30, shared=True), expected)
+        assert logp < 1e-5 and gradient_gap < 2e-5
+
+
+def test_a_state_that_no_forward_pass_continues_from_is_not_shared() -> None:
+    """The scan of Mamba-1 over several tokens starts from zero."""
+    policy = as_policy(tiny("mamba"))
+    assert not policy.shares and "cache of a prompt" in policy.unshared
 
 
 def test_prompts_are_padded_on_the_left_and_only_where_they_differ() -> None:
@@ -111,6 +141,15 @@ def test_prompts_are_padded_on_the_left_and_only_where_they_differ() -> None:
     assert ragged.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
     assert PromptBatch.of([ModelInput((1, 2)), ModelInput((3, 4))]).mask is None
     assert ragged.to(torch.device("cpu")) is ragged
+
+
+def test_blocks_without_padding_hold_prompts_of_one_length() -> None:
+    prompts = [ModelInput((token,) * length) for token, length in ((3, 2), (4, 2), (5, 3), (6, 3), (7, 3))]
+    assert [len(block) for block in blocks(prompts, 100, pads=False)] == [2, 3]
+    assert [len(block) for block in blocks(prompts, 6, pads=False)] == [2, 2, 1]
+    made = pack([[replace(sample(random.Random(5), "rollout", 1.0, 4), prompt=prompt)] for prompt in prompts], OWN)
+    assert made is not None
+    assert all(micro.prompts.mask is None for micro in made.micros(100, shared=True, pads_prompts=False))
 
 
 def test_blocks_hold_as_many_prompts_as_fit() -> None:
