@@ -133,7 +133,7 @@ def sample_and_report(store: SampleStore, eval_set: EvalSet, model: LoadedModel,
     problems = {item.digest: item.problem for item in items}
     store.belongs_to(eval_set.source, problems)
     request = {"model": weights, "law": asdict(params), "template": renderer.record(), "verifier": config.verifier}
-    for line in filter(None, [*store.begin(request), refresh_grades(store, problems, watch)]):
+    for line in filter(None, [sampler.remark, *store.begin(request), refresh_grades(store, problems, watch)]):
         watch.note(line)
     store.write_problems(problems)
     scores = list(collect(items, setup, store, config.reached_k, config.batch_size, watch))

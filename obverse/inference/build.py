@@ -168,6 +168,8 @@ def make_sampler(context: SamplerContext, schedule: TrainingSchedule) -> Sampler
     else:
         decode = context.renderer.decode
         sampler = HFSampler(policy.model, config.rollout_batch_size, decode, policy.mixed, policy.scope)
+        if sampler.remark:
+            context.note(sampler.remark)
     if config.async_sampling:
         return AsyncSampler(sampler, threaded=config.sampler == "vllm", check=context.check)
     return sampler

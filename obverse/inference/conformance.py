@@ -1,7 +1,7 @@
-"""Checks, on a small random copy of a model, that the embedded sampler samples as plain forward passes would.
+"""Finds out, on a small random copy of a model, how the embedded sampler can sample as plain forward passes would.
 
-The sampler reads left-padded rows from a key-value cache; the log-prob of every token that it samples is compared with
-that of a plain forward pass of the row (`obverse.models.conformance` does the same for training).
+The log-prob of every token that a decoding path samples, for prompts and completions of unequal lengths, is compared
+with that of a plain forward pass of the row (`obverse.models.conformance` does the same for training).
 """
 
 from __future__ import annotations
@@ -11,57 +11,87 @@ from typing import Any
 import torch
 
 from obverse.errors import ConfigError
-from obverse.inference.decode_loop import PartialCompletion, generate
-from obverse.inference.kv_cache import num_layers
+from obverse.inference.decode_paths import PATHS, DecodePath
+from obverse.inference.partial import PartialCompletion
 from obverse.inference.types import SamplingParams, SamplingRequest
 from obverse.models.conformance import (
-    MAX_ERROR,
     architecture_key,
-    class_name,
     first_line,
     model_type,
     plain_logits,
     random_rows,
 )
+from obverse.models.load import with_plain_experts
 from obverse.models.reduced_model import quiet, reduced
 from obverse.models.rope_frequencies import longest_sampled
 from obverse.types import ModelInput
 
-_sampled: dict[tuple[type, str], str | None] = {}
+MAX_ERROR = 1e-5  # nats; where rounding of float32 is larger, float64 must be as close
+MAX_ROUNDING = 1e-2  # nats; more is not rounding of float32
+NUM_SEEDS = 3  # completions per prompt
+MAX_ROWS = 4  # fewer than all completions: rows are added, copied and removed
+STOP_PERIOD = 16  # one token in this many ends a completion: completions have unequal lengths
+
+_paths: dict[tuple[type, str], DecodePath | str] = {}
 
 
-def check_sampling(model: Any) -> None:
-    """Raise ConfigError unless the embedded sampler samples a model as plain forward passes would; cached per class."""
-    layers, key = num_layers(model), architecture_key(model)
-    if key not in _sampled:
-        _sampled[key] = _sampling_fault(model, layers)
-    fault = _sampled[key]
-    if fault is not None:
-        raise ConfigError(f"models of type {model_type(model)!r} cannot be sampled here: {fault}")
+def decode_path(model: Any) -> DecodePath:
+    """The fastest path that decodes a model as plain forward passes would; tested once per architecture and process.
+
+    Raises ConfigError if no path does.
+    """
+    key = architecture_key(model)
+    if key not in _paths:
+        _paths[key] = _fastest_path(model)
+    path = _paths[key]
+    if isinstance(path, str):
+        raise ConfigError(f"models of type {model_type(model)!r} cannot be sampled here: {path}")
+    return path
 
 
-def _sampling_fault(model: Any, layers: int) -> str | None:
-    """How completions of a small copy differ from plain forward passes; None where they do not."""
+def _fastest_path(model: Any) -> DecodePath | str:
+    """The first path of PATHS that is correct on a small copy, or why none is; the last one without a small copy."""
     with quiet(), torch.inference_mode():
         copy = reduced(model)
         if copy is None:
-            return f"no small copy of {class_name(model)} can be made from its configuration to try it on"
-        end = longest_sampled(copy.config)
-        rows = random_rows(copy.config, None).rows
-        prompts = {row.prompt: None for row in rows}
-        if end is not None:
-            prompts = {prompt: None for prompt in prompts if len(prompt) < end - 2}
-        budget = 14 if end is None else end - max(map(len, prompts))
-        requests = [SamplingRequest(prompt, range(10 * index, 10 * index + 3)) for index, prompt in enumerate(prompts)]
-        for kind in (torch.float32, torch.float64):
-            try:
-                completions = generate(copy.to(kind), num_layers(copy), 4, requests, SamplingParams((), budget))
-            except Exception as error:  # noqa: BLE001  as above
-                return f"its forward does not read a padded cache of keys and values ({first_line(error)})"
-            worst = max(_sampled_gap(copy, requests[item.request].prompt, item) for item in completions)
-            if worst <= MAX_ERROR:
-                return None
-    return f"read from a padded cache, a token's log-prob differs by {worst:.1g} from that of a plain forward"
+            return PATHS[-1]  # plain forward passes, which nothing has to be compared with
+        requests, params = _test_requests(copy)
+        fault: str | None = None
+        for path in PATHS:
+            if path.fits(copy):
+                fault = _fault(copy, path, requests, params)
+                if fault is None:
+                    return path
+    return str(fault)  # of the last path, which fits every model
+
+
+def _test_requests(copy: Any) -> tuple[list[SamplingRequest], SamplingParams]:
+    """Prompts of unequal lengths, and completions that end early or are longer than windows."""
+    end = longest_sampled(copy.config)
+    prompts = {row.prompt: None for row in random_rows(copy.config, None).rows}
+    if end is not None:
+        prompts = {prompt: None for prompt in prompts if len(prompt) < end - 2}
+    max_tokens = 14 if end is None else end - max(map(len, prompts))
+    vocabulary = copy.config.get_text_config(decoder=True).vocab_size
+    requests = [
+        SamplingRequest(prompt, range(10 * index, 10 * index + NUM_SEEDS)) for index, prompt in enumerate(prompts)
+    ]
+    return requests, SamplingParams(tuple(range(0, vocabulary, STOP_PERIOD)), max_tokens)
+
+
+def _fault(copy: Any, path: DecodePath, requests: list[SamplingRequest], params: SamplingParams) -> str | None:
+    """How completions by a path differ from plain forward passes; None where they do not."""
+    for kind in (torch.float32, torch.float64):
+        try:
+            completions = path.generate(with_plain_experts(copy.to(kind)), MAX_ROWS, requests, params)
+        except Exception as error:  # noqa: BLE001  a path that the model's code does not allow fails with any error
+            return f"its forward pass cannot be decoded token by token ({first_line(error)})"
+        worst = max(_sampled_gap(copy, requests[item.request].prompt, item) for item in completions)
+        if worst <= MAX_ERROR:
+            return None
+        if worst > MAX_ROUNDING:
+            break
+    return f"the log-prob of a sampled token differs by {worst:.1g} from that of a plain forward pass"
 
 
 def _sampled_gap(copy: Any, prompt: ModelInput, completion: PartialCompletion) -> float:

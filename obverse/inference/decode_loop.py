@@ -1,20 +1,23 @@
-"""The decoding loop of the embedded sampler: completions with the same tokens so far share a row of the cache."""
+"""The decoding loop over a slot cache: completions with the same tokens so far share a row of the cache."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
-from obverse.inference.distribution import sample_tokens, uniform_numbers
-from obverse.inference.kv_cache import SlotCache, prefill_cache
+from obverse.inference.distribution import uniform_numbers
+from obverse.inference.partial import PartialCompletion, partial_completions, sample_next
+from obverse.inference.slot_cache import SlotCache
 from obverse.inference.stops import Stops
 from obverse.inference.types import SamplingParams, SamplingRequest
+from obverse.models.cache_layers import accepts, cache_argument, full_cache, native_layers
 
 # Free rows are filled with the last ones, one copy each, once they are this share of all rows.
 MAX_FREE_SHARE = 0.1
@@ -22,38 +25,23 @@ MAX_FREE_SHARE = 0.1
 MIN_VACANT_SHARE = 0.1
 
 
-@dataclass(eq=False)
-class PartialCompletion:
-    """A completion while it is sampled. `row` is its row of the cache, `uniforms_row` its row of uniform numbers."""
-
-    request: int
-    number: int  # among the completions of the request
-    seed: int
-    row: int = 0
-    uniforms_row: int = 0
-    ids: list[int] = field(default_factory=list)
-    behavior: list[float] = field(default_factory=list)
-    stopped: bool = False
-
-
 def generate(
     model: Any,
-    num_layers: int,
+    pads: bool,
     max_rows: int,
     requests: Sequence[SamplingRequest],
     params: SamplingParams,
     decode: Callable[[Sequence[int]], str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[PartialCompletion]:
-    """Sample the completions of `requests`, at most `max_rows` at once; returned in the order of requests and seeds."""
-    completions = [
-        PartialCompletion(index, number, seed)
-        for index, request in enumerate(requests)
-        for number, seed in enumerate(request.seeds)
-    ]
+    """Sample the completions of `requests`, at most `max_rows` at once; returned in the order of requests and seeds.
+
+    With `pads`, prompts of unequal lengths are computed together, padded on the left; without, those of one length are.
+    """
+    completions = partial_completions(requests)
     # prompts of similar length are computed together, with little padding
     waiting = deque(sorted(completions, key=lambda item: (len(requests[item.request].prompt), item.request)))
-    batch = _DecodeBatch(model, num_layers, max_rows, params)
+    batch = _DecodeBatch(model, pads, max_rows, params)
     stops, num_tokens, started = Stops(params, decode), 0, time.monotonic()
     while waiting or batch.active:
         if len(batch.active) <= (1 - MIN_VACANT_SHARE) * max_rows:
@@ -73,9 +61,10 @@ def generate(
 class _DecodeBatch:
     """The completions that are being sampled, the rows of the cache they read, and the next logits of each row."""
 
-    def __init__(self, model: Any, num_layers: int, max_rows: int, params: SamplingParams) -> None:
-        self.model, self.num_layers, self.params = model, num_layers, params
-        self.cache = SlotCache(num_layers)
+    def __init__(self, model: Any, pads: bool, max_rows: int, params: SamplingParams) -> None:
+        self.model, self.pads, self.params = model, pads, params
+        self.native, self.takes_positions = native_layers(model), accepts(model, "position_ids")
+        self.cache = SlotCache(self.native)
         self.active: list[PartialCompletion] = []
         self.logits: Tensor | None = None  # [rows, V]
         self.uniforms = torch.zeros(max_rows, params.max_tokens, dtype=torch.float64)
@@ -93,36 +82,25 @@ class _DecodeBatch:
         for item, uniforms_row in zip(completions, unused, strict=True):
             item.uniforms_row = uniforms_row
             item.row = first + new_rows.setdefault(item.request, len(new_rows))
-        logits = self._prefill([requests[index].prompt.token_ids for index in new_rows])
-        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
+        prompts = [requests[index].prompt.token_ids for index in new_rows]
+        batches = [prompts] if self.pads else [list(equal) for _, equal in groupby(prompts, len)]
+        logits = [*([] if self.logits is None else [self.logits]), *map(self._prefill, batches)]
+        self.logits = logits[0] if len(logits) == 1 else torch.cat(logits)
         self.active += completions
 
     def sample(self, stops: Stops) -> None:
         """Sample one more token of every active completion; those that end with it are no longer active."""
         assert self.logits is not None
-        uniforms = self.uniforms[[item.uniforms_row for item in self.active], [len(item.ids) for item in self.active]]
-        rows = torch.tensor([item.row for item in self.active], device=self.logits.device)
-        tokens, logp = sample_tokens(self.logits, self.params, uniforms.to(self.logits.device), rows)
-        for item, token, score in zip(self.active, tokens.tolist(), logp.tolist(), strict=True):
-            item.ids.append(token)
-            item.behavior.append(score)
-            item.stopped = stops.stop(item.ids)
-        self.active = [item for item in self.active if not item.stopped and len(item.ids) < self.params.max_tokens]
+        self.active = sample_next(self.active, self.logits, self.uniforms, self.params, stops)
         if not self.active:
-            self.cache, self.logits = SlotCache(self.num_layers), None
+            self.cache, self.logits = SlotCache(self.native), None
 
     def forward(self) -> None:
         """Run the model on the tokens just sampled, one row per distinct history."""
         tokens = self._assign_rows()
         mask, position_ids = self.cache.next_position()
-        device = self.model.device
-        self.logits = self.model(
-            input_ids=torch.tensor(tokens, device=device)[:, None],
-            attention_mask=None if mask is None else mask.to(device),
-            position_ids=position_ids.to(device),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
+        ids = torch.tensor(tokens)[:, None]
+        self.logits = forward(self.model, self.cache, ids, mask, position_ids if self.takes_positions else None)
         self.cache.advance()
 
     def _assign_rows(self) -> list[int]:
@@ -177,17 +155,37 @@ class _DecodeBatch:
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Append rows with these prompts to the cache; returns their last logits [P, V]."""
-        width, device = max(map(len, prompts)), self.model.device
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        cache = prefill_cache(self.num_layers)
-        logits = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        cache = full_cache(self.model)
+        logits = prefill(self.model, cache, prompts, self.takes_positions)
         self.cache.append_rows(cache, [len(prompt) for prompt in prompts])
         return logits
+
+
+def prefill(model: Any, cache: Cache, prompts: Sequence[Sequence[int]], takes_positions: bool = True) -> Tensor:
+    """Compute prompts, padded on the left where their lengths differ, into an empty cache; last logits [P, V]."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    position_ids = (mask.cumsum(-1) - 1).clamp(min=0) if takes_positions else None
+    return forward(model, cache, ids, mask, position_ids, logits_to_keep=1)
+
+
+def forward(
+    model: Any, cache: Any, ids: Tensor, mask: Tensor | None, position_ids: Tensor | None, **options: Any
+) -> Tensor:
+    """The logits [rows, V] after the last of the tokens `ids` [rows, n], which are added to the cache.
+
+    `mask` [rows, length] covers the cached positions too; None if nothing is masked. `position_ids` [rows, n] is None
+    for a model without positions.
+    """
+    device = model.device
+    positions: Mapping[str, Tensor] = {} if position_ids is None else {"position_ids": position_ids.to(device)}
+    logits: Tensor = model(
+        input_ids=ids.to(device),
+        attention_mask=None if mask is None else mask.to(device),
+        use_cache=True,
+        **{cache_argument(model): cache},
+        **positions,
+        **options,
+    ).logits[:, -1]
+    return logits

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from obverse.errors import ConfigError
-from obverse.inference.conformance import check_sampling
-from obverse.inference.decode_loop import generate
-from obverse.inference.kv_cache import num_layers
+from obverse.inference.conformance import decode_path
 from obverse.inference.types import Completion, SamplingParams, SamplingRequest
+from obverse.models.conformance import model_type
 from obverse.models.position_limits import can_read, num_positions
 from obverse.models.rope_frequencies import longest_sampled
 from obverse.types import Finish
@@ -24,7 +23,7 @@ class HFSampler:
 
     At most `max_rows` completions are decoded at once; memory grows with rows x length. `decode` turns ids into text,
     for stop strings; `mixed` computes matrix products in bfloat16; `scope` activates an adapter (`Policy.scope`).
-    Raises ConfigError for a model whose cached decoding differs from plain forward passes (`check_sampling`).
+    Raises ConfigError for a model whose decoding differs from plain forward passes in every way (`decode_path`).
     """
 
     def __init__(
@@ -40,11 +39,20 @@ class HFSampler:
         self.scope = scope
         self.max_rows = max_rows
         self.decode = decode
-        self.num_layers = num_layers(model)
-        check_sampling(model)
+        self.path = decode_path(model)
         self.longest = longest_sampled(model.config)
         self.step = 0
         self._num_positions: int | None = None
+
+    @property
+    def remark(self) -> str | None:
+        """A line for the user if the model can only be sampled slowly; None otherwise."""
+        if not self.path.is_slow:
+            return None
+        return (
+            f"models of type {model_type(self.model)!r} are sampled {self.path.description}, which is slow: no faster "
+            "way gives the log-probs of a plain forward pass (docs/models.md)"
+        )
 
     def sync_weights(self, step: int) -> None:
         """See Sampler.sync_weights. The model is the policy itself, so only the label of completions changes."""
@@ -91,7 +99,7 @@ class HFSampler:
     def _sample(
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None
     ) -> list[list[Completion]]:
-        completions = generate(self.model, self.num_layers, self.max_rows, requests, params, self.decode, progress)
+        completions = self.path.generate(self.model, self.max_rows, requests, params, self.decode, progress)
         results: list[list[Completion]] = [[] for _ in requests]
         for item in completions:
             finish: Finish = "stop" if item.stopped else "length"

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from obverse.config.train import TrainConfig
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
+from obverse.inference.conformance import decode_path
+from obverse.inference.decode_paths import DecodePath
 from obverse.models.conformance import Capabilities
 from obverse.models.fused_logprobs import Gradients, Workspace, accumulates_in_place
 from obverse.models.load import local_config, weights_dtype, with_plain_experts
@@ -41,10 +43,19 @@ def policy_capabilities(config: TrainConfig, schedule: TrainingSchedule) -> dict
     by_name = {}
     for name in (config.model, config.anchor_model):
         if name is not None:
-            with torch.device("meta"):
-                outline = AutoModelForCausalLM.from_config(local_config(name, config.positions))
-            by_name[name] = capabilities_of(outline.eval())
+            by_name[name] = capabilities_of(_outline(name, config))
     return by_name
+
+
+def _outline(name: str, config: TrainConfig) -> Any:
+    """A model with meta tensors, outside a tracker."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(local_config(name, config.positions)).eval()
+
+
+def policy_decode_path(config: TrainConfig) -> DecodePath:
+    """How completions of the policy are decoded; tested outside a tracker. Raises ConfigError if they cannot be."""
+    return decode_path(_outline(config.model, config))
 
 
 def build_meta_models(

@@ -11,13 +11,18 @@ from torch import Tensor
 
 from obverse.estimator.method import Method
 from obverse.estimator.tables import Tokens
+from obverse.inference.decode_loop import forward, prefill
+from obverse.inference.decode_paths import DecodePath
 from obverse.inference.distribution import sample_tokens
-from obverse.inference.kv_cache import SPARE, SlotCache, num_layers, prefill_cache
+from obverse.inference.native_decode import NativeCache
+from obverse.inference.slot_cache import SPARE, SlotCache
+from obverse.inference.slot_layers import POSITIONS, layer_tensors
 from obverse.inference.types import SamplingParams
 from obverse.memory_plan.batch_shapes import DecodingShape, TrainingShape
 from obverse.memory_plan.memory_tracker import MemoryTracker
 from obverse.memory_plan.meta_models import MetaModels
 from obverse.models.batch import Micro
+from obverse.models.cache_layers import accepts, full_cache, native_layers
 from obverse.models.policy import Policy, logprobs, scalars
 from obverse.models.shared_prefix import PromptBatch, SharedPrefix
 from obverse.types import ModelInput
@@ -69,65 +74,75 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
 
 
 @torch.no_grad()
-def sampling(tracker: MemoryTracker, policy: Policy, work: DecodingShape, params: SamplingParams) -> tuple[int, int]:
-    """Bytes of the largest key-value cache, and peak bytes of sampling including the cache."""
-    model = policy.model
+def sampling(
+    tracker: MemoryTracker, policy: Policy, work: DecodingShape, params: SamplingParams, path: DecodePath
+) -> tuple[int, int]:
+    """Bytes of the largest cache of all completions, and peak bytes of sampling including the cache."""
     with _autocast(policy):
-        before = tracker.mark()
-        cache = SlotCache(num_layers(model))
-        filled = prefill_cache(len(cache.layers))
-        logits = _prefill(model, filled, work.num_prompts, work.prompt)
-        cache.append_rows(filled, [work.prompt] * work.num_prompts)
-        prefill = tracker.peak - before
-        del filled, cache, logits
-
-        cache = SlotCache(num_layers(model))
-        last = work.length - 1
-        cache.append_rows(_full(model, work, max(1, last - SPARE)), [max(1, last - SPARE)] * work.num_rows)
-        cache.end, cache.lengths = (
-            last,
-            [last - 1, *[last] * (work.num_rows - 1)],
-        )  # one shorter row, so that a mask is needed
-        logits = torch.zeros(work.num_rows, model.config.get_text_config().vocab_size, dtype=model.dtype)
-        tracker.mark()
-        mask, places = cache.next_position()  # the last growth of the cache
-        cache_bytes = sum(state.numel() * state.element_size() for state in _states(cache))
-        logits = model(
-            input_ids=torch.zeros(work.num_rows, 1, dtype=torch.long),
-            attention_mask=mask,
-            position_ids=places,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-        sample_tokens(logits, params, torch.zeros(work.num_rows, dtype=torch.float64))
-        return cache_bytes, max(prefill, tracker.peak - before)
+        if path.slots:
+            return _slot_sampling(tracker, policy.model, work, params)
+        return _native_sampling(tracker, policy.model, work, params, path)
 
 
-def _prefill(model: Any, cache: Any, num_prompts: int, width: int) -> Tensor:
-    ids = torch.zeros(num_prompts, width, dtype=torch.long)
-    logits: Tensor = model(
-        input_ids=ids, attention_mask=ids + 1, position_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
-    ).logits[:, -1]
-    return logits
+def _slot_sampling(tracker: MemoryTracker, model: Any, work: DecodingShape, params: SamplingParams) -> tuple[int, int]:
+    """The memory of `obverse.inference.decode_loop`: prefill of the prompts, then the last token of all rows."""
+    before = tracker.mark()
+    cache, filled = SlotCache(native_layers(model)), full_cache(model)
+    takes_positions = accepts(model, "position_ids")
+    logits = prefill(model, filled, [[0] * work.prompt] * work.num_prompts, takes_positions)
+    cache.append_rows(filled, [work.prompt] * work.num_prompts)
+    prefilled = tracker.peak - before
+    del filled, cache, logits
+
+    cache = SlotCache(native_layers(model))
+    last = work.length - 1
+    cache.append_rows(_full(model, work, max(1, last - SPARE)), [max(1, last - SPARE)] * work.num_rows)
+    cache.end = last
+    cache.lengths = [last - 1, *[last] * (work.num_rows - 1)]  # one shorter row, so that a mask is needed
+    logits = _empty_logits(model, work.num_rows)
+    tracker.mark()
+    mask, position_ids = cache.next_position()  # the last growth of the cache
+    cache_bytes = cache.num_bytes()
+    ids = torch.zeros(work.num_rows, 1, dtype=torch.long)
+    logits = forward(model, cache, ids, mask, position_ids if takes_positions else None)
+    sample_tokens(logits, params, torch.zeros(work.num_rows, dtype=torch.float64))
+    return cache_bytes, max(prefilled, tracker.peak - before)
+
+
+def _native_sampling(
+    tracker: MemoryTracker, model: Any, work: DecodingShape, params: SamplingParams, path: DecodePath
+) -> tuple[int, int]:
+    """The memory of `obverse.inference.native_decode`, with all rows at their full length but for the last token."""
+    before = tracker.mark()
+    num_rows = work.num_rows if path.method is not None or not path.cached else 1
+    cache = NativeCache(model, path.method, path.cached)
+    cache.forward(torch.zeros(num_rows, max(1, work.length - 1), dtype=torch.long))
+    filled = tracker.mark()
+    logits = cache.forward(torch.zeros(num_rows, 1, dtype=torch.long))
+    sample_tokens(logits, params, torch.zeros(num_rows, dtype=torch.float64))
+    return filled - before, tracker.peak - before
 
 
 def _full(model: Any, work: DecodingShape, width: int) -> Any:
     """A cache of all rows, `width` tokens long; the shapes of its layers come from a pass over one token."""
-    cache = prefill_cache(num_layers(model))
-    _prefill(model, cache, 1, 1)
+    cache = full_cache(model)
+    prefill(model, cache, [[0]], accepts(model, "position_ids"))
     for layer in cache.layers:
-        if layer.is_initialized:
-            for name in ("keys", "values"):
-                _, heads, _, size = getattr(layer, name).shape
-                setattr(layer, name, getattr(layer, name).new_empty(work.num_rows, heads, width, size))
+        for name, tensor in layer_tensors(layer).items():
+            shape = [work.num_rows, *tensor.shape[1:]]
+            if name in POSITIONS:
+                shape[POSITIONS[name]] = width
+            kind, _, number = name.partition(".")
+            empty = tensor.new_empty(shape)
+            if number:
+                getattr(layer, kind)[int(number)] = empty
+            else:
+                setattr(layer, name, empty)
     return cache
 
 
-def _states(cache: SlotCache) -> Iterator[Tensor]:
-    for layer in cache.layers:
-        if layer.is_initialized:
-            yield layer.keys
-            yield layer.values
+def _empty_logits(model: Any, num_rows: int) -> Tensor:
+    return torch.zeros(num_rows, model.config.get_text_config().vocab_size, dtype=model.dtype)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from obverse.inference import sampling_params
 from obverse.memory_plan import batch_shapes as sizes
 from obverse.memory_plan.batch_shapes import DecodingShape, Lengths, TrainingShape
 from obverse.memory_plan.memory_tracker import MemoryTracker
-from obverse.memory_plan.meta_models import MetaModels, build_meta_models, policy_capabilities
+from obverse.memory_plan.meta_models import MetaModels, build_meta_models, policy_capabilities, policy_decode_path
 from obverse.memory_plan.phases import sampling, training
 from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import chunk_size
@@ -66,6 +66,8 @@ def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
     kind = torch.device(device).type
     share = ranks if config.fsdp else 1
     capabilities, tracker = policy_capabilities(config, schedule), MemoryTracker()
+    rows = sizes.decoding_shape(config, schedule.methods, lengths, ranks)
+    path = policy_decode_path(config) if rows else None
     with tracker.open():
         nets = build_meta_models(config, schedule, kind, share > 1, capabilities)
         micros = [
@@ -73,8 +75,9 @@ def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
         ]
         needs = [training(tracker, nets, *pair) for pair in zip(schedule.methods, micros, strict=True)]
         most = max(range(len(needs)), key=needs.__getitem__)
-        rows = sizes.decoding_shape(config, schedule.methods, lengths, ranks)
-        cache, sampling_peak = sampling(tracker, nets.policy, rows, sampling_params(config, ())) if rows else (0, 0)
+        cache, sampling_peak = 0, 0
+        if rows and path:
+            cache, sampling_peak = sampling(tracker, nets.policy, rows, sampling_params(config, ()), path)
         computed = num_bytes(nets.policy.model, learning) + num_bytes(nets.critic, learning)
         gradients = _stored_bytes(nets, nets.policy.model, learning) + num_bytes(nets.critic, learning)
         logits = _logits(nets, micros[most], kind)

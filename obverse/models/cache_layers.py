@@ -48,4 +48,9 @@ def with_all_keys(layer: Any) -> Any:
 
 def cache_argument(module: Any) -> str:
     """The name under which a forward pass takes its cache: "past_key_values", or "cache_params" (Mamba)."""
-    return "cache_params" if "cache_params" in inspect.signature(module.forward).parameters else "past_key_values"
+    return "cache_params" if accepts(module, "cache_params") else "past_key_values"
+
+
+def accepts(module: Any, argument: str) -> bool:
+    """Whether a forward pass has a parameter of that name; one that it only takes among **kwargs has no effect."""
+    return argument in inspect.signature(module.forward).parameters

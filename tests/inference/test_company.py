@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from obverse.errors import ConfigError
 from obverse.inference import Completion, SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
 from obverse.models.load import load
@@ -108,9 +107,3 @@ def test_sliding_windows_slide_for_every_row(tiny_dir: Path) -> None:
             logp = logits[0, len(request.prompt) - 1 : -1].log_softmax(-1)
             expected = logp.gather(-1, torch.tensor(each.ids)[:, None])[:, 0]
             assert each.behavior == pytest.approx(expected.tolist(), abs=1e-4)
-
-
-def test_a_model_with_another_kind_of_memory_is_refused() -> None:
-    config = MambaConfig(hidden_size=8, num_hidden_layers=1, state_size=4, vocab_size=16)
-    with pytest.raises(ConfigError, match="'mamba'"):
-        HFSampler(MambaForCausalLM(config))

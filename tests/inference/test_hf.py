@@ -12,7 +12,7 @@ import torch
 
 from obverse.inference import Completion, SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
-from obverse.inference.kv_cache import SlotCache
+from obverse.inference.slot_cache import SlotCache
 from obverse.models.load import load
 from obverse.types import ModelInput
 
@@ -58,7 +58,7 @@ def test_a_completion_does_not_depend_on_its_company(tiny_dir: Path) -> None:
 def test_a_cache_that_has_to_grow_changes_nothing(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     roomy = HFSampler(model).sample(ORDERS, LAW)
-    monkeypatch.setattr("obverse.inference.kv_cache.SPARE", 0)
+    monkeypatch.setattr("obverse.inference.slot_cache.SPARE", 0)
     for left, right in zip(roomy, HFSampler(model).sample(ORDERS, LAW), strict=True):
         for one, other in zip(left, right, strict=True):
             close(one, other)

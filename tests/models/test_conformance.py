@@ -27,8 +27,6 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     Qwen2Config,
@@ -41,7 +39,8 @@ from transformers.models.gemma4.configuration_gemma4 import Gemma4Config, Gemma4
 import runs
 from obverse.errors import ConfigError
 from obverse.inference import SamplingParams, SamplingRequest
-from obverse.inference.conformance import check_sampling
+from obverse.inference.conformance import decode_path
+from obverse.inference.decode_paths import PATHS
 from obverse.inference.hf import HFSampler
 from obverse.models.conformance import check_architecture
 from obverse.models.policy import IMPLEMENTATION, as_policy
@@ -180,14 +179,6 @@ def rwkv() -> Any:
     return made(RwkvForCausalLM, config)
 
 
-@pytest.mark.parametrize("make", [bart, rwkv])
-def test_what_a_cache_does_not_hold_is_trained_but_not_sampled(make: Any) -> None:
-    model, update = make(), batch({3: (2, 9), 11: (4,)})
-    assert_same(ours(as_policy(model), update, 10**6), plain(model, update))
-    with pytest.raises(ConfigError, match=r"cannot be sampled here: read from a padded cache, .* differs by [0-9]"):
-        HFSampler(model)
-
-
 def test_half_of_an_encoder_decoder_is_refused() -> None:
     with pytest.raises(ConfigError, match="BartForConditionalGeneration"):
         as_policy(bart(architectures=["BartForConditionalGeneration"]))
@@ -277,7 +268,7 @@ def test_a_copy_of_a_large_model_is_small_and_has_its_classes() -> None:
     assert copy is not None and sum(each.numel() for each in copy.parameters()) < MAX_PARAMETERS
     assert {type(each) for each in copy.modules()} == {type(each) for each in large.modules()}
     assert check_architecture(large, IMPLEMENTATION).shares
-    check_sampling(large)
+    assert decode_path(large).pads
 
 
 def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,8 +278,7 @@ def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.Monk
     policy = as_policy(model)
     assert policy.head is None and not policy.shares
     assert_same(ours(policy, update, 10**6), plain(model, update))
-    with pytest.raises(ConfigError, match="LlamaForCausalLM"):
-        HFSampler(model)
+    assert HFSampler(model).path == PATHS[-1]
     sizes = {name: size for name, size in SMALL.items() if name != "num_key_value_heads"}
     with pytest.raises(ConfigError, match="not causal"):
         as_policy(made(BertLMHeadModel, BertConfig(**sizes | {"vocab_size": 97})))
@@ -298,14 +288,6 @@ def test_trying_a_model_draws_nothing_from_the_random_numbers_of_the_run() -> No
     model, before = phi3(), torch.get_rng_state()
     assert reduced(model) is not None
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_model_that_cannot_be_sampled_may_be_trained() -> None:
-    model = made(MambaForCausalLM, MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=2, state_size=4))
-    update = batch({3: (2, 9), 11: (4,)})
-    assert_same(ours(as_policy(model), update, 10**6), plain(model, update))
-    with pytest.raises(ConfigError, match="cannot be sampled here"):
-        HFSampler(model)
 
 
 def test_rows_that_may_not_be_padded_are_read_by_length() -> None:
