@@ -8,7 +8,8 @@ The resulting gradient is that of plain forward passes but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +104,13 @@ class PrefixPass:
         )
         return torch.cat([first, out.last_hidden_state[:, :num_tokens]], dim=1)
 
+    def gradient(self, states: Tensor, direction: Tensor, inputs: Tensor) -> Tensor:
+        """The gradient of hidden states [B, 1 + R, H] times `direction` by a tensor in the prompts' forward pass."""
+        pairs = [pair for pair in zip(self.outputs, self.leaves, strict=True) if pair[1].requires_grad]
+        outputs, leaves = zip(*pairs, strict=True)
+        by_leaves = torch.autograd.grad(states, leaves, direction, allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(outputs, inputs, by_leaves)[0]
+
     def finish(self) -> None:
         """Backpropagate the gradients that responses accumulated through the prompts' forward pass."""
         pairs = [
@@ -141,24 +149,59 @@ class SharedPrefix:
 def can_share(model: Any, pads: bool) -> bool:
     """Whether cached prompts give the same hidden states as plain forward passes, by a test on a few tokens.
 
-    With `pads`, the prompts have unequal lengths.
+    With `pads`, the prompts have unequal lengths. For a cache with states of fixed size the gradients by the prompts'
+    embeddings are compared too, because not every kernel for such states may differentiate them.
     """
     prompts, responses = ([[1, 2, 3], [4]] if pads else [[1, 2, 3], [4, 5, 6]]), [[5, 6], [7, 8]]
     vocabulary = model.config.get_text_config().vocab_size
     prompts, responses = ([[token % vocabulary for token in row] for row in rows] for rows in (prompts, responses))
     try:
-        with torch.no_grad():
+        differentiates = has_states(prompt_cache(model))
+        with torch.set_grad_enabled(differentiates), _embeddings(model) as embedded:
             reading = PrefixPass(
                 model, PromptBatch.of([ModelInput(tuple(prompt)) for prompt in prompts]).to(model.device)
             )
-            tail = torch.tensor(responses, device=model.device)
-            shared = reading.states(tail, torch.arange(2, device=model.device))
-            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            shared = reading.states(torch.tensor(responses, device=model.device), torch.arange(2, device=model.device))
+            del embedded[1:]
+            alone = []
+            for prompt, response in zip(prompts, responses, strict=True):
                 row_ids = torch.tensor([prompt + response], device=model.device)
-                plain = model.get_decoder()(input_ids=row_ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 :]
-                close = 1e-4 if plain.dtype in (torch.float32, torch.float64) else 5e-2
-                if not torch.allclose(shared[row], plain, rtol=close, atol=close * float(plain.abs().max())):
-                    return False
+                hidden = model.get_decoder()(input_ids=row_ids, use_cache=False).last_hidden_state
+                alone.append(hidden[0, len(prompt) - 1 :])
+            plain = torch.stack(alone)
+        is_exact = {model.dtype, plain.dtype} <= {torch.float32, torch.float64}
+        if not _agree(shared, plain, 1e-4 if is_exact else 5e-2):
+            return False
+        if not differentiates:
+            return True
+        direction = torch.cos(torch.arange(plain.numel(), device=plain.device)).view(plain.shape).to(plain.dtype)
+        ours = reading.gradient(shared, direction, embedded[0])
+        expected = torch.autograd.grad(plain, embedded[1:], direction)
+        return all(
+            _agree(ours[row, -len(prompt) :], expected[row][0, : len(prompt)], 1e-3 if is_exact else 1e-1)
+            for row, prompt in enumerate(prompts)
+        )
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, KeyError):
         return False  # a model with another cache interface
-    return True
+
+
+@contextmanager
+def _embeddings(model: Any) -> Iterator[list[Tensor]]:
+    """The embeddings that a model looks up inside, in order; while gradients are enabled these carry one."""
+    embedded: list[Tensor] = []
+
+    def collect(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_(torch.is_grad_enabled()))
+        return embedded[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(collect)
+    try:
+        yield embedded
+    finally:
+        handle.remove()
+
+
+def _agree(values: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether the largest difference is within `tolerance` of the largest expected value."""
+    error = (values.detach() - expected.detach()).abs().max()
+    return float(error) <= tolerance * float(expected.detach().abs().max())

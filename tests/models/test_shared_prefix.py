@@ -16,8 +16,9 @@ from obverse.models.batch import Update, blocks, pack
 from obverse.models.conformance import Capabilities
 from obverse.models.load import load
 from obverse.models.policy import Policy, as_policy, logprobs
+from obverse.models.prompt_cache import StateLayer
 from obverse.models.reduced_model import randomize
-from obverse.models.shared_prefix import PromptBatch, SharedPrefix
+from obverse.models.shared_prefix import PromptBatch, SharedPrefix, can_share
 from obverse.types import ModelInput, Sample, Source
 
 SHARING = ("qwen2", "qwen3", "llama", "gemma", "gemma2")
@@ -133,6 +134,16 @@ def test_a_state_that_no_forward_pass_continues_from_is_not_shared() -> None:
     """The scan of Mamba-1 over several tokens starts from zero."""
     policy = as_policy(tiny("mamba"))
     assert not policy.shares and "cache of a prompt" in policy.unshared
+
+
+def test_states_without_a_gradient_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kernel would give them that returns the final state of a scan and does not differentiate it."""
+    model, update_state = tiny("mamba2"), StateLayer.update_recurrent_state
+    assert can_share(model, pads=True)
+    monkeypatch.setattr(
+        StateLayer, "update_recurrent_state", lambda layer, states, *args: update_state(layer, states.detach(), *args)
+    )
+    assert not can_share(model, pads=True)
 
 
 def test_prompts_are_padded_on_the_left_and_only_where_they_differ() -> None:
