@@ -18,6 +18,7 @@ VALUE_QUERIES = {
     torch.ops.aten.equal.default,
     torch.ops.aten.allclose.default,
 }
+GROUPED_PRODUCT = torch.ops.aten._grouped_mm.default  # of experts; its fake kernel takes bfloat16 only
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -44,7 +45,7 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in VALUE_QUERIES:
             return True if function is not torch.ops.aten._local_scalar_dense.default else _true_value(args[0])
-        out = function(*args, **(kwargs or {}))
+        out = _grouped_product(*args) if function is GROUPED_PRODUCT else function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self._register(leaf.untyped_storage())
@@ -63,6 +64,14 @@ class MemoryTracker(TorchDispatchMode):
         self._storages[key] = weakref.ref(storage, release)
         self.live += num_bytes
         self.peak = max(self.peak, self.live)
+
+
+def _grouped_product(left: torch.Tensor, right: torch.Tensor, ends: torch.Tensor | None = None) -> torch.Tensor:
+    """An empty tensor of the shape of torch's `_grouped_mm`: `ends` [G] splits the dimension that has no groups."""
+    if left.ndim == right.ndim == 2 and ends is not None:
+        return left.new_empty(len(ends), left.shape[0], right.shape[1])
+    shape = (left.shape[-2], right.shape[-1]) if left.ndim != right.ndim else (*left.shape[:2], right.shape[2])
+    return left.new_empty(shape)
 
 
 def _true_value(value: torch.Tensor) -> bool | int | float:

@@ -19,6 +19,7 @@ from obverse.inference.decode_paths import DecodePath
 from obverse.models.conformance import Capabilities
 from obverse.models.fused_logprobs import Gradients, Workspace, accumulates_in_place
 from obverse.models.load import local_config, weights_dtype, with_plain_experts
+from obverse.models.lora_targets import linear_layers, targets
 from obverse.models.policy import Policy, as_policy, capabilities_of, with_checkpoints
 
 
@@ -131,13 +132,13 @@ class Adapted(torch.nn.Module):
 
 
 def _adapted(policy: Policy, config: TrainConfig) -> Policy:
-    """The frozen policy with trained adapters on its linear layers, or on those of --lora_target_modules."""
-    model, targets = policy.model.requires_grad_(False), config.lora_target_modules
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            is_linear = isinstance(layer, torch.nn.Linear) and layer is not model.get_output_embeddings()
-            if is_linear and (not targets or name in targets):
-                setattr(parent, name, Adapted(layer, config.lora_r))
+    """The frozen policy with trained adapters on the linear layers that get them in a run."""
+    model = policy.model.requires_grad_(False)
+    layers, target = linear_layers(model), targets(model, config)
+    for name, layer in layers.items():
+        if isinstance(layer, torch.nn.Linear) and target.includes(name):
+            parent, _, end = name.rpartition(".")
+            setattr(model.get_submodule(parent), end, Adapted(layer, config.lora_r))
     return policy
 
 

@@ -33,6 +33,10 @@ class Targets:
     excluded: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
 
+    def includes(self, name: str) -> bool:
+        """Whether a linear layer with this whole name gets an adapter, by PEFT's rule."""
+        return name not in self.excluded and any(f".{name}".endswith(f".{target}") for target in self.modules)
+
 
 def targets(model: Any, config: TrainConfig) -> Targets:
     """The targets of adapters: every linear layer that can have one, or the layers and parameters that are named.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from models.test_lora import batch, configured, gradients
 from tiny_models import STATEFUL, save_tiny
 
+import runs
+from obverse.memory_plan.batch_shapes import Lengths
+from obverse.memory_plan.plan import plan
 from obverse.models.load import load
 from obverse.models.lora import load_adapted, merged
 from obverse.models.policy import Policy, logprobs, with_checkpoints
@@ -53,3 +57,15 @@ def test_gradients_with_checkpointing_are_those_without(kind: str, tmp_path: Pat
     repeated = gradients(with_checkpoints(policy), 40, shared=False)
     assert repeated.keys() == plain.keys()
     assert all(torch.equal(repeated[name], gradient) for name, gradient in plain.items())
+
+
+@pytest.mark.parametrize("options", [{}, {"use_peft": True}, {"gradient_checkpointing": True}])
+def test_the_memory_of_training_is_planned(options: dict[str, Any], tmp_path: Path) -> None:
+    """Experts and recurrent layers run with fake tensors; adapters are on the layers that get them in a run."""
+    folder = save_tiny("jamba", tmp_path / "jamba")
+    config = runs.config("sft", tmp_path / "run", folder, micro_batch_tokens=512, **options)
+    planned = plan(config, Lengths(prompt=10, response=20, completion=20))
+    trained = load_adapted(config, None)[0].adapter.parameters() if options.get("use_peft") else None
+    weights = trained or list(load(str(folder))[0].model.parameters())
+    assert planned.gradients == 4 * sum(weight.numel() for weight in weights)
+    assert planned.activations > planned.gradients
