@@ -18,11 +18,11 @@ from obverse.data.epoch_order import take
 from obverse.data.renderer import Renderer
 from obverse.errors import ConfigError, DamageError
 from obverse.estimator.method import Method
-from obverse.estimator.requests import samples_initial
+from obverse.estimator.requests import samples_initial, samples_policy
 from obverse.estimator.schedule import as_schedule
 from obverse.evaluation.eval_sets import DEFAULT_DATASET
-from obverse.inference import SamplingParams, sampling_params
-from obverse.inference.hf import HFSampler
+from obverse.inference import Sampler, SamplingParams, sampling_params
+from obverse.inference.build import NoSampler, embedded_sampler
 from obverse.models.adapter_io import load_any
 from obverse.models.policy import Policy, set_threads
 from obverse.models.reward_model import RewardModel
@@ -38,6 +38,7 @@ from obverse.training.optimizer import Optimizer
 from obverse.training.validate import check_method
 from obverse.types import Group, Problem
 
+WITHOUT_SAMPLES = "analyze methods that do not sample, or samples that a run stored (analyze coefficients --step)"
 MAX_UNGRADED = 0.01  # of a batch's samples
 AnyConfig = TypeVar("AnyConfig", bound=AnalysisOptions)
 # Options taken from a run; the seed too, which determines the problems of an embedded task.
@@ -85,18 +86,24 @@ class Context:
         """Whether every rollout can be graded."""
         return self.scorer is not None or all(problem.verifier is not None for problem in self.problems)
 
-    def collector(self, author: Policy | None = None) -> Collector:
-        """The collector of samples; `author` samples in place of the policy."""
-        policy, initial = author or self.policy, self.initial
+    def collector(self, method: Method, author: Policy | None = None) -> Collector:
+        """The collector of the method's samples; `author` samples in place of the policy.
+
+        Raises ConfigError if the method samples and the model cannot be sampled.
+        """
         return Collector(
-            HFSampler(policy.model, decode=self.renderer.decode, mixed=policy.mixed),
+            self.sampler(author or self.policy) if samples_policy(method) else NoSampler(),
             self.renderer,
             self.params,
             self.seed,
-            initial=HFSampler(initial.model, decode=self.renderer.decode, mixed=initial.mixed),
+            initial=self.sampler(self.initial) if samples_initial(method) else None,
             scorer=self.scorer,
             format_reward=self.format_reward,
         )
+
+    def sampler(self, policy: Policy) -> Sampler:
+        """The embedded sampler of a policy."""
+        return embedded_sampler(policy, self.renderer, remedy=WITHOUT_SAMPLES)
 
     def batch(self, number: int, num: int) -> list[Problem]:
         """The problems of batch `number`, in the order in which a run with this seed takes them."""
@@ -109,7 +116,7 @@ class Context:
 
         Samples that could not be graded are dropped; GraderError if they are more than MAX_UNGRADED.
         """
-        collector = self.collector(author)
+        collector = self.collector(method, author)
         groups = collector.collect(self.batch(batch, num), method, batch * num, progress)
         collector.grade(groups, grades_rollouts=self.grades)
         return GraderErrorLimit(MAX_UNGRADED).drop_ungraded(groups, grades_rollouts=self.grades)

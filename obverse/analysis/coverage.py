@@ -19,7 +19,6 @@ from obverse.evaluation import result_file as results
 from obverse.evaluation.bootstrap import interval
 from obverse.evaluation.metrics import pass_at_k
 from obverse.evaluation.sample_and_score import EvalSetup, measure
-from obverse.inference.hf import HFSampler
 from obverse.redact import flat
 from obverse.runtime.callbacks import Silent, Watcher
 
@@ -209,7 +208,7 @@ def counts_of(model: str, config: CoverageConfig, watcher: Watcher) -> Counts:
     point = points(model)[-1]
     context = load_context(config, point.path, point.path)
     problems = context.problems[: config.num_problems]  # the first ones, as in obverse eval
-    sampler = HFSampler(context.policy.model, decode=context.renderer.decode, mixed=context.policy.mixed)
+    sampler = context.sampler(context.policy)
     setup = EvalSetup(sampler, context.renderer, context.params, config.num_generations, config.seed)
     scores = measure(problems, setup, watcher)
     label = f"{model} ({point.name})" if point.step else model

@@ -20,7 +20,7 @@ from obverse.data.renderer import Renderer
 from obverse.evaluation.report import Report
 from obverse.evaluation.sample_and_score import EvalSetup, measure
 from obverse.inference import SamplingParams
-from obverse.inference.hf import HFSampler
+from obverse.inference.build import embedded_sampler
 from obverse.models.load import load
 from obverse.models.policy import set_threads
 from obverse.redact import flat
@@ -93,7 +93,7 @@ def score(model: str, problems: Sequence[Problem], seed: int, watcher: Watcher) 
     set_threads(0, policy)
     renderer = Renderer(tokenizer, eos_ids=policy.model.generation_config.eos_token_id)
     params = SamplingParams(renderer.stop_ids, RUN["max_completion_length"])
-    setup = EvalSetup(HFSampler(policy.model), renderer, params, max(K), seed)
+    setup = EvalSetup(embedded_sampler(policy, renderer), renderer, params, max(K), seed)
     scores = measure(problems, setup, watcher)
     return Report(model, scores, K)
 

@@ -23,7 +23,7 @@ from obverse.data.renderer import Renderer
 from obverse.errors import CheckpointError, DamageError, DivergedError
 from obverse.evaluation.sample_and_score import EvalSetup, measure
 from obverse.inference import sampling_params
-from obverse.inference.hf import HFSampler
+from obverse.inference.build import embedded_sampler
 from obverse.models.adapter_io import load_any
 from obverse.models.policy import set_threads
 from obverse.runtime import branches as history
@@ -250,7 +250,7 @@ def measure_tests(
     policy, tokenizer = load_any(model, config.dtype, config.device)
     set_threads(config.threads, policy)
     renderer = Renderer.of(tokenizer, config, policy.model.generation_config.eos_token_id)
-    sampler = HFSampler(policy.model, config.rollout_batch_size, renderer.decode, policy.mixed)
+    sampler = embedded_sampler(policy, renderer, config.rollout_batch_size)
     params = sampling_params(config, renderer.stop_ids)
     for test, path in missing.items():
         problems = load_dataset(str(plan.problems_path(test.name)), verifier=config.verifier)

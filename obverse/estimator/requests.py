@@ -26,6 +26,11 @@ def wants(method: Method, kind: str, problems: Sequence[Problem] = (ANY,)) -> bo
     return any(getattr(request, field) for request in generation_requests(method, problems) for field in fields)
 
 
+def samples_policy(method: Method) -> bool:
+    """Whether the method trains on completions of the policy."""
+    return any(wants(method, kind) for kind in ("rollouts", "greedy"))
+
+
 def samples_initial(method: Method) -> bool:
     """Whether the method requests rollouts of the frozen initial model."""
     return any(request.author == "initial" and request.rollouts for request in generation_requests(method))

@@ -15,7 +15,7 @@ from obverse.evaluation.result_file import grader_record, write
 from obverse.evaluation.sample_and_score import EvalItem, EvalSetup, collect, measure
 from obverse.evaluation.sample_store import SampleStore, identity
 from obverse.inference import sampling_params
-from obverse.inference.hf import HFSampler
+from obverse.inference.build import embedded_sampler
 from obverse.models.adapter_io import base_of, load_any
 from obverse.models.context_limits import check_completions
 from obverse.models.load import EMBEDDED
@@ -127,7 +127,7 @@ def sample_and_report(store: SampleStore, eval_set: EvalSet, model: LoadedModel,
         watch.note(f"problem {eval_set.problems[0].id} is sent as {len(ids)} tokens: {ids}")
         watch.note(f"which read: {quote(renderer.tokenizer.decode(ids, skip_special_tokens=False))}")
     weights = {name: model.info[name] for name in ("identity", "base_identity", "dtype")}
-    sampler = HFSampler(model.policy.model, config.batch_size, renderer.decode, model.policy.mixed)
+    sampler = embedded_sampler(model.policy, renderer, config.batch_size)
     setup = EvalSetup(sampler, renderer, params, config.num_samples, config.seed, config.num_seeds)
     items = [EvalItem.of(problem, setup) for problem in eval_set.problems]
     problems = {item.digest: item.problem for item in items}

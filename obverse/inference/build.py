@@ -18,7 +18,7 @@ from obverse.data.renderer import Renderer
 from obverse.distributed.fsdp import full_tensors, is_sharded, model_state, unsharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.errors import ConfigError
-from obverse.estimator.requests import wants
+from obverse.estimator.requests import samples_policy
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference import Completion, Sampler, SamplingParams, SamplingRequest, sampling_params
 from obverse.inference.async_rollout import AsyncSampler
@@ -36,6 +36,9 @@ TEXT = (
     "Let x = 17 + 25; then x\u00b2 is \u201c1,764\u201d.\n\n  Answer: \\boxed{42} gr\u00f6\u00dfer \u6771\u4eac #### 7"
 )
 HEAD = "head.safetensors"
+INSTEAD = "sample with a server (--sampler vllm), or train with a method that does not sample, such as sft or dpo"
+GRADE = "sample with a server, and grade its completions by 'obverse grade'"
+WITHOUT_EVALUATION = "leave --eval_dataset out, or sample with a server (--sampler vllm)"
 NUM_REFERENCE_TOKENS = 64  # policy and server are compared by their log-probs of these
 
 
@@ -103,14 +106,9 @@ class NoSampler:
         raise RuntimeError("the methods of this run do not sample")
 
 
-def samples_policy(schedule: TrainingSchedule) -> bool:
-    """Whether one of the methods trains on completions of the policy."""
-    return any(wants(method, kind) for method in schedule.methods for kind in ("rollouts", "greedy"))
-
-
 def check_engine(config: TrainConfig, schedule: TrainingSchedule) -> None:
     """Raise ConfigError if the sampler's options do not fit the other options or the method."""
-    does_sample = samples_policy(schedule)
+    does_sample = any(map(samples_policy, schedule.methods))
     if config.async_sampling and len(schedule.methods) > 1:
         raise ConfigError(
             "--async_sampling: with several methods, the requests of the next step are not known one step ahead"
@@ -160,19 +158,29 @@ def make_sampler(context: SamplerContext, schedule: TrainingSchedule) -> Sampler
     server answers.
     """
     config, policy = context.config, context.policy
-    if not samples_policy(schedule) and config.eval_dataset is None:
+    does_sample = any(map(samples_policy, schedule.methods))
+    if not does_sample and config.eval_dataset is None:
         return NoSampler()
     sampler: Sampler
     if config.sampler == "vllm":
         sampler = vllm_sampler(context)
     else:
-        decode = context.renderer.decode
-        sampler = HFSampler(policy.model, config.rollout_batch_size, decode, policy.mixed, policy.scope)
-        if sampler.remark:
-            context.note(sampler.remark)
+        remedy = INSTEAD if does_sample else WITHOUT_EVALUATION
+        embedded = embedded_sampler(policy, context.renderer, config.rollout_batch_size, remedy)
+        if embedded.remark:
+            context.note(embedded.remark)
+        sampler = embedded
     if config.async_sampling:
         return AsyncSampler(sampler, threaded=config.sampler == "vllm", check=context.check)
     return sampler
+
+
+def embedded_sampler(policy: Policy, renderer: Renderer, max_rows: int = 256, remedy: str = GRADE) -> HFSampler:
+    """The embedded sampler of a policy; ConfigError, which ends with `remedy`, for a model that it cannot sample."""
+    try:
+        return HFSampler(policy.model, max_rows, renderer.decode, policy.mixed, policy.scope)
+    except ConfigError as error:
+        raise ConfigError(f"{error}: {remedy}") from None
 
 
 def vllm_sampler(context: SamplerContext) -> VLLMSampler:

@@ -16,8 +16,7 @@ from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import as_schedule
 from obverse.inference import Sampler, sampling_params
-from obverse.inference.build import SamplerContext, make_sampler, versions_of
-from obverse.inference.hf import HFSampler
+from obverse.inference.build import SamplerContext, embedded_sampler, make_sampler, versions_of
 from obverse.rewards import with_weights
 from obverse.runtime import branches, checkpoint, manifest
 from obverse.runtime.file_writes import storage_errors
@@ -218,7 +217,8 @@ def build_collector(setup: RunSetup, models: TrainingModels, renderer: Renderer,
     config, anchor = setup.config, models.anchor
     initial = None
     if anchor is not None and any(samples_initial(method) for method in setup.schedule.methods):
-        initial = HFSampler(anchor.model, config.rollout_batch_size, renderer.decode, anchor.mixed, anchor.scope)
+        remedy = "choose a method that does not sample the initial model"
+        initial = embedded_sampler(anchor, renderer, config.rollout_batch_size, remedy)
     return Collector(
         sampler=sampler,
         renderer=renderer,
