@@ -18,7 +18,7 @@ from obverse.inference.conformance import decode_path
 from obverse.inference.decode_paths import DecodePath
 from obverse.models.conformance import Capabilities
 from obverse.models.fused_logprobs import Gradients, Workspace, accumulates_in_place
-from obverse.models.load import local_config, weights_dtype, with_plain_experts
+from obverse.models.load import local_config, require_scalar_class, weights_dtype, with_plain_experts
 from obverse.models.lora_targets import linear_layers, targets
 from obverse.models.policy import Policy, as_policy, capabilities_of, with_checkpoints
 
@@ -107,6 +107,7 @@ def _policy(
 
 def _scalar(name: str, dtype: torch.dtype, positions: Mapping[str, float] | None = None) -> Any:
     config = local_config(name, positions)
+    require_scalar_class(name, config)
     config.num_labels = 1
     return with_plain_experts(AutoModelForSequenceClassification.from_config(config, dtype=dtype)).eval()
 

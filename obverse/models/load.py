@@ -98,7 +98,9 @@ def load_scalar(
     dtype = "float32" if dtype in ("auto", "mixed") else dtype
     if trained:
         check_kind(name, scores=True)
-    has_head = is_scorer(_readable(name, AutoConfig.from_pretrained))
+    config = _readable(name, AutoConfig.from_pretrained)
+    require_scalar_class(name, config)
+    has_head = is_scorer(config)
     if trained and not has_head:
         raise ConfigError(f"reward model {name!r}: {NO_HEAD}")
     model, tokenizer, unused = _load(
@@ -207,6 +209,15 @@ def _load(
     with_plain_experts(model)
     stays = "device_map" in options or not process_group.is_alone  # quantized weights are created on their device
     return model if stays else model.to(where), tokenizer, unused
+
+
+def require_scalar_class(name: str, config: Any) -> None:
+    """Raise ConfigError for a configuration for which transformers has no class with a scalar head."""
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise ConfigError(
+            f"model {name!r}: transformers has no sequence classification for the type {config.model_type!r}, and "
+            "critics and reward models are of that class: choose a method without a critic, or a model of another type"
+        )
 
 
 def _refuse_without_score(name: str, model: Any) -> None:

@@ -262,7 +262,7 @@ def _logprobs(
     if matrix is not None:
         graph = torch.is_grad_enabled() and (states.requires_grad or matrix.requires_grad)
         logp, entropy = Scores.apply(  # type: ignore[no-untyped-call]
-            states,
+            narrowed(states, matrix),
             matrix,
             micro.target,
             micro.temperature,
@@ -335,7 +335,7 @@ def scalars(model: Any, micro: Micro, after: bool) -> Tensor:
 def _scalars(model: Any, micro: Micro, after: bool) -> Any:
     rows, read = RowGrouping(True, *frequency_switches(model.config)), {"input_ids": micro.input_ids}
     states = outputs(rows, micro, read, model.base_model, "last_hidden_state", offset=int(after))
-    return wide(model.score(states))[:, 0]
+    return wide(model.score(narrowed(states, model.score.weight)))[:, 0]
 
 
 def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:
@@ -345,6 +345,11 @@ def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: b
     # a token with probability 0 has p log p = 0, not NaN
     entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
     return logp.gather(-1, target[:, None])[:, 0], entropy
+
+
+def narrowed(states: Tensor, weight: Tensor) -> Tensor:
+    """States in the type of a head's weight where that is narrower, as models with float32 residuals cast them."""
+    return states.to(weight.dtype) if states.dtype.itemsize > weight.dtype.itemsize else states
 
 
 def _cap(model: Any) -> float | None:
@@ -358,7 +363,7 @@ def _head(model: Any) -> Callable[[Tensor], Tensor]:
     matrix, cap = model.get_output_embeddings(), _cap(model)
 
     def head(states: Tensor) -> Tensor:
-        logits: Tensor = matrix(states)
+        logits: Tensor = matrix(narrowed(states, matrix.weight))
         return torch.tanh(logits / cap) * cap if cap else logits
 
     return head
@@ -375,7 +380,8 @@ def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     head, probe = _head(model), _probe(model)
     with torch.no_grad():
         ours = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
-        same = torch.allclose(ours, model(input_ids=probe, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+        logits = model(input_ids=probe, use_cache=False).logits
+        same = torch.allclose(wide(ours), wide(logits), rtol=1e-4, atol=1e-4)
     return head if same else None
 
 

@@ -12,11 +12,13 @@ from models.test_lora import batch, configured, gradients
 from tiny_models import STATEFUL, save_tiny
 
 import runs
+from obverse.errors import ConfigError
 from obverse.memory_plan.batch_shapes import Lengths
 from obverse.memory_plan.plan import plan
 from obverse.models.load import load
 from obverse.models.lora import load_adapted, merged
 from obverse.models.policy import Policy, logprobs, with_checkpoints
+from obverse.training.loop import train
 
 FAST = ("deepseek_v32", "zamba2")  # an indexer that only selects keys; layers inside layers, and shared weights
 KINDS = [pytest.param(kind, marks=[] if kind in FAST else pytest.mark.slow) for kind in STATEFUL]
@@ -69,3 +71,30 @@ def test_the_memory_of_training_is_planned(options: dict[str, Any], tmp_path: Pa
     weights = trained or list(load(str(folder))[0].model.parameters())
     assert planned.gradients == 4 * sum(weight.numel() for weight in weights)
     assert planned.activations > planned.gradients
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "options", "word"),
+    [
+        ("mamba2", "sft", {"torch_compile": True}, "--torch_compile"),
+        ("lfm2", "reward_model", {}, "sequence classification"),
+    ],
+)
+def test_what_a_type_lacks_is_refused_before_the_first_step(
+    kind: str, method: str, options: dict[str, Any], word: str, tmp_path: Path
+) -> None:
+    problems = runs.write_problems(tmp_path / "chains.jsonl")
+    config = runs.config(method, tmp_path / "run", save_tiny(kind, tmp_path / kind), problems, max_steps=1, **options)
+    with pytest.raises(ConfigError, match=word):
+        train(config)
+
+
+@pytest.mark.parametrize("kind", ["mamba", pytest.param("nemotron_h", marks=pytest.mark.slow)])
+def test_a_head_takes_float32_states_in_its_own_type(kind: str, tmp_path: Path) -> None:
+    """Models with float32 residuals and bfloat16 weights return float32 states, which their head rounds."""
+    policy, _ = load(str(save_tiny(kind, tmp_path / kind)), "bfloat16")
+    (micro,) = batch().micros(10**6)
+    with torch.no_grad():
+        logits = policy.model(input_ids=micro.input_ids, use_cache=False).logits[micro.row, micro.position]
+        expected = logits.float().log_softmax(-1).gather(-1, micro.target[:, None])[:, 0]
+        torch.testing.assert_close(logprobs(policy, micro)[0], expected, rtol=0, atol=0.02)
