@@ -36,7 +36,7 @@ TEXT = (
     "Let x = 17 + 25; then x\u00b2 is \u201c1,764\u201d.\n\n  Answer: \\boxed{42} gr\u00f6\u00dfer \u6771\u4eac #### 7"
 )
 HEAD = "head.safetensors"
-INSTEAD = "sample with a server (--sampler vllm), or train with a method that does not sample, such as sft or dpo"
+INSTEAD = "sample with a server (--sampler vllm), or train with a method that does not sample"
 GRADE = "sample with a server, and grade its completions by 'obverse grade'"
 WITHOUT_EVALUATION = "leave --eval_dataset out, or sample with a server (--sampler vllm)"
 NUM_REFERENCE_TOKENS = 64  # policy and server are compared by their log-probs of these

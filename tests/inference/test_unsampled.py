@@ -26,7 +26,7 @@ def _refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model: Any) -> None:
         raise ConfigError("models of this type cannot be sampled here")
 
-    monkeypatch.setattr(hf, "check_sampling", refuse)
+    monkeypatch.setattr(hf, "decode_path", refuse)
 
 
 @pytest.mark.parametrize("method", ["sft", "dft", "dpo"])
