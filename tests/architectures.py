@@ -25,7 +25,6 @@ from obverse.inference.hf import HFSampler
 from obverse.models.batch import Update, pack
 from obverse.models.policy import Policy, as_policy, logprobs
 from obverse.models.reduced_model import quiet, randomize, reduced
-from obverse.models.shared_prefix import SharedPrefix
 from obverse.types import ModelInput, Sample, Source
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -115,7 +114,7 @@ def completion_logps(model: Any, prompt: ModelInput, ids: list[int]) -> torch.Te
 def ours(policy: Policy, update: Update, budget: int, shared: bool = False) -> Found:
     """The same by micro batches of `budget` tokens."""
     policy.model.zero_grad()
-    logps, reader = {}, SharedPrefix(policy.model, policy.table)
+    logps, reader = {}, policy.prompt_reader()
     for micro in update.micros(budget, shared=shared, pads_prompts=policy.pads_prompts):
         logp, _ = logprobs(policy, micro, reader=reader)
         loss = torch.zeros(())

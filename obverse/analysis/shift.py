@@ -19,7 +19,6 @@ from obverse.estimator.method import Method
 from obverse.estimator.parts import Request
 from obverse.models.batch import pack
 from obverse.models.policy import Policy, logprobs
-from obverse.models.shared_prefix import SharedPrefix
 from obverse.redact import flat
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.types import Sample, Source
@@ -174,7 +173,7 @@ def token_values(policy: Policy, samples: Sequence[Sample], temperature: float) 
         return TokenValues(torch.zeros(0), torch.zeros(0))
     starts = torch.tensor([0, *(len(sample.ids) for sample in samples)]).cumsum(0)
     logp, entropy = torch.zeros(int(starts[-1])), torch.zeros(int(starts[-1]))
-    reader = SharedPrefix(policy.model)
+    reader = policy.prompt_reader()
     for packed in update.micros(MICRO_BATCH_TOKENS, shared=policy.shares, pads_prompts=policy.pads_prompts):
         micro = packed.to(policy.device)
         values = logprobs(policy, micro, reader=reader)

@@ -47,7 +47,7 @@ def training(tracker: MemoryTracker, nets: MetaModels, method: Method, work: Tra
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     prompts = PromptBatch.of([ModelInput((0,) * work.prompt)] * work.num_prompts) if work.num_prompts else None
-    reader = SharedPrefix(nets.policy.model, nets.policy.table)
+    reader = nets.policy.prompt_reader()
     for _ in range(min(work.num_micros, 2) if prompts else 1):
         _micro(nets, method, micro_batch(work.num_rows, work.width, work.num_scored, prompts), reader)
     reader.finish()
@@ -65,7 +65,7 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
         streams += logprobs(nets.policy, micro, "entropy" in method.streams, reader=reader if shared else None)
     if nets.anchor is not None and method.needs("anchor"):
         with torch.no_grad():
-            logprobs(nets.anchor, micro, reader=SharedPrefix(nets.anchor.model) if shared else None)
+            logprobs(nets.anchor, micro, reader=nets.anchor.prompt_reader() if shared else None)
     if nets.critic is not None and "value" in method.streams:
         streams.append(scalars(nets.critic, micro, after=False))
     if "score" in method.streams:

@@ -20,7 +20,6 @@ from obverse.errors import ConfigError
 from obverse.models.batch import Update, pack
 from obverse.models.reduced_model import architecture, quiet, reduced
 from obverse.models.rope_frequencies import frequency_switches
-from obverse.models.shared_prefix import SharedPrefix
 from obverse.types import ModelInput, Sample, Source
 
 TOLERANCE = 1e-4  # in nats, and relative to the largest gradient; float32 rounding is mostly below a tenth of it
@@ -30,7 +29,6 @@ MAX_ERROR_BF16 = 5e-2  # the same for a bfloat16 model that is tested itself
 # Prompt and response lengths of the test rows: around the length at which a copy's rotary frequencies change, and
 # longer than several attention windows.
 LENGTHS = ((3, (2, 7)), (9, (3, 7, 8)), (21, (1, 12)), (9, (2, 5)))
-ONLY_OWN_FORWARD = "only this model's own forward pass computes its logits"  # without a head that can be separated
 ENCODER_DECODERS = (
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
@@ -137,10 +135,7 @@ def _compare_reduced_copy(model: Any, implementation: Implementation) -> Capabil
                 f"models of type {model_type(model)!r} cannot be trained here: in a batch, a token's log-prob or "
                 f"gradient differs by {least:.1g} from that of a plain forward of its row"
             )
-        if capabilities.has_head:
-            capabilities = _with_fast_paths(copy, capabilities, update, plain, implementation)
-        else:
-            capabilities = replace(capabilities, unshared=ONLY_OWN_FORWARD)
+        capabilities = _with_fast_paths(copy, capabilities, update, plain, implementation)
     return replace(capabilities, switches=switches, limit=limit)
 
 
@@ -171,7 +166,7 @@ def _with_fast_paths(
         return _difference(copy, candidate, update, plain, implementation)
 
     reason = _unshareable(capabilities)
-    with_table = replace(capabilities, has_table=_is_plain(copy.get_input_embeddings()))
+    with_table = replace(capabilities, has_table=capabilities.has_head and _is_plain(copy.get_input_embeddings()))
     least = float("inf") if reason else difference(replace(with_table, shares=True))
     if least <= TOLERANCE:
         return replace(with_table, shares=True)
@@ -343,7 +338,7 @@ def _difference(
 def _run_policy(policy: Any, update: Update, implementation: Implementation) -> RowResults:
     """All rows in one micro batch (or one per length of prompts), by the code that trains a policy."""
     policy.model.zero_grad(set_to_none=True)
-    reader = SharedPrefix(policy.model, policy.table)
+    reader = policy.prompt_reader()
     logps = [torch.zeros(len(row.ids)) for row in update.rows]
     for micro in update.micros(10**6, shared=policy.shares, pads_prompts=policy.pads_prompts):
         logp, _ = implementation.logprobs(policy, micro, reader=reader)

@@ -16,7 +16,7 @@ from obverse.distributed.fsdp import fsdp_forward, fsdp_root
 from obverse.errors import ConfigError
 from obverse.models.batch import Micro
 from obverse.models.compile import compile_layers
-from obverse.models.conformance import ONLY_OWN_FORWARD, Capabilities, Implementation, check_architecture
+from obverse.models.conformance import Capabilities, Implementation, check_architecture
 from obverse.models.cpu_threads import best_threads
 from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs, wide
@@ -76,6 +76,10 @@ class Policy:
         """How many tokens' logits are held at once."""
         return chunk_size(self.model.config.get_text_config().vocab_size, self.device, lean=self.checkpointed)
 
+    def prompt_reader(self) -> SharedPrefix:
+        """A reader of prompts that consecutive micro batches share; its `finish` completes their gradient."""
+        return SharedPrefix(self.model, self.table, has_head=self.head is None)
+
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Activate the policy's adapter, precision, gradient checkpointing and compiled layers."""
@@ -104,13 +108,13 @@ def capabilities_of(model: Any) -> Capabilities:
     capabilities = check_architecture(model, IMPLEMENTATION)
     if any(parameter.is_meta for parameter in model.parameters()):
         return capabilities
-    if not capabilities.has_head or _split_head(model) is None:
-        return replace(capabilities, has_head=False, has_table=False, shares=False, unshared=ONLY_OWN_FORWARD)
-    capabilities = replace(capabilities, has_table=capabilities.has_table and _plain_table(model) is not None)
+    has_head = capabilities.has_head and _split_head(model) is not None
+    has_table = has_head and capabilities.has_table and _plain_table(model) is not None
+    capabilities = replace(capabilities, has_head=has_head, has_table=has_table)
     if not capabilities.shares:
         return capabilities
     for pads_prompts in (True, False) if capabilities.pads_prompts else (False,):
-        if can_share(model, pads_prompts):
+        if can_share(model, pads_prompts, not has_head):
             return replace(capabilities, pads_prompts=pads_prompts)
     reason = "continued from the cache of a prompt, this model's hidden states differ"
     return replace(capabilities, shares=False, unshared=reason)
@@ -124,12 +128,10 @@ def as_policy(model: Any, mixed: bool = False, capabilities: Capabilities | None
     model.eval()
     capabilities = capabilities or capabilities_of(model)
     rows = RowGrouping(capabilities.pads, tuple(capabilities.switches), capabilities.limit)
-    if not capabilities.has_head:
-        return Policy(model, None, mixed=mixed, rows=rows, unshared=capabilities.unshared)
     return Policy(
         model,
-        _head(model),
-        layer=_plain_layer(model),
+        _head(model) if capabilities.has_head else None,
+        layer=_plain_layer(model) if capabilities.has_head else None,
         table=model.get_input_embeddings() if capabilities.has_table else None,
         shares=capabilities.shares,
         pads_prompts=capabilities.pads_prompts,
@@ -250,14 +252,15 @@ def _logprobs(
     known_logp_gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     read = decoder_inputs(micro.input_ids, policy.table) if embeddings is None else {"inputs_embeds": embeddings}
-    if policy.head is None:
-        logits = outputs(policy.rows, micro, read, policy.model, "logits")
-        return _score(logits, micro.target, micro.temperature, entropy_graph)
     if micro.prompts is not None:
         policy.rows.check(micro)
-        states = (reader or SharedPrefix(policy.model, policy.table)).states(micro)
+        states = (reader or policy.prompt_reader()).states(micro)
+    elif policy.head is None:
+        states = outputs(policy.rows, micro, read, policy.model, "logits")
     else:
         states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
+    if policy.head is None:
+        return _score(states, micro.target, micro.temperature, entropy_graph)
     matrix = policy.matrix
     if matrix is not None:
         graph = torch.is_grad_enabled() and (states.requires_grad or matrix.requires_grad)
@@ -315,15 +318,17 @@ def _mixed_embeddings(
 def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
     """The logits of the trained tokens at temperature 1, in chunks of [n, V]."""
     read = {"input_ids": micro.input_ids}
-    if policy.head is None:
-        yield outputs(policy.rows, micro, read, policy.model, "logits")
-        return
     if micro.prompts is not None:
         policy.rows.check(micro)
-        states = SharedPrefix(policy.model, policy.table).states(micro)
+        states = policy.prompt_reader().states(micro)
+    elif policy.head is None:
+        states = outputs(policy.rows, micro, read, policy.model, "logits")
     else:
         states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
-    yield from map(policy.head, states.split(policy.tokens_at_once))
+    if policy.head is None:
+        yield states
+    else:
+        yield from map(policy.head, states.split(policy.tokens_at_once))
 
 
 def scalars(model: Any, micro: Micro, after: bool) -> Tensor:

@@ -56,22 +56,32 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class PrefixPass:
-    """One forward pass over prompts: its last hidden states and its cache, as leaves that accumulate gradients."""
+    """One forward pass over prompts: its last hidden states and its cache, as leaves that accumulate gradients.
 
-    def __init__(self, model: Any, prompts: PromptBatch, table: torch.nn.Embedding | None = None) -> None:
-        self.decoder, self.prompts, self.table = model.get_decoder(), prompts, table
-        self.argument = cache_argument(self.decoder)
+    With `has_head` the whole model runs, and its logits replace the decoder's hidden states.
+    """
+
+    def __init__(
+        self, model: Any, prompts: PromptBatch, table: torch.nn.Embedding | None = None, has_head: bool = False
+    ) -> None:
+        self.module, self.prompts, self.table = model if has_head else model.get_decoder(), prompts, table
+        self.output = "logits" if has_head else "last_hidden_state"
         position = None if prompts.mask is None else (prompts.mask.cumsum(-1) - 1).clamp(min=0)
         self.cache = prompt_cache(model)
-        out = self.decoder(
-            **decoder_inputs(prompts.input_ids, table),
-            **{self.argument: self.cache},
-            attention_mask=prompts.mask,
+        last = self._forward(prompts.input_ids, self.cache, prompts.mask, position)[:, -1]
+        self.outputs = [last, *state_tensors(self.cache)]
+        self.leaves = [state.detach().requires_grad_(state.requires_grad) for state in self.outputs]
+
+    def _forward(self, ids: Tensor, cache: Any, mask: Tensor | None, position: Tensor | None) -> Tensor:
+        out = self.module(
+            **decoder_inputs(ids, self.table),
+            **{cache_argument(self.module): cache},
+            attention_mask=mask,
             position_ids=position,
             use_cache=True,
         )
-        self.outputs = [out.last_hidden_state[:, -1], *state_tensors(self.cache)]
-        self.leaves = [state.detach().requires_grad_(state.requires_grad) for state in self.outputs]
+        states: Tensor = getattr(out, self.output)
+        return states
 
     def states(self, responses: Tensor, owner: Tensor, longest: int | None = None) -> Tensor:
         """Hidden states [B, 1 + R, H]: what predicts the first token of `responses` [B, R], then the states after each.
@@ -95,14 +105,7 @@ class PrefixPass:
             mask = torch.cat([before, before.new_ones(responses.shape)], dim=1)
             position = before.sum(-1, keepdim=True) + offset
             position = position if longest is None else position.clamp(max=longest - 1)
-        out = self.decoder(
-            **decoder_inputs(responses, self.table),
-            **{self.argument: cache},
-            attention_mask=mask,
-            position_ids=position,
-            use_cache=True,
-        )
-        return torch.cat([first, out.last_hidden_state[:, :num_tokens]], dim=1)
+        return torch.cat([first, self._forward(responses, cache, mask, position)[:, :num_tokens]], dim=1)
 
     def gradient(self, states: Tensor, direction: Tensor, inputs: Tensor) -> Tensor:
         """The gradient of hidden states [B, 1 + R, H] times `direction` by a tensor in the prompts' forward pass."""
@@ -123,18 +126,19 @@ class PrefixPass:
 class SharedPrefix:
     """Hidden states of successive micro batches; a prompt batch that consecutive ones share is computed once.
 
-    `table` is the model's embedding if its gradient is accumulated in place (`Policy.table`).
+    `table` is the model's embedding if its gradient is accumulated in place (`Policy.table`). With `has_head` the
+    model's own logits replace hidden states, for a model whose head cannot be computed apart.
     """
 
-    def __init__(self, model: Any, table: torch.nn.Embedding | None = None) -> None:
-        self.model, self.table = model, table
+    def __init__(self, model: Any, table: torch.nn.Embedding | None = None, has_head: bool = False) -> None:
+        self.model, self.table, self.has_head = model, table, has_head
         self.current: PrefixPass | None = None
 
     def states(self, micro: Any) -> Tensor:
         """The state that predicts each trained token of a micro batch with shared prompts; [T, H]."""
         if self.current is None or self.current.prompts is not micro.prompts:
             self.finish()
-            self.current = PrefixPass(self.model, micro.prompts, self.table)
+            self.current = PrefixPass(self.model, micro.prompts, self.table, self.has_head)
         return self.current.states(micro.input_ids, micro.prompt_row, max(micro.lengths, default=None))[
             micro.row, micro.position + 1
         ]
@@ -146,11 +150,12 @@ class SharedPrefix:
         self.current = None
 
 
-def can_share(model: Any, pads: bool) -> bool:
+def can_share(model: Any, pads: bool, has_head: bool = False) -> bool:
     """Whether cached prompts give the same hidden states as plain forward passes, by a test on a few tokens.
 
-    With `pads`, the prompts have unequal lengths. For a cache with states of fixed size the gradients by the prompts'
-    embeddings are compared too, because not every kernel for such states may differentiate them.
+    With `pads`, the prompts have unequal lengths; with `has_head`, logits are compared in place of hidden states. For a
+    cache with states of fixed size the gradients by the prompts' embeddings are compared too, because not every kernel
+    for such states may differentiate them.
     """
     prompts, responses = ([[1, 2, 3], [4]] if pads else [[1, 2, 3], [4, 5, 6]]), [[5, 6], [7, 8]]
     vocabulary = model.config.get_text_config().vocab_size
@@ -158,16 +163,15 @@ def can_share(model: Any, pads: bool) -> bool:
     try:
         differentiates = has_states(prompt_cache(model))
         with torch.set_grad_enabled(differentiates), _embeddings(model) as embedded:
-            reading = PrefixPass(
-                model, PromptBatch.of([ModelInput(tuple(prompt)) for prompt in prompts]).to(model.device)
-            )
+            batch = PromptBatch.of([ModelInput(tuple(prompt)) for prompt in prompts]).to(model.device)
+            reading = PrefixPass(model, batch, has_head=has_head)
             shared = reading.states(torch.tensor(responses, device=model.device), torch.arange(2, device=model.device))
             del embedded[1:]
             alone = []
             for prompt, response in zip(prompts, responses, strict=True):
                 row_ids = torch.tensor([prompt + response], device=model.device)
-                hidden = model.get_decoder()(input_ids=row_ids, use_cache=False).last_hidden_state
-                alone.append(hidden[0, len(prompt) - 1 :])
+                output = getattr(reading.module(input_ids=row_ids, use_cache=False), reading.output)
+                alone.append(output[0, len(prompt) - 1 :])
             plain = torch.stack(alone)
         is_exact = {model.dtype, plain.dtype} <= {torch.float32, torch.float64}
         if not _agree(shared, plain, 1e-4 if is_exact else 5e-2):

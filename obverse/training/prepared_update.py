@@ -17,7 +17,6 @@ from obverse.estimator.requests import max_samples_per_problem
 from obverse.estimator.tables import Samples, Tokens
 from obverse.models.batch import Micro, Update
 from obverse.models.policy import logprobs
-from obverse.models.shared_prefix import SharedPrefix
 from obverse.training.learners import Learner
 from obverse.training.value_model import fill_advantages
 from obverse.types import Source
@@ -45,8 +44,8 @@ class PromptReaders:
     """The policy's and the anchor's readers of prompts that consecutive micro batches share."""
 
     def __init__(self, learner: Learner) -> None:
-        self.policy = SharedPrefix(learner.policy.model, learner.policy.table)
-        self.anchor = SharedPrefix(learner.anchor.model) if learner.anchor else None
+        self.policy = learner.policy.prompt_reader()
+        self.anchor = learner.anchor.prompt_reader() if learner.anchor else None
 
 
 def prepare_updates(

@@ -11,6 +11,7 @@ import torch
 from architectures import batch, gaps, ours, plain
 from exam.batches import sample
 from tiny_models import SMALL, architecture, save_tiny
+from transformers import CohereConfig, CohereForCausalLM
 
 from obverse.models.batch import Update, blocks, pack
 from obverse.models.conformance import Capabilities
@@ -128,6 +129,18 @@ def test_responses_continue_from_every_state_of_a_prompt(kind: str) -> None:
         policy = as_policy(model, capabilities=capabilities)
         logp, gradient_gap = gaps(ours(policy, rows, 30, shared=True), expected)
         assert logp < 1e-5 and gradient_gap < 2e-5
+
+
+def test_the_logits_of_a_model_with_a_scaled_head_continue_from_a_prompt() -> None:
+    """Only the model's own forward pass computes them."""
+    config = CohereConfig(**SMALL | {"vocab_size": 96, "logit_scale": 0.25})
+    torch.manual_seed(0)
+    model, rows = CohereForCausalLM(config).eval(), batch({2: (2, 9), 12: (1, 4), 9: (2, 10)})
+    randomize(model)
+    policy = as_policy(model)
+    assert policy.head is None and policy.shares
+    logp, gradient_gap = gaps(ours(policy, rows, 30, shared=True), plain(model, rows))
+    assert logp < 1e-5 and gradient_gap < 2e-5
 
 
 def test_a_state_that_no_forward_pass_continues_from_is_not_shared() -> None:
