@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from obverse.models.rope_frequencies import rope_dicts
 
@@ -25,34 +26,44 @@ WINDOW = 8  # of sliding and chunked attention, and of scans by chunks
 
 WINDOWS = (
     "sliding_window",
+    "sliding_window_size",
     "attention_chunk_size",
     "attention_window_size",
     "window_size",
     "local_attention",
     "index_topk",
+    "indexer_budget",
     "chunk_size",
     "mamba_chunk_size",
+    "block_size",
+    "index_block_size",
+    "keep_window_size",
+    "rel_extent",
 )
+SWITCHES = ("original_max_position_embeddings", "floor_scale", "log_scaling_n_floor")  # positions where scales begin
+
 FORWARD = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "d_ff")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "zero_expert_num")
-ROUTED = ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group")
+ROUTED = ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group", "index_topk_blocks")
 # A larger table costs memory and does not affect the tests.
 VOCABULARY = 512
 
 
 def reduced(model: Any) -> Any | None:
-    """A small copy on the CPU, in float32 and in evaluation mode, with every class of layer that `model` has.
+    """A small copy on the CPU, in float32 and in evaluation mode, with every kind and class of layer that `model` has.
 
     If no smaller configuration gives such a copy, it is a copy of the whole model, or None if the model is large. Only
     in that case are the weights read; otherwise they may be meta tensors.
     """
-    classes = _classes(model)
+    classes, kinds = _classes(model), _layer_kinds(model)
     with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         for narrow in (True, False):
             for depth in (*DEPTHS, 10**6):
                 copy = _built(model, narrow, depth)
-                if copy is not None and _classes(copy) == classes and _runs(copy):
+                if copy is None or _classes(copy) != classes or _layer_kinds(copy) != kinds:
+                    continue
+                if _runs(copy):
                     return copy
         return _whole(model)
 
@@ -69,6 +80,39 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         log.setLevel(level)
+
+
+class Float64Mode(TorchFunctionMode):
+    """Replaces float32 by float64 in every call of torch: models convert norms, routers and states to float32."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is torch.Tensor.float:
+            return args[0].double()
+        named = {name: _float64_for_float32(value) for name, value in (kwargs or {}).items()}
+        return function(*map(_float64_for_float32, args), **named)
+
+
+def _float64_for_float32(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+@contextmanager
+def in_float64(*models: Any) -> Iterator[None]:
+    """Compute in float64 inside, so that a difference beyond rounding shows; weights are float32 again afterwards.
+
+    Experts are computed one after another, because torch's grouped matrix product takes no float64.
+    """
+    experts = [model.get_experts_implementation() for model in models]
+    for model in models:
+        model.to(torch.float64).set_experts_implementation("eager")
+    try:
+        with Float64Mode():
+            yield
+    finally:
+        for model, implementation in zip(models, experts, strict=True):
+            model.to(torch.float32).set_experts_implementation(implementation)
 
 
 def randomize(model: Any, seed: int = 0) -> None:
@@ -91,6 +135,11 @@ def architecture(module: Any) -> type | None:
 def _classes(model: Any) -> set[type | None]:
     """The architectures of all modules, without those of a quantization or an adapter."""
     return {architecture(module) for module in model.modules()} - {None}
+
+
+def _layer_kinds(model: Any) -> set[str]:
+    """The types of a text model's layers, by its configuration: one class can be full or sliding attention."""
+    return set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ())
 
 
 def _built(model: Any, narrow: bool, depth: int) -> Any | None:
@@ -153,24 +202,37 @@ def _parts(config: Any) -> list[Any]:
 
 
 def _lower(config: Any, depth: int) -> None:
-    """Keep the first `depth` layers, and as many entries of every list with one entry per layer."""
+    """Keep `depth` layers, or one of each kind if there are more kinds: the first of each, the second, then others.
+
+    Every list with one entry per layer keeps the entries of these layers.
+    """
     num_layers = getattr(config, "num_hidden_layers", None)
     if not isinstance(num_layers, int):
         return
     kinds = list(getattr(config, "layer_types", None) or ())
     shared = getattr(config, "num_kv_shared_layers", None) or 0
-    keep = min(depth, num_layers)
+    lists = {
+        name: value
+        for name, value in vars(config).items()
+        if isinstance(value, list | tuple) and len(value) == num_layers
+    }
+    named = [list(map(str, value)) for value in lists.values()]
+    rows = list(zip(*(names for names in named if len(set(names)) <= depth), strict=True))  # not of indices or widths
+    occurrence = [rows[:index].count(row) for index, row in enumerate(rows)] or [2] * num_layers
+    keep = min(max(depth, occurrence.count(0)), num_layers)
+    layers = sorted(sorted(range(num_layers), key=lambda index: min(occurrence[index], 2))[:keep])
     if shared and kinds:  # the last layers use the keys of the last earlier layer of their type
         first = kinds[: num_layers - shared]
         period = 1 + max(first.index(kind) for kind in set(first))
         keep, kinds = min(2 * period, num_layers), kinds[:period] * 2
+        layers = list(range(keep))
     changed: dict[str, Any] = {}
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list | tuple) and len(value) == num_layers and num_layers > keep:
-            changed[name] = value[:keep]
+    if num_layers > keep:
+        changed = {name: [value[index] for index in layers] for name, value in lists.items()}
+        changed |= {name: value[:keep] for name, value in lists.items() if [*value] == [*range(num_layers)]}
     if shared and kinds:
         changed |= {"layer_types": kinds[:keep], "num_kv_shared_layers": keep // 2}
-    for name in ("num_hidden_layers", "decoder_layers", "encoder_layers"):
+    for name in ("num_hidden_layers", "num_blocks", "decoder_layers", "encoder_layers"):
         count = getattr(config, name, None)
         if isinstance(count, int) and count > keep:
             setattr(config, name, keep)
@@ -184,18 +246,20 @@ def _narrow(config: Any) -> None:
     if hidden is not None and heads is not None and hidden > 256 and heads > 2:
         groups = _size(config, "num_key_value_heads") or heads
         num_groups, size = min(groups, 4 if groups == heads else 2), _size(config, "head_dim") or hidden // heads
-        config.num_attention_heads = num_groups * min(2, heads // groups)
-        config.hidden_size = size * config.num_attention_heads
-        _set(config, num_groups, "num_key_value_heads", "num_kv_heads")
-        _set(config, config.num_attention_heads, "encoder_attention_heads", "decoder_attention_heads")
+        num_heads = num_groups * min(2, heads // groups)
         wide = _size(config, "attention_hidden_size") or 0
+        ratio = wide // hidden if wide % hidden == 0 and wide == size * heads else 1  # Zamba's heads are twice as wide
+        config.num_attention_heads, config.hidden_size = num_heads, size * num_heads // max(1, ratio)
+        _set(config, num_groups, "num_key_value_heads", "num_kv_heads", "kv_n_heads")
+        _set(config, num_heads, "encoder_attention_heads", "decoder_attention_heads")
         if wide and wide % hidden == 0:
             config.attention_hidden_size = wide // hidden * config.hidden_size
-        if _size(config, "mamba_d_head") and _size(config, "mamba_expand"):
-            _set(config, config.mamba_expand * config.hidden_size // config.mamba_d_head, "mamba_n_heads")
+        _narrow_mamba(config)
     elif hidden is not None and heads is None and hidden > 256:
         config.hidden_size = 256
-        _set(config, 256, *(name for name in ("attention_hidden_size",) if _size(config, name) == hidden))
+        _set(
+            config, 256, *(name for name in ("attention_hidden_size", "embedding_dim") if _size(config, name) == hidden)
+        )
         if _size(config, "head_dim") and _size(config, "expand"):
             _set(config, config.expand * 256 // config.head_dim, "num_heads")
     keys, values = _size(config, "linear_num_key_heads"), _size(config, "linear_num_value_heads")
@@ -214,6 +278,16 @@ def _narrow(config: Any) -> None:
         for name in names:
             if (_size(config, name) or 0) > largest:
                 setattr(config, name, largest)
+
+
+def _narrow_mamba(config: Any) -> None:
+    """The heads of Mamba layers beside attention, for a narrower hidden size."""
+    inner = (_size(config, "mamba_expand") or 0) * config.hidden_size
+    if inner and _size(config, "mamba_d_head"):
+        _set(config, inner // config.mamba_d_head, "mamba_n_heads")
+    elif inner and (_size(config, "n_mamba_heads") or 0) > 1:
+        _set(config, 2, "n_mamba_heads")
+        _set(config, inner // 2, "mamba_headdim")
 
 
 def _size(config: Any, name: str) -> int | None:
@@ -242,10 +316,12 @@ def _shorten(text: Any) -> None:
     for rope in ropes:
         if isinstance(rope.get("original_max_position_embeddings"), int):
             rope["original_max_position_embeddings"] = SWITCH
-    if isinstance(getattr(text, "original_max_position_embeddings", None), int):
-        text.original_max_position_embeddings = SWITCH
+    _set(text, SWITCH, *SWITCHES)
+    rates = getattr(text, "compress_rates", None)
+    if isinstance(rates, dict):  # tokens of one compressed key, by type of layer
+        text.compress_rates = {kind: min(rate, WINDOW) for kind, rate in rates.items()}
     positions = getattr(text, "max_position_embeddings", None)
-    if isinstance(positions, int):
+    if isinstance(positions, int) and positions > 0:
         is_dynamic = any("dynamic" in str(rope.get("rope_type")) for rope in ropes)
         text.max_position_embeddings = SWITCH if is_dynamic else POSITIONS
 
