@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Work = Literal["own", "shown", "sample"]  # a step on rollouts, a step on demonstrations, sampling only
@@ -12,7 +12,7 @@ Work = Literal["own", "shown", "sample"]  # a step on rollouts, a step on demons
 
 @dataclass(frozen=True)
 class Shape:
-    """A Qwen2 with random weights; a vocabulary of `num_tokens`, and eos is one of them."""
+    """A model with random weights; a vocabulary of `num_tokens`, and eos is one of them."""
 
     width: int
     layers: int
@@ -22,6 +22,7 @@ class Shape:
     num_tokens: int
     tied: bool = True
     spread: float = 0.02  # standard deviation of the initial weights
+    kind: str = "qwen2"  # the model type; other types take the remaining options from bench.material.HYBRID
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ HALF = Shape(width=896, layers=4, heads=14, kv_heads=2, inner=4864, num_tokens=1
 LARGE = Shape(width=1536, layers=28, heads=12, kv_heads=2, inner=8960, num_tokens=151_936)
 # The embedded base's size, nearly even over 100 tokens, one of which is eos: lengths are geometric with mean 100.
 GEOMETRIC = Shape(width=128, layers=4, heads=4, kv_heads=4, inner=480, num_tokens=100, tied=False, spread=0.01)
+# Types whose layers keep states, with 4 layers.
+HYBRID = Shape(width=256, layers=4, heads=4, kv_heads=2, inner=512, num_tokens=2_000, kind="qwen3_5_text")
+KINDS = ("qwen3_next", "lfm2", "falcon_h1", "mamba2", "jamba")
 
 RATE = 1e-6  # learning rate: small, so that lengths of completions do not change
 NO_KL: dict[str, Any] = {"beta": 0.0}
@@ -85,6 +89,10 @@ CASES = {
              peers=("fast", "lean"), pairs=2, is_long=True),
         Case("D", "sampling alone, geometric lengths 1..512, 256 completions", "sample", GEOMETRIC, 32, 8, 512, 16,
              peers=("generate",), pairs=3),
+        Case("hybrid", "sampling alone, Qwen3.5 with 4 layers, 16 x 64 tokens x 8, 128 new tokens", "sample", HYBRID,
+             16, 8, 128, 64, peers=("generate",), pairs=5),
+        *(Case(f"hybrid-{kind}", f"the same, {kind}", "sample", replace(HYBRID, kind=kind), 16, 8, 128, 64,
+               peers=("generate",), pairs=3) for kind in KINDS),
         Case("E", "HPT, embedded base, 32 x 8, up to 96 new tokens", "own", None, 32, 8, 96, method="hpt", pairs=7),
         Case("F", "GRPO, 1.5B shape, 64 x 128 tokens x 8, 512 new tokens, bfloat16", "own", LARGE, 64, 8, 512, 128,
              reward="uneven", options=NO_KL | {"rollout_batch_size": 512}, peers=("fast",), pairs=3, is_long=True,

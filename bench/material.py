@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bench.cases import Case, Shape
 from obverse.data import load_dataset
@@ -25,6 +25,30 @@ NUM_PROBLEMS = 2_048
 EOS, PAD = 0, 1
 SPACE = "\u0120"  # as a byte-level vocabulary writes it
 NUM_SINGLE = 3 + len(ascii_lowercase)  # eos, pad, the space and the letters
+
+LINEAR: dict[str, Any] = {  # 3 layers of a gated delta net, 1 of attention
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "head_dim": 64,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+}
+# The options of model types whose layers keep states.
+HYBRID: dict[str, dict[str, Any]] = {
+    "falcon_h1": {"mamba_d_ssm": 512, "mamba_n_heads": 8, "mamba_d_state": 32, "mamba_chunk_size": 64},
+    "jamba": {"attn_layer_period": 4, "attn_layer_offset": 3, "num_experts": 4, "num_experts_per_tok": 2},
+    "lfm2": {"layer_types": ["conv"] * 3 + ["full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 64, "state_size": 32, "n_groups": 1, "chunk_size": 64},
+    "qwen3_5_text": LINEAR,
+    "qwen3_next": LINEAR
+    | {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 128,
+        "shared_expert_intermediate_size": 128,
+    },
+}
 
 
 def model_folder(case: Case) -> str:
@@ -41,7 +65,8 @@ def model_folder(case: Case) -> str:
 
 def random_model(shape: Shape) -> Any:
     """The shape with random weights in float32."""
-    config = Qwen2Config(
+    config = AutoConfig.for_model(
+        shape.kind,
         vocab_size=shape.num_tokens,
         hidden_size=shape.width,
         intermediate_size=shape.inner,
@@ -54,8 +79,9 @@ def random_model(shape: Shape) -> Any:
         bos_token_id=None,
         eos_token_id=EOS,
         pad_token_id=PAD,
+        **HYBRID.get(shape.kind, {}),
     )
-    return Qwen2ForCausalLM(config)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def words(num_tokens: int) -> PreTrainedTokenizerFast:
