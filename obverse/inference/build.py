@@ -54,12 +54,9 @@ class PolicyWeights:
         if not self.process_group.is_first:
             return
         shutil.rmtree(folder, ignore_errors=True)
-        if self.policy.adapter is None:
-            model.save_pretrained(folder, **({"state_dict": state} if is_sharded(model) else {}))
-            write_head(model, state, folder)
-        else:  # the head is in `state`
-            model.config.save_pretrained(folder)
-            save_file({name: weight.clone().cpu() for name, weight in state.items()}, folder / "model.safetensors")
+        is_assembled = is_sharded(model) or self.policy.adapter is not None
+        model.save_pretrained(folder, **({"state_dict": dict(state)} if is_assembled else {}))
+        write_head(model, state, folder)
 
     def state(self) -> Mapping[str, torch.Tensor]:
         """The policy's weights with adapters merged, unsharded on the first rank; all ranks call this."""

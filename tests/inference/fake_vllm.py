@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.hf import HFSampler
@@ -60,7 +61,8 @@ class ModelEngine(Engine):
 
     def reload(self, folder: Path) -> None:
         with self.lock:
-            self.model = load(str(folder), dtype=self.dtype, device="cpu")[0].model
+            kind = getattr(torch, self.dtype)  # a folder of weights has no tokenizer
+            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval()
         super().reload(folder)
 
     def complete(self, prompt: list[int], how: dict[str, Any]) -> tuple[list[int], list[float]]:
