@@ -127,4 +127,8 @@ class SlotCache(Cache):
 
 def can_keep(model: Any) -> bool:
     """Whether a slot cache has layers for all that a model's cache keeps."""
-    return all(type(layer) in SLOT_LAYERS for layer in native_layers(model))
+    try:
+        layers = native_layers(model)
+    except AttributeError:  # a configuration without a number of layers (BLT, whose parts have one each)
+        return False
+    return all(type(layer) in SLOT_LAYERS for layer in layers)

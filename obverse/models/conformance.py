@@ -318,8 +318,8 @@ def _refuse_unless_causal(model: Any, update: Update) -> None:
 def _causal_differences(model: Any, update: Update) -> tuple[float, float]:
     """How much logits differ between two forward passes of a row, and log-probs before a token that is changed."""
     unequal = later = 0.0
-    for number in (0, len(update.rows) - 1):
-        ids = update.rows[number].model_input.token_ids
+    rows = [row.model_input.token_ids for row in update.rows]
+    for ids in (rows[0], max(rows, key=len)):
         first, again = plain_logits(model, ids), plain_logits(model, ids)
         unequal = max(unequal, float((first - again).abs().max()))
         for start in {len(ids) - 1, len(ids) // 2} - {0}:

@@ -86,15 +86,18 @@ def linear_layers(model: Any) -> dict[str, Any]:
 def layers_without_effect(model: Any, linear: Mapping[str, Any]) -> set[str]:
     """Layers in which an adapter would not learn, found by a forward pass of four tokens with hooks.
 
-    Their parent module uses the weight without calling the layer (Mamba's step projection), or no gradient reaches the
-    layer's output (the indexer of sparse attention, which only selects keys). Layers of modules that were not called
+    Their parent module uses the weight without calling the layer (Mamba's step projection), no gradient reaches the
+    layer's output (the indexer of sparse attention, which only selects keys), or the class computes something else than
+    a product with its matrix. Layers of modules that were not called
     themselves, such as unused experts, are not included.
     """
     probes: dict[int, Tensor] = {}
     called: set[int] = set()
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in linear}
 
-    def add_probe(module: Any, _: Any, output: Tensor) -> Tensor:
+    def add_probe(module: Any, _: Any, output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor) or output.shape[-1] != getattr(module, "out_features", output.shape[-1]):
+            return None  # a router, or a product by groups of inputs (DeepSeek-V4): PEFT would add another shape
         probe = probes.setdefault(id(module), torch.zeros((), device=output.device, requires_grad=True))
         return output + probe
 

@@ -37,7 +37,6 @@ WINDOWS = (
     "mamba_chunk_size",
     "block_size",
     "index_block_size",
-    "keep_window_size",
     "rel_extent",
 )
 SWITCHES = ("original_max_position_embeddings", "floor_scale", "log_scaling_n_floor")  # positions where scales begin
