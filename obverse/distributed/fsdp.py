@@ -8,6 +8,7 @@ not sharded both do nothing.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -119,11 +120,16 @@ def reshard(model: Any) -> None:
 def shard(model: Any, options: ShardingOptions) -> None:
     """Shard a model in place. Rank 0 has its weights, on the CPU; on other ranks they are meta tensors.
 
-    A rank holds at most one layer more than its shards meanwhile. Raises ConfigError for a model without layers.
+    A rank holds at most one layer more than its shards meanwhile. Raises ConfigError for a model without layers, or
+    with weights that several layers share.
     """
     layers = layers_of(model)
     if not layers:
         raise ConfigError(f"--fsdp: {type(model).__name__} has no layers to shard: leave --fsdp out")
+    if max(Counter(id(weight) for layer in layers for weight in layer.parameters()).values()) > 1:
+        raise ConfigError(
+            f"--fsdp: layers of {type(model).__name__} share weights, which cannot be sharded: leave --fsdp out"
+        )
     if not hasattr(FSDPModule, "reset_iter_state"):
         raise ConfigError(f"--fsdp needs torch 2.13, this is {torch.__version__}: install that, or leave --fsdp out")
     process_group = options.process_group

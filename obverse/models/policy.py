@@ -386,7 +386,7 @@ def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     with torch.no_grad():
         ours = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
         logits = model(input_ids=probe, use_cache=False).logits
-        same = torch.allclose(wide(ours), wide(logits), rtol=1e-4, atol=1e-4)
+        same = torch.allclose(ours.float(), logits.float(), rtol=1e-4, atol=1e-4)
     return head if same else None
 
 
