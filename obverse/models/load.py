@@ -25,6 +25,7 @@ from obverse.distributed.sharded_safetensors import ShardedTensors, shard_files
 from obverse.errors import ConfigError
 from obverse.models.checkpoint_weights import check_vocabulary, check_weights, listed, reported
 from obverse.models.conformance import Capabilities
+from obverse.models.cpu_allocator import keep_freed_memory
 from obverse.models.policy import Policy, as_policy, capabilities_of
 
 # Their progress bars and warnings would disturb obverse's progress panel; errors are raised.
@@ -175,6 +176,8 @@ def _load(
     """A model on its device, with all weights from its files, its tokenizer, and the message of `check_weights`."""
     where = torch.device(pick_device(device))
     kind = weights_dtype(dtype, where.type)
+    if where.type == "cpu":
+        keep_freed_memory()
     tokenizer = _readable(name, AutoTokenizer.from_pretrained)
     if not process_group.is_first:
         return with_plain_experts(_outline(kind_of_model, name, kind, positions, **options)), tokenizer, None
