@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from architectures import Found, batch, gaps, ours, plain, sampled_gap
+from architectures import Results, batch, gaps, ours, plain, sampled_gap
 from tiny_models import tiny_tokenizer
 from transformers import (
     BartConfig,
@@ -27,6 +28,7 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaModel,
     Phi3Config,
     Phi3ForCausalLM,
     Qwen2Config,
@@ -95,8 +97,8 @@ def dynamic(**options: Any) -> Any:
     return made(LlamaForCausalLM, LlamaConfig(**SMALL | options, rope_parameters=DYNAMIC))
 
 
-def assert_same(found: Found, expected: Found) -> None:
-    logp, gradient = gaps(found, expected)
+def assert_same(results: Results, expected: Results) -> None:
+    logp, gradient = gaps(results, expected)
     assert logp < 2e-5 and gradient < 1e-4
 
 
@@ -177,6 +179,25 @@ def rwkv() -> Any:
         vocab_size=96, hidden_size=32, attention_hidden_size=32, intermediate_size=48, num_hidden_layers=2
     )
     return made(RwkvForCausalLM, config)
+
+
+@pytest.mark.parametrize(("error", "pads"), [(0.0, True), (1e-5, False)])
+def test_an_error_of_a_hundred_thousandth_is_not_taken_for_rounding(
+    error: float, pads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in batches of several rows shows in float64, where rounding is smaller by ten orders of magnitude."""
+    forward = LlamaModel.forward
+
+    @wraps(forward)
+    def inexact(self: Any, *args: Any, **named: Any) -> Any:
+        output = forward(self, *args, **named)
+        if len(output.last_hidden_state) > 1:
+            output.last_hidden_state = output.last_hidden_state * (1 + error)
+        return output
+
+    monkeypatch.setattr(LlamaModel, "forward", inexact)
+    config = LlamaConfig(**SMALL | {"vocab_size": 94 if pads else 95})  # capabilities are stored by configuration
+    assert as_policy(made(LlamaForCausalLM, config)).rows.pads == pads
 
 
 def test_half_of_an_encoder_decoder_is_refused() -> None:
@@ -298,6 +319,6 @@ def test_rows_that_may_not_be_padded_are_read_by_length() -> None:
     decoder.register_forward_pre_hook(
         lambda module, args, named: widths.append(tuple(next(iter(named.values())).shape[:2])), with_kwargs=True
     )
-    found = ours(apart, update, 10**6)
+    apart_results = ours(apart, update, 10**6)
     assert sorted(widths) == [(1, 5), (1, 14), (2, 12)]
-    assert_same(found, ours(policy, update, 10**6))
+    assert_same(apart_results, ours(policy, update, 10**6))
