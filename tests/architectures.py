@@ -34,10 +34,11 @@ from obverse.inference.hf import HFSampler
 from obverse.models.adapter_io import Origin
 from obverse.models.batch import Update, pack
 from obverse.models.conformance import EXACT
+from obverse.models.float64 import in_float64
 from obverse.models.fused_logprobs import wide
 from obverse.models.lora import LEARNING, Adapter, inject, merged
 from obverse.models.policy import Policy, as_policy, logprobs, with_checkpoints
-from obverse.models.reduced_model import in_float64, quiet, randomize, reduced
+from obverse.models.reduced_model import quiet, randomize, reduced
 from obverse.types import ModelInput, Sample, Source
 
 TYPES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

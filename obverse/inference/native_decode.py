@@ -1,8 +1,7 @@
 """The decoding loop over a model's own cache, for models whose cache no slot cache can keep.
 
-Completions of prompts of one length are decoded together, without padding: each prompt is computed once, and its rows
-of the cache are repeated for its completions and dropped with them where the cache has a method for it that is right.
-Otherwise, completions are decoded one by one. Without a cache, a forward pass reads all tokens again.
+Completions of prompts of one length are decoded together, without padding: each prompt is computed once, its row of
+the cache is repeated for its completions, and the rows of completions that have ended are dropped.
 """
 
 from __future__ import annotations
@@ -20,21 +19,18 @@ from obverse.inference.partial import PartialCompletion, partial_completions, sa
 from obverse.inference.stops import Stops
 from obverse.inference.types import SamplingParams, SamplingRequest
 from obverse.models.cache_layers import accepts
+from obverse.models.prompt_cache import state_tensors, with_rows
 
 # Under which a forward pass takes and returns its cache.
 CACHES = ("past_key_values", "cache_params", "state")
 
 
 class NativeCache:
-    """What a model keeps between forward passes over rows of one length.
+    """What a model keeps between forward passes over rows of one length; all tokens are read again without `cached`."""
 
-    `method` is the name of the method of the cache that takes the indices of rows, which it repeats or drops; None for
-    a cache of one row. Without `cached`, nothing is kept.
-    """
-
-    def __init__(self, model: Any, method: str | None, cached: bool = True) -> None:
-        self.model, self.method, self.cached = model, method, cached
-        self.name, self.cache = "", None
+    def __init__(self, model: Any, cached: bool = True) -> None:
+        self.model, self.cached = model, cached
+        self.name, self.cache, self.num_rows, self.length = "", None, 0, 0
         self.read = torch.zeros(0, dtype=torch.long)  # all tokens so far, without a cache; [rows, n]
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -45,6 +41,9 @@ class NativeCache:
             self.read = torch.cat([self.read.view(len(ids), -1), ids], dim=1)
             logits: Tensor = self.model(input_ids=self.read.to(device), use_cache=False, **options).logits[:, -1]
             return logits
+        if accepts(self.model, "position_ids"):  # some caches do not know their length
+            options["position_ids"] = torch.arange(self.length, self.length + ids.shape[1], device=device)[None]
+        self.num_rows, self.length = len(ids), self.length + ids.shape[1]
         if self.cache is not None:
             options[self.name] = self.cache
         outputs = self.model(input_ids=ids.to(device), use_cache=True, **options)
@@ -56,18 +55,16 @@ class NativeCache:
 
     def select(self, rows: list[int]) -> None:
         """Keep these rows, in this order, which may repeat some."""
-        indices = torch.tensor(rows)
-        if not self.cached:
-            self.read = self.read[indices]
-        elif self.method is None:
-            raise ValueError("the rows of this cache cannot be repeated")
+        if self.cached:
+            indices = torch.tensor(rows, device=self.model.device)
+            self.cache = with_rows(self.cache, state_tensors(self.cache), indices, self.num_rows)
         else:
-            getattr(self.cache, self.method)(indices.to(self.model.device))
+            self.read = self.read[torch.tensor(rows)]
 
 
 def generate(
     model: Any,
-    method: str | None,
+    selects: bool,
     cached: bool,
     max_rows: int,
     requests: Sequence[SamplingRequest],
@@ -77,13 +74,12 @@ def generate(
 ) -> list[PartialCompletion]:
     """Sample the completions of `requests`, at most `max_rows` at once; returned in the order of requests and seeds.
 
-    `method` and `cached` are those of a NativeCache.
+    Without `selects`, completions are decoded one by one. `cached` is that of NativeCache.
     """
     completions = partial_completions(requests)
     stops, num_tokens, num_done, started = Stops(params, decode), 0, 0, time.monotonic()
-    rows = max_rows if method is not None or not cached else 1
-    for members in _cohorts(completions, requests, rows):
-        cohort = _Cohort(NativeCache(model, method, cached), members, requests, params)
+    for members in _cohorts(completions, requests, max_rows if selects else 1):
+        cohort = _Cohort(NativeCache(model, cached), members, requests, params)
         while cohort.active:
             num_active = len(cohort.active)
             cohort.sample(stops)

@@ -114,8 +114,8 @@ def _native_sampling(
 ) -> tuple[int, int]:
     """The memory of `obverse.inference.native_decode`, with all rows at their full length but for the last token."""
     before = tracker.mark()
-    num_rows = work.num_rows if path.method is not None or not path.cached else 1
-    cache = NativeCache(model, path.method, path.cached)
+    num_rows = work.num_rows if path.selects else 1
+    cache = NativeCache(model, path.cached)
     cache.forward(torch.zeros(num_rows, max(1, work.length - 1), dtype=torch.long))
     filled = tracker.mark()
     logits = cache.forward(torch.zeros(num_rows, 1, dtype=torch.long))

@@ -82,7 +82,7 @@ def has_states(cache: Cache) -> bool:
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
-def state_tensors(cache: Cache) -> list[Tensor]:
+def state_tensors(cache: Any) -> list[Tensor]:
     """All tensors of a cache, in the order of `with_rows`."""
     tensors: list[Tensor] = []
 
@@ -94,7 +94,7 @@ def state_tensors(cache: Cache) -> list[Tensor]:
     return tensors
 
 
-def with_rows(cache: Cache, tensors: list[Tensor], rows: Tensor, num_rows: int) -> Cache:
+def with_rows(cache: Any, tensors: list[Tensor], rows: Tensor, num_rows: int) -> Any:
     """A copy of a cache of `num_rows` rows in which `tensors` replace those of `state_tensors`, at the rows `rows` [B].
 
     Tensors without rows, such as the length of a window, are not indexed.
@@ -107,8 +107,7 @@ def with_rows(cache: Cache, tensors: list[Tensor], rows: Tensor, num_rows: int) 
             return tensor
         return tensor[:, rows] if dimension else tensor[rows]
 
-    copied: Cache = _copied(cache, select)
-    return copied
+    return _copied(cache, select)
 
 
 def _copied(value: Any, replace: Callable[[str, Tensor], Tensor], name: str = "") -> Any:

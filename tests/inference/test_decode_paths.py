@@ -10,11 +10,14 @@ import pytest
 from architectures import sampled_gap
 from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 from transformers import BartConfig, BartForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel, RwkvConfig, RwkvForCausalLM
+from transformers.models.mamba2 import modeling_mamba2
+from transformers.models.zamba2 import modeling_zamba2
 
 from obverse.errors import ConfigError
 from obverse.inference import Completion, SamplingParams, SamplingRequest, conformance, native_decode
 from obverse.inference.decode_paths import PATHS, DecodePath
 from obverse.inference.hf import HFSampler
+from obverse.inference.time_steps import limited_time_steps
 from obverse.models.load import load
 from obverse.models.reduced_model import randomize
 from obverse.types import ModelInput
@@ -24,7 +27,6 @@ REQUESTS = [
     SamplingRequest(ModelInput(prompt), [10 * number + i for i in range(1 + 2 * (number % 3))])
     for number, prompt in enumerate(PROMPTS)
 ]
-NATIVE = [path for path in PATHS if not path.slots]
 
 
 def random_model(kind: str) -> Any:
@@ -53,7 +55,7 @@ def with_path(model: Any, path: DecodePath, max_rows: int = 4) -> HFSampler:
 
 
 @pytest.mark.parametrize("tiny_dir", ["qwen2"], indirect=True)
-@pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: f"{path.description} {path.method}")
+@pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: path.description)
 def test_every_path_samples_the_same(tiny_dir: Path, path: DecodePath) -> None:
     model = load(str(tiny_dir), dtype="float32", device="cpu")[0].model
     params = stopping(model)
@@ -64,7 +66,7 @@ def test_every_path_samples_the_same(tiny_dir: Path, path: DecodePath) -> None:
         assert_equal(with_path(model, path, max_rows).sample(REQUESTS, params), fastest)
 
 
-@pytest.mark.parametrize("kind", ["lfm2", "mamba2", "falcon_h1", "qwen3_next", "deepseek_v32"])
+@pytest.mark.parametrize("kind", ["lfm2", "mamba2", "falcon_h1", "qwen3_next", "deepseek_v32", "zamba2"])
 def test_rows_with_states_come_and_go_and_stay_the_same(kind: str) -> None:
     model = random_model(kind)
     params = stopping(model)
@@ -83,7 +85,7 @@ def bart() -> Any:
 
 
 def rwkv() -> Any:
-    """The state is a list of tensors."""
+    """Rows that are decoded together have other log-probs, in transformers 5.23 as well."""
     sizes = {"hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 48}
     return RwkvForCausalLM(RwkvConfig(vocab_size=96, num_hidden_layers=2, **sizes))
 
@@ -95,7 +97,11 @@ def openai_gpt() -> Any:
 
 @pytest.mark.parametrize(
     ("make", "description"),
-    [(bart, "completions of one length together"), (rwkv, "one by one"), (openai_gpt, "without a cache")],
+    [
+        (bart, "completions of one length together"),
+        (rwkv, "one by one"),
+        (openai_gpt, "without a cache"),
+    ],
 )
 def test_a_model_gets_the_fastest_path_that_is_right(make: Any, description: str) -> None:
     model = make().eval()
@@ -127,6 +133,16 @@ def test_a_model_that_no_path_samples_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(conformance, "_sampled_gap", lambda *_: 0.5)
     with pytest.raises(ConfigError, match=r"'bart' cannot be sampled here: .* 0\.5"):
         HFSampler(bart().eval())
+
+
+def test_time_steps_are_limited_inside_alone() -> None:
+    model = random_model("zamba2")
+    update = modeling_zamba2.mamba2_selective_state_update
+    with limited_time_steps(model):
+        assert modeling_zamba2.mamba2_selective_state_update is not update
+    assert modeling_zamba2.mamba2_selective_state_update is update
+    with limited_time_steps(random_model("mamba2")):
+        assert not hasattr(modeling_mamba2.mamba2_selective_state_update, "func")
 
 
 @pytest.mark.parametrize("kind", ["lfm2", "mamba2", "qwen3_next"])
