@@ -42,7 +42,8 @@ class NativeCache:
             logits: Tensor = self.model(input_ids=self.read.to(device), use_cache=False, **options).logits[:, -1]
             return logits
         if accepts(self.model, "position_ids"):  # some caches do not know their length
-            options["position_ids"] = torch.arange(self.length, self.length + ids.shape[1], device=device)[None]
+            positions = torch.arange(self.length, self.length + ids.shape[1], device=device)
+            options["position_ids"] = positions.expand(len(ids), -1)  # a cache of positions has as many rows as keys
         self.num_rows, self.length = len(ids), self.length + ids.shape[1]
         if self.cache is not None:
             options[self.name] = self.cache

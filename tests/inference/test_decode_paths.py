@@ -121,6 +121,19 @@ def test_a_prompt_is_computed_once_for_its_completions_in_a_native_cache() -> No
     assert widths == [(2, 3), (8, 1), (8, 1)]
 
 
+def test_positions_have_one_row_per_completion_in_a_native_cache() -> None:
+    """Qwen4 keeps them in its cache, where the rows of a prompt are repeated with its keys."""
+    model, shapes = random_model("deepseek_v32"), []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(
+            [tuple(kwargs[name].shape) for name in ("input_ids", "position_ids")]
+        ),
+        with_kwargs=True,
+    )
+    with_path(model, PATHS[2]).sample([SamplingRequest(ModelInput((5, 6, 7)), range(4))], SamplingParams((), 3))
+    assert shapes == [[(1, 3)] * 2, [(4, 1)] * 2, [(4, 1)] * 2]
+
+
 def test_a_native_cache_that_selects_wrong_rows_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_decode.NativeCache, "select", lambda self, rows: None)
     model = bart().eval()
