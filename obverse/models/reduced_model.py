@@ -248,8 +248,13 @@ def _narrow(config: Any) -> None:
 def _narrow_mamba(config: Any) -> None:
     """The heads of Mamba layers beside attention, for a narrower hidden size."""
     inner = (_size(config, "mamba_expand") or 0) * config.hidden_size
-    if inner and _size(config, "mamba_d_head"):
-        _set(config, inner // config.mamba_d_head, "mamba_n_heads")
+    heads, size = _size(config, "mamba_n_heads"), _size(config, "mamba_d_head")
+    if heads and size and _size(config, "mamba_d_ssm") == heads * size:  # Falcon-H1: independent of the hidden size
+        groups = _size(config, "mamba_n_groups") or 1
+        config.mamba_n_heads = groups * min(2, heads // groups)
+        config.mamba_d_ssm = config.mamba_n_heads * size
+    elif inner and size:
+        _set(config, inner // size, "mamba_n_heads")
     elif inner and (_size(config, "n_mamba_heads") or 0) > 1:
         _set(config, 2, "n_mamba_heads")
         _set(config, inner // 2, "mamba_headdim")

@@ -19,6 +19,8 @@ from transformers import (
     BertLMHeadModel,
     CohereConfig,
     CohereForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
     Gemma4ForCausalLM,
     Gemma4ForConditionalGeneration,
     Gemma4TextConfig,
@@ -290,6 +292,17 @@ def test_a_copy_of_a_large_model_is_small_and_has_its_classes() -> None:
     assert {type(each) for each in copy.modules()} == {type(each) for each in large.modules()}
     assert check_architecture(large, IMPLEMENTATION).shares
     assert decode_path(large).pads
+
+
+def test_a_copy_of_falcon_h1_has_as_many_mamba_heads_as_its_states() -> None:
+    """Their number and width depend on mamba_d_ssm and not, as in other hybrid models, on the hidden size."""
+    attention = {"hidden_size": 1024, "num_hidden_layers": 36, "num_attention_heads": 8, "num_key_value_heads": 2}
+    mamba = {"mamba_d_ssm": 1536, "mamba_n_heads": 24, "mamba_d_head": 64, "mamba_d_state": 128}
+    with torch.device("meta"):
+        large = FalconH1ForCausalLM(FalconH1Config(**attention, **mamba, vocab_size=32784))
+    copy = reduced(large)
+    assert copy is not None and sum(weight.numel() for weight in copy.parameters()) < MAX_PARAMETERS
+    assert copy.config.mamba_d_ssm == copy.config.mamba_n_heads * copy.config.mamba_d_head < 1536
 
 
 def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
