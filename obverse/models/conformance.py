@@ -26,6 +26,7 @@ from obverse.types import ModelInput, Sample, Source
 
 TOLERANCE = 2e-5  # in float32: nats, and relative to the largest gradient; rounding is mostly below a fifth of it
 EXACT = 1e-8  # in float64, which decides where float32 differs by more: rounding is 1e-12 there
+MAX_ROUNDING = 0.1  # in float32, of shared prompts, which are not worth a trial in float64 if they differ by more
 MAX_ERROR = 1e-3  # for a model that is tested itself, which is not converted to float64
 MAX_ERROR_BF16 = 5e-2  # the same in bfloat16
 # Prompt and response lengths of the test rows: around the length at which a copy's rotary frequencies change, and
@@ -143,8 +144,10 @@ class Comparison:
     def excess(self, capabilities: Capabilities) -> float:
         """The difference of a code path from plain forward passes if it is more than rounding; 0 otherwise."""
         difference = _difference(self.copy, capabilities, self.update, self.plain, self.implementation)
-        if difference <= TOLERANCE or difference == float("inf"):  # infinite for a path that the model's code refuses
-            return 0.0 if difference <= TOLERANCE else difference
+        if difference <= TOLERANCE:
+            return 0.0
+        if difference >= (MAX_ROUNDING if capabilities.shares else float("inf")):  # inf: the model's code fails
+            return difference
         with in_float64(self.copy):  # some architectures amplify rounding, and experts can be chosen by it
             if self.plain_float64 is None:
                 self.plain_float64 = _run_reference(self.copy, self.update)

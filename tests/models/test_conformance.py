@@ -46,6 +46,7 @@ from obverse.inference import SamplingParams, SamplingRequest
 from obverse.inference.conformance import decode_path
 from obverse.inference.decode_paths import PATHS
 from obverse.inference.hf import HFSampler
+from obverse.models import conformance
 from obverse.models.conformance import check_architecture
 from obverse.models.policy import IMPLEMENTATION, as_policy
 from obverse.models.reduced_model import MAX_PARAMETERS, reduced
@@ -316,6 +317,15 @@ def test_a_model_without_a_small_copy_is_tried_as_it_is(monkeypatch: pytest.Monk
     sizes = {name: size for name, size in SMALL.items() if name != "num_key_value_heads"}
     with pytest.raises(ConfigError, match="not causal"):
         as_policy(made(BertLMHeadModel, BertConfig(**sizes | {"vocab_size": 97})))
+
+
+def test_prompts_that_differ_by_more_than_rounding_are_not_tried_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "_capabilities", {})
+    monkeypatch.setattr(conformance, "_difference", lambda model, capabilities, *_: 0.5 * capabilities.shares)
+    monkeypatch.setattr(conformance, "in_float64", lambda *_: pytest.fail("float64"))
+    model = made(LlamaForCausalLM, LlamaConfig(**SMALL))
+    capabilities = check_architecture(model, IMPLEMENTATION)
+    assert capabilities.has_table and not capabilities.shares and "0.5" in capabilities.unshared
 
 
 def test_trying_a_model_draws_nothing_from_the_random_numbers_of_the_run() -> None:
