@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from obverse.cli.progress_panel import Panel
 from obverse.config.commands import ExportConfig
@@ -20,7 +20,7 @@ from obverse.distributed.collective_save import MOMENTS, storage_reason
 from obverse.distributed.sharded_safetensors import shard_files
 from obverse.errors import CheckpointError, ConfigError, StorageError
 from obverse.models.adapter_io import base_of, load_any
-from obverse.models.load import load_scalar, locate
+from obverse.models.load import load_scalar, load_tokenizer, locate, read_pretrained
 from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.file_writes import exclusive_lock, sync
@@ -74,7 +74,7 @@ def carry_template(folder: Path, part: Path) -> str:
     """Write the chat template of training into a copy of a checkpoint; returns a note, "" if it has that template."""
     if not (part / "tokenizer_config.json").is_file():
         return ""
-    tokenizer = AutoTokenizer.from_pretrained(str(part), trust_remote_code=False)
+    tokenizer = load_tokenizer(str(folder))
     trained = trained_tokenizer(folder, tokenizer)
     if trained.chat_template == tokenizer.chat_template:
         return ""
@@ -148,7 +148,7 @@ def making(out: Path) -> Iterator[Path]:
 
 def whole(folder: Path, dtype: str, base: str | None) -> tuple[Any, Any, str | None]:
     """The unsharded model with adapters merged in, its tokenizer, and a message about weights that it does not use."""
-    config = AutoConfig.from_pretrained(locate(base) if base else str(folder), trust_remote_code=False)
+    config = read_pretrained(base or str(folder), AutoConfig.from_pretrained)
     kind = getattr(torch, dtype) if dtype != "auto" else config.dtype or torch.float32
     read = "float32" if base else str(kind).removeprefix("torch.")
     if base is None and any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from obverse.config.train import TrainConfig
 from obverse.data import EMBEDDED, load_dataset
 from obverse.data.renderer import Renderer
 from obverse.errors import UserError
 from obverse.memory_plan.batch_shapes import Lengths
-from obverse.models.load import locate
+from obverse.models.load import load_tokenizer
 from obverse.types import Problem
 
 NUM_TOKENIZED = 8  # texts, the longest by characters
@@ -25,7 +23,7 @@ def lengths(config: TrainConfig) -> tuple[Lengths, str]:
     try:
         problems, renderer = _problems(config), _renderer(config)
         longest = _longest(problems, lambda problem: str(problem.prompt), lambda problem: len(renderer.prompt(problem)))
-        if not longest:  # AutoTokenizer returns an empty tokenizer for a folder without its files
+        if not longest:  # transformers returns an empty tokenizer for a folder without its files
             raise UserError(f"{config.model} has no tokenizer to count them with")
     except (UserError, OSError, ValueError) as error:
         assumed = f"prompts of {prompt} tokens and texts of {response} are assumed"
@@ -59,8 +57,7 @@ def _problems(config: TrainConfig) -> list[Problem]:
 
 
 def _renderer(config: TrainConfig) -> Renderer:
-    tokenizer = AutoTokenizer.from_pretrained(locate(config.model), trust_remote_code=False, local_files_only=True)
-    return Renderer.of(tokenizer, config, None)
+    return Renderer.of(load_tokenizer(config.model, local_files_only=True), config, None)
 
 
 def _longest(problems: Sequence[Problem], text: Callable[[Problem], str], count: Callable[[Problem], int]) -> int:

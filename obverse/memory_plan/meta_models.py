@@ -66,7 +66,7 @@ def build_meta_models(
     shared_out: bool,
     capabilities: Mapping[str, Capabilities],
 ) -> MetaModels:
-    """The models of a run, inside an open tracker; `known` is the result of `policy_capabilities`.
+    """The models of a run, inside an open tracker; `capabilities` is the result of `policy_capabilities`.
 
     Raises ConfigError for a model whose configuration is not on this machine.
     """

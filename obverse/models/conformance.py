@@ -8,7 +8,8 @@ same for sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -217,16 +218,13 @@ def _check_unreduced(model: Any) -> Capabilities:
     )
     if any(parameter.is_meta for parameter in model.parameters()):
         return capabilities
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), refusing_failures(model):
         rows = [list(row.model_input.token_ids) for row in random_rows(model.config, None).rows[:3]]
-        try:
-            alone = [plain_logits(model, row).log_softmax(-1) for row in rows]
-            last = plain_logits(model, [*rows[2][:-1], rows[2][0]]).log_softmax(-1)
-            width = max(map(len, rows))
-            padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-            together = model(input_ids=padded, use_cache=False).logits.float().log_softmax(-1)
-        except Exception as error:  # noqa: BLE001  a forward that needs more than token ids fails with any error
-            raise ConfigError(_no_forward(model, error)) from None
+        alone = [plain_logits(model, row).log_softmax(-1) for row in rows]
+        last = plain_logits(model, [*rows[2][:-1], rows[2][0]]).log_softmax(-1)
+        width = max(map(len, rows))
+        padded = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+        together = model(input_ids=padded, use_cache=False).logits.float().log_softmax(-1)
         allowed = MAX_ERROR if model.dtype in (torch.float32, torch.float64) else MAX_ERROR_BF16
         later = float((alone[2][:-1] - last[:-1]).abs().max())
         if later > allowed:
@@ -235,10 +233,21 @@ def _check_unreduced(model: Any) -> Capabilities:
         return replace(capabilities, pads=differs <= allowed)
 
 
+@contextmanager
+def refusing_failures(model: Any) -> Iterator[None]:
+    """Turn an error of the model's forward passes inside, except for exhausted memory, into a ConfigError."""
+    try:
+        yield
+    except (ConfigError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  needing more than token ids, or impossible sizes, shows as any error
+        raise ConfigError(_no_forward(model, error)) from None
+
+
 def _no_forward(model: Any, error: Exception) -> str:
     return (
-        f"models of type {model_type(model)!r} cannot be trained here: a forward of {class_name(model)} over the "
-        f"tokens of one row, or its gradient, fails ({first_line(error)})"
+        f"models of type {model_type(model)!r} as configured here cannot be trained: a forward of {class_name(model)} "
+        f"over the tokens of one row, or its gradient, fails ({first_line(error)})"
     )
 
 
@@ -291,15 +300,13 @@ def _run_reference(model: Any, update: Update) -> RowResults:
     """Each row in a forward pass of its own. Raises ConfigError for a model that fails at it."""
     logps, loss = [], torch.zeros(())
     model.zero_grad(set_to_none=True)
-    try:
+    with refusing_failures(model):
         for number, row in enumerate(update.rows):
             logits = plain_logits(model, row.model_input.token_ids)[len(row.prompt) - 1 : -1]
             logp = logits.log_softmax(-1).gather(-1, torch.tensor(row.ids)[:, None])[:, 0]
             loss = loss + (logp * _weights(number, len(row.ids))).sum()
             logps.append(logp.detach())
         loss.backward()
-    except Exception as error:  # noqa: BLE001  a forward that needs more than token ids fails with any error
-        raise ConfigError(_no_forward(model, error)) from None
     return RowResults(logps, _pop_gradients(model))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -34,8 +35,19 @@ for _logger_name in ("huggingface_hub", "transformers.distributed.tensor_paralle
     logging.getLogger(_logger_name).setLevel(logging.ERROR)
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "base"
-# The exceptions of transformers for missing, damaged or foreign files, and for missing libraries.
-UNREADABLE = (OSError, ValueError, SafetensorError, ImportError, RuntimeError, LookupError, TypeError, AttributeError)
+# The exceptions of transformers for missing, damaged or foreign files, for impossible sizes, and for missing libraries.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    ArithmeticError,
+    SafetensorError,
+    StrictDataclassError,
+    ImportError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 # Mismatched shapes are returned with the loading info, in place of an error that names no weight.
 LOADING_INFO = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 NO_HEAD = "it has no trained head: train it with 'obverse train reward_model'"
@@ -99,7 +111,7 @@ def load_scalar(
     dtype = "float32" if dtype in ("auto", "mixed") else dtype
     if trained:
         check_kind(name, scores=True)
-    config = _readable(name, AutoConfig.from_pretrained)
+    config = read_pretrained(name, AutoConfig.from_pretrained)
     require_scalar_class(name, config)
     has_head = is_scorer(config)
     if trained and not has_head:
@@ -131,7 +143,7 @@ def check_kind(name: str, scores: bool) -> None:
 
     Reads the configuration only. With tied embeddings a reward model would load as a language model without an error.
     """
-    config = _readable(name, AutoConfig.from_pretrained)
+    config = read_pretrained(name, AutoConfig.from_pretrained)
     if not scores and is_scorer(config):
         raise ConfigError(f"model {name!r}: it scores texts and cannot write one: give it as --reward_model")
     if scores and not is_scorer(config):
@@ -145,10 +157,25 @@ def is_scorer(config: Any) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
-def _readable(name: str, read: Callable[..., Any], **options: Any) -> Any:
+def read_pretrained(name: str, read: Callable[..., Any], **options: Any) -> Any:
     """The result of `read` for a model's folder or hub name. Raises ConfigError if it fails."""
     with _reading(name):
         return read(locate(name), trust_remote_code=False, **options)  # by default transformers asks on the terminal
+
+
+def load_tokenizer(name: str, **options: Any) -> Any:
+    """The tokenizer of a model's folder or hub name. Raises ConfigError if it cannot be loaded."""
+    try:
+        return read_pretrained(name, AutoTokenizer.from_pretrained, **options)
+    except ConfigError:
+        path = Path(name).expanduser()
+        if not (path / "config.json").is_file() or (path / "tokenizer.json").is_file():
+            raise
+        read_pretrained(name, AutoConfig.from_pretrained)  # an invalid configuration is the cause to report
+        raise ConfigError(
+            f"model {name!r}: its tokenizer cannot be loaded, and the folder has no tokenizer.json: copy the files of "
+            "the tokenizer into it"
+        ) from None
 
 
 @contextmanager
@@ -157,10 +184,18 @@ def _reading(name: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"model {name!r} cannot be loaded: {reason} (a folder with config.json or a hub name)"
-        ) from error
+        hint = "" if Path(name).expanduser().is_dir() else " (a folder with config.json or a hub name)"
+        raise ConfigError(f"model {name!r} cannot be loaded: {_reason(error)}{hint}") from error
+
+
+def _reason(error: Exception) -> str:
+    """An error of transformers in one line: that of the value for an invalid configuration, else its first sentence."""
+    if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+        return f"its config.json is invalid: {' '.join(str(error.__cause__).split())}"
+    lines = str(error).split("\n") if str(error).strip() else [type(error).__name__]
+    if isinstance(error, ArithmeticError):
+        return f"its config.json is invalid: {type(error).__name__}: {lines[0]}"
+    return " ".join(lines).strip() if lines[0].rstrip().endswith(":") else str(error).strip().splitlines()[0]
 
 
 def _load(
@@ -178,7 +213,7 @@ def _load(
     kind = weights_dtype(dtype, where.type)
     if where.type == "cpu":
         keep_freed_memory()
-    tokenizer = _readable(name, AutoTokenizer.from_pretrained)
+    tokenizer = load_tokenizer(name)
     if not process_group.is_first:
         return with_plain_experts(_outline(kind_of_model, name, kind, positions, **options)), tokenizer, None
     shards = shard_files(Path(locate(name)))
@@ -190,7 +225,7 @@ def _load(
                 if positions:
                     labels = {key: options.pop(key) for key in ("num_labels",) if key in options}
                     options["config"] = _config(name, positions, **labels)
-                model, info = _readable(
+                model, info = read_pretrained(
                     name, kind_of_model.from_pretrained, dtype=kind, use_safetensors=True, **LOADING_INFO, **options
                 )
         except ConfigError as error:
@@ -230,7 +265,7 @@ def _refuse_without_score(name: str, model: Any) -> None:
 
 
 def _config(name: str, positions: Mapping[str, float] | None, **options: Any) -> Any:
-    return with_positions(_readable(name, AutoConfig.from_pretrained, **options), positions or {})
+    return with_positions(read_pretrained(name, AutoConfig.from_pretrained, **options), positions or {})
 
 
 def _outline(
@@ -286,11 +321,13 @@ def weights_dtype(dtype: str, device: str, trains: bool = False) -> torch.dtype:
 def local_config(name: str, positions: Mapping[str, float] | None = None) -> Any:
     """A model's configuration, from a folder or the hub's cache, without network access.
 
-    Raises ConfigError where it is not on this machine.
+    Raises ConfigError where it is not on this machine, or invalid.
     """
     try:
-        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError):
+        config = read_pretrained(name, AutoConfig.from_pretrained, local_files_only=True)
+    except ConfigError as error:
+        if Path(name).expanduser().is_dir() or not isinstance(error.__cause__, OSError):
+            raise
         raise ConfigError(
             f"model {name!r}: its config.json is not on this machine, and is not downloaded: "
             f"'hf download {name} config.json' puts it into the cache, or give a folder that has one"

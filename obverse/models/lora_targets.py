@@ -47,7 +47,7 @@ def targets(model: Any, config: TrainConfig) -> Targets:
     """
     linear = linear_layers(model)
     unfit = layers_without_effect(model, linear) | layers_with_shared_weights(model, linear)
-    experts = {end_of(name) for name, p in model.named_parameters() if p.ndim == 3 and p.is_floating_point()}
+    experts = expert_matrices(model)
     ends = {end_of(name) for name in linear}
     refused = {end for end in ends if is_refused(model, end)}
     fit = sorted(name for name in linear if name not in unfit and end_of(name) not in refused)
@@ -66,6 +66,20 @@ def targets(model: Any, config: TrainConfig) -> Targets:
             f"(available: {available}{more})"
         )
     return Targets(tuple(sorted(modules)), tuple(sorted(unfit)), tuple(sorted(parameters)))
+
+
+def expert_matrices(model: Any) -> set[str]:
+    """Names of the parameters that hold the matrices of all experts [experts, rows, columns], by their last part.
+
+    The weight of a convolution over time has three dimensions too, and can have no adapter.
+    """
+    return {
+        name
+        for module in model.modules()
+        if not isinstance(module, torch.nn.Conv1d)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and parameter.is_floating_point()
+    }
 
 
 def end_of(name: str) -> str:

@@ -16,7 +16,7 @@ from obverse.distributed.fsdp import fsdp_forward, fsdp_root
 from obverse.errors import ConfigError
 from obverse.models.batch import Micro
 from obverse.models.compile import compile_layers
-from obverse.models.conformance import Capabilities, Implementation, check_architecture
+from obverse.models.conformance import Capabilities, Implementation, check_architecture, refusing_failures
 from obverse.models.cpu_threads import best_threads
 from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs, wide
@@ -108,14 +108,15 @@ def capabilities_of(model: Any) -> Capabilities:
     capabilities = check_architecture(model, IMPLEMENTATION)
     if any(parameter.is_meta for parameter in model.parameters()):
         return capabilities
-    has_head = capabilities.has_head and _split_head(model) is not None
-    has_table = has_head and capabilities.has_table and _plain_table(model) is not None
-    capabilities = replace(capabilities, has_head=has_head, has_table=has_table)
-    if not capabilities.shares:
-        return capabilities
-    for pads_prompts in (True, False) if capabilities.pads_prompts else (False,):
-        if can_share(model, pads_prompts, not has_head):
-            return replace(capabilities, pads_prompts=pads_prompts)
+    with refusing_failures(model):
+        has_head = capabilities.has_head and _split_head(model) is not None
+        has_table = has_head and capabilities.has_table and _plain_table(model) is not None
+        capabilities = replace(capabilities, has_head=has_head, has_table=has_table)
+        if not capabilities.shares:
+            return capabilities
+        for pads_prompts in (True, False) if capabilities.pads_prompts else (False,):
+            if can_share(model, pads_prompts, not has_head):
+                return replace(capabilities, pads_prompts=pads_prompts)
     reason = "continued from the cache of a prompt, this model's hidden states differ"
     return replace(capabilities, shares=False, unshared=reason)
 

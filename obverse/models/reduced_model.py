@@ -239,9 +239,13 @@ def _narrow(config: Any) -> None:
                 setattr(config, name, 128)
             elif isinstance(value, list) and all(isinstance(width, int) for width in value):
                 setattr(config, name, [min(width, 128) for width in value])
+    num_experts = max(_size(config, name) or 0 for name in EXPERTS) + (_size(config, "zero_expert_num") or 0)
     for largest, names in ((8, EXPERTS), (2, ROUTED)):
         for name in names:
-            if (_size(config, name) or 0) > largest:
+            size = _size(config, name) or 0
+            if size > largest and (
+                name != "num_experts_per_tok" or size <= num_experts
+            ):  # else the copy has to fail too
                 setattr(config, name, largest)
 
 
