@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,16 @@ import torch
 
 from obverse import methods
 from obverse.config.train import TrainConfig
+from obverse.errors import ConfigError
 from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.inference import sampling_params
+from obverse.inference.decode_paths import DecodePath
 from obverse.memory_plan import batch_shapes as sizes
 from obverse.memory_plan.batch_shapes import DecodingShape, Lengths, TrainingShape
 from obverse.memory_plan.memory_tracker import MemoryTracker
 from obverse.memory_plan.meta_models import MetaModels, build_meta_models, policy_capabilities, policy_decode_path
 from obverse.memory_plan.phases import sampling, training
+from obverse.models.conformance import Capabilities, first_line
 from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import chunk_size
 from obverse.models.load import pick_device
@@ -59,15 +62,34 @@ class Plan:
 def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
     """The memory that the run of `config` needs on each of `ranks`.
 
-    Raises ConfigError for a model whose configuration is missing.
+    Raises ConfigError for a model whose configuration is missing, or that cannot read rows of these lengths.
     """
     schedule = as_schedule(methods.build(config.method, config.method_options))
+    capabilities = policy_capabilities(config, schedule)
+    path = policy_decode_path(config) if sizes.decoding_shape(config, schedule.methods, lengths, ranks) else None
+    try:
+        return _planned(config, schedule, lengths, ranks, capabilities, path)
+    except (RuntimeError, IndexError) as error:  # of a forward pass over the planned rows
+        longest = max(lengths.prompt + lengths.response, lengths.prompt + lengths.completion)
+        raise ConfigError(
+            f"a forward pass over rows of {longest:,} tokens fails ({first_line(error)}): the model may have fewer "
+            "positions (--max_prompt_length, --max_completion_length)"
+        ) from None
+
+
+def _planned(
+    config: TrainConfig,
+    schedule: TrainingSchedule,
+    lengths: Lengths,
+    ranks: int,
+    capabilities: Mapping[str, Capabilities],
+    path: DecodePath | None,
+) -> Plan:
+    """The plan, from one run of the code of each phase with fake tensors."""
     device = pick_device(config.device)
     kind = torch.device(device).type
     share = ranks if config.fsdp else 1
-    capabilities, tracker = policy_capabilities(config, schedule), MemoryTracker()
-    rows = sizes.decoding_shape(config, schedule.methods, lengths, ranks)
-    path = policy_decode_path(config) if rows else None
+    rows, tracker = sizes.decoding_shape(config, schedule.methods, lengths, ranks), MemoryTracker()
     with tracker.open():
         nets = build_meta_models(config, schedule, kind, share > 1, capabilities)
         micros = [

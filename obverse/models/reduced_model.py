@@ -43,6 +43,9 @@ SWITCHES = ("original_max_position_embeddings", "floor_scale", "log_scaling_n_fl
 FORWARD = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "d_ff")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "zero_expert_num")
 ROUTED = ("num_experts_per_tok", "moe_topk", "moe_top_k", "n_group", "topk_group", "index_topk_blocks")
+# Sizes of the states of Mamba layers, on which the cost of their scan over tokens depends.
+STATE_SIZES = ("mamba_d_state", "state_size", "ssm_state_size")
+STATE = 4
 # A larger table costs memory and does not affect the tests.
 VOCABULARY = 512
 
@@ -227,6 +230,8 @@ def _narrow(config: Any) -> None:
         )
         if _size(config, "head_dim") and _size(config, "expand"):
             _set(config, config.expand * 256 // config.head_dim, "num_heads")
+    for name in STATE_SIZES:
+        _set(config, min(_size(config, name) or 0, STATE), name)
     keys, values = _size(config, "linear_num_key_heads"), _size(config, "linear_num_value_heads")
     if keys and values and keys > 2:
         _set(config, 2, "linear_num_key_heads")

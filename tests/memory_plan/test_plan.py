@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import GPT2Config, Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import SUITE, predicted
 from obverse.cli.main import main
 from obverse.config.resolve import resolve
 from obverse.config.train import TrainConfig
+from obverse.errors import ConfigError
 from obverse.memory_plan import batch_shapes as work
 from obverse.memory_plan import machine, table
 from obverse.memory_plan.batch_shapes import Lengths
@@ -218,3 +219,12 @@ def test_the_plan_is_what_a_run_holds(name: str) -> None:
     command = [sys.executable, "-m", "bench.memory", name, "--alone", "measured"]
     measured = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, env=environment).stdout
     assert predicted(SUITE[name])["peak"] == pytest.approx(json.loads(measured), rel=0.15)
+
+
+def test_rows_that_the_model_cannot_read_have_no_plan(tmp_path: Path) -> None:
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 64}
+    GPT2Config(**sizes, architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
+    config = run_of("sft", str(tmp_path))
+    assert plan(config, Lengths(10, 20, 20)).peak > 0
+    with pytest.raises(ConfigError, match=r"rows of 70 tokens fails .*positions"):
+        plan(config, Lengths(10, 60, 20))
