@@ -63,3 +63,9 @@ class EngineError(UserError):
     """The sampling server does not respond, or its response is invalid (exit 10)."""
 
     exit_code = 10
+
+
+class HubError(UserError):
+    """The hub cannot be reached, refuses, or has a repository with other content (exit 11)."""
+
+    exit_code = 11

@@ -1,4 +1,7 @@
-"""`obverse export`: a checkpoint as one plain transformers folder, without optimizer state, adapters merged in."""
+"""`obverse export`: a checkpoint as one model folder with a card, without optimizer state, and its upload to the hub.
+
+Adapters are merged into their base, unless they are exported as adapters.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,21 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig
 
+from obverse.cli.method_table import entry
 from obverse.cli.progress_panel import Panel
 from obverse.config.commands import ExportConfig
+from obverse.config.method_options import method_fields
+from obverse.config.resolve import method_options
 from obverse.data.renderer import Renderer
 from obverse.distributed.collective_save import MOMENTS, storage_reason
 from obverse.distributed.sharded_safetensors import shard_files
 from obverse.errors import CheckpointError, ConfigError, StorageError
+from obverse.evaluation.card_options import CARD
+from obverse.hub.card_facts import card_facts
+from obverse.hub.model_card import MethodFacts, model_card
+from obverse.hub.push import push
+from obverse.hub.training_record import TrainingRecord, read_training_record
+from obverse.methods import find
 from obverse.models.adapter_io import base_of, load_any
 from obverse.models.load import load_scalar, load_tokenizer, locate, read_pretrained
 from obverse.runtime import checkpoint, manifest
@@ -32,30 +44,39 @@ TRAINING_FILES = {manifest.STATE, MOMENTS, manifest.MANIFEST}  # files of a chec
 
 def run(config: ExportConfig) -> int:
     with Panel() as watcher:
-        export(config, watcher)
+        out = export(config, watcher)
+        if config.push_to_hub is not None:
+            push(out, config.push_to_hub, config.hub_private_repo, watcher)
     return 0
 
 
 def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
-    """Write the model of a run, checkpoint or adapter as one plain folder; returns it.
+    """Write the model of a run, checkpoint or adapter as one folder with a model card; returns it. Nothing is uploaded.
 
     A complete model is copied byte for byte unless another dtype is requested. An adapter is merged into its base in
-    float32 on the CPU, which takes 4 bytes of memory per parameter, and rounded once, to `dtype`. Shards of several
-    ranks are combined in memory.
+    float32 on the CPU, which takes 4 bytes of memory per parameter, and rounded once, to `dtype`; without
+    `merge_adapter` its files are copied. Shards of several ranks are combined in memory. A README.md of the source that
+    its training did not write is kept in place of the card.
     Raises ConfigError when there is no such model or the folder is not empty, CheckpointError for a damaged checkpoint
-    or another base than the adapter's, StorageError when the folder cannot be written.
+    or another base than the adapter's, DamageError for a changed result of an evaluation, StorageError when the folder
+    cannot be written.
     """
     watch, folder = watcher or Silent(), source(config.model)
     out = Path(config.output).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--output: {out} exists and is not empty: give another folder")
     base, num_shards = base_of(str(folder)), len(shard_files(folder))
-    if base is None and config.dtype == "auto" and not num_shards:
+    is_copied = (base is None or not config.merge_adapter) and not num_shards
+    if base is not None and not config.merge_adapter and config.dtype != "auto":
+        raise ConfigError(f"--dtype: an adapter is copied with its dtype: leave out --dtype {config.dtype}")
+    if is_copied and config.dtype == "auto":
         with making(out) as part:
             for path in files(folder):
                 shutil.copyfile(path, part / path.name)
             added = carry_template(folder, part)
-        watch.note(f"{out} holds the model of {folder}, byte for byte{added and ', and ' + added}")
+            write_card(config, folder, part, watch)
+        kind = "model" if base is None else "adapter"
+        watch.note(f"{out} holds the {kind} of {folder}, byte for byte{added and ', and ' + added}")
         return out
     model, tokenizer, unused = whole(folder, config.dtype, base)
     tokenizer = trained_tokenizer(folder, tokenizer)
@@ -64,10 +85,38 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
     with making(out) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
+        if base is None and (folder / CARD).is_file() and not is_of_training(folder / CARD):
+            shutil.copyfile(folder / CARD, part / CARD)
+        write_card(config, folder, part, watch)
     source_text = f"with its adapter merged into {base}" if base else "without its optimizer"
     source_text = f"combined from the shards of {num_shards} ranks" if num_shards else source_text
     watch.note(f"{out} holds the model of {folder} in {str(model.dtype).removeprefix('torch.')}, {source_text}")
     return out
+
+
+def write_card(config: ExportConfig, folder: Path, part: Path, watcher: Watcher) -> None:
+    """Write the model card of `folder` into its copy `part`, unless a README.md was copied."""
+    if (part / CARD).is_file():
+        watcher.note(f"{CARD} of {folder} is kept; no model card is written")
+        return
+    record = read_training_record(folder)
+    facts = card_facts(
+        part, folder, record, method_facts(record), config.eval_results, is_online=bool(config.push_to_hub)
+    )
+    name = config.push_to_hub or Path(config.output).expanduser().name
+    (part / CARD).write_text(model_card(facts, name), encoding="utf-8")
+
+
+def method_facts(record: TrainingRecord | None) -> MethodFacts:
+    """The first sentence, paper and terms of a run's method; empty for a method of the user's own file."""
+    if record is None or record.is_from_file:
+        return MethodFacts()
+    fields = method_fields(find(record.method))
+    options = {name: value for name, value in record.options["method_options"].items() if name in fields}
+    row = entry(record.method, method_options(record.method, find(record.method), options))
+    names = ("source", "weight", "mask", "reference", "advantage", "share")
+    terms = [term if term["on"] == "logp" else {**term, "source": term["on"]} for term in row.record()["terms"]]
+    return MethodFacts(row.summary, row.link, [tuple(str(term[name]) for name in names) for term in terms])
 
 
 def carry_template(folder: Path, part: Path) -> str:
@@ -118,7 +167,14 @@ def source(name: str) -> Path:
 
 def files(folder: Path) -> list[Path]:
     """The model files of a folder, without those of training and without a critic's folder."""
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in TRAINING_FILES]
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in TRAINING_FILES]
+    return [path for path in paths if path.name != CARD or not is_of_training(path)]
+
+
+def is_of_training(card: Path) -> bool:
+    """Whether a checkpoint's manifest lists its README.md, which a library then wrote during training."""
+    folder = card.parent
+    return (folder / manifest.MANIFEST).is_file() and card.name in manifest.read_manifest(folder)["files"]
 
 
 @contextmanager

@@ -107,8 +107,8 @@ def overview() -> str:
             "",
             "Options of a command: obverse COMMAND --help. Of all: --version, and --debug for tracebacks.",
             "Exit codes: 0 done, 1 a bug of obverse, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 in use,",
-            "8 another rank failed, 9 verifier, 10 sampling server, 75 stopped before its state was saved, 130 and 143",
-            "stopped with a checkpoint.",
+            "8 another rank failed, 9 verifier, 10 sampling server, 11 hub, 75 stopped before its state was saved,",
+            "130 and 143 stopped with a checkpoint.",
         ]
     )
 

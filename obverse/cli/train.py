@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from obverse.cli.command import take_flag
@@ -52,8 +53,13 @@ def train(method: str | MakeMethod, *, watcher: Watcher | None = None, **options
 
 
 def train_and_report(config: TrainConfig, watcher: Watcher) -> Outcome:
-    """Train, then write report.html into the run folder if the options ask for it and no signal stopped the run."""
+    """Train; then, unless a signal stopped the run, write report.html and push the model, if the options ask for it.
+
+    If the push fails, a note gives the reason, and the outcome has the exit code of HubError: the run is complete.
+    """
     rank_env = read_rank_env()
+    if config.push_to_hub and rank_env.is_first:
+        load("obverse.hub.push:check_credentials")()
     if rank_env.is_first:  # a folder that cannot be used is refused before torch is imported; a new one is made later
         with_folder(config, create=False)
     if rank_env.size > 1:  # set before torch is imported: it would print a C++ stack wherever a connection ends
@@ -61,6 +67,8 @@ def train_and_report(config: TrainConfig, watcher: Watcher) -> Outcome:
     outcome: Outcome = load("obverse.training.loop:train")(config, watcher)
     if config.report and not outcome.stopped and rank_env.is_first:
         load("obverse.report:report_after_run")(outcome.folder, watcher)
+    if config.push_to_hub and not outcome.stopped and rank_env.is_first:
+        outcome = replace(outcome, exit_code=load("obverse.cli.push_run:push_run")(outcome, config, watcher))
     return outcome
 
 

@@ -208,6 +208,7 @@ SETTLED = {
     "eval_steps": "give --num_marks, how often a run is validated",
     "save_steps": "give --num_marks, how often a run is validated and saved",
     "save_minutes": "give --num_marks, how often a run is validated and saved",
+    "push_to_hub": "push one of its runs by obverse export RUN --push_to_hub owner/name",
 }
 
 

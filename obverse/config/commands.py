@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from obverse.config.fields import (
+    HUB_PRIVATE_TEXT,
     KWARGS_TEXT,
     PARSE_TEXT,
     Folder,
@@ -15,6 +16,7 @@ from obverse.config.fields import (
     Place,
     Places,
     Positive,
+    Repository,
     Template,
     Text,
     Variables,
@@ -58,7 +60,17 @@ class ExportConfig(Options):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "model", "number type of the saved weights; auto: that of the checkpoint, or of an adapter's base", "auto"
     )
+    merge_adapter: bool = option(
+        "model", "merge an adapter into its base; false: export the adapter, without its base", True
+    )
     output: Folder = option("output", "the new model's folder, which must not exist or be empty")
+    eval_results: Folder | None = option(
+        "output", "results of obverse eval for the model card; none: those in the run folder", None
+    )
+    push_to_hub: Repository | None = option(
+        "output", "also upload the folder to this repository of the hub, owner/name; none: do not", None
+    )
+    hub_private_repo: bool = option("output", HUB_PRIVATE_TEXT, True)
 
 
 class ReportConfig(Options):

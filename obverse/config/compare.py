@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from obverse.config.fields import Amount, Folder, Listed, Place, Positive, Text, Texts, distinct, each_at_home, option
-from obverse.config.train import TrainConfig
+from obverse.config.train import HUB_OPTIONS, TrainConfig
 
 
 def _words(value: Any) -> Any:
@@ -31,6 +31,7 @@ class CompareConfig(TrainConfig):
             "resume_from_checkpoint",
             "logging_steps",
             "num_completions_to_print",
+            *HUB_OPTIONS,
         }
     )
     method: Text = "compare"

@@ -146,6 +146,15 @@ def each_at_home(value: str) -> str:
     return ",".join(f"{name}={at_home(path)}" if equals else at_home(name) for name, equals, path in parts)
 
 
+def _repository(value: str) -> str:
+    """The name unchanged; ValueError for one that no repository of the hub can have."""
+    name = value.rpartition("/")[2]
+    is_name = re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w](?:[\w.-]*[\w])?", value, re.ASCII) and len(value) <= 96
+    if not is_name or "--" in value or ".." in value or name.endswith(".git"):
+        raise ValueError(f"expects a repository of the hub, owner/name, not {value!r:.60}")
+    return value
+
+
 def _template(value: str) -> str:
     return value if "{prompt}" in value else at_home(value)
 
@@ -154,6 +163,7 @@ Text = Annotated[str, Field(min_length=1)]
 Place = Annotated[Text, AfterValidator(at_home)]  # a path, or a name on the hub
 Places = Annotated[Text, AfterValidator(each_at_home)]  # several of them
 Template = Annotated[Text, AfterValidator(_template)]
+Repository = Annotated[str, AfterValidator(_repository)]  # of the hub
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Device = Annotated[str, AfterValidator(_device)]
 Dtype = Literal["auto", "float32", "bfloat16", "mixed", "float64"]
@@ -173,6 +183,7 @@ KWARGS_TEXT = (
     "variables of the chat template: enable_thinking=false, or a JSON object; a row's own chat_template_kwargs "
     "override them"
 )
+HUB_PRIVATE_TEXT = "create the repository as a private one, and push to no public one; false: allow both"
 PARSE_TEXT = "read control tokens that rows spell out (such as <|im_end|>) as tokens; by default they stay text"
 
 

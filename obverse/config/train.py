@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from obverse.config.fields import (
+    HUB_PRIVATE_TEXT,
     Amount,
     Every,
     Folder,
@@ -19,6 +20,7 @@ from obverse.config.fields import (
     Place,
     Places,
     Positive,
+    Repository,
     SamplingOptions,
     Schedule,
     Text,
@@ -40,6 +42,7 @@ EMBEDDED_PRESET: dict[str, Any] = {
     "micro_batch_tokens": 1536,
 }
 
+HUB_OPTIONS = ("push_to_hub", "hub_model_id", "hub_private_repo")
 
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 8192  # default of micro_batch_tokens: padded tokens of a micro batch
 
@@ -162,7 +165,23 @@ class CardOptions(Options):
     )
 
 
+class HubOptions(Options):
+    """The upload of the model at the end of a run, by the names of transformers. The token is read from HF_TOKEN."""
+
+    push_to_hub: bool = option(
+        "logging and saving", "upload the model of the last step to the hub at the end of the run", False, resume="free"
+    )
+    hub_model_id: Repository | None = option(
+        "logging and saving",
+        "repository of the hub, owner/name; none: the run folder's name, in the token's account",
+        None,
+        resume="free",
+    )
+    hub_private_repo: bool = option("logging and saving", HUB_PRIVATE_TEXT, True, resume="free")
+
+
 class TrainConfig(
+    HubOptions,
     ModelOptions,
     SamplingOptions,
     DistributedOptions,

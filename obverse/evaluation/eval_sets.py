@@ -17,6 +17,7 @@ from obverse.data.benchmarks import Protocol
 from obverse.data.chat_template import PromptFormat
 from obverse.data.renderer import recorded_prompt_format
 from obverse.errors import ConfigError, DamageError
+from obverse.evaluation.card_options import CARD, read_card_entry
 from obverse.evaluation.sample_store import identity
 from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Watcher
@@ -36,8 +37,9 @@ class Target:
     name: str  # the option's value
     location: str  # a folder, a hub name or "embedded"
     output: Path
-    run: Mapping[str, Any] | None = None  # the configuration of its training run
+    run: Mapping[str, Any] | None = None  # the configuration of its training run, or the options of its model card
     trained_template: Mapping[str, Any] | None = None  # Renderer.record() of its training
+    is_from_card: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class EvalSet:
 def find_target(config: EvalConfig) -> Target:
     """Return the model to evaluate. For a run folder it is the newest checkpoint; a checkpoint's run is its folder.
 
+    The model card of an exported model, in a folder or on the hub, has the options of its run that apply to others.
+
     Raises ConfigError for a run without a complete checkpoint, CheckpointError for a damaged checkpoint.
     """
     folder = Path(config.model).expanduser()
@@ -80,9 +84,13 @@ def find_target(config: EvalConfig) -> Target:
     if is_ours and location == folder:  # `checkpoint.newest` has checked a run's newest one
         checkpoint.verify(location)
     run = config_file.read(file).values if is_ours and file.is_file() else None
-    trained = read_object(location / manifest.STATE, DamageError).get("template") if is_ours else None
     output = location.parent / "eval" / location.name if run else Path("evals") / folder_name(config.model)
-    return Target(config.model, str(location) if is_ours else config.model, config.output or output, run, trained)
+    if not is_ours:
+        card = read_card_entry(config.model) if config.model != "embedded" else {}
+        sampling, template = card.get("eval"), card.get("template")
+        return Target(config.model, config.model, config.output or output, sampling, template, is_from_card=bool(card))
+    trained = read_object(location / manifest.STATE, DamageError).get("template")
+    return Target(config.model, str(location), config.output or output, run, trained)
 
 
 def folder_name(model: str) -> str:
@@ -121,8 +129,11 @@ def fill_from_run(config: EvalConfig, target: Target) -> EvalConfig:
         checked = EvalConfig(model=config.model, **filled)
     except ValidationError as error:
         first_error = error.errors()[0]
-        location = f"{Path(target.location).parent / 'config.yaml'}: {'.'.join(map(str, first_error['loc']))}"
-        raise DamageError(f"{location}: {first_error['msg']}: put the run's configuration back as it was") from None
+        reason = f"{'.'.join(map(str, first_error['loc']))}: {first_error['msg']}"
+        if target.is_from_card:
+            raise ConfigError(f"{CARD} of {target.name}: {reason}: correct or remove the entry") from None
+        path = Path(target.location).parent / "config.yaml"
+        raise DamageError(f"{path}: {reason}: put the run's configuration back as it was") from None
     return config.model_copy(update={name: getattr(checked, name) for name in filled})
 
 
@@ -133,6 +144,9 @@ def find_eval_sets(config: EvalConfig, target: Target, watcher: Watcher) -> list
     Raises ConfigError, and DataError for bad data.
     """
     filled = fill_from_run(config, target)
+    if target.is_from_card and (names := sorted((target.run or {}).keys() - config.model_fields_set)):
+        options = ", ".join(f"{name} {getattr(filled, name)}" for name in names)
+        watcher.note(f"options of the model's {CARD}: {options}")
     if config.benchmarks is not None:
         return [benchmark_set(name, config, filled) for name in config.benchmarks]
     run = target.run or {}

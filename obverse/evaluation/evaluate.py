@@ -16,7 +16,7 @@ from obverse.evaluation.sample_and_score import EvalItem, EvalSetup, collect, me
 from obverse.evaluation.sample_store import SampleStore, identity
 from obverse.inference import sampling_params
 from obverse.inference.build import embedded_sampler
-from obverse.models.adapter_io import base_of, load_any
+from obverse.models.adapter_io import base_of, load_any, local_adapter
 from obverse.models.context_limits import check_completions
 from obverse.models.load import EMBEDDED
 from obverse.models.policy import Policy, set_threads
@@ -77,10 +77,11 @@ def evaluate_each(config: EvalConfig, watcher: Watcher | None = None) -> list[Re
 
 def load_model(config: EvalConfig, target: Target) -> LoadedModel:
     """Load the model and its tokenizer."""
-    policy, tokenizer = load_any(target.location, config.dtype, config.device)
+    location = local_adapter(target.location)
+    policy, tokenizer = load_any(location, config.dtype, config.device)
     threads = set_threads(config.threads, policy)
-    base = base_of(target.location)
-    path = str(EMBEDDED) if target.location == "embedded" else target.location
+    base = base_of(location)
+    path = str(EMBEDDED) if location == "embedded" else location
     info = {
         "name": target.name,
         "identity": identity(path, getattr(policy.model.config, "_commit_hash", None)),

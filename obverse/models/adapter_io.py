@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from httpx2 import HTTPError
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
@@ -80,6 +82,18 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 def is_adapter(path: str | Path) -> bool:
     """Whether this is the folder of an adapter."""
     return (Path(path).expanduser() / CONFIG).is_file()
+
+
+def local_adapter(name: str) -> str:
+    """The folder of an adapter on the hub, which is downloaded into the cache; any other name unchanged."""
+    if name == "embedded" or name.count("/") != 1 or Path(name).expanduser().exists():
+        return name
+    silent = [f"_raise_exceptions_for_{kind}" for kind in ("gated_repo", "missing_entries", "connection_errors")]
+    try:
+        config = cached_file(name, CONFIG, **dict.fromkeys(silent, False))
+        return name if config is None else snapshot_download(name, allow_patterns=["*.json", "*.jinja", WEIGHTS])
+    except (OSError, ValueError, HTTPError):  # loading the model states the reason
+        return name
 
 
 def base_of(name: str) -> str | None:

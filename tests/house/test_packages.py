@@ -26,6 +26,7 @@ PACKAGES: tuple[str, ...] = (
     "analysis",
     "comparison",
     "report",
+    "hub",
     "cli",
 )
 ORDER = {package: number for number, package in enumerate(PACKAGES)}

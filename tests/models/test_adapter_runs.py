@@ -186,8 +186,9 @@ def test_a_whole_checkpoint_is_copied_without_its_optimizer(tiny: Path, problems
     place = tmp_path / "run" / "checkpoint-1"
     out = export(ExportConfig(model=str(tmp_path / "run"), output=tmp_path / "deep" / "plain"))
     gone = {"optimizer.safetensors", "state.json", "manifest.json", "critic"}
-    assert {path.name for path in out.iterdir()} == {path.name for path in place.iterdir()} - gone
-    assert all(path.read_bytes() == (place / path.name).read_bytes() for path in out.iterdir())
+    names = {path.name for path in place.iterdir()} - gone
+    assert {path.name for path in out.iterdir()} == names | {"README.md"}
+    assert all((out / name).read_bytes() == (place / name).read_bytes() for name in names)
     half = export(ExportConfig(model=str(place), output=tmp_path / "half", dtype="bfloat16"))
     assert {each.dtype for each in load_file(half / "model.safetensors").values()} == {torch.bfloat16}
     assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.bfloat16
@@ -212,6 +213,8 @@ def test_what_cannot_be_exported_is_one_sentence(
         exported(trained, "full")
     with pytest.raises(ConfigError, match="no such folder"):
         exported(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="--dtype"):
+        export(ExportConfig(model=str(trained), output=tmp_path / "out", merge_adapter=False, dtype="bfloat16"))
     with pytest.raises(ConfigError, match="has no config.json"):
         exported(tmp_path / "full")
     run = shutil.copytree(trained, tmp_path / "run")

@@ -1,0 +1,1 @@
+"""Model cards of exported folders, and their upload to the Hugging Face hub."""
