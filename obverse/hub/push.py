@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
@@ -37,7 +38,8 @@ def push(folder: Path, name: str, private: bool, watcher: Watcher) -> str:
 
     Raises HubError: without a token or connection, if the hub refuses, and for a repository with other content.
     """
-    advice = f"the model is in {folder}, and 'hf upload {name} {folder} .' uploads it"
+    command = f"hf upload {name} {quote(str(folder))} .{' --private' if private else ''}"
+    advice = f"the model is in {folder}, and '{command}' uploads it"
     try:
         check_credentials()
         with _hub_errors(name):

@@ -34,11 +34,13 @@ class FakeHub:
 
     Attributes:
         refused: Status and message of requests that are refused, by a pattern of their path.
+        meanwhile: Files that another upload adds just before a commit.
         requests: Method and path of every request.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
+    meanwhile: dict[str, bytes] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     endpoint: str = ""
@@ -124,6 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def commit(self, name: str, body: bytes) -> None:
         repository = self.hub.repositories[name]
+        repository.files |= self.hub.meanwhile
         header, *lines = (json.loads(line) for line in body.splitlines())
         if header["value"].get("parentCommit") not in (None, repository.sha):
             return self.answer({"error": "A commit has happened since."}, 412)

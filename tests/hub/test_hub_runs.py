@@ -61,8 +61,8 @@ def trained(tiny: Path, problems: Path, tmp_path_factory: pytest.TempPathFactory
 
 def evaluated(model: Path | str, problems: Path, output: Path) -> list[str]:
     """The completions of an evaluation without options of sampling, which come from the run or the card."""
-    config = EvalConfig(model=str(model), dataset=str(problems), num_problems=3, k=(2,), output=output)
-    path = evaluate(config).path
+    options = {"dataset": str(problems), "num_problems": 3, "k": (2,), "verifier": "exact", "output": output}
+    path = evaluate(EvalConfig(model=str(model), **options)).path
     assert path is not None
     with gzip.open(path.with_name("samples.jsonl.gz"), "rt") as file:
         rows = [json.loads(line) for line in file]

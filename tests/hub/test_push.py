@@ -98,6 +98,12 @@ def test_a_refusal_is_one_sentence(path: str, status: int, words: str, hub: Fake
     assert not any(repository.commits for repository in hub.repositories.values())
 
 
+def test_a_repository_that_changes_meanwhile_is_left_alone(hub: FakeHub, folder: Path) -> None:
+    hub.meanwhile = {"README.md": b"# of another upload"}
+    assert "412" in refusal(folder)
+    assert hub.repositories[f"{OWNER}/model"].files.keys() == {".gitattributes", "README.md"}
+
+
 def test_without_a_connection(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port, where nothing listens
     assert "cannot be reached" in refusal(folder)
