@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from obverse.cli.method_table import entry
 from obverse.cli.progress_panel import Panel
@@ -31,7 +31,7 @@ from obverse.hub.model_card import MethodFacts, model_card
 from obverse.hub.push import push
 from obverse.hub.training_record import TrainingRecord, read_training_record
 from obverse.methods import find
-from obverse.models.adapter_io import base_of, load_any
+from obverse.models.adapter_io import base_of, is_adapter, load_any
 from obverse.models.load import load_scalar, load_tokenizer, locate, read_pretrained
 from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Silent, Watcher
@@ -123,7 +123,10 @@ def carry_template(folder: Path, part: Path) -> str:
     """Write the chat template of training into a copy of a checkpoint; returns a note, "" if it has that template."""
     if not (part / "tokenizer_config.json").is_file():
         return ""
-    tokenizer = load_tokenizer(str(folder))
+    if is_adapter(folder):  # without a model, which `load_tokenizer` expects
+        tokenizer = AutoTokenizer.from_pretrained(str(part), trust_remote_code=False)
+    else:
+        tokenizer = load_tokenizer(str(folder))
     trained = trained_tokenizer(folder, tokenizer)
     if trained.chat_template == tokenizer.chat_template:
         return ""
