@@ -36,6 +36,9 @@ OPTIONAL = {
     "peft": "adapters",
     "bitsandbytes": "adapters on weights in 4 bits, on CUDA",
     "resvg_py": "figures as PNG",
+    "trackio": "--report_to trackio",
+    "tensorboard": "--report_to tensorboard",
+    "wandb": "--report_to wandb",
     "vllm": "its server (it may live in another environment)",
 }
 BASE = Path(__file__).parents[1] / "assets" / "base"

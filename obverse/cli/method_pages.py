@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from obverse.cli.explain import first_sentence, labeled, sampling_parts, term_parts
-from obverse.cli.method_table import Entry, by_family, markdown_table, term_record
+from obverse.cli.method_table import Entry, by_family, markdown_table
 from obverse.cli.parser import choices, default_text
 from obverse.config.method_options import method_schema
 from obverse.errors import StorageError
@@ -82,7 +82,7 @@ def page(row: Entry) -> Iterator[str]:
 
 def terms(method: Method, suffix: str) -> Iterator[str]:
     """The terms of a method, the meaning of each part, and what the method samples, selects and keeps."""
-    records = [term_record(term) for term in method.terms]
+    records = [term.record() for term in method.terms]
     parts = {f"{name} {part}": (name, part) for term in method.terms for name, part in term_parts(term)}
     yield f"## Terms{suffix}"
     names = ("source", "stream", "mask", "pi_ref", "advantage", "normalizer", "weight")

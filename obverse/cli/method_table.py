@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from obverse.config.method_options import method_fields
-from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial, wants
 from obverse.estimator.schedule import Stage, TrainingSchedule, as_schedule
@@ -100,9 +99,7 @@ class Entry:
             "data": self.data,
             "paper": self.paper,
             "terms": [
-                {"lane": stage, **term_record(term)}
-                for stage, method in enumerate(self.methods)
-                for term in method.terms
+                {"lane": stage, **term.record()} for stage, method in enumerate(self.methods) for term in method.terms
             ],
             "turn": str(self.schedule.selector),
             "lanes": [stage_record(stage) for stage in self.schedule.stages],
@@ -145,19 +142,6 @@ def stage_record(stage: Stage) -> dict[str, Any]:
         **{name: None if part is None else str(part) for name, part in optional.items()},
         "max_rounds": method.max_rounds,
         "learning_rate": stage.learning_rate,
-    }
-
-
-def term_record(term: Term) -> dict[str, Any]:
-    """A term as the names of its parts."""
-    return {
-        "source": term.source.label,
-        "on": term.on,
-        "mask": str(term.mask),
-        "reference": str(term.reference),
-        "advantage": str(term.advantage),
-        "share": str(term.normalizer),
-        "weight": term.weight if isinstance(term.weight, int | float) else str(term.weight),
     }
 
 

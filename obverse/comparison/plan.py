@@ -134,7 +134,14 @@ class Plan:
             "save_total_limit": KEEP_ALL,  # a stopped run saves additional checkpoints, and any of them may be the best
             "log_completions": config.log_completions and not trial.is_grid,
             "resume_from_checkpoint": "auto",
+            **self.tracker_options(trial),
         }
+
+    def tracker_options(self, trial: Trial) -> dict[str, str]:
+        """The name of the trial's run in trackers, and the group of all runs of the comparison; {} without trackers."""
+        if self.config.report_to is None:
+            return {}
+        return {"run_name": "-".join(trial.folder.parts), "run_group": self.config.run_group or self.root.name}
 
     def resolved(self, trial: Trial, rate: float | None) -> TrainConfig:
         """The trial's configuration; ConfigError names the entry with invalid options."""

@@ -32,6 +32,7 @@ class CompareConfig(TrainConfig):
             "logging_steps",
             "num_completions_to_print",
             *HUB_OPTIONS,
+            "run_name",
         }
     )
     method: Text = "compare"

@@ -59,7 +59,6 @@ REPLACED = {
     "max_tokens": "use max_completion_length, in tokens",
     "loss_type": "choose the method that has it: see 'obverse methods'",
     "optim": "the optimizer is AdamW",
-    "report_to": "metrics are always written to metrics.jsonl in output_dir",
     "hub_token": "set HF_TOKEN in the environment, because options are stored",
     "hub_strategy": "push_to_hub uploads the model once, at the end of the run",
     "hub_always_push": "push_to_hub uploads the model once, at the end of the run",

@@ -30,6 +30,7 @@ from obverse.config.fields import (
     resume_word,
     steps_or_epochs,
 )
+from obverse.config.trackers import TrackerOptions
 
 # Options of the embedded base: it is tiny, so learning rates are larger and completions short.
 # Micro batches of 1,536 tokens stay in a core's cache: twice as fast there as one large batch.
@@ -190,6 +191,7 @@ class TrainConfig(
     PositionOptions,
     MixtureOptions,
     CardOptions,
+    TrackerOptions,
 ):
     """All options of a training run; `method_options` has the method's own, which users give beside the others."""
 

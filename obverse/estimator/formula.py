@@ -56,6 +56,18 @@ class Term:
     def parts(self) -> tuple[Part | Mask | Normalizer, ...]:
         return (self.advantage, self.reference, self.mask, self.normalizer)
 
+    def record(self) -> dict[str, str | float]:
+        """The names of the term's parts, as in the method table, and its weight."""
+        return {
+            "source": self.source.label,
+            "on": self.on,
+            "mask": str(self.mask),
+            "reference": str(self.reference),
+            "advantage": str(self.advantage),
+            "share": str(self.normalizer),
+            "weight": self.weight if isinstance(self.weight, int | float) else str(self.weight),
+        }
+
     @property
     def needs(self) -> frozenset[str]:
         """The columns that the term reads: `behavior`, `anchor`, `advantage`, `entropy`, `reward`, `correct`, ..."""

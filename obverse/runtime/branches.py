@@ -134,6 +134,12 @@ def finish_move(root: Path) -> Path | None:
     return branch
 
 
+def num_abandoned(root: Path) -> int:
+    """The number of branches in a run folder with steps of training that the run did not continue from or repeat."""
+    aside = root / FOLDER
+    return sum(_BRANCH.fullmatch(name) is not None and (aside / name / METRICS).exists() for name in _names(aside))
+
+
 def move_aside(root: Path, name: str) -> Path:
     """Move a file or folder that is not of this run out of the way of a write; returns its new path."""
     aside = root / FOLDER

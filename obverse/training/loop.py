@@ -31,8 +31,10 @@ from obverse.training.save import save
 from obverse.training.setup import prepare
 from obverse.training.stages import advance_idle_schedules, queue_for_next_stage, start_stage
 from obverse.training.step_record import metrics_row, write_step
+from obverse.training.tracking import start_trackers
 from obverse.training.update_phase import run_updates
 
+FAILED = 1  # the exit code of a run that an error ended, for its trackers
 ROUNDING = 1e-9  # so that three times a third of the run is the whole run
 
 
@@ -68,10 +70,14 @@ def train(
     ):
         run = prepare(config, signal_watcher, process_group, expected)
         run.resume_command = resume_command
+        exit_code = FAILED
         process_group.set_recovery_advice(lambda: last_checkpoint_unchecked(run))
         try:
             signal_watcher.banner(facts(run))
-            return train_loop(run)
+            run.trackers = start_trackers(run)
+            outcome = train_loop(run)
+            exit_code = outcome.exit_code
+            return outcome
         except KeyboardInterrupt as error:
             if signal_watcher.received is None:
                 raise
@@ -81,6 +87,7 @@ def train(
             )
             return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=NOT_SAVED)
         finally:
+            run.trackers.close(exit_code, is_stopped=lambda: signal_watcher.received is not None)
             if process_group.is_first:
                 clear(run.folder.path)
             run.folder.release()
@@ -181,7 +188,9 @@ def evaluate_if_due(run: Run) -> None:
         setup = EvalSetup(collector.sampler, collector.renderer, collector.params, num, config.seed)
         scores = measure(run.eval_problems, setup, run.watcher, run.process_group)
     report = Report(f"step {step}", scores, k=(1, num) if num > 1 else (1,))
-    run.folder.write_json(name, report.summary())
+    summary = report.summary()
+    run.folder.write_json(name, summary)
+    run.trackers.log_evaluation(step, run.state.num_tokens, summary)
     run.watcher.note(f"step {step}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
 
 

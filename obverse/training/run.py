@@ -14,6 +14,7 @@ from obverse.estimator.method import Method
 from obverse.estimator.schedule import Clock, TrainingSchedule
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
+from obverse.runtime.trackers.trackers import Trackers
 from obverse.training.collector import Collector
 from obverse.training.grader_errors import GraderErrorLimit
 from obverse.training.learners import Learner
@@ -59,6 +60,7 @@ class Run:
     state: RunState = field(default_factory=RunState)
     saved_at: float = 0.0  # when the last checkpoint was written, by the monotonic clock
     resume_command: str = ""  # the command that resumes the run; "": obverse train on its own config.yaml
+    trackers: Trackers = field(default_factory=Trackers)  # of the first rank
     seconds: float = 0.0  # that the steps took; not in `state`, which equal runs have bit for bit
 
     @property

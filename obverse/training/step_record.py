@@ -8,6 +8,7 @@ from obverse.training.grader_errors import sum_counts
 from obverse.training.metrics import PhaseTimer, Row
 from obverse.training.rollout_phase import Rollouts
 from obverse.training.run import Run
+from obverse.training.tracking import track_step
 
 
 def metrics_row(
@@ -42,6 +43,7 @@ def write_step(run: Run, rollouts: Rollouts, row: Row) -> None:
         run.folder.write_samples(step, rollouts.groups, rollouts.selected_ids())
     if step % config.logging_steps == 0 or run.is_finished:
         run.watcher.step(step, run.expected_steps, row)
+        track_step(run, rollouts.groups, row)
         samples = [sample for group in rollouts.groups for sample in group.samples]
         for sample in samples[: config.num_completions_to_print]:
             run.watcher.note(f"{sample.kind}, reward {sample.reward:g}: {sample.text}")

@@ -12,6 +12,7 @@ from obverse.estimator.method import Method
 from obverse.estimator.requests import ANY, wants
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.rewards import get_verifier, with_weights
+from obverse.runtime.trackers import trackers
 from obverse.types import Problem
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def check(schedule: TrainingSchedule, config: TrainConfig) -> None:
-    """Raise ConfigError for options that contradict each other."""
+    """Raise ConfigError for options that contradict each other, or need what is not installed."""
+    trackers.check(config.report_to or ())
     if len({method.trains_policy for method in schedule.methods}) > 1:
         raise ConfigError(f"method {config.method}: a policy and a reward model cannot be trained in one schedule")
     scored = any(method.grades and wants(method, "rollouts") for method in schedule.methods)

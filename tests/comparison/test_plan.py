@@ -42,6 +42,24 @@ def test_one_call_is_one_run_per_method_rate_and_seed() -> None:
     assert {trial.seed for trial in comparison.trials() if trial.is_grid}.isdisjoint(comparison.seeds)
 
 
+def test_runs_are_one_group_of_their_trackers(tmp_path: Path) -> None:
+    comparison = plan(tmp_path / "series", report_to="jsonl", learning_rates="1e-4,1e-3", methods="sft")
+    configs = [comparison.resolved(trial, 1e-4) for trial in comparison.trials()]
+    assert {config.run_group for config in configs} == {"series"}
+    assert [config.run_name for config in configs][:3] == [
+        "grid-sft-rate-0.0001",
+        "grid-sft-rate-0.001",
+        "runs-sft-seed-42",
+    ]
+    assert (
+        plan(tmp_path, report_to="jsonl", run_group="mine").run_options(comparison.trials()[0], 1e-4)["run_group"]
+        == "mine"
+    )
+    assert "run_group" not in plan(tmp_path).run_options(comparison.trials()[0], 1e-4)
+    with pytest.raises(ConfigError, match="run_name"):
+        plan(tmp_path, run_name="pilot")
+
+
 @pytest.mark.parametrize(
     ("unit", "limits"),
     [
