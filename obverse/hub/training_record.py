@@ -9,8 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from obverse.config.fields import Options
-from obverse.config.method_options import train_schema
+from obverse.config.resolve import resolve
 from obverse.config.train import HUB_OPTIONS, TrainConfig
 from obverse.methods import find
 from obverse.runtime import manifest
@@ -18,6 +17,7 @@ from obverse.runtime.run_dir import RunFolder
 
 # Options that do not describe the model: where the run is written, how it was started, where its model is pushed.
 NOT_SHOWN = TrainConfig.with_resume("unrecorded") | {*HUB_OPTIONS, "method", "method_options"}
+GIVEN = ("model", "dataset", "learning_rate")  # shown even where they are the defaults
 PATHS = {"model", "anchor_model", "reward_model", "dataset", "eval_dataset", "verifier", "chat_template", "method"}
 _FOLDERS = re.compile(r"(?:^|(?<=[,=]))~?/(?:[^/,]+/)+")  # the folders of an absolute path
 
@@ -63,17 +63,27 @@ class TrainingRecord:
         return f"`{self.text('verifier')}`" + (f" (`{identity}`)" if "@" in identity else "")
 
     def command(self) -> str:
-        """The `obverse train` command with every option that differs from its default, one per line."""
-        schema: type[Options] = TrainConfig if self.is_from_file else train_schema(find(self.method))
-        defaults = {name: field.default for name, field in schema.model_fields.items()}
+        """The `obverse train` command with every option that differs from its default, one per line.
+
+        A method in a file of the user has defaults that are not recorded: its command has every option.
+        """
         recorded = {**self.options.get("method_options", {}), **self.options}
+        defaults = [] if self.is_from_file else self._defaults()
         changed = [
             name
             for name, value in sorted(recorded.items())
-            if name not in NOT_SHOWN and _as_json(value) != _as_json(defaults.get(name))
+            if name not in NOT_SHOWN
+            and (name in GIVEN or not defaults or any(value != values.get(name) for values in defaults))
         ]
         lines = [f"obverse train {quote(self.text('method'))}"]
         return " \\\n    ".join([*lines, *(f"--{name} {quote(self.text(name))}" for name in changed)])
+
+    def _defaults(self) -> list[dict[str, Any]]:
+        """The options without those of the method's paper and the model's preset, and with them, as JSON values."""
+        make = find(self.method)
+        resolved = resolve(self.method, make, {name: self.options[name] for name in GIVEN if name in self.options})
+        plain = type(resolved).model_construct()  # unlike a resolved configuration, it has no other source of values
+        return [plain.model_dump(mode="json"), resolved.model_dump(mode="json")]
 
 
 def read_training_record(folder: Path) -> TrainingRecord | None:
@@ -107,10 +117,3 @@ def option_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{name}={option_text(item)}" for name, item in value.items())
     return ",".join(map(option_text, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _as_json(value: Any) -> Any:
-    """A default as JSON stores it: tuples are lists, paths are texts."""
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

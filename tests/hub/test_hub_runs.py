@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub.fake_hub import OWNER, TOKEN, FakeHub
+import yaml
+from hub.fake_hub import OWNER, TOKEN, FakeHub, Repository
 from tiny_models import save_tiny
 
 import runs
@@ -122,6 +123,26 @@ def test_a_run_pushes_its_adapter_at_the_end(hub: FakeHub, tiny: Path, problems:
     assert not {"optimizer.safetensors", "state.json", "manifest.json"} & repository.files.keys()
     completions = evaluated(tmp_path / "lora", problems, tmp_path / "eval-run")
     assert evaluated(f"{OWNER}/lora", problems, tmp_path / "eval-hub") == completions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use_peft", [False, True])
+def test_a_base_on_the_hub_is_named_with_its_licence(
+    use_peft: bool, hub: FakeHub, tiny: Path, problems: Path, tmp_path: Path
+) -> None:
+    if use_peft:
+        pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
+    files = {path.name: path.read_bytes() for path in tiny.iterdir()}
+    hub.repositories["lab/base"] = Repository(private=False, files=files)
+    options = {"max_steps": 1, "use_peft": use_peft, "report": False, "push_to_hub": True}
+    assert train_and_report(runs.config("sft", tmp_path / "run", "lab/base", problems, **options), Silent()).step == 1
+    card = hub.repositories[f"{OWNER}/run"].files["README.md"].decode()
+    header = yaml.safe_load(card.split("---\n")[1])
+    kind = ("peft", "adapter") if use_peft else ("transformers", "finetune")
+    assert (header["base_model"], header["license"]) == ("lab/base", "mit")
+    assert (header["library_name"], header["base_model_relation"]) == kind
+    assert ('AutoModelForCausalLM.from_pretrained("lab/base")' in card) is use_peft
+    assert len(evaluated(f"{OWNER}/run", problems, tmp_path / "eval")) == 6
 
 
 def test_a_run_whose_push_fails_is_complete(hub: FakeHub, tiny: Path, problems: Path, tmp_path: Path) -> None:
