@@ -48,7 +48,7 @@ def evaluations_of(
     folder, or those below `results`. A result in the run folder that is of other weights is left out. Raises
     ConfigError if `results` has no result, or one of other weights, DamageError for a changed result.
     """
-    given = [] if record is None else list(_during_training(folder, record))
+    evaluations = [] if record is None else list(_during_training(folder, record))
     root = results or folder.parent / "eval" / folder.name
     paths = sorted(root.rglob(RESULT)) if results or record else []
     if results and not paths:
@@ -57,10 +57,10 @@ def evaluations_of(
     for path in paths:
         result = result_file.read(path)
         if result["model"].get("identity") == weights:
-            given.append(_of_result(result, path))
+            evaluations.append(_of_result(result, path))
         elif results:
             raise ConfigError(f"--eval_results: {path} is an evaluation of other weights than those of {folder}")
-    return tuple(given)
+    return tuple(evaluations)
 
 
 def _during_training(folder: Path, record: TrainingRecord) -> Iterator[EvaluationFigures]:

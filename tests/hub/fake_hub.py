@@ -100,10 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer({"error": "not found"}, 404)
 
     def create(self, body: bytes) -> None:
-        asked = json.loads(body)
-        name = f"{asked.get('organization') or OWNER}/{asked['name']}"
+        request = json.loads(body)
+        name = f"{request.get('organization') or OWNER}/{request['name']}"
         status = 409 if name in self.hub.repositories else 200
-        self.hub.repositories.setdefault(name, Repository(asked.get("visibility") == "private"))
+        self.hub.repositories.setdefault(name, Repository(request.get("visibility") == "private"))
         self.answer({"url": f"{self.hub.endpoint}/{name}", "error": "exists"}, status)
 
     def preupload(self, name: str, body: bytes) -> None:
