@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
 from torch import Tensor
 
-import obverse.inference.decode_loop as rows_of_a_cache
+import obverse.inference.partial as sampled_tokens
 import runs
 from obverse.errors import DivergedError
 from obverse.inference.distribution import sample_tokens
@@ -129,7 +129,7 @@ def test_n6_a_sampler_that_forgets_the_temperature_ends_the_run(
 
     class LaterWrong(Silent):
         def step(self, step: int, total_steps: int, metrics: object) -> None:
-            monkeypatch.setattr(rows_of_a_cache, "sample_tokens", reports(lambda logp, raw: raw))
+            monkeypatch.setattr(sampled_tokens, "sample_tokens", reports(lambda logp, raw: raw))
 
     with pytest.raises(DivergedError, match=r"step 2: .*--max_mismatch_kl 0.01; .*checkpoint-1"):
         train(runs.config("grpo", tmp_path / "run", sharp, **options), LaterWrong())
@@ -147,7 +147,7 @@ def test_n6_a_small_mismatch_is_said_once_and_the_run_goes_on(
 ) -> None:
     HFSampler(load(str(sharp))[0].model)  # its architecture is tried before the fault
     monkeypatch.setattr(
-        rows_of_a_cache, "sample_tokens", reports(lambda logp, raw: logp - 0.08)
+        sampled_tokens, "sample_tokens", reports(lambda logp, raw: logp - 0.08)
     )  # exp(r) - 1 - r is 0.0033
     watch = Notes()
     train(runs.config("grpo", tmp_path / "run", sharp, max_steps=3, **uniforms), watch)
