@@ -13,6 +13,7 @@ class Recorder:
     """A tracker that stores its calls, and before each of them calls `act`."""
 
     discards_later_steps: ClassVar[bool] = False
+    writes_steps_late: ClassVar[bool] = False
 
     def __init__(self, act: Callable[[str], None] = lambda name: None) -> None:
         self.act = act

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -23,6 +24,10 @@ from obverse.runtime.trackers.tracker import Completion, TrackedRun
 from obverse.runtime.trackers.trackers import Trackers, evaluation_figures
 
 ROW = {"step": 1.0, "num_tokens": 10.0, "reward": 0.5, "lost": float("nan")}
+
+
+class Late(Recorder):
+    writes_steps_late: ClassVar[bool] = True
 
 
 class Discarding(Recorder):
@@ -132,6 +137,26 @@ def test_repeated_steps_of_a_resumed_run_are_logged_once(tmp_path: Path) -> None
         ("figures", 5, 50, {"reward": 0.5}),
         ("figures", 4, 40, {"eval/pass@1": 0.5}),
     ]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Recorder, [5]), (Late, [4, 5])])
+def test_a_kill_loses_the_step_that_a_tracker_has_not_written(
+    kind: type[Recorder], expected: list[int], tmp_path: Path
+) -> None:
+    killed = kind()
+    running, _ = started(killed, tmp_path)
+    log_steps(running, [1, 2, 3, 4])
+    path, num_written = tmp_path / "trackers" / "fake.json", 4 - (kind is Late)
+    end = time.monotonic() + 10
+    while not (path.exists() and json.loads(path.read_text())["steps"].get("figures") == num_written):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    resumed = kind()  # the first one is never closed
+    running, _ = started(resumed, tmp_path, step=2)
+    log_steps(running, [3, 4, 5])
+    running.close(0)
+    assert resumed.steps == expected
+    assert json.loads(path.read_text())["steps"] == {"figures": 5}
 
 
 def test_a_tracker_that_discards_later_steps_receives_them_again(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class TensorBoardTracker:
 
     # A file begins with a mark from which step on TensorBoard ignores earlier files; the first file needs one too.
     discards_later_steps: ClassVar[bool] = True
+    writes_steps_late: ClassVar[bool] = False
 
     def open(self, run: TrackedRun) -> str:
         root = run.folder / FOLDER

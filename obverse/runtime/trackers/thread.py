@@ -42,9 +42,9 @@ class TrackerThread:
     The first exception of the tracker, and more than MAX_WAITING waiting events, turn it off: later events are dropped.
     `remarks` then has one sentence about it.
 
-    The last step that was delivered of every kind is stored in `trackers/NAME.json` in the run folder. A resumed run
-    repeats the steps since its checkpoint; events up to the stored steps are dropped, unless the tracker discards them
-    itself.
+    The last step that the tracker has written of every kind is stored in `trackers/NAME.json` in the run folder. A
+    resumed run repeats the steps since its checkpoint; events up to the stored steps are dropped, unless the tracker
+    discards them itself.
     """
 
     def __init__(self, name: str, tracker: Tracker, run: TrackedRun) -> None:
@@ -98,8 +98,10 @@ class TrackerThread:
             record = self._read_record()
             self.run = replace(self.run, name=str(record.get("name", self.run.name)))
             self.remarks.append(f"{self.name}: {flat(tracker.open(self.run))}")
-            self._deliver_all(tracker, {} if tracker.discards_later_steps else steps_in(record))
+            logged = {} if tracker.discards_later_steps else steps_in(record)
+            self._deliver_all(tracker, logged)
             tracker.close(self._exit_code or 0)
+            self._store(logged)
         except Exception as error:  # noqa: BLE001 - whatever a library raises, the run goes on
             self._fail(error)
             with suppress(Exception):  # write what the tracker has buffered
@@ -110,16 +112,19 @@ class TrackerThread:
             self._turn_off(error_text(error))
 
     def _deliver_all(self, tracker: Tracker, logged: Steps) -> None:
-        """Deliver events until the run ends or the tracker is off; `logged` has the last step of every kind."""
+        """Deliver events until the run ends or the tracker is off; `logged` is updated, the last step of every kind."""
+        written, newest = dict(logged), max(logged.values(), default=-1)
         while (events := self._next_events()) is not None:
             for event in events:
                 if self.is_off:
                     return
                 if event.step <= logged.get(event.kind, -1):
                     continue
+                if event.step > newest:
+                    written, newest = dict(logged), event.step
                 event.deliver(tracker)
                 logged[event.kind] = event.step
-            self._store(logged)
+            self._store(written if tracker.writes_steps_late else logged)
 
     def _next_events(self) -> list[Event] | None:
         """Wait for events; all that wait, or None once the run has ended or the tracker is off."""

@@ -58,6 +58,8 @@ class Tracker(Protocol):
 
     # Whether `open` discards what was logged after `TrackedRun.step`; if not, repeated steps are not logged again.
     discards_later_steps: ClassVar[bool]
+    # Whether a step is written only when a later one is logged, or at the end: a kill loses it.
+    writes_steps_late: ClassVar[bool]
 
     def open(self, run: TrackedRun) -> str:
         """Begin the run, or continue the one with this id; returns where its figures can be seen, one sentence."""

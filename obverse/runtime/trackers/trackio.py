@@ -21,6 +21,7 @@ class TrackioTracker:
     """Logs to trackio. Its dashboard draws the figures over steps, or over `num_tokens`."""
 
     discards_later_steps: ClassVar[bool] = False
+    writes_steps_late: ClassVar[bool] = False
 
     def open(self, run: TrackedRun) -> str:
         project = run.project or DEFAULT_PROJECT

@@ -16,7 +16,7 @@ from obverse.runtime.trackers.tracker import COLUMNS, DEFAULT_PROJECT, Completio
 SETTINGS = {
     "init_timeout": 30.0,  # seconds to wait for the server at the start
     "finish_timeout": 30.0,  # seconds to wait for uploads at the end of a run; `wandb sync` uploads the rest later
-    "x_transaction_log_flush_interval": 1.0,  # seconds between writes to the file, of which a kill loses the last ones
+    "x_transaction_log_flush_interval": 0.2,  # seconds between writes to the file, of which a kill loses the last ones
 }
 
 
@@ -24,6 +24,7 @@ class WandbTracker:
     """Logs to wandb. Figures are drawn over `num_tokens` by default, and over `Step` where that is chosen."""
 
     discards_later_steps: ClassVar[bool] = False
+    writes_steps_late: ClassVar[bool] = True
 
     @staticmethod
     def check() -> None:
