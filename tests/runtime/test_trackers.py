@@ -207,6 +207,18 @@ def test_a_missing_library_is_refused_with_its_extra() -> None:
     assert trackers.chosen(("jsonl",)) == trackers.chosen(()) == ()
 
 
+def test_a_library_that_cannot_be_asked_for_its_account_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        @staticmethod
+        def check() -> None:
+            raise TypeError("login() got an unexpected keyword argument")
+
+    monkeypatch.setattr(trackers, "is_installed", lambda name: True)
+    monkeypatch.setattr(trackers, "tracker_class", lambda name: Old)
+    with pytest.raises(ConfigError, match=r"unexpected.*obverse\[wandb\]"):
+        trackers.check(("wandb",))
+
+
 def test_a_library_that_cannot_be_imported_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(name: str) -> type:
         raise ImportError("undefined symbol")

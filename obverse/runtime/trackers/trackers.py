@@ -119,7 +119,18 @@ def check(report_to: Sequence[str]) -> None:
         if not is_installed(name):
             raise ConfigError(f"--report_to {name}: {name} is not installed: pip install 'obverse[{name}]'")
         if name == "wandb":
-            tracker_class(name).check()
+            check_account(name)
+
+
+def check_account(name: str) -> None:
+    """Raise ConfigError if a tracker lacks an account, or its library cannot be used at all."""
+    try:
+        tracker_class(name).check()
+    except ConfigError:
+        raise
+    except Exception as error:
+        text = error_text(error)
+        raise ConfigError(f"--report_to {name}: {text}: pip install --upgrade 'obverse[{name}]'") from error
 
 
 def tracker_class(name: str) -> Any:

@@ -52,7 +52,7 @@ class WandbTracker:
         self.run.define_metric("*", step_metric="num_tokens")
         if self.run.offline:
             return f"offline, upload it by: wandb sync {self.run.settings.sync_dir}"
-        return str(self.run.url)
+        return str(self.run.url or f"nothing is written (WANDB_MODE={self.run.settings.mode})")
 
     def log_figures(self, step: int, num_tokens: int, figures: Mapping[str, float]) -> None:
         self.run.log({**figures, "num_tokens": num_tokens}, step=step)
