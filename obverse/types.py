@@ -67,13 +67,14 @@ class GradeResult:
     """The grade of a response: correct, incorrect, or not graded because the grader failed.
 
     `correct` is None if the grader failed; `reason` is the error, or why an answer is incorrect. `reward` is what
-    training uses.
+    training uses. `components` has the reward of each verifier by name, before its weight, if several were combined.
     """
 
     correct: bool | None
     reward: float
     reason: str = ""
     formatted: bool = True  # the response has an answer where the grader expects one
+    components: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @classmethod
     def passed(cls) -> GradeResult:
@@ -226,6 +227,7 @@ def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
             "reward": sample.reward,
             "correct": sample.grade.correct,
             "reason": sample.grade.reason,
+            **({"rewards": dict(sample.grade.components)} if sample.grade.components else {}),
             "finish": sample.finish,
             "weights": sample.weights,
             "num_hint": sample.sources.count(Source.HINT),

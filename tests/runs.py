@@ -53,7 +53,7 @@ def fingerprint(folder: Path, step: int) -> dict[str, str]:
 
 def figures(folder: Path) -> list[dict[str, float]]:
     """The metrics rows without what a clock measured."""
-    clocked = ("time/", "step_time", "tokens_per_second")
+    clocked = ("time/", "step_time", "tokens_per_second", "memory/")
     return [
         {name: value for name, value in row.items() if not name.startswith(clocked)}
         for row in RunFolder(folder).metrics()

@@ -72,6 +72,14 @@ CURVES = (
         percent=True,
     ),
     Curve(
+        "kl",
+        "KL to the initial model",
+        "nats per token",
+        {"kl": ""},
+        "The mean KL divergence of the policy from the initial model per token of its rollouts (k3), whether or not "
+        "the loss has it. It grows as the policy leaves the initial model; without an initial model there is no curve.",
+    ),
+    Curve(
         "entropy",
         "Entropy",
         "nats",
@@ -99,16 +107,26 @@ CURVES = (
         "completions",
         "Form of completions",
         "share of rollouts",
-        {"completions/formatted": "has an answer", "completions/clipped_ratio": "cut off"},
-        "The share of rollouts with an answer in the form that the verifier expects, and the share that the length "
-        "limit cut off. A completion that is cut off cannot be correct: if many are, raise max_completion_length.",
+        {
+            "completions/formatted": "has an answer",
+            "completions/clipped_ratio": "cut off",
+            "completions/repetition": "repeated",
+        },
+        "The share of rollouts with an answer in the form that the verifier expects, the share that the length limit "
+        "cut off, and the share of runs of four tokens that occurred before in the same completion. A completion that "
+        "is cut off cannot be correct: if many are, raise max_completion_length.",
         percent=True,
     ),
     Curve(
         "length",
         "Length of completions",
         "tokens",
-        {"completions/mean_length": "mean", "completions/max_length": "longest"},
+        {
+            "completions/mean_length": "mean",
+            "completions/mean_length_correct": "correct",
+            "completions/mean_length_incorrect": "incorrect",
+            "completions/max_length": "longest",
+        },
         "In tokens, rollouts only.",
     ),
     Curve(
@@ -140,8 +158,13 @@ CURVES = (
         "speed",
         "Speed",
         "tokens per second",
-        {"tokens_per_second": ""},
-        "Generated plus trained tokens per second of a step.",
+        {
+            "tokens_per_second": "step",
+            "tokens_per_second/sample": "sampling",
+            "tokens_per_second/train": "training",
+        },
+        "Generated plus trained tokens per second of a step, generated ones per second of sampling, and trained ones "
+        "per second of training.",
     ),
 )
 GATE = {

@@ -43,17 +43,27 @@ def with_weights(spec: str | None, weights: Sequence[float]) -> str | None:
     return ",".join(f"{name}*{weight!r}" for name, weight in zip(names, weights, strict=True))
 
 
-def combine_grades(grades: Sequence[GradeResult], weights: Sequence[float]) -> GradeResult:
-    """Return the grade of the weighted combination."""
+def component_names(specs: Sequence[str]) -> list[str]:
+    """Short names of verifiers for figures: a function's own name, or the whole specification where two are equal.
+
+    Example:
+        component_names(["math", "my.py:style"]) == ["math", "style"]
+    """
+    names = [spec.rpartition(":")[2] for spec in specs]
+    return [name if names.count(name) == 1 else spec for name, spec in zip(names, specs, strict=True)]
+
+
+def combine_grades(grades: Sequence[GradeResult], weights: Sequence[float], names: Sequence[str]) -> GradeResult:
+    """Return the grade of the weighted combination, with the reward of each applicable verifier by its name."""
     applicable = [(grade, weight) for grade, weight in zip(grades, weights, strict=True) if grade != NOT_APPLICABLE]
     if failures := [grade for grade, _ in applicable if grade.correct is None]:
         return failures[0]
     if not applicable:
         return NOT_APPLICABLE
     first = applicable[0][0]
-    return GradeResult(
-        first.correct, sum(grade.reward * weight for grade, weight in applicable), first.reason, first.formatted
-    )
+    reward = sum(grade.reward * weight for grade, weight in applicable)
+    components = {name: grade.reward for name, grade in zip(names, grades, strict=True) if grade != NOT_APPLICABLE}
+    return GradeResult(first.correct, reward, first.reason, first.formatted, components)
 
 
 def _weight(text: str, spec: str) -> float:

@@ -17,7 +17,7 @@ from obverse.errors import ConfigError, GraderError
 from obverse.rewards import choice, countdown, exact, knights, math, numeric, reference_check, worker_pool
 from obverse.rewards.algebra_requests import TOO_HARD, WORKER
 from obverse.rewards.answer_extraction import final_answer
-from obverse.rewards.composite import combine_grades, parse_verifiers
+from obverse.rewards.composite import combine_grades, component_names, parse_verifiers
 from obverse.rewards.python_file import SECONDS, Verifier, from_file
 from obverse.types import GradeResult, Problem
 
@@ -55,7 +55,8 @@ def get_verifier(spec: str, seconds: float = SECONDS) -> Verifier:
         return _single_verifier(parts[0][0], seconds)
     verifiers = [_single_verifier(name, seconds) for name, _ in parts]
     weights = [weight for _, weight in parts]
-    return lambda problem, text: combine_grades([verify(problem, text) for verify in verifiers], weights)
+    names = component_names([name for name, _ in parts])
+    return lambda problem, text: combine_grades([verify(problem, text) for verify in verifiers], weights, names)
 
 
 def grade_completion(problem: Problem, text: str, seconds: float = SECONDS) -> GradeResult | None:

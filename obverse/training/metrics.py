@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from obverse.distributed.process_group import ProcessGroup
+from obverse.estimator.columns import MissingColumn
 from obverse.estimator.formula import Term
 from obverse.estimator.parts.interfaces import PairedAdvantage
 from obverse.estimator.tables import LOG_RATIO_LIMIT, PartInputs
@@ -21,6 +24,7 @@ from obverse.training.train_inference_kl import kl_per_token
 from obverse.types import Group, Sample, Source
 
 Row = dict[str, float]
+REPEATED = 4  # tokens of an n-gram whose repetition is counted
 
 
 def rollout_metrics(groups: Sequence[Group], selected: Sequence[Sequence[Sample]]) -> Row:
@@ -40,14 +44,7 @@ def rollout_metrics(groups: Sequence[Group], selected: Sequence[Sequence[Sample]
         row["problems/pairs"] = share(_has_source(samples, Source.CHOSEN) for samples in selected)
     row["problems/none"] = share(not samples for samples in selected)
     if rollouts:
-        lengths = [len(sample.ids) for sample in rollouts]
-        row |= {
-            "completions/mean_length": fmean(lengths),
-            "completions/max_length": max(lengths),
-            "completions/clipped_ratio": share(sample.finish == "length" for sample in rollouts),
-            "completions/formatted": share(sample.grade.formatted for sample in rollouts),
-            "completions/ungraded": share(sample.grade.correct is None for sample in rollouts),
-        }
+        row |= completion_metrics(rollouts)
     if graded:
         rewards = [[sample.reward for sample in group.of("rollout", "hinted")] for group in groups]
         row |= {
@@ -55,8 +52,50 @@ def rollout_metrics(groups: Sequence[Group], selected: Sequence[Sequence[Sample]
             "reward_std": fmean(pstdev(group_rewards) for group_rewards in rewards if group_rewards),
             "accuracy": share(sample.correct for sample in graded),
             "frac_reward_zero_std": share(len(set(group_rewards)) == 1 for group_rewards in rewards if group_rewards),
+            **component_metrics(graded),
         }
     return row
+
+
+def component_metrics(graded: Sequence[Sample]) -> Row:
+    """`rewards/NAME/mean` and `/std` of each verifier, before its weight, if the reward is a sum of several."""
+    row: Row = {}
+    for name in dict.fromkeys(name for sample in graded for name in sample.grade.components):
+        rewards = [sample.grade.components[name] for sample in graded if name in sample.grade.components]
+        row |= {f"rewards/{name}/mean": fmean(rewards), f"rewards/{name}/std": pstdev(rewards)}
+    return row
+
+
+def completion_metrics(rollouts: Sequence[Sample]) -> Row:
+    """Lengths in tokens, with TRL's names where it has the figure, and what shows degenerate text.
+
+    `mean_terminated_length`: of completions that ended before the limit; `mean_length_correct` and `_incorrect`: of
+    graded ones; `repetition`: the fraction of a completion's n-grams of REPEATED tokens that occurred before in it.
+    """
+    lengths = [len(sample.ids) for sample in rollouts]
+    groups = {
+        "mean_terminated_length": [len(sample.ids) for sample in rollouts if sample.finish != "length"],
+        "mean_length_correct": [len(sample.ids) for sample in rollouts if sample.grade.correct],
+        "mean_length_incorrect": [len(sample.ids) for sample in rollouts if sample.grade.correct is False],
+    }
+    return {
+        "completions/mean_length": fmean(lengths),
+        "completions/min_length": min(lengths),
+        "completions/max_length": max(lengths),
+        "completions/clipped_ratio": share(sample.finish == "length" for sample in rollouts),
+        "completions/formatted": share(sample.grade.formatted for sample in rollouts),
+        "completions/ungraded": share(sample.grade.correct is None for sample in rollouts),
+        "completions/repetition": fmean(repetition(sample.ids) for sample in rollouts),
+        **{f"completions/{name}": fmean(values) for name, values in groups.items() if values},
+    }
+
+
+def repetition(ids: Sequence[int]) -> float:
+    """The fraction of n-grams of REPEATED tokens that occurred before in `ids`; 0 for fewer tokens."""
+    num_grams = len(ids) - REPEATED + 1
+    if num_grams < 1:
+        return 0.0
+    return 1 - len(set(zip(*(ids[start:] for start in range(REPEATED)), strict=False))) / num_grams
 
 
 def _has_source(samples: Sequence[Sample], source: Source) -> bool:
@@ -109,6 +148,8 @@ class UpdateMetrics:
     log_ratio: float = 0.0  # |log pi_theta - log pi_sampler| of rollout tokens
     mismatch: float = 0.0  # KL(sampler || trainer) of rollout tokens, before the first optimizer step on them
     num_compared: int = 0  # tokens in `mismatch`
+    anchor_kl: float = 0.0  # KL(policy || anchor) of rollout tokens, estimated by k3
+    num_anchored: int = 0  # tokens in `anchor_kl`
     num_masked: float = 0.0
     num_tokens: int = 0
     num_demonstration: int = 0
@@ -133,6 +174,10 @@ class UpdateMetrics:
         self.num_tokens += len(tokens)
         self.num_demonstration += int(is_demonstration.sum())
         self.num_rollout += int(is_rollout.sum())
+        if not isinstance(tokens.anchor, MissingColumn):
+            log_ratio = (tokens.anchor - policy.logp)[is_rollout].detach()
+            self.anchor_kl += float((log_ratio.expm1() - log_ratio).sum())
+            self.num_anchored += len(log_ratio)
 
     def add_mismatch(self, inputs: PartInputs, logp: Tensor) -> None:
         """Compare sampler and trainer: `logp` [T] has the trainer's log-probs under the sampling parameters."""
@@ -169,6 +214,8 @@ class UpdateMetrics:
             row["nll"] = -self.demonstration_logp / self.num_demonstration
         if self.num_rollout:
             row["sampler_gap"] = self.log_ratio / self.num_rollout
+        if self.num_anchored:
+            row["kl"] = self.anchor_kl / self.num_anchored
         if self.num_compared:
             row["mismatch_kl"] = self.mismatch / self.num_compared
             row["mismatch_ratio"] = math.exp(min(self.max_log_ratio, LOG_RATIO_LIMIT))
@@ -192,8 +239,20 @@ class PhaseTimer:
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
-    def row(self, num_tokens: int) -> Row:
-        """`time/<phase>`, their sum as `step_time`, and generated plus trained tokens per second."""
+    def row(self, num_generated: int, num_trained: int) -> Row:
+        """`time/<phase>`, their sum as `step_time`, and generated plus trained tokens per second, also by phase."""
         total = sum(self.seconds.values())
-        figures = {f"time/{phase}": value for phase, value in self.seconds.items()}
-        return figures | {"step_time": total, "tokens_per_second": num_tokens / total if total else 0.0}
+        row = {f"time/{phase}": value for phase, value in self.seconds.items()}
+        row |= {"step_time": total, "tokens_per_second": (num_generated + num_trained) / total if total else 0.0}
+        for phase, number in (("sample", num_generated), ("train", num_trained)):
+            if number and self.seconds.get(phase):
+                row[f"tokens_per_second/{phase}"] = number / self.seconds[phase]
+        return row
+
+
+def peak_memory(device: torch.device) -> Row:
+    """`memory/peak_gb`: of a CUDA device since the start, otherwise the resident memory of this process; GB are 1e9."""
+    if device.type == "cuda":
+        return {"memory/peak_gb": torch.cuda.max_memory_allocated(device) / 1e9}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"memory/peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
