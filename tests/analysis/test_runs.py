@@ -43,6 +43,7 @@ def test_a_run_is_its_initial_model_and_its_checkpoints(run: Path) -> None:
     assert with_run_options(GradientsConfig(model="embedded")).max_completion_length == 96
 
 
+@pytest.mark.slow
 def test_the_parts_over_training(run: Path) -> None:
     result = gradients(GradientsConfig(model=str(run), num_batches=2, num_problems=6, num_generations=2))
     assert [stage.name for stage in result.stages] == ["step 0", "step 1", "step 2"]

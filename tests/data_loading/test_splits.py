@@ -91,7 +91,7 @@ def test_every_task_refuses_what_it_does_not_have(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_splits_never_overlap(task):
-    train = [p for seed in (1, 2) for p in task.generate("train", 1_500, seed)]
+    train = [p for seed in (1, 2) for p in task.generate("train", 700, seed)]
     heldout = [p for seed in (1, 2) for p in task.generate("heldout", 240, seed)]
     ood = task.generate("ood", 100, 1)
     assert not {form(p) for p in train} & {form(p) for p in heldout}

@@ -28,6 +28,8 @@ REQUESTS = [
     for number, prompt in enumerate(PROMPTS)
 ]
 
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mamba2", "deepseek_v32", "zamba2")]
+
 
 def random_model(kind: str) -> Any:
     """A tiny model of a type that keeps states, whose logits are spread."""
@@ -66,7 +68,7 @@ def test_every_path_samples_the_same(tiny_dir: Path, path: DecodePath) -> None:
         assert_equal(with_path(model, path, max_rows).sample(REQUESTS, params), fastest)
 
 
-@pytest.mark.parametrize("kind", ["lfm2", "mamba2", "falcon_h1", "qwen3_next", "deepseek_v32", "zamba2"])
+@pytest.mark.parametrize("kind", ["lfm2", "falcon_h1", "qwen3_next", *SLOW_KINDS])
 def test_rows_with_states_come_and_go_and_stay_the_same(kind: str) -> None:
     model = random_model(kind)
     params = stopping(model)

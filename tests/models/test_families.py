@@ -67,7 +67,13 @@ def test_gradients_with_checkpointing_are_those_without(kind: str, tmp_path: Pat
     assert all(torch.equal(repeated[name], gradient) for name, gradient in plain.items())
 
 
-@pytest.mark.parametrize("options", [{}, {"use_peft": True}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_peft": True},
+        *(pytest.param(options, marks=pytest.mark.slow) for options in ({}, {"gradient_checkpointing": True})),
+    ],
+)
 def test_the_memory_of_training_is_planned(options: dict[str, Any], tmp_path: Path) -> None:
     """Experts and recurrent layers run with fake tensors; adapters are on the layers that get them in a run."""
     folder = save_tiny("jamba", tmp_path / "jamba")

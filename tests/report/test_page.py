@@ -181,6 +181,7 @@ def test_a_comparison_never_mixes_last_and_best(pages: dict[str, Parsed]) -> Non
     assert seeds[0][2:4] == ["54.2% (54.1% to 54.2%)", "13.5% (13.0% to 14.0%)"]
 
 
+@pytest.mark.slow
 def test_the_page_has_a_bounded_size(tmp_path: Path) -> None:
     """A run of 300 steps with 16 MB of long completions; what is left out is said."""
     folder = write_run(tmp_path / "long", num_steps=300, num_problems=4, text="7+5=12; " * 400, evals=range(0, 301, 20))

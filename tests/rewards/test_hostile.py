@@ -66,6 +66,7 @@ def test_from_threads_and_from_asyncio() -> None:
         check(grade, expected)
 
 
+@pytest.mark.slow
 def test_in_two_processes_at_once(tmp_path: Path) -> None:
     rows = [{"prediction": text, "answer": problem.answer} for problem, text, _ in CASES[1::4]]
     file = tmp_path / "rows.jsonl"
