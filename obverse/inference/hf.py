@@ -23,7 +23,7 @@ class HFSampler:
 
     At most `max_rows` completions are decoded at once; memory grows with rows x length. `decode` turns ids into text,
     for stop strings; `mixed` computes matrix products in bfloat16; `scope` activates an adapter (`Policy.scope`).
-    Raises ConfigError for a model whose decoding differs from plain forward passes in every way (`decode_path`).
+    Raises ConfigError for a model that no decoding path samples as plain forward passes would (`decode_path`).
     """
 
     def __init__(

@@ -89,9 +89,10 @@ def test_every_task_refuses_what_it_does_not_have(task):
         task.generate("ood", 10, 0, (low, high))
 
 
+@pytest.mark.parametrize("num_train", [700, pytest.param(1_500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("task", TASKS)
-def test_splits_never_overlap(task):
-    train = [p for seed in (1, 2) for p in task.generate("train", 700, seed)]
+def test_splits_never_overlap(task, num_train):
+    train = [p for seed in (1, 2) for p in task.generate("train", num_train, seed)]
     heldout = [p for seed in (1, 2) for p in task.generate("heldout", 240, seed)]
     ood = task.generate("ood", 100, 1)
     assert not {form(p) for p in train} & {form(p) for p in heldout}

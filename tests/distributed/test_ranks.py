@@ -75,7 +75,7 @@ def difference(first: Path, second: Path) -> float:
 @pytest.mark.parametrize(
     ("method", "split", "num_steps"),
     [
-        ("sft", [3, 5], 4),
+        ("sft", [3, 5], 8),
         ("hpt", [4, 4], 4),
         ("ppo", [3, 5], 3),
         pytest.param("sft", [3, 5], NUM_STEPS, marks=pytest.mark.slow),
