@@ -12,7 +12,7 @@ import torch
 
 from obverse.errors import ConfigError
 from obverse.inference.decode_paths import PATHS, DecodePath
-from obverse.inference.partial import PartialCompletion
+from obverse.inference.partial import PartialCompletion, SamplingCall
 from obverse.inference.types import SamplingParams, SamplingRequest
 from obverse.models.conformance import (
     architecture_key,
@@ -96,7 +96,7 @@ def _fault(copy: Any, path: DecodePath, requests: list[SamplingRequest], params:
 
 
 def _largest_gap(copy: Any, path: DecodePath, requests: list[SamplingRequest], params: SamplingParams) -> float:
-    completions = path.generate(copy, MAX_ROWS, requests, params)
+    completions = path.generate(SamplingCall(copy, MAX_ROWS, requests, params))
     return max(_sampled_gap(copy, requests[item.request].prompt, item) for item in completions)
 
 

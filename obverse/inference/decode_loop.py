@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from obverse.inference.distribution import uniform_numbers
-from obverse.inference.partial import PartialCompletion, partial_completions, sample_next
+from obverse.inference.partial import PartialCompletion, SamplingCall, partial_completions, sample_next
 from obverse.inference.slot_cache import SlotCache
 from obverse.inference.stops import Stops
 from obverse.inference.types import SamplingParams, SamplingRequest
@@ -25,32 +25,24 @@ MAX_FREE_SHARE = 0.1
 MIN_VACANT_SHARE = 0.1
 
 
-def generate(
-    model: Any,
-    pads: bool,
-    max_rows: int,
-    requests: Sequence[SamplingRequest],
-    params: SamplingParams,
-    decode: Callable[[Sequence[int]], str] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[PartialCompletion]:
-    """Sample the completions of `requests`, at most `max_rows` at once; returned in the order of requests and seeds.
+def generate(call: SamplingCall, pads: bool) -> list[PartialCompletion]:
+    """Sample the completions of a call; returned in the order of its requests and seeds.
 
     With `pads`, prompts of unequal lengths are computed together, padded on the left; without, those of one length are.
     """
+    requests, params, max_rows = call.requests, call.params, call.max_rows
     completions = partial_completions(requests)
     # prompts of similar length are computed together, with little padding
     waiting = deque(sorted(completions, key=lambda item: (len(requests[item.request].prompt), item.request)))
-    batch = _DecodeBatch(model, pads, max_rows, params)
-    stops, num_tokens, started = Stops(params, decode), 0, time.monotonic()
+    batch = _DecodeBatch(call.model, pads, max_rows, params)
+    stops, num_tokens, started = Stops(params, call.decode), 0, time.monotonic()
     while waiting or batch.active:
         if len(batch.active) <= (1 - MIN_VACANT_SHARE) * max_rows:
             num_new = min(max_rows - len(batch.active), len(waiting))
             batch.add([waiting.popleft() for _ in range(num_new)], requests)
         num_tokens += len(batch.active)
         batch.sample(stops)
-        if progress:
-            progress(len(completions) - len(waiting) - len(batch.active))
+        call.report(len(completions) - len(waiting) - len(batch.active))
         if stops.is_over_budget(num_tokens, time.monotonic() - started):
             break
         if batch.active:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from obverse.inference import decode_loop, native_decode
-from obverse.inference.partial import PartialCompletion
+from obverse.inference.partial import PartialCompletion, SamplingCall
 from obverse.inference.slot_cache import can_keep
 from obverse.inference.time_steps import limited_time_steps
-from obverse.inference.types import SamplingParams, SamplingRequest
 
 
 @dataclass(frozen=True)
@@ -32,22 +30,12 @@ class DecodePath:
         """Whether the path can be tried."""
         return not self.slots or can_keep(model)
 
-    def generate(
-        self,
-        model: Any,
-        max_rows: int,
-        requests: Sequence[SamplingRequest],
-        params: SamplingParams,
-        decode: Callable[[Sequence[int]], str] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[PartialCompletion]:
-        """Sample the completions of `requests`, in the order of requests and seeds, at most `max_rows` at once."""
-        with limited_time_steps(model):
+    def generate(self, call: SamplingCall) -> list[PartialCompletion]:
+        """Sample the completions of a call, in the order of its requests and seeds."""
+        with limited_time_steps(call.model):
             if self.slots:
-                return decode_loop.generate(model, self.pads, max_rows, requests, params, decode, progress)
-            return native_decode.generate(
-                model, self.selects, self.cached, max_rows, requests, params, decode, progress
-            )
+                return decode_loop.generate(call, self.pads)
+            return native_decode.generate(call, self.selects, self.cached)
 
 
 PATHS = (

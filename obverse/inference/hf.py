@@ -11,6 +11,7 @@ import torch
 
 from obverse.errors import ConfigError
 from obverse.inference.conformance import decode_path
+from obverse.inference.partial import SamplingCall
 from obverse.inference.types import Completion, SamplingParams, SamplingRequest
 from obverse.models.conformance import model_type
 from obverse.models.position_limits import can_read, num_positions
@@ -99,11 +100,11 @@ class HFSampler:
     def _sample(
         self, requests: Sequence[SamplingRequest], params: SamplingParams, progress: Callable[[int], None] | None
     ) -> list[list[Completion]]:
-        completions = self.path.generate(self.model, self.max_rows, requests, params, self.decode, progress)
+        call = SamplingCall(self.model, self.max_rows, requests, params, self.decode, progress)
+        completions = self.path.generate(call)
         results: list[list[Completion]] = [[] for _ in requests]
         for item in completions:
             finish: Finish = "stop" if item.stopped else "length"
             results[item.request].append(Completion(item.ids, item.behavior, finish, self.step))
-        if progress:
-            progress(len(completions))
+        call.report(len(completions))
         return results

@@ -1,4 +1,4 @@
-"""The decoding loop over a model's own cache, for models whose cache no slot cache can keep.
+"""The decoding loop over a model's own cache, for models whose layers keep what a slot cache has no buffers for.
 
 Completions of prompts of one length are decoded together, without padding: each prompt is computed once, its row of
 the cache is repeated for its completions, and the rows of completions that have ended are dropped.
@@ -7,7 +7,7 @@ the cache is repeated for its completions, and the rows of completions that have
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from obverse.inference.distribution import uniform_numbers
-from obverse.inference.partial import PartialCompletion, partial_completions, sample_next
+from obverse.inference.partial import PartialCompletion, SamplingCall, partial_completions, sample_next
 from obverse.inference.stops import Stops
 from obverse.inference.types import SamplingParams, SamplingRequest
 from obverse.models.cache_layers import accepts
@@ -63,30 +63,21 @@ class NativeCache:
             self.read = self.read[torch.tensor(rows)]
 
 
-def generate(
-    model: Any,
-    selects: bool,
-    cached: bool,
-    max_rows: int,
-    requests: Sequence[SamplingRequest],
-    params: SamplingParams,
-    decode: Callable[[Sequence[int]], str] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[PartialCompletion]:
-    """Sample the completions of `requests`, at most `max_rows` at once; returned in the order of requests and seeds.
+def generate(call: SamplingCall, selects: bool, cached: bool) -> list[PartialCompletion]:
+    """Sample the completions of a call; returned in the order of its requests and seeds.
 
     Without `selects`, completions are decoded one by one. `cached` is that of NativeCache.
     """
+    requests, params = call.requests, call.params
     completions = partial_completions(requests)
-    stops, num_tokens, num_done, started = Stops(params, decode), 0, 0, time.monotonic()
-    for members in _cohorts(completions, requests, max_rows if selects else 1):
-        cohort = _Cohort(NativeCache(model, cached), members, requests, params)
+    stops, num_tokens, num_done, started = Stops(params, call.decode), 0, 0, time.monotonic()
+    for members in _cohorts(completions, requests, call.max_rows if selects else 1):
+        cohort = _Cohort(NativeCache(call.model, cached), members, requests, params)
         while cohort.active:
             num_active = len(cohort.active)
             cohort.sample(stops)
             num_tokens, num_done = num_tokens + num_active, num_done + num_active - len(cohort.active)
-            if progress:
-                progress(num_done)
+            call.report(num_done)
             if stops.is_over_budget(num_tokens, time.monotonic() - started):
                 return completions
             if cohort.active:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,27 @@ class PartialCompletion:
     ids: list[int] = field(default_factory=list)
     behavior: list[float] = field(default_factory=list)
     stopped: bool = False
+
+
+@dataclass(frozen=True)
+class SamplingCall:
+    """What a decoding loop gets: the model, the requests, and the options of `HFSampler`.
+
+    At most `max_rows` completions are decoded at once. `decode` turns ids into text, for stop strings; `progress`
+    receives the number of finished completions.
+    """
+
+    model: Any
+    max_rows: int
+    requests: Sequence[SamplingRequest]
+    params: SamplingParams
+    decode: Callable[[Sequence[int]], str] | None = None
+    progress: Callable[[int], None] | None = None
+
+    def report(self, num_finished: int) -> None:
+        """Report the number of finished completions, if anything receives it."""
+        if self.progress is not None:
+            self.progress(num_finished)
 
 
 def partial_completions(requests: Sequence[SamplingRequest]) -> list[PartialCompletion]:

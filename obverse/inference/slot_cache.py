@@ -129,6 +129,6 @@ def can_keep(model: Any) -> bool:
     """Whether a slot cache has layers for all that a model's cache keeps."""
     try:
         layers = native_layers(model)
-    except AttributeError:  # a configuration without a number of layers (BLT, whose parts have one each)
+    except (AttributeError, KeyError):  # no number of layers (BLT, whose parts have one each), or an unknown kind
         return False
     return all(type(layer) in SLOT_LAYERS for layer in layers)

@@ -161,8 +161,11 @@ class UpdateMetrics:
     num_valued: int = 0
     max_log_ratio: float = 0.0  # the largest log-ratio of trainer to sampler among the tokens in `mismatch`
 
-    def add_tokens(self, loss: Tensor, inputs: PartInputs, masked: Tensor) -> None:
-        """Add a micro batch: its loss, the policy's numbers for it, and the tokens that the mask excludes, [T]."""
+    def add_tokens(self, loss: Tensor, inputs: PartInputs, masked: Tensor, samples_policy: bool = True) -> None:
+        """Add a micro batch: its loss, the policy's numbers for it, and the tokens that the mask excludes, [T].
+
+        Without `samples_policy` another model wrote the rollouts, which then do not estimate the KL of the policy.
+        """
         tokens, policy = inputs.tokens, inputs.policy
         is_demonstration = tokens.source == int(Source.DEMONSTRATION)
         is_rollout = tokens.source == int(Source.ROLLOUT)
@@ -174,7 +177,7 @@ class UpdateMetrics:
         self.num_tokens += len(tokens)
         self.num_demonstration += int(is_demonstration.sum())
         self.num_rollout += int(is_rollout.sum())
-        if not isinstance(tokens.anchor, MissingColumn):
+        if samples_policy and not isinstance(tokens.anchor, MissingColumn):
             log_ratio = (tokens.anchor - policy.logp)[is_rollout].detach()
             self.anchor_kl += float((log_ratio.expm1() - log_ratio).sum())
             self.num_anchored += len(log_ratio)

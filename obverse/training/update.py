@@ -102,7 +102,7 @@ class BackwardPass:
     def _measure(self, inputs: PartInputs, value: Tensor, micro: Micro, number: int) -> None:
         """Add a micro batch to the metrics and to the observations of the method's memory."""
         method = self.learner.method
-        self.metrics.add_tokens(value, inputs, masked(inputs, method.terms))
+        self.metrics.add_tokens(value, inputs, masked(inputs, method.terms), self.learner.params is not None)
         if self.compares_sampler:
             restricted = self._restricted_logprobs(micro, number)
             if restricted is not None:

@@ -79,6 +79,13 @@ def test_kl_is_k3_from_the_initial_model_on_rollout_tokens() -> None:
     assert metrics.row()["kl"] == pytest.approx(sum(expected) / 2)
 
 
+def test_rollouts_of_another_model_give_no_kl() -> None:
+    metrics = UpdateMetrics()
+    inputs = update_inputs(anchor=torch.tensor([-1.5, -1.0, 5.0]))
+    metrics.add_tokens(torch.tensor(0.0), inputs, torch.zeros(3), samples_policy=False)
+    assert "kl" not in metrics.row()
+
+
 def test_without_an_initial_model_there_is_no_kl() -> None:
     metrics = UpdateMetrics()
     metrics.add_tokens(torch.tensor(0.0), update_inputs(), torch.zeros(3))
