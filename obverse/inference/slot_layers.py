@@ -71,7 +71,7 @@ class SlotStates(LinearAttentionLayer):
         for name, buffer in self.buffers.items():
             kind, _, number = name.partition(".")
             if kind in STATES:
-                getattr(self, kind)[int(number)] = buffer[:num_rows]
+                set_layer_tensor(self, name, buffer[:num_rows])
                 getattr(self, f"is_{kind}_initialized")[int(number)] = True
                 self.has_previous_state[int(number)] = True
                 if kind == "conv_states":
@@ -112,3 +112,12 @@ def layer_tensors(layer: Any) -> dict[str, Tensor]:
         states = getattr(layer, kind, None) or {}
         tensors |= {f"{kind}.{number}": state for number, state in states.items() if state is not None}
     return tensors
+
+
+def set_layer_tensor(layer: Any, name: str, tensor: Tensor) -> None:
+    """Replace a tensor of a transformers layer, by the name that `layer_tensors` gives it."""
+    kind, _, number = name.partition(".")
+    if number:
+        getattr(layer, kind)[int(number)] = tensor
+    else:
+        setattr(layer, name, tensor)

@@ -16,7 +16,7 @@ from obverse.inference.decode_paths import DecodePath
 from obverse.inference.distribution import sample_tokens
 from obverse.inference.native_decode import NativeCache
 from obverse.inference.slot_cache import SPARE, SlotCache
-from obverse.inference.slot_layers import POSITIONS, layer_tensors
+from obverse.inference.slot_layers import POSITIONS, layer_tensors, set_layer_tensor
 from obverse.inference.types import SamplingParams
 from obverse.memory_plan.batch_shapes import DecodingShape, TrainingShape
 from obverse.memory_plan.memory_tracker import MemoryTracker
@@ -132,12 +132,7 @@ def _full(model: Any, work: DecodingShape, width: int) -> Any:
             shape = [work.num_rows, *tensor.shape[1:]]
             if name in POSITIONS:
                 shape[POSITIONS[name]] = width
-            kind, _, number = name.partition(".")
-            empty = tensor.new_empty(shape)
-            if number:
-                getattr(layer, kind)[int(number)] = empty
-            else:
-                setattr(layer, name, empty)
+            set_layer_tensor(layer, name, tensor.new_empty(shape))
     return cache
 
 
