@@ -59,4 +59,4 @@ def show_help(words: Words) -> None:
     listed = "\n".join(f"  {name:<15}{summary}" for name, summary in summaries.items())
     notes = [] if question else [f"Questions:\n{listed}", "Their options: obverse analyze variance --help"]
     summary = (schema.__doc__ or "") if question else COMMANDS["analyze"].summary
-    print_help(usage, summary, schema, notes)
+    print_help(usage, summary, schema, notes, is_full="--help-all" in words)

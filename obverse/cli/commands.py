@@ -20,7 +20,10 @@ def load(target: str) -> Any:
 
 @dataclass(frozen=True)
 class Command:
-    """A command that reads its own words: its module has `run(words) -> int` and `show_help(words) -> None`."""
+    """A command that reads its own words: its module has `run(words) -> int` and `show_help(words) -> None`.
+
+    The words of `show_help` end with --help-all where every option is listed, not only the essential ones.
+    """
 
     usage: str
     summary: str
@@ -53,7 +56,7 @@ class SchemaCommand(Command):
 
     def show_help(self, words: Words) -> None:
         print_help = load("obverse.cli.parser:print_help")
-        print_help(f"obverse {self.usage}", self.summary, load(self.schema), self.notes)
+        print_help(f"obverse {self.usage}", self.summary, load(self.schema), self.notes, is_full="--help-all" in words)
 
 
 COMMANDS: dict[str, Command] = {

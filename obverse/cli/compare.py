@@ -91,4 +91,4 @@ def show_help(words: Words) -> None:
         "A method may have options of its own after commas: hpt,gate=1. Options of training hold for every run. "
         "obverse compare --output_dir FOLDER continues a comparison; so does the same call again."
     ]
-    print_help(f"obverse {command.usage}", command.summary, CompareConfig, notes)
+    print_help(f"obverse {command.usage}", command.summary, CompareConfig, notes, is_full="--help-all" in words)

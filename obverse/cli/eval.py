@@ -118,4 +118,4 @@ def show_help(words: Words) -> None:
         f"Benchmarks: {', '.join(BENCHMARKS)}.",
         "obverse eval --regrade DIR [--verifier NAME] [--k 1,8] grades stored samples again, without a model.",
     ]
-    print_help(f"obverse {command.usage}", command.summary, EvalConfig, notes)
+    print_help(f"obverse {command.usage}", command.summary, EvalConfig, notes, is_full="--help-all" in words)

@@ -26,10 +26,11 @@ obverse: post-training of language models; SFT and RL as one estimator.
   obverse train hpt --dry-run     print the options of a run; without --dry-run it trains
   obverse doctor                  report what this machine has, and what is missing
 
-All commands: obverse --help. All options: obverse train hpt --help."""
+All commands: obverse --help. Options: obverse train hpt --help."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 SINGLE_PROCESS = ("eval", "compare", "analyze", "demo", "report")  # several ranks would write the same files
+HELP_ALL = "--help-all"
 NO_READER = 141  # 128 + SIGPIPE
 
 
@@ -88,8 +89,9 @@ def dispatch(words: list[str]) -> int:
         near = difflib.get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name}: {hint}")
-    if {"--help", "-h"} & set(rest):
-        COMMANDS[name].show_help([word for word in rest if word not in ("--help", "-h")])
+    if {"--help", "-h", HELP_ALL} & set(rest):
+        is_full = [HELP_ALL] if HELP_ALL in rest else []
+        COMMANDS[name].show_help([word for word in rest if word not in ("--help", "-h", HELP_ALL)] + is_full)
         return 0
     if name in SINGLE_PROCESS and read_rank_env().size > 1:
         raise ConfigError(f"{name} runs in one process, and WORLD_SIZE names several: only train is distributed")
@@ -105,7 +107,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "Options of a command: obverse COMMAND --help. Of all: --version, and --debug for tracebacks.",
+            "Options of a command: obverse COMMAND --help, or --help-all for every one. Of all commands: --version,",
+            "and --debug for tracebacks.",
             "Exit codes: 0 done, 1 a bug of obverse, 2 options, 3 data, 4 checkpoint, 5 diverged, 6 storage, 7 in use,",
             "8 another rank failed, 9 verifier, 10 sampling server, 11 hub, 75 stopped before its state was saved,",
             "130 and 143 stopped with a checkpoint.",

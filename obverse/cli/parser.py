@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,14 +110,27 @@ def _is_flag(schema: type[Options], name: str) -> bool:
 
 
 def print_help(
-    usage: str, summary: str, schema: type[Options], notes: Sequence[str], defaults: Mapping[str, str] | None = None
+    usage: str,
+    summary: str,
+    schema: type[Options],
+    notes: Sequence[str],
+    defaults: Mapping[str, str] | None = None,
+    is_full: bool = False,
 ) -> None:
-    """Print a command's options by group, with defaults and units; `defaults` replaces those of the schema."""
+    """Print a command's options by group, with defaults and units; `defaults` replaces those of the schema.
+
+    Unless `is_full`, only the schema's essential options are listed, and a line names the option that lists all.
+    """
     console = Console(highlight=False)
     console.width = min(console.width, HELP_WIDTH) if console.is_terminal else HELP_WIDTH
     console.print(Text(f"usage: {usage}\n\n{summary}"))
-    for group, names in schema.groups().items():
+    groups = schema.groups() if is_full else schema.essential_groups()
+    for group, names in groups.items():
         console.print(_group(group, names, schema, defaults or {}))
+    num_hidden = sum(map(len, schema.groups().values())) - sum(map(len, groups.values()))
+    if num_hidden:
+        command = " ".join(takewhile(str.islower, usage.split()))
+        console.print(Text(f"\n{num_hidden} more options: {command} --help-all", style="bold"))
     for note in notes:
         console.print(Text(f"\n{note}"))
 

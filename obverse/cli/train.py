@@ -12,7 +12,7 @@ from obverse.cli.command import take_flag
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import Scanned, default_text, print_help, scan
 from obverse.config.fields import at_home
-from obverse.config.method_options import train_schema
+from obverse.config.method_options import train_schema, with_essentials
 from obverse.config.resolve import resolve
 from obverse.config.sources import Layer, arguments
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
@@ -117,6 +117,7 @@ def which_method(scanned: Scanned, file: Layer | None = None) -> str:
 
 def show_help(words: Words) -> None:
     """Print the options of a run, and those of a method if one is named."""
+    is_full = take_flag(words, "help_all")
     scanned = scan(words, TrainConfig, BESIDE_SCHEMA)
     method = which_method(scanned) if scanned.positional or "method" in scanned.given else None
     make = find(method) if method else None
@@ -133,4 +134,5 @@ def show_help(words: Words) -> None:
         notes.insert(0, "A method's own options: obverse train hpt --help")
     defaults = {name: f"{default_text(value)} (paper)" for name, value in paper.items()}
     usage = f"obverse train {method or 'METHOD'} [--config FILE.yaml] [options] [--dry-run]"
-    print_help(usage, COMMANDS["train"].summary, train_schema(make) if make else TrainConfig, notes, defaults)
+    schema = with_essentials(train_schema(make), make) if make else TrainConfig
+    print_help(usage, COMMANDS["train"].summary, schema, notes, defaults, is_full)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -47,6 +47,11 @@ class VarianceConfig(Options):
 
 class AnalysisOptions(ModelOptions, SamplingOptions):
     """A model at one or several points of its training, and problems for it."""
+
+    essential: ClassVar[tuple[str, ...]] = (
+        *("dataset", "verifier", "max_completion_length", "num_problems", "num_generations", "output", "methods"),
+        *("initial", "num_batches", "step", "num_completions", "before", "num_tokens", "seed"),
+    )
 
     model: Place = option("model", "a run folder, a transformers directory, a hub name or embedded")
     dataset: Place | None = option("data", "problems; none: the run's, or the embedded task", None)

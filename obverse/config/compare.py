@@ -35,6 +35,10 @@ class CompareConfig(TrainConfig):
             "run_name",
         }
     )
+    essential: ClassVar[tuple[str, ...]] = (
+        *("model", "dataset", "tests", "validation", "verifier", "prompts_per_step", "seeds", "learning_rates"),
+        *("max_completion_length", "num_generations_test", "k", "use_peft", "jobs", "output_dir"),
+    )
     method: Text = "compare"
     methods: Annotated[tuple[Text, ...], BeforeValidator(_words), AfterValidator(_at_home), Field(min_length=1)] = (
         option("method", "methods to compare, separated by spaces; options of one follow commas: NAME,option=value")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import model_validator
 
 from obverse.config.fields import (
@@ -20,6 +22,11 @@ from obverse.config.fields import (
 
 class EvalConfig(ModelOptions, SamplingOptions):
     """How a model is evaluated. The run may set an option that is not given (see `model_fields_set`)."""
+
+    essential: ClassVar[tuple[str, ...]] = (
+        *("dataset", "benchmarks", "num_problems", "verifier", "k", "num_generations", "temperature"),
+        *("max_completion_length", "seed", "output", "paired", "over_seeds"),
+    )
 
     model: Place = option("model", "a run folder, a transformers directory, a hub name or embedded")
     dataset: Place | None = option(

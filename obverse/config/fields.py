@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
@@ -198,6 +198,8 @@ class Options(BaseModel):
         protected_namespaces=(),
         defer_build=True,  # only the command that is run needs its schema
     )
+    # The options that --help and `obverse init` list first; required options are added. Empty: all of them.
+    essential: ClassVar[tuple[str, ...]] = ()
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: Any) -> None:
@@ -222,6 +224,16 @@ class Options(BaseModel):
         """The options that have one of these rules for resumed runs."""
         extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
         return frozenset(name for name, extra in extras.items() if isinstance(extra, dict) and extra["resume"] in rules)
+
+    @classmethod
+    def essential_groups(cls) -> dict[str, list[str]]:
+        """The groups with the required and essential options alone; all options for a schema that declares none."""
+        if not cls.essential:
+            return cls.groups()
+        required = [name for name, field in cls.model_fields.items() if field.is_required()]
+        ordered = dict.fromkeys((*required, *cls.essential))
+        groups = {group: [name for name in ordered if name in names] for group, names in cls.groups().items()}
+        return {group: names for group, names in groups.items() if names}
 
     @classmethod
     def groups(cls) -> dict[str, list[str]]:

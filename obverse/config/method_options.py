@@ -11,7 +11,9 @@ from pydantic import create_model
 from obverse.config.fields import Options, option
 from obverse.config.train import TrainConfig
 from obverse.errors import ConfigError
-from obverse.methods import option_help
+from obverse.estimator.schedule import as_schedule
+from obverse.methods import added_parameters, option_help
+from obverse.types import Source
 
 
 def method_fields(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
@@ -44,6 +46,21 @@ def train_schema(make: Callable[..., Any]) -> type[TrainConfig]:
     added: dict[str, Any] = {name: field for name, field in fields.items() if name not in TrainConfig.model_fields}
     schema = create_model(f"{make.__name__}_config", __base__=TrainConfig, __doc__=TrainConfig.__doc__, **added)
     schema.of_method = tuple(fields)
+    return schema
+
+
+def with_essentials(schema: type[TrainConfig], make: Callable[..., Any]) -> type[TrainConfig]:
+    """The schema of a method with the options that matter to it as `essential`.
+
+    They are the parameters of the method's own function and those of every run; of grading and sampling only if the
+    method trains on rollouts, or if a required parameter prevents finding out.
+    """
+    added, parameters = added_parameters(make), inspect.signature(make).parameters
+    samples = True
+    if all(parameter.default is not parameter.empty for parameter in parameters.values()):
+        samples = any(Source.ROLLOUT in stage.method.sources for stage in as_schedule(make()).stages)
+    of_method = [name for name in schema.of_method if name not in added and name not in TrainConfig.to_sample]
+    schema.essential = (*of_method, *TrainConfig.to_train, *(TrainConfig.to_sample if samples else ()))
     return schema
 
 

@@ -196,6 +196,12 @@ class TrainConfig(
     """All options of a training run; `method_options` has the method's own, which users give beside the others."""
 
     of_method: ClassVar[tuple[str, ...]] = ()  # the method's parameters, in a class made by train_schema()
+    to_sample: ClassVar[tuple[str, ...]] = ("verifier", "max_completion_length", "temperature")
+    to_train: ClassVar[tuple[str, ...]] = (
+        *("model", "use_peft", "dataset", "eval_dataset", "eval_steps", "prompts_per_step", "micro_batch_tokens"),
+        *("max_steps", "num_train_epochs", "learning_rate", "output_dir", "report_to"),
+    )
+    essential: ClassVar[tuple[str, ...]] = (*to_train, *to_sample)  # of a method that samples completions
 
     method: Text = Field(description="a method's name (obverse methods) or file.py:function")
     method_options: dict[str, Any] = Field(

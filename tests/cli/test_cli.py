@@ -317,7 +317,7 @@ def test_every_command_has_help_that_fits(command: str, capsys: pytest.CaptureFi
 
 
 def test_help_of_train_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "hpt", "--help"]) == 0
+    assert main(["train", "hpt", "--help-all"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     for group in train_schema(find("hpt")).groups().values():
         assert all(f"--{name} " in out for name in group)
