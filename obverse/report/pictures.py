@@ -64,12 +64,15 @@ def check_png() -> str:
 
 @cache
 def font_family(families: Sequence[str] = FAMILIES) -> str | None:
-    """The first of the families with which resvg draws a letter; None where the system has none of them."""
+    """The first of the families with which resvg draws a letter; None where the system has none of them.
+
+    For a family that is missing, resvg draws with the system's serif family, so the probe replaces that one too.
+    """
     from resvg_py import svg_to_bytes
 
     blank = svg_to_bytes(svg_string=PROBE.format(""))
     for family in families:
-        if svg_to_bytes(svg_string=PROBE.format("a"), font_family=family) != blank:
+        if svg_to_bytes(svg_string=PROBE.format("a"), font_family=family, serif_family=family) != blank:
             return family
     return None
 

@@ -70,7 +70,7 @@ def test_png_without_a_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_font_is_used_only_if_it_draws() -> None:
-    """resvg draws text of a family that is not installed as nothing, without an error."""
+    """For a family that is not installed, resvg draws nothing or the system's serif family, without an error."""
     assert font_family(("No Such Family",)) is None
     assert font_family(("No Such Family", *FAMILIES)) == font_family()
 
