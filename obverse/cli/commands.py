@@ -61,6 +61,13 @@ class SchemaCommand(Command):
 
 COMMANDS: dict[str, Command] = {
     "train": Command("train METHOD", "Train a model by a method; writes a run folder.", "obverse.cli.train"),
+    "init": SchemaCommand(
+        "init METHOD [options]",
+        "Write a commented configuration file for obverse train.",
+        "obverse.cli.init",
+        schema="obverse.config.commands:InitConfig",
+        positional=("method",),
+    ),
     "eval": Command(
         "eval MODEL_OR_RUN... [options]",
         "Measure runs, folders, adapters or hub models: accuracy, pass@k.",

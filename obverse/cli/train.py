@@ -13,6 +13,7 @@ from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import Scanned, default_text, print_help, scan
 from obverse.config.fields import at_home
 from obverse.config.method_options import train_schema, with_essentials
+from obverse.config.rate_hint import learning_rate_hint
 from obverse.config.resolve import resolve
 from obverse.config.sources import Layer, arguments
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
@@ -95,6 +96,8 @@ def dry_run(config: TrainConfig) -> int:
     """Print the whole configuration, and the memory that the run will need; of several ranks only the first prints."""
     if os.environ.get("RANK", "0") == "0":
         print(flat(write_config(with_folder(config, create=False), origins=True)), end="")
+        if hint := learning_rate_hint(config, load("obverse.memory_plan.meta_models:num_parameters")(config)):
+            print(flat(f"# learning rate: {hint}"))
         for line in load("obverse.memory_plan.table:memory")(config):
             print(flat(f"# {line}"))
     return 0

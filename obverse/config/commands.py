@@ -73,6 +73,17 @@ class ExportConfig(Options):
     hub_private_repo: bool = option("output", HUB_PRIVATE_TEXT, True)
 
 
+class InitConfig(Options):
+    """The configuration file that `obverse init` writes."""
+
+    method: Place = option("method", "the method that the run trains by: a name, or file.py:function")
+    model: Place = option("model", "embedded, a transformers directory or a hub name", "embedded")
+    dataset: Place = option(
+        "data", "embedded task with difficulties, a file of rows, a folder or a hub name", "arithmetic:1-6"
+    )
+    output: Folder | None = option("output", "the file, which must not exist; none: METHOD.yaml", None)
+
+
 class ReportConfig(Options):
     """The runs of a report, and its page and pictures."""
 

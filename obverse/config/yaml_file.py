@@ -109,18 +109,19 @@ def _lines(config: Options, origins: bool) -> Iterator[str]:
     method = values.pop("method_options", {})
     groups = config.groups()
     if isinstance(config, TrainConfig):
-        yield _line("method", config.method)
+        yield line("method", config.method)
         flat = [name for name in method if not is_option(type(config), name)]  # of a config made without train_schema()
         groups = {"method": [*groups.pop("method", []), *flat], **groups}
     for group, names in groups.items():
         if names:
             yield f"# {group}"
         for name in names:
-            line = _line(name, method[name] if name in method else values[name])
+            text = line(name, method[name] if name in method else values[name])
             origin = config.origin(name)
-            yield f"{line}  # {origin}" if origins and origin != "default" and "\n" not in line else line
+            yield f"{text}  # {origin}" if origins and origin != "default" and "\n" not in text else text
 
 
-def _line(name: str, value: Any) -> str:
+def line(name: str, value: Any) -> str:
+    """An option as a line of YAML, without its end; a value of several lines is quoted."""
     text: str = yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=False, width=float("inf"))
     return text.rstrip("\n")

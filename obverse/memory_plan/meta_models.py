@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from obverse.config.train import TrainConfig
+from obverse.errors import ConfigError
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference.conformance import decode_path
@@ -52,6 +53,14 @@ def _outline(name: str, config: TrainConfig) -> Any:
     """A model with meta tensors, outside a tracker."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(local_config(name, config.positions)).eval()
+
+
+def num_parameters(config: TrainConfig) -> int | None:
+    """The number of the policy's parameters; None where its configuration is not on this machine."""
+    try:
+        return sum(weight.numel() for weight in _outline(config.model, config).parameters())
+    except ConfigError:
+        return None
 
 
 def policy_decode_path(config: TrainConfig) -> DecodePath:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from obverse.config.rate_hint import learning_rate_hint
 from obverse.config.train import TrainConfig
 from obverse.estimator.method import Method
 from obverse.models.lora_targets import coverage
@@ -59,6 +60,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("training", f"micro batches of {at_once:,} tokens (they do not change the gradient)"),
         ("steps", f"{run.total_steps:,} ({epochs:.1f} epochs), from {run.state.step}{until}"),
         ("rate", f"learning_rate {rates}, {config.lr_scheduler_type}"),
+        *[("hint", sentence) for sentence in [learning_rate_hint(config, size)] if sentence],
         ("saves", saves(run.config)),
         ("folder", str(run.folder.path)),
     ]

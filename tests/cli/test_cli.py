@@ -152,7 +152,7 @@ def test_values_that_look_odd_are_values() -> None:
     ("words", "line"),
     [
         (["trian"], "error: unknown command trian: did you mean train?"),
-        (["frobnicate"], "error: unknown command frobnicate: there are train, eval"),
+        (["frobnicate"], "error: unknown command frobnicate: there are train, init"),
         (["train"], "error: which method?"),
         (["train", "htp"], "error: unknown method 'htp': did you mean 'hpt'?"),
         (["train", "hpt", "grpo"], "error: unexpected 'grpo': options begin with --"),

@@ -64,6 +64,7 @@ LIGHT_MODULES = {
     "cli.train",
     "cli.eval",
     "cli.grade",
+    "cli.init",
     "cli.compare",
     "cli.analyze",
     "cli.data",
