@@ -80,7 +80,9 @@ def test_c3_every_file_is_on_the_disk_before_the_name_and_the_old_one_goes_last(
     assert told[named + 2 :] == [("rename", ".checkpoint-1.gone"), ("rename", ".checkpoint-2.gone")]
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["the next step", "the same step again"])
+@pytest.mark.parametrize(
+    "again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["the next step", "the same step again"]
+)
 def test_c3_a_kill_at_every_call_leaves_a_whole_checkpoint(again: bool, tmp_path: Path, count: Count) -> None:
     step = 2 if again else 3
 
