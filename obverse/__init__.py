@@ -2,9 +2,9 @@
 
     import obverse
 
-    outcome = obverse.train("hpt", model="embedded", dataset="arithmetic:1-6", max_steps=50)
-    obverse.load_run(outcome.folder).metrics[-1]["reward"]
-    (report,) = obverse.evaluate(outcome.folder, dataset="arithmetic:4-6")
+    run = obverse.train("hpt", model="embedded", dataset="arithmetic:1-6", max_steps=50)
+    run.metrics["reward"]
+    (report,) = run.evaluate(dataset="arithmetic:4-6")
 
 Importing the package imports no torch: every name is loaded when it is first used.
 """
@@ -17,24 +17,25 @@ from typing import TYPE_CHECKING, Any
 from obverse.version import __version__
 
 if TYPE_CHECKING:
-    from obverse.cli.compare import compare
-    from obverse.cli.eval import evaluate
-    from obverse.cli.train import train
+    from obverse.api.compare import compare
+    from obverse.api.evaluate import evaluate
+    from obverse.api.run import Run, load_run
+    from obverse.api.train import train
     from obverse.estimator.formula import Term
     from obverse.estimator.method import Method
     from obverse.methods import find
-    from obverse.report.load_runs import load_run
 
-__all__ = ["Method", "Term", "__version__", "compare", "evaluate", "find", "load_run", "train"]
+__all__ = ["Method", "Run", "Term", "__version__", "compare", "evaluate", "find", "load_run", "train"]
 
 MODULES = {
     "Method": "obverse.estimator.method",
+    "Run": "obverse.api.run",
     "Term": "obverse.estimator.formula",
-    "compare": "obverse.cli.compare",
-    "evaluate": "obverse.cli.eval",
+    "compare": "obverse.api.compare",
+    "evaluate": "obverse.api.evaluate",
     "find": "obverse.methods",
-    "load_run": "obverse.report.load_runs",
-    "train": "obverse.cli.train",
+    "load_run": "obverse.api.run",
+    "train": "obverse.api.train",
 }
 
 

@@ -204,13 +204,13 @@ def _find(name: str, sources: dict[str, Source], folders: Sequence[Path]) -> Sou
     for folder in search:
         for path in (folder / last / "__init__.py", folder / f"{last}.py"):
             if path.is_file():
-                is_users = not _is_installed(path) or any(map(path.is_relative_to, _user_folders(folders)))
+                is_users = not is_installed(path) or any(map(path.is_relative_to, _user_folders(folders)))
                 return Source(name, str(path), path.read_bytes(), path.name == "__init__.py") if is_users else None
         if any(folder.glob(f"{last}.*so")) or any(folder.glob(f"{last}.*pyd")):
             return None
         if namespace is None and (folder / last).is_dir():
             namespace = folder / last
-    is_users = namespace is not None and not _is_installed(namespace)
+    is_users = namespace is not None and not is_installed(namespace)
     return Source(name, str(namespace), None, is_package=True) if is_users else None
 
 
@@ -219,7 +219,8 @@ def _user_folders(folders: Sequence[Path]) -> list[Path]:
     return [folder for folder in folders if folder.resolve() not in _installed()]
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
+    """Whether a file or folder is of an installed package or of the standard library."""
     return any(map(path.resolve().is_relative_to, _installed()))
 
 
@@ -319,6 +320,13 @@ def load(code: Code) -> ModuleType:
     finally:
         sys.modules.update(replaced)
     return module
+
+
+def unload(code: Code) -> None:
+    """Remove the module of a user's file that `load` returned, and the modules that it imported from `code`."""
+    sys.modules.pop(code.module, None)
+    for finder in [entry for entry in sys.meta_path if isinstance(entry, _Texts) and entry.code == code]:
+        finder.leave()
 
 
 def load_failure(error: BaseException, code: Code) -> str:

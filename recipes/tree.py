@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from obverse.cli.coefficients import coefficients, keep
-from obverse.cli.step_file import COLUMNS, Row
+from obverse.analysis.step_coefficients import coefficients, keep
+from obverse.analysis.step_file import COLUMNS, Row
 from obverse.estimator.schedule import only
 from obverse.methods import build
 from obverse.report.pictures import write_picture

@@ -5,17 +5,13 @@ Nothing is imported before it is needed: `obverse --help` reads this table alone
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import Any
+
+from obverse.lazy_import import load
+
+__all__ = ["COMMANDS", "Command", "SchemaCommand", "Words", "load"]
 
 Words = list[str]
-
-
-def load(target: str) -> Any:
-    """The object `module:name`, imported now: importing torch takes seconds, which only some commands should pay."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from obverse.inference.build import embedded_sampler
 from obverse.models.load import load
 from obverse.models.policy import set_threads
 from obverse.redact import flat
-from obverse.report import report_after_run
+from obverse.report.write import report_after_run
 from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.output_dir import free_folder, slug

@@ -1,60 +1,25 @@
-"""`obverse eval` and `obverse.evaluate`: sample models on held-out problems, or grade stored samples again."""
+"""`obverse eval`: sample models on held-out problems, or grade stored samples again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 
+from obverse.api.evaluate import SEE_HELP, check_benchmarks
 from obverse.cli.command import parse_options, results_console
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help, scan
 from obverse.config.eval import EvalConfig, RegradeConfig
 from obverse.config.fields import at_home
 from obverse.config.resolve import read
-from obverse.config.sources import COMMAND_LINE, Layer, arguments
+from obverse.config.sources import COMMAND_LINE, Layer
 from obverse.data.benchmarks import BENCHMARKS
-from obverse.data.benchmarks import find as find_benchmark
 from obverse.errors import ConfigError
 from obverse.python_files import read_once
 from obverse.redact import flat
-from obverse.runtime.callbacks import Watcher
 from obverse.runtime.output_dir import slug
-
-if TYPE_CHECKING:
-    from obverse.evaluation.report import Report
-
-SEE_HELP = "see 'obverse eval --help'"
-
-
-@read_once()
-def evaluate(model: str | Path, *, watcher: Watcher | None = None, **options: Any) -> list[Report]:
-    """Evaluate a model, as `obverse eval` does, and return a report per benchmark, or one for a dataset.
-
-    Args:
-        model: A run folder, a checkpoint, a transformers directory, an adapter, a hub name or `"embedded"`.
-        watcher: Receives progress and notes (`obverse.cli.progress_panel.Panel` prints them). None: silent.
-        options: The options of `obverse eval --help`, such as `benchmarks`, `dataset`, `k`, `num_generations`.
-
-    Raises:
-        ConfigError: For options that are unknown or out of bounds, one line each. Other errors: obverse.errors.
-
-    Example:
-        (report,) = obverse.evaluate("runs/hpt-1", dataset="arithmetic:4-6", k=(1, 8))
-        report.pass_at(1)
-    """
-    config = read(EvalConfig, [arguments({"model": model, **options})], SEE_HELP)
-    check_benchmarks(config)
-    reports: list[Report] = load("obverse.evaluation.evaluate:evaluate_each")(config, watcher)
-    return reports
-
-
-def check_benchmarks(config: EvalConfig) -> None:
-    """Raise ConfigError, with the nearest name, for a benchmark that does not exist."""
-    for name in config.benchmarks or ():
-        find_benchmark(name)
 
 
 @read_once()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from obverse.config.commands import ReportConfig
 from obverse.redact import flat
-from obverse.report import report
+from obverse.report.write import report
 
 
 def run(config: ReportConfig) -> int:

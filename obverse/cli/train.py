@@ -1,13 +1,13 @@
-"""`obverse train` and `obverse.train`: from options to a run. Torch is imported once the options are valid."""
+"""`obverse train`: from the words of a command to a run. Torch is imported once the options are valid."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from obverse.api.train import train_and_report
 from obverse.cli.command import take_flag
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import Scanned, default_text, print_help, scan
@@ -15,69 +15,25 @@ from obverse.config.fields import at_home
 from obverse.config.method_options import train_schema, with_essentials
 from obverse.config.rate_hint import learning_rate_hint
 from obverse.config.resolve import resolve
-from obverse.config.sources import Layer, arguments
+from obverse.config.sources import Layer
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
 from obverse.config.yaml_file import read as read_config
 from obverse.config.yaml_file import write as write_config
 from obverse.distributed.env import read_rank_env
 from obverse.errors import ConfigError
-from obverse.methods import MakeMethod, call, find, name_of, parameters
+from obverse.methods import call, find, parameters
 from obverse.redact import flat
-from obverse.runtime.callbacks import Silent, Watcher
-from obverse.runtime.output_dir import refuse_moved, with_folder
-
-if TYPE_CHECKING:
-    from obverse.training.loop import Outcome
+from obverse.runtime.callbacks import Silent
+from obverse.runtime.output_dir import in_folder_of, refuse_moved, with_folder
 
 BESIDE_SCHEMA = ("method", "config")  # options of the command that are no part of its schema
-
-
-def train(method: str | MakeMethod, *, watcher: Watcher | None = None, **options: Any) -> Outcome:
-    """Train a model by a method, as `obverse train` does, and return the run's folder and last step.
-
-    Args:
-        method: A method's name, `"file.py:function"`, or a function at the top level of a Python file that returns a
-            Method or a TrainingSchedule. A script that passes a function of its own calls this under
-            `if __name__ == "__main__":`, because the file is read again.
-        watcher: Receives progress, metrics and notes (`obverse.cli.progress_panel.Panel` prints them). None: silent.
-        options: The options of `obverse train METHOD --help`, those of the method included, with the same defaults.
-
-    Raises:
-        ConfigError: For options that are unknown or out of bounds, one line each. Other errors: obverse.errors.
-
-    Example:
-        outcome = obverse.train("hpt", model="embedded", dataset="arithmetic:1-6", max_steps=50)
-        obverse.load_run(outcome.folder).metrics[-1]["reward"]
-    """
-    name = name_of(method)
-    return train_and_report(resolve(name, find(name), arguments(options)), watcher or Silent())
-
-
-def train_and_report(config: TrainConfig, watcher: Watcher) -> Outcome:
-    """Train; then, unless a signal stopped the run, write report.html and push the model, if the options ask for it.
-
-    If the push fails, a note gives the reason, and the outcome has the exit code of HubError: the run is complete.
-    """
-    rank_env = read_rank_env()
-    if config.push_to_hub and rank_env.is_first:
-        load("obverse.hub.push:check_credentials")()
-    if rank_env.is_first:  # a folder that cannot be used is refused before torch is imported; a new one is made later
-        with_folder(config, create=False)
-    if rank_env.size > 1:  # set before torch is imported: it would print a C++ stack wherever a connection ends
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    outcome: Outcome = load("obverse.training.loop:train")(config, watcher)
-    if config.report and not outcome.stopped and rank_env.is_first:
-        load("obverse.report:report_after_run")(outcome.folder, watcher)
-    if config.push_to_hub and not outcome.stopped and rank_env.is_first:
-        outcome = replace(outcome, exit_code=load("obverse.cli.push_run:push_run")(outcome, config, watcher))
-    return outcome
 
 
 def run(words: Words) -> int:
     """`obverse train METHOD [--config FILE.yaml] [options] [--dry-run]`."""
     is_dry = take_flag(words, "dry_run")
     scanned = scan(words, TrainConfig, BESIDE_SCHEMA)
-    file = read_config(scanned.given["config"]) if "config" in scanned.given else None
+    file = read_file(scanned.given["config"]) if "config" in scanned.given else None
     method = which_method(scanned, file)
     make = find(method)
     scanned = scan(words, train_schema(make), BESIDE_SCHEMA)
@@ -90,6 +46,12 @@ def run(words: Words) -> int:
         return dry_run(config)
     with load("obverse.cli.progress_panel:Panel")() if read_rank_env().is_first else nullcontext(Silent()) as watcher:
         return train_and_report(config, watcher).exit_code
+
+
+def read_file(path: str) -> Layer:
+    """The options of a configuration file; those of a run find the inputs that are stored in its folder."""
+    file = read_config(path)
+    return Layer(file.origin, in_folder_of(file.values, path))
 
 
 def dry_run(config: TrainConfig) -> int:

@@ -88,37 +88,6 @@ class RunData:
         return {step: path for step, path in files if f"samples/{path.name}" not in hidden}
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """A run, finished or not, as its folder stores it.
-
-    `config` has the options by name, `metrics` the rows of metrics.jsonl and `checkpoints` the folders, both by rising
-    step. `evaluations` has what was measured on held-out problems while training: by step, then by difficulty.
-    """
-
-    folder: Path
-    config: Mapping[str, Any]
-    metrics: Sequence[Row]
-    evaluations: Mapping[int, Mapping[str, Mapping[str, Any]]]
-    checkpoints: Sequence[Path]
-
-
-def load_run(folder: str | Path) -> RunRecord:
-    """Read a run folder. DataError if it is not one; DataError or DamageError names a file that cannot be read.
-
-    Example:
-        run = obverse.load_run("runs/hpt-arithmetic-1-6-1")
-        [row["reward"] for row in run.metrics if "reward" in row]
-    """
-    path = Path(folder).expanduser()
-    if not (path / "config.yaml").is_file():
-        raise DataError(f"{path} contains no run: a run folder has config.yaml")
-    if not (path / "metrics.jsonl").is_file():  # stopped before its first step
-        return RunRecord(path, read_config(path / "config.yaml"), [], {}, checkpoints_of(path))
-    run = read_run(path)
-    return RunRecord(path, run.config, run.rows, run.evals, checkpoints_of(path))
-
-
 def _running_sum(values: Sequence[float]) -> list[float]:
     return list(accumulate(0.0 if math.isnan(value) else value for value in values))
 
@@ -150,12 +119,14 @@ def read_run(folder: Path) -> RunData:
     if trial.is_file():  # a finished run of a comparison, with fingerprints of its files
         check_files(folder, sealing.read_sealed(trial).get("files"))
     environment, move = folder / "environment.json", history.pending_move(folder)
+    metrics = folder / "metrics.jsonl"  # missing before the first step
+    rows = metrics_of(metrics) if metrics.is_file() else ()
     hidden = frozenset(move.names if move else ())
     return RunData(
         folder,
         read_config(folder / "config.yaml"),
         read_object(environment) if environment.is_file() else {},
-        [row for row in metrics_of(folder / "metrics.jsonl") if move is None or row["step"] <= move.step],
+        [row for row in rows if move is None or row["step"] <= move.step],
         {step: summary for step, summary in _evals(folder) if f"eval/step-{step:06d}.json" not in hidden},
         [
             check(schemas.RESULT, sealing.read_sealed(path), str(path))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from obverse.config.train import TrainConfig
 from obverse.errors import ConfigError
 from obverse.redact import masked
 from obverse.runtime import branches
+
+INPUTS = ("dataset", "eval_dataset", "verifier")  # options that may name files of the run folder
 
 
 def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = True) -> TrainConfig:
@@ -56,6 +60,26 @@ def refuse_moved(config: TrainConfig, file: str | Path, is_given: bool) -> None:
             f"--config: {file} is in {home.resolve()} and names {config.output_dir.resolve()} as its output_dir: "
             "say which of them to continue by --output_dir"
         )
+
+
+def in_folder_of(values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
+    """The options of a run's config.yaml, with inputs that are files of its run folder found where the folder is now.
+
+    Rows and functions of a Python call are such files. The folder may have been moved, and a relative path may be of
+    another working folder. Options of any other configuration file are unchanged.
+    """
+    home, stored = Path(file).expanduser().parent, values.get("output_dir")
+    if Path(file).name != "config.yaml" or not (home / "environment.json").is_file() or not stored:
+        return dict(values)
+    moved = {
+        name: ",".join(
+            f"{home}/{path.removeprefix(f'{stored}/')}" if path.startswith(f"{stored}/") else path
+            for path in str(values[name]).split(",")
+        )
+        for name in INPUTS
+        if values.get(name) is not None
+    }
+    return {**values, **moved}
 
 
 def free_folder(root: Path, name: str, create: bool = True, at_least: int = 1) -> Path:

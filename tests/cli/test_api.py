@@ -71,7 +71,7 @@ def test_evaluate_and_load_run(tmp_path: Path) -> None:
         obverse.load_run(tmp_path)
     (tmp_path / "config.yaml").write_text("method: hpt\n")
     run = obverse.load_run(tmp_path)
-    assert (run.config, run.metrics, run.checkpoints) == ({"method": "hpt"}, [], [])
+    assert (run.config, list(run.metrics), run.checkpoints) == ({"method": "hpt"}, [], [])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from obverse.cli.coefficients import weigh
-from obverse.cli.step_file import COLUMNS, read_step
+from obverse.analysis.step_coefficients import weigh
+from obverse.analysis.step_file import COLUMNS, read_step
 from obverse.errors import ConfigError, DataError
 from obverse.methods import COMPONENTS, names
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from obverse.cli.coefficients import weigh
-from obverse.cli.step_file import read_step
+from obverse.analysis.step_coefficients import weigh
+from obverse.analysis.step_file import read_step
 from obverse.errors import UserError
 
 STEP = Path(__file__).parents[1] / "data" / "step.json"

@@ -27,6 +27,7 @@ PACKAGES: tuple[str, ...] = (
     "comparison",
     "report",
     "hub",
+    "api",
     "cli",
 )
 ORDER = {package: number for number, package in enumerate(PACKAGES)}
@@ -39,6 +40,16 @@ HEAVY = {
 }
 LIGHT_PACKAGES = {ROOT, "estimator", "methods", "config", "rewards", "data"}
 LIGHT_MODULES = {
+    "analysis.step_file",
+    "api",
+    "api.compare",
+    "api.evaluate",
+    "api.input_files",
+    "api.reward_source",
+    "api.rows",
+    "api.run",
+    "api.table",
+    "api.train",
     "runtime",
     "runtime.branches",
     "runtime.callbacks",
@@ -73,7 +84,6 @@ LIGHT_MODULES = {
     "cli.method_pages",
     "cli.explain",
     "cli.weigh",
-    "cli.step_file",
     "cli.serve_vllm",
     "cli.progress_panel",
 }
@@ -89,7 +99,7 @@ HIDDEN = {
         "peft.utils.transformers_weight_conversion",
     ): "a second that only adapters should cost, and an extra of the installation",
     ("", "import_module"): "importing obverse loads a public name when it is first used",
-    ("cli.commands", "import_module"): "a command's module waits until it is needed, torch until the options are valid",
+    ("lazy_import", "import_module"): "a command's module waits until it is needed, torch until the options are valid",
     ("report.pictures", "resvg_py.svg_to_bytes"): "an extra of the installation",
     ("cli.doctor", "import_module"): "whether torch can be imported is what it reports",
     ("runtime.trackers.trackers", "import_module"): "extras of the installation, imported where --report_to names them",

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from reliability import faults
 
 from obverse import methods
-from obverse.cli.coefficients import weigh
+from obverse.analysis.step_coefficients import weigh
+from obverse.analysis.step_file import read_step
 from obverse.cli.parser import scan
-from obverse.cli.step_file import read_step
 from obverse.config.method_options import train_schema
 from obverse.config.resolve import resolve
 from obverse.config.yaml_file import read as read_yaml

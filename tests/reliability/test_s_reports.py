@@ -10,7 +10,7 @@ from report.folders import write_run
 from report.test_page import Parsed
 
 from obverse.config.commands import ReportConfig
-from obverse.report import report
+from obverse.report.write import report
 
 PAYLOADS = [
     "<script>alert(1)</script>",

@@ -10,7 +10,7 @@ from report.browser import MISSING, Browser, browser, eventually
 from report.folders import HOSTILE, write_analyses, write_comparison, write_run
 
 from obverse.config.commands import ReportConfig
-from obverse.report import report
+from obverse.report.write import report
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no browser: {', '.join(MISSING)} not installed")
 

@@ -16,7 +16,7 @@ from report.folders import summary, write_analyses, write_comparison, write_run
 
 from obverse.config.commands import ReportConfig
 from obverse.errors import UserError
-from obverse.report import report
+from obverse.report.write import report
 
 HUGE = 10**400
 ODD: tuple[Any, ...] = (

@@ -13,8 +13,8 @@ import pytest
 from report.folders import HOSTILE, LEVELS, summary, write_analyses, write_comparison, write_run
 
 from obverse.config.commands import ReportConfig
-from obverse.report import report
 from obverse.report.page import island_of
+from obverse.report.write import report
 from obverse.runtime.run_dir import RunFolder
 
 VOID = {"meta", "link", "input", "br", "img", "path", "circle", "rect"}

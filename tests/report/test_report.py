@@ -14,11 +14,12 @@ from report.folders import write_analyses, write_comparison, write_run
 from obverse.cli.main import main
 from obverse.config.commands import ReportConfig
 from obverse.errors import ConfigError, StorageError
-from obverse.report import pictures, report
+from obverse.report import pictures
 from obverse.report import write as module
 from obverse.report.figures import Figure
 from obverse.report.pictures import FAMILIES, PIXELS, font_family, save_pictures
 from obverse.report.svg_chart import GAP, HEIGHT, WIDTH, Chart, Series, side_by_side
+from obverse.report.write import report
 
 
 def test_pictures_of_every_figure(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from obverse.cli.step_file import COLUMNS, Row, parse
+from obverse.analysis.step_file import COLUMNS, Row, parse
 from obverse.errors import DataError
 from obverse.estimator.formula import loss, shaped
 from obverse.estimator.method import Method

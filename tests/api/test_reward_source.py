@@ -1,0 +1,158 @@
+"""Reward functions of the calling program: which of them become a file, with which content."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from obverse import python_files
+from obverse.api.reward_source import file_of, reward_files
+from obverse.errors import ConfigError
+from obverse.rewards.python_file import adapt
+from obverse.types import Problem
+
+PROBLEM = Problem("p", "2+2=", answer="4")
+CELL = '''
+import math
+import re
+from functools import partial
+
+BONUS = 0.25
+PATTERN = re.compile("[0-9]+", re.IGNORECASE)
+state = object()
+count = 0
+
+
+def last(text):
+    return PATTERN.findall(text)[-1:]
+
+
+def score(completions, answer, bonus=BONUS, **columns):
+    """Whether the last number is the answer."""
+    return [float(last(text) == [row]) + bonus * math.floor(1.5) for text, row in zip(completions, answer)]
+
+
+def counting(problem, text):
+    global count
+    count += 1
+    return count
+
+
+def with_state(problem, text):
+    return float(state is None)
+
+
+def make(weight):
+    def inner(problem, text):
+        return weight * len(text)
+
+    return inner
+
+
+short, long = (lambda problem, text: float(len(text) < 3)), lambda problem, text: 1.0 if len(text) > 3 else 0.0
+
+
+@partial(partial, print)
+def decorated(problem, text):
+    return 1.0
+
+
+class Grader:
+    def grade(self, problem, text):
+        return 1.0
+'''
+
+
+@pytest.fixture(scope="module")
+def cell() -> Any:
+    """A module whose source is in memory, as that of a notebook cell is."""
+    name = "<cell 1>"
+    linecache.cache[name] = (len(CELL), None, CELL.splitlines(keepends=True), name)
+    module = ModuleType("__main__")
+    exec(compile(CELL, name, "exec"), vars(module))  # noqa: S102 - as a notebook does
+    return module
+
+
+def run_from_file(function: Callable[..., Any], folder: Path, text: str) -> float:
+    """The reward that a function gives after it was written to a file."""
+    reward = file_of(function)
+    path = folder / reward.file
+    path.write_text(reward.text)
+    module = python_files.load(python_files.read(path))
+    grade = adapt(getattr(module, reward.function), "test")(PROBLEM, text)
+    return grade.reward
+
+
+@pytest.mark.parametrize(
+    ("get", "reward"),
+    [
+        (lambda cell: cell.score, 1.25),
+        (lambda cell: cell.make(0.5), 2.5),
+        (lambda cell: cell.short, 0.0),
+        (lambda cell: cell.long, 1.0),
+    ],
+)
+def test_a_function_of_a_cell_becomes_a_file(cell: Any, get: Any, reward: float, tmp_path: Path) -> None:
+    assert run_from_file(get(cell), tmp_path, "2+2=4") == reward
+
+
+def test_the_file_has_what_the_function_uses_and_no_more(cell: Any) -> None:
+    text = file_of(cell.score).text
+    assert "BONUS = 0.25" in text and "def last(text):" in text and "import math" in text
+    assert "state" not in text and "Grader" not in text
+    assert file_of(cell.score) == file_of(cell.score) != file_of(cell.make(1.0))
+    assert file_of(cell.make(1.0)) != file_of(cell.make(2.0))
+
+
+@pytest.mark.parametrize(
+    ("get", "message"),
+    [
+        (lambda cell: cell.counting, "global variable count"),
+        (lambda cell: cell.with_state, "uses state, a object"),
+        (lambda cell: cell.make(object()), "uses weight"),
+        (lambda cell: cell.Grader().grade, "method"),
+        (lambda cell: cell.Grader, "type"),
+        (lambda cell: functools.partial(cell.score, bonus=1), "partial"),
+    ],
+)
+def test_what_cannot_be_shown_to_be_equal_is_refused(cell: Any, get: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{message}.*top level of a Python file"):
+        file_of(get(cell))
+
+
+def test_a_function_without_source_is_refused() -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec("def score(problem, text): return 1.0", space)  # noqa: S102
+    with pytest.raises(ConfigError, match="source is not available"):
+        file_of(space["score"])
+
+
+def test_a_function_that_was_changed_since_is_refused(cell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = CELL.replace("len(text) < 3", "len(text) < 4").splitlines(keepends=True)
+    monkeypatch.setitem(linecache.cache, "<cell 1>", (len(CELL), None, lines, "<cell 1>"))
+    with pytest.raises(ConfigError, match="not what its source gives"):
+        file_of(cell.short)
+
+
+def test_a_function_of_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rewards.py").write_text("def score(problem, text):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_rewards  # type: ignore[import-not-found]  # here: the test writes it
+
+    reward = file_of(own_rewards.score)
+    assert reward.spec(tmp_path) == f"{tmp_path / 'own_rewards.py'}:score" and not reward.text
+    assert "from re import compile" in file_of(re.compile).text  # of a package: it is imported
+
+
+def test_names_and_lists() -> None:
+    assert [reward.spec(Path("run")) for reward in reward_files(["math", "a.py:f"])] == ["math", "a.py:f"]
+    for wrong in ([], 5):
+        with pytest.raises(ConfigError, match="reward: expects"):
+            reward_files(wrong)  # type: ignore[arg-type]

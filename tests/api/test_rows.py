@@ -1,0 +1,73 @@
+"""Rows of the calling program as JSON Lines: what is written, and what is refused with the row's index."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from obverse.api.rows import by_index, is_name, json_lines
+from obverse.errors import ConfigError, DataError
+
+
+def written(rows: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in json_lines(rows, "dataset").splitlines()]
+
+
+def test_values_of_libraries_become_json() -> None:
+    row = {
+        "prompt": "2+2=",
+        "level": np.int64(3),
+        "weight": np.float32(0.1),
+        "ids": np.array([1, 2]),
+        "steps": ("a", "b"),
+        "day": date(2026, 1, 2),
+        "price": Decimal("1.50"),
+        "meta": {"none": None, "flag": np.bool_(True)},
+    }
+    (line,) = written([row])
+    assert line == {
+        "prompt": "2+2=",
+        "level": 3,
+        "weight": 0.1,
+        "ids": [1, 2],
+        "steps": ["a", "b"],
+        "day": "2026-01-02",
+        "price": "1.50",
+        "meta": {"none": None, "flag": True},
+    }
+
+
+def test_iterables_of_rows() -> None:
+    rows = [{"prompt": "a"}, {"prompt": "b"}]
+    assert written(iter(rows)) == written(tuple(rows)) == rows
+    endless = ({"prompt": str(number)} for number in iter(int, 1))
+    assert len(json_lines(endless, "dataset", num_rows=3).splitlines()) == 3
+    assert is_name("gsm8k.jsonl") and is_name(Path("a")) and not is_name(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], DataError, "no rows"),
+        ([{"a": 1}, 5], DataError, r"^dataset\[1\]: row: .*int"),
+        ([{"a": {"b": {1}}}], DataError, r"^dataset\[0\]: a.b: a set"),
+        ([{"a": b"x"}, {"a": 1}, {"a": float("nan")}], DataError, r"\[0\]: a: a bytes(.|\n)*\[2\]: a: nan"),
+        ([{1: 2}], DataError, "keys"),
+        ({"prompt": ["a"]}, ConfigError, "list of rows"),
+        (5, ConfigError, "int"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(rows: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        json_lines(rows, "dataset")
+
+
+def test_messages_name_the_item_of_the_list() -> None:
+    text = "runs/a/data/train-1.jsonl:4: id: 'x' is taken by runs/a/data/train-1.jsonl:1\n"
+    assert by_index(text, "runs/a/data/train-1.jsonl", "dataset") == "dataset[3]: id: 'x' is taken by dataset[0]\n"
