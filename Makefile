@@ -11,9 +11,9 @@ TRL := .venv-trl
 WITH_TRL := PYTHONPATH=$(TRL) $(BIN)/python
 VLLM := .venv-vllm
 
-# The first of these that is a Python 3.11 or 3.12; or name one: make PYTHON=/opt/python3.12/bin/python3 demo
-FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+# The first of these that is a Python 3.11, 3.12 or 3.13; or name one: make PYTHON=/opt/python3.12/bin/python3 demo
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	"$$name" -c "$(FITS)" >/dev/null 2>&1 && echo "$$name" && break; done)
 
 help:  ## this list
@@ -76,7 +76,7 @@ clean:  ## remove the environments, builds and caches; runs stay
 # torch goes first and alone, so that a choice of its index (PIP_EXTRA_INDEX_URL) is settled before anything needs it.
 $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c "$(FITS)" 2>/dev/null || { \
-		echo "obverse needs Python 3.11 or 3.12: install one, or name it with make PYTHON=/path/to/python3.12" >&2; exit 1; }
+		echo "obverse needs Python 3.11, 3.12 or 3.13: install one, or name it with make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

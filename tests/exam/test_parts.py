@@ -50,5 +50,5 @@ def test_a_method_is_documented_longer_than_it_is_written(name: str) -> None:
     make = methods.find(name)
     text = make.__doc__ or ""
     for heading in ("Paper", "Equation", "Estimator", "Paper writes", "Code does", "We do", "Defaults", "Pitfalls"):
-        assert re.search(rf"^\s+{heading}\s", text, re.MULTILINE), f"{name}: no {heading!r}"
+        assert re.search(rf"^\s*{heading}\s", text, re.MULTILINE), f"{name}: no {heading!r}"
     assert "https://arxiv.org/abs/" in text

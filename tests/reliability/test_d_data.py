@@ -6,6 +6,7 @@ D2, which tokens train under which chat template, is tests/data_loading/test_ren
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -17,13 +18,19 @@ from obverse.errors import ConfigError, DataError
 from obverse.runtime.callbacks import Silent
 from obverse.training.loop import train
 
+# Python's own words, which 3.13 changed.
+TRAILING_COMMA = (
+    "Illegal trailing comma before end of object at column 33"
+    if sys.version_info >= (3, 13)
+    else "Expecting property name enclosed in double quotes at column 34"
+)
 FIRST = b'{"prompt": "a", "answer": "1", "id": "taken"}\n'
 BAD = [
     (b'{"prompt": "2+2=", "answer": }', "json", "Expecting value at column 30"),
     (b'{"prompt": "2+2=" "answer": "4"}', "json", "Expecting ',' delimiter at column 19"),
     (b'{"prompt": "2+2=", "answer": "4"', "json", "Expecting ',' delimiter at column 33"),
     (b"{'prompt': '2+2=', 'answer': '4'}", "json", "Expecting property name enclosed in double quotes at column 2"),
-    (b'{"prompt": "2+2=", "answer": "4",}', "json", "Expecting property name enclosed in double quotes at column 34"),
+    (b'{"prompt": "2+2=", "answer": "4",}', "json", TRAILING_COMMA),
     (b'{"prompt": "2+2=", "answer": NaN}', "json", "NaN is not JSON"),
     (b'{"prompt": "2+2=", "answer": Infinity}', "json", "Infinity is not JSON"),
     (b'{"prompt": "2+2=", "answer": "4"} {}', "json", "Extra data at column 35"),
@@ -39,7 +46,7 @@ BAD = [
     (b'{"prompt": "\xff", "answer": "4"}', "json", "not UTF-8 at byte 13"),
     (b'{"prompt": "\\ud800", "answer": "4"}', "prompt", "holds a lone surrogate"),
     (b'{"prompt": "a\\u0000b", "answer": "4"}', "prompt", "holds a NUL character"),
-    (b"[" * 5000, "json", "nested too deeply"),
+    (b"[" * 50_000, "json", "nested too deeply"),
     (
         b'{"prompt": "x", "answer": ' + b"[" * 50 + b"]" * 50 + b"}",
         "answer",
