@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -12,11 +13,14 @@ from obverse.cli.command import take_flag
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import Scanned, default_text, print_help, scan
 from obverse.config.fields import at_home
+from obverse.config.foreign_keys import translated
+from obverse.config.llama_factory_keys import LLAMA_FACTORY
 from obverse.config.method_options import train_schema, with_essentials
 from obverse.config.rate_hint import learning_rate_hint
 from obverse.config.resolve import resolve
 from obverse.config.sources import Layer
 from obverse.config.train import EMBEDDED_PRESET, TrainConfig
+from obverse.config.trl_keys import TRL
 from obverse.config.yaml_file import read as read_config
 from obverse.config.yaml_file import write as write_config
 from obverse.distributed.env import read_rank_env
@@ -33,7 +37,7 @@ def run(words: Words) -> int:
     """`obverse train METHOD [--config FILE.yaml] [options] [--dry-run]`."""
     is_dry = take_flag(words, "dry_run")
     scanned = scan(words, TrainConfig, BESIDE_SCHEMA)
-    file = read_file(scanned.given["config"]) if "config" in scanned.given else None
+    file = read_file(scanned) if "config" in scanned.given else None
     method = which_method(scanned, file)
     make = find(method)
     scanned = scan(words, train_schema(make), BESIDE_SCHEMA)
@@ -48,9 +52,17 @@ def run(words: Words) -> int:
         return train_and_report(config, watcher).exit_code
 
 
-def read_file(path: str) -> Layer:
-    """The options of a configuration file; those of a run find the inputs that are stored in its folder."""
-    file = read_config(path)
+def read_file(scanned: Scanned) -> Layer:
+    """The options of the file --config; those of a run find the inputs that are stored in its folder.
+
+    Keys of TRL and LLaMA-Factory are translated, with notes on stderr.
+    """
+    path = scanned.given["config"]
+    words = [*scanned.positional[:1], *(scanned.given[name] for name in ("method",) if name in scanned.given)]
+    rank_env, method = read_rank_env(), str(words[0]) if words else None
+    file, notes = translated(read_config(path), (LLAMA_FACTORY, TRL), method, scanned.given, rank_env.size)
+    for note in notes if rank_env.is_first else ():
+        print(flat(f"note: {note}"), file=sys.stderr)
     return Layer(file.origin, in_folder_of(file.values, path))
 
 

@@ -37,7 +37,7 @@ _BATCH = (
 # Options of other libraries, and what to use instead.
 REPLACED = {
     "overwrite_output_dir": "a run is never overwritten; give another output_dir or resume_from_checkpoint",
-    "warmup_ratio": "use warmup_steps, a number of steps",
+    "warmup_ratio": "use warmup_steps: a number of updates, or below 1 the fraction of the run's",
     "logging_dir": "everything is written into output_dir",
     "evaluation_strategy": "use eval_steps, 0 for never",
     "eval_strategy": "use eval_steps, 0 for never",

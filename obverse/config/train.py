@@ -312,7 +312,9 @@ class TrainConfig(
         "optimization", "peak learning rate of a critic, for methods with one", 1e-5, ge=0
     )
     lr_scheduler_type: Schedule = option("optimization", "schedule of the learning rate over the run", "constant")
-    warmup_steps: int = option("optimization", "steps over which the learning rate rises from 0", 0, ge=0)
+    warmup_steps: Every = option(
+        "optimization", "updates over which the learning rate rises from 0, or, below 1, the fraction of the run's", 0
+    )
     weight_decay: float = option("optimization", "AdamW's decoupled decay, on matrices only", 0.0, ge=0)
     adam_beta1: float = option("optimization", "decay of the gradient's running mean", 0.9, ge=0, lt=1)
     adam_beta2: float = option("optimization", "decay of the squared gradient's running mean", 0.999, ge=0, lt=1)

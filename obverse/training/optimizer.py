@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,10 @@ class Optimizer:
             # one kernel over weight, gradient and moments instead of a dozen
             fused=all(parameter.device.type in ("cpu", "cuda") for _, parameter in self.named),
         )
+        warmup = config.warmup_steps
+        num_warmup_steps = int(warmup) if warmup >= 1 else math.ceil(warmup * total_steps)
         schedule = get_scheduler(
-            config.lr_scheduler_type, self.adamw, num_warmup_steps=config.warmup_steps, num_training_steps=total_steps
+            config.lr_scheduler_type, self.adamw, num_warmup_steps=num_warmup_steps, num_training_steps=total_steps
         )
         # the rate is a function of the step alone, so the schedule has no state to restore
         self.peak, self.factor = peak, schedule.lr_lambdas[0]

@@ -24,6 +24,14 @@ MAY_NAME = {
     ("data.layouts", "reward_model"): "a published column of that name",
     ("rewards.python_file", "reward_model"): "the same",
     **{
+        ("config.trl_keys", name): "a key of TRL's files, or a value of its loss_type"
+        for name in ("cispo", "dft", "dr_grpo", "grpo", "reward_model", "sapo", "sft")
+    },
+    **{
+        ("config.llama_factory_keys", name): "a key of LLaMA-Factory's files, or a value of its stage"
+        for name in ("dft", "dpo", "reward_model", "sft")
+    },
+    **{
         (module, "reward_model"): "the field's word for a network that scores, whoever trained it"
         for module in (
             "analysis.context",

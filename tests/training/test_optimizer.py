@@ -65,8 +65,9 @@ def test_only_steps_that_are_not_finite_end_a_run_and_only_in_a_row() -> None:
         optimizer.step()
 
 
-def test_the_schedule_follows_the_steps_taken_or_not() -> None:
-    model, optimizer = build(total_steps=6, lr_scheduler_type="linear", warmup_steps=2)
+@pytest.mark.parametrize("warmup_steps", [2, 0.3])  # 0.3 of 6 steps, rounded up
+def test_the_schedule_follows_the_steps_taken_or_not(warmup_steps: float) -> None:
+    model, optimizer = build(total_steps=6, lr_scheduler_type="linear", warmup_steps=warmup_steps)
     rates = []
     for step in range(6):
         rates.append(optimizer.learning_rate)

@@ -1,0 +1,140 @@
+"""Configuration files of TRL and LLaMA-Factory: their keys as options of obverse, with a sentence for each.
+
+A key is translated only where its meaning is kept. One whose meaning differs is refused with what to write instead; one
+that cannot change results is named as ignored; any other unknown key stays, and is refused as an unknown option. Keys
+that a file leaves out have obverse's defaults, but for those of a library's adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from obverse.config.sources import Layer, shortened
+from obverse.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """The key is `option` here; `values` are those that are written differently, by their text."""
+
+    option: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """The key cannot change results."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The key may only have `values` (as texts), which are what obverse does; any other is refused with the advice."""
+
+    values: tuple[str, ...]
+    advice: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The key means something that no option does."""
+
+    advice: str
+
+
+@dataclass
+class Translation:
+    """A file's keys while they are translated: `values` are options of obverse, `rest` the keys not yet read."""
+
+    rest: dict[str, Any]
+    method: str | None  # by the command line or the file
+    given: Mapping[str, Any]  # options of the command line, which win over the file
+    num_processes: int
+    values: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def take(self, key: str, default: Any = None) -> Any:
+        """The value of a key, which counts as read; `default` where the file has none."""
+        return self.rest.pop(key, default)
+
+    def map(self, source: str, option: str, value: Any) -> None:
+        """Set an option, with a note on the keys that it is from."""
+        self.values[option] = value
+        self.notes.append(f"{source} -> {option}: {as_text(value)}")
+
+    def refuse(self, key: str, value: Any, advice: str) -> None:
+        self.problems.append(f"{key}: {shortened(value)}: {advice}")
+
+
+Rule = Renamed | Ignored | Fixed | Refused
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The keys of a library: `signs` are those by which its files are recognized, `prepare` reads keys together."""
+
+    name: str
+    signs: frozenset[str]
+    rules: Mapping[str, Rule]
+    prepare: Callable[[Translation], None]
+
+
+def as_text(value: Any) -> str:
+    """A value as it is compared with those of a rule: `0.0`, `0` and `0e0` are `0`, None is `none`."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(as_text, value))
+    number = as_number(value)
+    return str(value).strip() if number is None else f"{number:.12g}"
+
+
+def as_number(value: Any) -> float | None:
+    """The number that a value is or spells; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def translated(
+    file: Layer, dialects: tuple[Dialect, ...], method: str | None, given: Mapping[str, Any], num_processes: int
+) -> tuple[Layer, list[str]]:
+    """The file with the keys of obverse, and a note per key that was another library's; unchanged for obverse's own.
+
+    Raises ConfigError with a line for every key whose meaning no option has.
+
+    Args:
+        file: The options as they are in the file.
+        dialects: The libraries whose keys are known; the first of which the file has a sign is taken.
+        method: The method named on the command line, None if the file names it.
+        given: Options of the command line.
+        num_processes: Processes of this run, which batch sizes per device are multiplied by.
+    """
+    dialect = next((dialect for dialect in dialects if dialect.signs & file.values.keys()), None)
+    if dialect is None:
+        return file, []
+    read = Translation(dict(file.values), method or file.values.get("method"), given, num_processes)
+    dialect.prepare(read)
+    for key in list(read.rest):
+        if key in dialect.rules:
+            _apply(dialect.rules[key], key, read.take(key), read)
+    if read.problems:
+        raise ConfigError("\n".join(file.problem(text) for text in read.problems))
+    notes = [f"{file.origin} has keys of {dialect.name}; what it leaves out has obverse's defaults", *read.notes]
+    if read.ignored:
+        notes.append(f"without effect on results, ignored: {', '.join(sorted(read.ignored))}")
+    return Layer(file.origin, {**read.rest, **read.values}), notes
+
+
+def _apply(rule: Rule, key: str, value: Any, read: Translation) -> None:
+    text = as_text(value)
+    if isinstance(rule, Renamed):
+        read.map(f"{key}: {text}", rule.option, rule.values.get(text, value))
+    elif isinstance(rule, Ignored) or (isinstance(rule, Fixed) and text in rule.values):
+        read.ignored.append(key)
+    else:
+        read.refuse(key, value, rule.advice)
