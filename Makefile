@@ -1,7 +1,7 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-release test-parity test-parity-short test-vllm bench bench-limit lint science methods base clean
+.PHONY: help demo test test-all test-release test-parity test-parity-short test-vllm bench bench-limit lint science methods notebooks base clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,6 +58,8 @@ bench-limit: $(TRL)/.installed  ## how near to what this machine can do, and how
 lint: $(READY)  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --config line-length=92 examples/*.ipynb
+	$(BIN)/ruff format --check --line-length 92 examples/*.ipynb
 	$(BIN)/mypy
 
 science: $(READY)  ## the committed comparison: docs/results.md (about an hour on two cores; goes on after a stop)
@@ -65,6 +67,9 @@ science: $(READY)  ## the committed comparison: docs/results.md (about an hour o
 
 methods: $(READY)  ## write what is generated from the methods: docs/methods, README's table, missing traces
 	OMP_NUM_THREADS=1 $(BIN)/python -m recipes.method_files
+
+notebooks: $(READY)  ## execute examples/*.ipynb again and store their outputs (a few minutes)
+	$(BIN)/python -m recipes.notebooks
 
 base: $(READY)  ## make the embedded base model anew (its recipe says how long it takes)
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/embedded_base.py --output_dir obverse/assets/base
