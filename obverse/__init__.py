@@ -19,15 +19,16 @@ from obverse.version import __version__
 if TYPE_CHECKING:
     from obverse.api.compare import compare
     from obverse.api.evaluate import evaluate
-    from obverse.api.run import Run, load_run
+    from obverse.api.run import Callback, Run, load_run
     from obverse.api.train import train
     from obverse.estimator.formula import Term
     from obverse.estimator.method import Method
     from obverse.methods import find
 
-__all__ = ["Method", "Run", "Term", "__version__", "compare", "evaluate", "find", "load_run", "train"]
+__all__ = ["Callback", "Method", "Run", "Term", "__version__", "compare", "evaluate", "find", "load_run", "train"]
 
 MODULES = {
+    "Callback": "obverse.api.run",
     "Method": "obverse.estimator.method",
     "Run": "obverse.api.run",
     "Term": "obverse.estimator.formula",

@@ -1,4 +1,4 @@
-"""A run as its folder stores it: options, metrics, completions, evaluations, checkpoints and models."""
+"""A run as its folder stores it: options, metrics, completions, checkpoints and models; and callbacks of a run."""
 
 from __future__ import annotations
 
@@ -133,11 +133,13 @@ class Run:
         """The tokenizer of a checkpoint, with the chat template of the training."""
         return load("obverse.api.models:load_tokenizer")(self._checkpoint(step))
 
-    def resume(self, *, watcher: Watcher | None = None, **options: Any) -> Run:
+    def resume(
+        self, *, callbacks: Callback | Sequence[Callback] = (), watcher: Watcher | None = None, **options: Any
+    ) -> Run:
         """Continue an unfinished run from its newest checkpoint, with the options that it has; returns it.
 
         Args:
-            watcher: As of `obverse.train`.
+            callbacks, watcher: As of `obverse.train`.
             options: Options with another value than before, such as a larger `max_steps`; those that would make it
                 another run are refused, unless `allow_config_change` names them.
 
@@ -146,7 +148,7 @@ class Run:
         Example:
             run = obverse.load_run("runs/hpt-arithmetic-1-6-1").resume(max_steps=200)
         """
-        resumed: Run = load("obverse.api.train:resume")(self.folder, options, watcher or Silent())
+        resumed: Run = load("obverse.api.train:resume")(self.folder, options, watcher or Silent(), callbacks)
         return resumed
 
     def _checkpoint(self, step: int | None) -> Path:
@@ -157,6 +159,39 @@ class Run:
             steps = ", ".join(map(str, by_step))
             raise DataError(f"run {self.folder} has no checkpoint of step {step}: there are checkpoints of {steps}")
         return by_step[max(by_step) if step is None else step]
+
+
+class Callback:
+    """The base class of callbacks: override the methods of the events to react to.
+
+    They are called in the training process, of several ranks on the first one, between two units of work, so that their
+    time adds to the run's. An exception ends the run with its traceback, after a checkpoint was saved.
+
+    Example:
+        >>> class Patience(Callback):
+        ...     def on_step_end(self, step, metrics):
+        ...         return metrics["reward"] < 0.9   # False stops the run
+        >>> Patience().on_step_end(7, {"reward": 0.95})
+        False
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        """The run folder exists and the models are loaded; `run.step` is above 0 for a resumed run."""
+
+    def on_step_end(self, step: int, metrics: dict[str, Any]) -> bool | None:
+        """A step was trained; `metrics` is its row of metrics.jsonl. False stops the run after saving a checkpoint.
+
+        A stopped run is like one after Ctrl-C: `run.stopped` is True, and `run.resume()` continues it.
+        """
+
+    def on_evaluate(self, step: int, figures: dict[str, Any]) -> bool | None:
+        """Held-out problems were evaluated: `figures["all"]["pass@1"]`, and by difficulty. False stops the run."""
+
+    def on_save(self, step: int, folder: Path) -> None:
+        """A checkpoint was saved in `folder`."""
+
+    def on_train_end(self, run: Run) -> None:
+        """The training of this call has ended, finished or stopped, and its report is written."""
 
 
 def load_run(folder: str | Path) -> Run:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obverse.api.events import events_of
 from obverse.api.input_files import Dataset, inputs_of
 from obverse.api.reward_source import Reward
-from obverse.api.run import Run
+from obverse.api.run import Callback, Run
 from obverse.config.resolve import resolve
 from obverse.config.sources import Layer, arguments
 from obverse.config.train import TrainConfig
@@ -19,7 +20,7 @@ from obverse.distributed.env import read_rank_env
 from obverse.errors import ConfigError
 from obverse.lazy_import import load
 from obverse.methods import MakeMethod, find, name_of
-from obverse.runtime.callbacks import Silent, Watcher
+from obverse.runtime.callbacks import RunEvents, Silent, Watcher
 from obverse.runtime.output_dir import in_folder_of, with_folder
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def train(
     dataset: Dataset | None = None,
     eval_dataset: Dataset | None = None,
     reward: Reward | Sequence[Reward] | None = None,
+    callbacks: Callback | Sequence[Callback] = (),
     watcher: Watcher | None = None,
     **options: Any,
 ) -> Run:
@@ -53,6 +55,8 @@ def train(
             `fn(problem, text)` or `fn(completions, **columns)` (TRL's), or a list of these, whose rewards are added
             with the option `verifier_weights`. A function runs in worker processes with a time limit. It may be
             defined in a notebook; a lambda or a function inside another one may use numbers and texts around it.
+        callbacks: Objects of classes derived from `obverse.Callback`: called at every step, evaluation and checkpoint,
+            they may stop the run.
         watcher: Receives progress, metrics and notes (`obverse.cli.progress_panel.Panel` prints them). None: silent.
         options: The options of `obverse train METHOD --help`, those of the method included, with the same defaults.
 
@@ -69,7 +73,7 @@ def train(
     given = {"dataset": dataset, "eval_dataset": eval_dataset, "reward": reward, **options}
     if str(model) != "embedded":
         given["model"] = model
-    return train_with(name, find(name), given, watcher or Silent())
+    return train_with(name, find(name), given, watcher or Silent(), callbacks=callbacks)
 
 
 def train_with(
@@ -78,8 +82,10 @@ def train_with(
     arguments_given: Mapping[str, Any],
     watcher: Watcher,
     file: Layer | None = None,
+    callbacks: Callback | Sequence[Callback] = (),
 ) -> Run:
     """Train with arguments of a Python call, over those of a configuration file; their inputs may be in memory."""
+    events = events_of(callbacks)
     inputs, given = inputs_of(arguments_given)
 
     def configured(folder: Path | None) -> TrainConfig:
@@ -87,21 +93,27 @@ def train_with(
         return resolve(method, make, arguments({**given, **inputs.options(folder), **output_dir}), file)
 
     config = configured(None)
-    if not inputs.files:
-        return run_of(train_and_report(config, watcher))
-    folder, is_first = reserved_folder(config), read_rank_env().is_first
-    with inputs.written(folder, is_first):
-        return run_of(train_and_report(configured(folder), watcher))
+    is_first = read_rank_env().is_first
+    if inputs.files:
+        folder = reserved_folder(config)
+        with inputs.written(folder, is_first):
+            outcome = train_and_report(configured(folder), watcher, events)
+    else:
+        outcome = train_and_report(config, watcher, events)
+    run = Run(outcome.folder, stopped=outcome.stopped, exit_code=outcome.exit_code)
+    if events is not None and is_first:
+        events.train_end(run)
+    return run
 
 
-def resume(folder: Path, options: Mapping[str, Any], watcher: Watcher) -> Run:
+def resume(folder: Path, options: Mapping[str, Any], watcher: Watcher, callbacks: Callback | Sequence[Callback]) -> Run:
     """Resume the run in a folder from its newest checkpoint; see `Run.resume`."""
     path = folder / "config.yaml"
     stored = read_config(path)
     file = Layer(stored.origin, in_folder_of(stored.values, path))
     method = str(file.values.get("method", ""))
     given = {"output_dir": folder, "resume_from_checkpoint": "auto", **options}
-    return train_with(method, find(method), given, watcher, file)
+    return train_with(method, find(method), given, watcher, file, callbacks)
 
 
 def reserved_folder(config: TrainConfig) -> Path:
@@ -118,12 +130,7 @@ def reserved_folder(config: TrainConfig) -> Path:
     return config.output_dir
 
 
-def run_of(outcome: Outcome) -> Run:
-    """The run of a training that has ended."""
-    return Run(outcome.folder, stopped=outcome.stopped, exit_code=outcome.exit_code)
-
-
-def train_and_report(config: TrainConfig, watcher: Watcher) -> Outcome:
+def train_and_report(config: TrainConfig, watcher: Watcher, events: RunEvents | None = None) -> Outcome:
     """Train; then, unless a signal stopped the run, write report.html and push the model, if the options ask for it.
 
     If the push fails, a note gives the reason, and the outcome has the exit code of HubError: the run is complete.
@@ -135,7 +142,7 @@ def train_and_report(config: TrainConfig, watcher: Watcher) -> Outcome:
         with_folder(config, create=False)
     if rank_env.size > 1:  # set before torch is imported: it would print a C++ stack wherever a connection ends
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    outcome: Outcome = load("obverse.training.loop:train")(config, watcher)
+    outcome: Outcome = load("obverse.training.loop:train")(config, watcher, events=events)
     if config.report and not outcome.stopped and rank_env.is_first:
         load("obverse.report.write:report_after_run")(outcome.folder, watcher)
     if config.push_to_hub and not outcome.stopped and rank_env.is_first:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from obverse.redact import flat, masked
 
@@ -27,6 +28,26 @@ class Watcher(Protocol):
         """One line for the user: a warning, a checkpoint's path, what was skipped."""
 
 
+class RunEvents(Protocol):
+    """The events of a run that callbacks of a Python call receive, on the first rank, between two units of work.
+
+    Where a method returns False, the run is saved and stops, as after a signal. An exception ends the run after a
+    checkpoint was saved.
+    """
+
+    def train_begin(self, folder: Path) -> object:
+        """The run folder exists, and the models are loaded; no step has been taken by this call."""
+
+    def step_end(self, step: int, metrics: Metrics) -> object:
+        """A step was trained and its row written to metrics.jsonl."""
+
+    def evaluate(self, step: int, figures: Mapping[str, Mapping[str, Any]]) -> object:
+        """Held-out problems were evaluated; the figures are by difficulty, and "all"."""
+
+    def save(self, step: int, folder: Path) -> object:
+        """A checkpoint was saved."""
+
+
 class Silent:
     """Ignores every report; the default in Python."""
 
@@ -39,4 +60,4 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-__all__ = ["Metrics", "Phase", "Silent", "Watcher", "flat", "masked"]
+__all__ = ["Metrics", "Phase", "RunEvents", "Silent", "Watcher", "flat", "masked"]

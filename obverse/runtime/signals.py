@@ -13,16 +13,20 @@ from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.runtime.callbacks import Metrics, Phase, Watcher
 
 Result = TypeVar("Result")
+CALLBACK = 0  # in place of a signal's number: a callback of the run returned False
 NOT_SAVED = 75  # the exit code of a run that a second signal ended before its state was saved
 
 
 class Interrupted(Exception):
-    """A signal was received; raised between two units of work, never inside an optimizer step."""
+    """A signal was received, or a callback stops the run; raised between two units of work, never in an optimizer step.
+
+    `number` is the signal's, or CALLBACK, whose exit code is 0.
+    """
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__("a callback" if number == CALLBACK else signal.Signals(number).name)
         self.number = number
-        self.exit_code = 128 + number
+        self.exit_code = 0 if number == CALLBACK else 128 + number
 
 
 class SignalWatcher:
@@ -52,8 +56,13 @@ class SignalWatcher:
         if self.received is not None:
             raise Interrupted(self.received)
 
+    def stop(self) -> None:
+        """Raise Interrupted at the next `phase` call, as after a signal: a callback has returned False."""
+        if self.received is None:
+            self.received = CALLBACK
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received not in (None, CALLBACK):
             raise KeyboardInterrupt
         self.received = number
 

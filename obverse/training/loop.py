@@ -18,13 +18,14 @@ from obverse.evaluation.sample_and_score import EvalSetup, measure
 from obverse.inference.build import clear
 from obverse.python_files import read_once
 from obverse.runtime import checkpoint
-from obverse.runtime.callbacks import Silent, Watcher
+from obverse.runtime.callbacks import RunEvents, Silent, Watcher
 from obverse.runtime.file_writes import DISK_ERRNOS
 from obverse.runtime.signals import NOT_SAVED, Interrupted, SignalWatcher
 from obverse.training import metrics
 from obverse.training.banner import facts
 from obverse.training.cuda_memory_snapshot import recorded
 from obverse.training.metrics import PhaseTimer
+from obverse.training.notify import CallbackFailure, notify
 from obverse.training.rollout_phase import Rollouts, collect_rollouts
 from obverse.training.run import Run
 from obverse.training.save import save
@@ -54,12 +55,14 @@ def train(
     watcher: Watcher | None = None,
     expected: Mapping[str, str] | None = None,
     resume_command: str = "",
+    events: RunEvents | None = None,
 ) -> Outcome:
     """Train as `config` says. Every rank of a process group calls it with the same `config`.
 
     `expected`: fingerprints by option (obverse.training.input_fingerprints) of the inputs that the run must have;
     ConfigError if one differs.
     `resume_command`: the command that messages give to resume the run, if not `obverse train` on the run itself.
+    `events`: the callbacks of a Python call. If one raises an exception, it is raised after a checkpoint was saved.
 
     SIGINT and SIGTERM save a checkpoint of the last whole step and end the run with exit code 130 or 143. Raises the
     errors of obverse.errors; checkpoints that were saved before stay.
@@ -69,7 +72,7 @@ def train(
         SignalWatcher(watcher or Silent(), process_group).handling_signals() as signal_watcher,
     ):
         run = prepare(config, signal_watcher, process_group, expected)
-        run.resume_command = resume_command
+        run.resume_command, run.events = resume_command, events
         exit_code = FAILED
         process_group.set_recovery_advice(lambda: last_checkpoint_unchecked(run))
         try:
@@ -97,21 +100,26 @@ def train_loop(run: Run) -> Outcome:
     """Train until the run is finished or a signal stops it, with evaluations and checkpoints; errors name the step."""
     run.saved_at = time.monotonic()
     try:
+        notify(run, lambda events: events.train_begin(run.folder.path))
         while not run.is_finished:
             evaluate_if_due(run)
             is_recorded = run.process_group.is_first and run.state.step + 1 == run.config.memory_snapshot
             with recorded(run.folder.path, is_recorded):
-                train_step(run)
+                row = train_step(run)
+            notify_step_end(run, row)
             if is_save_due(run) and not run.is_finished:
-                save(run)
+                save_and_notify(run)
                 run.saved_at = time.monotonic()
-        save(run)
+        save_and_notify(run)
         evaluate_if_due(run)
     except Interrupted as stop:
-        path = save(run)
+        path = save_and_notify(run)
         run.watcher.note(f"stopped by {stop} after step {run.state.step}; saved {path}")
         run.watcher.note(f"go on with: {resume_command(run)}")
         return Outcome(run.folder.path, run.state.step, stopped=True, exit_code=stop.exit_code)
+    except CallbackFailure as failure:
+        run.watcher.note(f"stopped by an exception of a callback after step {run.state.step}; saved {save(run)}")
+        raise failure.original() from None
     except OSError as error:  # of metrics and samples; errors of checkpoints are StorageErrors already
         if error.errno not in DISK_ERRNOS:
             raise
@@ -124,9 +132,10 @@ def train_loop(run: Run) -> Outcome:
     return Outcome(run.folder.path, run.state.step)
 
 
-def train_step(run: Run) -> None:
+def train_step(run: Run) -> metrics.Row:
     """One training step: rollouts are collected, graded and selected; updates train on them; the step is recorded.
 
+    Returns its row of metrics.jsonl.
     A step that is interrupted before its first optimizer step leaves the run as it was.
     """
     timer, stage = PhaseTimer(), start_stage(run)
@@ -142,6 +151,19 @@ def train_step(run: Run) -> None:
     run.seconds += row["step_time"]
     run.process_group.heartbeat(step=run.state.step)
     write_step(run, rollouts, row)
+    return row
+
+
+def notify_step_end(run: Run, row: metrics.Row) -> None:
+    """Call the callbacks with the row of the step that was trained."""
+    notify(run, lambda events: events.step_end(run.state.step, row))
+
+
+def save_and_notify(run: Run) -> Path:
+    """Save a checkpoint and call the callbacks with its folder, which is returned."""
+    path = save(run)
+    notify(run, lambda events: events.save(run.state.step, path))
+    return path
 
 
 def count_step(run: Run, rollouts: Rollouts, num_trained: int) -> None:
@@ -191,6 +213,7 @@ def evaluate_if_due(run: Run) -> None:
     summary = report.summary()
     run.folder.write_json(name, summary)
     run.trackers.log_evaluation(step, run.state.num_tokens, summary)
+    notify(run, lambda events: events.evaluate(step, summary))
     run.watcher.note(f"step {step}: {report.pass_at(1):.1%} of {len(scores)} held-out problems solved (pass@1)")
 
 

@@ -12,6 +12,7 @@ from obverse.config.train import TrainConfig
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.estimator.method import Method
 from obverse.estimator.schedule import Clock, TrainingSchedule
+from obverse.runtime.callbacks import RunEvents
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
 from obverse.runtime.trackers.trackers import Trackers
@@ -61,6 +62,7 @@ class Run:
     saved_at: float = 0.0  # when the last checkpoint was written, by the monotonic clock
     resume_command: str = ""  # the command that resumes the run; "": obverse train on its own config.yaml
     trackers: Trackers = field(default_factory=Trackers)  # of the first rank
+    events: RunEvents | None = None  # the callbacks of a Python call; on all ranks or on none
     seconds: float = 0.0  # that the steps took; not in `state`, which equal runs have bit for bit
 
     @property

@@ -42,6 +42,7 @@ LIGHT_PACKAGES = {ROOT, "estimator", "methods", "config", "rewards", "data"}
 LIGHT_MODULES = {
     "analysis.step_file",
     "api",
+    "api.events",
     "api.compare",
     "api.evaluate",
     "api.input_files",
