@@ -146,5 +146,5 @@ def train_and_report(config: TrainConfig, watcher: Watcher, events: RunEvents | 
     if config.report and not outcome.stopped and rank_env.is_first:
         load("obverse.report.write:report_after_run")(outcome.folder, watcher)
     if config.push_to_hub and not outcome.stopped and rank_env.is_first:
-        outcome = replace(outcome, exit_code=load("obverse.cli.push_run:push_run")(outcome, config, watcher))
+        outcome = replace(outcome, exit_code=load("obverse.api.push_run:push_run")(outcome, config, watcher))
     return outcome

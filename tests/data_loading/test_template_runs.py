@@ -13,7 +13,7 @@ from tiny_templates import TEMPLATES
 from transformers import AutoTokenizer
 
 import runs
-from obverse.cli.export import export
+from obverse.api.export import export
 from obverse.config.commands import ExportConfig
 from obverse.config.eval import EvalConfig
 from obverse.errors import DataError

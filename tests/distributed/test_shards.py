@@ -19,7 +19,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 from transformers import AutoModelForCausalLM
 
 import runs
-from obverse.cli.export import export
+from obverse.api.export import export
 from obverse.config.commands import ExportConfig
 from obverse.distributed.fsdp import ShardingOptions
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup

@@ -45,6 +45,7 @@ LIGHT_MODULES = {
     "api.events",
     "api.compare",
     "api.evaluate",
+    "api.method_entries",
     "api.input_files",
     "api.reward_source",
     "api.rows",

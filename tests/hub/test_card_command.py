@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from obverse import methods
-from obverse.cli.export import method_facts
+from obverse.api.export import method_facts
 from obverse.cli.parser import scan
 from obverse.config.method_options import train_schema
 from obverse.config.resolve import resolve

@@ -15,9 +15,9 @@ from hub.fake_hub import OWNER, TOKEN, FakeHub, Repository
 from tiny_models import save_tiny
 
 import runs
+from obverse.api.export import export
 from obverse.api.train import train_and_report
 from obverse.cli import main as cli
-from obverse.cli.export import export
 from obverse.config.commands import ExportConfig
 from obverse.config.eval import EvalConfig
 from obverse.errors import ConfigError, HubError

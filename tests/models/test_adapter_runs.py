@@ -14,7 +14,7 @@ from tiny_models import save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import runs
-from obverse.cli.export import export
+from obverse.api.export import export
 from obverse.config.commands import ExportConfig
 from obverse.config.eval import EvalConfig
 from obverse.config.train import TrainConfig
@@ -224,7 +224,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         exported(run / "checkpoint-2")
     with pytest.raises(ConfigError, match="checkpoint"):
         exported(run)
-    monkeypatch.setattr("obverse.cli.export.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("obverse.api.export.sync", lambda path: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(StorageError, match="No space left"):
         exported(trained)
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.part").exists()

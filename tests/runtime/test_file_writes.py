@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_models import save_tiny
 
-from obverse.cli import export as exporting
-from obverse.cli.export import export, making
+from obverse.api import export as exporting
+from obverse.api.export import export, making
 from obverse.cli.main import main
 from obverse.config.commands import ExportConfig
 from obverse.errors import ConfigError, InUseError, StorageError

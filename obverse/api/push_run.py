@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from obverse.cli.export import export
+from obverse.api.export import export
 from obverse.config.commands import ExportConfig
 from obverse.config.train import TrainConfig
 from obverse.errors import UserError

@@ -1,0 +1,144 @@
+"""The methods with their options, families and requirements, derived from their values. No torch import."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from obverse.config.method_options import method_fields
+from obverse.estimator.method import Method
+from obverse.estimator.requests import samples_initial, wants
+from obverse.estimator.schedule import Stage, TrainingSchedule, as_schedule
+from obverse.methods import added_parameters, call, find, names, parameters
+from obverse.methods._docstring import split_options
+from obverse.types import Source
+
+FAMILIES = ("demonstrations", "own samples", "hybrid", "preferences")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with chosen options, and what the tables and pages show of it."""
+
+    name: str
+    make: Callable[..., Method | TrainingSchedule]
+    options: Mapping[str, Any]  # the parameters of the method's function, with defaults filled in
+    components: Mapping[str, Any]  # the options of `compose` that the function does not have
+    schedule: TrainingSchedule
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The method of each stage; one for a method without a schedule."""
+        return self.schedule.methods
+
+    @property
+    def text(self) -> str:
+        """The docstring without its indentation and its `Options` section."""
+        return split_options(inspect.getdoc(self.make) or "")[0] or "This method's function has no docstring."
+
+    @property
+    def help(self) -> dict[str, str]:
+        """The help text of each option by name, as `obverse train METHOD --help` prints it."""
+        fields = method_fields(self.make)
+        return {name: str(field.description) for name, (_, field) in fields.items()}
+
+    @property
+    def summary(self) -> str:
+        return self.text.splitlines()[0]
+
+    @property
+    def paper(self) -> str:
+        """The arXiv id of the first paper that the docstring links to; empty without one."""
+        match = re.search(r"arxiv\.org/abs/(\d{4}\.\d{4,5})", self.text)
+        return match[1] if match else ""
+
+    @property
+    def link(self) -> str:
+        """The paper as a link of Markdown."""
+        return f"[{self.paper}](https://arxiv.org/abs/{self.paper})" if self.paper else ""
+
+    @property
+    def family(self) -> str:
+        """What is trained: `demonstrations`, rollouts (`own samples`), both (`hybrid`), or `preferences`."""
+        if any(method.sources & {Source.CHOSEN, Source.REJECTED} for method in self.methods):
+            return "preferences"
+        rollouts, demonstrations = self._wants("rollouts"), self._wants("demonstrations")
+        if rollouts and demonstrations and self._grades:
+            return "hybrid"
+        return "own samples" if rollouts and not demonstrations else "demonstrations"
+
+    @property
+    def data(self) -> list[str]:
+        """What it requires: `answers` (to grade by), `demonstrations`, `pairs`, the `anchor` model, a `critic`."""
+        needs = {
+            "answers": self._wants("rollouts") and self._grades,
+            "demonstrations": self._wants("demonstrations"),
+            "pairs": self._wants("pairs"),
+            "anchor": any(method.needs("anchor") or samples_initial(method) for method in self.methods),
+            "critic": any(method.critic is not None for method in self.methods),
+        }
+        return [need for need, needed in needs.items() if needed]
+
+    @property
+    def _grades(self) -> bool:
+        return any(method.grades for method in self.methods)
+
+    def _wants(self, kind: str) -> bool:
+        return any(wants(method, kind) for method in self.methods)
+
+    def record(self) -> dict[str, Any]:
+        """The entry as JSON values; the keys are stable."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "family": self.family,
+            "data": self.data,
+            "paper": self.paper,
+            "terms": [
+                {"lane": stage, **term.record()} for stage, method in enumerate(self.methods) for term in method.terms
+            ],
+            "turn": str(self.schedule.selector),
+            "lanes": [stage_record(stage) for stage in self.schedule.stages],
+            "options": dict(self.options),
+            "components": dict(self.components),
+            "run": dict(self.schedule.run),
+        }
+
+
+def entry(name: str, options: Mapping[str, Any] | None = None) -> Entry:
+    """A method with `options` in place of its defaults."""
+    make = find(name)
+    values = {option: parameter.default for option, parameter in parameters(make).items()} | dict(options or {})
+    added = added_parameters(make)
+    method_options = {option: value for option, value in values.items() if option not in added}
+    components = {option: value for option, value in values.items() if option in added}
+    return Entry(name, make, method_options, components, as_schedule(call(name, make, values)))
+
+
+def entries() -> list[Entry]:
+    """All methods that ship with obverse, by family, then by name."""
+    return sorted(map(entry, names()), key=lambda row: (FAMILIES.index(row.family), row.name))
+
+
+def by_family(rows: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each family that has any, in the order of `FAMILIES`."""
+    rows = list(rows)
+    families = {family: [row for row in rows if row.family == family] for family in FAMILIES}
+    return {family: members for family, members in families.items() if members}
+
+
+def stage_record(stage: Stage) -> dict[str, Any]:
+    """A stage's method as the names of its parts."""
+    method = stage.method
+    optional = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
+    return {
+        "ask": str(method.ask),
+        "keep": str(method.keep),
+        "shaping": [str(part) for part in method.shaping],
+        **{name: None if part is None else str(part) for name, part in optional.items()},
+        "max_rounds": method.max_rounds,
+        "learning_rate": stage.learning_rate,
+    }
