@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from obverse.cli.command import parse_options, results_console
+from obverse.cli.command import parse_options
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help
+from obverse.cli.results_console import results_console
 from obverse.config.analyze import QUESTIONS, default_output
 from obverse.config.fields import Options
 from obverse.errors import ConfigError

@@ -1,10 +1,8 @@
-"""What the commands share: where results are printed, how options and methods are read from the words."""
+"""What the commands share: how options and methods are read from the words."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
-
-from rich.console import Console
 
 from obverse.cli.commands import COMMANDS, Words
 from obverse.cli.parser import print_help, scan
@@ -16,14 +14,6 @@ from obverse.errors import ConfigError
 from obverse.methods import find
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
-
-PIPED_WIDTH = 100  # columns of a file or pipe
-
-
-def results_console() -> Console:
-    """The console on stdout: as wide as the terminal, PIPED_WIDTH columns in a file or pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
 def parse_options(schema: type[AnyOptions], words: Words, command: str, *positional: str) -> AnyOptions:

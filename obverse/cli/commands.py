@@ -116,6 +116,11 @@ COMMANDS: dict[str, Command] = {
         schema="obverse.config.commands:ReportConfig",
         positional=("run",),
     ),
+    "runs": Command(
+        "runs [FOLDER] [options]",
+        "List run folders: method, step, last figures, state.",
+        "obverse.cli.runs",
+    ),
     "analyze": Command(
         "analyze QUESTION [options]",
         "Bias and variance of gradients, token coefficients, shifts of probabilities.",

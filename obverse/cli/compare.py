@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from obverse.api.compare import SEE_HELP, compare_and_report
-from obverse.cli.command import results_console
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help, scan
+from obverse.cli.results_console import results_console
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import COMMAND_LINE, Layer

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from obverse.cli.command import parse_options, results_console
+from obverse.cli.command import parse_options
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help
+from obverse.cli.results_console import results_console
 from obverse.config.commands import DataConfig
 from obverse.data import EMBEDDED, load_dataset
 from obverse.data.control_tokens import LOOKS_LIKE, texts_in

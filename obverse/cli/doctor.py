@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from obverse.cli.command import results_console
+from obverse.cli.results_console import results_console
 from obverse.config.fields import Options
 from obverse.inference import SamplingParams, SamplingRequest
 from obverse.redact import flat

@@ -8,9 +8,10 @@ from typing import Any
 from rich.text import Text
 
 from obverse.api.evaluate import SEE_HELP, check_benchmarks
-from obverse.cli.command import parse_options, results_console
+from obverse.cli.command import parse_options
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help, scan
+from obverse.cli.results_console import results_console
 from obverse.config.eval import EvalConfig, RegradeConfig
 from obverse.config.fields import at_home
 from obverse.config.resolve import read

@@ -12,10 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from obverse.cli.command import method_words, results_console, show_method_help
+from obverse.cli.command import method_words, show_method_help
 from obverse.cli.commands import Words
 from obverse.cli.method_table import Entry, by_family, entry, term_rows
 from obverse.cli.parser import default_text
+from obverse.cli.results_console import results_console
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 

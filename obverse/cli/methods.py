@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from obverse.cli.command import parse_options, results_console, take_flag
+from obverse.cli.command import parse_options, take_flag
 from obverse.cli.commands import COMMANDS, Words
 from obverse.cli.explain import methods_table
 from obverse.cli.method_pages import write
 from obverse.cli.method_table import entries, markdown_table, to_json
 from obverse.cli.parser import print_help
+from obverse.cli.results_console import results_console
 from obverse.config.commands import MethodsConfig
 from obverse.redact import flat
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -95,6 +96,12 @@ class ReportConfig(Options):
     megabytes: float = option("output", "completions to embed, in megabytes at most", 2.5, ge=0)
     figures: Folder | None = option("output", "folder for every figure as a picture; none: no pictures", None)
     format: Listed[Literal["svg", "png"]] = option("output", "formats of the pictures: svg, png or svg,png", ("svg",))
+
+
+class RunsConfig(Options):
+    """The folder whose runs `obverse runs` lists."""
+
+    folder: Folder = option("data", "a run folder, or a folder with runs below it", Path("runs"))
 
 
 class ServeConfig(Options):

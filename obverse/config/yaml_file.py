@@ -75,9 +75,14 @@ def read(path: str | Path) -> Layer:
         raise ConfigError(f"--config: {path} is not a text in UTF-8") from None
     if len(text) > MAX_BYTES:
         raise ConfigError(f"--config: {path} is longer than {MAX_BYTES // 2**20} MB, which no list of options is")
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str) -> Layer:
+    """The options in the text of a YAML file; `path` is its name in messages. ConfigError as of `read`."""
     try:
         loader = _Loader(text)
-        loader.name = str(path)
+        loader.name = path
         values = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -89,10 +94,10 @@ def read(path: str | Path) -> Layer:
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply for a list of options") from None
     if values is None:
-        return Layer(str(path), {})
+        return Layer(path, {})
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{path}: expects lines such as 'learning_rate: 1e-5', one per option")
-    return Layer(str(path), values)
+    return Layer(path, values)
 
 
 def write(config: Options, origins: bool = False) -> str:

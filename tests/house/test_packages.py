@@ -61,6 +61,7 @@ LIGHT_MODULES = {
     "runtime.json_lines",
     "runtime.output_dir",
     "runtime.run_dir",
+    "runtime.run_summary",
     "runtime.trackers",
     "runtime.trackers.muted",
     "runtime.trackers.thread",
@@ -86,6 +87,8 @@ LIGHT_MODULES = {
     "cli.method_pages",
     "cli.explain",
     "cli.weigh",
+    "cli.results_console",
+    "cli.runs",
     "cli.serve_vllm",
     "cli.progress_panel",
 }
