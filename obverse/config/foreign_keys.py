@@ -13,6 +13,7 @@ from typing import Any
 
 from obverse.config.sources import Layer, shortened
 from obverse.errors import ConfigError
+from obverse.methods import find, parameters
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,14 @@ def translated(
         given: Options of the command line.
         num_processes: Processes of this run, which batch sizes per device are multiplied by.
     """
-    dialect = next((dialect for dialect in dialects if dialect.signs & file.values.keys()), None)
+    method = method or file.values.get("method")
+    keys = file.values.keys() - _options_of(method)
+    dialect = next((dialect for dialect in dialects if dialect.signs & keys), None)
     if dialect is None:
         return file, []
-    read = Translation(dict(file.values), method or file.values.get("method"), given, num_processes)
+    read = Translation(dict(file.values), method, given, num_processes)
     dialect.prepare(read)
-    for key in list(read.rest):
+    for key in [key for key in read.rest if key in keys]:
         if key in dialect.rules:
             _apply(dialect.rules[key], key, read.take(key), read)
     if read.problems:
@@ -128,6 +131,14 @@ def translated(
     if read.ignored:
         notes.append(f"without effect on results, ignored: {', '.join(sorted(read.ignored))}")
     return Layer(file.origin, {**read.rest, **read.values}), notes
+
+
+def _options_of(method: str | None) -> set[str]:
+    """The options of a method, whose keys are never another library's; empty for an unknown method."""
+    try:
+        return set(parameters(find(method))) if method else set()
+    except ConfigError:  # reported where the method is read
+        return set()
 
 
 def _apply(rule: Rule, key: str, value: Any, read: Translation) -> None:

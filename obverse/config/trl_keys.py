@@ -103,11 +103,10 @@ RULES: Mapping[str, Rule] = {
 
 def _loss(read: Translation) -> None:
     """Read `loss_type`: a method of its own here, or the `loss` of one that trains on pairs."""
-    if "loss_type" not in read.rest or read.method is None:
+    if "loss_type" not in read.rest or read.method is None or "loss_type" in parameters(find(read.method)):
         return
     loss = as_text(read.take("loss_type"))
-    make = find(read.method)
-    if "loss" in parameters(make) and loss in PAIR_LOSSES:
+    if "loss" in parameters(find(read.method)) and loss in PAIR_LOSSES:
         read.map(f"loss_type: {loss}", "loss", loss)
     elif SAME_LOSS.get(loss) == read.method:
         read.ignored.append("loss_type")

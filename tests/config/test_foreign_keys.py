@@ -117,7 +117,7 @@ def test_the_upper_bound_of_a_truncated_ratio_is_converted() -> None:
     assert translated(Layer("t", values), DIALECTS, "cispo", {}, 1)[0].values == {"epsilon_high": 4.0}
 
 
-@pytest.mark.parametrize("name", ["sft", "grpo", "hpt"])
+@pytest.mark.parametrize("name", ["sft", "grpo", "hpt", "srft"])
 def test_a_file_of_obverse_is_as_it_was(name: str, tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text(write(resolve(name, find(name), {"learning_rate": "1e-5"})))
     file = read(tmp_path / "t.yaml")
