@@ -1,6 +1,6 @@
 """Configuration files of TRL and LLaMA-Factory: their keys as options of obverse, with a sentence for each.
 
-A key is translated only where its meaning is kept. One whose meaning differs is refused with what to write instead; one
+A key is translated only where its meaning is kept. A key with another meaning is refused with what to write instead; one
 that cannot change results is named as ignored; any other unknown key stays, and is refused as an unknown option. Keys
 that a file leaves out have obverse's defaults, but for those of a library's adapter.
 """
@@ -106,11 +106,11 @@ def translated(
 ) -> tuple[Layer, list[str]]:
     """The file with the keys of obverse, and a note per key that was another library's; unchanged for obverse's own.
 
-    Raises ConfigError with a line for every key whose meaning no option has.
+    Raises ConfigError with a line for every key with a meaning that no option has.
 
     Args:
         file: The options as they are in the file.
-        dialects: The libraries whose keys are known; the first of which the file has a sign is taken.
+        dialects: The libraries with known keys; the first one of which the file has a sign is taken.
         method: The method named on the command line, None if the file names it.
         given: Options of the command line.
         num_processes: Processes of this run, which batch sizes per device are multiplied by.
@@ -134,7 +134,7 @@ def translated(
 
 
 def _options_of(method: str | None) -> set[str]:
-    """The options of a method, whose keys are never another library's; empty for an unknown method."""
+    """The options of a method, which are never another library's keys; empty for an unknown method."""
     try:
         return set(parameters(find(method))) if method else set()
     except ConfigError:  # reported where the method is read

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 FAR = 2.0  # a rate that differs by more than this factor from the published one is reported
 TINY = 0.1  # a model smaller than this share of the smallest published one is outside what is known
-SMALLEST = 0.5e9  # parameters of the smallest model in the papers whose defaults the methods have (UFT, TRL's examples)
+SMALLEST = 0.5e9  # parameters of the smallest model in the sources of the methods' defaults (UFT, TRL's examples)
 
 # The best rate with LoRA is about ten times that of full fine-tuning, in supervised learning and in RL.
 ADAPTER_FACTOR = 10.0
