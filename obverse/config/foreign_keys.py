@@ -1,8 +1,8 @@
 """Configuration files of TRL and LLaMA-Factory: their keys as options of obverse, with a sentence for each.
 
-A key is translated only where its meaning is kept. A key with another meaning is refused with what to write instead; one
-that cannot change results is named as ignored; any other unknown key stays, and is refused as an unknown option. Keys
-that a file leaves out have obverse's defaults, but for those of a library's adapter.
+A key is translated only where its meaning is kept. A key with another meaning is refused with what to write instead; a
+key that cannot change results is named as ignored; any other unknown key stays, and is refused as an unknown option.
+Keys that a file leaves out have obverse's defaults, but for those of LLaMA-Factory's adapters.
 """
 
 from __future__ import annotations
