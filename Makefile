@@ -1,11 +1,12 @@
 # make demo: see it learn. make test: see that it is right. Both install what they need into .venv first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-release test-parity test-parity-short test-vllm bench bench-limit lint science methods notebooks base clean
+.PHONY: help demo test test-all test-release test-parity test-parity-short test-vllm bench bench-limit lint science methods notebooks base site clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+SITE_READY := $(VENV)/.docs-installed
 WORKERS ?= 2
 TRL := .venv-trl
 WITH_TRL := PYTHONPATH=$(TRL) $(BIN)/python
@@ -28,7 +29,7 @@ test: $(READY)  ## every kind of proof in five minutes on two cores, without a n
 	$(PYTEST) -m "not slow and not release"
 
 # The same proofs over more: every method where 'make test' has one a mechanism, more seeds, more kills.
-test-all: $(READY)  ## every test but the release's (a quarter of an hour on two cores)
+test-all: $(READY) $(SITE_READY)  ## every test but the release's (a quarter of an hour on two cores)
 	$(PYTEST) -m "not release"
 
 test-release: $(READY)  ## the longest proofs alone: what a release must pass beside 'make test-all'
@@ -71,11 +72,15 @@ methods: $(READY)  ## write what is generated from the methods: docs/methods, RE
 notebooks: $(READY)  ## execute examples/*.ipynb again and store their outputs (a few minutes)
 	$(BIN)/python -m recipes.notebooks
 
+# Without a network once both are installed. 120 MB of tools, so they are no part of the environment of the tests.
+site: $(READY) $(SITE_READY)  ## build the documentation into site/ (open site/index.html, or serve the folder)
+	$(BIN)/python -m recipes.site
+
 base: $(READY)  ## make the embedded base model anew (its recipe says how long it takes)
 	OMP_NUM_THREADS=1 $(BIN)/python recipes/embedded_base.py --output_dir obverse/assets/base
 
 clean:  ## remove the environments, builds and caches; runs stay
-	rm -rf $(VENV) $(TRL) $(VLLM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(TRL) $(VLLM) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone, so that a choice of its index (PIP_EXTRA_INDEX_URL) is settled before anything needs it.
@@ -85,6 +90,10 @@ $(READY): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(SITE_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # Without its dependencies: they are those of the extras that .venv has (accelerate, datasets, transformers).

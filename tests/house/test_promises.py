@@ -20,7 +20,7 @@ from obverse.config.fields import Options
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "obverse").rglob("*.py"))}
 SCHEMAS = (config, config_analysis, config_commands, config_eval)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-FOR_DEVELOPERS = {"dev", "notebooks", "parity"}  # what make installs
+FOR_DEVELOPERS = {"dev", "docs", "notebooks", "parity"}  # what make installs
 
 
 def imported(module: str) -> bool:
