@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from obverse.config.commands import DataConfig, MethodsConfig, ServeConfig
+from obverse.config.commands import DataConfig, MethodsConfig, RunsConfig, ServeConfig
 from obverse.config.compare import CompareConfig
 from obverse.config.eval import EvalConfig
 from obverse.config.fields import Options
@@ -13,6 +13,7 @@ SCHEMAS: dict[str, type[Options]] = {
     "data": DataConfig,
     "eval": EvalConfig,
     "methods": MethodsConfig,
+    "runs": RunsConfig,
     "serve-vllm": ServeConfig,
     "train": TrainConfig,
 }

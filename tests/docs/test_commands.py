@@ -31,7 +31,13 @@ PAGES = [
 STARTS = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:torchrun .*?-m |python -m |\.venv/bin/)?obverse (?=[a-z])")
 USAGE = re.compile(r"\.\.\.|\[|\||^obverse (?:METHOD|COMMAND|QUESTION)|\b(?:METHOD|COMMAND|QUESTION|SCHEMA)\b")
 FLAGS = {"--dry-run", "--json", "--markdown", "--help", "-h", "--help-all", "--debug", "--version"}
-POSITIONAL = {"analyze": ("model",), "data": ("dataset",), "eval": ("model",), "serve-vllm": ("model",)}
+POSITIONAL = {
+    "analyze": ("model",),
+    "runs": ("folder",),
+    "data": ("dataset",),
+    "eval": ("model",),
+    "serve-vllm": ("model",),
+}
 NO_OPTION = {"method", "config"}  # of `train`: words beside its schema
 
 
@@ -86,7 +92,7 @@ def check(name: str, words: list[str]) -> None:
         given = {"methods": " ".join(scanned.positional), **({"budget": "1"} if is_continued else {}), **scanned.given}
         scanned.check(lambda: read(SCHEMAS[name], [Layer(COMMAND_LINE, given)], ""))
     else:
-        schema = load(command.schema) if hasattr(command, "schema") else SCHEMAS[name]
+        schema = load(command.schema) if hasattr(command, "schema") else SCHEMAS.get(name, Options)
         words = words[1:] if name == "data" else words
         parse(schema, words, getattr(command, "positional", ()) or POSITIONAL.get(name, ()), several=name == "eval")
 

@@ -11,8 +11,7 @@ import pytest
 from house.source import ROOT
 
 from obverse.cli.commands import COMMANDS
-from recipes.site import assemble, choice, links, navigation
-from recipes.site.command_schemas import SCHEMAS
+from recipes.site import assemble, choice, links, navigation, reference
 
 START = ROOT / "docs" / "start"
 GOOD = '<link rel="stylesheet" href="a.css"><p id="top"><a href="#top">x</a><img src="a.svg">'
@@ -109,9 +108,11 @@ def test_results_come_from_the_committed_table() -> None:
     assert all(re.fullmatch(r"\d+\.\d \(\d+\.\d to \d+\.\d\)", cell) and f"| {cell}" in text for cell in cells)
 
 
-def test_every_command_has_a_schema_or_takes_a_method() -> None:
-    without = {name for name, command in COMMANDS.items() if not hasattr(command, "schema")} - SCHEMAS.keys()
-    assert without == {"analyze", "explain", "weigh"}
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_of_a_command_has_its_options(name: str) -> None:
+    page = reference.command_page(name)
+    assert COMMANDS[name].usage in page
+    assert "| option |" in page or reference.OF_METHOD in page or f"usage: obverse {name}" in page or name == "doctor"
 
 
 def test_every_figure_has_its_file() -> None:
