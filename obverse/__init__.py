@@ -17,25 +17,42 @@ from typing import TYPE_CHECKING, Any
 from obverse.version import __version__
 
 if TYPE_CHECKING:
+    from obverse.api.coefficients import coefficients
     from obverse.api.compare import compare
     from obverse.api.evaluate import evaluate
+    from obverse.api.loss import loss
     from obverse.api.run import Callback, Run, load_run
     from obverse.api.train import train
     from obverse.estimator.formula import Term
     from obverse.estimator.method import Method
     from obverse.methods import find
 
-__all__ = ["Callback", "Method", "Run", "Term", "__version__", "compare", "evaluate", "find", "load_run", "train"]
+__all__ = [
+    "Callback",
+    "Method",
+    "Run",
+    "Term",
+    "__version__",
+    "coefficients",
+    "compare",
+    "evaluate",
+    "find",
+    "load_run",
+    "loss",
+    "train",
+]
 
 MODULES = {
     "Callback": "obverse.api.run",
     "Method": "obverse.estimator.method",
     "Run": "obverse.api.run",
     "Term": "obverse.estimator.formula",
+    "coefficients": "obverse.api.coefficients",
     "compare": "obverse.api.compare",
     "evaluate": "obverse.api.evaluate",
     "find": "obverse.methods",
     "load_run": "obverse.api.run",
+    "loss": "obverse.api.loss",
     "train": "obverse.api.train",
 }
 

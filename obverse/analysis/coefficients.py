@@ -17,6 +17,7 @@ from torch import Tensor
 
 from obverse.analysis.context import (
     Context,
+    NamedMethod,
     check_data,
     chosen_methods,
     initial_of,
@@ -157,8 +158,23 @@ def coefficients(config: CoefficientsConfig, watcher: Watcher | None = None) -> 
 
     Raises ConfigError for a method that needs more than a model and its data, DataError for samples that do not exist.
     """
-    watch, config = watcher or Silent(), with_run_options(config)
+    config = with_run_options(config)
     methods = chosen_methods(config)
+    tables, context, about = weighed_tables(config, methods, watcher or Silent())
+    return Coefficients(
+        about,
+        {named.name: masses(tables[named.name], named.method) for named in methods},
+        largest_completions(tables, context, config.num_completions),
+    )
+
+
+def weighed_tables(
+    config: CoefficientsConfig, methods: Sequence[NamedMethod], watcher: Watcher
+) -> tuple[dict[str, Weighed], Context, str]:
+    """The tokens of the batch under every method, the context of the analysis, and a sentence about the batch.
+
+    Raises ConfigError or DataError as `coefficients`.
+    """
     point, about = sampling_point(config)
     context, progress = load_context(config, point.path, initial_of(config)), progress_at(config, point)
     check_data(config, context, methods)
@@ -170,19 +186,15 @@ def coefficients(config: CoefficientsConfig, watcher: Watcher | None = None) -> 
         )
     tables = {}
     for number, named in enumerate(methods):
-        watch.phase("train", number, len(methods))
+        watcher.phase("train", number, len(methods))
         if config.step is not None:
             groups = read_groups(config.model, config.step, context.renderer, context.problems)
         else:
             groups = context.groups(named.method, 0, config.num_problems, progress, sampling_policy)
         learner = context.learner(named.method, samples_itself=sampling_policy is None)
         tables[named.name] = weighed(named.method, groups, learner, progress, context.params.temperature)
-    watch.phase("train", len(methods), len(methods))
-    return Coefficients(
-        about,
-        {named.name: masses(tables[named.name], named.method) for named in methods},
-        largest_completions(tables, context, config.num_completions),
-    )
+    watcher.phase("train", len(methods), len(methods))
+    return tables, context, about
 
 
 @dataclass(frozen=True)

@@ -86,15 +86,11 @@ def coefficients(
     """By sample id, the coefficients of every token of the update that consists of `rows`."""
     if not rows:
         return {}
-    # the critic's loss is included where its numbers are given
-    terms = [term for term in method.terms if term.on != "value" or _has_values(rows)]
     tokens, samples, outputs = tables(method, rows, memories)
     logp = outputs.logp.requires_grad_()
     value = (torch.zeros_like(logp) if outputs.value is None else outputs.value).requires_grad_()
-    if method.critic is None:  # a critic's given advantages already include the shaping
-        tokens, added = shaped(tokens, samples, method.shaping)
-        samples = replace(samples, reward=samples.reward + added)
-    total = loss(tokens, samples, logp, outputs.entropy, terms, progress, value if outputs.value is not None else None)
+    outputs = PolicyOutputs(logp, outputs.entropy, value if outputs.value is not None else MISSING)
+    total = update_loss(method, tokens, samples, outputs, progress, _has_values(rows))
     slopes = torch.autograd.grad(total, [logp, value], allow_unused=True)
     lengths = [len(row.logp) for row in rows]
     pieces = [torch.split(-(torch.zeros_like(logp) if slope is None else slope), lengths) for slope in slopes]
@@ -107,6 +103,17 @@ def coefficients(
         id(row.sample): Weights(first.tolist(), second.tolist())
         for row, first, second in zip(rows, *pieces, strict=True)
     }
+
+
+def update_loss(
+    method: Method, tokens: Tokens, samples: Samples, outputs: PolicyOutputs, progress: float, has_values: bool
+) -> torch.Tensor:
+    """The loss of a whole update; a critic's loss is included if its numbers are given (`has_values`)."""
+    terms = [term for term in method.terms if term.on != "value" or has_values]
+    if method.critic is None:  # a critic's given advantages already include the shaping
+        tokens, added = shaped(tokens, samples, method.shaping)
+        samples = replace(samples, reward=samples.reward + added)
+    return loss(tokens, samples, outputs.logp, outputs.entropy, terms, progress, outputs.value)
 
 
 def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -> tuple[Tokens, Samples, PolicyOutputs]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obverse.api.input_files import Dataset, inputs_of
+from obverse.api.reward_source import Reward
 from obverse.config.eval import EvalConfig
 from obverse.config.resolve import read
 from obverse.config.sources import arguments
@@ -20,11 +23,21 @@ SEE_HELP = "see 'obverse eval --help'"
 
 
 @read_once()
-def evaluate(model: str | Path, *, watcher: Watcher | None = None, **options: Any) -> list[Report]:
+def evaluate(
+    model: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    reward: Reward | Sequence[Reward] | None = None,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> list[Report]:
     """Evaluate a model, as `obverse eval` does, and return a report per benchmark, or one for a dataset.
 
     Args:
         model: A run folder, a checkpoint, a transformers directory, an adapter, a hub name or `"embedded"`.
+        dataset: A name or path as of `--dataset`, or rows as of `obverse.train`. None: the benchmarks, or the problems
+            that a run was or would be evaluated on.
+        reward: As of `obverse.train`: grades all rows in place of their own verifiers.
         watcher: Receives progress and notes (`obverse.cli.progress_panel.Panel` prints them). None: silent.
         options: The options of `obverse eval --help`, such as `benchmarks`, `dataset`, `k`, `num_generations`.
 
@@ -35,10 +48,29 @@ def evaluate(model: str | Path, *, watcher: Watcher | None = None, **options: An
         (report,) = obverse.evaluate("runs/hpt-1", dataset="arithmetic:4-6", k=(1, 8))
         report.pass_at(1)
     """
-    config = read(EvalConfig, [arguments({"model": model, **options})], SEE_HELP)
+    inputs, given = inputs_of({"dataset": dataset, "reward": reward, **options}, {"dataset": "eval"})
+
+    def configured(folder: Path | None) -> EvalConfig:
+        return read(EvalConfig, [arguments({"model": model, **given, **inputs.options(folder)})], SEE_HELP)
+
+    config = configured(None)
     check_benchmarks(config)
-    reports: list[Report] = load("obverse.evaluation.evaluate:evaluate_each")(config, watcher)
+    evaluate_each = load("obverse.evaluation.evaluate:evaluate_each")
+    reports: list[Report]
+    if inputs.files:
+        folder = inputs_folder(config)
+        with inputs.written(folder):
+            reports = evaluate_each(configured(folder), watcher)
+    else:
+        reports = evaluate_each(config, watcher)
     return reports
+
+
+def inputs_folder(config: EvalConfig) -> Path:
+    """The folder of the rows and functions of a call: `output`, the model's run folder, or ./evals."""
+    model = Path(config.model).expanduser()
+    run = next((folder for folder in (model, model.parent) if (folder / "config.yaml").is_file()), None)
+    return config.output or run or Path("evals")
 
 
 def check_benchmarks(config: EvalConfig) -> None:

@@ -17,6 +17,7 @@ from obverse.api.reward_source import Reward, RewardFile, reward_files
 from obverse.api.rows import Rows, by_index, is_name, json_lines
 from obverse.errors import ConfigError, DataError
 from obverse.runtime.file_writes import storage_errors, write_atomically
+from obverse.runtime.output_dir import DATA_FOLDER
 
 Dataset = str | Path | Rows
 
@@ -66,16 +67,16 @@ class Inputs:
             raise
 
 
-def inputs_of(options: Mapping[str, Any]) -> tuple[Inputs, dict[str, Any]]:
-    """Return the inputs among the arguments of a call, and the other arguments.
+def inputs_of(options: Mapping[str, Any], stems: Mapping[str, str] = STEMS) -> tuple[Inputs, dict[str, Any]]:
+    """Return the inputs among the arguments of a call, and the other arguments; `stems` are names of files by option.
 
     Raises ConfigError or DataError for inputs that cannot be used.
     """
-    others = {name: value for name, value in options.items() if name not in (*STEMS, *REWARD_OPTIONS)}
-    given = {name: options[name] for name in STEMS if options.get(name) is not None}
+    others = {name: value for name, value in options.items() if name not in (*stems, *REWARD_OPTIONS)}
+    given = {name: options[name] for name in stems if options.get(name) is not None}
     num_rows = options.get("num_problems")
     tables = {
-        option: _named(STEMS[option], json_lines(dataset, option, num_rows if option == "dataset" else None))
+        option: _named(stems[option], json_lines(dataset, option, num_rows if option == "dataset" else None))
         for option, dataset in given.items()
         if not is_name(dataset)
     }
@@ -96,16 +97,16 @@ def rewards_of(options: Mapping[str, Any]) -> list[RewardFile]:
 
 
 def _named(stem: str, text: str) -> tuple[str, str]:
-    return f"data/{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl", text
+    return f"{DATA_FOLDER}/{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl", text
 
 
 def _remove_unused(folder: Path, names: Sequence[str]) -> None:
     """Remove files that the run's configuration does not name, and folders that are empty then."""
-    config = folder / "config.yaml"
-    stored = config.read_text(encoding="utf-8") if config.is_file() else ""
+    configs = [folder / name for name in ("config.yaml", "comparison.yaml") if (folder / name).is_file()]
+    stored = "".join(path.read_text(encoding="utf-8") for path in configs)
     for name in names:
         if name not in stored:
             (folder / name).unlink(missing_ok=True)
-    for path in (folder / "data", folder):
+    for path in (folder / DATA_FOLDER, folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()

@@ -65,7 +65,8 @@ def by_index(text: str, source: str, option: str) -> str:
     """Return a message in which the lines of `source` are named as items of an argument, counted from 0.
 
     Example:
-        by_index("train.jsonl:4: prompt: missing", "train.jsonl", "dataset") == "dataset[3]: prompt: missing"
+        >>> by_index("train.jsonl:4: prompt: missing", "train.jsonl", "dataset")
+        'dataset[3]: prompt: missing'
     """
     items = re.sub(rf"{re.escape(source)}:(\d+)", lambda match: f"{option}[{int(match[1]) - 1}]", text)
     return items.replace(source, option)

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from obverse.evaluation.report import Report
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+# the columns that notebooks show
+METRICS_SHOWN = (
+    "step",
+    "reward",
+    "accuracy",
+    "nll",
+    "entropy",
+    "kl",
+    "grad_norm",
+    "completions/mean_length",
+    "num_tokens",
+)
+SAMPLES_SHOWN = ("problem", "kind", "prompt", "text", "answer", "reward", "correct", "kept")
 
 
 class Run:
@@ -45,6 +58,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.folder}: {self.method}, step {self.step}{', stopped' if self.stopped else ''}>"
+
+    def _repr_html_(self) -> str:
+        return str(load("obverse.api.run_html:html_of")(self))
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -75,7 +91,7 @@ class Run:
         stat = path.stat()
         state = (stat.st_mtime_ns, stat.st_size, branches.names_leaving(self.folder))
         if self._metrics is None or self._metrics[0] != state:
-            self._metrics = (state, Table(read_run(self.folder).rows, "metrics"))
+            self._metrics = (state, Table(read_run(self.folder).rows, "metrics", METRICS_SHOWN))
         return self._metrics[1]
 
     @property
@@ -107,7 +123,7 @@ class Run:
                 f"run {self.folder} has no completions of step {step}: there are {len(files)} steps from "
                 f"{min(files)} to {max(files)}"
             )
-        return Table(list(read_objects(files[step])), f"completions of step {step}")
+        return Table(list(read_objects(files[step])), f"completions of step {step}", SAMPLES_SHOWN)
 
     def evaluate(self, *, watcher: Watcher | None = None, **options: Any) -> list[Report]:
         """Evaluate the newest checkpoint; see `obverse.evaluate`.
@@ -132,6 +148,11 @@ class Run:
     def tokenizer(self, step: int | None = None) -> Any:
         """The tokenizer of a checkpoint, with the chat template of the training."""
         return load("obverse.api.models:load_tokenizer")(self._checkpoint(step))
+
+    def report(self) -> Path:
+        """Write report.html into the run folder, and return its path; a notebook shows the page in its output."""
+        path: Path = load("obverse.api.run_html:write_report")(self.folder)
+        return path
 
     def resume(
         self, *, callbacks: Callback | Sequence[Callback] = (), watcher: Watcher | None = None, **options: Any

@@ -8,8 +8,11 @@ from typing import Any, overload
 
 from obverse.errors import ConfigError
 from obverse.lazy_import import load
+from obverse.notebook_html import block, paragraph, table, text
 
 Row = Mapping[str, Any]
+
+MOST_ROWS, MOST_COLUMNS = 12, 10  # that a notebook shows of a table
 
 
 class Table(Sequence[Row]):
@@ -28,9 +31,10 @@ class Table(Sequence[Row]):
         2
     """
 
-    def __init__(self, rows: Sequence[Row], title: str = "") -> None:
+    def __init__(self, rows: Sequence[Row], title: str = "", shown: Sequence[str] = ()) -> None:
         self._rows = list(rows)
         self.title = title
+        self._shown = shown  # the columns that a notebook shows; (): the first ones
 
     @property
     def columns(self) -> list[str]:
@@ -48,7 +52,7 @@ class Table(Sequence[Row]):
 
     def __getitem__(self, key: int | slice | str) -> Row | Table | list[Any]:
         if isinstance(key, slice):
-            return Table(self._rows[key], self.title)
+            return Table(self._rows[key], self.title, self._shown)
         if not isinstance(key, str):
             return self._rows[key]
         if key not in self.columns:
@@ -81,3 +85,14 @@ class Table(Sequence[Row]):
         columns = self.columns
         listed = ", ".join(columns[:8]) + (f" and {len(columns) - 8} more" if len(columns) > 8 else "")
         return f"<{name}: {len(self)} rows; columns: {listed or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        columns = [name for name in self._shown or self.columns if name in self.columns][:MOST_COLUMNS]
+        first, last = self._rows[:MOST_ROWS], self._rows[MOST_ROWS:][-1:]
+        rows = [[row.get(name) for name in columns] for row in [*first, *last]]
+        parts = [f"{len(self):,} rows", f"{len(self.columns)} columns"]
+        if len(first) + len(last) < len(self):
+            parts.append(f"the first {MOST_ROWS} and the last are shown")
+        if len(columns) < len(self.columns):
+            parts.append(f"others: {', '.join(name for name in self.columns if name not in columns)}")
+        return block(paragraph(text(self.title)), table(columns, rows), paragraph(text("; ".join(parts), 2000), True))

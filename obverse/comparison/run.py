@@ -40,7 +40,7 @@ from obverse.python_files import read_once
 from obverse.redact import flat
 from obverse.runtime.callbacks import Metrics, Phase, Silent, Watcher
 from obverse.runtime.file_writes import storage_errors
-from obverse.runtime.output_dir import free_folder
+from obverse.runtime.output_dir import free_folder, is_input_file
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import Interrupted, SignalWatcher
 
@@ -109,7 +109,7 @@ def refuse_foreign(root: Path) -> None:
     with storage_errors(root, "choose another --output_dir"):
         if (root / CONFIG).exists() or not root.is_dir():
             return
-        if any(path.name != CLAIM for path in root.iterdir()):
+        if any(path.name != CLAIM and not is_input_file(path) for path in root.iterdir()):
             raise ConfigError(f"--output_dir: {root} is not empty and has no comparison")
 
 

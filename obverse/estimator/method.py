@@ -10,6 +10,7 @@ from obverse.estimator.columns import WRITTEN_BY_CRITIC, check_needs, part_needs
 from obverse.estimator.formula import Stream, Term
 from obverse.estimator.parts.interfaces import Memory, RequestFunction, SampleSelector, Shaping
 from obverse.estimator.parts.selection import Everything
+from obverse.notebook_html import block, paragraph, table, text
 from obverse.types import Group, Sample, Source, without_grade
 
 if TYPE_CHECKING:
@@ -128,3 +129,16 @@ class Method:
             return group
         name = getattr(reader, "__name__", type(reader).__name__)
         return Group(group.problem, [without_grade(sample, name) for sample in group.samples])
+
+    def _repr_html_(self) -> str:
+        """The method in a notebook: a row per term with the parts that make its coefficient, and the other parts."""
+        names = ("source", "on", "weight", "share", "mask", "reference", "advantage")
+        rows = [[term.record()[name] for name in names] for term in self.terms]
+        header = ("tokens", "gradient of", "weight", "normalizer", "mask", "pi_ref", "advantage")
+        optional = {"shaping": self.shaping, "critic": self.critic, "memory": self.memory, "inputs": self.inputs}
+        parts = {"samples": self.ask, "selection": self.keep, **optional}
+        lines = "; ".join(f"{name}: {part}" for name, part in parts.items() if part)
+        formula = "c = weight * normalizer * mask * (pi / pi_ref) * advantage, summed over the terms"
+        return block(
+            paragraph(formula, is_soft=True), table(header, rows), paragraph(text(lines, most=2000), is_soft=True)
+        )

@@ -71,9 +71,11 @@ class Samples:
 
     def to(self, device: Any) -> Samples:
         """The same table on another device."""
-        return Samples(
-            **{name: _changed(column, lambda values: values.to(device)) for name, column in vars(self).items()}
-        )
+        return self.map_columns(lambda column: column.to(device))
+
+    def map_columns(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        """The table with `change` applied to every column; a missing column stays missing."""
+        return Samples(**{name: _changed(column, change) for name, column in vars(self).items()})
 
     def __len__(self) -> int:
         return len(self.reward)

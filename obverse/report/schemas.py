@@ -127,6 +127,10 @@ class Cell(TypedDict):
     high: Number
     verdict: NotRequired[str | None]
     samples: NotRequired[str | None]
+    baseline: NotRequired[str | None]
+    difference: NotRequired[Maybe]
+    difference_low: NotRequired[Maybe]
+    difference_high: NotRequired[Maybe]
 
 
 class Standings(TypedDict):

@@ -13,6 +13,7 @@ from obverse.errors import ConfigError
 from obverse.redact import masked
 from obverse.runtime import branches
 
+DATA_FOLDER = "data"  # of a run folder: rows that a Python call has written
 INPUTS = ("dataset", "eval_dataset", "verifier")  # options that may name files of the run folder
 
 
@@ -60,6 +61,11 @@ def refuse_moved(config: TrainConfig, file: str | Path, is_given: bool) -> None:
             f"--config: {file} is in {home.resolve()} and names {config.output_dir.resolve()} as its output_dir: "
             "say which of them to continue by --output_dir"
         )
+
+
+def is_input_file(path: Path) -> bool:
+    """Whether a name in a run folder is of rows or functions that a Python call writes before the run begins."""
+    return path.name == DATA_FOLDER or re.fullmatch(r"reward-[0-9a-f]{12}\.py", path.name) is not None
 
 
 def in_folder_of(values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:

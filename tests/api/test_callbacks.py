@@ -50,10 +50,15 @@ class Recorder(obverse.Callback):
 
 def test_callbacks_see_the_run_and_stop_it(tmp_path: Path) -> None:
     recorder, idle = Recorder(stop_at=1), obverse.Callback()
-    options = {**OPTIONS, "eval_dataset": "arithmetic:1-1", "num_eval_problems": 2, "num_generations_eval": 1}
-    run = obverse.train("sft", output_dir=tmp_path / "run", callbacks=[idle, recorder], **options)
+    run = obverse.train("sft", output_dir=tmp_path / "run", callbacks=[idle, recorder], **OPTIONS)
     assert (run.step, run.stopped, run.exit_code) == (1, True, 0)
     assert recorder.calls == [("begin", 0), 1, ("save", 1, "checkpoint-1"), ("end", 1, True)]
+
+
+@pytest.mark.slow  # two seconds
+def test_a_run_that_a_callback_stopped_is_resumed(tmp_path: Path) -> None:
+    options = {**OPTIONS, "eval_dataset": "arithmetic:1-1", "num_eval_problems": 2, "num_generations_eval": 1}
+    run = obverse.train("sft", output_dir=tmp_path / "run", callbacks=Recorder(stop_at=1), **options)
     second = Recorder()
     run = run.resume(callbacks=second)
     assert (run.step, run.stopped) == (3, False)

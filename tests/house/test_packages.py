@@ -43,6 +43,7 @@ LIGHT_MODULES = {
     "analysis.step_file",
     "api",
     "api.events",
+    "api.coefficients",
     "api.compare",
     "api.evaluate",
     "api.method_entries",

@@ -1,0 +1,187 @@
+"""`obverse.loss`: the loss of any method for a training loop of one's own, in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from obverse.analysis.step_coefficients import keep, tables, update_loss
+from obverse.analysis.step_file import COLUMNS, KINDS, Row
+from obverse.config.resolve import method_options
+from obverse.errors import ConfigError
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import TrainingSchedule, as_schedule
+from obverse.estimator.tables import MISSING, PolicyOutputs
+from obverse.methods import MakeMethod, call, find
+from obverse.types import POLICY_KINDS, GradeResult, ModelInput, Sample, Source
+
+AnyMethod = str | MakeMethod | Method | TrainingSchedule
+
+
+def loss(
+    method: AnyMethod,
+    logp: Tensor,
+    mask: Tensor,
+    *,
+    reward: Tensor | Sequence[float],
+    problem: Sequence[Any],
+    kind: str | Sequence[str] = "rollout",
+    behavior: Tensor | None = None,
+    anchor: Tensor | None = None,
+    entropy: Tensor | None = None,
+    value: Tensor | None = None,
+    columns: Mapping[str, Tensor] | None = None,
+    correct: Sequence[bool] | Tensor | None = None,
+    truncated: Sequence[bool] | Tensor | None = None,
+    num_hint: Sequence[int] | None = None,
+    uniform: Sequence[float] | None = None,
+    memory: Sequence[float] | None = None,
+    progress: float = 0.0,
+    **options: Any,
+) -> Tensor:
+    """Compute the loss of an update, whose gradient is that of `obverse.train` on the same samples.
+
+    It is a scalar: call `backward()` on it, clip, and step the optimizer. All samples of the update are given at once,
+    because normalizers and baselines count over all of them: S samples of at most L tokens. Samples that the method
+    does not select contribute nothing. The value is the surrogate's; only its gradient is the published loss's.
+
+    Args:
+        method: A name, `"file.py:function"`, a function that returns a Method, or a Method.
+        logp: Log-probs of the response tokens under the policy, with their graph; [S, L].
+        mask: Which of them are tokens of a response; bool [S, L].
+        reward: The reward of each sample; [S].
+        problem: What identifies each sample's problem, such as its index: samples of one problem are a group; [S].
+        kind: `rollout`, `demonstration`, `hinted`, `greedy`, `chosen` or `rejected`, for all samples or for each; [S].
+        behavior: Log-probs under the policy that sampled the rollouts; [S, L]. None: those of `logp`.
+        anchor: Log-probs under the frozen initial model, where the method reads it; [S, L].
+        entropy: Entropies of the policy's distributions, with their graph, for an entropy bonus; [S, L].
+        value: A critic's values or a reward model's scores, with their graph; [S, L].
+        columns: Further columns by name, [S, L] each: `advantage`, `old_value`, `returns` (of a critic), `sampler`.
+        correct: Whether each sample is correct; [S]. None: a reward of at least 1.
+        truncated: Whether each sample was ended by the length limit; [S]. None: none of them.
+        num_hint: The number of each sample's first tokens that are a hint; [S]. None: 0.
+        uniform: A number in [0, 1) per sample, equal for a problem, for random choices; [S].
+        memory: The method's stored number for each sample's problem; [S].
+        progress: The fraction of the run that is done, for schedules and weights that change.
+        options: The method's options, in place of the paper's.
+
+    Raises:
+        ConfigError: For shapes that do not fit, for the method's options, and for several stages at this progress.
+        DataError: For a column that the method reads and that is not given.
+
+    Example:
+        >>> logp = torch.tensor([[-0.5], [-1.5]], requires_grad=True)
+        >>> mask = torch.ones(2, 1, dtype=torch.bool)
+        >>> loss("dr_grpo", logp, mask, reward=[1.0, 0.0], problem=[0, 0], max_completion_length=1).backward()
+        >>> logp.grad
+        tensor([[-0.2500],
+                [ 0.2500]])
+    """
+    estimator, stage_progress = _method_at(method, options, progress)
+    given = {"behavior": logp.detach() if behavior is None else behavior, "anchor": anchor, "entropy": entropy}
+    given |= {"value": value, **(columns or {})}
+    _check(logp, mask, given, estimator)
+    facts: dict[str, Any] = {
+        "reward": reward,
+        "problem": problem,
+        "kind": [kind] * len(logp) if isinstance(kind, str) else kind,
+    }
+    facts |= {"correct": correct, "truncated": truncated, "num_hint": num_hint, "uniform": uniform, "memory": memory}
+    rows = _rows(logp, mask, given, {name: _listed(name, fact, len(logp)) for name, fact in facts.items()})
+    memories = keep(estimator, rows)
+    kept = [index for index, row in enumerate(rows) if id(row.sample) in memories]
+    if not kept:
+        return (logp[mask] * 0.0).sum()
+    dtype = torch.promote_types(logp.dtype, torch.float32)
+
+    def placed(column: Tensor) -> Tensor:
+        return column.to(logp.device, dtype if column.is_floating_point() else column.dtype)
+
+    tokens, samples, _ = tables(estimator, [rows[index] for index in kept], memories)
+    tokens = tokens.map_columns(placed)
+    samples = samples.map_columns(placed)
+
+    def flat(column: Tensor) -> Tensor:
+        return torch.cat([column[index][mask[index]] for index in kept]).to(dtype)
+
+    outputs = PolicyOutputs(
+        flat(logp),
+        flat(torch.zeros_like(logp) if entropy is None else entropy),
+        MISSING if value is None else flat(value),
+    )
+    return update_loss(estimator, tokens, samples, outputs, stage_progress, value is not None)
+
+
+def _method_at(method: AnyMethod, options: Mapping[str, Any], progress: float) -> tuple[Method, float]:
+    """The method that acts at this point of a run, and the progress within its stage."""
+    if isinstance(method, Method | TrainingSchedule):
+        if options:
+            raise ConfigError(f"the method is a value and takes no options: leave out {', '.join(options)}")
+        schedule = as_schedule(method)
+    elif not isinstance(method, str):
+        schedule = as_schedule(call(getattr(method, "__name__", "method"), method, options))
+    else:
+        make = find(method)
+        schedule = as_schedule(call(method, make, method_options(method, make, options)))
+    stages = schedule.at(progress)
+    if len(stages) > 1:
+        raise ConfigError("the method has several stages at this progress: give the Method of one of them")
+    return schedule.methods[stages[0]], schedule.selector.progress(stages[0], progress)
+
+
+def _check(logp: Tensor, mask: Tensor, given: Mapping[str, Tensor | None], method: Method) -> None:
+    """Raise ConfigError for shapes that differ, unknown columns, and a stream without its output."""
+    if logp.ndim != 2 or mask.dtype != torch.bool:
+        raise ConfigError(f"logp: expects [samples, tokens] and a bool mask, not {list(logp.shape)} and {mask.dtype}")
+    for name, column in {"mask": mask, **given}.items():
+        if name not in (*COLUMNS, "mask"):
+            raise ConfigError(f"columns: there is no {name!r}: there are {', '.join(COLUMNS)}")
+        if column is not None and column.shape != logp.shape:
+            raise ConfigError(f"{name}: has the shape {list(column.shape)}, and logp {list(logp.shape)}")
+    if given["entropy"] is None and "entropy" in method.streams:
+        raise ConfigError("entropy: the method has an entropy bonus: give the entropies, or switch it off")
+
+
+def _listed(name: str, values: Any, num_samples: int) -> list[Any]:
+    """A fact of every sample as a list; None for each where it is not given."""
+    if values is None:
+        return [None] * num_samples
+    values = values.tolist() if isinstance(values, Tensor) else list(values)
+    if len(values) != num_samples:
+        raise ConfigError(f"{name}: has {len(values)} values for {num_samples} samples")
+    return values
+
+
+def _rows(logp: Tensor, mask: Tensor, given: Mapping[str, Tensor | None], facts: Mapping[str, list[Any]]) -> list[Row]:
+    """The samples as the records that methods select from, with their columns as numbers."""
+    rows = []
+    for index in range(len(logp)):
+        fact = {name: values[index] for name, values in facts.items()}
+        columns = {name: _numbers(given.get(name), mask, index) for name in COLUMNS}
+        if fact["kind"] not in KINDS:
+            raise ConfigError(f"kind: expects one of {', '.join(KINDS)}, not {fact['kind']!r:.40}")
+        source = Source.ROLLOUT if fact["kind"] in POLICY_KINDS else Source[fact["kind"].upper()]
+        length, num_hint, reward = int(mask[index].sum()), fact["num_hint"] or 0, float(fact["reward"])
+        sample = Sample(
+            kind=fact["kind"],
+            prompt=ModelInput((0,)),
+            ids=list(range(length)),
+            sources=[Source.HINT] * num_hint + [source] * (length - num_hint),
+            behavior=[number or 0.0 for number in columns["behavior"] or ()],
+            text="",
+            finish="length" if fact["truncated"] else "stop",
+            grade=GradeResult(reward >= 1.0 if fact["correct"] is None else bool(fact["correct"]), reward),
+            uniform=1.0 if fact["uniform"] is None else float(fact["uniform"]),
+        )
+        numbers = _numbers(logp, mask, index) or []
+        name = f"sample {index}"
+        rows.append(Row(name, fact["problem"], sample, True, fact["memory"], [n or 0.0 for n in numbers], columns))
+    return rows
+
+
+def _numbers(column: Tensor | None, mask: Tensor, index: int) -> list[float | None] | None:
+    """A column of one sample, at the tokens of its response; None for an absent column."""
+    return None if column is None else column[index][mask[index]].detach().double().tolist()
