@@ -28,6 +28,7 @@ from obverse.models.policy import Policy, set_threads
 from obverse.models.reward_model import RewardModel
 from obverse.rewards import with_weights
 from obverse.runtime import checkpoint, manifest
+from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.run_dir import RunFolder
 from obverse.training import validate as requirements
 from obverse.training.build_models import load_reward_model
@@ -86,8 +87,8 @@ class Context:
         """Whether every rollout can be graded."""
         return self.scorer is not None or all(problem.verifier is not None for problem in self.problems)
 
-    def collector(self, method: Method, author: Policy | None = None) -> Collector:
-        """The collector of the method's samples; `author` samples in place of the policy.
+    def collector(self, method: Method, author: Policy | None = None, watcher: Watcher | None = None) -> Collector:
+        """The collector of the method's samples; `author` samples in place of the policy, `watcher` sees the progress.
 
         Raises ConfigError if the method samples and the model cannot be sampled.
         """
@@ -99,6 +100,7 @@ class Context:
             initial=self.sampler(self.initial) if samples_initial(method) else None,
             scorer=self.scorer,
             format_reward=self.format_reward,
+            watcher=watcher or Silent(),
         )
 
     def sampler(self, policy: Policy) -> Sampler:

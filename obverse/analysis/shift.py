@@ -146,11 +146,9 @@ def texts(context: Context, config: ShiftConfig, watch: Watcher) -> dict[str, li
     """The samples by kind."""
     num_rollouts = config.num_generations
     method = Method(ask=Request(rollouts=num_rollouts, demonstrations=1), terms=())
-    watch.phase("sample", 0, 1)
-    collector = context.collector(method, context.initial)
+    collector = context.collector(method, context.initial, watch)
     problems = context.batch(0, min(config.num_problems, len(context.problems)))
     collected = [sample for group in collector.collect(problems, method, 0, 0.0) for sample in group.samples]
-    watch.phase("sample", 1, 1)
     kinds: dict[str, list[Sample]] = {}
     for sample in collected:
         kinds.setdefault(sample.kind, []).append(sample)

@@ -61,18 +61,25 @@ def export(config: ExportConfig, watcher: Watcher | None = None) -> Path:
         raise ConfigError(f"--dtype: an adapter is copied with its dtype: leave out --dtype {config.dtype}")
     if is_copied and config.dtype == "auto":
         with making(out) as part:
-            for path in files(folder):
+            paths = files(folder)
+            size, num_copied = sum(path.stat().st_size for path in paths), 0
+            for path in paths:
+                watch.phase("save", num_copied, size)
                 shutil.copyfile(path, part / path.name)
+                num_copied += path.stat().st_size
+            watch.phase("save", size, size)
             added = carry_template(folder, part)
             write_card(config, folder, part, watch)
         kind = "model" if base is None else "adapter"
         watch.note(f"{out} holds the {kind} of {folder}, byte for byte{added and ', and ' + added}")
         return out
+    watch.phase("load", 0, 0)
     model, tokenizer, unused = whole(folder, config.dtype, base)
     tokenizer = trained_tokenizer(folder, tokenizer)
     if unused:
         watch.note(unused)
     with making(out) as part:
+        watch.phase("save", 0, 0)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         if base is None and (folder / CARD).is_file() and not is_of_training(folder / CARD):

@@ -47,6 +47,7 @@ def run(words: Words) -> int:
 def print_answer(question: str, config: Any) -> Any:
     """Compute the answer to a question, print its table, and return it."""
     with load("obverse.cli.progress_panel:Panel")() as watcher:
+        watcher.phase("load", 0, 0)  # importing torch takes seconds
         answer = load(f"obverse.analysis.{question}:{question}")(config, watcher)
     results_console().print(answer.table())
     return answer

@@ -19,6 +19,7 @@ from rich.text import Text
 from obverse.cli.command import parse_options
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help
+from obverse.cli.progress_panel import Panel
 from obverse.cli.results_console import results_console
 from obverse.config.commands import DataConfig
 from obverse.data import EMBEDDED, load_dataset
@@ -48,14 +49,15 @@ def run(words: Words) -> int:
         )
     config = parse_options(DataConfig, words, f"data {action}", "dataset")
     console = results_console()
-    if action == "check":
-        problems = check(config, console)
-        if config.model is not None:
-            check_tokens(config, problems, console)
-    elif config.model is None:
-        show(config, console)
-    else:
-        show_tokens(config, some(config), console)
+    with Panel.beside_results():
+        if action == "check":
+            problems = check(config, console)
+            if config.model is not None:
+                check_tokens(config, problems, console)
+        elif config.model is None:
+            show(config, console)
+        else:
+            show_tokens(config, some(config), console)
     return 0
 
 

@@ -33,8 +33,9 @@ def run(words: Words) -> int:
         return 0
     configs = configs_of(words)
     check_benchmarks(configs[0])
-    evaluate_each = load("obverse.evaluation.evaluate:evaluate_each")
     with load("obverse.cli.progress_panel:Panel")() as watcher:
+        watcher.phase("load", 0, 0)  # importing torch takes seconds
+        evaluate_each = load("obverse.evaluation.evaluate:evaluate_each")
         reports_by_model = [evaluate_each(config, watcher) for config in configs]
     for reports in reports_by_model:
         print_reports(reports)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from obverse.cli.progress_panel import Panel
 from obverse.config.commands import GradeConfig
 from obverse.data.file_formats import kind_of, listed, read_file
 from obverse.data.layouts import Flaw, RowLocation
@@ -15,13 +16,15 @@ from obverse.data.readers import report
 from obverse.errors import DataError
 from obverse.python_files import read_once
 from obverse.rewards import NAMES, get_verifier, parse_verifiers, reference_error, start_workers, with_weights
+from obverse.runtime.progress import report_progress
 from obverse.types import Problem
 
 WORDS = {True: "true", False: "false", None: "error"}
 
 
 def run(config: GradeConfig) -> int:
-    grade(config, lambda row: print(json.dumps(row), flush=True))
+    with Panel.beside_results():
+        grade(config, lambda row: print(json.dumps(row), flush=True))
     return 0
 
 
@@ -39,7 +42,8 @@ def grade(config: GradeConfig, show: Callable[[dict[str, Any]], None]) -> None:
     verify = get_verifier(spec, config.verifier_seconds)
     problems = list(read(str(config.file), spec))
     start_workers(spec)
-    for problem, prediction in problems:
+    for number, (problem, prediction) in enumerate(problems):
+        report_progress("grade", number, len(problems))
         start = time.perf_counter()
         result = verify(problem, prediction)
         seconds = round(time.perf_counter() - start, 6)

@@ -1,12 +1,14 @@
-"""The progress of a run on the console: a live panel in a terminal, plain lines elsewhere.
+"""The progress of a command on the console: a live panel in a terminal, plain lines elsewhere.
 
 The surrogate loss is not shown: only its gradient has a meaning (its value is about 0 in RL).
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -17,19 +19,25 @@ from rich.text import Text
 
 from obverse.redact import flat
 from obverse.runtime.callbacks import Metrics, Phase
+from obverse.runtime.progress import shown_by
 
 PHASES: Mapping[Phase, str] = {
     "load": "loading",
+    "read": "reading",
+    "hash": "hashing",
     "sample": "sampling",
     "grade": "grading",
     "train": "training",
     "eval": "evaluating",
     "save": "saving",
+    "upload": "uploading",
 }
+SHARES: frozenset[Phase] = frozenset({"read", "hash", "save", "upload"})  # their units are bytes: shown as a share
 BLOCKS = "".join(map(chr, range(0x2581, 0x2589)))  # eighths of a block, rising
 IN_A_LINE = ("reward", "accuracy", "problems", "preferred", "critic", "entropy", "length", "speed")
 MAX_WIDTH = 100
 NUM_RECENT = 20  # steps over which the speed is taken
+QUIET_SECONDS = 30.0  # without a terminal, at least this long between two lines on one phase
 
 
 class Panel:
@@ -45,17 +53,27 @@ class Panel:
         self.live: Live | None = None
         self.is_closed = False  # the reader of the pipe has ended
         self.current: tuple[Phase, int, int] = ("load", 0, 0)
+        self.phase_began = self.last_line = time.monotonic()
+        self.done_before = 0  # units of the phase that were done when it began
         self.step_number = self.total_steps = 0
         self.metrics: Metrics = {}
         self.rewards: list[float] = []
         self.marks: list[tuple[int, float]] = []  # (step, time of its end in seconds), the last NUM_RECENT
 
+    @classmethod
+    def beside_results(cls) -> Panel:
+        """A panel for a command that prints its results on stdout: on stderr where stdout is a file or a pipe."""
+        return cls(Console(stderr=not sys.stdout.isatty(), highlight=False))
+
     def __enter__(self) -> Panel:
+        self.reports = ExitStack()
+        self.reports.enter_context(shown_by(self.phase))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.reports.close()
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -71,8 +89,26 @@ class Panel:
         self.console.print(table)
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        self.current = (phase, done, total)
-        self._show()
+        """Show the progress of a phase with the time left; without a terminal a line every QUIET_SECONDS."""
+        before, self.current = self.current, (phase, done, total)
+        if (before[0], before[2]) != (phase, total) or done < before[1]:
+            self.phase_began, self.done_before = time.monotonic(), done
+            self.last_line = self.phase_began
+        if self.console.is_terminal:
+            self._show()
+        elif time.monotonic() - self.last_line >= QUIET_SECONDS and not 0 < total <= done:
+            self.last_line = time.monotonic()
+            self._line(" ".join(filter(None, [PHASES[phase], self.phase_text()])))
+
+    def phase_text(self) -> str:
+        """`64/256  left 0:12` of the current phase; a share in place of bytes, the time so far without a total."""
+        phase, done, total = self.current
+        seconds = time.monotonic() - self.phase_began
+        if not total:
+            return clock(seconds) if seconds >= 1 else ""
+        text = f"{done / total:.0%}" if phase in SHARES else f"{done:,}/{total:,}"
+        new = done - self.done_before
+        return f"{text}  left {clock(seconds / new * (total - done))}" if new > 0 and done < total else text
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
         self.step_number, self.total_steps, self.metrics = step, total_steps, metrics
@@ -108,7 +144,13 @@ class Panel:
 
     def _show(self) -> None:
         if self.console.is_terminal and self.live is None:
-            self.live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4)
+            # a panel on stderr leaves results on stdout where they are redirected to
+            self.live = Live(
+                get_renderable=self._render,
+                console=self.console,
+                refresh_per_second=4,
+                redirect_stdout=not self.console.stderr,
+            )
             self.live.start()
 
     def _render(self) -> RenderableType:
@@ -122,9 +164,9 @@ class Panel:
             fraction, remaining = self.step_number / self.total_steps, clock(self.seconds_left())
             bar = ProgressBar(total=self.total_steps, completed=self.step_number)
             bars.add_row(f"step {self.step_number}/{self.total_steps}", bar, f"{fraction:4.0%}  left {remaining}")
-        bars.add_row(
-            PHASES[phase], ProgressBar(total=max(total, 1), completed=done), f"{done:,}/{total:,}" if total else ""
-        )
+        if self.total_steps or not 0 < total <= done:  # a phase that is done is not shown without a run
+            bar = ProgressBar(total=total or None, completed=done, pulse=not total)
+            bars.add_row(PHASES[phase], bar, self.phase_text())
         table = Table.grid(padding=(0, 2))
         table.add_column(width=16, style="dim")
         table.add_column()

@@ -49,6 +49,7 @@ def run(words: Words) -> int:
     if is_dry:
         return dry_run(config)
     with load("obverse.cli.progress_panel:Panel")() if read_rank_env().is_first else nullcontext(Silent()) as watcher:
+        watcher.phase("load", 0, 0)  # importing torch takes seconds
         return train_and_report(config, watcher).exit_code
 
 

@@ -23,9 +23,11 @@ from typing import IO, Any, NoReturn
 from obverse.data.layouts import PACKINGS, Flaw, RowLocation
 from obverse.data.messages import kind
 from obverse.errors import DataError
+from obverse.runtime.progress import ReportedFile, report_progress
 
 MAX_LINE_BYTES = 16 * 2**20
 TABLE_BATCH = 1_000  # rows decoded at a time
+READ_BYTES = 2**17  # read at a time
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -51,24 +53,30 @@ def listed() -> str:
     return f"{', '.join(READERS)} (all but tables also with {', '.join(PACKINGS)})"
 
 
+def _reported(file: str) -> BufferedReader:
+    """Open a file, with reports on how much of it was read."""
+    return BufferedReader(ReportedFile(file), READ_BYTES)
+
+
 @contextmanager
 def _open_unpacked(file: str) -> Iterator[IO[bytes]]:
     """Open a file for reading its uncompressed bytes. Errors: DataError if the compressed data is damaged."""
     packing = next((item for item in PACKINGS if file.lower().endswith(item)), "")
     stream: Any
     try:
-        if packing == ".gz":
-            stream = gzip.open(file)  # noqa: SIM115 (closed below)
-        elif packing == ".bz2":
-            stream = bz2.open(file)  # noqa: SIM115
-        elif packing:
-            import pyarrow as pa  # a third of a second that only tables and zstd should cost
+        with _reported(file) as packed:
+            if packing == ".gz":
+                stream = gzip.open(packed)  # noqa: SIM115 (closed below)
+            elif packing == ".bz2":
+                stream = bz2.open(packed)  # noqa: SIM115
+            elif packing:
+                import pyarrow as pa  # a third of a second that only tables and zstd should cost
 
-            stream = BufferedReader(pa.CompressedInputStream(open(file, "rb"), "zstd"))  # noqa: SIM115
-        else:
-            stream = open(file, "rb")  # noqa: SIM115
-        with stream:
-            yield stream
+                stream = BufferedReader(pa.CompressedInputStream(packed, "zstd"))
+            else:
+                stream = packed
+            with stream:
+                yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{file}: cannot be unpacked ({_first_line(error)}); it is damaged or cut off") from error
     except OSError as error:
@@ -140,7 +148,8 @@ def _parquet(file: str) -> Rows:
 
     try:
         with pq.ParquetFile(file) as table:
-            yield from table_rows(file, table.iter_batches(batch_size=TABLE_BATCH), table.schema_arrow)
+            batches = table.iter_batches(batch_size=TABLE_BATCH)
+            yield from table_rows(file, batches, table.schema_arrow, table.metadata.num_rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not a readable parquet file ({_first_line(error)})") from error
 
@@ -179,8 +188,8 @@ PACKED = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv"})  # tables hav
 # Tables
 
 
-def table_rows(source: str, batches: Iterator[Any], schema: Any) -> Rows:
-    """Yield the rows of Arrow batches, numbered from 1."""
+def table_rows(source: str, batches: Iterator[Any], schema: Any, num_rows: int = 0) -> Rows:
+    """Yield the rows of Arrow batches, numbered from 1; `num_rows` of them are expected, 0 if it is not known."""
     _check_unique(source, schema.names)
     converts = {field.name: convert for field in schema if (convert := _converter(field.type))}
     number = 0
@@ -190,6 +199,7 @@ def table_rows(source: str, batches: Iterator[Any], schema: Any) -> Rows:
             for name, convert in converts.items():
                 row[name] = convert(row[name])
             yield RowLocation(source, number), row
+        report_progress("read", number, num_rows)
 
 
 def _converter(column: Any) -> Convert | None:

@@ -53,9 +53,13 @@ def push(folder: Path, name: str, private: bool, watcher: Watcher) -> str:
                 raise HubError(f"{repository} is public: add --no-hub_private_repo to push to it, or give another name")
             size = sum(path.stat().st_size for path in paths)
             watcher.note(f"uploading {len(paths)} files, {size / 1e6:,.1f} MB, to {repository}")
+            operations = [CommitOperationAdd(path.name, path) for path in paths]
+            for number, operation in enumerate(operations):  # large files go up before the commit that names them
+                watcher.phase("upload", sum(path.stat().st_size for path in paths[:number]), size)
+                api.preupload_lfs_files(repository, [operation])
             commit = api.create_commit(
                 repository,
-                [CommitOperationAdd(path.name, path) for path in paths],
+                operations,
                 commit_message="Model exported by obverse",
                 parent_commit=info.sha,  # refused if the repository has changed since it was checked
             )

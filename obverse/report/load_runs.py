@@ -19,6 +19,7 @@ from obverse.report.schemas import check
 from obverse.runtime import branches as history
 from obverse.runtime import integrity as sealing
 from obverse.runtime.json_lines import parse, read_object, read_objects
+from obverse.runtime.progress import report_progress
 
 Row = Mapping[str, Any]
 COMPARISON = "comparison.yaml"
@@ -110,7 +111,11 @@ def find_runs(folder: Path) -> list[RunData]:
     )
     if not folders:
         raise DataError(f"{folder} contains no run: a run folder has config.yaml and metrics.jsonl")
-    return [read_run(path) for path in folders]
+    runs = []
+    for number, path in enumerate(folders, 1):
+        runs.append(read_run(path))
+        report_progress("read", number, len(folders))
+    return runs
 
 
 def read_run(folder: Path) -> RunData:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from obverse.redact import flat, masked
 
-Phase = Literal["load", "sample", "grade", "train", "eval", "save"]
+Phase = Literal["load", "read", "hash", "sample", "grade", "train", "eval", "save", "upload"]
 Metrics = Mapping[str, float]
 
 
@@ -19,7 +19,7 @@ class Watcher(Protocol):
         """What is about to run: ("model", "..."), ("batch", "32 problems x 8 completions = 256 ...")."""
 
     def phase(self, phase: Phase, done: int, total: int) -> None:
-        """`done` of `total` units of the current phase (completions, micro batches, problems)."""
+        """`done` of `total` units of the current phase (completions, micro batches, problems, bytes); 0: unknown."""
 
     def step(self, step: int, total_steps: int, metrics: Metrics) -> None:
         """A finished step with its row of metrics.jsonl."""

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from obverse.runtime.progress import report_progress
 from obverse.types import Problem
 
 BLOCK = 2**26
@@ -57,8 +58,11 @@ def file(path: Path) -> str:
 def _file(path: str, size: int, *_changed: int) -> str:
     digest = hashlib.sha256(str(size).encode())
     with ThreadPoolExecutor(min(os.cpu_count() or 1, max(1, size // BLOCK))) as threads:
-        for block in threads.map(lambda start: _block(path, start), range(0, size, BLOCK)):
+        starts = range(0, size, BLOCK)
+        for start, block in zip(starts, threads.map(lambda start: _block(path, start), starts), strict=True):
             digest.update(block)
+            if size > BLOCK:
+                report_progress("hash", min(start + BLOCK, size), size)
     return digest.hexdigest()
 
 

@@ -65,7 +65,7 @@ def prepare(
     `expected`: fingerprints by option of the inputs that the run must have. Raises ConfigError, DataError,
     CheckpointError or StorageError, all before the first step.
     """
-    watcher.report_phase("load", 0, 1)  # does not raise Interrupted: there is no state to save yet
+    watcher.report_phase("load", 0, 0)  # does not raise Interrupted: there is no state to save yet
     schedule = as_schedule(methods.build(config.method, config.method_options))
     check_options(config, schedule, process_group)
     problems = load_problems(config, schedule)  # before the folder is created: errors leave nothing behind

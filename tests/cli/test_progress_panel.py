@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,9 @@ from rich.console import Console
 
 from obverse.cli import progress_panel as panel_module
 from obverse.cli.progress_panel import Panel, clock, figures, sparkline, times
+from obverse.data.file_formats import read_file
 from obverse.runtime.callbacks import Watcher
+from obverse.runtime.progress import report_progress, shown_by
 
 ROW: dict[str, float] = {
     "reward": 0.4123,
@@ -138,7 +143,7 @@ def test_a_run_goes_on_when_its_reader_is_gone() -> None:
 
 
 def test_the_time_left_follows_the_recent_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([100.0, 102.0, 110.0])
+    now = iter([0.0, 100.0, 102.0, 110.0])
     monkeypatch.setattr(panel_module.time, "monotonic", lambda: next(now))
     panel, _ = a_panel()
     assert panel.seconds_left() == 0.0
@@ -177,3 +182,60 @@ def test_pairs_and_a_critic_have_words_of_their_own() -> None:
     assert found["problems"] == "SFT 0%, RL 0%, pairs 100%"
     assert found["preferred"] == "75.0% of pairs, by 0.0125" and found["critic"] == "squared error 0.25"
     assert figures({"problems/demonstration": 0.5, "problems/rollout": 0.5})["problems"] == "SFT 50%, RL 50%"
+
+
+def test_a_phase_shows_its_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(panel_module.time, "monotonic", lambda: now[0])
+    panel, file = a_panel()
+    panel.phase("eval", 100, 400)  # resumed: 100 are stored already
+    now[0] = 20.0
+    panel.phase("eval", 200, 400)
+    assert panel.phase_text() == "200/400  left 0:40" and file.getvalue() == ""
+    panel.phase("hash", 0, 2**30)
+    now[0] = 24.0
+    panel.phase("hash", 2**28, 2**30)
+    assert panel.phase_text() == "25%  left 0:12"  # bytes are a share, and the clock began again
+    panel.phase("load", 0, 0)
+    now[0] = 30.0
+    assert panel.phase_text() == "0:06"  # without a total: the time so far
+
+
+def test_without_a_terminal_a_long_phase_is_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(panel_module.time, "monotonic", lambda: now[0])
+    panel, file = a_panel()
+    for done in range(10_000):
+        now[0] = done / 100  # 100 seconds
+        panel.phase("grade", done, 10_000)
+    panel.phase("grade", 10_000, 10_000)
+    assert file.getvalue().splitlines() == [
+        "grading 3,000/10,000 left 1:10",
+        "grading 6,000/10,000 left 0:40",
+        "grading 9,000/10,000 left 0:10",
+    ]
+
+
+def test_reports_from_below_reach_the_open_panel_alone(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "p", "answer": "1"}\n' * 3)
+    panel, _ = a_panel()
+    with panel:
+        assert len(list(read_file(rows))) == 3
+        assert panel.current == ("read", rows.stat().st_size, rows.stat().st_size)
+    report_progress("grade", 1, 2)
+    assert panel.current[0] == "read"
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2"])
+def test_packed_files_report_how_much_of_them_was_read(suffix: str, tmp_path: Path) -> None:
+    rows = tmp_path / f"rows.jsonl.{suffix}"
+    rows.write_bytes({"gz": gzip, "bz2": bz2}[suffix].compress(b'{"prompt": "p"}\n' * 100))
+    reports: list[tuple[str, int, int]] = []
+    with shown_by(lambda *report: reports.append(report)):
+        assert len(list(read_file(rows))) == 100
+    assert reports[-1] == ("read", rows.stat().st_size, rows.stat().st_size)
+
+
+def test_a_panel_beside_results_is_on_stderr_where_stdout_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Panel.beside_results().console.stderr

@@ -61,6 +61,7 @@ LIGHT_MODULES = {
     "runtime.integrity",
     "runtime.json_lines",
     "runtime.output_dir",
+    "runtime.progress",
     "runtime.run_dir",
     "runtime.run_summary",
     "runtime.trackers",
