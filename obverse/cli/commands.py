@@ -131,6 +131,13 @@ COMMANDS: dict[str, Command] = {
         "Start a vLLM server that a run can sample from.",
         "obverse.cli.serve_vllm",
     ),
+    "completion": SchemaCommand(
+        "completion bash|zsh|fish",
+        "Print a script that completes commands and options in a shell.",
+        "obverse.cli.completion",
+        schema="obverse.config.commands:CompletionConfig",
+        positional=("shell",),
+    ),
     "demo": SchemaCommand(
         "demo [options]",
         "Train the embedded model and compare before with after.",

@@ -124,6 +124,12 @@ class ServeConfig(Options):
     vllm_args: str = option("output", "more options of vllm serve, as one text", "")
 
 
+class CompletionConfig(Options):
+    """The shell of a completion script."""
+
+    shell: Literal["bash", "zsh", "fish"] = option("output", "the shell that the script is for")
+
+
 class DemoConfig(Options):
     """The demonstration: methods on the embedded base and task, the same budget for each."""
 

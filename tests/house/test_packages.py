@@ -80,6 +80,8 @@ LIGHT_MODULES = {
     "cli.train",
     "cli.eval",
     "cli.grade",
+    "cli.completion",
+    "cli.completion_scripts",
     "cli.init",
     "cli.compare",
     "cli.analyze",
