@@ -7,10 +7,9 @@ after an update; the options of a method in a file of the user's own are not in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from obverse.cli.commands import COMMANDS, Command, SchemaCommand, load
-from obverse.cli.completion_scripts import bash, fish, zsh
+from obverse.cli.completion_scripts import CommandWords, bash, fish, zsh
 from obverse.config.analyze import QUESTIONS
 from obverse.config.commands import CompletionConfig, DataConfig, MethodsConfig, RunsConfig, ServeConfig
 from obverse.config.compare import CompareConfig
@@ -44,21 +43,6 @@ BESIDE_SCHEMA: Mapping[str, tuple[str, ...]] = {
 }
 OF_EVERY_COMMAND = ("help", "help-all", "debug")
 BY_METHOD = ("train", "explain", "weigh")  # commands whose further options are those of the method
-
-
-@dataclass(frozen=True)
-class CommandWords:
-    """What may follow a command: option names with their fixed values (empty for free ones), and first words.
-
-    `by_first` has further options after a first word: a method, or a question of `analyze`. `takes_runs`: whether a run
-    folder may follow.
-    """
-
-    summary: str
-    options: Mapping[str, tuple[str, ...]]
-    firsts: tuple[str, ...] = ()
-    by_first: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    takes_runs: bool = False
 
 
 def run(config: CompletionConfig) -> int:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-if TYPE_CHECKING:
-    from obverse.cli.completion import CommandWords
 
-Words = Mapping[str, "CommandWords"]
+@dataclass(frozen=True)
+class CommandWords:
+    """What may follow a command: option names with their fixed values (empty for free ones), and first words.
+
+    `by_first` has further options after a first word: a method, or a question of `analyze`. `takes_runs`: whether a run
+    folder may follow.
+    """
+
+    summary: str
+    options: Mapping[str, tuple[str, ...]]
+    firsts: tuple[str, ...] = ()
+    by_first: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    takes_runs: bool = False
+
+
+Words = Mapping[str, CommandWords]
 
 BASH = r"""# Completion of obverse in bash: put it into a file of ~/.local/share/bash-completion/completions/obverse,
 # or add  source FILE  to ~/.bashrc.

@@ -203,7 +203,7 @@ class Outcome:
 def test_train_hands_over_the_resolved_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TrainConfig] = []
 
-    def train(config: TrainConfig, watcher: Watcher) -> Outcome:
+    def train(config: TrainConfig, watcher: Watcher, events: object = None) -> Outcome:
         watcher.note("here")
         seen.append(config)
         return Outcome(143)
@@ -342,7 +342,7 @@ def test_alone_it_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors_have_their_codes_and_no_traceback(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(config: TrainConfig, watcher: Watcher) -> Outcome:
+    def train(config: TrainConfig, watcher: Watcher, events: object = None) -> Outcome:
         raise error
 
     stub(monkeypatch, "obverse.training.loop", train=train)

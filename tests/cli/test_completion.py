@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from obverse.cli.commands import COMMANDS, SchemaCommand
-from obverse.cli.completion import BESIDE_SCHEMA, BY_METHOD, SCHEMAS, SHELLS, CommandWords, completions
+from obverse.cli.completion import BESIDE_SCHEMA, BY_METHOD, SCHEMAS, SHELLS, completions
+from obverse.cli.completion_scripts import CommandWords
 from obverse.cli.main import main
 from obverse.config.sources import is_option
 from obverse.config.train import TrainConfig
