@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from obverse.api.compare import compare
     from obverse.api.evaluate import evaluate
     from obverse.api.loss import loss
+    from obverse.api.method_entries import method_table
     from obverse.api.run import Callback, Run, load_run
     from obverse.api.train import train
     from obverse.estimator.formula import Term
@@ -39,6 +40,7 @@ __all__ = [
     "find",
     "load_run",
     "loss",
+    "method_table",
     "train",
 ]
 
@@ -53,6 +55,7 @@ MODULES = {
     "find": "obverse.methods",
     "load_run": "obverse.api.run",
     "loss": "obverse.api.loss",
+    "method_table": "obverse.api.method_entries",
     "train": "obverse.api.train",
 }
 
@@ -67,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

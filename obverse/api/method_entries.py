@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from obverse.api.table import Table
 from obverse.config.method_options import method_fields
 from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial, wants
@@ -121,6 +122,27 @@ def entry(name: str, options: Mapping[str, Any] | None = None) -> Entry:
 def entries() -> list[Entry]:
     """All methods that ship with obverse, by family, then by name."""
     return sorted(map(entry, names()), key=lambda row: (FAMILIES.index(row.family), row.name))
+
+
+def method_table() -> Table:
+    """Return the methods that ship with obverse: name, family, summary, what the data needs, arXiv id of the paper.
+
+    Example:
+        >>> table = method_table()
+        >>> table.columns
+        ['name', 'family', 'needs', 'paper', 'summary']
+    """
+    rows = [
+        {
+            "name": row.name,
+            "family": row.family,
+            "needs": ", ".join(row.data),
+            "paper": row.paper,
+            "summary": row.summary,
+        }
+        for row in entries()
+    ]
+    return Table(rows, "methods", most_rows=len(rows))
 
 
 def by_family(rows: Iterable[Entry]) -> dict[str, list[Entry]]:

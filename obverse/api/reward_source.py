@@ -58,11 +58,22 @@ def reward_files(rewards: Reward | Sequence[Reward]) -> list[RewardFile]:
             "reward: expects a name, a file.py:function, a function or a list of them, "
             f"not {'an empty list' if isinstance(rewards, Sequence) else f'a {type(rewards).__name__}'}"
         )
-    return [RewardFile(reward) if isinstance(reward, str) else file_of(reward) for reward in rewards]
+    files: list[RewardFile] = []
+    for reward in rewards:
+        file = RewardFile(reward) if isinstance(reward, str) else file_of(reward)
+        number = 2
+        while file.text and file.function in {earlier.function for earlier in files}:  # their figures have these names
+            file = file_of(reward, f"{file.function.removesuffix(f'_{number - 1}')}_{number}")
+            number += 1
+        files.append(file)
+    return files
 
 
-def file_of(reward: Any) -> RewardFile:
-    """Return a reward function as a file. Raises ConfigError if it can neither be named nor written."""
+def file_of(reward: Any, name: str = "") -> RewardFile:
+    """Return a reward function as a file; `name` replaces the function's in a file that is to be written.
+
+    Raises ConfigError if it can neither be named nor written.
+    """
     if not isinstance(reward, FunctionType | BuiltinFunctionType):
         kind = "a method" if inspect.ismethod(reward) else f"a {type(reward).__name__}"
         raise ConfigError(f"reward: {_name(reward)} is {kind}, not a function: {ADVICE}")
@@ -71,7 +82,7 @@ def file_of(reward: Any) -> RewardFile:
             f"reward {_name(reward)}: its file trains while it is read: put the call under if __name__ == '__main__':"
         )
     try:
-        return _importable(reward) or _written(reward)
+        return _importable(reward) or _written(reward, name)
     except NotWritableError as error:
         path = _path(reward)
         is_member = _is_member(reward, sys.modules.get(reward.__module__))
@@ -98,10 +109,10 @@ def _has_relative_imports(path: Path) -> bool:
     return any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in nodes)
 
 
-def _written(function: FunctionType | BuiltinFunctionType) -> RewardFile:
+def _written(function: FunctionType | BuiltinFunctionType, name: str = "") -> RewardFile:
     if not isinstance(function, FunctionType):
         raise NotWritableError("it has no Python source")
-    name = "reward" if function.__name__ == LAMBDA else function.__name__
+    name = name or ("reward" if function.__name__ == LAMBDA else function.__name__)
     source = Source()
     source.add_function(name, function)
     text = f"{_header(name)}\n\n{source.text()}"

@@ -14,6 +14,7 @@ from obverse.report.load_runs import checkpoints_of, read_config, read_run, step
 from obverse.runtime import branches
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.runtime.json_lines import read_objects
+from obverse.runtime.run_summary import summarize
 
 if TYPE_CHECKING:
     from obverse.evaluation.report import Report
@@ -41,7 +42,6 @@ class Run:
 
     Attributes:
         folder: The run folder.
-        stopped: Whether a signal or a callback ended the training of this call; False for a run of `load_run`.
         exit_code: What `obverse train` would have returned: 0, or 130 or 143 after a signal.
 
     Example:
@@ -50,14 +50,14 @@ class Run:
         run.samples()[0]["text"]
     """
 
-    def __init__(self, folder: str | Path, *, stopped: bool = False, exit_code: int = 0) -> None:
+    def __init__(self, folder: str | Path, *, stopped: bool | None = None, exit_code: int = 0) -> None:
         self.folder = Path(folder).expanduser()
-        self.stopped = stopped
+        self._stopped = stopped
         self.exit_code = exit_code
         self._metrics: tuple[object, Table] | None = None
 
     def __repr__(self) -> str:
-        return f"<Run {self.folder}: {self.method}, step {self.step}{', stopped' if self.stopped else ''}>"
+        return f"<Run {self.folder}: {self.method}, step {self.step}{', stopped' if self._stopped else ''}>"
 
     def _repr_html_(self) -> str:
         return str(load("obverse.api.run_html:html_of")(self))
@@ -78,6 +78,16 @@ class Run:
         checkpoints = self.checkpoints
         newest = int(checkpoints[-1].name.rpartition("-")[2]) if checkpoints else 0
         return max(newest, int(self.metrics[-1]["step"])) if self.metrics else newest
+
+    @property
+    def state(self) -> str:
+        """`running`, `finished`, `stopped` (it can be resumed), `failed` or `damaged`, as `obverse runs` prints it."""
+        return summarize(self.folder).state
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal or a callback ended the call that returned the run; after `load_run`, by its `state`."""
+        return self.state == "stopped" if self._stopped is None else self._stopped
 
     @property
     def metrics(self) -> Table:

@@ -35,8 +35,7 @@ def write_report(folder: Path) -> ReportPath:
 def html_of(run: Run) -> str:
     """A run's method, folder and step, its first curves and its last evaluation."""
     data = read_run(run.folder)
-    state = f"step {run.step}" + (", stopped" if run.stopped else "")
-    parts = [paragraph(f"<b>{text(run.method)}</b> in {text(run.folder)}, {text(state)}")]
+    parts = [paragraph(f"<b>{text(run.method)}</b> in {text(run.folder)}, step {run.step}, {text(run.state)}")]
     if data.rows:
         figures = islice(curves_of(data), NUM_CHARTS)
         charts = [f"<div>{text(figure.title)}{draw(figure.chart('steps'), figure.title)}</div>" for figure in figures]

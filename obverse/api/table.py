@@ -31,10 +31,13 @@ class Table(Sequence[Row]):
         2
     """
 
-    def __init__(self, rows: Sequence[Row], title: str = "", shown: Sequence[str] = ()) -> None:
+    def __init__(
+        self, rows: Sequence[Row], title: str = "", shown: Sequence[str] = (), most_rows: int = MOST_ROWS
+    ) -> None:
         self._rows = list(rows)
         self.title = title
         self._shown = shown  # the columns that a notebook shows; (): the first ones
+        self._most_rows = most_rows
 
     @property
     def columns(self) -> list[str]:
@@ -52,7 +55,7 @@ class Table(Sequence[Row]):
 
     def __getitem__(self, key: int | slice | str) -> Row | Table | list[Any]:
         if isinstance(key, slice):
-            return Table(self._rows[key], self.title, self._shown)
+            return Table(self._rows[key], self.title, self._shown, self._most_rows)
         if not isinstance(key, str):
             return self._rows[key]
         if key not in self.columns:
@@ -88,11 +91,11 @@ class Table(Sequence[Row]):
 
     def _repr_html_(self) -> str:
         columns = [name for name in self._shown or self.columns if name in self.columns][:MOST_COLUMNS]
-        first, last = self._rows[:MOST_ROWS], self._rows[MOST_ROWS:][-1:]
+        first, last = self._rows[: self._most_rows], self._rows[self._most_rows :][-1:]
         rows = [[row.get(name) for name in columns] for row in [*first, *last]]
         parts = [f"{len(self):,} rows", f"{len(self.columns)} columns"]
         if len(first) + len(last) < len(self):
-            parts.append(f"the first {MOST_ROWS} and the last are shown")
+            parts.append(f"the first {len(first)} and the last are shown")
         if len(columns) < len(self.columns):
             parts.append(f"others: {', '.join(name for name in self.columns if name not in columns)}")
         return block(paragraph(text(self.title)), table(columns, rows), paragraph(text("; ".join(parts), 2000), True))

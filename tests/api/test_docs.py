@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from house.source import ROOT
 
-MODULES = ("coefficients", "loss", "rows", "run", "table")
+MODULES = ("coefficients", "loss", "method_entries", "rows", "run", "table")
 
 
 @pytest.mark.parametrize("name", MODULES)

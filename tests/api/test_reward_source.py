@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import linecache
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from obverse import python_files
-from obverse.api.reward_source import file_of, reward_files
+from obverse.api.reward_source import RewardFile, file_of, reward_files
 from obverse.errors import ConfigError
 from obverse.rewards.python_file import adapt
 from obverse.types import Problem
@@ -80,9 +79,8 @@ def cell() -> Any:
     return module
 
 
-def run_from_file(function: Callable[..., Any], folder: Path, text: str) -> float:
+def graded(reward: RewardFile, folder: Path, text: str) -> float:
     """The reward that a function gives after it was written to a file."""
-    reward = file_of(function)
     path = folder / reward.file
     path.write_text(reward.text)
     module = python_files.load(python_files.read(path))
@@ -100,7 +98,7 @@ def run_from_file(function: Callable[..., Any], folder: Path, text: str) -> floa
     ],
 )
 def test_a_function_of_a_cell_becomes_a_file(cell: Any, get: Any, reward: float, tmp_path: Path) -> None:
-    assert run_from_file(get(cell), tmp_path, "2+2=4") == reward
+    assert graded(file_of(get(cell)), tmp_path, "2+2=4") == reward
 
 
 def test_the_file_has_what_the_function_uses_and_no_more(cell: Any) -> None:
@@ -151,8 +149,11 @@ def test_a_function_of_a_file_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     assert "from re import compile" in file_of(re.compile).text  # of a package: it is imported
 
 
-def test_names_and_lists() -> None:
+def test_names_and_lists(cell: Any, tmp_path: Path) -> None:
     assert [reward.spec(Path("run")) for reward in reward_files(["math", "a.py:f"])] == ["math", "a.py:f"]
+    files = reward_files([cell.make(0.5), cell.make(1.0), cell.make(2.0), cell.short, cell.long])
+    assert [file.function for file in files] == ["inner", "inner_2", "inner_3", "reward", "reward_2"]
+    assert graded(files[1], tmp_path, "abc") == 3.0
     for wrong in ([], 5):
         with pytest.raises(ConfigError, match="reward: expects"):
             reward_files(wrong)  # type: ignore[arg-type]

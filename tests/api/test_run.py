@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,12 @@ def test_bad_rows_leave_no_folder(tmp_path: Path) -> None:
 def test_one_reward_per_call() -> None:
     with pytest.raises(ConfigError, match="reward and verifier"):
         obverse.train("hpt", reward=short, verifier="math")
+
+
+def test_a_table_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="pip install pandas"):
+        Table([{"step": 1}]).to_pandas()
 
 
 def test_a_table_is_a_sequence_with_columns() -> None:
