@@ -2,7 +2,7 @@
 
 To run after a change of a notebook or of what it shows. The outputs are stored so that a forge shows them. What differs
 between two machines without a change of the notebook is removed: cell ids, times, the interpreter's version, and what
-libraries write to stderr (progress bars, warnings about the environment).
+libraries write to stderr (progress bars, warnings about the environment). A page as large as a report is not stored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SECONDS = 600  # per cell; a notebook takes less than a minute on one idle core
+MAX_HTML = 100_000  # characters of one output
 
 
 def executed(path: Path, folder: Path) -> NotebookNode:
@@ -35,11 +36,14 @@ def executed(path: Path, folder: Path) -> NotebookNode:
 
 
 def tidied(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without what differs between two machines."""
+    """The notebook without what differs between two machines, and without large pages."""
     for number, cell in enumerate(notebook.cells, 1):
         cell.id, cell.metadata = f"cell-{number}", NotebookNode()
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                if len(output.get("data", {}).get("text/html", "")) > MAX_HTML:
+                    del output.data["text/html"]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = NotebookNode(kernelspec=kernel, language_info={"name": "python"})
     notebook.nbformat_minor = 5
