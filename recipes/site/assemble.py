@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from recipes.site import choice, reference
 from recipes.site.drawing import CSS, inline
+from recipes.site.notebook_page import notebook_page
 from recipes.site.package_map import package_map
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
@@ -138,6 +139,8 @@ def add_file(site: Site, path: str) -> None:
     page = f"{REPOSITORY}/{path.removesuffix('.md')}.md"
     if source.suffix in (".png", ".svg"):
         copy(source, site.target / REPOSITORY / path)
+    elif source.suffix == ".ipynb":
+        site.write(page, notebook_page(source), path)
     elif source.suffix == ".md":
         site.write(page, source.read_text(encoding="utf-8"), path)
     else:

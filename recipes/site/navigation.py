@@ -11,7 +11,7 @@ import yaml
 
 CONFIGURATION = Path(__file__).with_name("zensical.yml")
 SECTIONS = {"start": "Start"}  # of pages that are not named, by first folder; others are guides
-LINKED = "Files that the pages link to"  # pages of the repository's files that are not named
+LINKED = "Linked files"  # pages of the repository's files that are not named
 INDEX = "README.md"
 BUILT = "site"  # the folder of the written pages, beside the configuration
 
@@ -22,7 +22,7 @@ def configuration(pages: Mapping[str, str]) -> dict[str, Any]:
     Exits with a line if the navigation names a page that does not exist.
     """
     values: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text(encoding="utf-8"))
-    nav = [{name: folder_pages(entry, pages) if is_folder(entry) else entry} for name, entry in entries(values["nav"])]
+    nav = [{name: completed(entry, pages)} for name, entry in entries(values["nav"])]
     named = set(paths(nav))
     if missing := sorted(named - pages.keys()):
         sys.exit(f"{CONFIGURATION.name}: no such pages: {', '.join(missing)}")
@@ -42,8 +42,12 @@ def entries(nav: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
         yield from item.items()
 
 
-def is_folder(entry: Any) -> bool:
-    return isinstance(entry, str) and not entry.endswith(".md")
+def completed(entry: Any, pages: Mapping[str, str]) -> Any:
+    """An entry of the navigation with the pages of a folder in place of its name, or of `FOLDER/*` in a list."""
+    if isinstance(entry, list):
+        parts = (folder_pages(part[:-2], pages) if part.endswith("/*") else [part] for part in entry)
+        return [path for part in parts for path in part]
+    return entry if entry.endswith(".md") else folder_pages(entry, pages)
 
 
 def folder_pages(folder: str, pages: Mapping[str, str]) -> list[Any]:

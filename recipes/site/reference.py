@@ -24,6 +24,7 @@ from obverse.report import schemas
 from obverse.rewards import registry
 from recipes.site.command_schemas import SCHEMAS
 
+CODE = re.compile(r"(`[^`]*`)")
 FIGURES = Path(__file__).parents[2] / "docs" / "pictures" / "figures.json"
 OF_METHOD = "The options are those of the method: its [page](../methods/README.md) lists them, as `--help` does.\n"
 OF_RUN = (
@@ -82,14 +83,19 @@ FORMATS: dict[str, tuple[str, str, tuple[type, ...]]] = {  # by title: what the 
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars in cells are escaped."""
-    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    """A Markdown table. Bars in cells are escaped, but not those in code, where a backslash would be shown."""
+    lines = [header, ["---"] * len(header), *(map(without_bars, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def without_bars(cell: str) -> str:
+    """A cell in which no bar ends it."""
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in CODE.split(cell))
 
 
 def sentence(text: str) -> str:
     """Text that Markdown shows as it is: stars, underscores and angle brackets are escaped outside of code."""
-    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    parts = CODE.split(" ".join(text.split()))
     return "".join(part if part.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts)
 
 
