@@ -41,6 +41,8 @@ def run(words: Words) -> int:
     method = which_method(scanned, file)
     make = find(method)
     scanned = scan(words, train_schema(make), BESIDE_SCHEMA)
+    if "push_to_hub" in scanned.given and any("/" in word for word in scanned.positional[1:]):
+        scanned.problems.append("--push_to_hub is true or false: name the repository by --hub_model_id owner/name")
     scanned.take(1)
     given = {name: value for name, value in scanned.given.items() if name not in BESIDE_SCHEMA}
     config = scanned.check(lambda: resolve(method, make, given, file))

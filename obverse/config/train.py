@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from obverse.config.fields import (
-    HUB_PRIVATE_TEXT,
     Amount,
     Every,
     Folder,
@@ -20,7 +19,6 @@ from obverse.config.fields import (
     Place,
     Places,
     Positive,
-    Repository,
     SamplingOptions,
     Schedule,
     Text,
@@ -30,6 +28,7 @@ from obverse.config.fields import (
     resume_word,
     steps_or_epochs,
 )
+from obverse.config.hub import HubOptions
 from obverse.config.trackers import TrackerOptions
 
 # Options of the embedded base: it is tiny, so learning rates are larger and completions short.
@@ -164,21 +163,6 @@ class CardOptions(Options):
         0,
         resume="free",
     )
-
-
-class HubOptions(Options):
-    """The upload of the model at the end of a run, by the names of transformers. The token is read from HF_TOKEN."""
-
-    push_to_hub: bool = option(
-        "logging and saving", "upload the model of the last step to the hub at the end of the run", False, resume="free"
-    )
-    hub_model_id: Repository | None = option(
-        "logging and saving",
-        "repository of the hub, owner/name; none: the run folder's name, in the token's account",
-        None,
-        resume="free",
-    )
-    hub_private_repo: bool = option("logging and saving", HUB_PRIVATE_TEXT, True, resume="free")
 
 
 class TrainConfig(

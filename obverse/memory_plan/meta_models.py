@@ -12,7 +12,6 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from obverse.config.train import TrainConfig
-from obverse.errors import ConfigError
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference.conformance import decode_path
@@ -56,10 +55,10 @@ def _outline(name: str, config: TrainConfig) -> Any:
 
 
 def num_parameters(config: TrainConfig) -> int | None:
-    """The number of the policy's parameters; None where its configuration is not on this machine."""
+    """The number of the policy's parameters; None where its configuration is not on this machine or is invalid."""
     try:
         return sum(weight.numel() for weight in _outline(config.model, config).parameters())
-    except ConfigError:
+    except Exception:  # noqa: BLE001 - of an invalid configuration, which the plan reports
         return None
 
 

@@ -29,6 +29,10 @@ FOUR_BITS = 0.52  # bytes per weight, with quantization constants (QLoRA, 2305.1
 PREFETCHED = 2  # layers gathered at a time under FSDP
 
 
+class RowsTooLong(ConfigError):
+    """The model cannot read rows as long as the planned ones, which a run may not reach."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Bytes on one rank: `lasting` for the whole run, the other fields for one phase each."""
@@ -62,7 +66,7 @@ class Plan:
 def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
     """The memory that the run of `config` needs on each of `ranks`.
 
-    Raises ConfigError for a model whose configuration is missing, or that cannot read rows of these lengths.
+    Raises RowsTooLong for a model that cannot read rows of these lengths, ConfigError for one that no run could load.
     """
     schedule = as_schedule(methods.build(config.method, config.method_options))
     capabilities = policy_capabilities(config, schedule)
@@ -71,7 +75,7 @@ def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
         return _planned(config, schedule, lengths, ranks, capabilities, path)
     except (RuntimeError, IndexError) as error:  # of a forward pass over the planned rows
         longest = max(lengths.prompt + lengths.response, lengths.prompt + lengths.completion)
-        raise ConfigError(
+        raise RowsTooLong(
             f"a forward pass over rows of {longest:,} tokens fails ({first_line(error)}): the model may have fewer "
             "positions (--max_prompt_length, --max_completion_length)"
         ) from None

@@ -14,14 +14,15 @@ from obverse.errors import ConfigError
 from obverse.memory_plan import machine
 from obverse.memory_plan.batch_shapes import Lengths
 from obverse.memory_plan.lengths import lengths
-from obverse.memory_plan.plan import Plan, plan
-from obverse.models.load import local_config
+from obverse.memory_plan.plan import Plan, RowsTooLong, plan
+from obverse.models.load import NotOnThisMachine, local_config
 
 
 def memory(config: TrainConfig) -> Iterator[str]:
     """Lines of the expected memory per rank. Raises ConfigError after the last line for a run that does not fit.
 
-    The number of ranks is WORLD_SIZE, as set by torchrun or the user. Without a plan the line says why.
+    The number of ranks is WORLD_SIZE, as set by torchrun or the user. Without a plan the line gives the reason. Raises
+    ConfigError too for a model that no run could load.
     """
     try:
         ranks, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
@@ -31,7 +32,7 @@ def memory(config: TrainConfig) -> Iterator[str]:
         local_config(config.model)
         longest, source = lengths(config)
         planned = plan(config, longest, ranks)
-    except ConfigError as error:
+    except (NotOnThisMachine, RowsTooLong) as error:  # a run may have the model, or only shorter rows
         yield f"memory: no plan: {error}"
         return
     yield from lines(planned, source)

@@ -318,17 +318,21 @@ def weights_dtype(dtype: str, device: str, trains: bool = False) -> torch.dtype:
     return kind
 
 
+class NotOnThisMachine(ConfigError):
+    """The configuration of a model is not on this machine; a command that may download would get it."""
+
+
 def local_config(name: str, positions: Mapping[str, float] | None = None) -> Any:
     """A model's configuration, from a folder or the hub's cache, without network access.
 
-    Raises ConfigError where it is not on this machine, or invalid.
+    Raises NotOnThisMachine for a model that would have to be downloaded, ConfigError for an invalid configuration.
     """
     try:
         config = read_pretrained(name, AutoConfig.from_pretrained, local_files_only=True)
     except ConfigError as error:
         if Path(name).expanduser().is_dir() or not isinstance(error.__cause__, OSError):
             raise
-        raise ConfigError(
+        raise NotOnThisMachine(
             f"model {name!r}: its config.json is not on this machine, and is not downloaded: "
             f"'hf download {name} config.json' puts it into the cache, or give a folder that has one"
         ) from None
