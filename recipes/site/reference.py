@@ -96,7 +96,12 @@ def without_bars(cell: str) -> str:
 def sentence(text: str) -> str:
     """Text that Markdown shows as it is: stars, underscores and angle brackets are escaped outside of code."""
     parts = CODE.split(" ".join(text.split()))
-    return "".join(part if part.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("`") else escaped(part) for part in parts)
+
+
+def escaped(text: str) -> str:
+    """Text without code in which no sign has a meaning in Markdown or HTML."""
+    return re.sub(r"([*_\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def options(schema: type[Options], level: int = 2) -> str:
@@ -104,16 +109,16 @@ def options(schema: type[Options], level: int = 2) -> str:
     parts = []
     for group, names in schema.groups().items():
         parts.append(f"{'#' * level} {group[0].upper()}{group[1:]}\n")
-        parts.append(table(("option", "value", "default", "meaning"), (option(schema, name) for name in names)))
+        parts.append(table(("option", "meaning"), (option(schema, name) for name in names)))
     return "\n".join(parts)
 
 
-def option(schema: type[Options], name: str) -> tuple[str, str, str, str]:
-    """The cells of an option: name, placeholder of its value, default, meaning."""
+def option(schema: type[Options], name: str) -> tuple[str, str]:
+    """The cells of an option: its name with the placeholder of its value and the default, and its meaning."""
     field = schema.model_fields[name]
-    default = "required" if field.is_required() else f"`{default_text(field.default) or 'none'}`"
-    meaning = sentence(f"{field.description}{choices(schema, name)}")
-    return f"`--{name}`", metavar(schema, name) or "flag", default, meaning
+    default = "required" if field.is_required() else f"default `{default_text(field.default) or 'none'}`"
+    written = f"--{name} {metavar(schema, name)}".strip()
+    return f"`{written}`<br>{default}", sentence(f"{field.description}{choices(schema, name)}")
 
 
 def help_text(command: Command) -> str:
@@ -243,14 +248,14 @@ def verifiers() -> str:
 def python_api() -> str:
     """The public names of the package, whose docstrings the site's generator fills in."""
     about = (
-        "`import obverse` loads nothing but names: each is imported when it is first used. Options are those of the "
-        "command line, errors those of [the exit codes](exit-codes.md)."
+        "Every public name of `import obverse`; [the guide](../api.md) explains them with examples. Options are those "
+        "of the command line, errors those of [the exit codes](exit-codes.md)."
     )
     parts = ["# Python API", about]
-    for name in obverse.__all__:
-        value = getattr(obverse, name)
-        if hasattr(value, "__module__") and hasattr(value, "__qualname__"):
-            parts.append(f"::: {value.__module__}.{value.__qualname__}")
+    values = [getattr(obverse, name) for name in obverse.__all__]
+    public = [value for value in values if hasattr(value, "__qualname__")]
+    for value in sorted(public, key=lambda value: (isinstance(value, type), value.__qualname__)):  # functions first
+        parts.append(f"::: {value.__module__}.{value.__qualname__}")
     return "\n\n".join(parts) + "\n"
 
 

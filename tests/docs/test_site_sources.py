@@ -121,3 +121,8 @@ def test_every_figure_has_its_file() -> None:
     names = [row["file"] for rows in figures.values() for row in rows]
     assert {path.name for path in pictures.glob("*-*.svg")} == set(names) and len(names) > 30
     assert not [name for name in names if "/tmp" in (pictures / name).read_text(encoding="utf-8")]
+
+
+def test_texts_of_the_code_are_shown_as_they_are() -> None:
+    assert reference.sentence("read <|x|> as a_b, `a_b|c` [1]") == r"read &lt;|x|&gt; as a\_b, `a_b|c` \[1\]"
+    assert reference.table(("a", "b"), [("x|y", "`x|y`")]).splitlines()[2] == r"| x\|y | `x|y` |"
