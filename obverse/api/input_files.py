@@ -1,6 +1,7 @@
 """The inputs of a run that the calling program holds in memory, as files of the run folder: rows and reward functions.
 
-A file is named by the hash of its content: `data/train-HASH.jsonl`, `data/eval-HASH.jsonl`, `reward-HASH.py`. Equal
+A file is named by the hash of its content: `data/train-HASH.jsonl`, `data/eval-HASH.jsonl`, `reward-HASH.py`,
+`method-HASH.py`. Equal
 inputs have equal names, and the run can be resumed from its folder alone.
 """
 
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from obverse.api.reward_source import Reward, RewardFile, reward_files
+from obverse.api.function_source import FunctionFile
+from obverse.api.reward_source import Reward, reward_files
 from obverse.api.rows import Rows, by_index, is_name, json_lines
 from obverse.errors import ConfigError, DataError
 from obverse.runtime.file_writes import storage_errors, write_atomically
@@ -32,12 +34,14 @@ class Inputs:
 
     names: Mapping[str, str] = field(default_factory=dict)  # data sets that are given by name
     tables: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # by option, file name and text of rows
-    rewards: Sequence[RewardFile] = ()
+    rewards: Sequence[FunctionFile] = ()
+    method: FunctionFile | None = None
 
     @property
     def files(self) -> dict[str, str]:
         """The text of every file by its name in the run folder."""
-        return dict(self.tables.values()) | {reward.file: reward.text for reward in self.rewards if reward.text}
+        functions = [*self.rewards, *([self.method] if self.method else [])]
+        return dict(self.tables.values()) | {function.file: function.text for function in functions if function.text}
 
     def options(self, folder: Path | None = None) -> dict[str, str]:
         """The options that name the inputs, once they are in `folder`; None: before there is one."""
@@ -84,12 +88,12 @@ def inputs_of(options: Mapping[str, Any], stems: Mapping[str, str] = STEMS) -> t
     return Inputs(names, tables, rewards_of(options)), others
 
 
-def rewards_of(options: Mapping[str, Any]) -> list[RewardFile]:
+def rewards_of(options: Mapping[str, Any]) -> list[FunctionFile]:
     """Return the rewards among the arguments of a call. Raises ConfigError if two arguments give them."""
     given = [name for name in REWARD_OPTIONS if options.get(name) is not None]
     if len(given) > 1:
         raise ConfigError(f"{given[0]} and {given[1]} are one option: give one of them")
-    rewards: list[RewardFile] = []
+    rewards: list[FunctionFile] = []
     for name in given:
         value: Reward | Sequence[Reward] = options[name]
         rewards = reward_files(value)

@@ -1,55 +1,37 @@
-"""Reward functions of the calling program as `file.py:function`, so that worker processes and resumed runs have them.
+"""Reward functions of the calling program as `file.py:function`.
 
-A function at the top level of a Python file is named as it is. The source of a function that has no file of its own (of
-a notebook cell, a script, a lambda, a closure) becomes a file, with the functions, constants and imports that it uses.
-The file is loaded, and its function must have the byte code, the defaults and the constants of the one that was passed;
-a function for which this cannot be shown is refused. Nothing is pickled.
+A function at the top level of a Python file is named as it is. Any other function (of a notebook cell, a script, a
+lambda, a closure) becomes a file of the run folder: see `function_source`.
 """
 
 from __future__ import annotations
 
 import ast
-import dis
-import hashlib
 import inspect
-import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from math import isfinite
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
 
 from obverse import python_files
+from obverse.api.function_source import (
+    ADVICE,
+    MAIN,
+    FunctionFile,
+    NotWritableError,
+    imported,
+    is_member,
+    name_of,
+    path_of,
+    written,
+)
 from obverse.errors import ConfigError
 
 Reward = str | Callable[..., Any]
 
-MAIN = "__main__"
-LAMBDA = "<lambda>"
-ADVICE = "move it to the top level of a Python file and give it as path/to/file.py:function"
 
-
-class NotWritableError(ValueError):
-    """A function that cannot be written to a file; the message says why."""
-
-
-class RewardFile(NamedTuple):
-    """A reward as the option `verifier` names it; with `text`, `file` is a file to be written into the run folder."""
-
-    file: str  # a path, a file name, or the name of a built-in verifier
-    function: str = ""
-    text: str = ""
-
-    def spec(self, folder: Path) -> str:
-        """The reward as an option, once its file is in `folder`."""
-        file = str(folder / self.file) if self.text else self.file
-        return f"{file}:{self.function}" if self.function else file
-
-
-def reward_files(rewards: Reward | Sequence[Reward]) -> list[RewardFile]:
+def reward_files(rewards: Reward | Sequence[Reward]) -> list[FunctionFile]:
     """Return each reward as a name or a file. Raises ConfigError for a function that cannot be written to a file."""
     if isinstance(rewards, str) or callable(rewards):
         rewards = [rewards]
@@ -58,9 +40,9 @@ def reward_files(rewards: Reward | Sequence[Reward]) -> list[RewardFile]:
             "reward: expects a name, a file.py:function, a function or a list of them, "
             f"not {'an empty list' if isinstance(rewards, Sequence) else f'a {type(rewards).__name__}'}"
         )
-    files: list[RewardFile] = []
+    files: list[FunctionFile] = []
     for reward in rewards:
-        file = RewardFile(reward) if isinstance(reward, str) else file_of(reward)
+        file = FunctionFile(reward) if isinstance(reward, str) else file_of(reward)
         number = 2
         while file.text and file.function in {earlier.function for earlier in files}:  # their figures have these names
             file = file_of(reward, f"{file.function.removesuffix(f'_{number - 1}')}_{number}")
@@ -69,280 +51,40 @@ def reward_files(rewards: Reward | Sequence[Reward]) -> list[RewardFile]:
     return files
 
 
-def file_of(reward: Any, name: str = "") -> RewardFile:
+def file_of(reward: Any, name: str = "") -> FunctionFile:
     """Return a reward function as a file; `name` replaces the function's in a file that is to be written.
 
     Raises ConfigError if it can neither be named nor written.
     """
     if not isinstance(reward, FunctionType | BuiltinFunctionType):
         kind = "a method" if inspect.ismethod(reward) else f"a {type(reward).__name__}"
-        raise ConfigError(f"reward: {_name(reward)} is {kind}, not a function: {ADVICE}")
+        raise ConfigError(f"reward: {name_of(reward)} is {kind}, not a function: {ADVICE}")
     if reward.__module__.startswith(python_files.PREFIX):
         raise ConfigError(
-            f"reward {_name(reward)}: its file trains while it is read: put the call under if __name__ == '__main__':"
+            f"reward {name_of(reward)}: its file trains while it is read: put the call under if __name__ == '__main__':"
         )
     try:
-        return _importable(reward) or _written(reward, name)
+        return _importable(reward) or written(reward, "reward", name)
     except NotWritableError as error:
-        path = _path(reward)
-        is_member = _is_member(reward, sys.modules.get(reward.__module__))
-        if path and is_member and "__name__" in Path(path).read_text(encoding="utf-8"):  # the script may be read again
-            return RewardFile(path, reward.__name__)
-        raise ConfigError(f"reward {_name(reward)}: {error}: {ADVICE}") from None
+        path = path_of(reward)
+        is_found = is_member(reward, sys.modules.get(reward.__module__))
+        if path and is_found and "__name__" in Path(path).read_text(encoding="utf-8"):  # the script may be read again
+            return FunctionFile(path, reward.__name__)
+        raise ConfigError(f"reward {name_of(reward)}: {error}: {ADVICE}") from None
 
 
-def _importable(function: FunctionType | BuiltinFunctionType) -> RewardFile | None:
+def _importable(function: FunctionType | BuiltinFunctionType) -> FunctionFile | None:
     """A function that another process can import; None for one of the main program, or inside a function."""
     module = sys.modules.get(function.__module__ or "")
-    if module is None or function.__module__ == MAIN or not _is_member(function, module):
+    if module is None or function.__module__ == MAIN or not is_member(function, module):
         return None
-    path = _path(function)
+    path = path_of(function)
     if path and not python_files.is_installed(Path(path)) and not _has_relative_imports(Path(path)):
-        return RewardFile(path, function.__name__)
-    line = f"from {module.__name__} import {function.__name__}\n"
-    return _named(f"{_header(function.__name__)}\n{line}", function.__name__)
+        return FunctionFile(path, function.__name__)
+    return imported(function, "reward")
 
 
 def _has_relative_imports(path: Path) -> bool:
     """Whether a file can be imported only as a part of its package."""
     nodes = ast.walk(ast.parse(path.read_bytes()))
     return any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in nodes)
-
-
-def _written(function: FunctionType | BuiltinFunctionType, name: str = "") -> RewardFile:
-    if not isinstance(function, FunctionType):
-        raise NotWritableError("it has no Python source")
-    name = name or ("reward" if function.__name__ == LAMBDA else function.__name__)
-    source = Source()
-    source.add_function(name, function)
-    text = f"{_header(name)}\n\n{source.text()}"
-    _require_equal(text, source)
-    return _named(text, name)
-
-
-def _named(text: str, function: str) -> RewardFile:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return RewardFile(f"reward-{digest[:12]}.py", function, text)
-
-
-def _header(name: str) -> str:
-    docstring = f'"""The reward function {name} that obverse.train was called with."""'
-    return f"{docstring}\n\nfrom __future__ import annotations\n"
-
-
-class Source:
-    """The source of a function, and of the functions, constants and imports of the main program that it uses."""
-
-    def __init__(self) -> None:
-        self.imports: dict[str, str] = {}  # statements by the name that they define
-        self.constants: dict[str, str] = {}
-        self.functions: dict[str, str] = {}
-        self.values: dict[str, Any] = {}  # by name, of all of these
-
-    def text(self) -> str:
-        """The statements in an order in which every name is defined before a default or a constant reads it."""
-        blocks = ["\n".join(sorted(set(self.imports.values()))), "\n".join(self.constants.values())]
-        return "\n\n\n".join(filter(None, [*blocks, *self.functions.values()])) + "\n"
-
-    def add_function(self, name: str, function: FunctionType) -> None:
-        """Add a function under `name`, after everything that it uses. Raises NotWritableError."""
-        self.values[name] = function
-        definition, header = definition_of(function)
-        for used in sorted({*_globals(function.__code__), *header}):
-            if used in function.__globals__ and used not in self.values:
-                self.add_value(used, function.__globals__[used])
-            elif used in function.__globals__ and self.values[used] is not function.__globals__[used]:
-                raise NotWritableError(f"two values are called {used}")
-        self.functions[name] = _in_closure(name, definition, function)
-
-    def add_value(self, name: str, value: Any) -> None:
-        """Add a global name that a function reads."""
-        if name.startswith("__"):
-            raise NotWritableError(f"it reads {name}")
-        if isinstance(value, ModuleType):
-            self.imports[name] = f"import {value.__name__}" + (f" as {name}" if value.__name__ != name else "")
-            if value.__name__ == MAIN:
-                raise NotWritableError("it uses the main program as a module")
-        elif (statement := _import_of(name, value)) is not None:
-            self.imports[name] = statement
-        elif isinstance(value, FunctionType):
-            return self.add_function(name, value)
-        elif isinstance(value, re.Pattern):
-            self.imports["re"] = "import re"
-            flags = value.flags & ~re.UNICODE.value if isinstance(value.pattern, str) else value.flags
-            self.constants[name] = f"{name} = re.compile({value.pattern!r}{f', {flags}' if flags else ''})"
-        elif (expression := _expression(value)) is not None:
-            self.constants[name] = f"{name} = {expression}"
-        else:
-            raise NotWritableError(f"it uses {name}, a {type(value).__name__}, which cannot be written to a file")
-        self.values[name] = value
-        return None
-
-
-def definition_of(function: FunctionType) -> tuple[str, set[str]]:
-    """The source of a function without indentation, and the names that its defaults read. Raises NotWritableError."""
-    try:
-        text = "".join(inspect.findsource(function.__code__)[0])
-        tree = ast.parse(text)
-    except (OSError, TypeError, SyntaxError):
-        raise NotWritableError("its source is not available") from None
-    node = _definition(tree, function)
-    if isinstance(node, ast.Lambda):
-        return ast.unparse(node), _names(node.args)
-    if node.decorator_list:
-        raise NotWritableError("it has decorators")
-    segment = ast.get_source_segment(text, node) or ""
-    return textwrap.dedent(" " * node.col_offset + segment), _names(node.args)
-
-
-def _definition(tree: ast.Module, function: FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda:
-    """The definition of a function in the file or cell that it is from."""
-    code = function.__code__
-    if code.co_name != LAMBDA:
-        named = [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name
-        ]
-        for node in named:
-            if code.co_firstlineno in (node.lineno, *(decorator.lineno for decorator in node.decorator_list)):
-                return node
-    spans = [span for span in code.co_positions() if None not in span and span[2:] != (0, 0)]
-    lambdas = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda) and _covers(node.body, spans)]
-    if code.co_name != LAMBDA or not lambdas:
-        raise NotWritableError("its source is not available")
-    return max(lambdas, key=lambda node: (node.lineno, node.col_offset))  # the innermost
-
-
-def _covers(node: ast.expr, spans: Sequence[Any]) -> bool:
-    """Whether an expression contains all instructions, by their (line, end line, column, end column)."""
-    start, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-    return bool(spans) and all(start <= (span[0], span[2]) and (span[1], span[3]) <= end for span in spans)
-
-
-def _in_closure(name: str, definition: str, function: FunctionType) -> str:
-    """The definition under `name`; variables of an enclosing function become variables of a function around it."""
-    if function.__name__ == LAMBDA:
-        definition = f"{name} = {definition}  # noqa: E731"
-    elif name != function.__name__:
-        definition += f"\n\n\n{name} = {function.__name__}"
-    if not function.__closure__:
-        return definition
-    variables = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
-    lines = [f"def _make_{name}():"]
-    for variable, cell in variables.items():
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            raise NotWritableError(f"it uses {variable} before it has a value") from None
-        if (expression := _expression(value)) is None:
-            raise NotWritableError(f"it uses {variable}, a {type(value).__name__} of the function around it")
-        lines.append(f"    {variable} = {expression}")
-    lines += ["", textwrap.indent(definition, "    "), "", f"    return {name}"]
-    return "\n".join(lines) + f"\n\n\n{name} = _make_{name}()"
-
-
-def _require_equal(text: str, source: Source) -> None:
-    """Load the file in this process; NotWritableError where a function or constant is not that of the main program."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "reward.py"
-        path.write_text(text, encoding="utf-8")
-        code = python_files.read(path)
-        try:
-            module = python_files.load(code)
-        except Exception as error:  # any exception of the user's imports; the message names it
-            raise NotWritableError(f"a file with its source raises {type(error).__name__}: {error}") from error
-        python_files.unload(code)
-    for name in source.functions:
-        if not _are_equal(getattr(module, name), source.values[name]):
-            raise NotWritableError(f"{name} is not what its source gives")
-    for name in source.constants:
-        if getattr(module, name) != source.values[name]:
-            raise NotWritableError(f"{name} cannot be written to a file")
-
-
-def _are_equal(first: FunctionType, second: FunctionType) -> bool:
-    """Whether two functions have equal byte code, defaults and values of enclosing functions."""
-    closures = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (first, second)]
-    return (
-        _code(first.__code__) == _code(second.__code__)
-        and (first.__defaults__, first.__kwdefaults__) == (second.__defaults__, second.__kwdefaults__)
-        and closures[0] == closures[1]
-    )
-
-
-def _code(code: CodeType) -> tuple[Any, ...]:
-    """What a function computes: its instructions, constants and names, without line numbers and docstring positions."""
-    constants = tuple(_code(item) if isinstance(item, CodeType) else (type(item), item) for item in code.co_consts)
-    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
-    return code.co_code, constants, names, counts
-
-
-def _globals(code: CodeType) -> Iterator[str]:
-    """The global names that a function and the functions inside it read. Raises NotWritableError if it sets one."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            raise NotWritableError(f"it sets the global variable {instruction.argval}")
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield str(instruction.argval)
-    for item in code.co_consts:
-        if isinstance(item, CodeType):
-            yield from _globals(item)
-
-
-def _names(arguments: ast.arguments) -> set[str]:
-    """The names that the defaults of a function read."""
-    defaults = [*arguments.defaults, *filter(None, arguments.kw_defaults)]
-    return {node.id for default in defaults for node in ast.walk(default) if isinstance(node, ast.Name)}
-
-
-def _import_of(name: str, value: Any) -> str | None:
-    """The statement that imports a function or class of a module; None for a value that no module has."""
-    origin, own_name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-    if not isinstance(origin, str) or origin == MAIN or not isinstance(own_name, str) or not own_name.isidentifier():
-        return None
-    if getattr(sys.modules.get(origin), own_name, None) is not value:
-        return None
-    return f"from {origin} import {own_name}" + (f" as {name}" if name != own_name else "")
-
-
-def _expression(value: Any) -> str | None:
-    """An expression of a value: numbers, texts, and containers of them; None for any other value.
-
-    It is the same in every process: a set is written in the order of its items' texts.
-    """
-    if isinstance(value, float):
-        return repr(value) if type(value) is float and isfinite(value) else None
-    if type(value) in (list, tuple, set, frozenset):
-        items = [_expression(item) for item in value]
-        if None in items:
-            return None
-        if type(value) in (list, tuple):
-            texts = ", ".join(map(str, items))
-            return f"[{texts}]" if type(value) is list else f"({texts}{',' if len(items) == 1 else ''})"
-        texts = ", ".join(sorted(map(str, items)))
-        return ("{" + texts + "}" if items else "set()") if type(value) is set else f"frozenset([{texts}])"
-    if type(value) is dict:
-        pairs = [(_expression(key), _expression(item)) for key, item in value.items()]
-        is_known = all(None not in pair for pair in pairs)
-        return "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}" if is_known else None
-    return repr(value) if value is None or type(value) in (bool, int, str, bytes) else None
-
-
-def _is_member(function: FunctionType | BuiltinFunctionType, module: ModuleType | None) -> bool:
-    """Whether a module has the function under its name."""
-    return module is not None and getattr(module, function.__name__, None) is function
-
-
-def _path(function: FunctionType | BuiltinFunctionType) -> str | None:
-    """The Python file that defines a function; None without one."""
-    try:
-        path = inspect.getsourcefile(function)
-    except TypeError:
-        return None
-    return path if path and Path(path).is_file() else None
-
-
-def _name(value: Any) -> str:
-    return str(getattr(value, "__qualname__", None) or type(value).__qualname__)

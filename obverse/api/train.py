@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obverse.api.events import events_of
 from obverse.api.input_files import Dataset, inputs_of
+from obverse.api.method_source import NamedMethod, method_of
 from obverse.api.reward_source import Reward
 from obverse.api.run import Callback, Run
 from obverse.config.resolve import resolve
@@ -19,7 +20,7 @@ from obverse.config.yaml_file import read as read_config
 from obverse.distributed.env import read_rank_env
 from obverse.errors import ConfigError
 from obverse.lazy_import import load
-from obverse.methods import MakeMethod, find, name_of
+from obverse.methods import MakeMethod
 from obverse.runtime.callbacks import RunEvents, Silent, Watcher
 from obverse.runtime.output_dir import in_folder_of, with_folder
 
@@ -44,9 +45,9 @@ def train(
     `reward-HASH.py`), so that the run can be resumed from its folder alone.
 
     Args:
-        method: A method's name, `"file.py:function"`, or a function at the top level of a Python file that returns a
-            Method or a TrainingSchedule. A script that passes a function of its own calls this under
-            `if __name__ == "__main__":`, because the file is read again.
+        method: A method's name, `"file.py:function"`, or a function that returns a Method or a TrainingSchedule: of a
+            notebook cell, or at the top level of a Python file. A script that passes a function of its own calls this
+            under `if __name__ == "__main__":`, because the file is read again.
         model: `"embedded"` (a tiny model in the package), a transformers directory or a hub name.
         dataset: A name or path as of `--dataset`, or rows: a list of dicts, a `datasets.Dataset`, a pandas DataFrame
             or another iterable of mappings, in the layouts of docs/data.md. None: `arithmetic:1-6`.
@@ -69,16 +70,14 @@ def train(
         run = obverse.train("hpt", model="embedded", dataset="arithmetic:1-6", max_steps=50)
         run.metrics[-1]["reward"]
     """
-    name = name_of(method)
     given = {"dataset": dataset, "eval_dataset": eval_dataset, "reward": reward, **options}
     if str(model) != "embedded":
         given["model"] = model
-    return train_with(name, find(name), given, watcher or Silent(), callbacks=callbacks)
+    return train_with(method_of(method), given, watcher or Silent(), callbacks=callbacks)
 
 
 def train_with(
-    method: str,
-    make: Callable[..., Any],
+    method: NamedMethod,
     arguments_given: Mapping[str, Any],
     watcher: Watcher,
     file: Layer | None = None,
@@ -87,10 +86,12 @@ def train_with(
     """Train with arguments of a Python call, over those of a configuration file; their inputs may be in memory."""
     events = events_of(callbacks)
     inputs, given = inputs_of(arguments_given)
+    inputs = replace(inputs, method=method.file)
 
     def configured(folder: Path | None) -> TrainConfig:
         output_dir = {} if folder is None else {"output_dir": folder}
-        return resolve(method, make, arguments({**given, **inputs.options(folder), **output_dir}), file)
+        layer, placed = arguments({**given, **inputs.options(folder), **output_dir}), method.placed(folder)
+        return resolve(placed.name, placed.make, layer, file)
 
     config = configured(None)
     is_first = read_rank_env().is_first
@@ -111,9 +112,9 @@ def resume(folder: Path, options: Mapping[str, Any], watcher: Watcher, callbacks
     path = folder / "config.yaml"
     stored = read_config(path)
     file = Layer(stored.origin, in_folder_of(stored.values, path))
-    method = str(file.values.get("method", ""))
+    method = method_of(str(file.values.get("method", "")))
     given = {"output_dir": folder, "resume_from_checkpoint": "auto", **options}
-    return train_with(method, find(method), given, watcher, file, callbacks)
+    return train_with(method, given, watcher, file, callbacks)
 
 
 def reserved_folder(config: TrainConfig) -> Path:

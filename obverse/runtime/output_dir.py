@@ -14,7 +14,7 @@ from obverse.redact import masked
 from obverse.runtime import branches
 
 DATA_FOLDER = "data"  # of a run folder: rows that a Python call has written
-INPUTS = ("dataset", "eval_dataset", "verifier")  # options that may name files of the run folder
+INPUTS = ("dataset", "eval_dataset", "verifier", "method")  # options that may name files of the run folder
 
 
 def with_folder(config: TrainConfig, root: Path = Path("runs"), create: bool = True) -> TrainConfig:
@@ -65,7 +65,7 @@ def refuse_moved(config: TrainConfig, file: str | Path, is_given: bool) -> None:
 
 def is_input_file(path: Path) -> bool:
     """Whether a name in a run folder is of rows or functions that a Python call writes before the run begins."""
-    return path.name == DATA_FOLDER or re.fullmatch(r"reward-[0-9a-f]{12}\.py", path.name) is not None
+    return path.name == DATA_FOLDER or re.fullmatch(r"(reward|method)-[0-9a-f]{12}\.py", path.name) is not None
 
 
 def in_folder_of(values: Mapping[str, Any], file: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import linecache
 import re
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from obverse import python_files
-from obverse.api.reward_source import RewardFile, file_of, reward_files
+from obverse.api.function_source import FunctionFile
+from obverse.api.method_source import method_of
+from obverse.api.reward_source import file_of, reward_files
 from obverse.errors import ConfigError
 from obverse.rewards.python_file import adapt
 from obverse.types import Problem
@@ -22,6 +25,10 @@ CELL = '''
 import math
 import re
 from functools import partial
+
+import obverse
+from obverse.estimator.parts import PerToken, Request
+from obverse.types import Source
 
 BONUS = 0.25
 PATTERN = re.compile("[0-9]+", re.IGNORECASE)
@@ -55,12 +62,30 @@ def make(weight):
     return inner
 
 
+def guarded(problem, text):
+    for _ in range(2):
+        try:
+            value = math.sqrt(float(text))
+        except ValueError:
+            continue
+        with_else = value if value < 2 else 2.0
+        return sum(with_else for _ in range(1))
+    return -1.0
+
+
 short, long = (lambda problem, text: float(len(text) < 3)), lambda problem, text: 1.0 if len(text) > 3 else 0.0
 
 
 @partial(partial, print)
 def decorated(problem, text):
     return 1.0
+
+
+def imitate(strength: float = BONUS) -> obverse.Method:
+    return obverse.Method(
+        ask=Request(demonstrations=1),
+        terms=(obverse.Term(Source.DEMONSTRATION, normalizer=PerToken(), weight=strength),),
+    )
 
 
 class Grader:
@@ -75,11 +100,12 @@ def cell() -> Any:
     name = "<cell 1>"
     linecache.cache[name] = (len(CELL), None, CELL.splitlines(keepends=True), name)
     module = ModuleType("__main__")
-    exec(compile(CELL, name, "exec"), vars(module))  # noqa: S102 - as a notebook does
+    for statement in ast.parse(CELL).body:  # one after the other, as a notebook does: calls of modules differ then
+        exec(compile(ast.Module([statement], []), name, "exec"), vars(module))  # noqa: S102
     return module
 
 
-def graded(reward: RewardFile, folder: Path, text: str) -> float:
+def graded(reward: FunctionFile, folder: Path, text: str) -> float:
     """The reward that a function gives after it was written to a file."""
     path = folder / reward.file
     path.write_text(reward.text)
@@ -93,6 +119,7 @@ def graded(reward: RewardFile, folder: Path, text: str) -> float:
     [
         (lambda cell: cell.score, 1.25),
         (lambda cell: cell.make(0.5), 2.5),
+        (lambda cell: cell.guarded, -1.0),
         (lambda cell: cell.short, 0.0),
         (lambda cell: cell.long, 1.0),
     ],
@@ -113,7 +140,7 @@ def test_the_file_has_what_the_function_uses_and_no_more(cell: Any) -> None:
     ("get", "message"),
     [
         (lambda cell: cell.counting, "global variable count"),
-        (lambda cell: cell.with_state, "uses state, a object"),
+        (lambda cell: cell.with_state, "uses state, of the type object"),
         (lambda cell: cell.make(object()), "uses weight"),
         (lambda cell: cell.Grader().grade, "method"),
         (lambda cell: cell.Grader, "type"),
@@ -132,11 +159,24 @@ def test_a_function_without_source_is_refused() -> None:
         file_of(space["score"])
 
 
-def test_a_function_that_was_changed_since_is_refused(cell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = CELL.replace("len(text) < 3", "len(text) < 4").splitlines(keepends=True)
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("short", "len(text) < 3", "len(text) < 4"),
+        ("guarded", "except ValueError", "except KeyError"),
+        ("guarded", "float(text)", "int(text)"),
+        ("score", "math.floor(1.5)", "math.ceil(1.5)"),
+        ("score", "[-1:]", "[-2:]"),  # in a function that it uses
+    ],
+)
+def test_a_function_that_was_changed_since_is_refused(
+    cell: Any, monkeypatch: pytest.MonkeyPatch, name: str, before: str, after: str
+) -> None:
+    assert before in CELL
+    lines = CELL.replace(before, after).splitlines(keepends=True)
     monkeypatch.setitem(linecache.cache, "<cell 1>", (len(CELL), None, lines, "<cell 1>"))
     with pytest.raises(ConfigError, match="not what its source gives"):
-        file_of(cell.short)
+        file_of(getattr(cell, name))
 
 
 def test_a_function_of_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,3 +197,15 @@ def test_names_and_lists(cell: Any, tmp_path: Path) -> None:
     for wrong in ([], 5):
         with pytest.raises(ConfigError, match="reward: expects"):
             reward_files(wrong)  # type: ignore[arg-type]
+
+
+def test_a_method_of_a_cell_becomes_a_file(cell: Any, tmp_path: Path) -> None:
+    method = method_of(cell.imitate)
+    assert method.name == "imitate" and method.file is not None and method.placed(None) is method
+    (tmp_path / method.file.file).write_text(method.file.text)
+    placed = method.placed(tmp_path)
+    assert placed.name == f"{tmp_path}/{method.file.file}:imitate"
+    assert placed.make(strength=0.5) == method.make(strength=0.5) != method.make()
+    assert method_of("sft").file is None
+    with pytest.raises(ConfigError, match="top level"):
+        method_of(cell.with_state)

@@ -1,0 +1,47 @@
+"""A method of the calling program: a name, a function of a Python file, or a function of a notebook cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from obverse.api.function_source import LAMBDA, MAIN, FunctionFile, NotWritableError, path_of, written
+from obverse.errors import ConfigError
+from obverse.methods import MakeMethod, composable, find, name_of
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method's name and function; `file` is to be written into the run folder, and then names the method."""
+
+    name: str
+    make: Callable[..., Any]
+    file: FunctionFile | None = None
+
+    def placed(self, folder: Path | None) -> NamedMethod:
+        """The method as it is named once its file is in `folder`; None: before there is one."""
+        if self.file is None or folder is None:
+            return self
+        name = self.file.spec(folder)
+        return NamedMethod(name, find(name), self.file)
+
+
+def method_of(method: str | MakeMethod) -> NamedMethod:
+    """Return a method by its name or function. Raises ConfigError for one that a resumed run could not find again."""
+    if not isinstance(method, FunctionType) or not _is_interactive(method):
+        name = name_of(method)
+        return NamedMethod(name, find(name))
+    try:
+        file = written(method, "method")
+    except NotWritableError as error:
+        advice = "move it to the top level of a Python file"
+        raise ConfigError(f"method {method.__name__}: {error}: {advice}") from None
+    return NamedMethod(method.__name__, composable(method), file)
+
+
+def _is_interactive(function: FunctionType) -> bool:
+    """Whether a function has a name, and no file of its own."""
+    return function.__module__ == MAIN and function.__name__ != LAMBDA and path_of(function) is None
