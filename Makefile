@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SITE_READY := $(VENV)/.docs-installed
+TRACKERS_READY := $(VENV)/.trackers-installed
 WORKERS ?= 2
 TRL := .venv-trl
 WITH_TRL := PYTHONPATH=$(TRL) $(BIN)/python
@@ -29,7 +30,7 @@ test: $(READY)  ## every kind of proof in five minutes on two cores, without a n
 	$(PYTEST) -m "not slow and not release"
 
 # The same proofs over more: every method where 'make test' has one a mechanism, more seeds, more kills.
-test-all: $(READY) $(SITE_READY)  ## every test but the release's (a quarter of an hour on two cores)
+test-all: $(READY) $(SITE_READY) $(TRACKERS_READY)  ## every test but the release's (a quarter of an hour on two cores)
 	$(PYTEST) -m "not release"
 
 test-release: $(READY)  ## the longest proofs alone: what a release must pass beside 'make test-all'
@@ -94,6 +95,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(SITE_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+$(TRACKERS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorboard,trackio,wandb]'
 	@touch $@
 
 # Without its dependencies: they are those of the extras that .venv has (accelerate, datasets, transformers).
