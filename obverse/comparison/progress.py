@@ -26,7 +26,7 @@ class Progress:
         self.trials = plan.trials()
         self.results: dict[Trial, Result] = {}
         self._read_results()
-        self.num_before = len(self.results)
+        self.done_before = self._total_done()
         self.started = time.monotonic()
         if self.results:
             console.print(f"{len(self.results)} of {len(self.trials)} runs are done already", soft_wrap=True)
@@ -56,11 +56,20 @@ class Progress:
         )
 
     def remaining_time(self) -> str:
-        """Estimated time until all trials are done, `h:mm:ss`, at the rate since this object was created."""
-        done = len(self.results) - self.num_before
-        seconds = (time.monotonic() - self.started) / done * (len(self.trials) - len(self.results)) if done else 0.0
+        """Estimated time until all trials are done, `h:mm:ss`, at the rate since this object was created.
+
+        A running trial counts by the share of its budget, so that the time is known before the first one is done.
+        """
+        total_done = self._total_done()
+        done = max(total_done - self.done_before, 0.0)
+        seconds = (time.monotonic() - self.started) / done * (len(self.trials) - total_done) if done else 0.0
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if done else "unknown"
+
+    def _total_done(self) -> float:
+        """The number of finished trials, and of others the share that is done."""
+        shares = (self._share(trial) or 0.0 for trial in self.trials if trial not in self.results)
+        return len(self.results) + sum(min(share, 1.0) for share in shares)
 
     def _read_results(self) -> list[Trial]:
         """Read the results of trials that finished since the last call, and return these trials."""
@@ -92,10 +101,15 @@ class Progress:
         row = last_row(self.plan.root / trial.folder / "metrics.jsonl")
         if row is None:
             return ""
+        share = self._share(trial)
+        return f"step {row.get('step', '?')} {'' if share is None else f'{share:.0%}'}".strip()
+
+    def _share(self, trial: Trial) -> float | None:
+        """The share of its budget that a trial has used; None before its first step, and for a budget of seconds."""
+        row = last_row(self.plan.root / trial.folder / "metrics.jsonl") or {}
         spent = {"tokens": "num_tokens", "steps": "step", "flops": "flops"}.get(self.plan.config.budget_in)
         amount = row.get(spent) if spent else None
-        share = f"{amount / self.plan.config.budget:.0%}" if isinstance(amount, int | float) else ""
-        return f"step {row.get('step', '?')} {share}".strip()
+        return amount / self.plan.config.budget if isinstance(amount, int | float) else None
 
 
 def last_row(path: Path) -> dict[str, float] | None:

@@ -128,7 +128,7 @@ def hub_rows(name: str, split: str) -> Rows:
             "check the name (owner/name or owner/name:config) and the network, or give a file"
         ) from error
     batches = rows.with_format("arrow").iter(batch_size=TABLE_BATCH)
-    yield from table_rows(dataset.rpartition("/")[2], batches, rows.features.arrow_schema)
+    yield from table_rows(dataset.rpartition("/")[2], batches, rows.features.arrow_schema, rows.num_rows)
 
 
 def _common_name(split: str) -> str:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from obverse.cli.runs import age
 from obverse.config.resolve import resolve
 from obverse.config.yaml_file import write
 from obverse.methods import find
-from obverse.runtime.run_summary import find_runs, last_row, summarize
+from obverse.runtime.run_summary import find_runs, is_alive, last_row, summarize
 
 
 def a_run(folder: Path, steps: int, saved: int = 0, holder: str = "", **options: Any) -> Path:
@@ -44,6 +45,15 @@ def ended_process() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
+
+
+def test_a_process_that_has_ended_is_not_alive_though_its_exit_code_was_not_read() -> None:
+    with subprocess.Popen(["true"]) as process:
+        for _ in range(200):
+            if not (alive := is_alive(process.pid, socket.gethostname())):
+                break
+            time.sleep(0.01)
+        assert not alive and is_alive(os.getpid(), socket.gethostname())
 
 
 def test_every_state(tmp_path: Path) -> None:
