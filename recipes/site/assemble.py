@@ -44,7 +44,7 @@ class Site:
     files: set[str] = field(default_factory=set)
 
     def write(self, path: str, text: str, source: str) -> None:
-        """Write the page `path`, whose links are relative to the repository's file `source`."""
+        """Write the page `path`; the links in `text` are relative to the repository's file `source`."""
         text = "".join(self.resolved(text, path, source))
         self.pages[path] = title(text)
         file = self.target / path

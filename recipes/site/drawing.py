@@ -25,7 +25,7 @@ GROUND = re.compile(r'<rect class="ground"[^>]*/>')
 
 
 def inline(svg: str, label: str) -> str:
-    """A drawing's file as one line of HTML whose colors are those of the page; `label` is its caption."""
+    """A drawing's file as one line of HTML in the colors of the page; `label` is its caption."""
     element = GROUND.sub("", ELEMENT_STYLE.sub("", svg)).strip().replace("\n", "")
     return f'<figure class="drawing"><div>{element}</div><figcaption>{escape(label)}</figcaption></figure>'
 

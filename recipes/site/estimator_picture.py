@@ -153,7 +153,7 @@ def factors(method: Method, step: Sequence[Mapping[str, Any]], index: int, posit
 
 
 def estimator_picture(run: Path, step_number: int) -> str:
-    """The SVG file for a step of a run whose checkpoints before and after this step are stored."""
+    """The SVG file for a step of a run that has the checkpoints before and after this step."""
     step = stored_step(run, step_number)
     mixed, failed = chosen_problems(step)
     by_method = weighed(step)

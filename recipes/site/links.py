@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-RESOURCES = {  # tags whose attribute makes a browser load a file
+RESOURCES = {  # by tag: the attribute that makes a browser load a file
     "script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src",
     "object": "data", "image": "href", "use": "href",
 }  # fmt: skip

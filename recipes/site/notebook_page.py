@@ -52,5 +52,5 @@ def joined(text: str | list[str]) -> str:
 
 
 def one_line(html: str) -> str:
-    """HTML whose line breaks cannot end its block in Markdown."""
+    """HTML without line breaks, which could end its block in Markdown."""
     return re.sub(r"\n\s*", " ", html)

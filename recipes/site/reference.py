@@ -246,7 +246,7 @@ def verifiers() -> str:
 
 
 def python_api() -> str:
-    """The public names of the package, whose docstrings the site's generator fills in."""
+    """The public names of the package; mkdocstrings fills in their docstrings."""
     about = (
         "Every public name of `import obverse`; [the guide](../api.md) explains them with examples. Options are those "
         "of the command line, errors those of [the exit codes](exit-codes.md)."
