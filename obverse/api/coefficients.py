@@ -71,19 +71,19 @@ class TokenCoefficients:
         largest = max((abs(value) for sample in self.samples for value in sample["coefficient"]), default=0.0)
         parts = [paragraph(f"<b>{text(self.method)}</b>: {self._legend(largest)}")]
         parts += [paragraph(text(self.about), is_soft=True)] if self.about else []
-        num_left = MOST_TOKENS
-        shown = self.samples[:MOST_SAMPLES]
-        for number, sample in enumerate(shown):
-            if num_left <= 0:
-                shown = shown[:number]
+        num_remaining = MOST_TOKENS
+        samples = self.samples[:MOST_SAMPLES]
+        for number, sample in enumerate(samples):
+            if num_remaining <= 0:
+                samples = samples[:number]
                 break
-            tokens = list(_tokens_of(sample))[:num_left]
-            num_left -= len(tokens)
+            tokens = list(_tokens_of(sample))[:num_remaining]
+            num_remaining -= len(tokens)
             gap = "" if sample["tokens"] else " "
             spans = gap.join(_span(_label(token, source), value, largest) for token, source, value in tokens)
             parts += [paragraph(text(_heading(sample)), is_soft=True), f'<div class="tokens">{spans}</div>']
-        if len(shown) < len(self.samples):
-            parts.append(paragraph(f"the first {len(shown)} of {len(self.samples)} samples", is_soft=True))
+        if len(samples) < len(self.samples):
+            parts.append(paragraph(f"the first {len(samples)} of {len(self.samples)} samples", is_soft=True))
         return block(*parts)
 
     def _legend(self, largest: float) -> str:
@@ -97,7 +97,7 @@ def coefficients(method: str | MakeMethod, step: Step, **options: Any) -> TokenC
     Args:
         method: A name, `"file.py:function"` or a function, as of `obverse.train`.
         step: The path of a step file, or its content (see `obverse weigh`; a sample may have `tokens`, a list of
-            texts); or a run, or (run, step), whose stored completions are weighed under the nearest checkpoint.
+            texts); or a run, or (run, step): its stored completions are weighed under the nearest checkpoint.
         options: The method's options, in place of the paper's.
 
     Raises:
@@ -130,7 +130,7 @@ def coefficients(method: str | MakeMethod, step: Step, **options: Any) -> TokenC
 
 
 def _row(given: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample of the result, with what the step file says of it."""
+    """A sample of the result: its coefficients, with its kind, reward, sources and tokens from the step file."""
     tokens = given.get("tokens")
     if tokens is not None and len(tokens) != len(given["source"]):
         raise DataError(f"{sample['problem']}: tokens: {len(tokens)} texts for {len(given['source'])} tokens in source")

@@ -58,8 +58,8 @@ class Comparison:
         """The figures of standings.json, a row each; empty for a comparison that was stopped.
 
         `mean` is pass@`k` of `method` on `test` at the `last` or the `best` step, `low` and `high` its 95 % interval
-        over problems and seeds. At the first k, `verdict` says how it differs from `baseline`, the best method that
-        trains on one source (better, worse, not distinguishable, or best baseline), and `difference`, with its interval
+        over problems and seeds. At the first k, `verdict` compares it with `baseline`, the best method that trains
+        on one source (better, worse, not distinguishable, or best baseline), and `difference`, with its interval
         `difference_low` to `difference_high`, by how much.
         """
         if self.standings is None:
@@ -149,12 +149,12 @@ def compare(
     if not inputs.files:
         return compare_and_report(config, Console(quiet=True), watcher or Silent())
     folder = config.output_dir or free_folder(Path("runs"), f"compare-{slug(config.dataset)}")
-    with inputs.written(folder):
+    with inputs.stored(folder):
         return compare_and_report(configured(folder), Console(quiet=True), watcher or Silent())
 
 
 def compare_and_report(config: CompareConfig, console: Console, watcher: Watcher) -> Comparison:
-    """Run what is left of a comparison, then write report.html into its folder if the options ask for it."""
+    """Run the remaining trials of a comparison, then write report.html into its folder if the options ask for it."""
     plan = load("obverse.comparison.plan:make_plan")(config)  # refuses wrong options before torch is imported
     plan = load("obverse.comparison.run:reserve_folder")(plan)
     code = int(load("obverse.comparison.run:compare")(plan, console))

@@ -59,7 +59,7 @@ def evaluate(
     reports: list[Report]
     if inputs.files:
         folder = inputs_folder(config)
-        with inputs.written(folder):
+        with inputs.stored(folder):
             reports = evaluate_each(configured(folder), watcher)
     else:
         reports = evaluate_each(config, watcher)

@@ -31,7 +31,7 @@ ADVICE = "move it to the top level of a Python file and give it as path/to/file.
 
 
 class NotWritableError(ValueError):
-    """A function that cannot be written to a file; the message says why."""
+    """A function that cannot be written to a file; the message is the reason."""
 
 
 class FunctionFile(NamedTuple):
@@ -47,10 +47,10 @@ class FunctionFile(NamedTuple):
         return f"{file}:{self.function}" if self.function else file
 
 
-def written(function: FunctionType | BuiltinFunctionType, kind: str, name: str = "") -> FunctionFile:
+def write_source(function: FunctionType | BuiltinFunctionType, kind: str, name: str = "") -> FunctionFile:
     """Return a function as a file of its source; `kind` is `reward` or `method`, `name` replaces the function's.
 
-    Raises NotWritableError for a function whose file cannot be shown to be equal.
+    Raises NotWritableError if the file cannot be shown to define an equal function.
     """
     if not isinstance(function, FunctionType):
         raise NotWritableError("it has no Python source")
@@ -298,8 +298,8 @@ def _expression(value: Any) -> str | None:
         return ("{" + texts + "}" if items else "set()") if type(value) is set else f"frozenset([{texts}])"
     if type(value) is dict:
         pairs = [(_expression(key), _expression(item)) for key, item in value.items()]
-        is_known = all(None not in pair for pair in pairs)
-        return "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}" if is_known else None
+        are_literal = all(None not in pair for pair in pairs)
+        return "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}" if are_literal else None
     return repr(value) if value is None or type(value) in (bool, int, str, bytes) else None
 
 

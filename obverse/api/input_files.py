@@ -50,11 +50,11 @@ class Inputs:
         return {**self.names, **tables, **({"verifier": rewards} if rewards else {})}
 
     @contextmanager
-    def written(self, folder: Path, is_first: bool = True) -> Iterator[None]:
+    def stored(self, folder: Path, is_first: bool = True) -> Iterator[None]:
         """Write the files into a run folder. If the block fails before the run has stored them, they are removed.
 
         Messages about bad rows name the row in the list that was passed, counted from 0. `is_first`: whether this
-        process removes files; the others of a process group only write the same content.
+        process removes files; the remaining of a process group only write the same content.
         """
         new = [name for name in self.files if not (folder / name).exists()]
         with storage_errors(folder, "choose another output_dir"):
@@ -76,7 +76,7 @@ def inputs_of(options: Mapping[str, Any], stems: Mapping[str, str] = STEMS) -> t
 
     Raises ConfigError or DataError for inputs that cannot be used.
     """
-    others = {name: value for name, value in options.items() if name not in (*stems, *REWARD_OPTIONS)}
+    remaining = {name: value for name, value in options.items() if name not in (*stems, *REWARD_OPTIONS)}
     given = {name: options[name] for name in stems if options.get(name) is not None}
     num_rows = options.get("num_problems")
     tables = {
@@ -85,7 +85,7 @@ def inputs_of(options: Mapping[str, Any], stems: Mapping[str, str] = STEMS) -> t
         if not is_name(dataset)
     }
     names = {option: str(dataset) for option, dataset in given.items() if is_name(dataset)}
-    return Inputs(names, tables, rewards_of(options)), others
+    return Inputs(names, tables, rewards_of(options)), remaining
 
 
 def rewards_of(options: Mapping[str, Any]) -> list[FunctionFile]:

@@ -42,7 +42,7 @@ def loss(
     progress: float = 0.0,
     **options: Any,
 ) -> Tensor:
-    """Compute the loss of an update, whose gradient is that of `obverse.train` on the same samples.
+    """Compute the loss of an update; its gradient is that of `obverse.train` on the same samples.
 
     It is a scalar: call `backward()` on it, clip, and step the optimizer. All samples of the update are given at once,
     because normalizers and baselines count over all of them: S samples of at most L tokens. Samples that the method
@@ -53,7 +53,7 @@ def loss(
         logp: Log-probs of the response tokens under the policy, with their graph; [S, L].
         mask: Which of them are tokens of a response; bool [S, L].
         reward: The reward of each sample; [S].
-        problem: What identifies each sample's problem, such as its index: samples of one problem are a group; [S].
+        problem: The name or index of each sample's problem; the samples of one problem are a group; [S].
         kind: `rollout`, `demonstration`, `hinted`, `greedy`, `chosen` or `rejected`, for all samples or for each; [S].
         behavior: Log-probs under the policy that sampled the rollouts; [S, L]. None: those of `logp`.
         anchor: Log-probs under the frozen initial model, where the method reads it; [S, L].
@@ -92,20 +92,20 @@ def loss(
     facts |= {"correct": correct, "truncated": truncated, "num_hint": num_hint, "uniform": uniform, "memory": memory}
     rows = _rows(logp, mask, given, {name: _listed(name, fact, len(logp)) for name, fact in facts.items()})
     memories = keep(estimator, rows)
-    kept = [index for index, row in enumerate(rows) if id(row.sample) in memories]
-    if not kept:
+    selected = [index for index, row in enumerate(rows) if id(row.sample) in memories]
+    if not selected:
         return (logp[mask] * 0.0).sum()
     dtype = torch.promote_types(logp.dtype, torch.float32)
 
     def placed(column: Tensor) -> Tensor:
         return column.to(logp.device, dtype if column.is_floating_point() else column.dtype)
 
-    tokens, samples, _ = tables(estimator, [rows[index] for index in kept], memories)
+    tokens, samples, _ = tables(estimator, [rows[index] for index in selected], memories)
     tokens = tokens.map_columns(placed)
     samples = samples.map_columns(placed)
 
     def flat(column: Tensor) -> Tensor:
-        return torch.cat([column[index][mask[index]] for index in kept]).to(dtype)
+        return torch.cat([column[index][mask[index]] for index in selected]).to(dtype)
 
     outputs = PolicyOutputs(
         flat(logp),

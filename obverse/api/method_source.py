@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from obverse.api.function_source import LAMBDA, MAIN, FunctionFile, NotWritableError, path_of, written
+from obverse.api.function_source import LAMBDA, MAIN, FunctionFile, NotWritableError, path_of, write_source
 from obverse.errors import ConfigError
 from obverse.methods import MakeMethod, composable, find, name_of
 
@@ -35,7 +35,7 @@ def method_of(method: str | MakeMethod) -> NamedMethod:
         name = name_of(method)
         return NamedMethod(name, find(name))
     try:
-        file = written(method, "method")
+        file = write_source(method, "method")
     except NotWritableError as error:
         advice = "move it to the top level of a Python file"
         raise ConfigError(f"method {method.__name__}: {error}: {advice}") from None

@@ -24,7 +24,7 @@ from obverse.api.function_source import (
     is_member,
     name_of,
     path_of,
-    written,
+    write_source,
 )
 from obverse.errors import ConfigError
 
@@ -54,7 +54,7 @@ def reward_files(rewards: Reward | Sequence[Reward]) -> list[FunctionFile]:
 def file_of(reward: Any, name: str = "") -> FunctionFile:
     """Return a reward function as a file; `name` replaces the function's in a file that is to be written.
 
-    Raises ConfigError if it can neither be named nor written.
+    Raises ConfigError if it can be neither named nor written.
     """
     if not isinstance(reward, FunctionType | BuiltinFunctionType):
         kind = "a method" if inspect.ismethod(reward) else f"a {type(reward).__name__}"
@@ -64,11 +64,11 @@ def file_of(reward: Any, name: str = "") -> FunctionFile:
             f"reward {name_of(reward)}: its file trains while it is read: put the call under if __name__ == '__main__':"
         )
     try:
-        return _importable(reward) or written(reward, "reward", name)
+        return _importable(reward) or write_source(reward, "reward", name)
     except NotWritableError as error:
         path = path_of(reward)
-        is_found = is_member(reward, sys.modules.get(reward.__module__))
-        if path and is_found and "__name__" in Path(path).read_text(encoding="utf-8"):  # the script may be read again
+        is_of_script = is_member(reward, sys.modules.get(reward.__module__))
+        if path and is_of_script and "__name__" in Path(path).read_text(encoding="utf-8"):  # it has a guard
             return FunctionFile(path, reward.__name__)
         raise ConfigError(f"reward {name_of(reward)}: {error}: {ADVICE}") from None
 

@@ -27,7 +27,7 @@ FORMS = "a name, a path, a list of dicts, a datasets.Dataset or a pandas DataFra
 
 
 class UnusableError(ValueError):
-    """A value that JSON cannot hold; the message says why."""
+    """A value that JSON cannot hold; the message is the reason."""
 
 
 def is_name(dataset: object) -> bool:
@@ -81,7 +81,7 @@ def _rows(dataset: Any, option: str, num_rows: int | None) -> Iterator[Any]:
         raise ConfigError(f"{option} is a DatasetDict with the splits {splits}: give one of them, dataset['train']")
     if is_of_datasets and "IterableDataset" in names and num_rows is None:
         raise ConfigError(
-            f"{option} is an IterableDataset, whose length is unknown: give num_problems, or list(dataset.take(1000))"
+            f"{option} is an IterableDataset of unknown length: give num_problems, or list(dataset.take(1000))"
         )
     if is_of_datasets and "Dataset" in names:
         batches = dataset.with_format("arrow").iter(batch_size=TABLE_BATCH)
@@ -158,7 +158,7 @@ def _key(key: Any) -> str:
 
 
 def _none_for_nan(value: Any) -> Any:
-    """None for what a DataFrame has in place of a missing value."""
+    """The value; None for NaN and other markers of missing values in a DataFrame."""
     is_nan = isinstance(value, float | datetime) and value != value
     return None if is_nan or type(value).__name__ == "NAType" else value
 

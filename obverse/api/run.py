@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 # the columns that notebooks show
-METRICS_SHOWN = (
+METRICS_COLUMNS = (
     "step",
     "reward",
     "accuracy",
@@ -32,7 +32,7 @@ METRICS_SHOWN = (
     "completions/mean_length",
     "num_tokens",
 )
-SAMPLES_SHOWN = ("problem", "kind", "prompt", "text", "answer", "reward", "correct", "kept")
+SAMPLES_COLUMNS = ("problem", "kind", "prompt", "text", "answer", "reward", "correct", "kept")
 
 
 class Run:
@@ -101,7 +101,7 @@ class Run:
         stat = path.stat()
         state = (stat.st_mtime_ns, stat.st_size, branches.names_leaving(self.folder))
         if self._metrics is None or self._metrics[0] != state:
-            self._metrics = (state, Table(read_run(self.folder).rows, "metrics", METRICS_SHOWN))
+            self._metrics = (state, Table(read_run(self.folder).rows, "metrics", METRICS_COLUMNS))
         return self._metrics[1]
 
     @property
@@ -133,7 +133,7 @@ class Run:
                 f"run {self.folder} has no completions of step {step}: there are {len(files)} steps from "
                 f"{min(files)} to {max(files)}"
             )
-        return Table(list(read_objects(files[step])), f"completions of step {step}", SAMPLES_SHOWN)
+        return Table(list(read_objects(files[step])), f"completions of step {step}", SAMPLES_COLUMNS)
 
     def evaluate(self, *, watcher: Watcher | None = None, **options: Any) -> list[Report]:
         """Evaluate the newest checkpoint; see `obverse.evaluate`.

@@ -32,11 +32,11 @@ class Table(Sequence[Row]):
     """
 
     def __init__(
-        self, rows: Sequence[Row], title: str = "", shown: Sequence[str] = (), most_rows: int = MOST_ROWS
+        self, rows: Sequence[Row], title: str = "", notebook_columns: Sequence[str] = (), most_rows: int = MOST_ROWS
     ) -> None:
         self._rows = list(rows)
         self.title = title
-        self._shown = shown  # the columns that a notebook shows; (): the first ones
+        self._notebook_columns = notebook_columns  # the columns that a notebook shows; (): the first ones
         self._most_rows = most_rows
 
     @property
@@ -55,7 +55,7 @@ class Table(Sequence[Row]):
 
     def __getitem__(self, key: int | slice | str) -> Row | Table | list[Any]:
         if isinstance(key, slice):
-            return Table(self._rows[key], self.title, self._shown, self._most_rows)
+            return Table(self._rows[key], self.title, self._notebook_columns, self._most_rows)
         if not isinstance(key, str):
             return self._rows[key]
         if key not in self.columns:
@@ -90,7 +90,7 @@ class Table(Sequence[Row]):
         return f"<{name}: {len(self)} rows; columns: {listed or 'none'}>"
 
     def _repr_html_(self) -> str:
-        columns = [name for name in self._shown or self.columns if name in self.columns][:MOST_COLUMNS]
+        columns = [name for name in self._notebook_columns or self.columns if name in self.columns][:MOST_COLUMNS]
         first, last = self._rows[: self._most_rows], self._rows[self._most_rows :][-1:]
         rows = [[row.get(name) for name in columns] for row in [*first, *last]]
         parts = [f"{len(self):,} rows", f"{len(self.columns)} columns"]

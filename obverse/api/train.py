@@ -53,7 +53,7 @@ def train(
             or another iterable of mappings, in the layouts of docs/data.md. None: `arithmetic:1-6`.
         eval_dataset: Problems to evaluate on while training, in the same forms. None: no evaluation.
         reward: Grades all rows in place of their own verifiers: a name (`"math"`), `"file.py:function"`, a function
-            `fn(problem, text)` or `fn(completions, **columns)` (TRL's), or a list of these, whose rewards are added
+            `fn(problem, text)` or `fn(completions, **columns)` (TRL's), or a list of these: their rewards are added,
             with the option `verifier_weights`. A function runs in worker processes with a time limit. It may be
             defined in a notebook; a lambda or a function inside another one may use numbers and texts around it.
         callbacks: Objects of classes derived from `obverse.Callback`: called at every step, evaluation and checkpoint,
@@ -97,7 +97,7 @@ def train_with(
     is_first = read_rank_env().is_first
     if inputs.files:
         folder = reserved_folder(config)
-        with inputs.written(folder, is_first):
+        with inputs.stored(folder, is_first):
             outcome = train_and_report(configured(folder), watcher, events)
     else:
         outcome = train_and_report(config, watcher, events)

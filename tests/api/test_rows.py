@@ -15,7 +15,7 @@ from obverse.api.rows import by_index, is_name, json_lines
 from obverse.errors import ConfigError, DataError
 
 
-def written(rows: Any) -> list[dict[str, Any]]:
+def rows_of(rows: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in json_lines(rows, "dataset").splitlines()]
 
 
@@ -30,7 +30,7 @@ def test_values_of_libraries_become_json() -> None:
         "price": Decimal("1.50"),
         "meta": {"none": None, "flag": np.bool_(True)},
     }
-    (line,) = written([row])
+    (line,) = rows_of([row])
     assert line == {
         "prompt": "2+2=",
         "level": 3,
@@ -45,7 +45,7 @@ def test_values_of_libraries_become_json() -> None:
 
 def test_iterables_of_rows() -> None:
     rows = [{"prompt": "a"}, {"prompt": "b"}]
-    assert written(iter(rows)) == written(tuple(rows)) == rows
+    assert rows_of(iter(rows)) == rows_of(tuple(rows)) == rows
     endless = ({"prompt": str(number)} for number in iter(int, 1))
     assert len(json_lines(endless, "dataset", num_rows=3).splitlines()) == 3
     assert is_name("gsm8k.jsonl") and is_name(Path("a")) and not is_name(rows)
