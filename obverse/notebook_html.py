@@ -16,8 +16,9 @@ STYLE = """\
 .obverse{font:14px/1.45 system-ui,sans-serif;--ink:currentColor;\
 --soft:color-mix(in srgb,currentColor 70%,transparent);--grid:color-mix(in srgb,currentColor 20%,transparent)}
 .obverse table{font:inherit;color:inherit;border-collapse:collapse;margin:.4em 0}
-.obverse th,.obverse td{padding:2px 10px 2px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid);\
+.obverse th,.obverse td{padding:2px 10px 2px 0;vertical-align:top;border-bottom:1px solid var(--grid);\
 white-space:pre-wrap;background:none}
+.obverse th.text,.obverse td.text{text-align:left}
 .obverse th.number,.obverse td.number{text-align:right;font-variant-numeric:tabular-nums}
 .obverse .soft{color:var(--soft)}
 .obverse .charts{display:flex;flex-wrap:wrap;gap:12px}

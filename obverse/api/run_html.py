@@ -24,7 +24,8 @@ class ReportPath(PosixPath):
 
     def _repr_html_(self) -> str:
         page = escape(self.read_text(encoding="utf-8"), quote=True)
-        return f'<iframe srcdoc="{page}" width="100%" height="{HEIGHT}" style="border:1px solid #8888"></iframe>'
+        style = "border:1px solid #8888;box-sizing:border-box"
+        return f'<iframe srcdoc="{page}" width="100%" height="{HEIGHT}" style="{style}"></iframe>'
 
 
 def write_report(folder: Path) -> ReportPath:
