@@ -14,6 +14,7 @@ RESOURCES = {  # by tag: the attribute that makes a browser load a file
     "object": "data", "image": "href", "use": "href",
 }  # fmt: skip
 LOADING_RELATIONS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "manifest"}
+FETCHED = {"mermaid", "glightbox", "pyodide"}  # classes for which the theme's script loads a library from a network
 IN_STYLE = re.compile(r"(?:url\(|@import)\s*['\"]?\s*((?:https?:)?//[^'\")\s]+)", re.IGNORECASE)
 
 
@@ -24,6 +25,7 @@ class HtmlPage(HTMLParser):
     links: list[str] = field(default_factory=list)
     resources: list[str] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
+    fetched: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -31,6 +33,7 @@ class HtmlPage(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.anchors |= {values[name] for name in ("id", "name") if name in values}
+        self.fetched |= FETCHED & set(values.get("class", "").split())
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
         if RESOURCES.get(tag, "") in values:
@@ -61,6 +64,7 @@ def parse(path: Path) -> HtmlPage:
 def page_problems(path: Path, pages: dict[Path, HtmlPage], site: Path) -> Iterator[str]:
     """What is wrong with the links and resources of one page."""
     page = pages[path]
+    yield from (f"loads a library for class {name}" for name in sorted(page.fetched))
     for address in page.resources:
         if is_external(address):
             yield f"loads {address}"

@@ -7,10 +7,16 @@ import re
 from pathlib import Path
 
 import pytest
+from report.browser import MISSING, browser, eventually
 
 from recipes.site.__main__ import build
 
 pytestmark = pytest.mark.slow
+
+HAS_RESULTS = """
+const parts = [...document.querySelectorAll("*")].map((element) => element.shadowRoot?.textContent ?? "");
+return /[0-9] results/.test(parts.join(" "))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +53,20 @@ def test_drawings_follow_the_color_scheme(site: Path) -> None:
     assert re.search(r'<svg [^>]*class="diagram"', (site / "index.html").read_text(encoding="utf-8"))
     assert "mermaid" not in (site / "architecture.html").read_text(encoding="utf-8")
     assert '[data-md-color-scheme="slate"] .drawing' in (site / "pictures.css").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+def test_pages_opened_as_files_load_nothing_else_and_are_searched(site: Path, tmp_path: Path) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    with browser(tmp_path / "profile") as window:
+        window.call("POST", "goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": phone})
+        for name in ("index", "start/method", "reference/train", "results"):
+            window.open(site / f"{name}.html")
+            sizes = window.run("return [document.documentElement.scrollWidth, window.innerWidth]")
+            assert sizes[0] <= sizes[1], f"{name} scrolls sideways on a phone"
+            addresses = window.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+            assert not [address for address in addresses if not address.startswith(site.as_uri())]
+        window.click("[for=__search], .md-search__button")
+        window.press(*"coefficient")
+        eventually(lambda: window.run(HAS_RESULTS), True)
+        assert window.complaints() == []

@@ -40,6 +40,7 @@ def test_a_complete_page_has_no_problems(site: Path) -> None:
         ('<script src="https://cdn.example.org/x.js"></script>', "loads https://cdn.example.org/x.js"),
         ('<script src="//cdn.example.org/x.js"></script>', "loads //cdn.example.org/x.js"),
         ('<link rel="preconnect" href="https://fonts.example.org">', "loads https://fonts.example.org"),
+        ('<pre class="mermaid">graph</pre>', "loads a library for class mermaid"),
         ('<a href="https://nowhere">x</a>', "https://nowhere: no host"),
         ('<a href="javascript:void(0)">x</a>', "javascript:void(0): expects http or https"),
     ],
