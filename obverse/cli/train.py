@@ -25,8 +25,10 @@ from obverse.config.yaml_file import read as read_config
 from obverse.config.yaml_file import write as write_config
 from obverse.distributed.env import read_rank_env
 from obverse.errors import ConfigError
-from obverse.methods import call, find, parameters
+from obverse.estimator.schedule import as_schedule
+from obverse.methods import build, call, find, parameters
 from obverse.redact import flat
+from obverse.rewards import get_verifier, with_weights
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.output_dir import in_folder_of, refuse_moved, with_folder
 
@@ -69,9 +71,18 @@ def read_file(scanned: Scanned) -> Layer:
     return Layer(file.origin, in_folder_of(file.values, path))
 
 
+def check_options(config: TrainConfig) -> None:
+    """Raise ConfigError for options that contradict the method, the installation or the verifiers, as a run does."""
+    schedule = as_schedule(build(config.method, config.method_options))
+    load("obverse.training.validate:check")(schedule, config)
+    if (verifier := with_weights(config.verifier, config.verifier_weights)) is not None:
+        get_verifier(verifier, config.verifier_seconds)
+
+
 def dry_run(config: TrainConfig) -> int:
     """Print the whole configuration, and the memory that the run will need; of several ranks only the first prints."""
     if os.environ.get("RANK", "0") == "0":
+        check_options(config)
         print(flat(write_config(with_folder(config, create=False), origins=True)), end="")
         if hint := learning_rate_hint(config, load("obverse.memory_plan.meta_models:num_parameters")(config)):
             print(flat(f"# learning rate: {hint}"))

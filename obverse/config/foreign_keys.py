@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from obverse.config.method_options import train_schema
 from obverse.config.sources import Layer, shortened
 from obverse.errors import ConfigError
 from obverse.methods import find, parameters
@@ -67,7 +68,7 @@ class Translation:
         self.notes.append(f"{source} -> {option}: {as_text(value)}")
 
     def refuse(self, key: str, value: Any, advice: str) -> None:
-        self.problems.append(f"{key}: {shortened(value)}: {advice}")
+        self.problems.append(f"{key}: {shortened(value) if isinstance(value, str) else as_text(value)}: {advice}")
 
 
 Rule = Renamed | Ignored | Fixed | Refused
@@ -126,11 +127,23 @@ def translated(
         if key in dialect.rules:
             _apply(dialect.rules[key], key, read.take(key), read)
     if read.problems:
-        raise ConfigError("\n".join(file.problem(text) for text in read.problems))
+        lines = [file.problem(text) for text in read.problems]
+        raise ConfigError("\n".join([*lines, *_unknown_keys(Layer(file.origin, read.rest), method)]))
     notes = [f"{file.origin} has keys of {dialect.name}; what it leaves out has obverse's defaults", *read.notes]
     if read.ignored:
         notes.append(f"without effect on results, ignored: {', '.join(sorted(read.ignored))}")
     return Layer(file.origin, {**read.rest, **read.values}), notes
+
+
+def _unknown_keys(rest: Layer, method: str | None) -> list[str]:
+    """A line for each key that is no option, so that a file has all of its mistakes in one report."""
+    try:
+        schema = train_schema(find(method)) if method else None
+    except ConfigError:  # reported where the method is read
+        schema = None
+    values = {key: value for key, value in rest.values.items() if key != "method"}
+    hint = f"see 'obverse train {method} --help-all'"
+    return Layer(rest.origin, values).cleaned(schema, hint)[1] if schema else []
 
 
 def _options_of(method: str | None) -> set[str]:

@@ -160,7 +160,7 @@ LLAMA_FACTORY = Dialect(
     "LLaMA-Factory",
     frozenset(
         {"stage", "finetuning_type", "template", "cutoff_len", "lora_rank", "lora_target", "pref_loss", "pref_beta"}
-        | {"dataset_dir", "quantization_bit", "overwrite_cache", "preprocessing_num_workers", "neat_packing"}
+        | {"dataset_dir", "quantization_bit", "neat_packing"}
     ),
     RULES,
     _prepare,

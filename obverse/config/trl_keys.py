@@ -46,13 +46,15 @@ _IGNORED = (
     *("cache_implementation", "use_transformers_paged", "use_transformers_continuous_batching", "dataset_test_split"),
     *("transformers_continuous_batching_config", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization"),
     *("vllm_tensor_parallel_size", "vllm_model_impl", "vllm_group_port", "vllm_max_model_length", "pad_token"),
-    *("use_flash_attention_2", "trackio_space_id"),
+    *("use_flash_attention_2", "trackio_space_id", "preprocessing_num_workers", "overwrite_cache", "wandb_entity"),
+    *("hub_model_revision", "benchmarks", "callbacks"),
 )
 
 RULES: Mapping[str, Rule] = {
     **TRAINER_RULES,
     **{key: Ignored() for key in _IGNORED},
     "reward_model_name_or_path": Renamed("reward_model"),
+    "wandb_project": Renamed("project"),
     "f_divergence_type": Renamed("divergence", {"js_divergence": "js", "alpha_divergence": "alpha"}),
     "f_alpha_divergence_coef": Renamed("alpha"),
     "max_length": Fixed(("none",), WHOLE_ROWS),

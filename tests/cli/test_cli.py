@@ -175,6 +175,8 @@ def test_values_that_look_odd_are_values() -> None:
         (["data", "chek", "x"], "error: data: check or show?"),
         (["demo", "--methods", "hpt,grppo"], "error: unknown method 'grppo': did you mean 'grpo'?"),
         (["doctor", "now"], "error: unexpected 'now'"),
+        (["train", "sft", "--dry-run", "--reward_model", "m"], "error: --reward_model: sft samples nothing"),
+        (["train", "grpo", "--dry-run", "--verifier", "mathh"], "error: unknown verifier"),
         (
             ["train", "sft", "--push_to_hub=me/model"],
             "error: --push_to_hub: is true or false: name",

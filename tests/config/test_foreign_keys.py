@@ -19,6 +19,7 @@ from obverse.errors import ConfigError
 from obverse.methods import find
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
+BATCH_KEYS = "per_device_train_batch_size, gradient_accumulation_steps"  # 128 completions in groups of 7
 DIALECTS = (LLAMA_FACTORY, TRL)
 
 
@@ -106,6 +107,8 @@ def test_what_has_another_meaning_is_refused_with_what_to_write() -> None:
     keys = {"dtype", "reward_funcs", "max_prompt_length", "loss_type", "scale_rewards", "mask_truncated_completions"}
     assert set(lines) == keys | {"use_vllm", "max_steps"}
     assert "serve-vllm" in lines["use_vllm"] and "dr_grpo" in lines["loss_type"] and "verifier" in lines["reward_funcs"]
+    lines = refusals("trl_grpo_recipe", "grpo")  # of TRL, though it has a key that LLaMA-Factory has too
+    assert set(lines) - {"unknown option dataset_prompt_column"} == {"use_vllm", "max_prompt_length", BATCH_KEYS}
     lines = refusals("llama_factory_lora_sft")
     assert set(lines) == {"dataset", "cutoff_len"}
     lines = refusals("llama_factory_dft")
