@@ -19,7 +19,7 @@ from obverse.errors import DataError
 from obverse.estimator.formula import loss, shaped
 from obverse.estimator.method import Method
 from obverse.estimator.method_state import memory_values
-from obverse.estimator.schedule import as_schedule
+from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.estimator.tables import MISSING, PolicyOutputs, Samples, Tokens
 from obverse.methods import build, find, parameters
 from obverse.types import Group, Problem, Source
@@ -37,6 +37,11 @@ def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] 
     """
     schedule = as_schedule(build(method_name, options))
     defaults = {name: parameter.default for name, parameter in parameters(find(method_name)).items()}
+    return {"method": method_name, "options": defaults | dict(options or {}), "samples": weigh_samples(schedule, step)}
+
+
+def weigh_samples(schedule: TrainingSchedule, step: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The coefficients of the samples of a step file by a method's schedule; see `weigh`."""
     progress, rows = parse(step)
     trained_ids: set[int] = set()
     weighed = {id(row.sample): Weights([0.0] * len(row.logp), [0.0] * len(row.logp)) for row in rows}
@@ -52,7 +57,7 @@ def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] 
         weights = weighed[id(row.sample)]
         sample = {"problem": row.problem, "kept": id(row.sample) in trained_ids, "coefficient": weights.logp}
         samples.append(sample | ({"value_coefficient": weights.value} if has_head else {}))
-    return {"method": method_name, "options": defaults | dict(options or {}), "samples": samples}
+    return samples
 
 
 OF_CRITIC = frozenset({"value", "old_value", "returns"})

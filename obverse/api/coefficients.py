@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from obverse.analysis.step_file import read_step
+from obverse.api.method_source import AnyMethod, schedule_of
 from obverse.api.run import Run
 from obverse.api.table import Table
-from obverse.config.resolve import method_options
 from obverse.errors import DataError
 from obverse.lazy_import import load
-from obverse.methods import MakeMethod, find, name_of
 from obverse.notebook_html import block, paragraph, text
 
 Step = str | Path | Mapping[str, Any] | Run | tuple[Run, int]
@@ -30,7 +29,7 @@ class TokenCoefficients:
 
     Attributes:
         method: The method's name.
-        options: The method's options.
+        options: The method's options that were given.
         samples: A row per sample: `problem`, `kind`, `reward`, `kept` (whether the update has the sample),
             `coefficient` (a list, [n]), `source` and `tokens` ([n] each; `tokens` is None where they are unknown).
         about: A sentence about the samples and their policy; "" for a step file.
@@ -91,11 +90,11 @@ class TokenCoefficients:
         return f"tokens become {more} or {less}; the strongest coefficient is {largest:.3g}"
 
 
-def coefficients(method: str | MakeMethod, step: Step, **options: Any) -> TokenCoefficients:
+def coefficients(method: AnyMethod, step: Step, **options: Any) -> TokenCoefficients:
     """Compute the coefficient that a method gives every token of an update.
 
     Args:
-        method: A name, `"file.py:function"` or a function, as of `obverse.train`.
+        method: A name, `"file.py:function"`, a function that returns a Method, or a Method.
         step: The path of a step file, or its content (see `obverse weigh`; a sample may have `tokens`, a list of
             texts); or a run, or (run, step): its stored completions are weighed under the nearest checkpoint.
         options: The method's options, in place of the paper's.
@@ -114,19 +113,20 @@ def coefficients(method: str | MakeMethod, step: Step, **options: Any) -> TokenC
         2+2, rollout, reward 1: 4(+0.25)
         2+2, rollout, reward 0: 5(-0.25)
     """
-    name = name_of(method)
     if isinstance(step, Run):
         step = (step, _last_stored_step(step))
     if isinstance(step, tuple):
         run, number = step
         run.samples(number)  # a step without completions is an error before anything is loaded
-        weighed = load("obverse.analysis.run_coefficients:weigh_step")(name, run.folder, number, options)
-        return TokenCoefficients(name, weighed["options"], Table(weighed["samples"]), weighed["about"])
+        is_default = isinstance(method, str) and not options
+        name, schedule = (method, None) if is_default else schedule_of(method, options)
+        weighed = load("obverse.analysis.run_coefficients:weigh_step")(run.folder, number, name, schedule)
+        return TokenCoefficients(str(name), options, Table(weighed["samples"]), weighed["about"])
     content = step if isinstance(step, Mapping) else read_step(step)
-    chosen = method_options(name, find(name), options)
-    weighed = load("obverse.analysis.step_coefficients:weigh")(name, content, chosen)
-    rows = [_row(given, sample) for given, sample in zip(content["samples"], weighed["samples"], strict=True)]
-    return TokenCoefficients(name, weighed["options"], Table(rows))
+    name, schedule = schedule_of(method, options)
+    samples = load("obverse.analysis.step_coefficients:weigh_samples")(schedule, content)
+    rows = [_row(given, sample) for given, sample in zip(content["samples"], samples, strict=True)]
+    return TokenCoefficients(name, options, Table(rows))
 
 
 def _row(given: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]:

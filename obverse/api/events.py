@@ -38,9 +38,9 @@ class Events:
         return next((result for result in results if result is not None), None)
 
 
-def events_of(callbacks: Callback | Sequence[Callback]) -> Events | None:
+def events_of(callbacks: Callback | Sequence[Callback] | None) -> Events | None:
     """The events that callbacks receive; None without callbacks. ConfigError for anything that is not a Callback."""
-    given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+    given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
     for callback in given:
         if not isinstance(callback, Callback):
             is_class = isinstance(callback, type)

@@ -10,15 +10,11 @@ from torch import Tensor
 
 from obverse.analysis.step_coefficients import keep, tables, update_loss
 from obverse.analysis.step_file import COLUMNS, KINDS, Row
-from obverse.config.resolve import method_options
+from obverse.api.method_source import AnyMethod, schedule_of
 from obverse.errors import ConfigError
 from obverse.estimator.method import Method
-from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.estimator.tables import MISSING, PolicyOutputs
-from obverse.methods import MakeMethod, call, find
 from obverse.types import POLICY_KINDS, GradeResult, ModelInput, Sample, Source
-
-AnyMethod = str | MakeMethod | Method | TrainingSchedule
 
 
 def loss(
@@ -117,15 +113,7 @@ def loss(
 
 def _method_at(method: AnyMethod, options: Mapping[str, Any], progress: float) -> tuple[Method, float]:
     """The method that acts at this point of a run, and the progress within its stage."""
-    if isinstance(method, Method | TrainingSchedule):
-        if options:
-            raise ConfigError(f"the method is a value and takes no options: leave out {', '.join(options)}")
-        schedule = as_schedule(method)
-    elif not isinstance(method, str):
-        schedule = as_schedule(call(getattr(method, "__name__", "method"), method, options))
-    else:
-        make = find(method)
-        schedule = as_schedule(call(method, make, method_options(method, make, options)))
+    _, schedule = schedule_of(method, options)
     stages = schedule.at(progress)
     if len(stages) > 1:
         raise ConfigError("the method has several stages at this progress: give the Method of one of them")

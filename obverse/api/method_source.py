@@ -1,16 +1,21 @@
-"""A method of the calling program: a name, a function of a Python file, or a function of a notebook cell."""
+"""A method of the calling program: a name, a function of a Python file or of a notebook cell, or a value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from obverse.api.function_source import LAMBDA, MAIN, FunctionFile, NotWritableError, path_of, write_source
+from obverse.config.resolve import method_options
 from obverse.errors import ConfigError
-from obverse.methods import MakeMethod, composable, find, name_of
+from obverse.estimator.method import Method
+from obverse.estimator.schedule import TrainingSchedule, as_schedule
+from obverse.methods import MakeMethod, call, composable, find, name_of
+
+AnyMethod = str | MakeMethod | Method | TrainingSchedule
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,14 @@ def method_of(method: str | MakeMethod) -> NamedMethod:
 def _is_interactive(function: FunctionType) -> bool:
     """Whether a function has a name, and no file of its own."""
     return function.__module__ == MAIN and function.__name__ != LAMBDA and path_of(function) is None
+
+
+def schedule_of(method: AnyMethod, options: Mapping[str, Any]) -> tuple[str, TrainingSchedule]:
+    """Return the name and the stages of a method with `options`. Raises ConfigError for the options."""
+    if isinstance(method, Method | TrainingSchedule):
+        if options:
+            raise ConfigError(f"the method is a value and takes no options: leave out {', '.join(options)}")
+        return "method", as_schedule(method)
+    name = method if isinstance(method, str) else getattr(method, "__name__", "method")
+    make = find(method) if isinstance(method, str) else composable(method)
+    return name, as_schedule(call(name, make, method_options(name, make, options)))

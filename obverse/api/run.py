@@ -165,7 +165,7 @@ class Run:
         return path
 
     def resume(
-        self, *, callbacks: Callback | Sequence[Callback] = (), watcher: Watcher | None = None, **options: Any
+        self, *, callbacks: Callback | Sequence[Callback] | None = None, watcher: Watcher | None = None, **options: Any
     ) -> Run:
         """Continue an unfinished run from its newest checkpoint, with the options that it has; returns it.
 

@@ -35,7 +35,7 @@ def train(
     dataset: Dataset | None = None,
     eval_dataset: Dataset | None = None,
     reward: Reward | Sequence[Reward] | None = None,
-    callbacks: Callback | Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = None,
     watcher: Watcher | None = None,
     **options: Any,
 ) -> Run:
@@ -81,7 +81,7 @@ def train_with(
     arguments_given: Mapping[str, Any],
     watcher: Watcher,
     file: Layer | None = None,
-    callbacks: Callback | Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] | None = None,
 ) -> Run:
     """Train with arguments of a Python call, over those of a configuration file; their inputs may be in memory."""
     events = events_of(callbacks)

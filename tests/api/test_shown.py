@@ -72,6 +72,8 @@ def test_coefficients_of_a_step_file(tmp_path: Path) -> None:
     assert "t0" in shown(result).text and "failed, demonstration" in str(result) and "7 samples" in repr(result)
     (tmp_path / "step.json").write_text(json.dumps(STEP))
     again = obverse.coefficients("hpt", tmp_path / "step.json", gate=0)
+    by_function = obverse.coefficients(obverse.find("hpt"), tmp_path / "step.json", gate=0)
+    assert obverse.coefficients(obverse.find("hpt")(gate=0), STEP).samples == by_function.samples == again.samples
     assert again.samples["coefficient"] == result.samples["coefficient"] and again.samples[0]["tokens"] is None
     with pytest.raises(DataError, match="tokens: 1 texts for 3"):
         obverse.coefficients("hpt", {"samples": [{**STEP["samples"][0], "tokens": ["a"]}]})
