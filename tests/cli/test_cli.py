@@ -175,7 +175,6 @@ def test_values_that_look_odd_are_values() -> None:
         (["data", "chek", "x"], "error: data: check or show?"),
         (["demo", "--methods", "hpt,grppo"], "error: unknown method 'grppo': did you mean 'grpo'?"),
         (["doctor", "now"], "error: unexpected 'now'"),
-        ("error: --push_to_hub: is true or false: name",),
     ],
 )
 def test_a_slip_is_one_line_and_exit_code_2(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
