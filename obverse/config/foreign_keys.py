@@ -126,6 +126,8 @@ def translated(
     for key in [key for key in read.rest if key in keys]:
         if key in dialect.rules:
             _apply(dialect.rules[key], key, read.take(key), read)
+    for option in (read.values.keys() & read.rest.keys()) - {"method"}:
+        read.refuse(option, read.rest[option], f"is also given by another key, as {as_text(read.values[option])}")
     if read.problems:
         lines = [file.problem(text) for text in read.problems]
         raise ConfigError("\n".join([*lines, *_unknown_keys(Layer(file.origin, read.rest), method)]))

@@ -14,6 +14,7 @@ from obverse.config.trainer_keys import (
     intervals,
     precision,
     sharding,
+    warmup,
 )
 from obverse.config.trainer_keys import RULES as TRAINER_RULES
 
@@ -153,6 +154,7 @@ def _prepare(read: Translation) -> None:
         precision(read, frozen="auto")
     sharding(read)
     intervals(read)
+    warmup(read)
     batch_sizes(read)
 
 

@@ -129,6 +129,17 @@ def completions_per_problem(read: Translation) -> float | None:
     return as_number(number) or None
 
 
+def warmup(read: Translation) -> None:
+    """Read `warmup_steps` beside `warmup_ratio`: the steps count unless they are 0, as in transformers."""
+    if read.rest.get("warmup_ratio") is None:
+        read.take("warmup_ratio")
+    elif as_number(read.rest.get("warmup_steps")):
+        read.ignored.append("warmup_ratio")
+        read.take("warmup_ratio")
+    else:
+        read.take("warmup_steps")
+
+
 def batch_sizes(read: Translation) -> None:
     """Read the sizes of a batch: rows or completions per device become problems per step, with their arithmetic."""
     sizes = {key: as_number(read.take(key)) for key in BATCH if read.rest.get(key) is not None}

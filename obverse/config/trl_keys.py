@@ -17,6 +17,7 @@ from obverse.config.trainer_keys import (
     intervals,
     precision,
     sharding,
+    warmup,
 )
 from obverse.config.trainer_keys import RULES as TRAINER_RULES
 from obverse.errors import ConfigError
@@ -182,6 +183,7 @@ def _prepare(read: Translation) -> None:
     precision(read, frozen="mixed")
     sharding(read)
     intervals(read)
+    warmup(read)
     batch_sizes(read)
 
 

@@ -115,6 +115,21 @@ def test_what_has_another_meaning_is_refused_with_what_to_write() -> None:
     assert set(lines) == {"cutoff_len", "train_on_prompt", "optim", "use_badam", "val_size"}
 
 
+@pytest.mark.parametrize(
+    ("steps", "ratio", "expected"), [(0, 0.1, 0.1), (20, 0.1, 20), (20, None, 20), (None, 0.1, 0.1)]
+)
+def test_of_warmup_steps_and_ratio_the_steps_count(steps: int | None, ratio: float | None, expected: float) -> None:
+    values = {"warmup_steps": steps, "warmup_ratio": ratio, "bf16": True}
+    given = {name: value for name, value in values.items() if value is not None}
+    assert translated(Layer("t", given), DIALECTS, "sft", {}, 1)[0].values["warmup_steps"] == expected
+
+
+def test_an_option_that_is_given_beside_the_key_for_it_is_refused() -> None:
+    values = {"per_device_train_batch_size": 4, "prompts_per_step": 8}
+    with pytest.raises(ConfigError, match="prompts_per_step: 8: is also given by another key, as 4"):
+        translated(Layer("t", values), DIALECTS, "sft", {}, 1)
+
+
 def test_the_upper_bound_of_a_truncated_ratio_is_converted() -> None:
     values = {"loss_type": "cispo", "epsilon_high": 5.0}
     assert translated(Layer("t", values), DIALECTS, "cispo", {}, 1)[0].values == {"epsilon_high": 4.0}
