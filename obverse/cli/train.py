@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from obverse.api.train import train_and_report
 from obverse.cli.command import take_flag
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import Scanned, default_text, print_help, scan
@@ -28,7 +27,6 @@ from obverse.errors import ConfigError
 from obverse.estimator.schedule import as_schedule
 from obverse.methods import build, call, find, parameters
 from obverse.redact import flat
-from obverse.rewards import get_verifier, with_weights
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.output_dir import in_folder_of, refuse_moved, with_folder
 
@@ -54,7 +52,7 @@ def run(words: Words) -> int:
         return dry_run(config)
     with load("obverse.cli.progress_panel:Panel")() if read_rank_env().is_first else nullcontext(Silent()) as watcher:
         watcher.phase("load", 0, 0)  # importing torch takes seconds
-        return train_and_report(config, watcher).exit_code
+        return load("obverse.api.train:train_and_report")(config, watcher).exit_code
 
 
 def read_file(scanned: Scanned) -> Layer:
@@ -75,8 +73,9 @@ def check_options(config: TrainConfig) -> None:
     """Raise ConfigError for options that contradict the method, the installation or the verifiers, as a run does."""
     schedule = as_schedule(build(config.method, config.method_options))
     load("obverse.training.validate:check")(schedule, config)
-    if (verifier := with_weights(config.verifier, config.verifier_weights)) is not None:
-        get_verifier(verifier, config.verifier_seconds)
+    verifier = load("obverse.rewards:with_weights")(config.verifier, config.verifier_weights)
+    if verifier is not None:
+        load("obverse.rewards:get_verifier")(verifier, config.verifier_seconds)
 
 
 def dry_run(config: TrainConfig) -> int:
