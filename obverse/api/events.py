@@ -11,7 +11,7 @@ from obverse.errors import ConfigError
 
 
 class Events:
-    """The events of a run, forwarded to several callbacks in their order; the first False counts for all."""
+    """The events of a run, forwarded to several callbacks in their order; a False of one of them counts."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = callbacks
@@ -32,10 +32,15 @@ class Events:
     def train_end(self, run: Run) -> None:
         self._call(lambda callback: callback.on_train_end(run))
 
-    def _call(self, call: Callable[[Callback], object]) -> object:
-        """Call every callback; returns the first result that is not None."""
+    def _call(self, call: Callable[[Callback], object]) -> bool | None:
+        """Call every callback; returns False if one of them returned False, else None."""
         results = [call(callback) for callback in self.callbacks]
-        return next((result for result in results if result is not None), None)
+        return False if any(map(_is_false, results)) else None
+
+
+def _is_false(result: object) -> bool:
+    """Whether a callback returned False, of Python or of NumPy; neither None nor 0 is."""
+    return type(result).__name__ in ("bool", "bool_") and not result
 
 
 def events_of(callbacks: Callback | Sequence[Callback] | None) -> Events | None:

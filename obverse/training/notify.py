@@ -32,13 +32,8 @@ def notify(run: Run, call: Callable[[RunEvents], object]) -> None:
             result = call(run.events)
         except (Exception, SystemExit) as raised:  # noqa: BLE001 - it is raised after a save
             error = raised
-    has_failed, stops = run.process_group.broadcast([error is not None, _is_false(result)])
+    has_failed, stops = run.process_group.broadcast([error is not None, result is False])
     if has_failed:
         raise CallbackFailure from error
     if stops:
         run.watcher.stop()
-
-
-def _is_false(result: object) -> bool:
-    """Whether a callback returned False, of Python or of NumPy; neither None nor 0 is."""
-    return type(result).__name__ in ("bool", "bool_") and not result

@@ -49,8 +49,9 @@ class Recorder(obverse.Callback):
 
 
 def test_callbacks_see_the_run_and_stop_it(tmp_path: Path) -> None:
-    recorder, idle = Recorder(stop_at=1), obverse.Callback()
-    run = obverse.train("sft", output_dir=tmp_path / "run", callbacks=[idle, recorder], **OPTIONS)
+    recorder = Recorder(stop_at=1)
+    callbacks = [obverse.Callback(), Recorder(), recorder]  # of step 1: None, True, False
+    run = obverse.train("sft", output_dir=tmp_path / "run", callbacks=callbacks, **OPTIONS)
     assert (run.step, run.stopped, run.exit_code) == (1, True, 0)
     assert recorder.calls == [("begin", 0), 1, ("save", 1, "checkpoint-1"), ("end", 1, True)]
 
