@@ -155,13 +155,19 @@ def _repository(value: str) -> str:
     return value
 
 
+def _joined(value: Any) -> Any:
+    """A list of texts, as YAML has it, as one text with commas; any other value unchanged."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+    return ",".join(value) if is_list else value
+
+
 def _template(value: str) -> str:
     return value if "{prompt}" in value else at_home(value)
 
 
 Text = Annotated[str, Field(min_length=1)]
 Place = Annotated[Text, AfterValidator(at_home)]  # a path, or a name on the hub
-Places = Annotated[Text, AfterValidator(each_at_home)]  # several of them
+Places = Annotated[Text, BeforeValidator(_joined), AfterValidator(each_at_home)]  # several of them
 Template = Annotated[Text, AfterValidator(_template)]
 Repository = Annotated[str, AfterValidator(_repository)]  # of the hub
 Folder = Annotated[Path, BeforeValidator(_folder)]

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from obverse.config.method_options import train_schema
-from obverse.config.sources import Layer, shortened
+from obverse.config.resolve import read as read_options
+from obverse.config.sources import ALIASES, Layer, shortened
 from obverse.errors import ConfigError
 from obverse.methods import find, parameters
 
@@ -63,9 +64,12 @@ class Translation:
         return self.rest.pop(key, default)
 
     def map(self, source: str, option: str, value: Any) -> None:
-        """Set an option, with a note on the keys that it is from."""
-        self.values[option] = value
-        self.notes.append(f"{source} -> {option}: {as_text(value)}")
+        """Set an option that the command line does not give, with a note on the keys that it is from."""
+        if option in self.given:
+            self.notes.append(f"{source}: the command line's {option} replaces it")
+        else:
+            self.values[option] = value
+            self.notes.append(f"{source} -> {option}: {as_text(value)}")
 
     def refuse(self, key: str, value: Any, advice: str) -> None:
         self.problems.append(f"{key}: {shortened(value) if isinstance(value, str) else as_text(value)}: {advice}")
@@ -121,7 +125,11 @@ def translated(
     dialect = next((dialect for dialect in dialects if dialect.signs & keys), None)
     if dialect is None:
         return file, []
-    read = Translation(dict(file.values), method, given, num_processes)
+    replaced = [key for key in file.values if ALIASES.get(key, key) in given]
+    values = {key: value for key, value in file.values.items() if key not in replaced}
+    read = Translation(values, method, given, num_processes)
+    if replaced:
+        read.notes.append(f"the command line replaces {', '.join(replaced)}")
     dialect.prepare(read)
     for key in [key for key in read.rest if key in keys]:
         if key in dialect.rules:
@@ -130,22 +138,30 @@ def translated(
         read.refuse(option, read.rest[option], f"is also given by another key, as {as_text(read.values[option])}")
     if read.problems:
         lines = [file.problem(text) for text in read.problems]
-        raise ConfigError("\n".join([*lines, *_unknown_keys(Layer(file.origin, read.rest), method)]))
+        raise ConfigError(
+            "\n".join([*lines, *_mistakes(Layer(file.origin, {**read.rest, **read.values}), read.method)])
+        )
     notes = [f"{file.origin} has keys of {dialect.name}; what it leaves out has obverse's defaults", *read.notes]
     if read.ignored:
         notes.append(f"without effect on results, ignored: {', '.join(sorted(read.ignored))}")
     return Layer(file.origin, {**read.rest, **read.values}), notes
 
 
-def _unknown_keys(rest: Layer, method: str | None) -> list[str]:
-    """A line for each key that is no option, so that a file has all of its mistakes in one report."""
+def _mistakes(rest: Layer, method: str | None) -> list[str]:
+    """A line for each key that is no option or has an invalid value, so that a report has all mistakes of a file."""
     try:
         schema = train_schema(find(method)) if method else None
     except ConfigError:  # reported where the method is read
         schema = None
     values = {key: value for key, value in rest.values.items() if key != "method"}
+    if schema is None:
+        return []
     hint = f"see 'obverse train {method} --help-all'"
-    return Layer(rest.origin, values).cleaned(schema, hint)[1] if schema else []
+    try:
+        read_options(schema, [Layer(rest.origin, values)], hint, {"method": method})
+    except ConfigError as error:  # a line without the file's name is on several options, of which one may be refused
+        return [line for line in str(error).splitlines() if line.startswith(f"{rest.origin}: ")]
+    return []
 
 
 def _options_of(method: str | None) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from obverse.config.foreign_keys import Dialect, Fixed, Ignored, Refused, Renamed, Rule, Translation, as_number, as_text
 from obverse.config.trainer_keys import (
+    NO_PACKING,
     OFF,
     WHOLE_ROWS,
     adapter_targets,
@@ -27,11 +28,11 @@ ADAPTERS_ONLY = "write finetuning_type: lora or full"
 
 _IGNORED = (
     *("overwrite_cache", "preprocessing_num_workers", "preprocessing_batch_size", "plot_loss", "dataset_dir"),
-    *("media_dir", "tokenized_path", "flash_attn", "use_unsloth_gc", "enable_liger_kernel", "cache_dir"),
+    *("media_dir", "flash_attn", "use_unsloth_gc", "enable_liger_kernel", "cache_dir"),
     *("use_fast_tokenizer", "low_cpu_mem_usage", "use_reentrant_gc", "upcast_layernorm", "upcast_lmhead_output"),
     *("print_param_status", "compute_accuracy", "include_effective_tokens_per_second", "infer_backend", "infer_dtype"),
     *("quantization_device_map", "ignore_pad_token_for_loss", "eval_num_beams", "eval_on_each_dataset", "streaming"),
-    *("buffer_size", "neat_packing", "predict_with_generate", "ray_run_name", "use_swanlab", "freeze_vision_tower"),
+    *("buffer_size", "predict_with_generate", "ray_run_name", "use_swanlab", "freeze_vision_tower"),
     *("freeze_multi_modal_projector", "image_max_pixels", "image_min_pixels", "video_max_pixels", "use_v1_kernels"),
 )
 _OTHER_OPTIMIZERS = ("use_galore", "use_apollo", "use_badam", "use_adam_mini", "use_muon")
@@ -49,6 +50,8 @@ RULES: Mapping[str, Rule] = {
     "moe_aux_loss_coef": Renamed("router_aux_loss_coef"),
     "disable_gradient_checkpointing": Renamed("gradient_checkpointing", {"true": False, "false": True}),
     "default_system": Renamed("system_prompt"),
+    "neat_packing": Fixed(OFF, NO_PACKING),
+    "tokenized_path": Fixed(("none",), "rows are read as texts: write dataset, the file that was tokenized"),
     "cutoff_len": Fixed(("none",), WHOLE_ROWS),
     "val_size": Fixed(OFF, "no rows are held out: write eval_dataset, a file of problems"),
     "train_on_prompt": Fixed(OFF, "prompt tokens are never trained"),
@@ -103,13 +106,17 @@ def _stage(read: Translation) -> None:
 
 def _adapters(read: Translation) -> None:
     kind = as_text(read.take("finetuning_type", "lora"))
+    of_adapters = [key for key in ("lora_rank", "lora_alpha", "lora_target", "quantization_bit") if key in read.rest]
     rank, alpha = as_number(read.take("lora_rank", RANK)), as_number(read.take("lora_alpha"))
     bits = as_text(read.take("quantization_bit"))
     if kind not in ("lora", "full"):
         read.refuse("finetuning_type", kind, ADAPTERS_ONLY)
     read.map(f"finetuning_type: {kind}", "use_peft", kind == "lora")
     if kind != "lora":
-        read.ignored += [key for key in ("lora_target",) if read.take(key) is not None]
+        read.ignored += [key for key in of_adapters if key != "quantization_bit"]
+        read.take("lora_target")
+        if bits != "none":
+            read.refuse("quantization_bit", as_number(bits), "needs finetuning_type: lora")
         return
     read.map(f"lora_rank: {rank or RANK:g}", "lora_r", int(rank or RANK))
     source = "lora_alpha" if alpha else "lora_alpha, by default twice the rank"

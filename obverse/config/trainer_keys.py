@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from obverse.config.foreign_keys import Fixed, Ignored, Renamed, Rule, Translation, as_number, as_text
+from obverse.config.foreign_keys import Fixed, Ignored, Refused, Renamed, Rule, Translation, as_number, as_text
 from obverse.errors import ConfigError
 from obverse.estimator.schedule import as_schedule
 from obverse.methods import call, find, parameters
@@ -37,6 +37,8 @@ _IGNORED = (
     *("local_rank", "log_on_each_node", "accelerator_config", "average_tokens_across_devices", "use_cache"),
 )
 
+_MIXTURES = ("datasets", "dataset_mixture", "dataset_mixer")  # of TRL and of recipes written for it
+
 RULES: Mapping[str, Rule] = {
     **{key: Ignored() for key in _IGNORED},
     "warmup_ratio": Renamed("warmup_steps"),
@@ -47,7 +49,13 @@ RULES: Mapping[str, Rule] = {
     "fp16": Fixed(OFF, "write bf16: true, or dtype: mixed"),
     "optim": Fixed(ADAMW, "the optimizer is AdamW: write optim: adamw_torch"),
     "optim_args": Fixed(OFF, "the optimizer is AdamW, by adam_beta1, adam_beta2 and adam_epsilon"),
-    "lr_scheduler_kwargs": Fixed(("none",), "schedules have no further options: leave it out"),
+    "lr_scheduler_kwargs": Fixed(
+        ("none",),
+        "schedules have no options, and linear and cosine end at 0: leave it out",
+    ),
+    "use_liger": Ignored(),
+    "num_processes": Refused("processes are those of torchrun --nproc-per-node: leave it out"),
+    **{key: Refused("one data set: put the files together, and give --dataset FILE") for key in _MIXTURES},
     "label_smoothing_factor": Fixed(OFF, "no loss on demonstrations is smoothed: leave it out"),
     "neftune_noise_alpha": Fixed(OFF, "no noise is added to embeddings: leave it out"),
     "auto_find_batch_size": Fixed(OFF, "micro_batch_tokens bounds memory without changing a gradient: leave it out"),
@@ -145,6 +153,9 @@ def batch_sizes(read: Translation) -> None:
     sizes = {key: as_number(read.take(key)) for key in BATCH if read.rest.get(key) is not None}
     if not sizes:
         return
+    if "prompts_per_step" in read.given:
+        read.notes.append(f"the command line's prompts_per_step replaces {', '.join(sizes)}")
+        return
     if any(size is None or size < 1 or size != int(size) for size in sizes.values()):
         read.refuse(", ".join(sizes), list(sizes.values()), "expects whole numbers")
         return
@@ -190,7 +201,7 @@ def adapter_targets(read: Translation, key: str, everything: tuple[str, ...]) ->
     """Read the layers that have adapters; `everything` are the words for all linear layers."""
     target = read.take(key)
     if target is not None and as_text(target) in everything:
-        read.map(f"{key}: {as_text(target)}", "lora_target_modules", None)
         read.values["lora_target_modules"] = ()
+        read.notes.append(f"{key}: {as_text(target)} -> every linear layer below the head, the default")
     elif target is not None:
         read.values["lora_target_modules"] = target

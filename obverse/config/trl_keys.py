@@ -91,6 +91,8 @@ RULES: Mapping[str, Rule] = {
     "generation_kwargs": Fixed(("none",), "write top_p, top_k, min_p or stop_strings"),
     "vllm_structured_outputs_regex": Fixed(("none",), "completions are free text"),
     "delta": Fixed(("none",), OTHER_METHOD),
+    "beta": Fixed(OFF, "the method has none: write kl_coef, the weight of a KL to the initial model"),
+    "vllm_device": Ignored(),
     "importance_sampling_level": Fixed(("token",), OTHER_METHOD),
     "mask_truncated_completions": Fixed(OFF, "completions that were cut off train too: see overlong_factor"),
     "top_entropy_quantile": Fixed(("1",), "every token is trained: write 1.0"),
@@ -155,6 +157,10 @@ def _engine(read: Translation) -> None:
     if "use_vllm" not in read.rest:
         return
     server = {key: read.take(key) for key in SERVER if key in read.rest}
+    if "sampler" in read.given:
+        read.notes.append(f"the command line's sampler replaces {', '.join(['use_vllm', *server])}")
+        read.take("use_vllm")
+        return
     if as_text(read.take("use_vllm")) != "true":
         read.ignored += ["use_vllm", *server]
     elif as_text(server.get("vllm_mode", "colocate")) != "server":
@@ -171,7 +177,12 @@ def _engine(read: Translation) -> None:
 def _prepare(read: Translation) -> None:
     if (subset := read.take("dataset_config")) is not None:
         name = read.take("dataset_name", read.take("dataset"))
-        read.map(f"dataset_config: {subset}", "dataset", f"{name}:{subset}")
+        if name is not None:
+            read.map(f"dataset_config: {subset}", "dataset", f"{name}:{subset}")
+        elif "dataset" in read.given:
+            read.notes.append("the command line's dataset replaces dataset_config")
+        else:
+            read.refuse("dataset_config", subset, "needs dataset_name")
     try:
         _loss(read)
         _reward_scale(read)

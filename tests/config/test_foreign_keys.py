@@ -165,3 +165,44 @@ def test_the_tables_name_options_that_exist_and_the_page_names_the_keys() -> Non
             assert is_option(TrainConfig, option) or option in of_methods, key
             assert not isinstance(rule, Renamed | Refused) or f"`{key}`" in page, key
     assert not [key for key in TRL.signs | LLAMA_FACTORY.signs if is_option(TrainConfig, key)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "given"),
+    [
+        ("max_prompt_length", 512, {"max_prompt_length": "512"}),
+        ("reward_funcs", ["my.rewards.format"], {"verifier": "math"}),
+        ("use_vllm", True, {"sampler": "hf"}),
+        ("per_device_train_batch_size", 7, {"prompts_per_step": "32"}),
+        ("dataset_config", "main", {"dataset": "rows.jsonl"}),
+    ],
+)
+def test_a_key_that_the_command_line_replaces_is_neither_refused_nor_translated(
+    key: str, value: Any, given: dict[str, Any]
+) -> None:
+    file = Layer("t", {key: value, "bf16": True, "num_generations": 8})
+    with pytest.raises(ConfigError, match=key):
+        translated(file, DIALECTS, "grpo", {}, 1)
+    read_file, notes = translated(file, DIALECTS, "grpo", given, 1)
+    assert read_file.values == {"num_generations": 8, "dtype": "mixed"}
+    assert any("command line" in note and key in note for note in notes)
+
+
+def test_a_list_of_reward_functions_is_one_text_with_commas() -> None:
+    file, _ = translated(Layer("t", {"bf16": True, "reward_funcs": ["math", "choice"]}), DIALECTS, "grpo", {}, 1)
+    assert resolve("grpo", find("grpo"), {}, file).verifier == "math,choice"
+
+
+def test_packing_and_quantization_are_not_dropped_silently() -> None:
+    values = {"stage": "sft", "finetuning_type": "full", "dataset": "a/b", "quantization_bit": 4, "neat_packing": True}
+    with pytest.raises(ConfigError) as error:
+        translated(Layer("t", {**values, "tokenized_path": "saved", "dtype": "float16"}), DIALECTS, None, {}, 1)
+    keys = {line.split(": ")[1] for line in str(error.value).splitlines()}
+    assert keys == {"quantization_bit", "neat_packing", "tokenized_path", "dtype"}  # invalid values are in the report
+
+
+def test_a_kl_is_refused_where_the_method_has_no_beta() -> None:
+    file = Layer("t", {"loss_type": "dr_grpo", "beta": 0.04})
+    with pytest.raises(ConfigError, match="kl_coef"):
+        translated(file, DIALECTS, "dr_grpo", {}, 1)
+    assert translated(Layer("t", {**file.values, "beta": 0.0}), DIALECTS, "dr_grpo", {}, 1)[0].values == {}
