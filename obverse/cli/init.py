@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,13 @@ def run(config: InitConfig) -> int:
             raise ConfigError(f"{path} exists and is not overwritten: give another --output") from None
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"{path}: its folder does not exist: create it, or give another --output") from None
-    print(flat(f"{path}: obverse train --config {path}"))
+    print(flat(f"wrote {path}: change it, then train with {train_command(path)}"))
     return 0
+
+
+def train_command(path: Path) -> str:
+    """The command that trains by a file, with the path quoted for a shell."""
+    return f"obverse train --config {shlex.quote(str(path))}"
 
 
 def starter_file(method: str, make: MakeMethod, model: str, dataset: str, path: Path) -> str:
@@ -46,13 +52,14 @@ def starter_file(method: str, make: MakeMethod, model: str, dataset: str, path: 
     """
     config = resolve(method, make, {"model": model, "dataset": dataset})
     schema = with_essentials(train_schema(make), make)
+    word = flat(shlex.quote(method))
     lines = [
         *_comment((inspect.getdoc(make) or f"A run of {method}.").partition("\n")[0]),
         "#",
-        f"#     obverse train --config {path}",
+        f"#     {flat(train_command(path))}",
         "#",
         "# A line that is commented out holds the value of a run without it; remove its '# ' to change the value.",
-        f"# All options: obverse train {method} --help-all. The method: obverse explain {method}",
+        f"# All options: obverse train {word} --help-all. The method: obverse explain {word}",
         line("method", method),
     ]
     values = {**config.model_dump(mode="json"), **config.method_options}

@@ -129,7 +129,7 @@ def print_help(
         console.print(_group(group, names, schema, defaults or {}))
     num_hidden = sum(map(len, schema.groups().values())) - sum(map(len, groups.values()))
     if num_hidden:
-        command = " ".join(takewhile(str.islower, usage.split()))
+        command = " ".join(takewhile(lambda word: not (word.startswith("[") or word.isupper()), usage.split()))
         console.print(Text(f"\n{num_hidden} more options: {command} --help-all", style="bold"))
     for note in notes:
         console.print(Text(f"\n{note}"))
@@ -167,4 +167,6 @@ def metavar(schema: type[Options], name: str) -> str:
     """The placeholder of an option's value in the help; empty for a flag."""
     names = {int: "INT", float: "NUM", str: "TEXT", Path: "PATH"}
     placeholders = [names[kind] for kind in kinds(schema, name) if isinstance(kind, type) and kind in names]
+    if {"INT", "NUM"} <= set(placeholders):
+        return "NUM"
     return placeholders[0] if placeholders else "" if _is_flag(schema, name) else "NAME"

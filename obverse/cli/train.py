@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -123,6 +124,6 @@ def show_help(words: Words) -> None:
     if method is None:
         notes.insert(0, "A method's own options: obverse train hpt --help")
     defaults = {name: f"{default_text(value)} (paper)" for name, value in paper.items()}
-    usage = f"obverse train {method or 'METHOD'} [--config FILE.yaml] [options] [--dry-run]"
+    usage = f"obverse train {shlex.quote(method) if method else 'METHOD'} [--config FILE.yaml] [options] [--dry-run]"
     schema = with_essentials(train_schema(make), make) if make else TrainConfig
     print_help(usage, COMMANDS["train"].summary, schema, notes, defaults, is_full)

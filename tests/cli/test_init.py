@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_the_file_explains_its_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_the_command_is_quoted_for_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("a b #c: 'd'")
+    folder.mkdir()
+    assert main(["init", "sft", "--output", str(folder / "x.yaml"), "--model", f"{folder}/m", "--dataset", "d #1"]) == 0
+    command = capsys.readouterr().out.partition(" with ")[2]
+    assert shlex.split(command) == ["obverse", "train", "--config", str(folder / "x.yaml")]
+    assert command.strip() in (folder / "x.yaml").read_text()
+    values = read(folder / "x.yaml").values
+    assert (values["model"], values["dataset"]) == (f"{folder}/m", "d #1")
+
+
 def test_a_file_is_not_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,3 +71,14 @@ def test_a_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Path("mine.py").write_text("from obverse.methods.sft import sft\ndef plain():\n    return sft()\n")
     assert main(["init", "mine.py:plain"]) == 0
     assert read("plain.yaml").values["method"] == "mine.py:plain"
+
+
+def test_the_help_names_the_command_that_lists_every_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("My file.py").write_text("from obverse.methods.sft import sft\ndef Plain():\n    return sft()\n")
+    for method in ("hpt", "My file.py:Plain"):
+        assert main(["train", method, "--help"]) == 0
+        command = re.search(r"[0-9]+ more options: (.*)", capsys.readouterr().out)
+        assert command and shlex.split(command[1]) == ["obverse", "train", method, "--help-all"]
