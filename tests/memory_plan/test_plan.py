@@ -213,7 +213,10 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the most that was resident is asked of Linux")
-@pytest.mark.parametrize("name", ["suite-sft", pytest.param("suite-grpo", marks=pytest.mark.release)])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("suite-sft", marks=pytest.mark.slow), pytest.param("suite-grpo", marks=pytest.mark.release)],
+)
 def test_the_plan_is_what_a_run_holds(name: str) -> None:
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "bench.memory", name, "--alone", "measured"]
