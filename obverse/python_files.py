@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.abc import InspectLoader, MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from traceback import extract_tb
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, cast
 
 from obverse.errors import ConfigError
@@ -320,6 +320,11 @@ def load(code: Code) -> ModuleType:
     finally:
         sys.modules.update(replaced)
     return module
+
+
+def compiled(text: bytes) -> CodeType:
+    """The byte code that importing a file with this text would run; it is compiled only. Raises SyntaxError."""
+    return InspectLoader.source_to_code(text)
 
 
 def unload(code: Code) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from obverse.api.table import Table
 from obverse.errors import DataError
 from obverse.lazy_import import load
 from obverse.notebook_html import block, paragraph, text
+from obverse.redact import flat
 
 Step = str | Path | Mapping[str, Any] | Run | tuple[Run, int]
 
 MOST_TOKENS, MOST_SAMPLES = 1200, 40  # that a notebook shows
+MOST_PRINTED_TOKENS, MOST_PRINTED_SAMPLES = 40, 8  # that `print` writes: tokens of a sample, and samples
 RAISED, LOWERED = "31,158,120", "221,107,51"  # of tokens that become more likely, and less
 
 
@@ -56,10 +59,17 @@ class TokenCoefficients:
         return Table(rows, f"coefficients of {self.method}")
 
     def __str__(self) -> str:
-        lines = [self.about] if self.about else []
-        for sample in self.samples:
-            pieces = [f"{_label(token, source)}({value:+.3g})" for token, source, value in _tokens_of(sample)]
-            lines.append(f"{_heading(sample)}: {' '.join(pieces)}")
+        """The first samples over their text; `samples`, `tokens` and `to_pandas()` have all of them."""
+        lines = [flat(self.about)] if self.about else []
+        for sample in self.samples[:MOST_PRINTED_SAMPLES]:
+            tokens = islice(_tokens_of(sample), MOST_PRINTED_TOKENS)
+            pieces = [f"{_one_line(_label(token, source))}({value:+.3g})" for token, source, value in tokens]
+            num_hidden = len(sample["coefficient"]) - len(pieces)
+            pieces += [f"... and {num_hidden} more tokens"] if num_hidden else []
+            lines.append(f"{_one_line(_heading(sample))}: {' '.join(pieces)}")
+        num_hidden = len(self.samples) - MOST_PRINTED_SAMPLES
+        if num_hidden > 0:
+            lines.append(f"... and {num_hidden} more samples: see samples, tokens or to_pandas()")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -150,6 +160,11 @@ def _tokens_of(sample: Mapping[str, Any]) -> Iterator[tuple[str | None, str, flo
 
 def _label(token: str | None, source: str) -> str:
     return source if token is None else token
+
+
+def _one_line(content: str) -> str:
+    """A text in one line, without control characters."""
+    return flat(content.replace("\n", "\\n"))
 
 
 def _heading(sample: Mapping[str, Any]) -> str:

@@ -14,19 +14,19 @@ import inspect
 import re
 import sys
 import textwrap
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from math import isfinite
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from obverse import python_files
+from obverse.api.file_equality import SETS_GLOBAL, are_equal, difference, expression
+from obverse.errors import ConfigError
+from obverse.python_files import Code
 
 MAIN = "__main__"
 LAMBDA = "<lambda>"
-CALL_DETAILS = {"PUSH_NULL", "PRECALL", "EXTENDED_ARG"}  # instructions that only some forms of an equal call have
 ADVICE = "move it to the top level of a Python file and give it as path/to/file.py:function"
 
 
@@ -57,20 +57,35 @@ def write_source(function: FunctionType | BuiltinFunctionType, kind: str, name: 
     name = name or (kind if function.__name__ == LAMBDA else function.__name__)
     source = Source()
     source.add_function(name, function)
-    text = source.text()
-    _require_equal(text, source)
+    try:
+        text = with_docstring(source.text(), kind, name)
+        code = _require_equal(text, source)
+    except NotWritableError as error:
+        text = with_docstring(source.text(), kind, name, has_lazy_annotations=False)
+        try:  # annotations of functions inside the function are a part of its code
+            code = _require_equal(text, source)
+        except NotWritableError:
+            raise error from None
+    if changed := difference(function, name, code, None):
+        raise ConfigError(f"{kind} {name}: {changed}")
     return named(text, kind, name)
 
 
 def imported(function: FunctionType | BuiltinFunctionType, kind: str) -> FunctionFile:
     """Return a function of an installed package, or of one with relative imports, as a file that imports it."""
-    return named(f"\nfrom {function.__module__} import {function.__name__}\n", kind, function.__name__)
+    text = f"\nfrom {function.__module__} import {function.__name__}\n"
+    return named(with_docstring(text, kind, function.__name__), kind, function.__name__)
+
+
+def with_docstring(text: str, kind: str, function: str, has_lazy_annotations: bool = True) -> str:
+    """Return the text of a file, after a docstring; annotations are evaluated unless they are lazy."""
+    docstring = f'"""The {kind} function {function} of a call of obverse."""'
+    lazy = "from __future__ import annotations\n" if has_lazy_annotations else ""
+    return f"{docstring}\n\n{lazy}{text}"
 
 
 def named(text: str, kind: str, function: str) -> FunctionFile:
-    """Return a file, named by the hash of its text, with a docstring."""
-    docstring = f'"""The {kind} function {function} of a call of obverse."""'
-    text = f"{docstring}\n\nfrom __future__ import annotations\n{text}"
+    """Return a file, named by the hash of its text."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return FunctionFile(f"{kind}-{digest[:12]}.py", function, text)
 
@@ -94,6 +109,10 @@ class Source:
         """Add a function under `name`, after everything that it uses. Raises NotWritableError."""
         self.values[name] = function
         definition, header = definition_of(function)
+        if variables := set(_set_variables(function.__code__)) & {*function.__code__.co_freevars}:
+            raise NotWritableError(f"it sets {min(variables)} of the function around it")
+        for module in _submodules(definition, function.__globals__):
+            self.imports[module] = f"import {module}"
         for used in sorted({*_globals(function.__code__), *header}):
             if used in function.__globals__ and used not in self.values:
                 self.add_value(used, function.__globals__[used])
@@ -117,8 +136,8 @@ class Source:
             self.imports["re"] = "import re"
             flags = value.flags & ~re.UNICODE.value if isinstance(value.pattern, str) else value.flags
             self.constants[name] = f"{name} = re.compile({value.pattern!r}{f', {flags}' if flags else ''})"
-        elif (expression := _expression(value)) is not None:
-            self.constants[name] = f"{name} = {expression}"
+        elif (value_text := expression(value)) is not None:
+            self.constants[name] = f"{name} = {value_text}"
         else:
             raise NotWritableError(
                 f"it uses {name}, of the type {type(value).__name__}, which cannot be written to a file"
@@ -190,18 +209,21 @@ def _in_closure(name: str, definition: str, function: FunctionType) -> str:
             value = cell.cell_contents
         except ValueError:
             raise NotWritableError(f"it uses {variable} before it has a value") from None
-        if (expression := _expression(value)) is None:
+        if (value_text := expression(value)) is None:
             raise NotWritableError(f"it uses {variable} of the function around it, of the type {type(value).__name__}")
-        lines.append(f"    {variable} = {expression}")
+        lines.append(f"    {variable} = {value_text}")
     lines += ["", textwrap.indent(definition, "    "), "", f"    return {name}"]
     return "\n".join(lines) + f"\n\n\n{name} = _make_{name}()"
 
 
-def _require_equal(text: str, source: Source) -> None:
-    """Load the file in this process; NotWritableError where a function or constant is not that of the main program."""
+def _require_equal(text: str, source: Source) -> Code:
+    """Load the file in this process and return its code.
+
+    Raises NotWritableError where a function or constant is not that of the main program.
+    """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "reward.py"
-        path.write_text(f"from __future__ import annotations\n{text}", encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
         code = python_files.read(path)
         try:
             module = python_files.load(code)
@@ -209,56 +231,49 @@ def _require_equal(text: str, source: Source) -> None:
             raise NotWritableError(f"a file with its source raises {type(error).__name__}: {error}") from error
         python_files.unload(code)
     for name in source.functions:
-        if not _are_equal(getattr(module, name), source.values[name]):
+        if not are_equal(getattr(module, name), source.values[name]):
             raise NotWritableError(f"{name} is not what its source gives")
     for name in source.constants:
         if getattr(module, name) != source.values[name]:
             raise NotWritableError(f"{name} cannot be written to a file")
-
-
-def _are_equal(first: FunctionType, second: FunctionType) -> bool:
-    """Whether two functions have equal byte code, defaults and values of enclosing functions."""
-    closures = [[cell.cell_contents for cell in function.__closure__ or ()] for function in (first, second)]
-    return (
-        _code(first.__code__) == _code(second.__code__)
-        and (first.__defaults__, first.__kwdefaults__) == (second.__defaults__, second.__kwdefaults__)
-        and closures[0] == closures[1]
-    )
-
-
-def _code(code: CodeType) -> tuple[Any, ...]:
-    """What a function computes: its instructions with their arguments, and which of them handle exceptions.
-
-    A call of a module's function is compiled in another way where the module is imported in the same file, so that
-    instructions which differ only in this are taken as equal.
-    """
-    instructions = list(dis.get_instructions(code))
-    offsets = [item.offset for item in instructions if item.opname not in CALL_DETAILS]
-    jumps = {*dis.hasjrel, *dis.hasjabs}
-    steps = []
-    for item in instructions:
-        value = bisect_left(offsets, item.argval) if item.opcode in jumps else item.argval
-        value = _code(value) if isinstance(value, CodeType) else (type(value), value)
-        if item.opname not in CALL_DETAILS:
-            steps.append(("LOAD_ATTR" if item.opname == "LOAD_METHOD" else item.opname, value))
-    handlers = [
-        (*(bisect_left(offsets, offset) for offset in (entry.start, entry.end, entry.target)), entry.depth, entry.lasti)
-        for entry in vars(dis.Bytecode(code)).get("exception_entries", ())
-    ]
-    variables = (code.co_varnames, code.co_freevars, code.co_cellvars)
-    return steps, handlers, variables, (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
+    return code
 
 
 def _globals(code: CodeType) -> Iterator[str]:
     """The global names that a function and the functions inside it read. Raises NotWritableError if it sets one."""
     for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+        if instruction.opname in SETS_GLOBAL:
             raise NotWritableError(f"it sets the global variable {instruction.argval}")
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        is_of_class = instruction.opname == "LOAD_NAME" and instruction.argval == "__name__"  # every class reads it
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and not is_of_class:
             yield str(instruction.argval)
     for item in code.co_consts:
         if isinstance(item, CodeType):
             yield from _globals(item)
+
+
+def _set_variables(code: CodeType) -> Iterator[str]:
+    """The variables of enclosing functions, or for functions inside it, that a function sets."""
+    yield from (
+        str(item.argval) for item in dis.get_instructions(code) if item.opname in ("STORE_DEREF", "DELETE_DEREF")
+    )
+    for item in code.co_consts:
+        if isinstance(item, CodeType):
+            yield from set(_set_variables(item)) & {*item.co_freevars}
+
+
+def _submodules(definition: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """The modules that a definition reaches as attributes of others, which `import package` alone does not load."""
+    for node in ast.walk(ast.parse(definition)):
+        names: list[str] = []
+        while isinstance(node, ast.Attribute):
+            names.insert(0, node.attr)
+            node = node.value
+        module = values.get(node.id) if names and isinstance(node, ast.Name) else None
+        while names and isinstance(module, ModuleType):
+            module = getattr(module, names.pop(0), None)
+            if isinstance(module, ModuleType) and "." in module.__name__ and sys.modules.get(module.__name__) is module:
+                yield module.__name__
 
 
 def _defaults(arguments: ast.arguments) -> list[ast.expr]:
@@ -278,29 +293,6 @@ def _import_of(name: str, value: Any) -> str | None:
     if getattr(sys.modules.get(origin), own_name, None) is not value:
         return None
     return f"from {origin} import {own_name}" + (f" as {name}" if name != own_name else "")
-
-
-def _expression(value: Any) -> str | None:
-    """An expression of a value: numbers, texts, and containers of them; None for any other value.
-
-    It is the same in every process: a set is written in the order of its items' texts.
-    """
-    if isinstance(value, float):
-        return repr(value) if type(value) is float and isfinite(value) else None
-    if type(value) in (list, tuple, set, frozenset):
-        items = [_expression(item) for item in value]
-        if None in items:
-            return None
-        if type(value) in (list, tuple):
-            texts = ", ".join(map(str, items))
-            return f"[{texts}]" if type(value) is list else f"({texts}{',' if len(items) == 1 else ''})"
-        texts = ", ".join(sorted(map(str, items)))
-        return ("{" + texts + "}" if items else "set()") if type(value) is set else f"frozenset([{texts}])"
-    if type(value) is dict:
-        pairs = [(_expression(key), _expression(item)) for key, item in value.items()]
-        are_literal = all(None not in pair for pair in pairs)
-        return "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}" if are_literal else None
-    return repr(value) if value is None or type(value) in (bool, int, str, bytes) else None
 
 
 def is_member(function: FunctionType | BuiltinFunctionType, module: ModuleType | None) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from obverse import python_files
+from obverse.api.file_equality import difference
 from obverse.api.function_source import LAMBDA, MAIN, FunctionFile, NotWritableError, path_of, write_source
 from obverse.config.resolve import method_options
 from obverse.errors import ConfigError
@@ -38,6 +41,8 @@ def method_of(method: str | MakeMethod) -> NamedMethod:
     """Return a method by its name or function. Raises ConfigError for one that a resumed run could not find again."""
     if not isinstance(method, FunctionType) or not _is_interactive(method):
         name = name_of(method)
+        if isinstance(method, FunctionType) and ":" in name:
+            _require_unchanged(method, name.rpartition(":")[0])
         return NamedMethod(name, find(name))
     try:
         file = write_source(method, "method")
@@ -50,6 +55,12 @@ def method_of(method: str | MakeMethod) -> NamedMethod:
 def _is_interactive(function: FunctionType) -> bool:
     """Whether a function has a name, and no file of its own."""
     return function.__module__ == MAIN and function.__name__ != LAMBDA and path_of(function) is None
+
+
+def _require_unchanged(method: FunctionType, path: str) -> None:
+    """Raise ConfigError if a method's file defines another function than the one in memory."""
+    if changed := difference(method, method.__name__, python_files.read(path), sys.modules.get(method.__module__)):
+        raise ConfigError(f"method {method.__name__}: {changed}")
 
 
 def schedule_of(method: AnyMethod, options: Mapping[str, Any]) -> tuple[str, TrainingSchedule]:

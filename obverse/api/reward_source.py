@@ -15,6 +15,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from obverse import python_files
+from obverse.api.file_equality import defines, difference
 from obverse.api.function_source import (
     ADVICE,
     MAIN,
@@ -68,8 +69,8 @@ def file_of(reward: Any, name: str = "") -> FunctionFile:
     except NotWritableError as error:
         path = path_of(reward)
         is_of_script = is_member(reward, sys.modules.get(reward.__module__))
-        if path and is_of_script and "__name__" in Path(path).read_text(encoding="utf-8"):  # it has a guard
-            return FunctionFile(path, reward.__name__)
+        if path and is_of_script and isinstance(reward, FunctionType) and _is_defined(reward, Path(path)):
+            return _of_file(reward, path)
         raise ConfigError(f"reward {name_of(reward)}: {error}: {ADVICE}") from None
 
 
@@ -78,10 +79,27 @@ def _importable(function: FunctionType | BuiltinFunctionType) -> FunctionFile | 
     module = sys.modules.get(function.__module__ or "")
     if module is None or function.__module__ == MAIN or not is_member(function, module):
         return None
-    path = path_of(function)
-    if path and not python_files.is_installed(Path(path)) and not _has_relative_imports(Path(path)):
-        return FunctionFile(path, function.__name__)
-    return imported(function, "reward")
+    path = getattr(module, "__file__", None)
+    if path is None or not path.endswith(".py") or python_files.is_installed(Path(path)):
+        return imported(function, "reward")
+    return imported(function, "reward") if _has_relative_imports(Path(path)) else _of_file(function, path)
+
+
+def _of_file(function: FunctionType | BuiltinFunctionType, path: str) -> FunctionFile:
+    """A function of a Python file. Raises ConfigError if the file defines another one than that in memory."""
+    changed = None
+    if isinstance(function, FunctionType):
+        module = sys.modules.get(function.__module__)
+        changed = difference(function, function.__name__, python_files.read(path), module)
+    if changed:
+        raise ConfigError(f"reward {name_of(function)}: {changed}")
+    return FunctionFile(path, function.__name__)
+
+
+def _is_defined(function: FunctionType, path: Path) -> bool:
+    """Whether a script with `if __name__ == "__main__":` defines a function, and what it reads, when it is imported."""
+    text = path.read_bytes()
+    return b"__name__" in text and defines(text, function)
 
 
 def _has_relative_imports(path: Path) -> bool:

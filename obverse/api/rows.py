@@ -83,15 +83,27 @@ def _rows(dataset: Any, option: str, num_rows: int | None) -> Iterator[Any]:
         raise ConfigError(
             f"{option} is an IterableDataset of unknown length: give num_problems, or list(dataset.take(1000))"
         )
+    if is_of_datasets and "IterableDataset" in names:  # torch's Dataset may be among its base classes
+        return islice(dataset, num_rows)
     if is_of_datasets and "Dataset" in names:
+        if dataset.format["type"] == "custom":  # the rows are what the function of set_transform returns
+            return iter(dataset)
+        dataset = dataset.select_columns(dataset.format["columns"])
         batches = dataset.with_format("arrow").iter(batch_size=TABLE_BATCH)
         return (row for _, row in table_rows(option, batches, dataset.features.arrow_schema))
+    if "DataFrame" in names and hasattr(dataset, "to_dicts"):  # of polars
+        return iter(dataset.to_dicts())
     if "DataFrame" in names and hasattr(dataset, "to_dict"):
+        if not dataset.columns.is_unique:
+            repeated = _listed(dict.fromkeys(dataset.columns[dataset.columns.duplicated()]))
+            raise ConfigError(f"{option} has several columns called {repeated}: rename or drop them")
         return ({name: _none_for_nan(value) for name, value in row.items()} for row in dataset.to_dict("records"))
     if isinstance(dataset, Mapping):
         raise ConfigError(f"{option} is a dict with the keys {_listed(dataset)}: give a list of rows, a dict each")
     if isinstance(dataset, bytes) or not (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")):
         raise ConfigError(f"{option}: expects {FORMS}, not a {type(dataset).__name__}")
+    if not hasattr(dataset, "__iter__") and hasattr(dataset, "__len__"):  # such as a torch Dataset
+        return (dataset[index] for index in range(len(dataset)))
     return iter(dataset) if hasattr(dataset, "__len__") else islice(dataset, num_rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from obverse.evaluation.bootstrap import interval, nested_interval
 from obverse.evaluation.metrics import pass_at_k
+from obverse.notebook_html import block, paragraph, table, text
 from obverse.redact import flat
 
 SHARE = (0.0, 1.0)
@@ -48,7 +49,7 @@ class Score:
     round: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The result of one evaluation; `path` is its JSON file, `notes` are remarks that belong to the metrics."""
 
@@ -57,6 +58,27 @@ class Report:
     k: tuple[int, ...]
     path: Path | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Report {flat(self.name)}: {', '.join([f'{self._num_problems} problems', *self._means()])}>"
+
+    def _repr_html_(self) -> str:
+        header = ["", "problems", *self.figures(), "truncated"] if self.scores else ["problems"]
+        rows = [
+            [level, row["problems"], *(_with_interval(name, row) for name in self.figures()), f"{row['truncated']:.1%}"]
+            for level, row in (self.summary() if self.scores else {}).items()
+        ]
+        notes = [paragraph(text(note), is_soft=True) for note in self.notes]
+        return block(paragraph(text(f"{self.name}, with 95 % intervals")), table(header, rows), *notes)
+
+    @property
+    def _num_problems(self) -> int:
+        return sum(score.round == self.scores[0].round for score in self.scores)
+
+    def _means(self) -> list[str]:
+        """The name and the mean of every metric."""
+        figures = self.figures() if self.scores else {}
+        return [f"{name} {fmean(map(figure, self.scores)):.1%}" for name, figure in figures.items()]
 
     def groups(self) -> dict[str, list[Score]]:
         """Return the scores by difficulty, followed by "all"; only "all" if there is one difficulty."""
@@ -132,6 +154,12 @@ class Report:
         for name in (*self.figures(), "truncated"):
             levels.add_row(name, *(f"{level_row[name]:.1%}" for level_row in summary.values()))
         return Group(whole, levels, *notes)
+
+
+def _with_interval(name: str, row: Mapping[str, Any]) -> str:
+    """A metric of a row of a summary as a percentage, with its interval."""
+    low, high = row["intervals"].get(name, row["interval"])
+    return f"{row[name]:.1%} ({low:.1%} to {high:.1%})"
 
 
 def by_round(scores: Sequence[Score], figure: Callable[[Score], float]) -> list[list[float]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import linecache
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +25,8 @@ from obverse.types import Problem
 PROBLEM = Problem("p", "2+2=", answer="4")
 CELL = '''
 import math
+import numpy
+import xml.etree.ElementTree
 import re
 from functools import partial
 
@@ -88,6 +92,46 @@ def imitate(strength: float = BONUS) -> obverse.Method:
     )
 
 
+def annotated(problem, text) -> float:
+    def inner(value: int) -> float:
+        class Number:
+            factor = 2.0
+
+        return value * Number.factor
+
+    return inner(len(text))
+
+
+def of_submodule(problem, text):
+    return float(xml.etree.ElementTree.fromstring("<a/>").tag == "a")
+
+
+def of_module(problem, text):
+    return user_rewards.score(problem, text)
+
+
+def weighted(problem, text):
+    return weighted.weight
+
+
+weighted.weight = 2.0
+
+
+def with_array(problem, text, weights=numpy.array([1.0, 2.0])):
+    return weights.sum()
+
+
+def make_counter():
+    calls = 0
+
+    def counter(problem, text):
+        nonlocal calls
+        calls += 1
+        return calls
+
+    return counter
+
+
 class Grader:
     def grade(self, problem, text):
         return 1.0
@@ -120,6 +164,8 @@ def graded(reward: FunctionFile, folder: Path, text: str) -> float:
         (lambda cell: cell.score, 1.25),
         (lambda cell: cell.make(0.5), 2.5),
         (lambda cell: cell.guarded, -1.0),
+        (lambda cell: cell.annotated, 10.0),
+        (lambda cell: cell.of_submodule, 1.0),
         (lambda cell: cell.short, 0.0),
         (lambda cell: cell.long, 1.0),
     ],
@@ -131,6 +177,7 @@ def test_a_function_of_a_cell_becomes_a_file(cell: Any, get: Any, reward: float,
 def test_the_file_has_what_the_function_uses_and_no_more(cell: Any) -> None:
     text = file_of(cell.score).text
     assert "BONUS = 0.25" in text and "def last(text):" in text and "import math" in text
+    assert "import xml.etree.ElementTree" in file_of(cell.of_submodule).text
     assert "state" not in text and "Grader" not in text
     assert file_of(cell.score) == file_of(cell.score) != file_of(cell.make(1.0))
     assert file_of(cell.make(1.0)) != file_of(cell.make(2.0))
@@ -142,6 +189,9 @@ def test_the_file_has_what_the_function_uses_and_no_more(cell: Any) -> None:
         (lambda cell: cell.counting, "global variable count"),
         (lambda cell: cell.with_state, "uses state, of the type object"),
         (lambda cell: cell.make(object()), "uses weight"),
+        (lambda cell: cell.make_counter(), "sets calls of the function around it"),
+        (lambda cell: cell.weighted, "not what its source gives"),
+        (lambda cell: cell.with_array, "not what its source gives"),
         (lambda cell: cell.Grader().grade, "method"),
         (lambda cell: cell.Grader, "type"),
         (lambda cell: functools.partial(cell.score, bonus=1), "partial"),
@@ -209,3 +259,65 @@ def test_a_method_of_a_cell_becomes_a_file(cell: Any, tmp_path: Path) -> None:
     assert method_of("sft").file is None
     with pytest.raises(ConfigError, match="top level"):
         method_of(cell.with_state)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An imported file of the user, with a constant that its function reads."""
+    text = "LIMIT, SEEN = 10, {}\nBONUS: float = 1.0\nSTART = None\ndef score(problem, text):\n"
+    text += "    return float(len(text) < 3) * BONUS + (START or 0)\n"
+    (tmp_path / "user_rewards.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("user_rewards")
+    del sys.modules["user_rewards"]
+
+
+def test_a_file_that_changed_since_its_import_is_refused(module: Any, cell: Any) -> None:
+    path = Path(module.__file__)
+    vars(cell)["user_rewards"] = module
+    assert file_of(module.score).spec(path) == f"{path}:score" and not file_of(cell.of_module).file.startswith("/")
+    module.BONUS = 2.0
+    for function in (module.score, cell.of_module):
+        with pytest.raises(ConfigError, match=r"BONUS is 2.0 in memory and 1.0 in .*user_rewards.py"):
+            file_of(function)
+    module.BONUS, module.START = 1.0, 5
+    with pytest.raises(ConfigError, match="START is 5 in memory and None in"):
+        file_of(module.score)
+    module.START = None
+    path.write_text(path.read_text().replace("< 3", "< 4"))
+    for function in (module.score, cell.of_module):
+        with pytest.raises(ConfigError, match="another score than the one in memory: reload user_rewards$"):
+            file_of(function)
+    path.write_text(path.read_text().replace("< 4", "< 3") + "\n\ndef not_used():\n    return BONUS\n")
+    assert file_of(module.score).function == "score"
+
+
+SCRIPT = """
+import types
+WEIGHTS = types.SimpleNamespace(short=1.0)
+EXTRA = types.SimpleNamespace(short=1.0)
+def of_import(problem, text): return WEIGHTS.short
+def of_guard(problem, text): return ARRAY.short
+def of_changed(problem, text): return EXTRA.short
+def main():
+    EXTRA.short = 2.0
+if __name__ == "__main__":
+    def inside(problem, text): return WEIGHTS.short
+    ARRAY = WEIGHTS
+    main()
+"""
+
+
+def test_a_script_is_named_if_its_import_defines_what_the_function_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    script = ModuleType("__main__")
+    script.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    exec(compile(SCRIPT, str(path), "exec"), vars(script))  # noqa: S102
+    assert file_of(script.of_import).spec(tmp_path) == f"{path}:of_import"
+    for name, used in (("of_guard", "ARRAY"), ("of_changed", "EXTRA"), ("inside", "WEIGHTS")):
+        with pytest.raises(ConfigError, match=f"it uses {used}, of the type SimpleNamespace"):
+            file_of(getattr(script, name))

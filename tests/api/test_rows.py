@@ -8,7 +8,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 
 from obverse.api.rows import by_index, is_name, json_lines
@@ -49,6 +51,31 @@ def test_iterables_of_rows() -> None:
     endless = ({"prompt": str(number)} for number in iter(int, 1))
     assert len(json_lines(endless, "dataset", num_rows=3).splitlines()) == 3
     assert is_name("gsm8k.jsonl") and is_name(Path("a")) and not is_name(rows)
+
+
+def test_a_dataset_gives_the_rows_that_iterating_it_gives() -> None:
+    data = datasets.Dataset.from_dict({"question": ["1+1", "2+2"], "answer": ["2", "4"]})
+    changed = data.with_transform(lambda batch: {"prompt": [text + "=" for text in batch["question"]]})
+    assert rows_of(changed) == [{"prompt": "1+1="}, {"prompt": "2+2="}]
+    assert rows_of(data.with_format("numpy", columns=["answer"])) == [{"answer": "2"}, {"answer": "4"}]
+    stream = data.to_iterable_dataset()
+    assert len(json_lines(stream, "dataset", num_rows=1).splitlines()) == 1
+
+
+class Indexed:
+    """A torch-style data set, which raises no IndexError at its end."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return {"prompt": str(index)}
+
+
+def test_data_sets_of_other_libraries() -> None:
+    assert rows_of(Indexed()) == [{"prompt": "0"}, {"prompt": "1"}]
+    with pytest.raises(ConfigError, match="several columns called 'prompt'"):
+        json_lines(pandas.DataFrame([["a", "b"]], columns=["prompt", "prompt"]), "dataset")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from obverse.api.compare import Comparison
 from obverse.api.run import Run
 from obverse.api.table import Table
 from obverse.errors import DataError
+from obverse.evaluation.report import Report, Score
 
 STEP = json.loads((Path(__file__).parents[1] / "data" / "step.json").read_text())
 EVIL = "<script>alert(1)</script>"
@@ -118,3 +119,19 @@ def test_a_comparison_has_its_figures_with_verdicts(tmp_path: Path) -> None:
     assert [run.folder.name for run in comparison.runs["hpt gate=1"]] == ["seed-9", "seed-10"]
     stopped = Comparison(tmp_path, None, 130)
     assert list(stopped.table) == [] and "stopped" in shown(stopped).text and stopped.runs["hpt-gate-1"]
+
+
+def test_printed_coefficients_are_short() -> None:
+    sample = {"problem": "a\nb", "kind": "rollout", "source": ["rollout"] * 100, "logp": [-1.0] * 100}
+    sample |= {"reward": 1.0, "tokens": ["\x1b[31m"] * 100}
+    printed = str(obverse.coefficients("sft", {"samples": [{**sample, "kind": "demonstration"}] * 20}))
+    lines = printed.splitlines()
+    assert len(lines) == 9 and "12 more samples" in lines[-1] and lines[0].endswith("and 60 more tokens")
+    assert "\x1b" not in printed and len(printed) < 8_000
+
+
+def test_a_report_is_short() -> None:
+    scores = [Score(f"p{number}", "", 2, number % 2, 0, 2, 0, texts=[EVIL] * 2) for number in range(100)]
+    report = Report(EVIL, scores, (1, 2))
+    assert repr(report) == f"<Report {EVIL}: 100 problems, avg@2 25.0%, pass@1 25.0%, pass@2 50.0%>"
+    assert EVIL in shown(report).text and "25.0% (" in shown(report).text
