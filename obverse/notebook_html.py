@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -34,11 +33,11 @@ def block(*parts: str, style: str = "") -> str:
 
 
 def text(value: Any, most: int = MOST_CHARACTERS) -> str:
-    """A value as escaped text: numbers with four digits, nothing for None, the beginning of a long text."""
+    """A value as escaped text: numbers with four digits, large ones whole, nothing for None, the start of a long text."""
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else str(value)
+        return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
     content = flat(value)
     return escape(content if len(content) <= most else f"{content[:most]} ...")
 

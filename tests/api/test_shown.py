@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import obverse
+from obverse import notebook_html
 from obverse.api.compare import Comparison
 from obverse.api.run import Run
 from obverse.api.table import Table
@@ -58,6 +60,14 @@ def test_a_table_is_escaped_and_short() -> None:
     parser = shown(table)
     assert EVIL in parser.text and "0.1235" in parser.text and "10,000 rows" in parser.text
     assert parser.tags.count("tr") == 14
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00012345, "0.0001234"), (42552.0, "42,552"), (5.5e11, "5.5e+11"), (math.inf, "inf"), (math.nan, "nan")],
+)
+def test_a_number_is_short(value: float, text: str) -> None:
+    assert notebook_html.text(value) == text
 
 
 def test_a_method_shows_its_terms() -> None:
