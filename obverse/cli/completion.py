@@ -79,7 +79,8 @@ def _command_words(
     elif "|" in placeholder:
         firsts = placeholder.split("|")
     takes_runs = "RUN" in command.usage or "FOLDER" in command.usage or name == "analyze"
-    return CommandWords(command.summary, options, tuple(firsts), by_first, takes_runs)
+    repeats_firsts = "..." in placeholder or command.usage.split().count(placeholder) > 1
+    return CommandWords(command.summary, options, tuple(firsts), by_first, takes_runs, repeats_firsts)
 
 
 def _values(schema: type[Options]) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ class CommandWords:
     """What may follow a command: option names with their fixed values (empty for free ones), and first words.
 
     `by_first` has further options after a first word: a method, or a question of `analyze`. `takes_runs`: whether a run
-    folder may follow.
+    folder may follow. `repeats_firsts`: whether the first words may follow each other, as the methods of `compare`.
     """
 
     summary: str
@@ -19,6 +19,7 @@ class CommandWords:
     firsts: tuple[str, ...] = ()
     by_first: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     takes_runs: bool = False
+    repeats_firsts: bool = False
 
 
 Words = Mapping[str, CommandWords]
@@ -56,7 +57,7 @@ _obverse() {
         case "$command:$first" in
 @MORE@
         esac
-    elif [[ -z $words ]] && ((COMP_CWORD == 2)); then
+    elif [[ -z $words && $previous != --* && $command == @(@REPEATED@) ]] || [[ -z $words && $COMP_CWORD == 2 ]]; then
         case "$command" in
 @FIRSTS@
         esac
@@ -64,7 +65,10 @@ _obverse() {
     if [[ -n $words ]]; then COMPREPLY=($(compgen -W "$words" -- "$current")); fi
     if [[ $previous != --* && $current != -* ]]; then
         case "$command" in
-        @RUNS@) mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(_obverse_runs "$current" | sort -u) ;;
+        @RUNS@)
+            compopt -o filenames 2> /dev/null # blanks in a folder's name are quoted
+            mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(_obverse_runs "$current" | sort -u)
+            ;;
         esac
     fi
 }
@@ -86,6 +90,10 @@ _obverse_runs() {
 _obverse() {
     local command=$words[2] first=$words[3] previous=${words[CURRENT-1]//-/_}
     local -a matching
+    if [[ $PREFIX == --*=* ]]; then
+        previous=${${PREFIX%%=*}//-/_}
+        compset -P '*='
+    fi
     if (( CURRENT == 2 )); then
         compadd -- @COMMANDS@ --help --version
         return
@@ -104,7 +112,7 @@ _obverse() {
         esac
         compadd -- $matching
     else
-        if (( CURRENT == 3 )); then
+        if (( CURRENT == 3 )) || [[ $previous != __* && $command == (@REPEATED@) ]]; then
             case "$command" in
 @FIRSTS@
             esac
@@ -146,7 +154,7 @@ def fish(commands: Words) -> str:
         seen = f"__fish_seen_subcommand_from {name}"
         lines.append(_fish_line(f"-n __fish_use_subcommand -f -a {name} -d {_quoted(command.summary)}"))
         if command.firsts:
-            is_first = _quoted(f"{seen}; and test (count (commandline -opc)) -eq 2")
+            is_first = _quoted(seen if command.repeats_firsts else f"{seen}; and test (count (commandline -opc)) -eq 2")
             lines.append(_fish_line(f"-n {is_first} -f -a {_quoted(' '.join(command.firsts))}"))
         if command.takes_runs:
             lines.append(_fish_line(f"-n {_quoted(seen)} -a '(__obverse_runs)'"))
@@ -194,6 +202,7 @@ def _filled(script: str, commands: Words, variable: str, quote: Callable[[Iterab
         "OPTIONS": "\n".join(options),
         "MORE": "\n".join(more),
         "FIRSTS": "\n".join(firsts),
+        "REPEATED": "|".join(name for name, command in commands.items() if command.repeats_firsts),
         "RUNS": " | ".join(name for name, command in commands.items() if command.takes_runs),
     }
     for part, text in parts.items():

@@ -32,6 +32,7 @@ LINES: Mapping[str, list[str]] = {
     "obverse grade num": ["numeric"],
     "obverse completion ": ["bash", "fish", "zsh"],
     "obverse eval runs/b": ["runs/b-1"],
+    "obverse compare sft --dataset x hp": ["hpt"],
 }
 
 
@@ -84,12 +85,14 @@ def test_zsh(words: dict[str, CommandWords], folder: Path) -> None:
     lines = [
         "zmodload zsh/parameter; compdef() { }; _files() { }",
         "compadd() { shift; for word; do [[ $word == $PREFIX* ]] && print -n -- $word ' '; done }",  # zsh's own filters
+        "compset() { PREFIX=${PREFIX#*=}; }",
         "source completion",
     ]
     for line in LINES:
         quoted = " ".join(f"'{word}'" for word in line.split(" "))
         lines.append(f"words=({quoted}); CURRENT=$#words; PREFIX=$words[-1]; _obverse; print")
-    assert answers("zsh", "\n".join(lines), folder) == [*LINES.values()]
+    lines += ["words=(obverse train hpt --dtype=b); CURRENT=4; PREFIX=$words[-1]; _obverse; print"]
+    assert answers("zsh", "\n".join(lines), folder) == [*LINES.values(), ["bfloat16"]]
 
 
 def test_fish(words: dict[str, CommandWords], folder: Path) -> None:
