@@ -13,6 +13,7 @@ from obverse.api.input_files import Dataset, inputs_of
 from obverse.api.reward_source import Reward
 from obverse.api.run import Run
 from obverse.api.table import Table
+from obverse.comparison.plan import Plan, make_plan
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import arguments
@@ -155,11 +156,15 @@ def compare(
 
 def compare_and_report(config: CompareConfig, console: Console, watcher: Watcher) -> Comparison:
     """Run the remaining trials of a comparison, then write report.html into its folder if the options ask for it."""
-    plan = load("obverse.comparison.plan:make_plan")(config)  # refuses wrong options before torch is imported
+    return run_and_report(make_plan(config), console, watcher)  # wrong options are refused before torch is imported
+
+
+def run_and_report(plan: Plan, console: Console, watcher: Watcher) -> Comparison:
+    """Run a plan's remaining trials, then write report.html into its folder if the options ask for it."""
     plan = load("obverse.comparison.run:reserve_folder")(plan)
     code = int(load("obverse.comparison.run:compare")(plan, console))
     if code:
         return Comparison(plan.root, None, code)
-    if config.report:
+    if plan.config.report:
         load("obverse.report.write:report_after_run")(plan.root, watcher)
     return Comparison(plan.root, read_standings(plan.root / STANDINGS))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from obverse.api.compare import SEE_HELP, compare_and_report
+from obverse.api.compare import SEE_HELP, run_and_report
 from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help, scan
 from obverse.cli.results_console import results_console
+from obverse.comparison.plan import make_plan
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import COMMAND_LINE, Layer
@@ -27,8 +28,13 @@ def run(words: Words) -> int:
     methods = {"methods": tuple(scanned.positional)} if scanned.positional else {}
     layers = [Layer(COMMAND_LINE, {**methods, **scanned.given}), *([read_config(file)] if file else [])]
     config = scanned.check(lambda: read(CompareConfig, layers, SEE_HELP))
+    plan = make_plan(config)
     with load("obverse.cli.progress_panel:Panel")() as watcher:
-        return compare_and_report(config, results_console(), watcher).exit_code
+        watcher.phase("load", 0, 0)  # importing torch takes seconds
+        load("obverse.comparison.run:compare")
+        watcher.phase("load", 1, 1)
+    with load("obverse.cli.progress_panel:Panel")() as watcher:  # the table of the runs is a display of its own
+        return run_and_report(plan, results_console(), watcher).exit_code
 
 
 def show_help(words: Words) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from obverse.api.export import export
+from obverse.cli.commands import load
 from obverse.cli.progress_panel import Panel
 from obverse.config.commands import ExportConfig
-from obverse.hub.push import push
 
 
 def run(config: ExportConfig) -> int:
     with Panel() as watcher:
-        out = export(config, watcher)
+        watcher.phase("load", 0, 0)  # importing torch takes seconds
+        out = load("obverse.api.export:export")(config, watcher)
         if config.push_to_hub is not None:
-            push(out, config.push_to_hub, config.hub_private_repo, watcher)
+            load("obverse.hub.push:push")(out, config.push_to_hub, config.hub_private_repo, watcher)
     return 0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from obverse.cli.commands import load
 from obverse.cli.progress_panel import Panel
 from obverse.config.commands import ReportConfig
 from obverse.redact import flat
-from obverse.report.write import report
 
 
 def run(config: ReportConfig) -> int:
-    with Panel.beside_results():
-        paths = report(config)
+    with Panel.beside_results() as watcher:
+        watcher.phase("load", 0, 0)  # importing torch takes seconds
+        paths = load("obverse.report.write:report")(config)
     for path in paths:
         print(flat(path))
     return 0

@@ -40,7 +40,7 @@ def run(words: Words) -> int:
     elif rows:
         results_console().print(table(rows, root))
     else:
-        print(flat(f"no runs below {root}: obverse train writes one"))
+        print(flat(f"no runs below {root}: name another folder, or start a run with obverse train"))
     return 0
 
 

@@ -82,11 +82,14 @@ def rate_hint(method: str, rate: float, num_parameters: int | None, has_adapters
     smallest = min([row.smallest * 1e9 for row in fitting], default=SMALLEST)
     if num_parameters is not None and num_parameters < TINY * smallest:
         return (
-            f"the default {rate:g} is of models of {smallest / 1e9:g}B parameters and more, this one has "
-            f"{num_parameters / 1e6:,.1f}M: smaller models mostly need a larger --learning_rate"
+            f"the default is {rate:g}; the smallest model with a published rate has {smallest / 1e9:g}B parameters, "
+            f"this one {num_parameters / 1e6:,.1f}M: smaller models mostly need a larger --learning_rate"
         )
     if fitting:
         nearest = min(fitting, key=lambda row: row.distance(num_parameters) if num_parameters else 0.0)
+        is_larger = num_parameters is not None and num_parameters > FAR * nearest.largest * 1e9
+        if is_larger and nearest.rate > rate and not has_adapters:
+            return None  # larger models mostly need a smaller rate
         if far(rate, nearest.rate):
             return f"the default is {rate:g}, published is {nearest.text}: see --learning_rate"
         return None

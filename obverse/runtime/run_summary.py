@@ -97,7 +97,7 @@ def _summary(folder: Path) -> RunSummary:
         model=str(options["model"]),
         dataset=str(options.get("dataset", "")),
         step=step,
-        total=total,
+        total=total if options.get("budget") is None else None,  # max_steps is only a bound beside a budget
         reward=row.get("reward"),
         accuracy=row.get("accuracy"),
         nll=row.get("nll"),

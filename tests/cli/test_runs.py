@@ -89,6 +89,7 @@ def test_a_budget_that_is_used_up_is_the_end(tmp_path: Path, unit: str, budget: 
     assert summarize(a_run(tmp_path / "r", 5, 5, budget=budget, budget_in=unit)).state == "finished"
     assert summarize(a_run(tmp_path / "s", 4, 4, budget=budget, budget_in=unit)).state == "stopped"
     assert summarize(tmp_path / "s").total is None
+    assert summarize(a_run(tmp_path / "t", 4, 4, budget=budget, budget_in=unit, max_steps=10**7)).total is None
 
 
 def damage(folder: Path, name: str, content: bytes) -> None:

@@ -48,6 +48,7 @@ def test_a_default_that_is_far_from_published_rates_is_named(
         ("sft", HALF, {}),
         ("dft", SEVEN, {}),
         ("hpt", SEVEN, {}),
+        ("sft", 70_000_000_000, {}),  # a larger rate of smaller models is no advice
         ("dpo", HALF, {}),  # twice the published rate is near
         ("rloo", SEVEN, {}),
         ("grpo", SEVEN, {"use_peft": True, "learning_rate": 1e-3}),  # given
