@@ -23,6 +23,9 @@ def parse_options(schema: type[AnyOptions], words: Words, command: str, *positio
         if name in scanned.given:
             scanned.problems.append(f"--{name}: given twice, once as {word}")
         scanned.given[name] = word
+    missing = [name for name in positional if schema.model_fields[name].is_required() and name not in scanned.given]
+    if missing and not scanned.problems:
+        raise ConfigError(f"{command}: expects obverse {COMMANDS[command.split()[0]].usage}")
     return scanned.check(lambda: read(schema, [Layer(COMMAND_LINE, scanned.given)], f"see 'obverse {command} --help'"))
 
 
@@ -30,7 +33,7 @@ def method_words(words: Words, command: str, number: int) -> tuple[str, dict[str
     """Read `number` words, the first of them a method: its name, what its function is called with, the other words."""
     positional = scan(words, Options).positional
     if len(positional) < number:
-        raise ConfigError(f"{command}: expects {COMMANDS[command].usage}")
+        raise ConfigError(f"{command}: expects obverse {COMMANDS[command].usage}")
     method = positional[0]
     make = find(method)
     scanned = scan(words, method_schema(make))

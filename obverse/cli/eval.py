@@ -55,6 +55,8 @@ def configs_of(words: Words) -> list[EvalConfig]:
     models = scanned.take(len(scanned.positional)) or by_name
     if scanned.positional and by_name:
         scanned.problems.append(f"--model: given twice, once as {models[0]}")
+    if not models and not scanned.problems:
+        raise ConfigError(f"eval: expects obverse {COMMANDS['eval'].usage}")
     given = {**scanned.given, **({"model": models[0]} if models else {})}
     config = scanned.check(lambda: read(EvalConfig, [Layer(COMMAND_LINE, given)], SEE_HELP))
     if config.paired and len(models) != 2:

@@ -96,8 +96,12 @@ def which_method(scanned: Scanned, file: Layer | None = None) -> str:
     methods = scanned.positional[:1] + [scanned.given[name] for name in ("method",) if name in scanned.given]
     if len(methods) > 1:
         raise ConfigError(f"two methods are named: {methods[0]} and {methods[1]}")
+    if files := [word for word in scanned.positional if word.endswith((".yaml", ".yml"))]:
+        raise ConfigError(f"unexpected {files[0]!r}: a file of options is given by --config {files[0]}")
     if not methods and file is not None and "method" in file.values:
         methods = [file.values["method"]]
+    if not methods and scanned.problems:
+        raise ConfigError("\n".join(scanned.problems))
     if not methods:
         raise ConfigError("which method? 'obverse methods' lists them, 'obverse train hpt' trains by one")
     try:
