@@ -31,7 +31,7 @@ _IGNORED = (
     *("media_dir", "flash_attn", "use_unsloth_gc", "enable_liger_kernel", "cache_dir"),
     *("use_fast_tokenizer", "low_cpu_mem_usage", "use_reentrant_gc", "upcast_layernorm", "upcast_lmhead_output"),
     *("print_param_status", "compute_accuracy", "include_effective_tokens_per_second", "infer_backend", "infer_dtype"),
-    *("quantization_device_map", "ignore_pad_token_for_loss", "eval_num_beams", "eval_on_each_dataset", "streaming"),
+    *("quantization_device_map", "eval_num_beams", "eval_on_each_dataset", "streaming"),
     *("buffer_size", "predict_with_generate", "ray_run_name", "use_swanlab", "freeze_vision_tower"),
     *("freeze_multi_modal_projector", "image_max_pixels", "image_min_pixels", "video_max_pixels", "use_v1_kernels"),
 )
@@ -50,6 +50,7 @@ RULES: Mapping[str, Rule] = {
     "moe_aux_loss_coef": Renamed("router_aux_loss_coef"),
     "disable_gradient_checkpointing": Renamed("gradient_checkpointing", {"true": False, "false": True}),
     "default_system": Renamed("system_prompt"),
+    "ignore_pad_token_for_loss": Fixed(("true",), "padding is never trained: leave it out"),
     "neat_packing": Fixed(OFF, NO_PACKING),
     "tokenized_path": Fixed(("none",), "rows are read as texts: write dataset, the file that was tokenized"),
     "cutoff_len": Fixed(("none",), WHOLE_ROWS),

@@ -21,6 +21,7 @@ WHOLE_ROWS = (
 NO_PACKING = (
     "rows are not packed, so that a step has a number of rows: write packing: false, and the batch size in rows"
 )
+PROCESSES = "processes are those of torchrun --nproc-per-node, --fsdp shards: leave it out"
 COLOCATED = "start 'obverse serve-vllm MODEL', and write sampler: vllm and vllm_url"
 
 _IGNORED = (
@@ -29,12 +30,12 @@ _IGNORED = (
     *("save_only_model", "save_on_each_node", "per_device_eval_batch_size", "eval_accumulation_steps", "eval_delay"),
     *("eval_on_start", "bf16_full_eval", "fp16_full_eval", "prediction_loss_only", "batch_eval_metrics", "do_eval"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
-    *("dataloader_prefetch_factor", "remove_unused_columns", "label_names", "group_by_length", "skip_memory_metrics"),
+    *("dataloader_prefetch_factor", "remove_unused_columns", "label_names", "skip_memory_metrics"),
     *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_backend", "ddp_timeout"),
     *("ddp_static_graph", "deepspeed", "fsdp_config", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
     *("hub_strategy", "hub_always_push", "trust_remote_code", "full_determinism", "tf32", "use_liger_kernel"),
     *("attn_implementation", "torch_compile_backend", "torch_compile_mode", "restore_callback_states_from_checkpoint"),
-    *("local_rank", "log_on_each_node", "accelerator_config", "average_tokens_across_devices", "use_cache"),
+    *("local_rank", "log_on_each_node", "accelerator_config", "use_cache"),
 )
 
 _MIXTURES = ("datasets", "dataset_mixture", "dataset_mixer")  # of TRL and of recipes written for it
@@ -54,7 +55,9 @@ RULES: Mapping[str, Rule] = {
         "schedules have no options, and linear and cosine end at 0: leave it out",
     ),
     "use_liger": Ignored(),
-    "num_processes": Refused("processes are those of torchrun --nproc-per-node: leave it out"),
+    "group_by_length": Fixed(OFF, "problems are drawn in random order, by seed: leave it out"),
+    "average_tokens_across_devices": Fixed(("true",), "a loss is normalized over all processes: leave it out"),
+    "num_processes": Refused(PROCESSES),
     **{key: Refused("one data set: put the files together, and give --dataset FILE") for key in _MIXTURES},
     "label_smoothing_factor": Fixed(OFF, "no loss on demonstrations is smoothed: leave it out"),
     "neftune_noise_alpha": Fixed(OFF, "no noise is added to embeddings: leave it out"),

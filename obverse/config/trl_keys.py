@@ -11,6 +11,7 @@ from obverse.config.trainer_keys import (
     BATCH,
     COLOCATED,
     OFF,
+    PROCESSES,
     WHOLE_ROWS,
     adapter_targets,
     batch_sizes,
@@ -48,7 +49,7 @@ _IGNORED = (
     *("transformers_continuous_batching_config", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization"),
     *("vllm_tensor_parallel_size", "vllm_model_impl", "vllm_group_port", "vllm_max_model_length", "pad_token"),
     *("use_flash_attention_2", "trackio_space_id", "preprocessing_num_workers", "overwrite_cache", "wandb_entity"),
-    *("hub_model_revision", "benchmarks", "callbacks"),
+    *("benchmarks", "callbacks"),
 )
 
 RULES: Mapping[str, Rule] = {
@@ -93,6 +94,9 @@ RULES: Mapping[str, Rule] = {
     "delta": Fixed(("none",), OTHER_METHOD),
     "beta": Fixed(OFF, "the method has none: write kl_coef, the weight of a KL to the initial model"),
     "vllm_device": Ignored(),
+    "hub_model_revision": Fixed(("none", "main"), "the model is pushed to the branch main: leave it out"),
+    "env": Refused("environment variables are set in the shell: leave it out"),
+    "accelerate_config": Refused(PROCESSES),
     "importance_sampling_level": Fixed(("token",), OTHER_METHOD),
     "mask_truncated_completions": Fixed(OFF, "completions that were cut off train too: see overlong_factor"),
     "top_entropy_quantile": Fixed(("1",), "every token is trained: write 1.0"),

@@ -201,6 +201,23 @@ def test_packing_and_quantization_are_not_dropped_silently() -> None:
     assert keys == {"quantization_bit", "neat_packing", "tokenized_path", "dtype"}  # invalid values are in the report
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("group_by_length", True),
+        ("average_tokens_across_devices", False),
+        ("hub_model_revision", "v1"),
+        ("env", {"CUDA_VISIBLE_DEVICES": 0}),
+        ("accelerate_config", "zero3"),
+        ("num_processes", 7),
+        ("dataset_mixture", {"datasets": []}),
+    ],
+)
+def test_a_key_that_changes_the_run_is_not_ignored(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=key):
+        translated(Layer("t", {"bf16": True, key: value}), DIALECTS, "sft", {}, 1)
+
+
 def test_a_kl_is_refused_where_the_method_has_no_beta() -> None:
     file = Layer("t", {"loss_type": "dr_grpo", "beta": 0.04})
     with pytest.raises(ConfigError, match="kl_coef"):
