@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from obverse.api.input_files import Dataset, inputs_of
+from obverse.api.method_source import NamedMethod, method_of
 from obverse.api.reward_source import Reward
 from obverse.api.run import Run
 from obverse.api.table import Table
@@ -18,7 +19,7 @@ from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import arguments
 from obverse.lazy_import import load
-from obverse.methods import MakeMethod, name_of
+from obverse.methods import MakeMethod
 from obverse.notebook_html import block, paragraph, table, text
 from obverse.python_files import read_once
 from obverse.report.load_runs import STANDINGS, read_standings
@@ -126,7 +127,8 @@ def compare(
     """Train by several methods at one budget, as `obverse compare` does, and return the table.
 
     Args:
-        methods: Names, functions or `"file.py:function"`; a name may have options of its own: `"hpt,gate=1"`.
+        methods: Names, functions as of `obverse.train`, or `"file.py:function"`; a name may have options of its own:
+            `"hpt,gate=1"`.
         dataset: As of `obverse.train`: a name, a path or rows.
         reward: As of `obverse.train`: grades all rows in place of their own verifiers.
         watcher: Receives notes on the report that is written in the end. None: silent.
@@ -140,11 +142,14 @@ def compare(
         comparison.table.to_pandas()
     """
     inputs, given = inputs_of({"dataset": dataset, "reward": reward, **options})
-    given["methods"] = tuple(map(name_of, methods))
+    named = [method_of(method) if callable(method) else method for method in methods]
+    inputs = replace(inputs, methods=[entry.file for entry in named if isinstance(entry, NamedMethod) and entry.file])
 
     def configured(folder: Path | None) -> CompareConfig:
         output_dir = {} if folder is None else {"output_dir": folder}
-        return read(CompareConfig, [arguments({**given, **inputs.options(folder), **output_dir})], SEE_HELP)
+        names = [entry if isinstance(entry, str) else entry.placed(folder).name for entry in named]
+        layer = arguments({**given, "methods": tuple(names), **inputs.options(folder), **output_dir})
+        return read(CompareConfig, [layer], SEE_HELP)
 
     config = configured(None)
     if not inputs.files:

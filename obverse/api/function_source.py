@@ -8,6 +8,7 @@ which this cannot be shown is refused. Nothing is pickled.
 from __future__ import annotations
 
 import ast
+import builtins
 import dis
 import hashlib
 import inspect
@@ -122,6 +123,8 @@ class Source:
 
     def add_value(self, name: str, value: Any) -> None:
         """Add a global name that a function reads."""
+        if vars(builtins).get(name) is not None and getattr(value, "__wrapped__", None) is vars(builtins)[name]:
+            return None  # such as open, which IPython wraps
         if name.startswith("__"):
             raise NotWritableError(f"it reads {name}")
         if isinstance(value, ModuleType):
@@ -131,7 +134,10 @@ class Source:
         elif (statement := _import_of(name, value)) is not None:
             self.imports[name] = statement
         elif isinstance(value, FunctionType):
-            return self.add_function(name, value)
+            try:
+                return self.add_function(name, value)
+            except NotWritableError as error:
+                raise NotWritableError(f"it uses {name} ({error})") from None
         elif isinstance(value, re.Pattern):
             self.imports["re"] = "import re"
             flags = value.flags & ~re.UNICODE.value if isinstance(value.pattern, str) else value.flags

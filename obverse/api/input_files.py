@@ -35,12 +35,12 @@ class Inputs:
     names: Mapping[str, str] = field(default_factory=dict)  # data sets that are given by name
     tables: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # by option, file name and text of rows
     rewards: Sequence[FunctionFile] = ()
-    method: FunctionFile | None = None
+    methods: Sequence[FunctionFile] = ()  # those of notebook cells
 
     @property
     def files(self) -> dict[str, str]:
         """The text of every file by its name in the run folder."""
-        functions = [*self.rewards, *([self.method] if self.method else [])]
+        functions = [*self.rewards, *self.methods]
         return dict(self.tables.values()) | {function.file: function.text for function in functions if function.text}
 
     def options(self, folder: Path | None = None) -> dict[str, str]:

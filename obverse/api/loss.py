@@ -46,7 +46,8 @@ def loss(
 
     Args:
         method: A name, `"file.py:function"`, a function that returns a Method, or a Method.
-        logp: Log-probs of the response tokens under the policy, with their graph; [S, L].
+        logp: Log-probs of the response tokens under the policy, with their graph; [S, L]. For rollouts, `obverse.train`
+            divides the logits by the temperature that they were sampled at (`rft`: 0.7).
         mask: Which of them are tokens of a response; bool [S, L].
         reward: The reward of each sample; [S].
         problem: The name or index of each sample's problem; the samples of one problem are a group; [S].

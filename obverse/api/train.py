@@ -86,7 +86,7 @@ def train_with(
     """Train with arguments of a Python call, over those of a configuration file; their inputs may be in memory."""
     events = events_of(callbacks)
     inputs, given = inputs_of(arguments_given)
-    inputs = replace(inputs, method=method.file)
+    inputs = replace(inputs, methods=[method.file] if method.file else [])
 
     def configured(folder: Path | None) -> TrainConfig:
         output_dir = {} if folder is None else {"output_dir": folder}

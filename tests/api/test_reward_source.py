@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from obverse import python_files
+from obverse.api import compare as api_compare
 from obverse.api.function_source import FunctionFile
 from obverse.api.method_source import method_of
 from obverse.api.reward_source import file_of, reward_files
@@ -28,7 +29,7 @@ import math
 import numpy
 import xml.etree.ElementTree
 import re
-from functools import partial
+from functools import partial, wraps
 
 import obverse
 from obverse.estimator.parts import PerToken, Request
@@ -121,6 +122,24 @@ def with_array(problem, text, weights=numpy.array([1.0, 2.0])):
     return weights.sum()
 
 
+def with_helper(problem, text):
+    return inner_helper(text)
+
+
+def inner_helper(text):
+    return float(state is None)
+
+
+@wraps(open)
+def open(*arguments):
+    return None
+
+
+def reads_a_file(problem, text):
+    with open(text) as file:
+        return len(file.read())
+
+
 def make_counter():
     calls = 0
 
@@ -178,6 +197,7 @@ def test_the_file_has_what_the_function_uses_and_no_more(cell: Any) -> None:
     text = file_of(cell.score).text
     assert "BONUS = 0.25" in text and "def last(text):" in text and "import math" in text
     assert "import xml.etree.ElementTree" in file_of(cell.of_submodule).text
+    assert "def open" not in file_of(cell.reads_a_file).text  # as of IPython: the built-in function
     assert "state" not in text and "Grader" not in text
     assert file_of(cell.score) == file_of(cell.score) != file_of(cell.make(1.0))
     assert file_of(cell.make(1.0)) != file_of(cell.make(2.0))
@@ -190,6 +210,7 @@ def test_the_file_has_what_the_function_uses_and_no_more(cell: Any) -> None:
         (lambda cell: cell.with_state, "uses state, of the type object"),
         (lambda cell: cell.make(object()), "uses weight"),
         (lambda cell: cell.make_counter(), "sets calls of the function around it"),
+        (lambda cell: cell.with_helper, r"uses inner_helper \(it uses state, of the type object.*\)"),
         (lambda cell: cell.weighted, "not what its source gives"),
         (lambda cell: cell.with_array, "not what its source gives"),
         (lambda cell: cell.Grader().grade, "method"),
@@ -259,6 +280,13 @@ def test_a_method_of_a_cell_becomes_a_file(cell: Any, tmp_path: Path) -> None:
     assert method_of("sft").file is None
     with pytest.raises(ConfigError, match="top level"):
         method_of(cell.with_state)
+
+
+def test_a_comparison_takes_a_method_of_a_cell(cell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[Any] = []
+    monkeypatch.setattr(api_compare, "compare_and_report", lambda config, *_: configs.append(config))
+    api_compare.compare([cell.imitate, "sft"], budget=1, output_dir=tmp_path)
+    assert configs[0].methods == (f"{tmp_path}/{method_of(cell.imitate).file.file}:imitate", "sft")  # type: ignore[union-attr]
 
 
 @pytest.fixture
