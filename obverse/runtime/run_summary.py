@@ -6,6 +6,7 @@ Nothing is locked or changed, so that a run which is being trained is not distur
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -98,12 +99,22 @@ def _summary(folder: Path) -> RunSummary:
         dataset=str(options.get("dataset", "")),
         step=step,
         total=total if options.get("budget") is None else None,  # max_steps is only a bound beside a budget
-        reward=row.get("reward"),
-        accuracy=row.get("accuracy"),
-        nll=row.get("nll"),
+        reward=_number(row, "reward"),
+        accuracy=_number(row, "accuracy"),
+        nll=_number(row, "nll"),
         held_out=_held_out(folder / "eval"),
         seconds=max(time.time() - _written(newest), 0.0),
     )
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    """A finite number of a row, None where it is missing, null or not finite; DamageError for anything else."""
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DamageError(f"{name} is {value!r:.40}, not a number")
+    return float(value) if math.isfinite(value) else None
 
 
 def _written(path: Path) -> float:
@@ -203,4 +214,4 @@ def _held_out(folder: Path) -> float | None:
         return None
     levels = read_object(folder / names[-1], DamageError)
     level = levels.get("all", next(iter(levels.values()), {}))
-    return level.get("pass@1")
+    return _number(level, "pass@1")

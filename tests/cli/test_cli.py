@@ -83,13 +83,6 @@ def test_nothing_slow_is_imported(words: list[str]) -> None:
     assert result.stdout.endswith("[]\n"), result.stdout[-200:] + result.stderr
 
 
-def test_commands_show_progress_before_torch_is_imported() -> None:
-    result = python(
-        "-c", "import sys, obverse.cli.compare, obverse.cli.export, obverse.cli.report; print([*sys.modules])"
-    )
-    assert "'obverse.cli.report'" in result.stdout and "'torch'" not in result.stdout
-
-
 def test_the_module_is_the_command() -> None:
     result = python("-m", "obverse", "train", "hpt", "--learning_rat", "1e-4")
     assert result.returncode == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +241,9 @@ def test_packed_files_report_how_much_of_them_was_read(suffix: str, tmp_path: Pa
 
 def test_a_panel_beside_results_is_on_stderr_where_stdout_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert Panel.beside_results().console.stderr
+
+
+def test_commands_show_progress_before_torch_is_imported() -> None:
+    imports = "import sys, obverse.cli.compare, obverse.cli.export, obverse.cli.report; print([*sys.modules])"
+    result = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, timeout=60)
+    assert "'obverse.cli.report'" in result.stdout and "'torch'" not in result.stdout

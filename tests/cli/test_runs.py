@@ -93,6 +93,7 @@ def test_a_budget_that_is_used_up_is_the_end(tmp_path: Path, unit: str, budget: 
 
 
 def damage(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
 
 
@@ -104,6 +105,8 @@ def damage(folder: Path, name: str, content: bytes) -> None:
         ("config.yaml", b"model: m\n"),
         ("metrics.jsonl", b"not json\n"),
         ("metrics.jsonl", b"[1]\n"),
+        ("metrics.jsonl", b'{"step": 3, "reward": "high"}\n'),
+        ("eval/step-000003.json", b'{"all": {"pass@1": "x"}}'),
         ("checkpoint-3/state.json", b"{"),
     ],
 )
@@ -117,6 +120,12 @@ def test_a_damaged_folder_says_so_in_its_row(
     assert rows["bad"]["state"] == "damaged" and rows["bad"]["detail"] and rows["good"]["state"] == "finished"
     assert main(["runs", str(tmp_path)]) == 0
     assert "damaged: " in capsys.readouterr().out
+
+
+def test_a_figure_that_is_not_finite_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(a_run(tmp_path / "r", 3, 3, max_steps=3), "metrics.jsonl", b'{"step": 3, "reward": NaN}\n')
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    assert '"reward": null' in capsys.readouterr().out
 
 
 def test_runs_are_found_at_any_level_and_not_inside_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
