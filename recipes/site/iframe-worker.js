@@ -26,7 +26,8 @@ if (location.protocol === "file:") {
       if (this.queue) {
         this.queue.push(data);
       } else {
-        this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data }));
+        // A copy, as a Worker receives: the page reads its query again, and the search changes the one it has.
+        this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data: structuredClone(data) }));
       }
     }
 
