@@ -100,6 +100,11 @@ def test_sdist_builds_the_same_wheel(packages: Packages, tmp_path: Path) -> None
     assert hashlib.sha256(wheel.read_bytes()).digest() == hashlib.sha256(packages.wheel.read_bytes()).digest()
 
 
+def test_sdist_has_what_its_tests_read(packages: Packages) -> None:
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / ".github").rglob("*.*") if path.is_file()}
+    assert templates and not {*templates, ".dockerignore"} - packages.sdist_files()
+
+
 def test_metadata(metadata: Metadata) -> None:
     assert (metadata.name, str(metadata.version)) == ("obverse", __version__)
     assert (metadata.license_expression, metadata.license_files) == ("Apache-2.0", ["LICENSE"])
