@@ -18,8 +18,9 @@ from recipes.site.package_map import package_map
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^ *(```+|~~~+)")
-INCLUDE = re.compile(r"<!-- (\S+\.md): (.+) -->")
-BLOCK = re.compile(r"<!-- generated: (\w+) -->")
+UNTIL_END = r"\n(?:.*\n)*?<!-- end -->"  # what a repository host shows in place of the section or table
+INCLUDE = re.compile(rf"<!-- (\S+\.md): (.+) -->{UNTIL_END}")
+BLOCK = re.compile(rf"<!-- generated: (\w+) -->{UNTIL_END}")
 MERMAID = re.compile(r"```mermaid\n.*?```", re.DOTALL)
 EXTERNAL = re.compile(r"^[a-z][a-z0-9+.-]*:|^//", re.IGNORECASE)
 PATH_TEXT = re.compile(r"[\w./-]+\.md")  # a link's text that is a file's name becomes the page's title

@@ -105,9 +105,10 @@ def escaped(text: str) -> str:
 
 
 def options(schema: type[Options], level: int = 2) -> str:
-    """The options of a schema, a table per group with an anchor per option."""
-    parts = []
-    for group, names in schema.groups().items():
+    """The options of a schema, a table per group: those of the short help first."""
+    parts, short = [], schema.essential_groups()
+    for group, all_names in schema.groups().items():
+        names = dict.fromkeys((*short.get(group, ()), *all_names))
         parts.append(f"{'#' * level} {group[0].upper()}{group[1:]}\n")
         parts.append(table(("option", "meaning"), (option(schema, name) for name in names)))
     return "\n".join(parts)

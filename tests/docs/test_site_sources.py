@@ -116,6 +116,31 @@ def test_the_page_of_a_command_has_its_options(name: str) -> None:
     assert "| option |" in page or reference.OF_METHOD in page or f"usage: obverse {name}" in page or name == "doctor"
 
 
+def test_the_options_that_matter_come_first() -> None:
+    groups = reference.command_page("train").split("\n## ")
+    first = {group.partition("\n")[0]: re.findall(r"^\| `--(\w+)", group, re.MULTILINE)[0] for group in groups[1:]}
+    assert first["Model"] == "model" and first["Optimization"] == "learning_rate" and first["Data"] == "dataset"
+
+
+def test_every_figure_of_a_step_is_documented() -> None:
+    """The names with a slash, which are written as literals in the code of training and measuring."""
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "obverse" / "training").rglob("*.py"))
+    names = {*re.findall(r'"((?:completions|problems|rewards|tokens|critic|memory)/\w+)"', code)}
+    assert len(names) > 10 and not [name for name in sorted(names) if f"`{name}`" not in page]
+
+
+def test_what_the_site_fills_in_has_a_link_in_the_repository() -> None:
+    """A repository host shows no generated block, so between its marks is a link to what exists there."""
+    for path in (ROOT / "docs" / "index.md", START / "method.md"):
+        text = path.read_text(encoding="utf-8")
+        marks = [*assemble.BLOCK.finditer(text), *assemble.INCLUDE.finditer(text)]
+        assert len(marks) == text.count("<!-- end -->") == len(re.findall(r"^<!-- (?!end)", text, re.MULTILINE))
+        for mark in marks:
+            targets = [link[2].partition("#")[0] for link in re.finditer(r"(\]\()([^)]+)\)", mark[0])]
+            assert targets and all((path.parent / target).is_file() for target in targets), path
+
+
 def test_every_figure_has_its_file() -> None:
     pictures = ROOT / "docs" / "pictures"
     figures = json.loads((pictures / "figures.json").read_text(encoding="utf-8"))
