@@ -33,7 +33,7 @@ def block(*parts: str, style: str = "") -> str:
 
 
 def text(value: Any, most: int = MOST_CHARACTERS) -> str:
-    """A value as escaped text: numbers with four digits, large ones whole, nothing for None, the start of a long text."""
+    """A value as escaped text: numbers with four digits, large ones whole, nothing for None, long text cut."""
     if value is None:
         return ""
     if isinstance(value, float):
