@@ -25,6 +25,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from obverse import rewards
+from obverse.data.llama_factory_rows import with_messages
 from obverse.data.messages import (
     UnusableError,
     as_answer,
@@ -90,7 +91,7 @@ def read_row(row: object, location: RowLocation, verifier: str | None = None) ->
     """
     if not isinstance(row, dict):
         return [Flaw(location, "row", f"not an object but {kind(row)}")]
-    row = {key: value for key, value in row.items() if value is not None}
+    row = with_messages({key: value for key, value in row.items() if value is not None})
     flaws = [Flaw(location, key, reason) for key, value in row.items() if (reason := _unusable(value))]
     if flaws:
         return flaws

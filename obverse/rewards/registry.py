@@ -107,7 +107,7 @@ def reference_notes(problems: Iterable[Problem]) -> list[str]:
 def suggest_name(name: str) -> str:
     """Return a hint for a message about an unknown verifier name: the nearest name, or all names."""
     matches = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
-    return f"did you mean {matches[0]!r}?" if matches else f"there are {', '.join(NAMES)}, or your own file.py:function"
+    return f"did you mean {matches[0]!r}?" if matches else f"there are {', '.join(NAMES)}"
 
 
 def reference_error(name: str, problem: Problem) -> str | None:
