@@ -25,8 +25,9 @@ def with_messages(row: dict[str, Any]) -> dict[str, Any]:
     """
     if OTHER_LAYOUTS & row.keys():
         return row
+    keys: tuple[str, ...] = ("conversations", "system")
     if "conversations" in row:
-        keys, turns = ("conversations", "system"), _turns(row["conversations"])
+        turns = _turns(row["conversations"])
     elif isinstance(row.get("instruction"), str) and isinstance(row.get("input", ""), str):
         keys, turns = ("instruction", "input", "system", "history"), _past_turns(row.get("history", []))
         text = "\n".join(filter(None, [row["instruction"], row.get("input")]))
