@@ -158,15 +158,16 @@ class Panel:
         phase, done, total = self.current
         bars = Table.grid(padding=(0, 2))
         bars.add_column(width=16)
-        bars.add_column(width=max(width - 42, 10))
-        bars.add_column()
+        progress = self.phase_text()
+        bars.add_column(width=max(width - 20 - max(len(progress), 22), 10))  # the text is not wrapped
+        bars.add_column(no_wrap=True)
         if self.total_steps:
             fraction, remaining = self.step_number / self.total_steps, clock(self.seconds_left())
             bar = ProgressBar(total=self.total_steps, completed=self.step_number)
             bars.add_row(f"step {self.step_number}/{self.total_steps}", bar, f"{fraction:4.0%}  left {remaining}")
         if self.total_steps or not 0 < total <= done:  # a phase that is done is not shown without a run
             bar = ProgressBar(total=total or None, completed=done, pulse=not total)
-            bars.add_row(PHASES[phase], bar, self.phase_text())
+            bars.add_row(PHASES[phase], bar, progress)
         table = Table.grid(padding=(0, 2))
         table.add_column(width=16, style="dim")
         table.add_column()

@@ -108,6 +108,15 @@ def test_before_the_first_step_only_the_phase_is_shown() -> None:
     assert drawn(panel).split()[0] == "loading" and "step" not in drawn(panel)
 
 
+def test_large_numbers_are_not_wrapped() -> None:
+    panel, _ = a_panel()
+    panel.phase("eval", 0, 1_038_400)
+    panel.phase_began -= 100
+    panel.phase("eval", 12_345, 1_038_400)
+    (line,) = drawn(panel).strip().splitlines()
+    assert "12,345/1,038,400  left 2:18:31" in line and len(line) <= 80
+
+
 def test_the_terminal_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     panel, file = a_panel(force_terminal=True)
