@@ -43,11 +43,8 @@ def entries(nav: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def completed(entry: Any, pages: Mapping[str, str]) -> Any:
-    """An entry of the navigation with the pages of a folder in place of its name, or of `FOLDER/*` in a list."""
-    if isinstance(entry, list):
-        parts = (folder_pages(part[:-2], pages) if part.endswith("/*") else [part] for part in entry)
-        return [path for part in parts for path in part]
-    return entry if entry.endswith(".md") else folder_pages(entry, pages)
+    """An entry of the navigation with the pages of a folder in place of its name."""
+    return entry if isinstance(entry, list) or entry.endswith(".md") else folder_pages(entry, pages)
 
 
 def folder_pages(folder: str, pages: Mapping[str, str]) -> list[Any]:

@@ -141,6 +141,20 @@ def test_what_the_site_fills_in_has_a_link_in_the_repository() -> None:
             assert targets and all((path.parent / target).is_file() for target in targets), path
 
 
+def test_notebooks_are_read_in_their_order_and_have_no_formulas_in_latex() -> None:
+    """Pages without a network have no library that draws formulas."""
+    values = navigation.yaml.safe_load(navigation.CONFIGURATION.read_text(encoding="utf-8"))
+    listed = next(dict(item)["Notebooks"] for item in values["nav"] if "Notebooks" in item)
+    names = re.findall(
+        r"^\| \[(\w+\.ipynb)\]", (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [f"repository/examples/{name}.md" for name in names] == listed[1:-1]
+    assert {path.name for path in (ROOT / "examples").glob("*.ipynb")} == {*names}
+    for name in names:
+        cells = json.loads((ROOT / "examples" / name).read_text(encoding="utf-8"))["cells"]
+        assert not [cell for cell in cells if cell["cell_type"] == "markdown" and "$" in "".join(cell["source"])], name
+
+
 def test_every_figure_has_its_file() -> None:
     pictures = ROOT / "docs" / "pictures"
     figures = json.loads((pictures / "figures.json").read_text(encoding="utf-8"))
