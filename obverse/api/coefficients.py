@@ -10,14 +10,14 @@ from typing import Any
 
 from obverse.analysis.step_file import read_step
 from obverse.api.method_source import AnyMethod, schedule_of
-from obverse.api.run import Run
+from obverse.api.run import Run, load_run
 from obverse.api.table import Table
-from obverse.errors import DataError
+from obverse.errors import ConfigError, DataError
 from obverse.lazy_import import load
 from obverse.notebook_html import block, paragraph, text
 from obverse.redact import flat
 
-Step = str | Path | Mapping[str, Any] | Run | tuple[Run, int]
+Step = str | Path | Mapping[str, Any] | Run | tuple[Run | str | Path, int]
 
 MOST_TOKENS, MOST_SAMPLES = 1200, 40  # that a notebook shows
 MOST_PRINTED_TOKENS, MOST_PRINTED_SAMPLES = 40, 8  # that `print` writes: tokens of a sample, and samples
@@ -106,7 +106,8 @@ def coefficients(method: AnyMethod, step: Step, **options: Any) -> TokenCoeffici
     Args:
         method: A name, `"file.py:function"`, a function that returns a Method, or a Method.
         step: The path of a step file, or its content (see `obverse weigh`; a sample may have `tokens`, a list of
-            texts); or a run, or (run, step): its stored completions are weighed under the nearest checkpoint.
+            texts); or a run or its folder, or (run, step): its stored completions are weighed under the nearest
+            checkpoint.
         options: The method's options, in place of the paper's.
 
     Raises:
@@ -123,15 +124,20 @@ def coefficients(method: AnyMethod, step: Step, **options: Any) -> TokenCoeffici
         2+2, rollout, reward 1: 4(+0.25)
         2+2, rollout, reward 0: 5(-0.25)
     """
+    if isinstance(step, str | Path) and Path(step).is_dir():
+        step = load_run(step)
     if isinstance(step, Run):
         step = (step, _last_stored_step(step))
     if isinstance(step, tuple):
-        run, number = step
+        run = step[0] if isinstance(step[0], Run) else load_run(step[0])
+        number = step[1]
         run.samples(number)  # a step without completions is an error before anything is loaded
         is_default = isinstance(method, str) and not options
         name, schedule = (method, None) if is_default else schedule_of(method, options)
         weighed = load("obverse.analysis.run_coefficients:weigh_step")(run.folder, number, name, schedule)
         return TokenCoefficients(str(name), options, Table(weighed["samples"]), weighed["about"])
+    if not isinstance(step, Mapping | str | Path):
+        raise ConfigError(f"step: expects a step file, its content, a run or (run, step), not a {type(step).__name__}")
     content = step if isinstance(step, Mapping) else read_step(step)
     name, schedule = schedule_of(method, options)
     samples = load("obverse.analysis.step_coefficients:weigh_samples")(schedule, content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def loss(
     logp: Tensor,
     mask: Tensor,
     *,
-    reward: Tensor | Sequence[float],
+    reward: Tensor | Sequence[float | None] | None = None,
     problem: Sequence[Any],
     kind: str | Sequence[str] = "rollout",
     behavior: Tensor | None = None,
@@ -49,7 +50,7 @@ def loss(
         logp: Log-probs of the response tokens under the policy, with their graph; [S, L]. For rollouts, `obverse.train`
             divides the logits by the temperature that they were sampled at (`rft`: 0.7).
         mask: Which of them are tokens of a response; bool [S, L].
-        reward: The reward of each sample; [S].
+        reward: The reward of each sample; [S]. None, for all or for one: none, of samples that are not rollouts.
         problem: The name or index of each sample's problem; the samples of one problem are a group; [S].
         kind: `rollout`, `demonstration`, `hinted`, `greedy`, `chosen` or `rejected`, for all samples or for each; [S].
         behavior: Log-probs under the policy that sampled the rollouts; [S, L]. None: those of `logp`.
@@ -138,7 +139,7 @@ def _listed(name: str, values: Any, num_samples: int) -> list[Any]:
     """A fact of every sample as a list; None for each where it is not given."""
     if values is None:
         return [None] * num_samples
-    values = values.tolist() if isinstance(values, Tensor) else list(values)
+    values = values.tolist() if hasattr(values, "tolist") else list(values)  # of torch or NumPy
     if len(values) != num_samples:
         raise ConfigError(f"{name}: has {len(values)} values for {num_samples} samples")
     return values
@@ -152,8 +153,11 @@ def _rows(logp: Tensor, mask: Tensor, given: Mapping[str, Tensor | None], facts:
         columns = {name: _numbers(given.get(name), mask, index) for name in COLUMNS}
         if fact["kind"] not in KINDS:
             raise ConfigError(f"kind: expects one of {', '.join(KINDS)}, not {fact['kind']!r:.40}")
+        reward = _reward(fact["reward"], fact["kind"], index)
         source = Source.ROLLOUT if fact["kind"] in POLICY_KINDS else Source[fact["kind"].upper()]
-        length, num_hint, reward = int(mask[index].sum()), fact["num_hint"] or 0, float(fact["reward"])
+        length, num_hint = int(mask[index].sum()), fact["num_hint"] or 0
+        if not 0 <= num_hint <= length:
+            raise ConfigError(f"num_hint: sample {index} has {length} tokens, not {num_hint} of a hint")
         sample = Sample(
             kind=fact["kind"],
             prompt=ModelInput((0,)),
@@ -167,8 +171,24 @@ def _rows(logp: Tensor, mask: Tensor, given: Mapping[str, Tensor | None], facts:
         )
         numbers = _numbers(logp, mask, index) or []
         name = f"sample {index}"
-        rows.append(Row(name, fact["problem"], sample, True, fact["memory"], [n or 0.0 for n in numbers], columns))
+        has_reward = fact["reward"] is not None
+        rows.append(
+            Row(name, fact["problem"], sample, has_reward, fact["memory"], [n or 0.0 for n in numbers], columns)
+        )
     return rows
+
+
+def _reward(value: Any, kind: str, index: int) -> float:
+    """A sample's reward; NaN for a demonstration or pair without one, as in a step file. Raises ConfigError."""
+    if value is None and kind not in POLICY_KINDS:
+        return math.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"reward: expects a finite number for sample {index}, a {kind}, not {value!r:.40}")
+    return number
 
 
 def _numbers(column: Tensor | None, mask: Tensor, index: int) -> list[float | None] | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from obverse.errors import ConfigError
 from obverse.estimator.method import Method
 from obverse.estimator.parts.interfaces import Named
+from obverse.notebook_html import block, paragraph, text
 from obverse.types import Group
 
 
@@ -157,6 +158,11 @@ class TrainingSchedule:
             raise ValueError("the first stage cannot share an optimizer: later stages share its optimizer")
         if any(stage.shares_optimizer and stage.learning_rate is not None for stage in self.stages):
             raise ValueError("a stage that shares the first one's optimizer has no learning rate of its own")
+
+    def _repr_html_(self) -> str:
+        """The schedule in a notebook: its selector, and the method of each stage."""
+        stages = [paragraph(f"stage {index}") + method._repr_html_() for index, method in enumerate(self.methods)]
+        return block(paragraph(text(self.selector)), *stages)
 
     @property
     def methods(self) -> tuple[Method, ...]:

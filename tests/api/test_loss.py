@@ -102,3 +102,17 @@ def test_mistakes_name_the_argument() -> None:
         obverse.loss("hpt", logp, mask, **good)
     with pytest.raises(ConfigError, match="several stages"):
         obverse.loss("alternate", logp, mask, **good)
+
+
+def test_rewards_are_finite_or_of_no_rollout() -> None:
+    logp, mask = torch.full((2, 3), -1.0, requires_grad=True), torch.ones(2, 3, dtype=torch.bool)
+    total = obverse.loss("sft", logp, mask, problem=[0, 1], kind="demonstration")
+    assert total == obverse.loss("sft", logp, mask, problem=[0, 1], kind="demonstration", reward=[1.0, 0.0])
+    for change, message in [
+        ({}, "reward: expects a finite number for sample 0, a rollout, not None"),
+        ({"reward": [1.0, float("nan")]}, "reward: .* sample 1"),
+        ({"reward": torch.ones(2, 1)}, "reward: .* sample 0"),
+        ({"reward": [1.0, 0.0], "num_hint": [0, 4]}, "num_hint: sample 1 has 3 tokens"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            obverse.loss("dr_grpo", logp, mask, problem=[0, 0], **change)

@@ -15,7 +15,7 @@ from obverse import notebook_html
 from obverse.api.compare import Comparison
 from obverse.api.run import Run
 from obverse.api.table import Table
-from obverse.errors import DataError
+from obverse.errors import ConfigError, DataError
 from obverse.evaluation.report import Report, Score
 
 STEP = json.loads((Path(__file__).parents[1] / "data" / "step.json").read_text())
@@ -145,3 +145,16 @@ def test_a_report_is_short() -> None:
     report = Report(EVIL, scores, (1, 2))
     assert repr(report) == f"<Report {EVIL}: 100 problems, avg@2 25.0%, pass@1 25.0%, pass@2 50.0%>"
     assert EVIL in shown(report).text and "25.0% (" in shown(report).text
+
+
+def test_a_schedule_shows_its_stages() -> None:
+    parser = shown(obverse.find("sft_then_rl")())
+    assert "stage 1" in parser.text and parser.tags.count("table") == 2
+
+
+def test_a_step_is_a_step_file_or_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="step: expects"):
+        obverse.coefficients("sft", [STEP])  # type: ignore[arg-type]
+    for step in (tmp_path, (tmp_path, 1)):
+        with pytest.raises(DataError, match="contains no run"):
+            obverse.coefficients("sft", step)
