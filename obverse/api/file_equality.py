@@ -12,6 +12,7 @@ import dis
 import inspect
 import sys
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from math import isfinite
 from types import CodeType, FunctionType, ModuleType
@@ -36,7 +37,9 @@ class Definitions:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.decorator_list
         }
         compiled = python_files.compiled(text)
-        self.codes = {item.co_name: item for item in compiled.co_consts if isinstance(item, CodeType)}
+        codes = [item for item in compiled.co_consts if isinstance(item, CodeType)]
+        counts = Counter(item.co_name for item in codes)  # of several, a condition chooses one
+        self.codes = {item.co_name: item for item in codes if counts[item.co_name] == 1}
         uses = [part for node in body for part in _outside_functions(node)]
         self.names = {*_bound(uses), *self.functions}
         self.constants: dict[str, Any] = {}

@@ -293,7 +293,8 @@ def test_a_comparison_takes_a_method_of_a_cell(cell: Any, tmp_path: Path, monkey
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An imported file of the user, with a constant that its function reads."""
     text = "LIMIT, SEEN = 10, {}\nBONUS: float = 1.0\nSTART = None\ndef score(problem, text):\n"
-    text += "    return float(len(text) < 3) * BONUS + (START or 0)\n"
+    text += "    return float(len(text) < 3) * BONUS + (START or 0) + bonus()\n"
+    text += "def bonus(): return 1.0\nif START:\n    def bonus(): return 2.0\n"  # two: it is not known which is meant
     (tmp_path / "user_rewards.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("user_rewards")
