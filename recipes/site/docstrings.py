@@ -19,8 +19,9 @@ class ExamplesAsCode(Extension):
 
 
 def fenced(example: re.Match[str]) -> str:
-    """The example with a fence around its lines; one that has a fence or prompts stays as it is."""
-    if "```" in example[2] or ">>>" in example[2]:
+    """The example with a fence around its lines; one with a fence stays as it is, and `Examples:` with prompts."""
+    has_prompts = ">>>" in example[2]
+    if "```" in example[2] or (has_prompts and example[1].startswith("Examples")):
         return example[0]
-    body = example[2].rstrip("\n")
-    return f"{example[1]}\n    ```python\n{body}\n    ```\n\n"
+    language, body = "pycon" if has_prompts else "python", example[2].rstrip("\n")
+    return f"{example[1]}\n    ```{language}\n{body}\n    ```\n\n"

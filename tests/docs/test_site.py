@@ -48,6 +48,7 @@ def test_the_reference_is_that_of_the_code(site: Path) -> None:
 
     assert "--max_completion_length" in page("train") and "--regrade" not in page("train")
     assert "ConfigError" in page("exit-codes") and "pass_at" in page("python")
+    assert "<blockquote>" not in page("python") and "language-pycon" in page("python")  # examples are code
     assert "not the answer" not in page("verifiers") and "knights" in page("verifiers")
 
 
