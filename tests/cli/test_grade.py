@@ -79,7 +79,7 @@ def test_bad_rows_are_named_and_nothing_is_graded(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["math"], 2, "file"),
+        (["math"], 2, "VERIFIER FILE"),
         (["maths", "x.jsonl"], 2, "did you mean 'math'?"),
         (["math", "nowhere.jsonl"], 3, "nowhere.jsonl: not a file of rows"),
         (["math", "x.jsonl", "--verifier_weights", "1,2"], 2, "2 weights for 1 verifiers"),
