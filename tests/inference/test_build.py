@@ -362,7 +362,7 @@ def test_it_becomes_that_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     [
         (["embedded", "--program", "no-such-vllm"], "no-such-vllm is not found or cannot be run: install vLLM"),
         (["embedded", "--vllm_args='"], "--vllm_args"),
-        ([], "model"),
+        ([], "MODEL"),
     ],
 )
 def test_a_server_that_cannot_be_started_is_a_sentence(
