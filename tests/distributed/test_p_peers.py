@@ -85,7 +85,7 @@ def _content(path: Path) -> bytes:
     [
         pytest.param(1, "sample", "raise", marks=pytest.mark.slow),
         (0, "train", "kill"),
-        (1, "train", "hang"),
+        pytest.param(1, "train", "hang", marks=pytest.mark.slow),
         pytest.param(1, "eval", "kill", marks=pytest.mark.slow),
         pytest.param(0, "load", "raise", marks=pytest.mark.slow),
     ],

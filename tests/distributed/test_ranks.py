@@ -75,8 +75,8 @@ def difference(first: Path, second: Path) -> float:
 @pytest.mark.parametrize(
     ("method", "split", "num_steps"),
     [
-        ("sft", [3, 5], 8),
-        ("hpt", [4, 4], 4),
+        pytest.param("sft", [3, 5], 8, marks=pytest.mark.slow),
+        pytest.param("hpt", [4, 4], 4, marks=pytest.mark.slow),
         ("ppo", [3, 5], 3),
         pytest.param("sft", [3, 5], NUM_STEPS, marks=pytest.mark.slow),
     ],
@@ -134,7 +134,10 @@ def test_n2_every_method_with_a_split_of_its_own(
     assert pair.parameters(several) < 1e-9 and all(pair.samples(several))
 
 
-@pytest.mark.parametrize("method", ["discriminative", "relift", pytest.param("dapo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param("discriminative", marks=pytest.mark.slow), "relift", pytest.param("dapo", marks=pytest.mark.slow)],
+)
 def test_memories_rounds_and_courses_are_those_of_one_process(
     method: str, teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +173,7 @@ def goes_on(teams: Teams, pair: Pair, folder: Path, size: int) -> None:
     assert [row["step"] for row in runs.figures(folder)] == list(range(1, pair.options["max_steps"] + 1))
 
 
+@pytest.mark.slow
 def test_a_run_of_two_ranks_that_was_killed_goes_on_by_one(
     teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +182,7 @@ def test_a_run_of_two_ranks_that_was_killed_goes_on_by_one(
     goes_on(teams, pair, folder, 1)
 
 
+@pytest.mark.slow
 def test_two_ranks_go_back_to_a_checkpoint_and_begin_a_run_of_their_own(
     teams: Teams, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:

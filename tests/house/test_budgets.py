@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+import pytest
 from house.source import PACKAGE, ROOT, files, functions, modules, tree
 
 MAX_FILE_LINES = 400
@@ -66,6 +67,7 @@ def names_of_tests(module: ast.Module) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_tests_are_collected() -> None:
     """Every function called test_* is in a file that pytest collects, once; every such file has one."""
     names = {path: names_of_tests(tree(path)) for path in files("tests")}

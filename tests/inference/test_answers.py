@@ -325,7 +325,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert [retry_after(text) for text in (None, "", "soon", "1.5", "Fri, 99 Foo 9999")] == [None] * 5
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [pytest.param(429, marks=pytest.mark.slow), 503])
 @pytest.mark.parametrize("kind", ["seconds", "date"])
 def test_a_busy_server_is_asked_when_it_says(status: int, kind: str) -> None:
     times: list[float] = []

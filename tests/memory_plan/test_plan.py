@@ -72,6 +72,7 @@ def test_weights_gradients_and_moments(folder: str) -> None:
     assert made.training == 4 * weights + made.activations + made.logits == made.peak
 
 
+@pytest.mark.slow
 def test_everyone_who_is_there_is_counted(folder: str) -> None:
     assert "initial model" in plan(run_of("dpo", folder), LONG).lasting
     ppo = plan(run_of("ppo", folder), LONG)

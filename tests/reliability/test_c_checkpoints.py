@@ -269,6 +269,7 @@ def test_c5_the_sentence_says_what_is_kept(saved: Path, monkeypatch: pytest.Monk
         faults.save(saved, 3)
 
 
+@pytest.mark.slow
 def test_c5_every_writer_of_a_real_checkpoint_may_be_the_one_that_finds_no_room(
     forks: Forks, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_c1_three_kills(method: str, forks: Forks, tiny: Path, problems: Path, t
         field.survives(at, str(number))
 
 
+@pytest.mark.slow
 def test_c1_a_run_with_adapters_that_is_killed_and_goes_on_is_the_whole_run(
     forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:
@@ -115,6 +116,7 @@ def test_c1_a_run_with_adapters_that_is_killed_and_goes_on_is_the_whole_run(
         field.survives(at, str(number))
 
 
+@pytest.mark.slow
 def test_c2_a_run_that_is_killed_again_and_again_is_the_whole_run(
     forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:

@@ -12,7 +12,10 @@ from report.folders import HOSTILE, write_analyses, write_comparison, write_run
 from obverse.config.commands import ReportConfig
 from obverse.report.write import report
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no browser: {', '.join(MISSING)} not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"no browser: {', '.join(MISSING)} not installed"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,7 @@ def test_the_value_is_that_of_the_state_before_the_token(critic: Critic) -> None
     torch.testing.assert_close(critic.values(micro).detach(), every[start : start + 3], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_critic_learns_what_to_expect_and_the_policy_from_it(tmp_path: Path) -> None:
     reward = tmp_path / "reward.py"  # the first character decides: a few steps are enough to see it
     reward.write_text("def digit(problem, text):\n    return float(text[:1].isdigit() and text[:1] in '1234')\n")
