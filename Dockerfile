@@ -18,10 +18,10 @@ RUN python -m pip install --no-cache-dir -c /opt/obverse/constraints.txt torch
 COPY --from=wheel /dist /opt/obverse/
 RUN python -m pip install --no-cache-dir -c /opt/obverse/constraints.txt "$(ls /opt/obverse/*.whl)[${EXTRAS}]"
 
-# Runs and downloaded models are written below /work, which is meant to be a mounted folder.
-ENV HF_HOME=/work/.cache/huggingface
-RUN useradd --create-home --uid 1000 obverse && install -d -o obverse -g obverse /work
+# Runs and downloaded models are written below /workspace, which is meant to be a mounted folder.
+ENV HF_HOME=/workspace/.cache/huggingface
+RUN useradd --create-home --uid 1000 obverse && install -d -o obverse -g obverse /workspace
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["obverse"]
 CMD ["--help"]

@@ -1,7 +1,8 @@
 """Whether the files that a run reads define what the calling program has in memory.
 
-A reward function of a Python file is named by its file, and the run reads the file again. A module that was edited
-after its import, or whose constants were set by the calling program, would train with something else without a message.
+A reward function of a Python file is named by its file, and the run reads the file again. Without this
+check, a run would silently use other code or constants where the module was edited after its import, or the calling
+program set its constants.
 The check reads the text of the files and runs nothing: it compares the functions, and the constants that are literals.
 """
 
@@ -121,7 +122,7 @@ def defines(text: bytes, function: FunctionType) -> bool:
 
 
 def _changed_later(tree: ast.Module, function: FunctionType) -> Iterator[str]:
-    """The global names that a script sets, or whose parts it sets, after or outside its import."""
+    """The global names that a script sets, or changes in place, after or outside its import."""
     for node in tree.body:
         for part in ast.walk(node):
             if isinstance(part, ast.FunctionDef) and part.name != function.__name__:
@@ -133,7 +134,7 @@ def _changed_later(tree: ast.Module, function: FunctionType) -> Iterator[str]:
 
 
 def _set_parts(node: ast.AST) -> Iterator[str]:
-    """The names whose attributes or items a statement sets."""
+    """The names of the objects that have an attribute or item set by a statement."""
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute | ast.Subscript) and isinstance(part.ctx, ast.Store):
             root: ast.expr = part

@@ -118,7 +118,7 @@ def resume(folder: Path, options: Mapping[str, Any], watcher: Watcher, callbacks
 
 
 def reserved_folder(config: TrainConfig) -> Path:
-    """The run folder of a configuration whose inputs are to be written into it; a new one is created.
+    """Return the run folder that inputs are to be written into; a new one is created.
 
     Raises ConfigError for several processes without an output_dir, which could not agree on a new folder.
     """

@@ -42,7 +42,7 @@ BESIDE_SCHEMA: Mapping[str, tuple[str, ...]] = {
     "serve-vllm": ("dry_run",),
 }
 OF_EVERY_COMMAND = ("help", "help-all", "debug")
-BY_METHOD = ("train", "explain", "weigh")  # commands whose further options are those of the method
+BY_METHOD = ("train", "explain", "weigh")  # commands with the options of the method
 
 
 def run(config: CompletionConfig) -> int:

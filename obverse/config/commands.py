@@ -99,7 +99,7 @@ class ReportConfig(Options):
 
 
 class RunsConfig(Options):
-    """The folder whose runs `obverse runs` lists."""
+    """The folder that `obverse runs` searches for runs."""
 
     folder: Folder = option("data", "a run folder, or a folder with runs below it", Path("runs"))
 
