@@ -1,9 +1,9 @@
 """Whether the files that a run reads define what the calling program has in memory.
 
-A reward function of a Python file is named by its file, and the run reads the file again. Without this
-check, a run would silently use other code or constants where the module was edited after its import, or the calling
-program set its constants.
-The check reads the text of the files and runs nothing: it compares the functions, and the constants that are literals.
+A reward function of a Python file is named by its file, and the run reads the file again. Without this check, a run
+would silently use other code or constants where the module was edited after its import, or the calling program set its
+constants. The check reads the text of the files and runs nothing: it compares the functions, and the
+constants that are literals.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The inputs of a run that the calling program holds in memory, as files of the run folder: rows and reward functions.
 
 A file is named by the hash of its content: `data/train-HASH.jsonl`, `data/eval-HASH.jsonl`, `reward-HASH.py`,
-`method-HASH.py`. Equal
-inputs have equal names, and the run can be resumed from its folder alone.
+`method-HASH.py`. Equal inputs have equal names, and the run can be resumed from its folder alone.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class Inputs:
         """Write the files into a run folder. If the block fails before the run has stored them, they are removed.
 
         Messages about bad rows name the row in the list that was passed, counted from 0. `is_first`: whether this
-        process removes files; the remaining of a process group only write the same content.
+        process removes files; the other ranks only write the same content.
         """
         new = [name for name in self.files if not (folder / name).exists()]
         with storage_errors(folder, "choose another output_dir"):
