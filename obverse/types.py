@@ -147,6 +147,7 @@ class Sample:
     finish: Finish = "stop"
     grade: GradeResult = GradeResult(None, 0.0, "not graded")
     uniform: float = 1.0  # `Problem.uniform`; 1 if there is none
+    teacher: list[float] | None = None  # log-prob of each token under the method's teacher, once scored; [n]
     weights: int | None = None  # rollouts: the step after which the policy had the weights that sampled it
 
     @property
@@ -233,6 +234,7 @@ def sample_rows(group: Group) -> Iterator[dict[str, Any]]:
             "num_hint": sample.sources.count(Source.HINT),
             "text": sample.text,
             "ids": sample.ids,
+            **({} if sample.teacher is None else {"behavior": sample.behavior, "teacher": sample.teacher}),
         }
 
 

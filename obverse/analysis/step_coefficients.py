@@ -143,6 +143,7 @@ def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -
         anchor=columns["anchor"],
         advantage=columns["advantage"],
         sampler=columns["sampler"],
+        teacher=columns["teacher"],
         value=columns["old_value"],
         returns=columns["returns"],
     )

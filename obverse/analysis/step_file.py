@@ -5,10 +5,10 @@
 
 `progress` is the fraction of the run that is done. `reward` may be left out for samples that are not rollouts. The
 default of `correct` is a reward of at least 1, that of `truncated` is false. A column may be left out, or hold null,
-where the method does not read it: `sampler` is the log-prob that another sampling program reported, `value` the
-critic's value (of a reward model: its score, at the last token), `old_value` and `returns` its value before the update
-and its target. `memory` is the number that the method stored in earlier updates, `draw` the uniform number of the
-problem in [0, 1).
+where the method does not read it: `sampler` is the log-prob that another sampling program reported, `teacher` the
+token's log-prob under the method's teacher, `value` the critic's value (of a reward model: its score, at the last
+token), `old_value` and `returns` its value before the update and its target. `memory` is the number that the method
+stored in earlier updates, `draw` the uniform number of the problem in [0, 1).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from obverse.types import POLICY_KINDS, GradeResult, Kind, ModelInput, Sample, S
 KINDS: tuple[str, ...] = get_args(Kind)
 SOURCES = {source.label: source for source in Source}
 # beside `source` and `logp`, where a method reads them
-COLUMNS = ("behavior", "anchor", "entropy", "advantage", "sampler", "value", "old_value", "returns")
+COLUMNS = ("behavior", "anchor", "entropy", "advantage", "sampler", "teacher", "value", "old_value", "returns")
 NUMBERS = ("memory", "draw")  # of a whole sample
 KEYS = ("problem", "kind", "reward", "correct", "truncated", "source", "logp", *COLUMNS, *NUMBERS)
 

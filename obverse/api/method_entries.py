@@ -78,7 +78,8 @@ class Entry:
             "answers": self._wants("rollouts") and self._grades,
             "demonstrations": self._wants("demonstrations"),
             "pairs": self._wants("pairs"),
-            "anchor": any(method.needs("anchor") or samples_initial(method) for method in self.methods),
+            "anchor": any(method.reads_anchor or samples_initial(method) for method in self.methods),
+            "teacher": any(method.teacher is not None for method in self.methods),
             "critic": any(method.critic is not None for method in self.methods),
         }
         return [need for need, needed in needs.items() if needed]
@@ -155,7 +156,8 @@ def by_family(rows: Iterable[Entry]) -> dict[str, list[Entry]]:
 def stage_record(stage: Stage) -> dict[str, Any]:
     """A stage's method as the names of its parts."""
     method = stage.method
-    optional = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
+    optional: dict[str, object] = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
+    optional |= {"teacher": method.teacher, "divergence": method.divergence}
     return {
         "ask": str(method.ask),
         "keep": str(method.keep),

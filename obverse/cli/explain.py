@@ -92,10 +92,10 @@ def _options(values: Mapping[str, Any], texts: Mapping[str, str]) -> RenderableT
 
 def sampling_parts(method: Method) -> list[tuple[str, Any]]:
     """What a method samples and selects, and its optional parts: shaping, critic, memory, inputs."""
-    optional = (method.critic, method.memory, method.inputs)
+    optional = (method.critic, method.memory, method.inputs, method.teacher, method.divergence)
     rows: list[tuple[str, Any]] = [("ask", method.ask), ("keep", method.keep)]
     rows += [("shaping", part) for part in method.shaping]
-    names = ("critic", "memory", "inputs")
+    names = ("critic", "memory", "inputs", "teacher", "divergence")
     return rows + [(name, part) for name, part in zip(names, optional, strict=True) if part is not None]
 
 

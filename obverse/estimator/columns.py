@@ -17,6 +17,7 @@ COLUMNS_BY_NEED: dict[str, tuple[str, ...]] = {
     "behavior": ("tokens.behavior",),
     "anchor": ("tokens.anchor",),
     "sampler": ("tokens.sampler",),
+    "teacher": ("tokens.teacher",),
     "advantage": ("tokens.advantage", "tokens.value", "tokens.returns"),  # one critic writes all three
     "value": ("tokens.value",),
     "returns": ("tokens.returns",),
@@ -46,6 +47,7 @@ _HINTS = {
     "tokens.advantage": "only a critic writes it: give the Method critic=GAE()",
     "tokens.value": "only a critic writes it: give the Method critic=GAE()",
     "tokens.returns": "only a critic writes it: give the Method critic=GAE()",
+    "tokens.teacher": "only a teacher fills it: give the Method teacher=Teacher(...)",
     "tokens.reward": "only shaping writes it: give the Method shaping=(...,), or read inputs.samples.reward",
     "samples.memory": "only a memory fills it: give the Method memory=...",
     "policy.value": 'only a scalar head fills it: give the Method a term with on="value" or on="score"',
@@ -178,6 +180,11 @@ def check_needs(part: object) -> None:
     name = type(part).__name__
     if not isinstance(needs, set | frozenset):
         raise ValueError(f"{name}.needs is a set of names, as frozenset({{'anchor'}}), not {needs!r:.60}")
+    if "divergence" in needs:
+        raise ValueError(
+            f"{name}.needs names 'divergence': it depends on the state, not on the sampled token, so that as "
+            "an advantage its expected gradient is zero: use the divergence's own gradient, a Term with on='divergence'"
+        )
     for need in sorted(map(str, needs)):
         if need not in NAMES:
             near = difflib.get_close_matches(need, NAMES, n=1, cutoff=0.5)

@@ -31,9 +31,10 @@ from obverse.types import Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The output that a coefficient multiplies: the token's log-prob, the entropy of its distribution, a critic's value of
-# the state before it, a reward model's score of the text up to it.
-Stream = Literal["logp", "entropy", "value", "score"]
+# The output that a coefficient multiplies: the token's log-prob, the entropy of its distribution, minus that
+# distribution's divergence from a target, a critic's value of the state before it, a reward model's score of the text
+# up to it.
+Stream = Literal["logp", "entropy", "divergence", "value", "score"]
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,10 @@ def loss(
     terms: Iterable[Term],
     progress: float = 0.0,
     value: Tensor | None = None,
+    divergence: Tensor | None = None,
 ) -> Tensor:
-    """The scalar loss of a micro batch; its gradient flows to `logp`, `entropy` and a scalar head's `value`, [T] each.
+    """The scalar loss of a micro batch; its gradient flows to `logp`, `entropy`, a scalar head's `value` and the
+    `divergence` from a target, [T] each.
 
     The gradient is that of the published loss, the value is not: it is the surrogate's.
     """
@@ -193,6 +196,8 @@ def loss(
     inputs = PartInputs(tokens, samples, PolicyOutputs(logp.detach(), entropy.detach(), value.detach()), progress)
     total = -(coefficient(inputs, terms) * logp).sum()
     streams: dict[Stream, Tensor] = {"entropy": entropy, "value": value, "score": value}
+    if divergence is not None:
+        streams["divergence"] = -divergence
     for on, stream in streams.items():
         if any(term.on == on for term in terms):
             total = total - (coefficient(inputs, terms, on) * stream).sum()

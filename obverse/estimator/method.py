@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from obverse.estimator.columns import WRITTEN_BY_CRITIC, check_needs, part_needs
+from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Stream, Term
 from obverse.estimator.parts.interfaces import Memory, RequestFunction, SampleSelector, Shaping
 from obverse.estimator.parts.selection import Everything
+from obverse.estimator.teacher import Teacher
 from obverse.notebook_html import block, paragraph, table, text
 from obverse.types import Group, Sample, Source, without_grade
 
@@ -37,6 +39,8 @@ class Method:
     critic: GAE | None = None  # computes the `advantage` column from a value model
     memory: Memory | None = None  # a number that persists across updates
     inputs: GreedyMix | None = None  # what the policy reads in place of the response's embeddings
+    teacher: Teacher | None = None  # fills the `teacher` column, and is a target of the divergence
+    divergence: Divergence | None = None  # of terms with on="divergence"
     max_rounds: int = 1  # rounds of sampling per step, until prompts_per_step problems have samples to train on
 
     def __post_init__(self) -> None:
@@ -55,10 +59,22 @@ class Method:
                     f"{sorted(unavailable)[0]!r}, which is computed during it: a shaping may need behavior, anchor, "
                     "sampler, reward and correct"
                 )
+        self._check_teacher()
         if self.memory is None and any("memory" in part_needs(part) for part in self.readers):
             raise ValueError(
                 "a part needs the column 'memory', which only a memory provides: give the Method memory=..."
             )
+
+    def _check_teacher(self) -> None:
+        """Raise ValueError where teacher, divergence and the terms that read them do not belong together."""
+        uses_target = self.divergence is not None and self.divergence.target == "teacher"
+        reads_column = any("teacher" in part_needs(part) for part in self.readers)
+        if self.teacher is None and (reads_column or uses_target):
+            raise ValueError("a part or the divergence reads a teacher: give the Method teacher=Teacher(...)")
+        if self.teacher is not None and not (reads_column or uses_target):
+            raise ValueError("no part and no divergence reads the teacher: leave teacher out")
+        if (self.divergence is None) == ("divergence" in self.streams):
+            raise ValueError('terms with on="divergence" and the Method\'s divergence=Divergence(...) need each other')
 
     @property
     def readers(self) -> list[object]:
@@ -79,7 +95,13 @@ class Method:
     @property
     def trains_policy(self) -> bool:
         """Whether a language model is trained; False for a reward model, which has only a scalar head."""
-        return bool(self.streams & {"logp", "entropy"})
+        return bool(self.streams & {"logp", "entropy", "divergence"})
+
+    @property
+    def reads_anchor(self) -> bool:
+        """Whether the frozen initial model is used: its log-probs, its distribution, or as the teacher."""
+        is_target = self.divergence is not None and self.divergence.target == "anchor"
+        return self.needs("anchor") or is_target or (self.teacher is not None and self.teacher.who == "initial")
 
     @property
     def needs_whole_groups(self) -> bool:
@@ -106,8 +128,9 @@ class Method:
 
     @property
     def grades(self) -> bool:
-        """Whether a part reads rewards or grades: then the data needs answers."""
-        return self.needs("reward") or self.needs("correct")
+        """Whether a part or the teacher reads rewards or grades: then the data needs answers."""
+        by_teacher = self.teacher is not None and self.teacher.reads_grades
+        return by_teacher or self.needs("reward") or self.needs("correct")
 
     def select(self, group: Group) -> list[Sample]:
         """The samples to train on: those that `keep` selects and some term has a source of."""
@@ -135,7 +158,13 @@ class Method:
         names = ("source", "on", "weight", "share", "mask", "reference", "advantage")
         rows = [[term.record()[name] for name in names] for term in self.terms]
         header = ("tokens", "gradient of", "weight", "normalizer", "mask", "pi_ref", "advantage")
-        optional = {"shaping": self.shaping, "critic": self.critic, "memory": self.memory, "inputs": self.inputs}
+        optional: dict[str, object] = {
+            "shaping": self.shaping,
+            "critic": self.critic,
+            "memory": self.memory,
+            "inputs": self.inputs,
+        }
+        optional |= {"teacher": self.teacher, "divergence": self.divergence}
         parts = {"samples": self.ask, "selection": self.keep, **optional}
         lines = "; ".join(f"{name}: {part}" for name, part in parts.items() if part)
         formula = "c = weight * normalizer * mask * (pi / pi_ref) * advantage, summed over the terms"

@@ -38,6 +38,7 @@ class Tokens:
     value: Tensor = MISSING  # the critic's value before the update
     returns: Tensor = MISSING  # the critic's regression target
     reward: Tensor = MISSING  # the shaping reward, at the token where it arises
+    teacher: Tensor = MISSING  # log-prob under the method's teacher, which reads its own prompt
 
     def __post_init__(self) -> None:
         _mark(self, "tokens", self.behavior)

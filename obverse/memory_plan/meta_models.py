@@ -88,7 +88,7 @@ def build_meta_models(
     dtype, is_mixed = (torch.bfloat16, False) if is_cast else (dtype, is_mixed)
     policy = _policy(config.model, config, dtype, is_mixed, capabilities)
     anchor = critic = scorer = None
-    reads_initial = any(method.needs("anchor") or samples_initial(method) for method in schedule.methods)
+    reads_initial = any(method.reads_anchor or samples_initial(method) for method in schedule.methods)
     if reads_initial and (config.anchor_model is not None or not config.use_peft):
         anchor = _policy(config.anchor_model or config.model, config, dtype, is_mixed, capabilities)
         anchor.model.requires_grad_(False)

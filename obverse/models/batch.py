@@ -148,6 +148,10 @@ class Update:
         row, column = row[is_trained], column[is_trained]
         sources = torch.from_numpy(source[is_trained])
         logps = torch.from_numpy(behavior[is_trained]).to(self.samples.reward.dtype)
+        teacher = MISSING
+        if all(sample.teacher is not None for sample in samples):
+            scores = _column((sample.teacher or () for sample in samples), np.float64)
+            teacher = torch.from_numpy(scores[is_trained]).to(logps.dtype)
         return Micro(
             input_ids=torch.from_numpy(input_ids),
             row=torch.from_numpy(row),
@@ -160,6 +164,7 @@ class Update:
                 position=torch.from_numpy(column - num_prompt[row]),
                 behavior=logps,
                 sampler=logps,
+                teacher=teacher,
             ),
             prompts=prompts,
             prompt_row=torch.tensor([row_of_prompt[sample.prompt] for sample in samples]) if prompts else None,

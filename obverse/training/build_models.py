@@ -61,7 +61,7 @@ def load_models(
         return TrainingModels(Policy(model, head=None, unused_weights=unused), tokenizer, None, None, None)
     policy, tokenizer = _policy(config, start, process_group)
     anchor = critic = table = critic_unused = None
-    if any(method.needs("anchor") or samples_initial(method) for method in schedule.methods):
+    if any(method.reads_anchor or samples_initial(method) for method in schedule.methods):
         anchor = _initial(config, policy, tokenizer, start, process_group)
     if any(method.critic is not None for method in schedule.methods):
         critic, _, critic_unused = _scalar(config, str(start / "critic") if start else config.model, process_group)

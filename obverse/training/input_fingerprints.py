@@ -47,7 +47,7 @@ def of_models(config: TrainConfig, schedule: TrainingSchedule) -> InputFingerpri
 
     A model folder is hashed just after it was loaded. An adapter's base is checked by `adapter_io.Origin`.
     """
-    reads_anchor = any(method.needs("anchor") or samples_initial(method) for method in schedule.methods)
+    reads_anchor = any(method.reads_anchor or samples_initial(method) for method in schedule.methods)
     reads_initial = (reads_anchor and config.anchor_model is None) or any(
         method.inputs is not None for method in schedule.methods
     )

@@ -65,7 +65,7 @@ def build_learners(
         learners.append(
             Learner(
                 policy=models.policy,
-                anchor=models.anchor if method.needs("anchor") else None,
+                anchor=models.anchor if method.reads_anchor else None,
                 method=method,
                 optimizer=optimizer,
                 micro_batch_tokens=config.tokens_at_once(models.policy.device.type),

@@ -21,7 +21,7 @@ from obverse.types import Group, ModelInput, Problem, Sample, Source
 
 NUM = 3
 COLUMNS = {
-    "tokens": ("behavior", "anchor", "advantage", "sampler", "value", "returns"),
+    "tokens": ("behavior", "anchor", "advantage", "sampler", "value", "returns", "teacher"),
     "policy": ("entropy",),
     "samples": ("reward", "correct"),
 }
@@ -31,7 +31,7 @@ READ = [(table, column) for table, columns in COLUMNS.items() for column in colu
 def inputs(source: Source = Source.ROLLOUT, **outputs: Any) -> PartInputs:
     """Three samples of a token each; every column is filled, with numbers that are no zeros."""
     at, full = torch.arange(NUM), torch.full((NUM,), -0.5)
-    tokens = Tokens(at, at * 0 + int(source), at * 0, full, full, full, full, full, full, full * 0)
+    tokens = Tokens(at, at * 0 + int(source), at * 0, full, full, full, full, full, full, full * 0, full)
     counts = torch.zeros(NUM, len(Source), dtype=torch.long).index_fill(1, torch.tensor([int(source)]), 1)
     samples = Samples(full, full < 0, at * 0, full > 0, counts, memory=full, uniform=full)
     return PartInputs(tokens, samples, PolicyOutputs(full, **{"entropy": full, "value": full, **outputs}))
