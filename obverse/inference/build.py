@@ -24,6 +24,7 @@ from obverse.inference import Completion, Sampler, SamplingParams, SamplingReque
 from obverse.inference.async_rollout import AsyncSampler
 from obverse.inference.hf import HFSampler
 from obverse.inference.http import Client
+from obverse.inference.tokenizer_probe import TEXT
 from obverse.inference.vllm import ServerRequirements, VLLMSampler, vllm_params
 from obverse.inference.weight_sync import WeightSync
 from obverse.models.lora import merged
@@ -31,10 +32,6 @@ from obverse.models.policy import Policy
 from obverse.types import Problem
 
 WEIGHTS = "vllm-weights"  # in the run folder; the server reads it
-# Digits, signs, spaces and letters beyond ASCII: different tokenizers split it differently.
-TEXT = (
-    "Let x = 17 + 25; then x\u00b2 is \u201c1,764\u201d.\n\n  Answer: \\boxed{42} gr\u00f6\u00dfer \u6771\u4eac #### 7"
-)
 HEAD = "head.safetensors"
 INSTEAD = "sample with a server (--sampler vllm), or train with a method that does not sample"
 GRADE = "sample with a server, and grade its completions by 'obverse grade'"

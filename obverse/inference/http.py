@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar, overload
@@ -61,21 +62,41 @@ class RequestRejected(Exception):
         self.status, self.detail = status, detail
 
 
+@dataclass(frozen=True)
+class ServerRole:
+    """What messages call a server, and which option and environment variables configure it.
+
+    Attributes:
+        name: As in "the vLLM server at http://...".
+        option: The option with its address.
+        keys: Environment variables; the first one that is set has the key.
+        start: How to start one.
+    """
+
+    name: str = "vLLM server"
+    option: str = "--vllm_url"
+    keys: tuple[str, ...] = ("VLLM_API_KEY",)
+    start: str = "start one with 'obverse serve-vllm'"
+
+
+SAMPLER = ServerRole()
+
+
 class Client:
     """A client of the server at `url` (http or https; a path in it is the prefix of all paths), for several threads.
 
-    `timeout` is the longest time that `with_retries` waits for an unreachable server, in seconds. The key in the
-    environment variable VLLM_API_KEY, if set, is sent as a bearer token. Proxies and .netrc of the environment are not
-    used and redirects are not followed: requests go to this server only. Raises ConfigError for an invalid address or
-    key.
+    `timeout` is the longest time that `with_retries` waits for an unreachable server, in seconds. The key in an
+    environment variable of `role.keys`, if set, is sent as a bearer token. Proxies and .netrc of the environment are
+    not used and redirects are not followed: requests go to this server only. Raises ConfigError for an invalid address
+    or key.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
-        self.url, self.timeout = url.rstrip("/"), timeout
-        scheme = checked_url(self.url).scheme
+    def __init__(self, url: str, timeout: float, role: ServerRole = SAMPLER) -> None:
+        self.url, self.timeout, self.role = url.rstrip("/"), timeout, role
+        scheme = checked_url(self.url, role).scheme
         self._http = httpx2.AsyncClient(
             base_url=self.url,
-            headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **authorization()},
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity", **authorization(role.keys)},
             timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
             trust_env=False,
             transport=httpx2.AsyncHTTPTransport(
@@ -88,6 +109,11 @@ class Client:
         self._in_flight: set[Future[Any]] = set()
         self._retries = threading.local()  # `deadline` of this thread's `with_retries`
         weakref.finalize(self, _close, self._http, self._loop).atexit = False
+
+    @property
+    def name(self) -> str:
+        """The server as messages name it: "the vLLM server at http://127.0.0.1:8000"."""
+        return f"the {self.role.name} at {self.url}"
 
     @overload
     def request(self, path: str, body: Any = ..., seconds: float | None = ..., *, schema: type[Schema]) -> Schema: ...
@@ -146,8 +172,8 @@ class Client:
                     remaining = deadline - time.monotonic()
                     if remaining <= 0 or (error.retry_after or 0.0) > remaining:
                         raise EngineError(
-                            f"no vLLM server answers at {self.url} for {self.timeout:g} s ({error}): start one with "
-                            "'obverse serve-vllm', or give its address by --vllm_url"
+                            f"no {self.role.name} answers at {self.url} for {self.timeout:g} s ({error}): "
+                            f"{self.role.start}, or give its address by {self.role.option}"
                         ) from None
                     check()
                     pause = usual_pause if error.retry_after is None else error.retry_after
@@ -165,7 +191,7 @@ class Client:
                 async for chunk in response.aiter_raw():
                     content += chunk
                     if len(content) > MAX_BYTES:
-                        raise self._invalid(path, f"more than {MAX_BYTES >> 20} MB")
+                        raise self.invalid(path, f"more than {MAX_BYTES >> 20} MB")
         except TimeoutError:
             seconds = self.timeout if limit is None else limit
             raise AnswerTimeout(f"no whole answer at {path} in {seconds:.3g} s") from None
@@ -182,8 +208,8 @@ class Client:
         if 300 <= status < 400:
             target = flat(response.headers.get("Location", "elsewhere"))[:MAX_QUOTED]
             raise EngineError(
-                f"the vLLM server at {self.url} redirects {path} to {target} (status {status}): give the address that "
-                "answers by --vllm_url"
+                f"{self.name} redirects {path} to {target} (status {status}): give the address that answers by "
+                f"{self.role.option}"
             )
         detail = _plain_json(content)
         if isinstance(detail, dict):
@@ -202,33 +228,35 @@ class Client:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"])) or "the body"
             value = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r:.60}"
-            raise self._invalid(path, f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}{value}") from None
+            raise self.invalid(path, f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}{value}") from None
 
-    def _invalid(self, path: str, reason: str) -> EngineError:
-        return EngineError(f"the vLLM server at {self.url} sent an invalid answer at {path}: {reason}")
+    def invalid(self, path: str, reason: str) -> EngineError:
+        """The error for an answer at `path` that cannot be used."""
+        return EngineError(f"{self.name} sent an invalid answer at {path}: {reason}")
 
 
-def checked_url(url: str) -> httpx2.URL:
+def checked_url(url: str, role: ServerRole = SAMPLER) -> httpx2.URL:
     """The parts of an address; ConfigError unless it consists of scheme, host, port and path."""
     try:
         parts = httpx2.URL(url)
     except httpx2.InvalidURL:
         parts = httpx2.URL()
     if parts.scheme not in ("http", "https") or not parts.host:
-        raise ConfigError(f"--vllm_url: {flat(url)!r} is not an address: write it as http://HOST:PORT")
+        raise ConfigError(f"{role.option}: {flat(url)!r} is not an address: write it as http://HOST:PORT")
     if parts.query or parts.fragment or parts.userinfo:
         raise ConfigError(
-            f"--vllm_url: {flat(url)!r} has more than scheme, host, port and path: put a key into the environment "
-            "variable VLLM_API_KEY"
+            f"{role.option}: {flat(url)!r} has more than scheme, host, port and path: put a key into the environment "
+            f"variable {role.keys[0]}"
         )
     return parts
 
 
-def authorization() -> dict[str, str]:
-    """The header with the key of VLLM_API_KEY, if set; ConfigError, without the key, where a header cannot hold it."""
-    key = os.environ.get("VLLM_API_KEY", "")
+def authorization(variables: tuple[str, ...]) -> dict[str, str]:
+    """The header with the key of the first variable that is set; ConfigError, without the key, if it fits no header."""
+    variable = next((name for name in variables if name in os.environ), variables[0])
+    key = os.environ.get(variable, "")
     if not (key.isascii() and key.isprintable() and key == key.strip()):
-        raise ConfigError("VLLM_API_KEY: a key must be printable ASCII, without spaces or line ends around it")
+        raise ConfigError(f"{variable}: a key must be printable ASCII, without spaces or line ends around it")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

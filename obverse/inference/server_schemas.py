@@ -105,3 +105,43 @@ class Completed(Answer):
     """POST /inference/v1/generate."""
 
     choices: Annotated[list[Choice], Field(min_length=1, max_length=1)]
+
+
+class ServedModel(Answer):
+    """A model of GET /v1/models; only some servers name its context length."""
+
+    id: Version
+    max_model_len: Annotated[int, Field(gt=0)] | None = None
+
+
+class ServedModels(Answer):
+    """GET /v1/models of any server."""
+
+    data: list[ServedModel]
+
+
+class PromptScore(Answer):
+    logprob: LogProb
+    decoded_token: str | None = None
+
+
+class EchoedLogProbs(Answer):
+    """The log-probs of an echoed prompt, with its tokens as text; the first has none."""
+
+    tokens: list[str]
+    token_logprobs: list[LogProb | None]
+
+
+class ScoredPrompt(Answer):
+    """A choice of POST /v1/completions with prompt_logprobs (by token id) or echo and logprobs."""
+
+    finish_reason: str | None = None
+    prompt_token_ids: list[TokenId] | None = None
+    prompt_logprobs: list[dict[str, PromptScore] | None] | None = None
+    logprobs: EchoedLogProbs | None = None
+
+
+class ScoredPrompts(Answer):
+    """POST /v1/completions."""
+
+    choices: Annotated[list[ScoredPrompt], Field(min_length=1, max_length=1)]

@@ -7,16 +7,14 @@ weights, stamp them with a version and return it with every completion (VLLM_SER
 
 from __future__ import annotations
 
-import queue
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from obverse.errors import ConfigError, EngineError
-from obverse.inference.http import AnswerTimeout, Client, RequestRejected, ServerUnavailable
+from obverse.inference.http import Client, RequestRejected, ServerUnavailable
+from obverse.inference.request_rounds import HEALTH_SECONDS, RequestRounds
 from obverse.inference.server_schemas import About, Cards, Completed, ServerInfo, Tokenized
 from obverse.inference.stops import SLACK, Stops
 from obverse.inference.types import Completion, SamplingParams, SamplingRequest
@@ -24,18 +22,13 @@ from obverse.inference.weight_sync import WeightSync
 from obverse.types import ModelInput
 
 GENERATE = "/inference/v1/generate"
-PROGRESS_SECONDS = 1.0  # longest time between two calls of `progress`, which may raise for a signal
-HEALTH_SECONDS = 10.0  # without a completion for this long, the server's health is checked
-MAX_FAILED_ROUNDS = 5  # rounds in a row without a completion although the server came back
 MIN_TEMPERATURE = 0.01  # vLLM raises lower ones to this
 
 
 @dataclass(frozen=True)
 class Job:
-    """One completion to request: completion `number` of sampling request `request`."""
+    """One completion to request."""
 
-    request: int
-    number: int
     prompt: ModelInput
     seed: int
 
@@ -94,63 +87,16 @@ class VLLMSampler:
         if params.max_seconds is not None or params.max_call_tokens is not None:
             raise ConfigError("max_sampling_seconds: a vLLM server cannot cut a call off; leave it out")
         self._refuse_long(requests, params)
-        jobs = [
-            Job(i, n, request.prompt, seed)
-            for i, request in enumerate(requests)
-            for n, seed in enumerate(request.seeds)
-        ]
-        completions: dict[tuple[int, int], Completion] = {}
-        num_failed, last_success = 0, time.monotonic()
-        while len(completions) < len(jobs):
-            num_before = len(completions)
-            missing = [job for job in jobs if (job.request, job.number) not in completions]
-            error = self._sample_round(missing, params, completions, progress or (lambda num: None))
-            if error is None:
-                continue
-            if len(completions) > num_before:
-                num_failed, last_success = 0, time.monotonic()
-            elif error.retry_after is None:
-                num_failed += 1
-            is_over = error.retry_after is not None and time.monotonic() - last_success > self.client.timeout
-            if isinstance(error, AnswerTimeout) or num_failed > MAX_FAILED_ROUNDS or is_over:
-                raise EngineError(f"the vLLM server at {self.client.url} completes no request ({error}): read its log")
-            self._recover(error)
-        return [[completions[i, n] for n in range(len(request.seeds))] for i, request in enumerate(requests)]
-
-    def _sample_round(
-        self,
-        jobs: Sequence[Job],
-        params: SamplingParams,
-        completions: dict[tuple[int, int], Completion],
-        progress: Callable[[int], None],
-    ) -> ServerUnavailable | None:
-        """Request each job once and add what arrives to `completions`; returns the last error that lost a request."""
-        waiting, in_flight = deque(jobs), dict[Future[Completed], Job]()
-        done: queue.SimpleQueue[Future[Completed]] = queue.SimpleQueue()
-        last_answer = time.monotonic()
-        lost: ServerUnavailable | None = None
-        try:
-            while waiting or in_flight:
-                while waiting and len(in_flight) < self.at_once:
-                    job = waiting.popleft()
-                    future = self._send(job, params)
-                    in_flight[future] = job
-                    future.add_done_callback(done.put)
-                try:
-                    future = done.get(timeout=PROGRESS_SECONDS)
-                except queue.Empty:
-                    self._check_health(time.monotonic() - last_answer)
-                else:
-                    job, last_answer = in_flight.pop(future), time.monotonic()
-                    try:
-                        completions[job.request, job.number] = self._completion(future, params)
-                    except ServerUnavailable as error:
-                        lost = error
-                progress(len(completions))
-        finally:
-            if in_flight:  # an error, or a signal
-                self.client.cancel_all()
-        return lost
+        jobs = [Job(request.prompt, seed) for request in requests for seed in request.seeds]
+        rounds = RequestRounds(
+            self.client,
+            lambda job: self._send(job, params),
+            lambda job, answer: self._completion(answer, params),
+            self._recover,
+            self.at_once,
+        )
+        completions = iter(rounds.run(jobs, progress or (lambda num: None)))
+        return [[next(completions) for _ in request.seeds] for request in requests]
 
     def _send(self, job: Job, params: SamplingParams) -> Future[Completed]:
         body = {
@@ -160,16 +106,9 @@ class VLLMSampler:
         }
         return self.client.send(GENERATE, body, schema=Completed)
 
-    def _completion(self, future: Future[Completed], params: SamplingParams) -> Completion:
+    def _completion(self, answer: Completed, params: SamplingParams) -> Completion:
         """The completion that an answer holds. Raises ServerUnavailable where it must be requested again."""
-        try:
-            (choice,) = future.result().choices
-        except CancelledError:
-            raise ServerUnavailable("the request was cancelled") from None
-        except RequestRejected as error:
-            if error.status >= 500:  # its engine is failing, or it is shutting down
-                raise ServerUnavailable(str(error)) from None
-            raise EngineError(f"the vLLM server at {self.client.url} rejected a request: {error}") from None
+        (choice,) = answer.choices
         if choice.finish_reason not in ("stop", "length"):
             raise ServerUnavailable(f"a completion ended by {choice.finish_reason}")
         if not choice.weight_versions:
@@ -197,18 +136,9 @@ class VLLMSampler:
             behavior = [0.0] * len(ids)
         return Completion(ids, behavior, "stop" if stopped else "length", self.weights.step or 0)
 
-    def _check_health(self, silent_seconds: float) -> None:
-        """Check a silent server's health; cancel all requests once it has been unreachable for `client.timeout`."""
-        if silent_seconds >= HEALTH_SECONDS:
-            try:
-                self.client.request("/health", seconds=HEALTH_SECONDS)
-            except (ServerUnavailable, RequestRejected):
-                if silent_seconds >= self.client.timeout:
-                    self.client.cancel_all()
-
     def _recover(self, error: ServerUnavailable) -> None:
         """Wait until the server answers again and holds the weights."""
-        self.note(f"the vLLM server at {self.client.url} is unavailable ({error}): waiting for it")
+        self.note(f"{self.client.name} is unavailable ({error}): waiting for it")
         self.client.with_retries(self._reconnect, self.weights.check, error.retry_after)
         self.note("the vLLM server is back, and has the weights")
 
@@ -226,13 +156,13 @@ class VLLMSampler:
 
     def _too_long(self, longest: int) -> str:
         return (
-            f"the vLLM server at {self.client.url} takes {self.max_length} tokens, prompt and completion need "
+            f"{self.client.name} takes {self.max_length} tokens, prompt and completion need "
             f"{longest}: start it with --max_model_len {longest}, or lower --max_completion_length"
         )
 
     def _check_server(self) -> None:
         """Raise ConfigError unless the server meets the requirements of the run."""
-        server, required = f"the vLLM server at {self.client.url}", self.requirements
+        server, required = self.client.name, self.requirements
         self.version = self._server_version()
         try:
             (card, *_) = self.client.request("/v1/models", seconds=HEALTH_SECONDS, schema=Cards).data
@@ -295,9 +225,7 @@ class VLLMSampler:
             ) from None
 
     def _invalid(self, reason: str) -> EngineError:
-        return EngineError(
-            f"the vLLM server at {self.client.url} (version {self.version}) sent {reason}: see docs/vllm.md"
-        )
+        return EngineError(f"{self.client.name} (version {self.version}) sent {reason}: see docs/vllm.md")
 
 
 def vllm_params(params: SamplingParams, seed: int) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class WeightSync:
             if version != self.version:
                 if version != INITIAL_VERSION and not version.startswith(self.name):
                     raise EngineError(
-                        f"another run sends its weights to the vLLM server at {self.client.url} (version "
+                        f"another run sends its weights to {self.client.name} (version "
                         f"{version!r}): give each run a server of its own"
                     )
                 raise ServerUnavailable(f"it sampled from weights {version!r}")
@@ -114,7 +114,7 @@ class WeightSync:
         except RequestRejected as error:
             self.client.request("/health", seconds=10.0)  # raises ServerUnavailable if it is shutting down
             raise ConfigError(
-                f"the vLLM server at {self.client.url} did not take the policy's weights ({error}): it must serve the "
+                f"{self.client.name} did not take the policy's weights ({error}): it must serve the "
                 f"run's model, and see {self.path} on its own disks"
             ) from None
 
@@ -125,15 +125,17 @@ class WeightSync:
         body = {"token_ids": self.reference_ids, "sampling_params": params}
         rows = self._request(path, body, Scored).prompt_logprobs
         if len(rows) != len(self.reference_ids):
-            raise self._invalid(path, f"prompt_logprobs: {len(rows)} entries for {len(self.reference_ids)} tokens")
+            raise self.client.invalid(
+                path, f"prompt_logprobs: {len(rows)} entries for {len(self.reference_ids)} tokens"
+            )
         scores = [row and row.get(str(number)) for row, number in zip(rows, self.reference_ids, strict=True)][1:]
         if None in scores:
-            raise self._invalid(path, f"prompt_logprobs.{scores.index(None) + 1}: no log-prob of its token")
+            raise self.client.invalid(path, f"prompt_logprobs.{scores.index(None) + 1}: no log-prob of its token")
         log_probs = [score.logprob for score in scores if score]
         self.gap = fmean(abs(a - b) for a, b in zip(log_probs, self._expected, strict=True))
         if not self.gap <= MAX_GAP:
             raise ConfigError(
-                f"the vLLM server at {self.client.url} loaded the weights, and its log-probs of a reference text "
+                f"{self.client.name} loaded the weights, and its log-probs of a reference text "
                 f"differ from the policy's by {self.gap:.3g} nats per token: serve the run's model"
             )
 
@@ -148,13 +150,10 @@ class WeightSync:
             self._num_unchanged += 1
             if not self._is_verified and self._num_unchanged >= MAX_UNCHANGED:
                 raise ConfigError(
-                    f"the vLLM server at {self.client.url} reports that it reloads weights, but after "
+                    f"{self.client.name} reports that it reloads weights, but after "
                     f"{self._num_unchanged} updates they have not changed: see its log"
                 )
         self._checksums = (local, remote)
-
-    def _invalid(self, path: str, reason: str) -> EngineError:
-        return EngineError(f"the vLLM server at {self.client.url} sent an invalid answer at {path}: {reason}")
 
 
 def digest(folder: Path) -> str:

@@ -20,7 +20,7 @@ from obverse.inference.weight_sync import digest
 from obverse.models.load import load
 from obverse.types import ModelInput
 
-GENERATE = "/inference/v1/generate"
+GENERATE, COMPLETIONS = "/inference/v1/generate", "/v1/completions"
 Fault = Callable[["FakeVLLM", str, dict[str, Any]], "tuple[int, Any] | None"]
 
 
@@ -48,6 +48,9 @@ class Engine:
 
     def tokenize(self, text: str) -> list[int]:
         return list(self.tokens)
+
+    def text(self, number: int) -> str:
+        return str(number)
 
 
 class ModelEngine(Engine):
@@ -83,6 +86,9 @@ class ModelEngine(Engine):
     def tokenize(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def text(self, number: int) -> str:
+        return str(self.tokenizer.decode([number]))
+
 
 class FakeVLLM:
     """`faults` are asked before every answer and may give one instead; `hits` has (path, body) of every request.
@@ -93,6 +99,8 @@ class FakeVLLM:
     def __init__(self, engine: Engine | None = None, max_model_len: int = 64) -> None:
         self.engine, self.max_model_len = engine or Engine(), max_model_len
         self.version, self.mode = "default", "processed_logprobs"
+        self.forms = {"prompt_logprobs", "echo"}  # of the log-probs of a prompt
+        self.min_generated = 0  # tokens that an echo generates at least
         self.hits: list[tuple[str, dict[str, Any]]] = []
         self.faults: list[Fault] = []
         self.port = 0
@@ -173,6 +181,8 @@ class FakeVLLM:
             return 200, {"checksums": {"all": self.engine.weights}}
         if path == GENERATE:
             return self.generate(body)
+        if path == COMPLETIONS:
+            return self.score(body)
         return (200, None) if path in ("/health", "/reset_prefix_cache") else (404, {"detail": "Not Found"})
 
     def generate(self, body: dict[str, Any]) -> tuple[int, Any]:
@@ -188,6 +198,27 @@ class FakeVLLM:
         choice = {"token_ids": found, "finish_reason": "stop" if stopped else "length"}
         versions = [{"version": self.version, "start": 0, "end": len(found)}]
         return 200, {"choices": [{**choice, "weight_versions": versions, "logprobs": {"content": content}}]}
+
+    def score(self, body: dict[str, Any]) -> tuple[int, Any]:
+        """The log-probs of a prompt, by vLLM's form or by OpenAI's."""
+        ids, num = body["prompt"], body["max_tokens"]
+        if max(ids) >= self.engine.vocab_size:
+            return 400, {"error": {"message": f"Token id {max(ids)} is out of vocabulary"}}
+        if len(ids) + num > self.max_model_len:
+            return 400, {"error": {"message": f"This model's maximum context length is {self.max_model_len} tokens"}}
+        scores, choice = self.engine.scores(ids), {"finish_reason": "length", "text": ""}
+        if "prompt_logprobs" in body and "prompt_logprobs" in self.forms:
+            entries = [
+                {str(n): {"logprob": score, "rank": 1, "decoded_token": self.engine.text(n)}}
+                for n, score in zip(ids[1:], scores, strict=True)
+            ]
+            return 200, {"choices": [{**choice, "prompt_logprobs": [None, *entries], "prompt_token_ids": ids}]}
+        if "echo" in body and "echo" in self.forms:
+            if num < self.min_generated:
+                return 400, {"detail": "max_tokens must be at least 1"}
+            tokens, values = [self.engine.text(n) for n in ids] + ["!"] * num, [None, *scores] + [-0.1] * num
+            return 200, {"choices": [{**choice, "logprobs": {"tokens": tokens, "token_logprobs": values}}]}
+        return 200, {"choices": [choice]}
 
 
 def handler(fake: FakeVLLM) -> type[BaseHTTPRequestHandler]:

@@ -14,7 +14,8 @@ from inference.fake_vllm import GENERATE, Engine, FakeVLLM, Fault, on, once
 from obverse.errors import ConfigError, EngineError
 from obverse.inference import Completion, SamplingParams, SamplingRequest
 from obverse.inference.http import Client
-from obverse.inference.vllm import MAX_FAILED_ROUNDS, ServerRequirements, VLLMSampler, vllm_params
+from obverse.inference.request_rounds import MAX_FAILED_ROUNDS
+from obverse.inference.vllm import ServerRequirements, VLLMSampler, vllm_params
 from obverse.inference.weight_sync import MAX_UNCHANGED, WeightSync
 from obverse.types import ModelInput
 
@@ -241,7 +242,7 @@ def test_a_server_that_swallows_a_request_is_left_when_it_is_dead(
 ) -> None:
     """Its host is gone: no connection breaks, nobody answers."""
     for name in ("HEALTH_SECONDS", "PROGRESS_SECONDS"):
-        monkeypatch.setattr(f"obverse.inference.vllm.{name}", 0.1)
+        monkeypatch.setattr(f"obverse.inference.request_rounds.{name}", 0.1)
     found = Made(server, tmp_path, timeout=0.5)
     found.sampler.sync_weights(0)
     gate = threading.Event()
