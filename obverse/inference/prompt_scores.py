@@ -107,10 +107,12 @@ FORMS: tuple[ScoreForm, ...] = (PromptLogProbs(), Echo(0), Echo(1))
 def first_other_token(scores: Scores, token_ids: Sequence[int], texts_of: TokenTexts) -> int | None:
     """The position of the first token whose text in an answer is another one's; None if there is none.
 
-    Texts with incomplete characters, and those that a server leaves empty, are not compared.
+    Tokens that are a part of a character are not compared (vLLM shows the whole character at its last token), nor those
+    whose text a server leaves empty.
     """
     for index, (text, token) in enumerate(zip(scores.texts, token_ids, strict=True)):
-        if text and not is_incomplete(text) and plain(text) not in {plain(name) for name in texts_of(token)}:
+        names = texts_of(token)
+        if text and not any(map(is_incomplete, (text, *names))) and plain(text) not in {plain(name) for name in names}:
             return index
     return None
 

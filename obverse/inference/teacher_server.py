@@ -87,7 +87,9 @@ class TeacherServer:
         """See `TokenScorer.score`. Raises EngineError when the server stays away or sends invalid answers."""
         self._refuse_long(max((request.num_tokens for request in requests), default=0))
         scored = [request for request in requests if request.ids]
-        rounds = RequestRounds(self.client, self._send, self._log_probs, self._recover, AT_ONCE)
+        rounds = RequestRounds[ScoringRequest, ScoredPrompts, list[float]](
+            self.client, self._send, self._log_probs, self._recover, AT_ONCE
+        )
         log_probs = iter(rounds.run(scored, progress or (lambda num: None)))
         return [next(log_probs) if request.ids else [] for request in requests]
 

@@ -88,7 +88,7 @@ class VLLMSampler:
             raise ConfigError("max_sampling_seconds: a vLLM server cannot cut a call off; leave it out")
         self._refuse_long(requests, params)
         jobs = [Job(request.prompt, seed) for request in requests for seed in request.seeds]
-        rounds = RequestRounds(
+        rounds = RequestRounds[Job, Completed, Completion](
             self.client,
             lambda job: self._send(job, params),
             lambda job, answer: self._completion(answer, params),
