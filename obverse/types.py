@@ -148,6 +148,7 @@ class Sample:
     grade: GradeResult = GradeResult(None, 0.0, "not graded")
     uniform: float = 1.0  # `Problem.uniform`; 1 if there is none
     teacher: list[float] | None = None  # log-prob of each token under the method's teacher, once scored; [n]
+    teacher_prompt: ModelInput | None = None  # what the method's teacher reads before the response; None: no teacher
     weights: int | None = None  # rollouts: the step after which the policy had the weights that sampled it
 
     @property

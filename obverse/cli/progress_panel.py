@@ -27,6 +27,7 @@ PHASES: Mapping[Phase, str] = {
     "hash": "hashing",
     "sample": "sampling",
     "grade": "grading",
+    "teacher": "scoring by the teacher",
     "train": "training",
     "eval": "evaluating",
     "save": "saving",

@@ -29,6 +29,7 @@ from obverse.config.fields import (
     steps_or_epochs,
 )
 from obverse.config.hub import HubOptions
+from obverse.config.teacher import TeacherOptions
 from obverse.config.trackers import TrackerOptions
 
 # Options of the embedded base: it is tiny, so learning rates are larger and completions short.
@@ -174,6 +175,7 @@ class TrainConfig(
     AdapterOptions,
     PositionOptions,
     MixtureOptions,
+    TeacherOptions,
     CardOptions,
     TrackerOptions,
 ):

@@ -11,7 +11,7 @@ from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Stream, Term
 from obverse.estimator.parts.interfaces import Memory, RequestFunction, SampleSelector, Shaping
 from obverse.estimator.parts.selection import Everything
-from obverse.estimator.teacher import Teacher
+from obverse.estimator.teacher import Teacher, TeacherContext
 from obverse.notebook_html import block, paragraph, table, text
 from obverse.types import Group, Sample, Source, without_grade
 
@@ -117,6 +117,16 @@ class Method:
             needs += [part_needs(part) for part in optional if part is not None]
         return any(name in part for part in needs)
 
+    def reads_teacher(self, sample: Sample) -> bool:
+        """Whether a part reads the column `teacher`, or the divergence the teacher's distribution, at the sample."""
+        if self.teacher is None:
+            return False
+        if any("teacher" in part_needs(part) for part in (*self.shaping, self.critic, self.memory) if part is not None):
+            return True
+        is_target = self.divergence is not None and self.divergence.target == "teacher"
+        terms = [term for term in self.terms if "teacher" in term.needs or (is_target and term.on == "divergence")]
+        return any(term.source in sample.sources for term in terms)
+
     def reads_behavior(self, source: Source) -> bool:
         """Whether a part reads `behavior` at tokens of `source`, one whose tokens the policy did not sample."""
         parts = [part for part in (*self.shaping, self.memory) if part is not None and not part.rollout_tokens_only]
@@ -133,12 +143,21 @@ class Method:
         return by_teacher or self.needs("reward") or self.needs("correct")
 
     def select(self, group: Group) -> list[Sample]:
-        """The samples to train on: those that `keep` selects and some term has a source of."""
+        """The samples to train on: those that `keep` selects and some term has a source of.
+
+        A sample whose tokens the teacher should score, and for which it has no context, is left out.
+        """
         return [
             sample
             for sample in self.kept_samples(group)
-            if sample.kind != "greedy" and self.sources.intersection(sample.sources)
+            if sample.kind != "greedy"
+            and self.sources.intersection(sample.sources)
+            and not (self.reads_teacher(sample) and self.teacher_context(group, sample) is None)
         ]
+
+    def teacher_context(self, group: Group, sample: Sample) -> TeacherContext | None:
+        """What the teacher reads beside the problem for a sample of the group; None without teacher or context."""
+        return None if self.teacher is None else self.teacher.context(group, sample)
 
     def kept_samples(self, group: Group) -> list[Sample]:
         """The samples of the group that `keep` selects."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -96,6 +97,28 @@ class Update:
             inside = [index for prompt in block for index in problems[prompt]]
             for piece in self._filled(inside, budget, together):
                 yield self._micro(piece, prompts, prompt_rows)
+
+    @cached_property
+    def behind_teacher_prompts(self) -> Update:
+        """This update with the prompt that the teacher reads in place of each sample's own; rows keep their indices.
+
+        Raises ValueError if a sample has no teacher prompt.
+        """
+        rows = []
+        for sample in self.rows:
+            if sample.teacher_prompt is None:
+                raise ValueError("a sample has no prompt of the teacher: the method has none, or no context for it")
+            rows.append(replace(sample, prompt=sample.teacher_prompt))
+        return replace(self, rows=rows)
+
+    def teacher_micro(self, micro: Micro) -> Micro:
+        """The trained tokens of a micro batch behind the teacher's prompts: a batch of plain rows, without sharing.
+
+        The flat columns [T] have the order of those of `micro`, on the CPU; `Micro.to` moves them.
+        """
+        members = torch.unique_consecutive(micro.tokens.sample).tolist()
+        teacher_micro = self.behind_teacher_prompts._micro(members, None, {})
+        return replace(teacher_micro, is_padding=micro.is_padding)
 
     def padding(self) -> Micro:
         """The smallest micro batch of this update, its shortest sample, marked as padding for a rank with fewer."""

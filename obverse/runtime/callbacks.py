@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from obverse.redact import flat, masked
 
-Phase = Literal["load", "read", "hash", "sample", "grade", "train", "eval", "save", "upload"]
+Phase = Literal["load", "read", "hash", "sample", "grade", "teacher", "train", "eval", "save", "upload"]
 Metrics = Mapping[str, float]
 
 

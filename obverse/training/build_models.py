@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from obverse.models.lora import frozen, load_adapted, without
 from obverse.models.policy import Policy, as_policy, with_checkpoints, with_compiled_layers
 from obverse.models.position_limits import num_positions
 from obverse.models.reward_model import RewardModel
+from obverse.training.teacher_models import refuse_other_tokenizer
+
+AVERAGE = "teacher"  # the folder of the moving average in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,19 @@ class TrainingModels:
     critic: Any
     table: torch.nn.Module | None  # the initial model's embeddings, frozen
     critic_unused_weights: str | None = None  # a message about weights in its files that the critic does not use
+    teachers: Mapping[str, Policy] = field(default_factory=dict)  # other models, by the field's value; "": the only one
+    average: Policy | None = None  # the moving average of the policy's weights
 
     def text_models(self, config: TrainConfig) -> dict[str, Any]:
         """The models that may differ in the longest text they read, by their names in messages."""
         anchor = {"the initial model": self.anchor.model} if self.anchor and config.anchor_model else {}
         return {"the model": self.policy.model, **anchor}
+
+    def teacher_models(self, schedule: TrainingSchedule) -> dict[str, Any]:
+        """The models that read teachers' prompts, by their names in messages."""
+        who = {method.teacher.who for method in schedule.methods if method.teacher is not None}
+        others = {f"the teacher {name}".strip(): policy.model for name, policy in self.teachers.items()}
+        return others | ({"the teacher": self.policy.model} if who - {"model"} else {})
 
     def unused_weights(self, scorer: RewardModel | None) -> list[str]:
         """A message for each model that does not use all weights in its files."""
@@ -47,6 +59,7 @@ class TrainingModels:
             self.anchor and self.anchor.unused_weights,
             self.critic_unused_weights,
             scorer and scorer.unused_weights,
+            *(teacher.unused_weights for teacher in self.teachers.values()),
         )
         return list(dict.fromkeys(message for message in messages if message))
 
@@ -60,18 +73,22 @@ def load_models(
         model, tokenizer, unused = _scalar(config, source, process_group)
         return TrainingModels(Policy(model, head=None, unused_weights=unused), tokenizer, None, None, None)
     policy, tokenizer = _policy(config, start, process_group)
-    anchor = critic = table = critic_unused = None
+    anchor = critic = table = critic_unused = average = None
     if any(method.reads_anchor or samples_initial(method) for method in schedule.methods):
         anchor = _initial(config, policy, tokenizer, start, process_group)
     if any(method.critic is not None for method in schedule.methods):
         critic, _, critic_unused = _scalar(config, str(start / "critic") if start else config.model, process_group)
     if any(method.inputs is not None for method in schedule.methods):
         table = _table(config, policy, start, process_group)
+    who = {method.teacher.who for method in schedule.methods if method.teacher is not None}
+    teachers = load_teachers(config, tokenizer, process_group) if "model" in who else {}
+    if "average" in who:
+        average = _average(config, policy, start, process_group)
     if config.gradient_checkpointing:
         policy = with_checkpoints(policy)
     if config.torch_compile:
         policy = with_compiled_layers(policy)
-    return TrainingModels(policy, tokenizer, anchor, critic, table, critic_unused)
+    return TrainingModels(policy, tokenizer, anchor, critic, table, critic_unused, teachers, average)
 
 
 def _policy(config: TrainConfig, start: Path | None, process_group: ProcessGroup) -> tuple[Policy, Any]:
@@ -93,12 +110,45 @@ def _table(config: TrainConfig, policy: Policy, start: Path | None, process_grou
     return copied.requires_grad_(False)
 
 
-def load_policy(config: TrainConfig, source: str, process_group: ProcessGroup) -> tuple[Policy, Any]:
-    """A policy, sharded over the ranks if the run uses FSDP, else a copy on each rank."""
+def load_teachers(config: TrainConfig, tokenizer: Any, process_group: ProcessGroup) -> dict[str, Policy]:
+    """The teachers of --teacher_model, frozen, by the value of --teacher_field; a model named twice is loaded once.
+
+    Raises ConfigError for a teacher with another tokenizer than the policy's, which is `tokenizer`.
+    """
+    loaded: dict[str, Policy] = {}
+    for source in dict.fromkeys(config.teacher_models.values()):
+        loaded[source], teacher_tokenizer = load_policy(config, source, process_group, trains=False)
+        refuse_other_tokenizer(source, teacher_tokenizer, config.model, tokenizer)
+    return {value: loaded[source] for value, source in config.teacher_models.items()}
+
+
+def _average(config: TrainConfig, policy: Policy, start: Path | None, process_group: ProcessGroup) -> Policy:
+    """The moving average of the policy's weights: a copy of the policy, or the folder `teacher` of a checkpoint."""
+    folder = start / AVERAGE if start else Path(config.model)
+    if start and not folder.is_dir():
+        raise CheckpointError(
+            f"checkpoint {start}: it has no folder {AVERAGE} with the average of the policy's weights: resume with the "
+            "method that saved it"
+        )
+    average = stage_anchor(config, policy, process_group, folder, is_resumed=start is not None)
+    if average.adapter is None:
+        average.model.requires_grad_(False)
+    return average
+
+
+def load_policy(
+    config: TrainConfig, source: str, process_group: ProcessGroup, trains: bool = True
+) -> tuple[Policy, Any]:
+    """A policy, sharded over the ranks if the run uses FSDP, else a copy on each rank.
+
+    Without `trains`, for a frozen model of its own, --dtype auto is bfloat16 on an accelerator, and the options of
+    rotary positions do not apply.
+    """
+    positions = config.positions if trains else {}
     if not is_sharded(config, process_group):
-        return load(source, config.dtype, config.device, trains=True, positions=config.positions)
+        return load(source, config.dtype, config.device, trains=trains, positions=positions)
     policy, tokenizer = load(
-        source, config.dtype, config.device, trains=True, process_group=process_group, positions=config.positions
+        source, config.dtype, config.device, trains=trains, process_group=process_group, positions=positions
     )
     shard(policy.model, _sharding_options(config, process_group, policy.mixed))
     return replace(policy, shares=False, mixed=False), tokenizer  # FSDP casts the gathered weights to bfloat16

@@ -13,6 +13,7 @@ from transformers.utils import cached_file
 from obverse import methods
 from obverse.config.train import TrainConfig
 from obverse.data.chat_template import read_template
+from obverse.data.teacher_prompts import read_teacher_template
 from obverse.errors import ConfigError
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
@@ -24,7 +25,7 @@ from obverse.types import Problem
 
 InputFingerprints = dict[str, str]
 ALIKE = {"dataset": ("dataset_split", "num_problems")}  # further options that determine the same content
-MODELS = frozenset({"model", "anchor_model", "reward_model"})  # hashed after they are loaded
+MODELS = frozenset({"model", "anchor_model", "reward_model", "teacher_model"})  # hashed after they are loaded
 
 
 def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> InputFingerprints:
@@ -39,6 +40,8 @@ def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequenc
         inputs["method"] = methods.identity(config.method)
     if (template := read_template(config.chat_template)) is not None:
         inputs["chat_template"] = fingerprint.text(template)
+    if (text := read_teacher_template(config.teacher_template)) is not None:
+        inputs["teacher_template"] = fingerprint.text(text)
     return inputs
 
 
@@ -58,6 +61,11 @@ def of_models(config: TrainConfig, schedule: TrainingSchedule) -> InputFingerpri
         inputs["anchor_model"] = of_model(config.anchor_model, weights_only=True)
     if config.reward_model is not None:
         inputs["reward_model"] = of_model(config.reward_model)
+    if config.teacher_models:
+        digests = [f"{value}={of_model(name, weights_only=True)}" for value, name in config.teacher_models.items()]
+        inputs["teacher_model"] = (
+            digests[0][1:] if config.teacher_field is None else fingerprint.text(",".join(digests))
+        )
     return inputs
 
 

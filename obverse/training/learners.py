@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,11 +14,13 @@ from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference import SamplingParams, sampling_params
+from obverse.inference.scoring import TokenScorer
 from obverse.models.policy import Policy
 from obverse.models.router_loss import Balance, balance_of
 from obverse.training.build_models import TrainingModels
 from obverse.training.optimizer import Optimizer
 from obverse.training.value_model import Critic
+from obverse.training.weight_average import WeightAverage
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,22 @@ class Learner:
     params: SamplingParams | None = None  # of the rollouts, to compare sampler and trainer; None: not compared
     process_group: ProcessGroup = SINGLE_PROCESS  # the ranks that share each update
     balance: Balance | None = None  # the load-balancing loss of a mixture of experts
+    teachers: Mapping[str, Policy] = field(default_factory=dict)  # other models, by the field's value; "": the only one
+    scorers: Mapping[str, TokenScorer] = field(default_factory=dict)  # in place of the teachers', e.g. of a server
+    average: WeightAverage | None = None  # the moving average of the policy's weights
+
+    @property
+    def teacher(self) -> Policy | None:
+        """The one model that the method's teacher is; None without a teacher in this process, or with several."""
+        if self.method.teacher is None:
+            return None
+        models = {
+            "policy": self.policy,
+            "initial": self.anchor,
+            "average": None if self.average is None else self.average.teacher,
+            "model": next(iter(self.teachers.values())) if len(self.teachers) == 1 else None,
+        }
+        return models[self.method.teacher.who]
 
 
 def build_learners(
@@ -50,6 +68,7 @@ def build_learners(
 ) -> list[Learner]:
     """A learner per stage, each with its own optimizer unless the stage shares the first one's."""
     critic = _critic(config, schedule, models, total_steps)
+    average = _average(schedule, models)
     params = sampling_params(config, ())
     is_same_policy = config.sampler == "hf" and not config.async_sampling  # no server samples, and no older policy
     learners: list[Learner] = []
@@ -75,6 +94,8 @@ def build_learners(
                 params=params if is_comparable else None,
                 process_group=process_group,
                 balance=balance_of(models.policy.model, config.router_aux_loss_coef),
+                teachers=models.teachers,
+                average=average,
             )
         )
     return learners
@@ -88,6 +109,12 @@ def _critic(config: TrainConfig, schedule: TrainingSchedule, models: TrainingMod
     stages = [number for number, method in enumerate(schedule.methods) if method.critic is not None]
     num = num_updates(config, schedule, total_steps, stages)
     return Critic(models.critic, Optimizer(models.critic, config, num, gae.learning_rate))
+
+
+def _average(schedule: TrainingSchedule, models: TrainingModels) -> WeightAverage | None:
+    """The moving average of the policy's weights, which all stages that step the policy move."""
+    rates = [m.teacher.rate for m in schedule.methods if m.teacher is not None and m.teacher.who == "average"]
+    return WeightAverage(models.policy, models.average, rates[0]) if rates and models.average is not None else None
 
 
 def _stages_of_optimizer(schedule: TrainingSchedule, number: int) -> list[int]:

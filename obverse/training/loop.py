@@ -32,6 +32,7 @@ from obverse.training.save import save
 from obverse.training.setup import prepare
 from obverse.training.stages import advance_idle_schedules, queue_for_next_stage, start_stage
 from obverse.training.step_record import metrics_row, write_step
+from obverse.training.teacher_scores import TeacherScores, score_rollouts
 from obverse.training.tracking import start_trackers
 from obverse.training.update_phase import run_updates
 
@@ -141,13 +142,14 @@ def train_step(run: Run) -> metrics.Row:
     timer, stage = PhaseTimer(), start_stage(run)
     progress = run.schedule.selector.progress(stage, run.progress)
     rollouts = collect_rollouts(run, stage, progress, timer)  # sample, grade, select
+    scores = score_rollouts(run, stage, rollouts, timer)  # the column `teacher`, for methods with one
     with timer("train"):
         figures, num_trained = run_updates(run, stage, rollouts, progress)  # pack, prepare, backward, optimizer step
-    count_step(run, rollouts, num_trained)
+    count_step(run, rollouts, num_trained, scores)
     queue_for_next_stage(run, stage, rollouts)
     advance_idle_schedules(run, stage)
     timer.seconds = run.process_group.broadcast(timer.seconds)  # so that a budget in seconds ends on all ranks at once
-    row = metrics_row(run, stage, rollouts, figures, num_trained, timer)
+    row = metrics_row(run, stage, rollouts, figures, num_trained, timer, scores)
     run.seconds += row["step_time"]
     run.process_group.heartbeat(step=run.state.step)
     write_step(run, rollouts, row)
@@ -166,14 +168,14 @@ def save_and_notify(run: Run) -> Path:
     return path
 
 
-def count_step(run: Run, rollouts: Rollouts, num_trained: int) -> None:
-    """Count the problems, tokens and operations of a step in the run's state."""
+def count_step(run: Run, rollouts: Rollouts, num_trained: int, scores: TeacherScores) -> None:
+    """Count the problems, tokens and operations of a step in the run's state, those of a teacher included."""
     num_generated = metrics.num_generated(rollouts.groups)
     run.state.finish_step(
         progress=run.progress,
         num_problems=rollouts.num_taken,
-        num_tokens=num_generated + num_trained,
-        flops=metrics.num_flops(run.num_parameters, num_generated, num_trained),
+        num_tokens=num_generated + num_trained + scores.num_tokens,
+        flops=metrics.num_flops(run.num_parameters, num_generated, num_trained) + scores.flops,
     )
 
 

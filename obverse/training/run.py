@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from obverse.config.train import TrainConfig
+from obverse.data.teacher_prompts import TeacherPrompts
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.estimator.method import Method
 from obverse.estimator.schedule import Clock, TrainingSchedule
@@ -16,11 +17,13 @@ from obverse.runtime.callbacks import RunEvents
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
 from obverse.runtime.trackers.trackers import Trackers
+from obverse.training.build_models import AVERAGE
 from obverse.training.collector import Collector
 from obverse.training.grader_errors import GraderErrorLimit
 from obverse.training.learners import Learner
 from obverse.training.optimizer import Optimizer
 from obverse.training.run_state import RunState
+from obverse.training.teacher_models import teacher_of_row
 from obverse.training.train_inference_kl import MismatchCheck
 from obverse.types import Problem
 
@@ -38,6 +41,7 @@ class RunSetup:
     folder: RunFolder
     watcher: SignalWatcher
     process_group: ProcessGroup = SINGLE_PROCESS
+    teacher_prompts: TeacherPrompts | None = None  # renders the prompts that teachers read; None: no teacher
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Run:
     resume_command: str = ""  # the command that resumes the run; "": obverse train on its own config.yaml
     trackers: Trackers = field(default_factory=Trackers)  # of the first rank
     events: RunEvents | None = None  # the callbacks of a Python call; on all ranks or on none
+    teacher_prompts: TeacherPrompts | None = None  # renders the prompts that teachers read; None: no teacher
     seconds: float = 0.0  # that the steps took; not in `state`, which equal runs have bit for bit
 
     @property
@@ -114,6 +119,10 @@ class Run:
         """The method of the current stage."""
         return self.schedule.methods[self.stage]
 
+    def teacher_name(self, problem: Problem) -> str:
+        """The teacher of a problem by the value of its field --teacher_field; "" without that option."""
+        return teacher_of_row(problem, self.config.teacher_field)
+
     def newest_waiting(self) -> list[Problem]:
         """The problems that a step of the second stage takes from the queue, the newest first; [] if it has no queue.
 
@@ -136,4 +145,6 @@ class Run:
     def models(self) -> dict[str, Any]:
         """The models that are trained, by their folder in a checkpoint; "" is the policy."""
         critic = next((learner.critic for learner in self.learners if learner.critic), None)
-        return {"": self.learners[0].policy.savable} | ({"critic": critic.model} if critic else {})
+        average = self.learners[0].average
+        models = {"": self.learners[0].policy.savable} | ({"critic": critic.model} if critic else {})
+        return models | ({AVERAGE: average.teacher.savable} if average else {})

@@ -49,6 +49,7 @@ from obverse.training.startup_checks import (
     note_unreadable_answers,
     select_renderable,
 )
+from obverse.training.teacher_checks import check_teacher_rows, fitting_problems, teacher_prompts
 from obverse.training.train_inference_kl import MismatchCheck
 from obverse.training.validate import load_problems
 from obverse.types import Problem
@@ -69,6 +70,7 @@ def prepare(
     schedule = as_schedule(methods.build(config.method, config.method_options))
     check_options(config, schedule, process_group)
     problems = load_problems(config, schedule)  # before the folder is created: errors leave nothing behind
+    check_teacher_rows(config, schedule, problems)
     check_models_and_device(config, schedule)
     data, eval_problems = problems_fingerprint(problems), load_eval_problems(config)
     inputs = fingerprints.of_files(config, problems, eval_problems)
@@ -118,7 +120,8 @@ def assemble(setup: RunSetup) -> Run:
     num_threads = set_equal_threads(config, original, models.policy, process_group)
     note_model_remarks(config, schedule, models, watcher)
     renderer = build_renderer(config, models, start)
-    setup = with_renderable_problems(setup, renderer)
+    prompts = teacher_prompts(config, schedule, renderer, models.teacher_models(schedule))
+    setup = with_renderable_problems(replace(setup, teacher_prompts=prompts), renderer)
     require_equal_models(setup, renderer, models)
     note_leaked_problems(setup.problems, setup.eval_problems, watcher)
     sampler = build_sampler(setup, models, renderer)
@@ -150,6 +153,8 @@ def with_renderable_problems(setup: RunSetup, renderer: Renderer) -> RunSetup:
     """Leave out problems whose prompts are too long; DataError for rows that the chat template cannot write."""
     problems = select_renderable(setup.problems, renderer, setup.config.max_prompt_length, setup.watcher)
     check_rendering(setup.eval_problems, renderer)
+    if setup.teacher_prompts is not None:
+        problems = fitting_problems(problems, setup.schedule, setup.teacher_prompts, setup.config, setup.watcher)
     note_unreadable_answers(problems, setup.watcher)
     return replace(setup, problems=problems)
 
@@ -158,6 +163,8 @@ def require_equal_models(setup: RunSetup, renderer: Renderer, models: TrainingMo
     """Raise ConfigError where a rank has another tokenizer, template, policy or number of problems."""
     policy = models.policy.model
     facts = {**tokenizer_facts(renderer), "weights": weights_checksum(policy), "problems": len(setup.problems)}
+    for name, teacher in models.teachers.items():
+        facts[f"weights of the teacher {name}".strip()] = weights_checksum(teacher.model)
     require_equal(setup.process_group, facts)
 
 
@@ -209,6 +216,7 @@ def build_run(setup: RunSetup, models: TrainingModels, renderer: Renderer, sampl
         data=setup.data,
         inputs=setup.inputs,
         process_group=process_group,
+        teacher_prompts=setup.teacher_prompts,
     )
 
 

@@ -23,6 +23,7 @@ def start_stage(run: Run) -> int:
             if run.learners[stage].anchor is not None:
                 _take_policy_as_anchor(run, stage)
             _copy_policy_into_critic(run.learners[stage])
+            _restart_average(run.learners[stage])
         run.state.stage = stage
     return stage
 
@@ -45,6 +46,13 @@ def _copy_policy_into_critic(learner: Learner) -> None:
     decoder = learner.policy.model.base_model
     weights = merged(learner.policy, decoder) if learner.policy.adapter else decoder.state_dict()
     learner.critic.model.base_model.load_state_dict(weights)
+
+
+def _restart_average(learner: Learner) -> None:
+    """A teacher that is an average begins a stage as the policy that the stage starts from."""
+    teacher = learner.method.teacher
+    if learner.average is not None and teacher is not None and teacher.who == "average":
+        learner.average.restart()
 
 
 def queue_for_next_stage(run: Run, stage: int, rollouts: Rollouts) -> None:

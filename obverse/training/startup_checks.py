@@ -26,6 +26,7 @@ from obverse.training.build_models import TrainingModels, refuse_unsupported_sha
 from obverse.training.cuda_memory_snapshot import refuse_without_card
 from obverse.training.prepared_update import repeats_prompts
 from obverse.training.run import Run
+from obverse.training.teacher_checks import check_teacher_lengths, check_teacher_options
 from obverse.training.validate import check
 from obverse.types import Problem
 
@@ -35,6 +36,7 @@ MAX_ANSWERS_PARSED = 50  # expected answers that are parsed before a run; obvers
 def check_options(config: TrainConfig, schedule: TrainingSchedule, process_group: ProcessGroup) -> None:
     """Raise ConfigError for options that contradict each other, the method or the installation."""
     check(schedule, config)
+    check_teacher_options(config, schedule)
     refuse_secrets(config)
     refuse_unready(config)
     refuse_unsupported_sharding(config, process_group)
@@ -43,8 +45,10 @@ def check_options(config: TrainConfig, schedule: TrainingSchedule, process_group
 
 def check_models_and_device(config: TrainConfig, schedule: TrainingSchedule) -> None:
     """Raise ConfigError for models that cannot be found or are of the wrong kind, and for an unfit device."""
-    for model in (config.model, config.anchor_model, config.reward_model):
+    for model in (config.model, config.anchor_model, config.reward_model, *config.teacher_models.values()):
         locate(model or "embedded")
+    for teacher in config.teacher_models.values():
+        check_kind(teacher, scores=False)
     if config.reward_model is not None:
         check_kind(config.reward_model, scores=True)
     if all(method.trains_policy for method in schedule.methods):
@@ -64,6 +68,9 @@ def check_models(run: Run, models: TrainingModels) -> None:
     check_run(
         run.config, run.schedule, run.problems, run.eval_problems, collector.renderer, text_models, scorer, run.watcher
     )
+    if run.teacher_prompts is not None:
+        teachers, longest = models.teacher_models(run.schedule), run.config.max_completion_length
+        check_teacher_lengths(run.problems, run.schedule, run.teacher_prompts, teachers, longest, run.watcher)
 
 
 def check_disk_space(run: Run) -> None:

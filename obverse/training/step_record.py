@@ -8,11 +8,18 @@ from obverse.training.grader_errors import sum_counts
 from obverse.training.metrics import PhaseTimer, Row
 from obverse.training.rollout_phase import Rollouts
 from obverse.training.run import Run
+from obverse.training.teacher_scores import TeacherScores
 from obverse.training.tracking import track_step
 
 
 def metrics_row(
-    run: Run, stage: int, rollouts: Rollouts, update_figures: Row, num_trained: int, timer: PhaseTimer
+    run: Run,
+    stage: int,
+    rollouts: Rollouts,
+    update_figures: Row,
+    num_trained: int,
+    timer: PhaseTimer,
+    scores: TeacherScores,
 ) -> Row:
     """The row of metrics.jsonl for the step that the run has just finished."""
     state, method = run.state, run.schedule.methods[stage]
@@ -30,6 +37,7 @@ def metrics_row(
         **metrics.peak_memory(run.learners[stage].policy.device),
         "tokens/generated": num_generated,
         "tokens/trained": num_trained,
+        **({} if method.teacher is None else scores.row()),
         **({"lane": stage} if is_staged else {}),
         **(metrics.staleness(rollouts.groups, state.step - 1) if is_async else {}),
         **({"memory": state.memory[RUN]} if has_memory else {}),

@@ -131,6 +131,8 @@ class BackwardPass:
 def _step_optimizers(learner: Learner, learning_rate: float, is_finite: bool) -> Row:
     """Step the policy's and the critic's optimizer; gradient norms, learning rate, and whether the step was taken."""
     result = learner.optimizer.step(is_finite)
+    if result.taken and learner.average is not None:
+        learner.average.update()
     figures = {"grad_norm": result.grad_norm, "learning_rate": learning_rate, "step_taken": float(result.taken)}
     if learner.critic is not None and learner.method.critic is not None:
         figures["critic/grad_norm"] = learner.critic.optimizer.step(is_finite).grad_norm

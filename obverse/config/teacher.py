@@ -1,0 +1,57 @@
+"""The options of teachers: which models they are, and the prompts that they read. No torch here."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from obverse.config.fields import Options, Places, Positive, Template, Text, option
+
+
+class TeacherOptions(Options):
+    """The teacher of methods that have one, and the prompts that it reads."""
+
+    teacher_model: Places | None = option(
+        "model",
+        "teacher of a method whose teacher is another model (a folder or hub name with the policy's tokenizer), or "
+        "several as VALUE=MODEL, separated by commas, chosen by teacher_field",
+        None,
+    )
+    teacher_field: Text | None = option(
+        "model", "field of the rows whose value names the row's teacher among those of teacher_model", None
+    )
+    teacher_template: Template | None = option(
+        "model",
+        "what a teacher with a context reads as the user's message: a text with {prompt} and {context}, or its file; "
+        "none: a text for each kind of context (docs/teachers.md)",
+        None,
+    )
+    max_teacher_prompt_length: Positive | None = option(
+        "model",
+        "longest prompt of a teacher, in tokens: answers of siblings and feedback are cut at their end, problems with "
+        "longer demonstrations are left out; none: as the teacher's positions allow",
+        None,
+    )
+
+    @property
+    def teacher_models(self) -> dict[str, str]:
+        """The teachers that are other models by the value of `teacher_field`; by "" without it."""
+        if self.teacher_model is None:
+            return {}
+        if self.teacher_field is None:
+            return {"": self.teacher_model}
+        parts = [part.partition("=") for part in self.teacher_model.split(",")]
+        return {value.strip(): model.strip() for value, _, model in parts}
+
+    @model_validator(mode="after")
+    def _names_of_teachers(self) -> TeacherOptions:
+        parts = [part.partition("=") for part in (self.teacher_model or "").split(",")]
+        names = [value.strip() for value, _, _ in parts]
+        if self.teacher_field is None and len(parts) > 1:
+            raise ValueError("teacher_model names several teachers: add teacher_field, whose value chooses one of them")
+        if self.teacher_field is not None and self.teacher_model is None:
+            raise ValueError("teacher_field chooses among several teachers: add teacher_model")
+        if self.teacher_field is not None and not all(value and model for value, _, model in parts):
+            raise ValueError("teacher_model expects VALUE=MODEL, separated by commas, with teacher_field")
+        if len(set(names)) < len(names):
+            raise ValueError("teacher_model names a value of teacher_field twice")
+        return self

@@ -1,0 +1,151 @@
+"""Checks of a run's teachers before its first step: options, rows, and the lengths of the prompts that they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from obverse.config.train import TrainConfig
+from obverse.data.renderer import Renderer
+from obverse.data.teacher_prompts import TeacherPrompts, read_teacher_template
+from obverse.distributed.fsdp import fsdp_forward
+from obverse.errors import ConfigError
+from obverse.estimator.schedule import TrainingSchedule
+from obverse.estimator.teacher import Teacher, TeacherContext
+from obverse.models.context_limits import SAMPLED, Remedies, TextLength, check
+from obverse.models.position_limits import num_positions, rated_positions
+from obverse.runtime.callbacks import Watcher
+from obverse.training.teacher_models import refuse_rows_without_teacher
+from obverse.types import Problem
+
+OF_ROLLOUTS = ("sibling", "feedback")  # contexts that are known after grading only
+
+
+def teachers(schedule: TrainingSchedule) -> list[Teacher]:
+    """The teachers of the schedule's methods."""
+    return [method.teacher for method in schedule.methods if method.teacher is not None]
+
+
+def check_teacher_options(config: TrainConfig, schedule: TrainingSchedule) -> None:
+    """Raise ConfigError for options of teachers that the method needs and lacks, or that it does not use."""
+    declared = teachers(schedule)
+    reads_model = any(teacher.who == "model" for teacher in declared)
+    if reads_model and not config.teacher_models:
+        raise ConfigError(f"method {config.method} has another model as its teacher: give --teacher_model")
+    if config.teacher_model is not None and not reads_model:
+        kind = f"{declared[0].who}" if declared else "none"
+        raise ConfigError(f"--teacher_model: {config.method} reads no other model (its teacher: {kind}): leave it out")
+    has_context = any(kind != "prompt" for teacher in declared for kind in teacher.contexts)
+    for name in ("teacher_template", "max_teacher_prompt_length"):
+        if getattr(config, name) is not None and not has_context:
+            raise ConfigError(f"--{name}: {config.method} has no teacher with a prompt of its own: leave it out")
+    read_teacher_template(config.teacher_template)
+    if len({teacher.rate for teacher in declared if teacher.who == "average"}) > 1:
+        raise ConfigError(f"method {config.method}: its stages average the policy's weights at different rates")
+    several = len(config.teacher_models) > 1
+    if several and any(m.divergence is not None and m.divergence.target == "teacher" for m in schedule.methods):
+        raise ConfigError(
+            f"--teacher_field: the divergence of {config.method} reads the distribution of one teacher: give one"
+        )
+
+
+def check_teacher_rows(config: TrainConfig, schedule: TrainingSchedule, problems: Sequence[Problem]) -> None:
+    """Raise DataError for rows that name no teacher, ConfigError where no row has what the teacher is to read."""
+    if config.teacher_field is not None:
+        refuse_rows_without_teacher(problems, config.teacher_field, config.teacher_models)
+    reads_only_demonstrations = any(teacher.contexts == ("demonstration",) for teacher in teachers(schedule))
+    if reads_only_demonstrations and not any(problem.demonstration for problem in problems):
+        raise ConfigError(
+            f"method {config.method!r} has a teacher that reads demonstrations and {config.dataset!r} has none: add "
+            "the column"
+        )
+
+
+def teacher_prompts(
+    config: TrainConfig, schedule: TrainingSchedule, renderer: Renderer, models: Mapping[str, Any]
+) -> TeacherPrompts | None:
+    """The renderer of the prompts that the schedule's teachers read; None without a teacher.
+
+    Contexts of rollouts are cut so that prompt and longest completion fit the positions of each of `models`.
+    """
+    declared = teachers(schedule)
+    if not declared:
+        return None
+    limits = [config.max_teacher_prompt_length]
+    if any(kind in OF_ROLLOUTS for teacher in declared for kind in teacher.contexts):
+        limits += [_room(model, config.max_completion_length) for model in models.values()]
+    limit = min((limit for limit in limits if limit is not None), default=None)
+    return TeacherPrompts(renderer, read_teacher_template(config.teacher_template), limit)
+
+
+def _room(model: Any, num_more: int) -> int | None:
+    """The tokens that a model can read before `num_more` others; None without a limit."""
+    limit: int | None = fsdp_forward(model, lambda: num_positions(model)) or rated_positions(model)
+    return None if limit is None else max(1, limit - num_more)
+
+
+def fitting_problems(
+    problems: list[Problem], schedule: TrainingSchedule, prompts: TeacherPrompts, config: TrainConfig, watcher: Watcher
+) -> list[Problem]:
+    """The problems whose demonstrations fit --max_teacher_prompt_length; notes how many do not, and how many have none.
+
+    Raises DataError for a context that the chat template does not write, ConfigError if no problem is left.
+    """
+    declared = teachers(schedule)
+    if any("demonstration" in teacher.contexts for teacher in declared):
+        num_without = sum(not problem.demonstration for problem in problems)
+        if num_without and all(teacher.contexts == ("demonstration",) for teacher in declared):
+            watcher.note(
+                f"{num_without} of {len(problems)} problems have no demonstration for the teacher to read: tokens that "
+                "it should score are not trained there"
+            )
+    limit = config.max_teacher_prompt_length
+    if limit is None:
+        return problems
+    short = [problem for problem in problems if all(n <= limit for n in lengths(problem, declared, prompts))]
+    if not short:
+        raise ConfigError(f"no prompt of the teacher has at most {limit} tokens: raise --max_teacher_prompt_length")
+    if len(short) < len(problems):
+        watcher.note(
+            f"{len(problems) - len(short)} of {len(problems)} problems left out by --max_teacher_prompt_length"
+        )
+    return short
+
+
+def lengths(problem: Problem, declared: Sequence[Teacher], prompts: TeacherPrompts) -> list[int]:
+    """Tokens of the prompt that each teacher reads of a problem as far as it is known before the run.
+
+    Contexts of rollouts, which are cut to fit, count as empty ones.
+    """
+    uncut = TeacherPrompts(prompts.renderer, prompts.template)
+    return [len(uncut.prompt(problem, context)) for teacher in declared for context in contexts(teacher, problem)]
+
+
+def contexts(teacher: Teacher, problem: Problem) -> Iterable[TeacherContext]:
+    """The contexts of a teacher for a problem before anything was sampled."""
+    for kind in teacher.contexts:
+        if kind == "demonstration" and problem.demonstration and not set(teacher.contexts) & {*OF_ROLLOUTS}:
+            yield TeacherContext(kind, problem.demonstration_text)
+        elif kind != "demonstration" or problem.demonstration:
+            yield TeacherContext(kind, "")
+
+
+def check_teacher_lengths(
+    problems: Sequence[Problem],
+    schedule: TrainingSchedule,
+    prompts: TeacherPrompts,
+    models: Mapping[str, Any],
+    max_tokens: int,
+    watcher: Watcher,
+) -> None:
+    """Raise ConfigError for a prompt with a completion of `max_tokens` that a teacher has too few positions for."""
+    declared = teachers(schedule)
+
+    def texts(above: int) -> Iterable[TextLength]:
+        for problem in problems:
+            num_prompt = max(lengths(problem, declared, prompts), default=0)
+            if num_prompt + max_tokens > above:
+                yield TextLength(problem.id, num_prompt, num_prompt + max_tokens, SAMPLED)
+
+    advice = f"lower --max_completion_length (now {max_tokens}), or leave problems out by --max_teacher_prompt_length"
+    check(texts, models, watcher, 1, Remedies(advice, advice))

@@ -1,0 +1,59 @@
+"""Teachers that are other models: which one a row names, and whether its tokenizer is the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from obverse.errors import ConfigError, DataError
+from obverse.types import Problem
+
+# Letters, digits, white space and scripts that tokenizers with equal vocabularies may still split differently.
+PROBE = "The answer is 1234.5 + x_2\n\n\tdef f(a):  return a*10\n  caf\u00e9 \u4f60\u597d \u0417\u0434 we'll <a>"
+
+
+def teacher_of_row(problem: Problem, field: str | None) -> str:
+    """The value of a row's field that names its teacher; "" without a field."""
+    return "" if field is None else str(problem.meta.get(field, ""))
+
+
+def refuse_rows_without_teacher(problems: Sequence[Problem], field: str | None, models: Mapping[str, str]) -> None:
+    """Raise DataError if a row's field names none of the teachers."""
+    wrong = [
+        (number, problem)
+        for number, problem in enumerate(problems, start=1)
+        if teacher_of_row(problem, field) not in models
+    ]
+    if wrong:
+        number, problem = wrong[0]
+        value = problem.meta.get(field or "")
+        held = f"{field} is {value!r:.60}" if value is not None else f"it has no field {field}"
+        raise DataError(
+            f"row {number} ({problem.id}): {held}, and --teacher_model has teachers for {', '.join(sorted(models))} "
+            f"({len(wrong)} of {len(problems)} rows name none): add a teacher, or drop these rows"
+        )
+
+
+def refuse_other_tokenizer(teacher: str, teacher_tokenizer: Any, model: str, tokenizer: Any) -> None:
+    """Raise ConfigError if a teacher gives a token id another meaning than the policy, or splits texts differently.
+
+    Ids of the policy are scored as they are, so that both need equal vocabularies. The head of the teacher may have
+    more rows than tokens.
+    """
+    theirs, ours = teacher_tokenizer.get_vocab(), tokenizer.get_vocab()
+    reason = ""
+    if theirs != ours:
+        tokens = sorted(theirs.keys() | ours.keys(), key=lambda token: (ours.get(token, len(ours)), token))
+        token = next(token for token in tokens if theirs.get(token) != ours.get(token))
+        reason = f"the token {token!a:.40} has id {theirs.get(token, 'none')} there and {ours.get(token, 'none')} here"
+    elif (split := _ids(teacher_tokenizer)) != (expected := _ids(tokenizer)):
+        reason = f"it splits the same text into other tokens ({len(split)} and {len(expected)} of a test text)"
+    if reason:
+        raise ConfigError(
+            f"--teacher_model: the teacher {teacher} has another tokenizer than {model}: {reason}; a teacher scores "
+            "the policy's token ids as they are: choose one of the same family"
+        )
+
+
+def _ids(tokenizer: Any) -> list[int]:
+    return list(tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"])
