@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from obverse.errors import ConfigError, DataError
+from obverse.inference.tokenizer_probe import TEXT
 from obverse.types import Problem
-
-# Letters, digits, white space and scripts that tokenizers with equal vocabularies may still split differently.
-PROBE = "The answer is 1234.5 + x_2\n\n\tdef f(a):  return a*10\n  caf\u00e9 \u4f60\u597d \u0417\u0434 we'll <a>"
 
 
 def teacher_of_row(problem: Problem, field: str | None) -> str:
@@ -56,4 +54,4 @@ def refuse_other_tokenizer(teacher: str, teacher_tokenizer: Any, model: str, tok
 
 
 def _ids(tokenizer: Any) -> list[int]:
-    return list(tokenizer(PROBE, add_special_tokens=False, verbose=False)["input_ids"])
+    return list(tokenizer(TEXT, add_special_tokens=False, verbose=False)["input_ids"])
