@@ -16,6 +16,16 @@ class TeacherOptions(Options):
         "several as VALUE=MODEL, separated by commas, chosen by teacher_field",
         None,
     )
+    teacher_url: Text | None = option(
+        "model",
+        "address of a server with the teacher instead: vLLM, or an OpenAI-compatible one that returns log-probs of a "
+        "prompt",
+        None,
+        resume="free",
+    )
+    teacher_name: Text | None = option(
+        "model", "name of the teacher among the models of teacher_url; none: the only one that it serves", None
+    )
     teacher_field: Text | None = option(
         "model", "field of the rows whose value names the row's teacher among those of teacher_model", None
     )
@@ -46,6 +56,10 @@ class TeacherOptions(Options):
     def _names_of_teachers(self) -> TeacherOptions:
         parts = [part.partition("=") for part in (self.teacher_model or "").split(",")]
         names = [value.strip() for value, _, _ in parts]
+        if self.teacher_url is not None and self.teacher_model is not None:
+            raise ValueError("teacher_url and teacher_model are two places of one teacher: give one of them")
+        if self.teacher_name is not None and self.teacher_url is None:
+            raise ValueError("teacher_name is the name of a served model: add teacher_url")
         if self.teacher_field is None and len(parts) > 1:
             raise ValueError("teacher_model names several teachers: add teacher_field, whose value chooses one of them")
         if self.teacher_field is not None and self.teacher_model is None:

@@ -65,8 +65,12 @@ def build_learners(
     models: TrainingModels,
     total_steps: int,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    scorers: Mapping[str, TokenScorer] | None = None,
 ) -> list[Learner]:
-    """A learner per stage, each with its own optimizer unless the stage shares the first one's."""
+    """A learner per stage, each with its own optimizer unless the stage shares the first one's.
+
+    `scorers` take the place of teachers that are other models.
+    """
     critic = _critic(config, schedule, models, total_steps)
     average = _average(schedule, models)
     params = sampling_params(config, ())
@@ -95,6 +99,7 @@ def build_learners(
                 process_group=process_group,
                 balance=balance_of(models.policy.model, config.router_aux_loss_coef),
                 teachers=models.teachers,
+                scorers=scorers or {} if method.teacher is not None and method.teacher.who == "model" else {},
                 average=average,
             )
         )

@@ -13,6 +13,7 @@ from obverse.data.teacher_prompts import TeacherPrompts
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.estimator.method import Method
 from obverse.estimator.schedule import Clock, TrainingSchedule
+from obverse.inference.scoring import TokenScorer
 from obverse.runtime.callbacks import RunEvents
 from obverse.runtime.run_dir import RunFolder
 from obverse.runtime.signals import SignalWatcher
@@ -42,6 +43,7 @@ class RunSetup:
     watcher: SignalWatcher
     process_group: ProcessGroup = SINGLE_PROCESS
     teacher_prompts: TeacherPrompts | None = None  # renders the prompts that teachers read; None: no teacher
+    scorers: Mapping[str, TokenScorer] = field(default_factory=dict)  # of a teacher behind a server
 
 
 @dataclass

@@ -38,6 +38,7 @@ from obverse.training.rank_checks import (
 )
 from obverse.training.resume import problems_fingerprint, prompt_format_of, refuse_changes, restore_run
 from obverse.training.run import Run, RunSetup
+from obverse.training.served_teacher import teacher_versions, with_served_teacher
 from obverse.training.start import find_shared_start, initialize_run_folder, note_changes
 from obverse.training.startup_checks import (
     check_disk_space,
@@ -122,6 +123,7 @@ def assemble(setup: RunSetup) -> Run:
     renderer = build_renderer(config, models, start)
     prompts = teacher_prompts(config, schedule, renderer, models.teacher_models(schedule))
     setup = with_renderable_problems(replace(setup, teacher_prompts=prompts), renderer)
+    setup = with_served_teacher(setup, renderer)
     require_equal_models(setup, renderer, models)
     note_leaked_problems(setup.problems, setup.eval_problems, watcher)
     sampler = build_sampler(setup, models, renderer)
@@ -133,7 +135,7 @@ def assemble(setup: RunSetup) -> Run:
     if start:
         restore_run(run, start)
     with storage_errors(setup.folder.path, "make room and start again"):
-        initialize_run_folder(run, start, num_threads, versions_of(sampler))
+        initialize_run_folder(run, start, num_threads, {**versions_of(sampler), **teacher_versions(setup.scorers)})
     return run
 
 
@@ -207,7 +209,7 @@ def build_run(setup: RunSetup, models: TrainingModels, renderer: Renderer, sampl
         problems=setup.problems,
         eval_problems=setup.eval_problems,
         collector=build_collector(setup, models, renderer, sampler),
-        learners=build_learners(config, schedule, models, total_steps, process_group),
+        learners=build_learners(config, schedule, models, total_steps, process_group, setup.scorers),
         folder=setup.folder,
         total_steps=total_steps,
         watcher=setup.watcher,

@@ -30,11 +30,14 @@ def check_teacher_options(config: TrainConfig, schedule: TrainingSchedule) -> No
     """Raise ConfigError for options of teachers that the method needs and lacks, or that it does not use."""
     declared = teachers(schedule)
     reads_model = any(teacher.who == "model" for teacher in declared)
-    if reads_model and not config.teacher_models:
-        raise ConfigError(f"method {config.method} has another model as its teacher: give --teacher_model")
-    if config.teacher_model is not None and not reads_model:
-        kind = f"{declared[0].who}" if declared else "none"
-        raise ConfigError(f"--teacher_model: {config.method} reads no other model (its teacher: {kind}): leave it out")
+    if reads_model and not config.teacher_models and config.teacher_url is None:
+        raise ConfigError(
+            f"method {config.method} has another model as its teacher: give --teacher_model, or --teacher_url"
+        )
+    for name in ("teacher_model", "teacher_url"):
+        if getattr(config, name) is not None and not reads_model:
+            kind = f"{declared[0].who}" if declared else "none"
+            raise ConfigError(f"--{name}: {config.method} reads no other model (its teacher: {kind}): leave it out")
     has_context = any(kind != "prompt" for teacher in declared for kind in teacher.contexts)
     for name in ("teacher_template", "max_teacher_prompt_length"):
         if getattr(config, name) is not None and not has_context:
