@@ -108,6 +108,23 @@ def share(flags: Iterable[bool]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
+def teacher_metrics(selected: Sequence[Sequence[Sample]]) -> Row:
+    """Policy and teacher on the rollout tokens that the teacher scored: {} if it scored none.
+
+    `teacher/kl`: mean log pi - log pi_T, pi the policy that sampled: an estimate of KL(pi || pi_T) per token, in nats;
+    `teacher/better`: the share of tokens with a higher log-prob under the teacher.
+    """
+    gaps = [
+        policy - teacher
+        for samples in selected
+        for sample in samples
+        if sample.teacher is not None and sample.teacher_prompt is not None
+        for source, policy, teacher in zip(sample.sources, sample.behavior, sample.teacher, strict=True)
+        if source is Source.ROLLOUT
+    ]
+    return {"teacher/kl": fmean(gaps), "teacher/better": share(gap < 0 for gap in gaps)} if gaps else {}
+
+
 def staleness(groups: Sequence[Group], step: int) -> Row:
     """The mean age of the weights that wrote the rollouts, in steps before the policy of `step`."""
     ages = [step - sample.weights for group in groups for sample in group.samples if sample.weights is not None]

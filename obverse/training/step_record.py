@@ -37,7 +37,7 @@ def metrics_row(
         **metrics.peak_memory(run.learners[stage].policy.device),
         "tokens/generated": num_generated,
         "tokens/trained": num_trained,
-        **({} if method.teacher is None else scores.row()),
+        **({} if method.teacher is None else {**scores.row(), **metrics.teacher_metrics(rollouts.selected)}),
         **({"lane": stage} if is_staged else {}),
         **(metrics.staleness(rollouts.groups, state.step - 1) if is_async else {}),
         **({"memory": state.memory[RUN]} if has_memory else {}),

@@ -126,7 +126,7 @@ def test_every_figure_of_a_step_is_documented() -> None:
     """The names with a slash, which are written as literals in the code of training and measuring."""
     page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "obverse" / "training").rglob("*.py"))
-    names = {*re.findall(r'"((?:completions|problems|rewards|tokens|critic|memory)/\w+)"', code)}
+    names = {*re.findall(r'"((?:completions|problems|rewards|tokens|critic|memory|teacher)/\w+)"', code)}
     assert len(names) > 10 and not [name for name in sorted(names) if f"`{name}`" not in page]
 
 

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
-from obverse.training.metrics import PhaseTimer, UpdateMetrics, peak_memory, repetition, rollout_metrics
+from obverse.training.metrics import (
+    PhaseTimer,
+    UpdateMetrics,
+    peak_memory,
+    repetition,
+    rollout_metrics,
+    teacher_metrics,
+)
 from obverse.types import GradeResult, Group, ModelInput, Problem, Sample, Source
 
 
@@ -100,3 +107,14 @@ def test_speed_by_phase_and_memory() -> None:
     assert (row["tokens_per_second/sample"], row["tokens_per_second/train"]) == (20.0, 4.0)
     assert "tokens_per_second/sample" not in timer.row(0, 20)
     assert 0.01 < peak_memory(torch.device("cpu"))["memory/peak_gb"] < 1000
+
+
+def test_the_distance_from_the_teacher_is_that_of_rollout_tokens_it_scored() -> None:
+    prompt = ModelInput((1,))
+    scored = rollout([1, 2, 3], GradeResult.passed(), teacher=[-1.0, -3.0, -0.5], teacher_prompt=prompt)
+    scored.behavior[:] = [-2.0, -1.0, -0.5]
+    demonstration = Sample("demonstration", prompt, [1], [Source.DEMONSTRATION], [0.0], "", teacher=[-9.0])
+    unread = rollout([1], GradeResult.passed(), teacher=[0.0])  # no part reads the teacher there
+    row = teacher_metrics([[scored, demonstration], [unread], []])
+    assert row == {"teacher/kl": pytest.approx((-1.0 + 2.0 + 0.0) / 3), "teacher/better": pytest.approx(1 / 3)}
+    assert teacher_metrics([[unread]]) == {}
