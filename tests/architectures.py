@@ -35,7 +35,7 @@ from obverse.models.adapter_io import Origin
 from obverse.models.batch import Update, pack
 from obverse.models.conformance import EXACT
 from obverse.models.float64 import in_float64
-from obverse.models.fused_logprobs import wide
+from obverse.models.logit_chunks import wide
 from obverse.models.lora import LEARNING, Adapter, inject, merged
 from obverse.models.policy import Policy, as_policy, logprobs, with_checkpoints
 from obverse.models.reduced_model import quiet, randomize, reduced

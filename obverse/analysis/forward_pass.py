@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from obverse.estimator.tables import PartInputs, PolicyOutputs
+from obverse.estimator.tables import PartInputs
 from obverse.models.batch import Update
+from obverse.training.divergence_target import comparison_of
 from obverse.training.learners import Learner
 from obverse.training.prepared_update import PromptReaders, fill_logprobs, prepare_update
-from obverse.training.update import forward
+from obverse.training.update import Streams, forward
 
 
 class ForwardPass(NamedTuple):
-    """A micro batch: the part inputs, detached, and the policy outputs with their graphs; [T] each."""
+    """A micro batch: the part inputs, detached, and the streams with their graphs; [T] each."""
 
     inputs: PartInputs
-    outputs: PolicyOutputs
+    streams: Streams
 
 
 def forward_passes(learner: Learner, update: Update, progress: float) -> Iterator[ForwardPass]:
@@ -26,9 +27,9 @@ def forward_passes(learner: Learner, update: Update, progress: float) -> Iterato
     """
     prepared, readers = prepare_update(learner, update, is_repeated=False), PromptReaders(learner)
     for micro in prepared.micros:
-        outputs = forward(learner, micro, readers.policy)
-        detached, tokens = PolicyOutputs(*(stream.detach() for stream in outputs)), micro.tokens
+        streams = forward(learner, micro, readers.policy, comparison=comparison_of(learner, micro, readers))
+        detached, tokens = streams.detached(), micro.tokens
         if not prepared.is_frozen:
             tokens = fill_logprobs(micro, detached.logp, learner, readers, prepared.is_unmoved)
-        yield ForwardPass(PartInputs(tokens, prepared.samples, detached, progress), outputs)
+        yield ForwardPass(PartInputs(tokens, prepared.samples, detached, progress), streams)
     readers.policy.finish()

@@ -30,13 +30,14 @@ from obverse.analysis.context import (
 from obverse.analysis.forward_pass import forward_passes
 from obverse.analysis.variance import format_number
 from obverse.config.analyze import GradientsConfig
-from obverse.estimator.formula import Term, loss
+from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 from obverse.estimator.method_state import memory_values
 from obverse.estimator.parts import LeaveOneOut, PerSample, Request
 from obverse.models.batch import Update, pack
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.training.learners import Learner
+from obverse.training.update import loss_of
 from obverse.types import Group, Source
 
 UNBIASED = "policy gradient"
@@ -238,10 +239,8 @@ def vector(learner: Learner, update: Update | None, progress: float, terms: Sequ
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if update is not None:
         model.zero_grad()
-        for inputs, outputs in forward_passes(learner, update, progress):
-            loss(
-                inputs.tokens, inputs.samples, outputs.logp, outputs.entropy, terms, progress, outputs.value
-            ).backward()
+        for inputs, streams in forward_passes(learner, update, progress):
+            loss_of(streams, inputs.tokens, inputs.samples, terms, progress).backward()
     total = sum(parameter.numel() for parameter in parameters)
     size = min(sketch, total) if sketch else total
     total_gradient = torch.zeros(size)

@@ -51,6 +51,7 @@ _HINTS = {
     "tokens.reward": "only shaping writes it: give the Method shaping=(...,), or read inputs.samples.reward",
     "samples.memory": "only a memory fills it: give the Method memory=...",
     "policy.value": 'only a scalar head fills it: give the Method a term with on="value" or on="score"',
+    "policy.divergence": "it compares whole distributions with a target's, which are computed in training only",
     "policy.logp": "a reward model has a scalar head and no log-probs, and is_policy_independent parts read none",
     "policy.entropy": "no distribution is computed at this point",
 }

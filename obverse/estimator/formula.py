@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from obverse.estimator.columns import MissingColumn, require_numbers
 from obverse.estimator.parts.advantages import One
@@ -157,18 +157,30 @@ def shaped(tokens: Tokens, samples: Samples, shaping: Iterable[Shaping]) -> tupl
     return replace(tokens, reward=added), inputs.sample_sum(added)
 
 
-def known_logp_gradient(tokens: Tokens, samples: Samples, terms: Iterable[Term], progress: float) -> Tensor | None:
-    """The loss's gradient by the log-probs [T] before the policy's first optimizer step, without a forward pass.
+class KnownGradients(NamedTuple):
+    """The loss's gradients by log-probs and divergences that do not depend on the policy's outputs; [T] each."""
 
-    Every ratio is 1 then. None if a part reads policy outputs, or if another stream than the log-prob has a gradient.
+    logp: Tensor
+    divergence: Tensor
+
+
+def known_gradients(
+    tokens: Tokens, samples: Samples, terms: Iterable[Term], progress: float, is_unmoved: bool = True
+) -> KnownGradients | None:
+    """The loss's gradients before a forward pass; None if one of them depends on what the policy computes.
+
+    They are known if no part reads policy outputs, no other stream has a gradient, and every ratio is 1: with `Itself`
+    as pi_ref always, otherwise before the policy's first optimizer step (`is_unmoved`).
     """
     terms = tuple(terms)
     for term in terms:
         reads_policy = not (term.advantage.is_policy_independent and term.mask.reads_ratio_only)
-        if term.on != "logp" or reads_policy or not term.reference.equals_policy_at_start:
+        is_one = term.reference.equals_policy_at_start if is_unmoved else isinstance(term.reference, Itself)
+        if term.on not in ("logp", "divergence") or reads_policy or not is_one:
             return None
     outputs = PolicyOutputs(tokens.behavior, _missing("policy.entropy", tokens.behavior))
-    return -coefficient(PartInputs(tokens, samples, outputs, progress), terms)
+    inputs = PartInputs(tokens, samples, outputs, progress)
+    return KnownGradients(-coefficient(inputs, terms), coefficient(inputs, terms, "divergence"))
 
 
 def _missing(column: str, like: Tensor) -> Any:
@@ -196,8 +208,8 @@ def loss(
     inputs = PartInputs(tokens, samples, PolicyOutputs(logp.detach(), entropy.detach(), value.detach()), progress)
     total = -(coefficient(inputs, terms) * logp).sum()
     streams: dict[Stream, Tensor] = {"entropy": entropy, "value": value, "score": value}
-    if divergence is not None:
-        streams["divergence"] = -divergence
+    if any(term.on == "divergence" for term in terms):
+        streams["divergence"] = -(_missing("policy.divergence", logp) if divergence is None else divergence)
     for on, stream in streams.items():
         if any(term.on == on for term in terms):
             total = total - (coefficient(inputs, terms, on) * stream).sum()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from obverse.inference.types import SamplingParams
-from obverse.models.fused_logprobs import wide
+from obverse.models.logit_chunks import wide
 
 # Probabilities of this many tokens are added in float32, with an error of about 1e-6; sums of blocks in float64.
 BLOCK = 128

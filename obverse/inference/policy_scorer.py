@@ -12,7 +12,7 @@ from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from obverse.inference.scoring import ScoringRequest
 from obverse.models.batch import Micro, Update, pack
-from obverse.models.fused_logprobs import wide_type
+from obverse.models.logit_chunks import wide_type
 from obverse.models.policy import Policy, logprobs
 from obverse.types import ModelInput, Sample, Source
 

@@ -17,8 +17,8 @@ from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference.conformance import decode_path
 from obverse.inference.decode_paths import DecodePath
 from obverse.models.conformance import Capabilities
-from obverse.models.fused_logprobs import Gradients, Workspace, accumulates_in_place
 from obverse.models.load import local_config, require_scalar_class, weights_dtype, with_plain_experts
+from obverse.models.logit_chunks import Gradients, Workspace, accumulates_in_place
 from obverse.models.lora_targets import linear_layers, targets
 from obverse.models.policy import Policy, as_policy, capabilities_of, with_checkpoints
 

@@ -23,7 +23,7 @@ from obverse.memory_plan.memory_tracker import MemoryTracker
 from obverse.memory_plan.meta_models import MetaModels
 from obverse.models.batch import Micro
 from obverse.models.cache_layers import accepts, full_cache, native_layers
-from obverse.models.policy import Policy, logprobs, scalars
+from obverse.models.policy import Policy, logprobs, scalars, target_of
 from obverse.models.shared_prefix import PromptBatch, SharedPrefix
 from obverse.types import ModelInput
 
@@ -61,6 +61,9 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
     """One forward and backward pass, as in `obverse.training.update`."""
     streams: list[Tensor] = []
     shared = micro.prompts is not None
+    target = None  # its states exist until the backward pass; its logits share the chunk's buffers with the policy's
+    if nets.anchor is not None and method.divergence is not None:
+        target = target_of(nets.anchor, micro, nets.anchor.prompt_reader() if shared else None)
     if method.trains_policy:
         streams += logprobs(nets.policy, micro, "entropy" in method.streams, reader=reader if shared else None)
     if nets.anchor is not None and method.needs("anchor"):
@@ -71,6 +74,7 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
     if "score" in method.streams:
         streams.append(scalars(nets.policy.model, micro, after=True))
     torch.autograd.backward([stream.sum() for stream in streams if stream.requires_grad])
+    del target
 
 
 @torch.no_grad()

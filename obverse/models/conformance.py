@@ -20,7 +20,7 @@ from transformers.models.auto import modeling_auto
 from obverse.errors import ConfigError
 from obverse.models.batch import Update, pack
 from obverse.models.float64 import in_float64
-from obverse.models.fused_logprobs import wide
+from obverse.models.logit_chunks import wide
 from obverse.models.reduced_model import architecture, quiet, reduced
 from obverse.models.rope_frequencies import frequency_switches
 from obverse.types import ModelInput, Sample, Source

@@ -19,7 +19,10 @@ from obverse.models.compile import compile_layers
 from obverse.models.conformance import Capabilities, Implementation, check_architecture, refusing_failures
 from obverse.models.cpu_threads import best_threads
 from obverse.models.decoder_layers import decoder_layers
-from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs, wide
+from obverse.models.fused_divergence import Comparison, LogitDivergence, Target
+from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs
+from obverse.models.heads import head_of, narrowed, plain_layer, plain_table, split_head
+from obverse.models.logit_chunks import wide
 from obverse.models.rope_forward import RowGrouping, outputs
 from obverse.models.rope_frequencies import frequency_switches
 from obverse.models.shared_prefix import SharedPrefix, can_share
@@ -76,6 +79,10 @@ class Policy:
         """How many tokens' logits are held at once."""
         return chunk_size(self.model.config.get_text_config().vocab_size, self.device, lean=self.checkpointed)
 
+    def tokens_compared_at_once(self, comparison: Comparison) -> int:
+        """`tokens_at_once` with a divergence, whose buffers are as large again."""
+        return max(1, self.tokens_at_once // comparison.num_buffers(self.device))
+
     def prompt_reader(self) -> SharedPrefix:
         """A reader of prompts that consecutive micro batches share; its `finish` completes their gradient."""
         return SharedPrefix(self.model, self.table, has_head=self.head is None)
@@ -109,8 +116,8 @@ def capabilities_of(model: Any) -> Capabilities:
     if any(parameter.is_meta for parameter in model.parameters()):
         return capabilities
     with refusing_failures(model):
-        has_head = capabilities.has_head and _split_head(model) is not None
-        has_table = has_head and capabilities.has_table and _plain_table(model) is not None
+        has_head = capabilities.has_head and split_head(model) is not None
+        has_table = has_head and capabilities.has_table and plain_table(model) is not None
         capabilities = replace(capabilities, has_head=has_head, has_table=has_table)
         if not capabilities.shares:
             return capabilities
@@ -131,8 +138,8 @@ def as_policy(model: Any, mixed: bool = False, capabilities: Capabilities | None
     rows = RowGrouping(capabilities.pads, tuple(capabilities.switches), capabilities.limit)
     return Policy(
         model,
-        _head(model) if capabilities.has_head else None,
-        layer=_plain_layer(model) if capabilities.has_head else None,
+        head_of(model) if capabilities.has_head else None,
+        layer=plain_layer(model) if capabilities.has_head else None,
         table=model.get_input_embeddings() if capabilities.has_table else None,
         shares=capabilities.shares,
         pads_prompts=capabilities.pads_prompts,
@@ -185,31 +192,6 @@ def with_compiled_layers(policy: Policy) -> Policy:
     return replace(policy, compiled=compile_layers(policy.model), shares=False, unshared="")
 
 
-def _plain_layer(model: Any) -> torch.nn.Linear | None:
-    """The head, if logits are the product of its matrix with a hidden state; None otherwise."""
-    layer = model.get_output_embeddings()
-    is_plain = type(layer) is torch.nn.Linear and layer.bias is None
-    return layer if is_plain and not _cap(model) else None
-
-
-def _plain_table(model: Any) -> torch.nn.Embedding | None:
-    """The input embedding, if the decoder gives equal outputs for its rows and for token ids; None otherwise."""
-    table = model.get_input_embeddings()
-    if type(table) is not torch.nn.Embedding or table.max_norm is not None or table.scale_grad_by_freq or table.sparse:
-        return None
-    probe = _probe(model)
-    decoder = model.get_decoder()
-    with torch.no_grad():
-        rows = decoder(inputs_embeds=table(probe), use_cache=False).last_hidden_state
-        same = torch.equal(rows, decoder(input_ids=probe, use_cache=False).last_hidden_state)
-    return table if same else None
-
-
-def _probe(model: Any) -> Tensor:
-    """Token ids for a test forward pass; [1, 4]."""
-    return torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
-
-
 def set_threads(wanted: int, policy: Policy) -> int:
     """Set torch's number of threads and return it: `wanted`, or for 0 the fastest on this machine.
 
@@ -239,55 +221,113 @@ def logprobs(
     """
     with policy.computing():
         results: tuple[Tensor, Tensor] = fsdp_forward(
-            policy.model, lambda: _logprobs(policy, micro, entropy_graph, embeddings, reader, known_logp_gradient)
+            policy.model,
+            lambda: scores(
+                policy, hidden_states(policy, micro, embeddings, reader), micro, entropy_graph, known_logp_gradient
+            ),
         )
         return results
 
 
-def _logprobs(
+@torch.no_grad()
+def target_of(policy: Policy, micro: Micro, reader: SharedPrefix | None = None) -> Target:
+    """The distributions of a frozen policy at the trained tokens of a micro batch, as target of a divergence.
+
+    Under FSDP the head's matrix is whole until the next backward pass through the same model.
+    """
+
+    def head(states: Tensor) -> Tensor:
+        with policy.computing():
+            return states if policy.head is None else policy.head(states)
+
+    def target() -> Target:
+        states, matrix = hidden_states(policy, micro, reader=reader), policy.matrix
+        return Target(states if matrix is None else narrowed(states, matrix), head, matrix)
+
+    with policy.computing():
+        result: Target = fsdp_forward(policy.model, target)
+        return result
+
+
+def compared_logprobs(
     policy: Policy,
     micro: Micro,
-    entropy_graph: bool,
-    embeddings: Tensor | None,
-    reader: SharedPrefix | None,
-    known_logp_gradient: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    read = decoder_inputs(micro.input_ids, policy.table) if embeddings is None else {"inputs_embeds": embeddings}
+    comparison: Comparison,
+    entropy_graph: bool = False,
+    reader: SharedPrefix | None = None,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, ...]:
+    """As `logprobs`, and with the same arguments, also each distribution's divergence, with its graph; [T] each.
+
+    `known` has the gradients by log-probs and divergences, where they do not depend on the policy.
+    """
+    with policy.computing():
+        results: tuple[Tensor, ...] = fsdp_forward(
+            policy.model,
+            lambda: scores(
+                policy,
+                hidden_states(policy, micro, reader=reader),
+                micro,
+                entropy_graph,
+                known[0] if known else None,
+                comparison,
+                known[1] if known else None,
+            ),
+        )
+        return results
+
+
+def hidden_states(
+    policy: Policy, micro: Micro, embeddings: Tensor | None = None, reader: SharedPrefix | None = None
+) -> Tensor:
+    """The state that predicts each trained token, [T, H]; its logits [T, V] where only the model's forward has them.
+
+    Runs inside `Policy.computing` and `fsdp_forward`. `embeddings` and `reader` are those of `logprobs`.
+    """
     if micro.prompts is not None:
         policy.rows.check(micro)
-        states = (reader or policy.prompt_reader()).states(micro)
-    elif policy.head is None:
-        states = outputs(policy.rows, micro, read, policy.model, "logits")
-    else:
-        states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
+        return (reader or policy.prompt_reader()).states(micro)
+    read = decoder_inputs(micro.input_ids, policy.table) if embeddings is None else {"inputs_embeds": embeddings}
     if policy.head is None:
-        return _score(states, micro.target, micro.temperature, entropy_graph)
+        return outputs(policy.rows, micro, read, policy.model, "logits")
+    return outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
+
+
+def scores(
+    policy: Policy,
+    states: Tensor,
+    micro: Micro,
+    entropy_graph: bool,
+    known_logp_gradient: Tensor | None = None,
+    comparison: Comparison | None = None,
+    known_divergence_gradient: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Log-probs and entropies from the states of `hidden_states`, and the divergence of `comparison`; [T] each."""
+    size = policy.tokens_at_once if comparison is None else policy.tokens_compared_at_once(comparison)
     matrix = policy.matrix
     if matrix is not None:
         graph = torch.is_grad_enabled() and (states.requires_grad or matrix.requires_grad)
-        logp, entropy = Scores.apply(  # type: ignore[no-untyped-call]
+        logp, entropy, *divergence = Scores.apply(  # type: ignore[no-untyped-call]
             narrowed(states, matrix),
             matrix,
             micro.target,
             micro.temperature,
             known_logp_gradient if graph else None,
-            policy.tokens_at_once,
+            size,
+            comparison,
+            known_divergence_gradient if graph else None,
         )
-        return logp, entropy if entropy_graph else entropy.detach()
+        return logp, entropy if entropy_graph else entropy.detach(), *divergence
     head = policy.head
 
-    def chunk(part: Tensor, target: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        return _score(head(part), target, temperature, entropy_graph)
+    def chunk(states: Tensor, part: slice) -> tuple[Tensor, ...]:
+        return _score(states if head is None else head(states), micro, part, entropy_graph, comparison)
 
-    size = policy.tokens_at_once
-    if len(states) <= size:
-        return chunk(states, micro.target, micro.temperature)
-    pieces = [
-        checkpoint(chunk, *piece, use_reentrant=False)
-        for piece in zip(states.split(size), micro.target.split(size), micro.temperature.split(size), strict=True)
-    ]
-    logp, entropy = zip(*pieces, strict=True)
-    return torch.cat(logp), torch.cat(entropy)
+    if len(states) <= size or (head is None and comparison is None):
+        return chunk(states, slice(0, len(states)))
+    parts = [slice(start, min(start + size, len(states))) for start in range(0, len(states), size)]
+    pieces = [checkpoint(chunk, states[part], part, use_reentrant=False) for part in parts]
+    return tuple(map(torch.cat, zip(*pieces, strict=True)))
 
 
 @torch.no_grad()
@@ -318,14 +358,7 @@ def _mixed_embeddings(
 
 def logits(policy: Policy, micro: Micro) -> Iterator[Tensor]:
     """The logits of the trained tokens at temperature 1, in chunks of [n, V]."""
-    read = {"input_ids": micro.input_ids}
-    if micro.prompts is not None:
-        policy.rows.check(micro)
-        states = policy.prompt_reader().states(micro)
-    elif policy.head is None:
-        states = outputs(policy.rows, micro, read, policy.model, "logits")
-    else:
-        states = outputs(policy.rows, micro, read, policy.model.get_decoder(), "last_hidden_state")
+    states = hidden_states(policy, micro)
     if policy.head is None:
         yield states
     else:
@@ -344,51 +377,19 @@ def _scalars(model: Any, micro: Micro, after: bool) -> Any:
     return wide(model.score(narrowed(states, model.score.weight)))[:, 0]
 
 
-def _score(logits: Tensor, target: Tensor, temperature: Tensor, entropy_graph: bool) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies from logits [T, V]; float32 (or float64) [T]."""
-    logp = (wide(logits) / temperature[:, None]).log_softmax(-1)
+def _score(
+    logits: Tensor, micro: Micro, part: slice, entropy_graph: bool, comparison: Comparison | None
+) -> tuple[Tensor, ...]:
+    """The scores of the tokens `part` of a micro batch from their logits [n, V]; float32 (or float64) [n] each."""
+    logits = wide(logits) / micro.temperature[part, None]
+    logp = logits.log_softmax(-1)
     distribution = logp if entropy_graph else logp.detach()
     # a token with probability 0 has p log p = 0, not NaN
     entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
-    return logp.gather(-1, target[:, None])[:, 0], entropy
-
-
-def narrowed(states: Tensor, weight: Tensor) -> Tensor:
-    """States in the type of a head's weight where that is narrower, as models with float32 residuals cast them."""
-    return states.to(weight.dtype) if states.dtype.itemsize > weight.dtype.itemsize else states
-
-
-def _cap(model: Any) -> float | None:
-    """The soft cap of the logits, from the text configuration; None without one."""
-    cap: float | None = getattr(model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
-    return cap
-
-
-def _head(model: Any) -> Callable[[Tensor], Tensor]:
-    """The head as known families have it: a matrix, and a soft cap if configured."""
-    matrix, cap = model.get_output_embeddings(), _cap(model)
-
-    def head(states: Tensor) -> Tensor:
-        logits: Tensor = matrix(narrowed(states, matrix.weight))
-        return torch.tanh(logits / cap) * cap if cap else logits
-
-    return head
-
-
-def _split_head(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """The head as a function of hidden states, if it gives the logits of the model's own forward; None otherwise.
-
-    Some families cap or scale logits after the last matrix: the known cap is applied, anything else shows as a
-    difference, and the model's own forward is used instead.
-    """
-    if model.get_output_embeddings() is None:
-        return None
-    head, probe = _head(model), _probe(model)
-    with torch.no_grad():
-        ours = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
-        logits = model(input_ids=probe, use_cache=False).logits
-        same = torch.allclose(ours.float(), logits.float(), rtol=1e-4, atol=1e-4)
-    return head if same else None
+    observed = logp.gather(-1, micro.target[part, None])[:, 0]
+    if comparison is None:
+        return observed, entropy
+    return observed, entropy, LogitDivergence.apply(logits, comparison, part)  # type: ignore[no-untyped-call]
 
 
 IMPLEMENTATION = Implementation(lambda model, capabilities: as_policy(model, capabilities=capabilities), logprobs)

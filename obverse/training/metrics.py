@@ -18,7 +18,7 @@ from obverse.distributed.process_group import ProcessGroup
 from obverse.estimator.columns import MissingColumn
 from obverse.estimator.formula import Term
 from obverse.estimator.parts.interfaces import PairedAdvantage
-from obverse.estimator.tables import LOG_RATIO_LIMIT, PartInputs
+from obverse.estimator.tables import LOG_RATIO_LIMIT, PartInputs, Tokens
 from obverse.models.batch import Update
 from obverse.training.train_inference_kl import kl_per_token
 from obverse.types import Group, Sample, Source
@@ -176,6 +176,8 @@ class UpdateMetrics:
     num_pairs: int = 0
     value_error: float = 0.0  # squared error of the critic
     num_valued: int = 0
+    divergence: float = 0.0  # from the method's target, of the tokens of its divergence terms
+    num_diverging: int = 0  # tokens in `divergence`
     max_log_ratio: float = 0.0  # the largest log-ratio of trainer to sampler among the tokens in `mismatch`
 
     def add_tokens(self, loss: Tensor, inputs: PartInputs, masked: Tensor, samples_policy: bool = True) -> None:
@@ -208,6 +210,13 @@ class UpdateMetrics:
             log_ratio = float((logp - inputs.tokens.sampler)[is_rollout].max())
             self.max_log_ratio = max(self.max_log_ratio, log_ratio)
 
+    def add_divergence(self, divergence: Tensor, tokens: Tokens, terms: Sequence[Term]) -> None:
+        """Add the divergence [T] from the method's target at the tokens of the terms that it has."""
+        sources = {int(term.source) for term in terms if term.on == "divergence"}
+        is_covered = torch.isin(tokens.source, tokens.source.new_tensor(sorted(sources)))
+        self.divergence += float(divergence.detach()[is_covered].sum())
+        self.num_diverging += int(is_covered.sum())
+
     def add_values_and_pairs(self, inputs: PartInputs, terms: Sequence[Term]) -> None:
         """Add the critic's squared error and the margins of a PairedAdvantage, where a term has them."""
         if any(term.on == "value" for term in terms):
@@ -236,6 +245,8 @@ class UpdateMetrics:
             row["sampler_gap"] = self.log_ratio / self.num_rollout
         if self.num_anchored:
             row["kl"] = self.anchor_kl / self.num_anchored
+        if self.num_diverging:
+            row["divergence"] = self.divergence / self.num_diverging
         if self.num_compared:
             row["mismatch_kl"] = self.mismatch / self.num_compared
             row["mismatch_ratio"] = math.exp(min(self.max_log_ratio, LOG_RATIO_LIMIT))

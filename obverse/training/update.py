@@ -16,12 +16,14 @@ from torch import Tensor
 from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import ProcessGroup
 from obverse.estimator.columns import MissingColumn
-from obverse.estimator.formula import known_logp_gradient, loss, masked
-from obverse.estimator.tables import PartInputs, PolicyOutputs
+from obverse.estimator.formula import KnownGradients, Term, known_gradients, loss, masked
+from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.models.batch import Micro
-from obverse.models.policy import logprobs, mixed_embeddings, scalars
+from obverse.models.fused_divergence import Comparison
+from obverse.models.policy import compared_logprobs, logprobs, mixed_embeddings, scalars
 from obverse.models.shared_prefix import SharedPrefix
 from obverse.runtime.callbacks import Watcher
+from obverse.training.divergence_target import comparison_of
 from obverse.training.learners import Learner
 from obverse.training.metrics import Row, UpdateMetrics
 from obverse.training.optimizer import Optimizer
@@ -81,23 +83,26 @@ class BackwardPass:
     def run(self, micro: Micro, number: int) -> None:
         """Add the gradient and the metrics of micro batch `number` of the update."""
         learner, update, terms = self.learner, self.update, self.learner.method.terms
-        gradient = None
-        if update.is_unmoved and not micro.is_padding:
-            gradient = known_logp_gradient(micro.tokens, update.samples, terms, self.progress)
+        known = None
+        if (update.is_unmoved or learner.method.divergence is not None) and not micro.is_padding:
+            known = known_gradients(micro.tokens, update.samples, terms, self.progress, update.is_unmoved)
+        comparison = comparison_of(learner, micro, self.readers)  # not recorded: the target may be the policy's model
         with self.router_loss.recording() as router_logits:
-            outputs = forward(learner, micro, self.readers.policy, gradient)
-        detached = PolicyOutputs(*(stream.detach() for stream in outputs))
+            streams = forward(learner, micro, self.readers.policy, known, comparison)
+        detached = streams.detached()
         tokens = micro.tokens
         if not update.is_frozen:
             tokens = fill_logprobs(micro, detached.logp, learner, self.readers, update.is_unmoved)
         if micro.is_padding:
-            zero_graph_anchor(outputs).backward()
+            zero_graph_anchor(streams).backward()
             self._restricted_logprobs(micro, number)  # a collective forward pass under FSDP
             return
-        value = loss(tokens, update.samples, outputs.logp, outputs.entropy, terms, self.progress, outputs.value)
-        total = value + zero_graph_anchor(outputs) if self.is_sharded else value
+        value = loss_of(streams, tokens, update.samples, terms, self.progress)
+        total = value + zero_graph_anchor(streams) if self.is_sharded else value
         self.router_loss.added_to(total, router_logits, micro).backward()
         self._measure(PartInputs(tokens, update.samples, detached, self.progress), value, micro, number)
+        if streams.divergence is not None:
+            self.metrics.add_divergence(streams.divergence, tokens, terms)
 
     def _measure(self, inputs: PartInputs, value: Tensor, micro: Micro, number: int) -> None:
         """Add a micro batch to the metrics and to the observations of the method's memory."""
@@ -181,9 +186,10 @@ class RouterLoss:
         return {"router_aux_loss": float(self.process_group.sum(torch.tensor(self.loss).double()))}
 
 
-def zero_graph_anchor(outputs: PolicyOutputs) -> Tensor:
+def zero_graph_anchor(streams: Streams) -> Tensor:
     """A zero-valued loss that touches every output, so that backward triggers all FSDP hooks, on every rank alike."""
-    return torch.stack([stream[:0].sum() for stream in outputs if stream.requires_grad]).sum()
+    outputs = [stream for stream in streams if stream is not None and stream.requires_grad]
+    return torch.stack([stream[:0].sum() for stream in outputs]).sum()
 
 
 def reduce_over_ranks(
@@ -222,23 +228,52 @@ def sum_gradients(process_group: ProcessGroup, optimizer: Optimizer) -> None:
     process_group.sum_(parameter.grad for parameter in with_gradient if parameter.grad is not None)
 
 
-def forward(
-    learner: Learner, micro: Micro, reader: SharedPrefix | None = None, logp_gradient: Tensor | None = None
-) -> PolicyOutputs:
-    """The outputs of the models for a micro batch, with graphs; [T] each. `value` is unfilled without a scalar head.
+class Streams(NamedTuple):
+    """What terms multiply by coefficients at the trained tokens, with graphs; [T] each.
 
-    `logp_gradient` is the loss's derivative by the log-probs, where it is known before they are computed.
+    `value` is unfilled without a scalar head, `divergence` None without a target.
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    value: Tensor
+    divergence: Tensor | None = None
+
+    def detached(self) -> PolicyOutputs:
+        """The outputs that parts read."""
+        return PolicyOutputs(self.logp.detach(), self.entropy.detach(), self.value.detach())
+
+
+def loss_of(streams: Streams, tokens: Tokens, samples: Samples, terms: Sequence[Term], progress: float) -> Tensor:
+    """The scalar loss of a micro batch; see `obverse.estimator.formula.loss`."""
+    return loss(tokens, samples, streams.logp, streams.entropy, terms, progress, streams.value, streams.divergence)
+
+
+def forward(
+    learner: Learner,
+    micro: Micro,
+    reader: SharedPrefix | None = None,
+    known: KnownGradients | None = None,
+    comparison: Comparison | None = None,
+) -> Streams:
+    """The outputs of the models for a micro batch, with graphs.
+
+    `known` are the loss's gradients, where they are known before the outputs are computed. `comparison` has the target
+    of the method's divergence; without it no divergence is computed.
     """
     method, policy = learner.method, learner.policy
     logp = entropy = micro.tokens.behavior.new_zeros(len(micro.tokens))
     value: Any = MissingColumn("policy.value", logp)
-    if method.trains_policy:
+    divergence, has_bonus = None, "entropy" in method.streams
+    if method.trains_policy and comparison is not None:
+        logp, entropy, divergence = compared_logprobs(policy, micro, comparison, has_bonus, reader, known)
+    elif method.trains_policy:
         embeddings = None
         if method.inputs is not None and learner.table is not None:
             embeddings = mixed_embeddings(policy, micro, method.inputs, learner.table)
-        logp, entropy = logprobs(policy, micro, "entropy" in method.streams, embeddings, reader, logp_gradient)
+        logp, entropy = logprobs(policy, micro, has_bonus, embeddings, reader, known and known.logp)
     if "value" in method.streams and learner.critic is not None:
         value = learner.critic.values(micro)
     if "score" in method.streams:
         value = scalars(policy.model, micro, after=True)
-    return PolicyOutputs(logp, entropy, value)
+    return Streams(logp, entropy, value, divergence)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from obverse.estimator.method_state import memory_values, update_memory
 from obverse.models.batch import Update, pack
-from obverse.models.fused_logprobs import wide_type
+from obverse.models.logit_chunks import wide_type
 from obverse.runtime.callbacks import Watcher
 from obverse.training import metrics
 from obverse.training.prepared_update import prepare_updates

@@ -24,7 +24,7 @@ from exam.batches import (
 )
 
 from obverse import methods
-from obverse.estimator.formula import coefficient, has_zero_gradient, known_logp_gradient, loss
+from obverse.estimator.formula import coefficient, has_zero_gradient, known_gradients, loss
 from obverse.estimator.tables import PartInputs, PolicyOutputs
 from obverse.types import Source
 
@@ -217,10 +217,10 @@ def test_the_known_gradient_is_that_of_an_unchanged_policy(name: str) -> None:
     method = stage(name)
     data = numbers(groups(6), method)
     assert data is not None
-    slope = known_logp_gradient(data.tokens, data.samples, method.terms, 0.3)
+    known = known_gradients(data.tokens, data.samples, method.terms, 0.3)
     unmoved = replace(data, tokens=replace(data.tokens, behavior=data.logp.detach()))
-    if slope is not None:
-        assert torch.equal(ours(unmoved, method, 0.3)[0], slope)
+    if known is not None:
+        assert torch.equal(ours(unmoved, method, 0.3)[0], known.logp)
 
 
 def test_no_gradient_is_known_of_parts_that_read_the_policy() -> None:
@@ -230,5 +230,5 @@ def test_no_gradient_is_known_of_parts_that_read_the_policy() -> None:
     for name, method in built.items():
         data = numbers(groups(6), method)
         assert data is not None
-        found |= {name} if known_logp_gradient(data.tokens, data.samples, method.terms, 0.0) is not None else set()
+        found |= {name} if known_gradients(data.tokens, data.samples, method.terms, 0.0) is not None else set()
     assert found == {"sft", "grpo:no KL", "dr_grpo", "raft", "reinforce"}  # not DFT's p, nor RLOO's product

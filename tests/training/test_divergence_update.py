@@ -1,0 +1,160 @@
+"""The divergence's gradient in an update: that of autograd over whole distributions, for any split, head and target."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exam.batches import sample
+from models.test_fused_divergence import literal
+from tiny_models import save_tiny, tiny_model, tiny_tokenizer
+from torch import Tensor
+
+import runs
+from obverse.estimator.divergence import Divergence
+from obverse.estimator.formula import Term
+from obverse.estimator.method import Method
+from obverse.estimator.parts import PerToken, Request, Unit
+from obverse.models.batch import Update, pack
+from obverse.models.float64 import in_float64
+from obverse.models.policy import Policy, as_policy
+from obverse.training.learners import Learner
+from obverse.training.loop import train
+from obverse.training.prepared_update import prepare_update
+from obverse.training.update import BackwardPass
+from obverse.types import ModelInput, Source
+
+BOTH = (Source.ROLLOUT, Source.DEMONSTRATION)
+
+
+@cache
+def model(family: str, seed: int = 0) -> Any:
+    return tiny_model(family, tiny_tokenizer(family), seed)
+
+
+def update(sources: frozenset[Source] = frozenset(BOTH)) -> Update:
+    """Three problems, each with a demonstration and three rollouts behind one prompt, at temperature 0.75."""
+    rng, groups = random.Random(5), []
+    for _ in range(3):
+        prompt = ModelInput(tuple(rng.randrange(3, 30) for _ in range(rng.randrange(1, 8))))
+        group = [sample(rng, "demonstration", 1.0, 3), *(sample(rng, "rollout", num % 2, num) for num in (4, 1, 7))]
+        groups.append([replace(one, prompt=prompt) for one in group])
+    packed = pack(groups, sources, 0.75, dtype=torch.float64)
+    assert packed is not None
+    return packed
+
+
+def method(form: Divergence, weighs_tokens: bool = False) -> Method:
+    """A divergence on both sources; with `weighs_tokens` beside log-prob terms whose coefficient is p."""
+    normalizer = PerToken(BOTH)
+    terms = [Term(source, normalizer=normalizer, weight=0.3, on="divergence") for source in BOTH]
+    if weighs_tokens:
+        terms += [Term(source, reference=Unit(), normalizer=normalizer) for source in BOTH]
+    return Method(ask=Request(3, 1), terms=tuple(terms), divergence=form)
+
+
+def gradients(learner: Learner, packed: Update, is_repeated: bool = False) -> tuple[dict[str, Tensor], float]:
+    """The gradients of the policy's weights by name, and the mean divergence."""
+    learner.policy.model.zero_grad()
+    prepared = prepare_update(learner, packed, is_repeated)
+    backward = BackwardPass(learner, prepared, 0.0, compares_sampler=False)
+    for number, micro in enumerate(prepared.micros):
+        backward.run(micro, number)
+    backward.readers.policy.finish()
+    named = learner.policy.model.named_parameters()
+    found = {name: weight.grad.clone() for name, weight in named if weight.grad is not None}
+    return found, backward.metrics.row()["divergence"]
+
+
+def by_autograd(policy: Policy, anchor: Any, method: Method, packed: Update) -> tuple[dict[str, Tensor], float]:
+    """The same from whole distributions: logits of the models' own forward passes, sample by sample."""
+    policy.model.zero_grad()
+    form, num = method.divergence, packed.num_tokens
+    assert form is not None
+    total, divergence = torch.zeros(()).double(), torch.zeros(()).double()
+    for row in packed.rows:
+        ids = torch.tensor([[*row.prompt.token_ids, *row.ids]])
+        start, temperature = len(row.prompt) - 1, 0.75 if row.kind == "rollout" else 1.0
+        z, w = (one(input_ids=ids).logits[0, start:-1] / temperature for one in (policy.model, anchor))
+        observed = torch.tensor(row.ids)
+        logp = z.log_softmax(-1).gather(-1, observed[:, None])[:, 0]
+        distance = literal(form, z, w.detach(), observed)
+        divergence = divergence + distance.sum() / num
+        total = total + 0.3 * distance.sum() / num
+        if "logp" in method.streams:
+            total = total - (logp.detach().exp() * logp).sum() / num
+    total.backward()
+    named = policy.model.named_parameters()
+    return {name: weight.grad.clone() for name, weight in named if weight.grad is not None}, float(divergence.detach())
+
+
+def same(found: tuple[dict[str, Tensor], float], expected: tuple[dict[str, Tensor], float]) -> None:
+    assert found[0].keys() == expected[0].keys()
+    for name, gradient in expected[0].items():
+        torch.testing.assert_close(found[0][name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+    assert found[1] == pytest.approx(expected[1], rel=1e-9)
+
+
+def learner_of(method: Method, policy: Policy, anchor: Policy, budget: int = 10**6, **more: Any) -> Learner:
+    return Learner(policy, anchor, method, None, budget, **more)  # type: ignore[arg-type]
+
+
+ANCHOR = Divergence(target="anchor", beta=0.0)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma2"])  # tied, untied, and with capped logits
+@pytest.mark.parametrize("form", [ANCHOR, replace(ANCHOR, beta=0.5, top_k=9)], ids=str)
+@pytest.mark.parametrize("budget", [10**6, 30])
+def test_the_gradient_is_that_of_autograd(
+    family: str, form: Divergence, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("obverse.models.fused_logprobs.CHUNK_ELEMENTS", 3000)
+    policy, anchor, packed = as_policy(deepcopy(model(family))), as_policy(model(family, 1)), update()
+    with in_float64(policy.model, anchor.model):
+        for weighs_tokens in (False, True):
+            both = method(form, weighs_tokens)
+            expected = by_autograd(policy, anchor.model, both, packed)
+            for shares in (True, False):
+                learner = learner_of(both, replace(policy, shares=shares), anchor, budget)
+                same(gradients(learner, packed), expected)
+
+
+METHOD = """
+from obverse.estimator import Divergence, Method, Term
+from obverse.estimator.parts import PerToken, Request, Standardized
+from obverse.types import Source
+
+BOTH = (Source.ROLLOUT, Source.DEMONSTRATION)
+
+def held(num_generations: int = 3, beta: float = 0.5) -> Method:
+    terms = tuple(Term(source, normalizer=PerToken(BOTH), weight=0.1, on="divergence") for source in BOTH)
+    return Method(
+        ask=Request(num_generations, 1),
+        terms=(Term(Source.ROLLOUT, Standardized(), normalizer=PerToken(BOTH)), *terms),
+        divergence=Divergence(target="anchor", beta=beta),
+    )
+"""
+
+
+def test_a_method_of_ones_own_trains_and_resumes(tmp_path: Path) -> None:
+    """Killed after two of four steps and resumed, with two passes over each update; the figure is in metrics.jsonl."""
+    tiny, method = save_tiny("qwen2", tmp_path / "qwen2"), tmp_path / "held.py"
+    method.write_text(METHOD)
+    problems = runs.write_problems(tmp_path / "chains.jsonl")
+    options = {"num_iterations": 2, "max_steps": 4}
+    train(runs.config(f"{method}:held", tmp_path / "whole", tiny, problems, **options))
+    train(runs.config(f"{method}:held", tmp_path / "run", tiny, problems, **options, save_steps=2))
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    train(runs.config(f"{method}:held", tmp_path / "run", tiny, problems, **options, resume_from_checkpoint="auto"))
+    assert runs.figures(tmp_path / "run") == runs.figures(tmp_path / "whole")
+    resumed, whole = (runs.fingerprint(tmp_path / name, 4) for name in ("run", "whole"))
+    assert all(resumed[name] == whole[name] for name in ("model.safetensors", "optimizer.safetensors"))
+    divergences = [row["divergence"] for row in runs.figures(tmp_path / "whole")]
+    assert divergences == sorted(divergences) and 0 < divergences[0] < divergences[-1] < 1
