@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from obverse.comparison.export import markdown
-from obverse.comparison.plan import make_plan
+from obverse.comparison.plan import Plan, make_plan
 from obverse.comparison.run import compare
 from obverse.comparison.standings import standings
 from obverse.config.compare import CompareConfig
@@ -55,6 +56,13 @@ METHODS = (
     "hpt,failed=mixed",
 )
 BASELINES = ("sft", "dft", "grpo", "dr_grpo", "sft_then_rl")
+TESTS = {
+    "easy": "arithmetic:1-3",
+    "medium": "arithmetic:4",
+    "hard": "arithmetic:5-6",
+    "ood-longer": "arithmetic:7-8@ood",
+    "ood-countdown": "countdown:2-3",
+}
 OPTIONS: dict[str, Any] = {
     "methods": METHODS,
     "baselines": BASELINES,
@@ -71,31 +79,34 @@ OPTIONS: dict[str, Any] = {
 
 
 def main() -> int:
-    options = arguments()
+    options = arguments("science")
     page = Path(options.pop("page"))
-    config = read(CompareConfig, [Layer("command line", options), Layer("science", OPTIONS)], "see recipes/science.py")
-    data = config.output_dir.with_name(f"{config.output_dir.name}-data")
-    write_data(data)
-    tests = {
-        "easy": "arithmetic:1-3",
-        "medium": "arithmetic:4",
-        "hard": "arithmetic:5-6",
-        "ood-longer": "arithmetic:7-8@ood",
-        "ood-countdown": "countdown:2-3",
-        "seen": str(data / "seen.jsonl"),
-    }
-    more = {
-        "dataset": str(data / "train.jsonl"),
-        "tests": tuple(f"{name}={dataset}" for name, dataset in tests.items()),
-    }
-    plan = make_plan(CompareConfig(**{name: getattr(config, name) for name in config.model_fields_set}, **more))
-    code = compare(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+    code, plan = run(options, OPTIONS)
     if code == 0 and page.is_file():
         text = page.read_text(encoding="utf-8")
         text = between(text, "standings", markdown(standings(plan), links=False, sentences=False))
         page.write_text(between(text, "published", published.table(plan)), encoding="utf-8")
         print(f"{page}: the tables")
     return code
+
+
+def run(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[int, Plan]:
+    """Run the comparison with the problems of `write_data`, beside its folder; its exit code and its plan."""
+    config = read(CompareConfig, [Layer("command line", options), Layer("recipe", defaults)], "see recipes/science.py")
+    data = data_folder(options["output_dir"])
+    write_data(data)
+    tests = {**TESTS, "seen": str(data / "seen.jsonl")}
+    more = {
+        "dataset": str(data / "train.jsonl"),
+        "tests": tuple(f"{name}={dataset}" for name, dataset in tests.items()),
+    }
+    plan = make_plan(CompareConfig(**{name: getattr(config, name) for name in config.model_fields_set}, **more))
+    return compare(plan, Console(highlight=False, width=None if sys.stdout.isatty() else 160)), plan
+
+
+def data_folder(output_dir: str) -> Path:
+    """The folder of a comparison's data, beside that of the comparison."""
+    return Path(f"{output_dir}-data")
 
 
 def between(page: str, name: str, text: str) -> str:
@@ -105,14 +116,14 @@ def between(page: str, name: str, text: str) -> str:
     return f"{before}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}"
 
 
-def arguments() -> dict[str, Any]:
-    """The options of the comparison that are given on the command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--output_dir", default="runs/science")
+def arguments(name: str) -> dict[str, Any]:
+    """The options of the comparison `name` that are given on the command line."""
+    parser = argparse.ArgumentParser(description=f"python -m recipes.{name}: a committed comparison")
+    parser.add_argument("--output_dir", default=f"runs/{name}")
     parser.add_argument("--page", default=str(PAGE), help="the page that gets the table; none: no page")
     parser.add_argument("--methods")
-    for name in ("budget", "seeds", "jobs", "num_test_problems", "num_generations_test", "k", "learning_rates"):
-        parser.add_argument(f"--{name}")
+    for option in ("budget", "seeds", "jobs", "num_test_problems", "num_generations_test", "k", "learning_rates"):
+        parser.add_argument(f"--{option}")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     return given | ({"baselines": None} if "methods" in given else {})
 

@@ -58,8 +58,13 @@ def about(standings: Standings) -> str:
         f"{test['problems']} problems)"
         for test in standings.tests
     )
+    teacher = ""
+    if standings.teacher_cost is not None:
+        teacher = (
+            f", of which {standings.teacher_cost:,} were spent on the teacher before the runs of methods that read it"
+        )
     return (
-        f"Budget of each run: {standings.budget:,} {standings.budget_in}. {len(standings.seeds)} "
+        f"Budget of each run: {standings.budget:,} {standings.budget_in}{teacher}. {len(standings.seeds)} "
         f"{'seed' if len(standings.seeds) == 1 else 'seeds'}, "
         f"{standings.num_samples} samples per test problem. Tests: {tests}."
     )

@@ -34,6 +34,8 @@ BASE = "base"
 PLAN = "plan.json"
 CONFIG = "comparison.yaml"
 ROOM = "free some space and repeat the command to continue"
+# options of another model as the teacher, which only methods that read one take
+TEACHER_OPTIONS = frozenset({"teacher_model", "teacher_field", "teacher_url"})
 # options that an entry may not set
 ALIKE = frozenset(
     {"budget", "budget_in", "seed", "model", "dataset", "dataset_split", "num_problems", "verifier", "output_dir"}
@@ -64,6 +66,10 @@ class Entry:
     def name(self) -> str:
         """The label with characters that are valid in a folder's name."""
         return re.sub(r"[^A-Za-z0-9._]+", "-", self.label).strip("-.")
+
+    def error(self, error: ConfigError) -> ConfigError:
+        """The error with the entry's label before every line."""
+        return ConfigError("\n".join(f"{self.label}: {line}" for line in str(error).splitlines()))
 
 
 @dataclass(frozen=True)
@@ -114,16 +120,16 @@ class Plan:
 
     def run_options(self, trial: Trial, rate: float | None) -> dict[str, Any]:
         """The options of the trial's run; with `rate` None the method's default applies."""
-        config = self.config
+        config, budget = self.config, self.budget(trial.entry)
         interval = 1 / config.num_marks if config.num_marks > 1 and not trial.is_grid else 0  # 0: at the end alone
         in_steps = config.budget_in == "steps"
         return {
             "lr_scheduler_type": "constant",  # other schedules need the number of steps, which is not known
-            **shared(config),
+            **shared(config, self.reads_teacher(trial.entry)),
             **({} if rate is None else {"learning_rate": rate}),
             **trial.entry.options,
-            "max_steps": config.budget if in_steps else NEVER,
-            **({} if in_steps else {"budget": config.budget, "budget_in": config.budget_in}),
+            "max_steps": budget if in_steps else NEVER,
+            **({} if in_steps else {"budget": budget, "budget_in": config.budget_in}),
             "seed": trial.seed,
             "output_dir": str(self.root / trial.folder),
             "eval_dataset": str(self.problems_path("validation")),
@@ -137,6 +143,23 @@ class Plan:
             **self.tracker_options(trial),
         }
 
+    def reads_teacher(self, entry: Entry) -> bool:
+        """Whether the entry's method has another model as its teacher, which --teacher_model names.
+
+        Raises ConfigError for options that the method refuses.
+        """
+        try:
+            config = resolve(entry.method, methods.find(entry.method), {"learning_rate": 1.0, **entry.options})
+        except ConfigError as error:
+            raise entry.error(error) from error
+        schedule = as_schedule(methods.build(config.method, config.method_options))
+        return any(method.teacher is not None and method.teacher.who == "model" for method in schedule.methods)
+
+    def budget(self, entry: Entry) -> int:
+        """The budget of each of the entry's runs: what training its teacher took is spent already."""
+        cost = self.config.teacher_cost
+        return self.config.budget - (cost if cost and self.reads_teacher(entry) else 0)
+
     def tracker_options(self, trial: Trial) -> dict[str, str]:
         """The name of the trial's run in trackers, and the group of all runs of the comparison; {} without trackers."""
         if self.config.report_to is None:
@@ -149,7 +172,7 @@ class Plan:
         try:
             return resolve(entry.method, methods.find(entry.method), self.run_options(trial, rate))
         except ConfigError as error:
-            raise ConfigError("\n".join(f"{entry.label}: {line}" for line in str(error).splitlines())) from error
+            raise entry.error(error) from error
 
     def problems_path(self, name: str) -> Path:
         return self.root / "problems" / f"{name}.jsonl"
@@ -159,8 +182,8 @@ class Plan:
         return self.root / "figures" / name / step / test / f"seed-{seed}.jsonl"
 
 
-def shared(config: CompareConfig) -> dict[str, Any]:
-    """The training options that were given for every run."""
+def shared(config: CompareConfig, reads_teacher: bool) -> dict[str, Any]:
+    """The training options that were given for every run; those of a teacher for the methods that read one."""
     names = config.model_fields_set & {*TrainConfig.model_fields} - {
         "budget",
         "budget_in",
@@ -168,6 +191,8 @@ def shared(config: CompareConfig) -> dict[str, Any]:
         "output_dir",
         "report",
     }
+    if not reads_teacher:
+        names -= TEACHER_OPTIONS
     return {name: getattr(config, name) for name in sorted(names)}
 
 

@@ -109,7 +109,7 @@ class Progress:
         row = last_row(self.plan.root / trial.folder / "metrics.jsonl") or {}
         spent = {"tokens": "num_tokens", "steps": "step", "flops": "flops"}.get(self.plan.config.budget_in)
         amount = row.get(spent) if spent else None
-        return amount / self.plan.config.budget if isinstance(amount, int | float) else None
+        return amount / self.plan.budget(trial.entry) if isinstance(amount, int | float) else None
 
 
 def last_row(path: Path) -> dict[str, float] | None:

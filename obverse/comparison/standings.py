@@ -63,6 +63,7 @@ class Standings:
 
     budget: int
     budget_in: str
+    teacher_cost: int | None  # of the budget, for methods that read a teacher model
     seeds: list[int]
     k: list[int]
     num_samples: int
@@ -102,6 +103,7 @@ def standings(plan: Plan) -> Standings:
     return Standings(
         budget=config.budget,
         budget_in=config.budget_in,
+        teacher_cost=config.teacher_cost,
         seeds=plan.seeds,
         k=list(config.k),
         num_samples=config.num_generations_test,

@@ -50,6 +50,12 @@ class CompareConfig(TrainConfig):
         "optimization", "try these for every method and take the best on validation; none: each method's default", None
     )
     budget: Amount = option("batch", "budget of each run (20M is 20,000,000), in units of budget_in")
+    teacher_cost: Amount | None = option(
+        "batch",
+        "what training the model of teacher_model took, in units of budget_in: methods that read it have so much less "
+        "budget; none: it is not counted",
+        None,
+    )
     seeds: int = option("optimization", "runs of each method, with seeds from --seed on", 3, ge=1, le=1000)
     tests: Annotated[Texts, AfterValidator(_at_home)] = option(
         "data",
@@ -79,6 +85,10 @@ class CompareConfig(TrainConfig):
     def _enough(self) -> CompareConfig:
         if max(self.k) > self.num_generations_test:
             raise ValueError(f"num_generations_test {self.num_generations_test} is too few for k = {max(self.k)}")
+        if self.teacher_cost is not None and self.teacher_model is None:
+            raise ValueError("teacher_cost is the cost of a teacher: add teacher_model")
+        if self.teacher_cost is not None and self.teacher_cost >= self.budget:
+            raise ValueError(f"teacher_cost {self.teacher_cost:,} leaves nothing of the budget {self.budget:,}")
         return self
 
     @classmethod

@@ -138,6 +138,7 @@ class Standings(TypedDict):
 
     budget: Number
     budget_in: str
+    teacher_cost: NotRequired[Number | None]
     k: Annotated[list[Count], Field(min_length=1)]
     columns: list[str]
     entries: list[Entry]

@@ -70,8 +70,11 @@ def costs(standings: Mapping[str, Any]) -> Table:
             [entry["label"], number(entry["rate"]), *spent, grid, ", ".join(map(str, entry.get("failed") or []))]
         )
     header = ["method", "learning rate", "steps", "tokens", "seconds", "FLOPs", "rate search", "failed"]
-    budget = f"The budget of each run: {number(standings['budget'])} {standings['budget_in']}. A number per seed."
-    return table("Cost", header, rows, budget)
+    cost = standings.get("teacher_cost")
+    on_teacher = f", {number(cost)} of it on the teacher of methods that read one" if cost else ""
+    budget = f"{number(standings['budget'])} {standings['budget_in']}{on_teacher}"
+    note = f"The budget of each run: {budget}. A number per seed."
+    return table("Cost", header, rows, note)
 
 
 def standings_figures(folder: Path) -> Iterator[Figure]:

@@ -187,3 +187,41 @@ def test_the_command_line_says_it_too(capsys: pytest.CaptureFixture[str], tmp_pa
     assert main(["compare", "--help"]) == 0
     out = capsys.readouterr().out
     assert "--learning_rates" in out and "--max_steps" not in out
+
+
+TAUGHT = """
+from obverse.estimator import Method, Teacher, Term
+from obverse.estimator.parts import Part, PerToken, Request
+from obverse.types import Source
+
+
+class Gap(Part):
+    needs = frozenset({"teacher"})
+
+    def __call__(self, inputs):
+        return inputs.tokens.teacher - inputs.policy.logp
+
+
+def taught() -> Method:
+    term = Term(Source.ROLLOUT, Gap(), normalizer=PerToken())
+    return Method(ask=Request(rollouts=2), terms=(term,), teacher=Teacher(), run={"learning_rate": 1e-4})
+"""
+
+
+def test_the_teachers_cost_is_spent_by_the_methods_that_read_it_alone(tmp_path: Path) -> None:
+    file = tmp_path / "taught.py"
+    file.write_text(TAUGHT, encoding="utf-8")
+    options = {"methods": f"sft {file}:taught", "teacher_model": "embedded", "teacher_cost": "5K"}
+    comparison = plan(tmp_path / "series", **options)
+    configs = {trial.entry.label: comparison.resolved(trial, 1e-4) for trial in comparison.trials()}
+    assert {label: (config.budget, config.teacher_model) for label, config in configs.items()} == {
+        "sft": (20_000, None),
+        "taught": (15_000, "embedded"),
+    }
+    assert comparison.resolved(Trial(Entry(f"{file}:taught"), 1), 1e-4).budget == 15_000
+    for given, sentence in (
+        ({"teacher_cost": "5K"}, "add teacher_model"),
+        ({**options, "teacher_cost": "20K"}, "leaves nothing"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            plan(tmp_path / "series", **{"methods": "sft", **given})

@@ -32,7 +32,10 @@ def test_a_running_trial_counts_by_its_share(
     monkeypatch.setattr(module, "result", lambda plan, trial: None)
     trials = [SimpleNamespace(folder=str(number)) for number in range(4)]
     plan: Any = SimpleNamespace(
-        trials=lambda: [*map(Key, trials)], root=tmp_path, config=SimpleNamespace(budget=10, budget_in=unit)
+        trials=lambda: [*map(Key, trials)],
+        root=tmp_path,
+        config=SimpleNamespace(budget_in=unit),
+        budget=lambda entry: 10,
     )
     if before:
         row(before)
@@ -47,4 +50,4 @@ class Key:
     """A trial that can be a key: equal to itself alone."""
 
     def __init__(self, trial: SimpleNamespace) -> None:
-        self.folder = trial.folder
+        self.folder, self.entry = trial.folder, "sft"
