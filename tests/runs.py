@@ -51,6 +51,12 @@ def fingerprint(folder: Path, step: int) -> dict[str, str]:
     return {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in files}
 
 
+def completions(path: Path) -> list[dict[str, Any]]:
+    """The rows of a step's samples without log-probs, which several ranks round in another order."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in row.items() if name not in ("behavior", "teacher")} for row in rows]
+
+
 def figures(folder: Path) -> list[dict[str, float]]:
     """The metrics rows without what a clock measured."""
     clocked = ("time/", "step_time", "tokens_per_second", "memory/")

@@ -30,7 +30,7 @@ from obverse.errors import UserError
 from obverse.runtime.callbacks import Phase, Silent
 from obverse.training import collector as rollout
 from obverse.training import loop as train
-from obverse.training import prepared_update, rollout_phase
+from obverse.training import prepared_update, rollout_phase, teacher_scores
 from obverse.training import update as learn
 from obverse.types import GradeResult
 
@@ -132,6 +132,7 @@ def work(job: Job, rank: int) -> int:
     """What a rank's process does; its exit code."""
     if job.split:
         rollout_phase.balanced_shares = prepared_update.balanced_shares = dealing(job.split)
+        teacher_scores.balanced_shares = dealing(job.split)
     if job.lucky:
         rollout.grade_completions = lucky
     if job.poison:

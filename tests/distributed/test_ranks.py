@@ -63,7 +63,10 @@ class Pair:
     def samples(self, folder: Path) -> list[bool]:
         """Whether the completions of each step are the same, ids, rewards and all."""
         names = sorted(path.name for path in (self.one / "samples").iterdir())
-        return [(self.one / "samples" / n).read_text() == (folder / "samples" / n).read_text() for n in names]
+        return [
+            runs.completions(self.one / "samples" / name) == runs.completions(folder / "samples" / name)
+            for name in names
+        ]
 
 
 def difference(first: Path, second: Path) -> float:

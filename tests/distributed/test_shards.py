@@ -72,7 +72,7 @@ class Runs:
     def differ(self, first: Path, second: Path) -> float:
         """By how much two runs' weights and moments differ at most; their completions must be the same."""
         for name in sorted(path.name for path in (first / "samples").iterdir()):
-            assert (first / "samples" / name).read_text() == (second / "samples" / name).read_text()
+            assert runs.completions(first / "samples" / name) == runs.completions(second / "samples" / name)
         for mine, theirs in zip(runs.figures(first), runs.figures(second), strict=True):
             assert mine["step"] == theirs["step"]
             assert mine.get("grad_norm", 0.0) == pytest.approx(theirs.get("grad_norm", 0.0), rel=1e-6)
@@ -84,7 +84,7 @@ class Runs:
 
 def stored(place: Path) -> list[ShardedTensors]:
     """What a checkpoint holds: the policy's weights, a critic's, the moments; whole or in pieces."""
-    weights = [folder for folder in (place, place / "critic") if folder.is_dir()]
+    weights = [folder for folder in (place, place / "critic", place / "teacher") if folder.is_dir()]
     found = [ShardedTensors.of(shard_files(folder) or [folder / "model.safetensors"]) for folder in weights]
     return [*found, checkpoint.load(place).tensors]
 
