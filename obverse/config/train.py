@@ -278,8 +278,8 @@ class TrainConfig(
     )
     budget_in: Literal["tokens", "flops", "seconds", "steps"] = option(
         "batch",
-        "unit of budget: tokens generated plus trained; flops, 2 per parameter and generated token, 6 per trained "
-        "one; seconds of the steps; steps",
+        "unit of budget: tokens generated plus trained, and those that a teacher scored; flops, 2 per parameter and "
+        "generated or scored token, 6 per trained one; seconds of the steps; steps",
         "tokens",
     )
     rollout_batch_size: int = option("batch", "completions decoded side by side", 256, ge=1, resume="free")

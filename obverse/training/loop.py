@@ -32,7 +32,7 @@ from obverse.training.save import save
 from obverse.training.setup import prepare
 from obverse.training.stages import advance_idle_schedules, queue_for_next_stage, start_stage
 from obverse.training.step_record import metrics_row, write_step
-from obverse.training.teacher_scores import TeacherScores, score_rollouts
+from obverse.training.teacher_scores import TeacherScores, score_rollouts, with_divergence
 from obverse.training.tracking import start_trackers
 from obverse.training.update_phase import run_updates
 
@@ -145,6 +145,7 @@ def train_step(run: Run) -> metrics.Row:
     scores = score_rollouts(run, stage, rollouts, timer)  # the column `teacher`, for methods with one
     with timer("train"):
         figures, num_trained = run_updates(run, stage, rollouts, progress)  # pack, prepare, backward, optimizer step
+    scores = with_divergence(run, stage, scores, num_trained)
     count_step(run, rollouts, num_trained, scores)
     queue_for_next_stage(run, stage, rollouts)
     advance_idle_schedules(run, stage)

@@ -144,7 +144,8 @@ def num_trained(update: Update | None) -> int:
 def num_flops(num_parameters: int, num_generated: int, num_trained: int) -> float:
     """Floating-point operations: 2 per parameter and generated token, 6 per trained one (2001.08361, sec. 2.1).
 
-    Prompts, attention, an anchor, a critic and evaluations are left out: the same rule for every method.
+    Prompts, attention, an anchor, a critic and evaluations are left out: the same rule for every method. A teacher's
+    operations are added: 2 per parameter of the teacher and token that it scored (TeacherScores).
     """
     return float(num_parameters) * (2 * num_generated + 6 * num_trained)
 

@@ -23,7 +23,7 @@ class RunState:
 
     step: int = 0
     cursor: int = 0  # problems taken from the training stream so far
-    num_tokens: int = 0  # generated plus trained
+    num_tokens: int = 0  # generated, trained, and scored by a teacher
     flops: float = 0.0  # of these tokens, by the rule of `metrics.num_flops`
     previous_progress: float = 0.0  # the run's progress before its last step
     stage: int = 0  # the last stage of the schedule that has begun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,15 +34,20 @@ FLOOR = -30.0
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """The counts of a teacher phase: response tokens scored, those below FLOOR, and the operations spent on them."""
+    """The counts of a step's teacher.
+
+    `num_tokens` are the response tokens that it has read: those of the phase, of which `num_clamped` were below FLOOR,
+    and those of a divergence in the updates.
+    """
 
     num_tokens: int = 0
+    num_scored: int = 0
     num_clamped: int = 0
     flops: float = 0.0  # 2 per parameter of the teacher and scored token; prompts are left out
 
     def row(self) -> Row:
         """`tokens/teacher` and `teacher/clamped`, the share of the scored tokens that were clamped."""
-        share = {"teacher/clamped": self.num_clamped / self.num_tokens} if self.num_tokens else {}
+        share = {"teacher/clamped": self.num_clamped / self.num_scored} if self.num_scored else {}
         return {"tokens/teacher": self.num_tokens, **share}
 
 
@@ -78,11 +83,23 @@ def score_samples(run: Run, stage: int, pairs: Sequence[tuple[Group, Sample]], r
     for sample in (sample for selected in rollouts.selected for sample in selected if sample.teacher is None):
         sample.teacher = [0.0] * len(sample.ids)
     parameters = {name: scorer.num_parameters for name, scorer in scorers.items()}
+    num_scored = sum(map(len, scores))
     return TeacherScores(
-        num_tokens=sum(map(len, scores)),
+        num_tokens=num_scored,
+        num_scored=num_scored,
         num_clamped=sum(value < FLOOR for values in scores for value in values),
         flops=sum(2.0 * parameters[name] * len(values) for name, values in zip(names, scores, strict=True)),
     )
+
+
+def with_divergence(run: Run, stage: int, scores: TeacherScores, num_trained: int) -> TeacherScores:
+    """The counts with the tokens whose whole distribution the teacher computes in the updates, once per pass."""
+    learner = run.learners[stage]
+    divergence, teacher = learner.method.divergence, learner.teacher
+    if divergence is None or divergence.target != "teacher" or teacher is None:
+        return scores
+    flops = scores.flops + 2.0 * teacher.num_parameters * num_trained
+    return replace(scores, num_tokens=scores.num_tokens + num_trained, flops=flops)
 
 
 def samples_with_groups(rollouts: Rollouts, method: Method) -> list[tuple[Group, Sample]]:

@@ -268,9 +268,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_the_average_follows_the_policy_by_its_rate(tiny: Path, problems: Path, tmp_path: Path) -> None:
     options = {"who": "average", "rate": 0.25, "dtype": "float64", "sees": "demonstration"}
     train(runs.config(TAUGHT, tmp_path / "run", tiny, problems, max_steps=1, **options))
-    before, after, average = (
-        weights(tmp_path / "run" / name) for name in (tiny, "checkpoint-1", "checkpoint-1/teacher")
-    )
+    saved = tmp_path / "run" / "checkpoint-1"
+    before, after, average = map(weights, (tiny, saved, saved / "teacher"))
     for name, value in average.items():
         assert torch.allclose(value, 0.75 * before[name] + 0.25 * after[name], rtol=0, atol=1e-12)
     assert any(not torch.equal(average[name], after[name]) for name in average)
