@@ -12,7 +12,7 @@ class TeacherOptions(Options):
 
     teacher_model: Places | None = option(
         "model",
-        "teacher of a method whose teacher is another model (a folder or hub name with the policy's tokenizer), or "
+        "teacher of methods with another model as their teacher (a folder or hub name with the policy's tokenizer), or "
         "several as VALUE=MODEL, separated by commas, chosen by teacher_field",
         None,
     )
@@ -27,7 +27,7 @@ class TeacherOptions(Options):
         "model", "name of the teacher among the models of teacher_url; none: the only one that it serves", None
     )
     teacher_field: Text | None = option(
-        "model", "field of the rows whose value names the row's teacher among those of teacher_model", None
+        "model", "field of the rows that names the row's teacher among those of teacher_model", None
     )
     teacher_template: Template | None = option(
         "model",
@@ -61,7 +61,7 @@ class TeacherOptions(Options):
         if self.teacher_name is not None and self.teacher_url is None:
             raise ValueError("teacher_name is the name of a served model: add teacher_url")
         if self.teacher_field is None and len(parts) > 1:
-            raise ValueError("teacher_model names several teachers: add teacher_field, whose value chooses one of them")
+            raise ValueError("teacher_model names several teachers: add teacher_field, which chooses one for each row")
         if self.teacher_field is not None and self.teacher_model is None:
             raise ValueError("teacher_field chooses among several teachers: add teacher_model")
         if self.teacher_field is not None and not all(value and model for value, _, model in parts):

@@ -92,7 +92,7 @@ class TeacherPrompts:
 
 
 def with_context(problem: Problem, template: str, text: str) -> Problem:
-    """The problem whose last user message (or whole text) is `template` with that message and `text` filled in."""
+    """The problem with `template` in place of its last user message (or whole text), which is filled in with `text`."""
 
     def filled(prompt: str) -> str:
         return PLACES.sub(lambda place: prompt if place[1] == "prompt" else text, template)

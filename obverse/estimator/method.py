@@ -145,7 +145,7 @@ class Method:
     def select(self, group: Group) -> list[Sample]:
         """The samples to train on: those that `keep` selects and some term has a source of.
 
-        A sample whose tokens the teacher should score, and for which it has no context, is left out.
+        A sample that the teacher should score and has no context for is left out.
         """
         return [
             sample

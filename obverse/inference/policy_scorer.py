@@ -65,7 +65,7 @@ class PolicyScorer:
         return scores
 
     def _micros(self, requests: Sequence[ScoringRequest]) -> list[Micro]:
-        """The requests as micro batches, whose column `sample` has the index of the request."""
+        """The requests as micro batches; their column `sample` has the index of the request."""
         filled = {index for index, request in enumerate(requests) if request.ids}
         if not filled:
             return []

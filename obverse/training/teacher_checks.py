@@ -90,7 +90,7 @@ def _room(model: Any, num_more: int) -> int | None:
 def fitting_problems(
     problems: list[Problem], schedule: TrainingSchedule, prompts: TeacherPrompts, config: TrainConfig, watcher: Watcher
 ) -> list[Problem]:
-    """The problems whose demonstrations fit --max_teacher_prompt_length; notes how many do not, and how many have none.
+    """The problems with demonstrations that fit --max_teacher_prompt_length; notes how many do not fit or have none.
 
     Raises DataError for a context that the chat template does not write, ConfigError if no problem is left.
     """

@@ -93,7 +93,7 @@ def score_samples(run: Run, stage: int, pairs: Sequence[tuple[Group, Sample]], r
 
 
 def with_divergence(run: Run, stage: int, scores: TeacherScores, num_trained: int) -> TeacherScores:
-    """The counts with the tokens whose whole distribution the teacher computes in the updates, once per pass."""
+    """The counts with the tokens of a divergence, which the teacher reads in every update."""
     learner = run.learners[stage]
     divergence, teacher = learner.method.divergence, learner.teacher
     if divergence is None or divergence.target != "teacher" or teacher is None:
@@ -103,7 +103,7 @@ def with_divergence(run: Run, stage: int, scores: TeacherScores, num_trained: in
 
 
 def samples_with_groups(rollouts: Rollouts, method: Method) -> list[tuple[Group, Sample]]:
-    """The selected samples whose tokens the method reads the teacher of, each with its group."""
+    """The selected samples at which the method reads the teacher, each with its group."""
     return [
         (group, sample)
         for group, selected in zip(rollouts.groups, rollouts.selected, strict=True)
