@@ -162,6 +162,11 @@ class Sample:
         return len(self.prompt) + len(self.ids)
 
     @property
+    def num_tokens_with_teacher(self) -> int:
+        """`num_tokens` with the longer of the sample's own prompt and its teacher's."""
+        return max(len(self.prompt), len(self.teacher_prompt or ())) + len(self.ids)
+
+    @property
     def reward(self) -> float:
         return self.grade.reward
 

@@ -40,13 +40,15 @@ class Micro:
     lengths: tuple[
         int, ...
     ] = ()  # tokens of each row, prompt and response, including a last token that is not run; [B]
+    teacher: Micro | None = None  # the same trained tokens behind the prompts of a divergence's teacher
 
     def to(self, device: torch.device) -> Micro:
         """The micro batch on another device; tensors already there are not copied."""
         tokens = self.tokens.map_columns(lambda column: moved(column, device))
         columns = ((name, value) for name, value in vars(self).items() if isinstance(value, Tensor))
         tensors: dict[str, Any] = {name: moved(value, device) for name, value in columns}
-        return replace(self, tokens=tokens, prompts=self.prompts and self.prompts.to(device), **tensors)
+        prompts, teacher = self.prompts and self.prompts.to(device), self.teacher and self.teacher.to(device)
+        return replace(self, tokens=tokens, prompts=prompts, teacher=teacher, **tensors)
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,19 @@ class Update:
         shared: bool = False,
         needed: Collection[int] | None = None,
         pads_prompts: bool = True,
+        with_teacher: bool = False,
     ) -> Iterator[Micro]:
         """Micro batches of at most `budget` padded tokens (one piece may exceed it), like lengths together.
 
         A piece is one sample, or with `together` all samples of a problem. With `shared`, micro batches hold responses
         only and refer to a batch of prompts, which consecutive ones share. Without `pads_prompts`, all prompts of such
-        a batch have equal lengths. `needed` (None: all) selects the samples.
+        a batch have equal lengths. `needed` (None: all) selects the samples. `with_teacher`: each sample counts with
+        the longer of its own and the teacher's prompt.
         """
+        widths = [sample.num_tokens_with_teacher if with_teacher else sample.num_tokens for sample in self.rows]
         members = [i for i in range(len(self.rows)) if needed is None or i in needed]
         if not shared:
-            for piece in self._filled(members, budget, together):
+            for piece in self._filled(members, budget, together, widths):
                 yield self._micro(piece, None, {})
             return
         problems: dict[ModelInput, list[int]] = {}
@@ -95,30 +100,36 @@ class Update:
             prompt_rows = {prompt: row for row, prompt in enumerate(block)}
             prompts = PromptBatch.of(block)
             inside = [index for prompt in block for index in problems[prompt]]
-            for piece in self._filled(inside, budget, together):
+            for piece in self._filled(inside, budget, together, widths):
                 yield self._micro(piece, prompts, prompt_rows)
 
     @cached_property
     def behind_teacher_prompts(self) -> Update:
         """This update with the prompt that the teacher reads in place of each sample's own; rows keep their indices.
 
-        Raises ValueError if a sample has no teacher prompt.
+        A sample that the method reads no teacher of keeps its own. Raises ValueError if no sample has a teacher prompt.
         """
-        rows = []
-        for sample in self.rows:
-            if sample.teacher_prompt is None:
-                raise ValueError("a sample has no prompt of the teacher: the method has none, or no context for it")
-            rows.append(replace(sample, prompt=sample.teacher_prompt))
-        return replace(self, rows=rows)
+        if all(sample.teacher_prompt is None for sample in self.rows):
+            raise ValueError("no sample has a prompt of the teacher: the method has none, or no context for it")
+        return replace(self, rows=[replace(row, prompt=row.teacher_prompt or row.prompt) for row in self.rows])
 
-    def teacher_micro(self, micro: Micro) -> Micro:
-        """The trained tokens of a micro batch behind the teacher's prompts: a batch of plain rows, without sharing.
+    def teacher_micro(self, micro: Micro, shares: bool = False, pads_prompts: bool = True) -> Micro:
+        """The trained tokens of a micro batch behind the teacher's prompts; on the CPU, `Micro.to` moves them.
 
-        The flat columns [T] have the order of those of `micro`, on the CPU; `Micro.to` moves them.
+        With `shares`, a prompt that several of its samples have is computed once; without `pads_prompts` only if all
+        its prompts have equal lengths. The columns [T] have the order of those of `micro`; RuntimeError if not.
         """
-        members = torch.unique_consecutive(micro.tokens.sample).tolist()
-        teacher_micro = self.behind_teacher_prompts._micro(members, None, {})
-        return replace(teacher_micro, is_padding=micro.is_padding)
+        update, members = self.behind_teacher_prompts, torch.unique_consecutive(micro.tokens.sample).tolist()
+        distinct = list(dict.fromkeys(update.rows[member].prompt for member in members))
+        is_uniform = pads_prompts or len(set(map(len, distinct))) == 1
+        if shares and len(distinct) < len(members) and is_uniform:
+            batch = update._micro(members, PromptBatch.of(distinct), {prompt: i for i, prompt in enumerate(distinct)})
+        else:
+            batch = update._micro(members, None, {})
+        for column in ("sample", "position"):
+            if not torch.equal(getattr(batch.tokens, column), getattr(micro.tokens, column).cpu()):
+                raise RuntimeError(f"the tokens behind the teacher's prompts have another {column} than the policy's")
+        return replace(batch, is_padding=micro.is_padding)
 
     def padding(self) -> Micro:
         """The smallest micro batch of this update, its shortest sample, marked as padding for a rank with fewer."""
@@ -127,9 +138,10 @@ class Update:
         shortest = min(members, key=lambda i: self.rows[i].num_tokens)
         return replace(self._micro([shortest], None, {}), is_padding=True)
 
-    def _filled(self, members: Sequence[int], budget: int, together: bool) -> Iterator[list[int]]:
-        """The samples `members` in batches of at most `budget` padded tokens, similar lengths together."""
-        widths = [sample.num_tokens for sample in self.rows]
+    def _filled(
+        self, members: Sequence[int], budget: int, together: bool, widths: Sequence[int]
+    ) -> Iterator[list[int]]:
+        """The samples `members`, of `widths` tokens, in batches of at most `budget` padded tokens, by rising length."""
         group = self.samples.group.tolist()
         pieces: dict[int, list[int]] = {}
         for index in members:

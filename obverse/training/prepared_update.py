@@ -41,7 +41,7 @@ class PreparedUpdate:
 
 
 class PromptReaders:
-    """The policy's and the anchor's readers of prompts that consecutive micro batches share."""
+    """The models' readers of prompts that consecutive micro batches share."""
 
     def __init__(self, learner: Learner) -> None:
         self.policy = learner.policy.prompt_reader()
@@ -78,10 +78,14 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     if not learner.process_group.is_alone:
         rows = rows_of_rank(learner.process_group, update, rows, is_shared)
     together, pads_prompts = method.needs_whole_groups, policy.pads_prompts
-    micros = [*update.micros(learner.micro_batch_tokens, together, is_shared, rows, pads_prompts)]
+    has_teacher = method.divergence is not None and method.divergence.target == "teacher"
+    micros = [*update.micros(learner.micro_batch_tokens, together, is_shared, rows, pads_prompts, has_teacher)]
     num_rows = sum(len(micro.input_ids) for micro in micros)
     num_micros = len(micros)
-    micros = [micro.to(policy.device) for micro in micros + padding_microbatches(learner, update, num_micros)]
+    micros += padding_microbatches(learner, update, num_micros)
+    if has_teacher:
+        micros = [replace(micro, teacher=_behind_teacher_prompts(learner, update, micro)) for micro in micros]
+    micros = [micro.to(policy.device) for micro in micros]
     if is_frozen:
         readers = PromptReaders(learner)
         micros = [replace(micro, tokens=fill_logprobs(micro, None, learner, readers)) for micro in micros]
@@ -90,6 +94,14 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
         micros = shaped_micros + micros[num_micros:]
     is_unmoved = learner.samples_itself and not is_frozen and not method.needs("sampler")
     return PreparedUpdate(samples, micros, num_rows, is_frozen, is_unmoved)
+
+
+def _behind_teacher_prompts(learner: Learner, update: Update, micro: Micro) -> Micro:
+    """The tokens of a micro batch behind the teacher's prompts."""
+    teacher = learner.teacher
+    if teacher is None:
+        raise ValueError("the method's divergence reads a teacher, which the learner does not have")
+    return update.teacher_micro(micro, teacher.shares, teacher.pads_prompts)
 
 
 def _shape_rewards(learner: Learner, micros: Sequence[Micro], samples: Samples) -> tuple[list[Micro], Samples]:

@@ -22,6 +22,7 @@ from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
 from obverse.estimator.parts import PerToken, Request, Unit
+from obverse.estimator.teacher import Teacher
 from obverse.models.batch import Update, pack
 from obverse.models.float64 import in_float64
 from obverse.models.policy import Policy, as_policy
@@ -82,7 +83,9 @@ def by_autograd(policy: Policy, anchor: Any, method: Method, packed: Update) -> 
     for row in packed.rows:
         ids = torch.tensor([[*row.prompt.token_ids, *row.ids]])
         start, temperature = len(row.prompt) - 1, 0.75 if row.kind == "rollout" else 1.0
-        z, w = (one(input_ids=ids).logits[0, start:-1] / temperature for one in (policy.model, anchor))
+        z = policy.model(input_ids=ids).logits[0, start:-1] / temperature
+        read = row.prompt if row.teacher_prompt is None else row.teacher_prompt
+        w = anchor(input_ids=torch.tensor([[*read.token_ids, *row.ids]])).logits[0, len(read) - 1 : -1] / temperature
         observed = torch.tensor(row.ids)
         logp = z.log_softmax(-1).gather(-1, observed[:, None])[:, 0]
         distance = literal(form, z, w.detach(), observed)
@@ -102,7 +105,7 @@ def same(found: tuple[dict[str, Tensor], float], expected: tuple[dict[str, Tenso
     assert found[1] == pytest.approx(expected[1], rel=1e-9)
 
 
-def learner_of(method: Method, policy: Policy, anchor: Policy, budget: int = 10**6, **more: Any) -> Learner:
+def learner_of(method: Method, policy: Policy, anchor: Policy | None, budget: int = 10**6, **more: Any) -> Learner:
     return Learner(policy, anchor, method, None, budget, **more)  # type: ignore[arg-type]
 
 
@@ -124,6 +127,60 @@ def test_the_gradient_is_that_of_autograd(
             for shares in (True, False):
                 learner = learner_of(both, replace(policy, shares=shares), anchor, budget)
                 same(gradients(learner, packed), expected)
+
+
+def with_teacher_prompts(packed: Update) -> Update:
+    """Rollouts of a problem share a longer prompt of the teacher, demonstrations have one each."""
+    rng, prompts = random.Random(7), {}
+    for row, group in zip(packed.rows, packed.samples.group.tolist(), strict=True):
+        key = (group, 0 if row.kind == "rollout" else id(row))
+        prompt = ModelInput(tuple(rng.randrange(3, 30) for _ in range(rng.randrange(9, 20))))
+        row.teacher_prompt = prompts.setdefault(key, prompt)
+    return packed
+
+
+TAUGHT = Divergence(target="teacher", beta=0.5)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+@pytest.mark.parametrize("who", ["model", "initial", "policy"])
+def test_a_teacher_reads_the_same_tokens_behind_its_prompts(family: str, who: str) -> None:
+    policy, other = as_policy(deepcopy(model(family))), as_policy(model(family, 1))
+    packed, taught = with_teacher_prompts(update()), replace(method(ANCHOR), divergence=TAUGHT, teacher=Teacher(who))
+    models = {"model": {"teachers": {"": other}}, "initial": {"anchor": other}, "policy": {}}[who]
+    with in_float64(policy.model, other.model):
+        expected = by_autograd(policy, (policy if who == "policy" else other).model, taught, packed)
+        for budget in (10**6, 60):
+            for shares in (True, False):
+                plain = replace(other, shares=shares)
+                ours = {name: plain if name == "anchor" else {"": plain} for name in models}
+                learner = learner_of(taught, replace(policy, shares=shares), **{"anchor": None, **ours}, budget=budget)
+                same(gradients(learner, packed), expected)
+
+
+def test_the_budget_counts_the_longer_of_both_prompts() -> None:
+    packed, budget = with_teacher_prompts(update()), 60
+    for micro in packed.micros(budget, with_teacher=True):
+        taught = packed.teacher_micro(micro)
+        assert len(taught.input_ids) == 1 or taught.input_ids.numel() <= budget
+    assert any(packed.teacher_micro(micro).input_ids.numel() > budget for micro in packed.micros(budget))
+
+
+def test_a_prompt_of_the_teacher_that_samples_share_is_computed_once() -> None:
+    packed = with_teacher_prompts(update())
+    (micro,) = packed.micros(10**6)
+    taught = packed.teacher_micro(micro, shares=True)
+    assert taught.prompts is not None and len(taught.prompts.input_ids) == 6 and len(taught.input_ids) == 12
+    assert packed.teacher_micro(micro, shares=True, pads_prompts=False).prompts is None
+
+
+def test_samples_without_a_teacher_keep_their_prompt() -> None:
+    packed = with_teacher_prompts(update())
+    (micro,) = packed.micros(10**6)
+    packed.rows[0].teacher_prompt = None
+    assert packed.behind_teacher_prompts.rows[0].prompt == packed.rows[0].prompt
+    with pytest.raises(ValueError, match="no sample"):
+        update().teacher_micro(micro)
 
 
 METHOD = """
