@@ -206,12 +206,12 @@ class Weighed:
     values: Tensor  # [T, terms] coefficients of every term, also of other streams than log-probs
     masked: Tensor  # [T, terms]
     clipped: Tensor  # [T, terms]
-    logp_terms: list[int]  # the columns that multiply the gradient of a log-prob
+    streams: list[str]  # of each term: what its column multiplies the gradient of
     trained: Tensor  # [T] whether the token is in the update
 
-    def total(self) -> Tensor:
-        """The factor of the gradient of each log-prob; [T]."""
-        return self.values[:, self.logp_terms].sum(1)
+    def total(self, stream: str = "logp") -> Tensor:
+        """The factor of the gradient of each log-prob, or of another stream; [T]."""
+        return self.values[:, [number for number, on in enumerate(self.streams) if on == stream]].sum(1)
 
 
 def weighed(
@@ -240,8 +240,7 @@ def weighed(
                     values[indices, number] = coefficient(inputs, (term,), term.on).double().cpu()
                     masked[indices, number] = _is_masked(inputs, term).cpu()
                     clipped[indices, number] = masked[indices, number] & term.mask.reads_ratio_only
-    logp_terms = [number for number, term in enumerate(method.terms) if term.on == "logp"]
-    return Weighed(samples, owner, values, masked, clipped, logp_terms, trained)
+    return Weighed(samples, owner, values, masked, clipped, [term.on for term in method.terms], trained)
 
 
 def _indices(update: Update, inputs: PartInputs, starts: Mapping[int, int]) -> Tensor:

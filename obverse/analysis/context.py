@@ -288,6 +288,7 @@ def check(named: NamedMethod) -> None:
     lacks = {
         "trains no policy": not method.trains_policy,
         "needs a critic, which only its run has": method.critic is not None,
+        "reads a teacher, which only its run has": method.teacher is not None,
         "changes what the policy reads": method.inputs is not None,
     }
     for reason, holds in lacks.items():

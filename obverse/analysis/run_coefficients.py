@@ -17,7 +17,7 @@ def weigh_step(run: Path, step: int, name: str, schedule: TrainingSchedule | Non
 
     Without a `schedule` it is that of the method `name`: the run's method has the options of the run, another those
     of its paper. Every stage of a schedule makes an update: the rows of a sample are repeated, with the stage as
-    `method`.
+    `method`. A method with a divergence also has `divergence_coefficient`, the factor of its gradient.
     Raises DataError for a step without samples, ConfigError for a method that needs more than a model and its data.
     """
     methods = (name,) if schedule is None else None
@@ -33,8 +33,9 @@ def weigh_step(run: Path, step: int, name: str, schedule: TrainingSchedule | Non
     samples = []
     for label, table in tables.items():
         lengths = [len(sample.ids) for _, sample in table.samples]
-        pieces = zip(table.samples, table.total().split(lengths), table.trained.split(lengths), strict=True)
-        for (problem, sample), values, trained in pieces:
+        columns = (table.total(), table.total("divergence"), table.trained)
+        pieces = zip(table.samples, *(column.split(lengths) for column in columns), strict=True)
+        for (problem, sample), values, of_divergence, trained in pieces:
             samples.append(
                 {
                     "problem": problem.id,
@@ -42,6 +43,7 @@ def weigh_step(run: Path, step: int, name: str, schedule: TrainingSchedule | Non
                     "reward": sample.reward,
                     "kept": bool(trained.any()),
                     "coefficient": values.tolist(),
+                    **({"divergence_coefficient": of_divergence.tolist()} if "divergence" in table.streams else {}),
                     "tokens": [context.tokenizer.decode([token]) for token in sample.ids],
                     "source": [source.label for source in sample.sources],
                     **({"method": label} if len(tables) > 1 else {}),

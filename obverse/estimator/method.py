@@ -75,6 +75,8 @@ class Method:
             raise ValueError("no part and no divergence reads the teacher: leave teacher out")
         if (self.divergence is None) == ("divergence" in self.streams):
             raise ValueError('terms with on="divergence" and the Method\'s divergence=Divergence(...) need each other')
+        if self.divergence is not None and self.inputs is not None:
+            raise ValueError("a divergence compares distributions after the same tokens, which inputs= changes")
 
     @property
     def readers(self) -> list[object]:

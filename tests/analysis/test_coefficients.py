@@ -20,7 +20,10 @@ from obverse.analysis.coefficients import (
 )
 from obverse.analysis.context import Context, load_context, with_run_options
 from obverse.config.analyze import CoefficientsConfig
+from obverse.estimator import Divergence, Term
+from obverse.estimator.formula import Stream
 from obverse.estimator.method import Method
+from obverse.estimator.parts import PerToken, Request
 from obverse.types import GradeResult, Group, Problem, Sample, Source
 
 
@@ -37,6 +40,7 @@ def response(context: Context, text: str, kind: str, right: bool, behavior: floa
                   grade=grade)  # fmt: skip
 
 
+STREAMS: tuple[tuple[float, Stream], ...] = ((1.0, "logp"), (0.5, "divergence"))
 PROBLEM = Problem("p", "1+1", answer="2", demonstration=("1+1=2#2",), verifier="math", meta={"difficulty": 1})
 
 
@@ -49,6 +53,16 @@ def masses_of(context: Context, method: Method, behavior: float | None = None) -
     learner = context.learner(method, samples_itself=behavior is None)
     table = weighed(method, [group(context, behavior or 0.0)], learner, 0.0)
     return {(mass.by, mass.name.partition(":")[0]): mass for mass in masses(table, method)}
+
+
+def test_a_divergence_is_a_row_by_term_and_a_column_of_its_own(context: Context) -> None:
+    terms = tuple(Term(Source.DEMONSTRATION, normalizer=PerToken(), weight=w, on=on) for w, on in STREAMS)
+    method = Method(Request(demonstrations=1), terms, divergence=Divergence("anchor", beta=0.0))
+    table = weighed(method, [group(context)], context.learner(method), 0.0)
+    assert table.total().tolist() == pytest.approx([1 / 7] * 7 + [0.0] * (len(table.sample) - 7))
+    assert table.total("divergence").tolist() == pytest.approx([0.5 / 7] * 7 + [0.0] * (len(table.sample) - 7))
+    by_term = [mass.mass for mass in masses(table, method) if mass.by == "term"]
+    assert by_term == pytest.approx([1.0, 0.5])
 
 
 def test_imitation(context: Context) -> None:

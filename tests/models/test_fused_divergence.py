@@ -189,49 +189,50 @@ def test_values_and_gradients_are_those_of_autograd(form: Divergence, dtype: tor
             torch.testing.assert_close(gradient.double(), reference, rtol=tolerance, atol=20 * tolerance)
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_a_head_that_is_no_matrix_gives_the_same(form: Divergence) -> None:
-    z, w = (torch.randn(9, 31, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1))
-    observed, ones = torch.arange(9), torch.ones(9, dtype=torch.float64)
-    comparison = Comparison(form, Target(w, lambda states: states), observed, ones)
-    value, gradient = fused(form, z, w, observed)
-    z.requires_grad_()
-    parts = [LogitDivergence.apply(z[part], comparison, part) for part in (slice(0, 4), slice(4, 9))]
-    close(torch.cat(parts).detach(), value, 1e-12)
-    close(torch.autograd.grad(torch.cat(parts).sum(), z)[0], gradient, 1e-12)
+def test_a_head_that_is_no_matrix_gives_the_same() -> None:
+    for form in FORMS:
+        z, w = (
+            torch.randn(9, 31, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1)
+        )
+        observed, ones = torch.arange(9), torch.ones(9, dtype=torch.float64)
+        comparison = Comparison(form, Target(w, lambda states: states), observed, ones)
+        value, gradient = fused(form, z, w, observed)
+        z.requires_grad_()
+        parts = [LogitDivergence.apply(z[part], comparison, part) for part in (slice(0, 4), slice(4, 9))]
+        close(torch.cat(parts).detach(), value, 1e-12)
+        close(torch.autograd.grad(torch.cat(parts).sum(), z)[0], gradient, 1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("widths", [(31, 35), (35, 31)])
-def test_unequal_padded_heads_are_compared_over_the_ids_that_both_have(
-    form: Divergence, widths: tuple[int, int]
-) -> None:
-    z, w = (
-        torch.randn(9, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64) for width in widths
-    )
-    observed = torch.arange(9)
-    value, gradient = fused(form, z, w, observed)
-    cut_value, cut_gradient = fused(form, z[:, :31], w[:, :31], observed)
-    close(value, cut_value, 1e-12)
-    close(gradient[:, :31], cut_gradient, 1e-12)
-    assert not gradient[:, 31:].any()
+def test_unequal_padded_heads_are_compared_over_the_ids_that_both_have(widths: tuple[int, int]) -> None:
+    for form in FORMS:
+        z, w = (
+            torch.randn(9, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
+            for width in widths
+        )
+        observed = torch.arange(9)
+        value, gradient = fused(form, z, w, observed)
+        cut_value, cut_gradient = fused(form, z[:, :31], w[:, :31], observed)
+        close(value, cut_value, 1e-12)
+        close(gradient[:, :31], cut_gradient, 1e-12)
+        assert not gradient[:, 31:].any()
 
 
-@pytest.mark.parametrize("form", [replace(form, top_k=form.top_k and 2) for form in FORMS], ids=str)
-def test_impossible_tokens_give_finite_numbers(form: Divergence) -> None:
+def test_impossible_tokens_give_finite_numbers() -> None:
     """Logits of minus infinity and of large magnitude; a reverse KL from an impossible token has its floor."""
-    never = -torch.inf
-    z = torch.tensor([[0.0, 1.0, never, 2.0], [0.0, 1.0, 2.0, 3.0], [900.0, 0.0, -900.0, 1.0]])
-    w = torch.tensor([[1.0, 0.0, never, 2.0], [0.0, never, 2.0, 1.0], [-900.0, 0.0, 900.0, 1.0]])
-    for policy, target in ((z, w), (w, z)):
-        value, gradient = by_row(form, policy, target)
-        assert torch.isfinite(value).all() and torch.isfinite(gradient).all()
-        assert (value > -1e-5).all()
-        close(gradient.sum(-1), torch.zeros(3), 1e-3)
-    same, gradient = by_row(form, z, z)
-    if not form.tilt and not form.smooth:
-        close(same, torch.zeros(3), 1e-6)
-        close(gradient, torch.zeros(3, 4), 1e-6)
+    for form in (replace(form, top_k=form.top_k and 2) for form in FORMS):
+        never = -torch.inf
+        z = torch.tensor([[0.0, 1.0, never, 2.0], [0.0, 1.0, 2.0, 3.0], [900.0, 0.0, -900.0, 1.0]])
+        w = torch.tensor([[1.0, 0.0, never, 2.0], [0.0, never, 2.0, 1.0], [-900.0, 0.0, 900.0, 1.0]])
+        for policy, target in ((z, w), (w, z)):
+            value, gradient = by_row(form, policy, target)
+            assert torch.isfinite(value).all() and torch.isfinite(gradient).all()
+            assert (value > -1e-5).all()
+            close(gradient.sum(-1), torch.zeros(3), 1e-3)
+        same, gradient = by_row(form, z, z)
+        if not form.tilt and not form.smooth:
+            close(same, torch.zeros(3), 1e-6)
+            close(gradient, torch.zeros(3, 4), 1e-6)
 
 
 def test_the_floor_of_a_reverse_kl() -> None:
@@ -254,16 +255,18 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("known", [False, True])
-def test_no_tensor_has_all_tokens_and_the_whole_vocabulary(form: Divergence, known: bool) -> None:
-    num, width, vocabulary, chunk = 200, 4, 301, 16
-    states, target = torch.randn(num, width, requires_grad=True), torch.randn(num, width)
-    matrix, ones = torch.randn(vocabulary, width, requires_grad=True), torch.ones(num)
-    observed = torch.zeros(num, dtype=torch.long)
-    comparison = Comparison(form, Target(target, lambda states: states, torch.randn(vocabulary, width)), observed, ones)
-    gradient = ones if known else None
-    with Largest() as largest:
-        logp, _, divergence = Scores.apply(states, matrix, observed, ones, gradient, chunk, comparison, gradient)
-        (logp.sum() + divergence.sum()).backward()
-    assert largest.num <= chunk * vocabulary
+def test_no_tensor_has_all_tokens_and_the_whole_vocabulary(known: bool) -> None:
+    for form in FORMS:
+        num, width, vocabulary, chunk = 200, 4, 301, 16
+        states, target = torch.randn(num, width, requires_grad=True), torch.randn(num, width)
+        matrix, ones = torch.randn(vocabulary, width, requires_grad=True), torch.ones(num)
+        observed = torch.zeros(num, dtype=torch.long)
+        comparison = Comparison(
+            form, Target(target, lambda states: states, torch.randn(vocabulary, width)), observed, ones
+        )
+        gradient = ones if known else None
+        with Largest() as largest:
+            logp, _, divergence = Scores.apply(states, matrix, observed, ones, gradient, chunk, comparison, gradient)
+            (logp.sum() + divergence.sum()).backward()
+        assert largest.num <= chunk * vocabulary

@@ -112,9 +112,20 @@ def learner_of(method: Method, policy: Policy, anchor: Policy | None, budget: in
 ANCHOR = Divergence(target="anchor", beta=0.0)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma2"])  # tied, untied, and with capped logits
-@pytest.mark.parametrize("form", [ANCHOR, replace(ANCHOR, beta=0.5, top_k=9)], ids=str)
-@pytest.mark.parametrize("budget", [10**6, 30])
+TOP = replace(ANCHOR, beta=0.5, top_k=9)
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "budget"),  # with a tied head, an untied one, and capped logits
+    [
+        ("qwen2", TOP, 30),
+        pytest.param("qwen2", ANCHOR, 10**6, marks=pytest.mark.slow),
+        pytest.param("llama", TOP, 30, marks=pytest.mark.slow),
+        pytest.param("llama", ANCHOR, 10**6, marks=pytest.mark.slow),
+        pytest.param("gemma2", TOP, 30, marks=pytest.mark.slow),
+        pytest.param("gemma2", ANCHOR, 10**6, marks=pytest.mark.slow),
+    ],
+)
 def test_the_gradient_is_that_of_autograd(
     family: str, form: Divergence, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,8 +153,15 @@ def with_teacher_prompts(packed: Update) -> Update:
 TAUGHT = Divergence(target="teacher", beta=0.5)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
-@pytest.mark.parametrize("who", ["model", "initial", "policy"])
+@pytest.mark.parametrize(
+    ("family", "who"),
+    [
+        ("qwen2", "model"),
+        pytest.param("qwen2", "initial", marks=pytest.mark.slow),
+        pytest.param("qwen2", "policy", marks=pytest.mark.slow),
+        pytest.param("gemma2", "model", marks=pytest.mark.slow),
+    ],
+)
 def test_a_teacher_reads_the_same_tokens_behind_its_prompts(family: str, who: str) -> None:
     policy, other = as_policy(deepcopy(model(family))), as_policy(model(family, 1))
     packed, taught = with_teacher_prompts(update()), replace(method(ANCHOR), divergence=TAUGHT, teacher=Teacher(who))
@@ -200,6 +218,7 @@ def held(num_generations: int = 3, beta: float = 0.5) -> Method:
 """
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_trains_and_resumes(tmp_path: Path) -> None:
     """Killed after two of four steps and resumed, with two passes over each update; the figure is in metrics.jsonl."""
     tiny, method = save_tiny("qwen2", tmp_path / "qwen2"), tmp_path / "held.py"
