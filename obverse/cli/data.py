@@ -21,6 +21,7 @@ from obverse.cli.commands import COMMANDS, Words, load
 from obverse.cli.parser import print_help
 from obverse.cli.progress_panel import Panel
 from obverse.cli.results_console import results_console
+from obverse.cli.teacher_prompts import contexts, message_of, teacher_of, tokens_of
 from obverse.config.commands import DataConfig
 from obverse.data import EMBEDDED, load_dataset
 from obverse.data.control_tokens import LOOKS_LIKE, texts_in
@@ -36,8 +37,16 @@ from obverse.seeds import seed_for
 from obverse.types import Problem
 
 MAX_LISTED = 20
-STYLES = {"prompt": ("", "reverse"), "demonstration": ("green", "reverse green")}  # two alternating styles
-TRAINED = {"prompt": "never trained", "demonstration": "trained by methods that imitate"}
+STYLES = {  # two alternating styles
+    "prompt": ("", "reverse"),
+    "demonstration": ("green", "reverse green"),
+    "teacher's prompt": ("magenta", "reverse magenta"),
+}
+TRAINED = {
+    "prompt": "never trained",
+    "demonstration": "trained by methods that imitate",
+    "teacher's prompt": "read by the teacher only, before the response",
+}
 
 
 def run(words: Words) -> int:
@@ -189,6 +198,7 @@ def some(config: DataConfig) -> list[Problem]:
 
 def show(config: DataConfig, console: Console) -> None:
     """Print some problems as text."""
+    teacher = teacher_of(config)
     for problem in some(config):
         console.rule(Text(flat(problem.id)), align="left", characters="-")
         messages = (
@@ -208,6 +218,9 @@ def show(config: DataConfig, console: Console) -> None:
                 _print(console, f"{kind}'s {name}", str(value))
         for name, value in problem.meta.items():
             _print(console, name, str(value)[:200], "dim")
+        for context in contexts(teacher, problem, config.teacher_context):
+            console.print(Text(f"the teacher's context: {context.kind}", style="dim"))
+            _print(console, "teacher reads", message_of(config, problem, context), "magenta")
 
 
 def _print(console: Console, name: str, text: str, style: str = "") -> None:
@@ -220,12 +233,16 @@ def _print(console: Console, name: str, text: str, style: str = "") -> None:
 
 def show_tokens(config: DataConfig, problems: Iterable[Problem], console: Console) -> None:
     """Print every problem's tokens, and below them their ids."""
+    teacher = teacher_of(config)
     renderer: Renderer = load("obverse.models.load_renderer:load_renderer")(config)
     console.print(Text(flat(renderer.describe()), style="bold"))
     for problem in problems:
         console.rule(Text(flat(problem.id)), align="left", characters="-")
         for part, tokens in groupby(renderer.show(problem), key=lambda token: token[2]):
             print_part(console, part, [(text, number) for text, number, _ in tokens])
+        for context in contexts(teacher, problem, config.teacher_context):
+            console.print(Text(f"the teacher's context: {context.kind}", style="dim"))
+            print_part(console, "teacher's prompt", tokens_of(config, renderer, problem, context))
 
 
 def check_tokens(config: DataConfig, problems: Sequence[Problem], console: Console) -> None:

@@ -11,6 +11,7 @@ from obverse.config.fields import (
     HUB_PRIVATE_TEXT,
     KWARGS_TEXT,
     PARSE_TEXT,
+    TEACHER_TEMPLATE_TEXT,
     Folder,
     Listed,
     Options,
@@ -43,6 +44,15 @@ class DataConfig(Options):
     system_prompt: str | None = option("model", "system message for problems that have none", None)
     chat_template_kwargs: Variables = option("model", KWARGS_TEXT, {})
     parse_special_tokens: bool = option("model", PARSE_TEXT, False)
+    teacher: Place | None = option(
+        "method", "show also what the teacher of this method reads: a name, or file.py:function; none: no teacher", None
+    )
+    teacher_template: Template | None = option("method", TEACHER_TEMPLATE_TEXT, None)
+    teacher_context: Text | None = option(
+        "method",
+        "text in place of a sibling's answer or of feedback, which exist in a run only; none: a placeholder",
+        None,
+    )
 
 
 class GradeConfig(Options):

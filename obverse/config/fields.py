@@ -190,6 +190,10 @@ KWARGS_TEXT = (
     "override them"
 )
 HUB_PRIVATE_TEXT = "create the repository as a private one, and push to no public one; false: allow both"
+TEACHER_TEMPLATE_TEXT = (
+    "what a teacher with a context reads as the user's message: a text with {prompt} and {context}, or its file; none: "
+    "a text for each kind of context (docs/teachers.md)"
+)
 PARSE_TEXT = "read control tokens that rows spell out (such as <|im_end|>) as tokens; by default they stay text"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from obverse.config.fields import Options, Places, Positive, Template, Text, option
+from obverse.config.fields import TEACHER_TEMPLATE_TEXT, Options, Places, Positive, Template, Text, option
 
 
 class TeacherOptions(Options):
@@ -31,8 +31,7 @@ class TeacherOptions(Options):
     )
     teacher_template: Template | None = option(
         "model",
-        "what a teacher with a context reads as the user's message: a text with {prompt} and {context}, or its file; "
-        "none: a text for each kind of context (docs/teachers.md)",
+        TEACHER_TEMPLATE_TEXT,
         None,
     )
     max_teacher_prompt_length: Positive | None = option(

@@ -17,7 +17,7 @@ from obverse.estimator.teacher import Context, TeacherContext
 from obverse.rewards.reasoning_blocks import span
 from obverse.types import Message, ModelInput, Problem
 
-TEMPLATES: Mapping[Context, str] = {
+CHAT_TEMPLATES: Mapping[Context, str] = {
     "demonstration": (
         "{prompt}\n\nFor reference, this is a worked solution of the problem:\n\n{context}\n\n"
         "Now solve the problem yourself, with your own reasoning."
@@ -30,6 +30,12 @@ TEMPLATES: Mapping[Context, str] = {
         "{prompt}\n\nAn earlier attempt at this problem was not correct. The feedback on it:\n\n{context}\n\n"
         "Now solve the problem correctly."
     ),
+}
+# Without a chat template the model continues the prompt, which therefore comes last.
+TEXT_TEMPLATES: Mapping[Context, str] = {
+    "demonstration": "Worked solution: {context}\n\n{prompt}",
+    "sibling": "Correct answer: {context}\n\n{prompt}",
+    "feedback": "Feedback on an earlier attempt: {context}\n\n{prompt}",
 }
 PLACES = re.compile(r"\{(prompt|context)\}")
 
@@ -60,7 +66,8 @@ class TeacherPrompts:
 
     Args:
         renderer: Of the policy's tokenizer and chat template, which the teacher shares.
-        template: Text of every context with {prompt} and {context}; None: the one of `TEMPLATES` for its kind.
+        template: Text of every context with {prompt} and {context}; None: the one for its kind, of `CHAT_TEMPLATES` or,
+            without a chat template, of `TEXT_TEMPLATES`.
         max_tokens: A context is cut at its end until the prompt has at most this many tokens (as SDPO cuts its
             prompts); None: no limit.
     """
@@ -87,8 +94,13 @@ class TeacherPrompts:
         return prompt
 
     def _render(self, problem: Problem, kind: Context, text: str) -> ModelInput:
-        template = TEMPLATES[kind] if self.template is None else self.template
+        template = self.template or default_template(kind, self.renderer.layout.jinja is not None)
         return self.renderer.prompt(with_context(problem, template, text))
+
+
+def default_template(kind: Context, has_chat_template: bool) -> str:
+    """The template of a kind of context, for a model with or without a chat template."""
+    return (CHAT_TEMPLATES if has_chat_template else TEXT_TEMPLATES)[kind]
 
 
 def with_context(problem: Problem, template: str, text: str) -> Problem:

@@ -12,6 +12,7 @@ from rich.console import Console
 from obverse.cli.data import check, compared_as_text, counts, overlaps, read, show, show_tokens, some, splits, visible
 from obverse.config.commands import DataConfig
 from obverse.data import load_dataset
+from obverse.errors import ConfigError
 from obverse.types import Problem
 
 
@@ -98,3 +99,26 @@ def test_tokens_are_shown_as_the_model_sees_them(tiny_dir: Path, tmp_path: Path)
     assert "tokens, never trained" in text and "tokens, trained by methods that imitate" in text
     shown = "".join(line for line in text.splitlines() if "|" in line).replace("|", "")
     assert visible(str(problem.prompt)) in shown and visible(problem.demonstration_text) in shown
+
+
+def test_the_teachers_prompt_is_shown(tmp_path: Path) -> None:
+    path, method = tmp_path / "rows.jsonl", tmp_path / "m.py"
+    path.write_text(json.dumps({"prompt": "2+2?", "answer": "4", "demonstration": "two and two"}) + "\n")
+    source = (Path(__file__).parents[1] / "teacher_methods.py").read_text()
+    method.write_text(source.replace('sees: str = "prompt"', 'sees: str = "sibling+demonstration"'))
+    options = {"dataset": str(path), "teacher": f"{method}:taught"}
+    console, file = a_console()
+    show(DataConfig(**options), console)
+    sibling, demonstration = file.getvalue().split("the teacher's context: ")[1:]
+    assert sibling.startswith("sibling") and "placeholder" in sibling and "2+2?" in sibling
+    assert demonstration.startswith("demonstration") and "two and two" in demonstration
+    console, file = a_console()
+    show_tokens(
+        DataConfig(**options, model="embedded", teacher_context="it is 4"), some(DataConfig(**options)), console
+    )
+    text = file.getvalue().replace("|", "").replace("\n", "")
+    assert "Correct answer: it is 4" in text and "Worked solution: two and two" in text
+    with pytest.raises(ConfigError, match="--teacher grpo"):
+        show(DataConfig(dataset=str(path), teacher="grpo"), console)
+    with pytest.raises(ConfigError, match="--teacher_context"):
+        show(DataConfig(dataset=str(path), teacher_context="it is 4"), console)

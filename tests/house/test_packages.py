@@ -97,6 +97,7 @@ LIGHT_MODULES = {
     "cli.runs",
     "cli.serve_vllm",
     "cli.progress_panel",
+    "cli.teacher_prompts",
 }
 ONLY_IN_WORKERS = {"rewards.math_verify_worker", "rewards.formula_equality"}  # imported by name, in another process
 
