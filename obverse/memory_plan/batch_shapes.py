@@ -9,6 +9,8 @@ from obverse.estimator.method import Method
 from obverse.estimator.requests import generation_requests
 from obverse.types import Source
 
+FEEDBACK, TEMPLATE = 128, 64  # tokens assumed of a verifier's reason, and of the text around a teacher's context
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -94,6 +96,24 @@ def training(
         together = max(1, min(problems, budget // max(1, lengths.prompt)))
         return TrainingShape(num_rows, scored, scored, num_micros, together, lengths.prompt)
     return TrainingShape(num_rows, max(1, round(fill * longest) - 1), scored, num_micros)
+
+
+def scoring_shape(
+    config: TrainConfig, method: Method, lengths: Lengths, device: str, shares: bool
+) -> TrainingShape | None:
+    """The largest micro batch that the teacher of `method` scores; None where it scores nothing."""
+    if method.teacher is None or not method.needs("teacher"):
+        return None
+    context = {"prompt": 0, "demonstration": lengths.response, "sibling": lengths.completion, "feedback": FEEDBACK}
+    added = max(context[kind] + (0 if kind == "prompt" else TEMPLATE) for kind in method.teacher.contexts)
+    prompt = lengths.prompt + added
+    prompt = max(lengths.prompt, min(prompt, config.max_teacher_prompt_length or prompt))
+    samples, budget = SamplesPerProblem.of(method, lengths), config.tokens_at_once(device)
+    response = max(samples.hint + samples.completion, lengths.response if samples.response else 0, 2)
+    num_rows = max(1, budget // (prompt + response))
+    if shares:
+        return TrainingShape(num_rows, response - 1, response - 1, 1, max(1, budget // prompt), prompt)
+    return TrainingShape(num_rows, prompt + response - 1, response - 1, 1)
 
 
 def decoding_shape(

@@ -34,16 +34,18 @@ class MetaModels:
     anchor: Policy | None = None
     critic: Any = None
     scorer: Any = None
+    teachers: tuple[Policy, ...] = ()  # other models, frozen
+    average: Policy | None = None  # the moving average of whole weights; an adapter's average is no model of its own
     stores_float32: bool = False
 
 
 def policy_capabilities(config: TrainConfig, schedule: TrainingSchedule) -> dict[str, Capabilities]:
-    """The capabilities of policy and reference model, by name; tested outside a tracker, as tests need numbers."""
+    """The capabilities of language models, by name; tested outside a tracker, as tests need numbers."""
     if not all(method.trains_policy for method in schedule.methods):
         return {}
     by_name = {}
-    for name in (config.model, config.anchor_model):
-        if name is not None:
+    for name in (config.model, config.anchor_model, *config.teacher_models.values()):
+        if name is not None and name not in by_name:
             by_name[name] = capabilities_of(_outline(name, config))
     return by_name
 
@@ -94,6 +96,7 @@ def build_meta_models(
         anchor.model.requires_grad_(False)
     if any(method.critic is not None for method in schedule.methods):
         critic = _scalar(config.model, _scalar_dtype(config.dtype), config.positions)
+    teachers, average = _teachers(config, schedule, device, capabilities, dtype, is_mixed)
     if config.reward_model is not None:
         scorer = _scalar(config.reward_model, _scalar_dtype(config.dtype)).requires_grad_(False)
     if config.use_peft:
@@ -102,7 +105,37 @@ def build_meta_models(
         policy = with_checkpoints(policy)
     if shared_out:
         policy = replace(policy, shares=False)
-    return MetaModels(_with_quick_head(policy), anchor and _with_quick_head(anchor), critic, scorer, is_cast)
+    return MetaModels(
+        _with_quick_head(policy),
+        anchor and _with_quick_head(anchor),
+        critic,
+        scorer,
+        tuple(_with_quick_head(replace(teacher, shares=teacher.shares and not shared_out)) for teacher in teachers),
+        average and _with_quick_head(average),
+        is_cast,
+    )
+
+
+def _teachers(
+    config: TrainConfig,
+    schedule: TrainingSchedule,
+    device: str,
+    capabilities: Mapping[str, Capabilities],
+    dtype: torch.dtype,
+    is_mixed: bool,
+) -> tuple[list[Policy], Policy | None]:
+    """The teachers that are other models, each once, and the average of the policy's whole weights."""
+    frozen = weights_dtype(config.dtype, device, trains=False)
+    names = dict.fromkeys(config.teacher_models.values())
+    teachers = [_policy(name, config, frozen, config.dtype == "mixed", capabilities) for name in names]
+    who = {method.teacher.who for method in schedule.methods if method.teacher is not None}
+    average = None
+    if "average" in who and not config.use_peft:
+        average = _policy(config.model, config, dtype, is_mixed, capabilities)
+    for teacher in (*teachers, average):
+        if teacher is not None:
+            teacher.model.requires_grad_(False)
+    return teachers, average
 
 
 def _policy(

@@ -78,6 +78,16 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
 
 
 @torch.no_grad()
+def scoring(tracker: MemoryTracker, teacher: Policy, work: TrainingShape) -> int:
+    """Peak bytes of the forward passes by which a teacher scores samples."""
+    before = tracker.mark()
+    prompts = PromptBatch.of([ModelInput((0,) * work.prompt)] * work.num_prompts) if work.num_prompts else None
+    micro = micro_batch(work.num_rows, work.width, work.num_scored, prompts)
+    logprobs(teacher, micro, reader=teacher.prompt_reader() if prompts else None)
+    return tracker.peak - before
+
+
+@torch.no_grad()
 def sampling(
     tracker: MemoryTracker, policy: Policy, work: DecodingShape, params: SamplingParams, path: DecodePath
 ) -> tuple[int, int]:

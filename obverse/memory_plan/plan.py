@@ -11,6 +11,7 @@ import torch
 from obverse import methods
 from obverse.config.train import TrainConfig
 from obverse.errors import ConfigError
+from obverse.estimator.method import Method
 from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.inference import sampling_params
 from obverse.inference.decode_paths import DecodePath
@@ -18,7 +19,7 @@ from obverse.memory_plan import batch_shapes as sizes
 from obverse.memory_plan.batch_shapes import DecodingShape, Lengths, TrainingShape
 from obverse.memory_plan.memory_tracker import MemoryTracker
 from obverse.memory_plan.meta_models import MetaModels, build_meta_models, policy_capabilities, policy_decode_path
-from obverse.memory_plan.phases import sampling, training
+from obverse.memory_plan.phases import sampling, scoring, training
 from obverse.models.conformance import Capabilities, first_line
 from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_logprobs import chunk_size
@@ -49,6 +50,7 @@ class Plan:
     gathered_to_sample: int
     micro: TrainingShape
     rows: DecodingShape | None
+    scored: int = 0  # the forward passes by which a teacher scores samples
 
     @property
     def training(self) -> int:
@@ -59,8 +61,12 @@ class Plan:
         return sum(self.lasting.values()) + self.cache + self.decoding + self.gathered_to_sample if self.rows else 0
 
     @property
+    def scoring(self) -> int:
+        return sum(self.lasting.values()) + self.scored + self.gathered if self.scored else 0
+
+    @property
     def peak(self) -> int:
-        return max(self.training, self.sampling)
+        return max(self.training, self.sampling, self.scoring)
 
 
 def plan(config: TrainConfig, lengths: Lengths, ranks: int = 1) -> Plan:
@@ -120,7 +126,25 @@ def _planned(
             gathered_to_sample=_gathered(nets, whole=True) if share > 1 else 0,
             micro=micros[most],
             rows=rows,
+            scored=max(
+                (_scored(tracker, nets, config, method, lengths, kind) for method in schedule.methods), default=0
+            ),
         )
+
+
+def _scored(
+    tracker: MemoryTracker, nets: MetaModels, config: TrainConfig, method: Method, lengths: Lengths, device: str
+) -> int:
+    """Peak bytes of the scoring pass of a method's teacher; 0 where this process scores nothing."""
+    if method.teacher is None:
+        return 0
+    of_run = {"policy": nets.policy, "initial": nets.anchor or nets.policy, "average": nets.average or nets.policy}
+    teachers = nets.teachers if method.teacher.who == "model" else (of_run[method.teacher.who],)
+    peaks = []
+    for teacher in teachers:
+        work = sizes.scoring_shape(config, method, lengths, device, teacher.shares)
+        peaks.append(0 if work is None else scoring(tracker, teacher, work))
+    return max(peaks, default=0)
 
 
 def learning(parameter: torch.nn.Parameter) -> bool:
@@ -152,9 +176,19 @@ def _lasting(nets: MetaModels, schedule: TrainingSchedule, config: TrainConfig) 
         "initial model": _stored_bytes(nets, nets.anchor and nets.anchor.model),
         "critic": num_bytes(nets.critic),
         "reward model": num_bytes(nets.scorer),
+        "teacher": sum(num_bytes(teacher.model) for teacher in nets.teachers) + _average_bytes(nets, schedule),
         "moments of AdamW": moments,
     }
     return {name: size for name, size in sizes_by_use.items() if size}
+
+
+def _average_bytes(nets: MetaModels, schedule: TrainingSchedule) -> int:
+    """Bytes of the moving average of what the policy trains: whole weights, or an adapter."""
+    if not any(method.teacher is not None and method.teacher.who == "average" for method in schedule.methods):
+        return 0
+    if nets.average is not None:
+        return _stored_bytes(nets, nets.average.model)
+    return num_bytes(nets.policy.model, learning)
 
 
 def _linear(model: Any) -> int:

@@ -63,6 +63,9 @@ def lines(planned: Plan, source: str) -> Iterator[str]:
         if planned.gathered_to_sample:
             yield row("whole weights to sample with", planned.gathered_to_sample)
         yield row("= sampling", planned.sampling)
+    if planned.scored:
+        yield row("forward passes of the teacher", planned.scored)
+        yield row("= scoring", planned.scoring)
     yield row("gradients", planned.gradients)
     yield row(f"activations of {planned.micro.num_tokens:,} tokens", planned.activations)
     yield row("logits", planned.logits)
@@ -82,7 +85,8 @@ def size(number: int) -> str:
 
 def refusal(config: TrainConfig, longest: Lengths, planned: Plan, available: int) -> str:
     """Why a rank's work does not fit `available` bytes, and the option that saves most."""
-    phase = "training" if planned.training >= planned.sampling else "sampling"
+    sums = {"training": planned.training, "sampling": planned.sampling, "scoring": planned.scoring}
+    phase = max(sums, key=sums.__getitem__)
     need = f"{phase} needs {size(planned.peak)} beside Python and its libraries"
     savings = []
     for words, change in changes(config, planned):

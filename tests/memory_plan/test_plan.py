@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from teacher_methods import TAUGHT, taught
 from transformers import OpenAIGPTConfig, Qwen2Config, Qwen2ForCausalLM
 
 from bench.memory import SUITE, predicted
@@ -70,6 +71,26 @@ def test_weights_gradients_and_moments(folder: str) -> None:
     assert made.lasting == {"weights": weights, "moments of AdamW": 2 * weights}
     assert made.gradients == weights and made.rows is None and made.sampling == 0
     assert made.training == 4 * weights + made.activations + made.logits == made.peak
+
+
+@pytest.mark.parametrize(
+    ("who", "models"),
+    [
+        pytest.param("policy", 0, marks=pytest.mark.slow),
+        ("model", 1),
+        pytest.param("average", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_teacher_has_weights_and_a_phase(who: str, models: int, folder: str) -> None:
+    options = {"teacher_model": folder} if who == "model" else {}
+    given = {"sees": "sibling", "who": who, "micro_batch_tokens": 64, **options}
+    planned = plan(run_of(TAUGHT, folder, **given), LONG)
+    assert planned.lasting.get("teacher", 0) == models * planned.lasting["weights"]
+    assert planned.scored > 0 and planned.scoring == sum(planned.lasting.values()) + planned.scored
+    row = 30 + work.TEMPLATE + 50 + 50  # prompt, text, sibling, completion
+    shape = work.scoring_shape(run_of(TAUGHT, folder, **given), taught(who, "sibling"), LONG, "cpu", shares=False)
+    assert shape is not None and (shape.num_rows, shape.width, shape.num_scored) == (1, row - 1, 49)
+    assert any("= scoring" in line for line in table.lines(planned, ""))
 
 
 @pytest.mark.slow
