@@ -117,6 +117,9 @@ class Run:
     def samples(self, step: int | None = None) -> Table:
         """The stored completions of a step, by default of the last one: prompt, text, reward, kept (trained on), ids.
 
+        Samples that a teacher scored also have the log-probs of their ids, in nats, under the policy that sampled them
+        (behavior) and under the teacher (teacher).
+
         Raises DataError for a step without completions.
         """
         hidden = branches.names_leaving(self.folder)

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from obverse.redact import flat
 from obverse.report.advantages import advantages, stages
 from obverse.report.load_runs import Row, RunData
 from obverse.report.schemas import COMPLETION, check
+from obverse.report.teacher import GapSums, gaps_of, shaded, tokenizer_of
 from obverse.runtime.json_lines import read_objects
 
 GIVEN, CORRECT, WRONG = "demonstrations", "correct rollouts", "wrong rollouts"
@@ -29,6 +32,8 @@ class Picked:
     read_groups: int = 0  # groups in the steps that were read
     num_cut: int = 0  # texts that were shortened
     trained: dict[int, dict[str, int]] = field(default_factory=dict)  # by step, trained tokens by source
+    gaps: dict[int, GapSums] = field(default_factory=dict)  # by step, the gap to the teacher by position
+    has_tokenizer: bool = True  # whether tokens could be written as text
 
     def omissions(self) -> str:
         """A sentence about the completions that are not on the page."""
@@ -42,6 +47,8 @@ class Picked:
             else ""
         )
         text += f"; of {self.num_cut:,} long texts only the beginning and the end" if self.num_cut else ""
+        if not self.has_tokenizer and any(sums.counts for sums in self.gaps.values()):
+            text += "; not shaded by the teacher, because no checkpoint of the run has a tokenizer.json"
         return text + ". All completions are in the run folder, samples/step-*.jsonl."
 
 
@@ -50,7 +57,8 @@ def pick(run: RunData, number: int, max_bytes: int) -> Picked:
     files = run.sample_files()
     steps = spread(list(files), MOST_STEPS)
     methods, stage_of = stages(run), {int(row["step"]): int(row.get("lane") or 0) for row in run.rows}
-    picked = Picked(num_steps=len(steps), total_steps=len(files))
+    tokenizer = tokenizer_of(run)
+    picked = Picked(num_steps=len(steps), total_steps=len(files), has_tokenizer=tokenizer is not None)
     queues = []
     for step in steps:
         rows: list[Row] = [
@@ -60,12 +68,15 @@ def pick(run: RunData, number: int, max_bytes: int) -> Picked:
         values, parts = advantages(methods[stage] if stage < len(methods) else None, rows)
         groups = grouped(rows, values)
         picked.trained[step] = trained_tokens(rows)
+        picked.gaps[step] = GapSums()
+        for row in rows:
+            picked.gaps[step].add(gaps_of(row))
         picked.read_groups += len(groups)
         queues.append([(step, parts, group) for group in varied(groups)[:MOST_GROUPS]])
     size = 0
     for position in range(MOST_GROUPS):  # the first group of every step, then the second of every step, ...
         for step, parts, group in [queue[position] for queue in queues if position < len(queue)]:
-            entry, num_cut = as_json(group, step, number, parts)
+            entry, num_cut = as_json(group, step, number, parts, tokenizer)
             size += num_bytes(entry)
             if size > max_bytes:
                 return _sorted(picked)
@@ -124,8 +135,13 @@ def varied(groups: Sequence[list[Weighed]]) -> list[list[Weighed]]:
     return [members[position] for position in range(most) for members in kinds.values() if position < len(members)]
 
 
-def as_json(group: Sequence[Weighed], step: int, run: int, parts: str) -> tuple[dict[str, Any], int]:
-    """A group for the page with control characters written out, and the number of shortened texts."""
+def as_json(
+    group: Sequence[Weighed], step: int, run: int, parts: str, tokenizer: Tokenizer | None = None
+) -> tuple[dict[str, Any], int]:
+    """A group for the page with control characters written out, and the number of shortened texts.
+
+    Rollouts that a teacher scored have their tokens, unless the text was shortened.
+    """
     first = group[0][0]
     texts = [shortened(flat(row["text"])) for row, _ in group]
     samples = [
@@ -140,8 +156,9 @@ def as_json(group: Sequence[Weighed], step: int, run: int, parts: str) -> tuple[
             "tokens": len(row["ids"]),
             "hint": row.get("num_hint", 0),
             "text": text,
+            **({} if was_cut else shaded(row, tokenizer)),
         }
-        for (row, value), (text, _) in zip(group, texts, strict=True)
+        for (row, value), (text, was_cut) in zip(group, texts, strict=True)
     ]
     prompt, prompt_cut = shortened(flat(prompt_text(first.get("prompt"))))
     entry = {"run": run, "step": step, "problem": flat(first["problem"]), "prompt": prompt, "parts": parts}

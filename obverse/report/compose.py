@@ -10,16 +10,21 @@ from urllib.parse import quote
 from obverse.config.commands import ReportConfig
 from obverse.report.analyses import FOLDER as ANALYSIS
 from obverse.report.analyses import analysis_sections
-from obverse.report.completions import pick
+from obverse.report.completions import Picked, pick
 from obverse.report.evaluations import evaluation_figures, measured, measured_tries
 from obverse.report.figures import Figure, compared, curves_of, gate_of, trained_of
 from obverse.report.load_runs import STANDINGS, RunData, arms, entry_labels, is_run
 from obverse.report.page import Page, Section
 from obverse.report.standings import demo_table, standings_figures, standings_tables
 from obverse.report.tables import Table, arms_table, headline, runs_table, settings
+from obverse.report.teacher import by_position
 
 NAME = "report.html"
 MEGABYTE = 1_000_000
+TEACHER_INTRO = (
+    "A teacher scored the rollouts of this run. Where log pi_T - log pi of a token is above 0, the teacher finds the "
+    "token likelier than the policy that sampled it. The completions below are shaded by it."
+)
 
 
 def page_of(config: ReportConfig, runs: Sequence[RunData], target: Path) -> Page:
@@ -40,7 +45,7 @@ def page_of(config: ReportConfig, runs: Sequence[RunData], target: Path) -> Page
         lines=list(lines(config.run, runs)),
         headline=list(headline(runs[0]) if is_single_run else tables_of(config.run, runs_by_arm, target)),
         curves=[*(figure for figure in held_out if figure.section == "curves"), *curves],
-        sections=list(sections(config.run, runs, held_out)),
+        sections=[*teacher_section(picked), *sections(config.run, runs, held_out)],
         settings=list(settings(runs)),
         runs=[str(run.path.relative_to(config.run)) for run in runs],
         picked=picked,
@@ -80,6 +85,13 @@ def lines(folder: Path, runs: Sequence[RunData]) -> Iterator[str]:
             "Coefficients, shifts of token probabilities, gradients and coverage appear on this page once obverse "
             f"analyze has written them into {ANALYSIS}/ beside it."
         )
+
+
+def teacher_section(picked: Sequence[Picked]) -> Iterator[Section]:
+    """The section about the teacher of a single run, if its completions were scored by one."""
+    figures = list(by_position(picked[0].gaps)) if len(picked) == 1 else []
+    if figures:
+        yield Section("teacher", "Teacher", TEACHER_INTRO, figures)
 
 
 def sections(folder: Path, runs: Sequence[RunData], held_out: Sequence[Figure]) -> Iterator[Section]:

@@ -80,6 +80,23 @@ CURVES = (
         "the loss has it. It grows as the policy leaves the initial model; without an initial model there is no curve.",
     ),
     Curve(
+        "teacher",
+        "KL to the teacher",
+        "nats per token",
+        {"teacher/kl": ""},
+        "The mean of log pi - log pi_T per token of the rollouts, which estimates the reverse KL of the policy from "
+        "the teacher. Distillation lowers it; a single step may be below 0.",
+    ),
+    Curve(
+        "teacher-better",
+        "Tokens that the teacher finds likelier",
+        "share of tokens",
+        {"teacher/better": ""},
+        "The share of the rollouts' tokens with a higher log-prob under the teacher than under the policy, which "
+        "distillation raises. The others are lowered.",
+        percent=True,
+    ),
+    Curve(
         "entropy",
         "Entropy",
         "nats",

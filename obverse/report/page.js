@@ -138,6 +138,7 @@ const show = () => {
   if (group.prompt) parts.push(make("pre", group.prompt));
   if (group.answer !== null) parts.push(make("p", `Expected answer: ${group.answer}`));
   parts.push(make("p", `Advantage: ${group.parts}. "none": it did not train, or its advantage depends on more than rewards.`, "note"));
+  if (group.samples.some((sample) => sample.gaps)) parts.push(legend());
   group.samples.forEach((sample, at) => parts.push(card(sample, at === number)));
   panel.replaceChildren(...parts);
 };
@@ -148,14 +149,49 @@ const card = (sample, isChosen) => {
   head.append(make("span", sample.kind, isDemonstration(sample) ? "shown" : ""));
   if (!isDemonstration(sample)) head.append(make("span", grade(sample), tone(sample)));
   head.append(make("span", `reward ${sample.reward}`), make("span", `advantage ${signed(sample.advantage)}`));
+  if (sample.gaps) head.append(make("span", `teacher ${nats(sample.gap)} a token`));
   head.append(make("span", sample.kept ? "trained" : "not trained"), make("span", `${sample.tokens} tokens`));
   if (sample.hint) head.append(make("span", `the first ${sample.hint} are a hint`));
   if (sample.cut) head.append(make("span", "cut off", "wrong"));
   if (sample.reason) head.append(make("span", sample.reason, "note"));
-  const text = make("pre", sample.text);
+  const text = sample.gaps ? shaded(sample.gaps) : make("pre", sample.text);
   text.dir = "auto";
   box.append(head, text);
   return box;
+};
+
+// Tokens shaded by log pi_T - log pi, in nats; the underline repeats what the color shows.
+const bounds = [0.25, 0.5, 1, 2, 4, 8];
+const shade = (gap) => {
+  const level = bounds.filter((bound) => Math.abs(gap) >= bound).length;
+  return level ? `${gap > 0 ? "up" : "down"}${level} ${gap > 0 ? "likelier" : "unlikelier"}` : "";
+};
+const nats = (gap) => `${gap > 0 ? "+" : ""}${gap} nats`;
+const shaded = (gaps) => {
+  const text = make("pre");
+  text.append(...gaps.map(([token, gap]) => {
+    const span = make("span", token, shade(gap));
+    span.title = nats(gap);
+    return span;
+  }));
+  const show = (event) => {
+    readout.hidden = !event.target.title;
+    if (readout.hidden) return;
+    readout.textContent = `log pi_T - log pi: ${event.target.title}`;
+    readout.style.left = `${Math.min(event.clientX + 14, innerWidth - readout.offsetWidth - 8)}px`;
+    readout.style.top = `${event.clientY + 14}px`;
+  };
+  text.addEventListener("pointerdown", show);  // a finger has no pointer that hovers
+  text.addEventListener("pointerleave", () => { readout.hidden = true; });
+  return text;
+};
+const legend = () => {
+  const line = make("p", "Shade: log pi_T - log pi of a token in nats: ", "note legend");
+  [-4, -1, -0.25].forEach((gap) => line.append(make("span", String(gap), shade(gap)), " "));
+  line.append(make("span", "near 0"), " ");
+  [0.25, 1, 4].forEach((gap) => line.append(make("span", `+${gap}`, shade(gap)), " "));
+  line.append("(solid line: likelier under the teacher than under the policy; dotted: less likely)");
+  return line;
 };
 
 filters.addEventListener("input", search);

@@ -88,12 +88,16 @@ class Completion(TypedDict):
     reason: NotRequired[str]
     kept: NotRequired[bool]
     num_hint: NotRequired[Count]
+    behavior: NotRequired[list[Number]]
+    teacher: NotRequired[list[Number]]
     prompt: NotRequired[str | list[dict[str, Any]] | None]
 
 
 def _check_hint(row: Completion) -> Completion:
     if row.get("num_hint", 0) > len(row["ids"]):
         raise ValueError("num_hint is larger than the number of ids")
+    if any(name in row and len(row[name]) != len(row["ids"]) for name in ("behavior", "teacher")):  # type: ignore[literal-required]
+        raise ValueError("expects one log-prob of behavior and of teacher for each of ids")
     return row
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from report.browser import MISSING, Browser, browser, eventually
 from report.folders import HOSTILE, write_analyses, write_comparison, write_run
+from report.test_teacher import TOKENIZER, scored_run
+from tokenizers import Tokenizer
 
 from obverse.config.commands import ReportConfig
 from obverse.report.write import report
@@ -182,3 +184,20 @@ def test_without_a_script_the_figures_stay(window: Browser, pages: dict[str, Pat
     assert window.run("return document.querySelector('#figure-accuracy svg').getBoundingClientRect().height") > 100
     window.click("#axis-tokens")
     assert window.run("return document.querySelector('#figure-accuracy .for-tokens').offsetHeight") > 100
+
+
+def test_tokens_are_shaded_by_the_teacher_with_a_legend(window: Browser, tmp_path: Path) -> None:
+    folder = scored_run(tmp_path / "run", Tokenizer.from_file(str(TOKENIZER)), num_steps=2)
+    window.open(report(ReportConfig(run=folder))[0])
+    names = window.run(
+        "return [...document.querySelectorAll('#group article.chosen ~ article pre span')].slice(0, 11)"
+        ".map((token) => [token.textContent, token.className, token.title])"
+    )
+    assert names[0] == ["7", "", "0 nats"] and names[3] == ["=", "down1 unlikelier", "-0.3 nats"]
+    assert names[10][1] == "down4 unlikelier" and window.run("return document.querySelectorAll('.legend').length") == 1
+    lines = window.run(
+        "return ['.likelier', '.unlikelier'].map((name) => getComputedStyle(document.querySelector(name)))"
+        ".map((style) => style.textDecorationStyle)"
+    )
+    assert lines == ["solid", "dotted"]  # of the legend: what the color shows is also a line
+    assert window.complaints() == []
