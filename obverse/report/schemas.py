@@ -96,7 +96,7 @@ class Completion(TypedDict):
 def _check_hint(row: Completion) -> Completion:
     if row.get("num_hint", 0) > len(row["ids"]):
         raise ValueError("num_hint is larger than the number of ids")
-    if any(name in row and len(row[name]) != len(row["ids"]) for name in ("behavior", "teacher")):  # type: ignore[literal-required]
+    if any(name in row and len(row[name]) != len(row["ids"]) for name in ("behavior", "teacher")):
         raise ValueError("expects one log-prob of behavior and of teacher for each of ids")
     return row
 
