@@ -32,8 +32,9 @@ def contents(plan: Plan) -> inputs.InputFingerprints:
 
 def models(config: TrainConfig) -> inputs.InputFingerprints:
     """Fingerprints of the models that the configuration names, by option."""
-    names = {name: getattr(config, name) for name in sorted(inputs.MODELS)}
-    return {name: inputs.of_model(value) for name, value in names.items() if value is not None}
+    names = {name: getattr(config, name) for name in sorted(inputs.MODELS - {"teacher_model"})}
+    of_models = {name: inputs.of_model(value) for name, value in names.items() if value is not None}
+    return of_models | inputs.of_teachers(config)
 
 
 def refuse_changed(plan: Plan) -> None:

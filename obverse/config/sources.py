@@ -22,6 +22,7 @@ ARGUMENTS = "arguments"  # of a Python call
 ALIASES = {
     "model_name_or_path": "model",
     "ref_model": "anchor_model",
+    "teacher_model_name_or_path": "teacher_model",
     "dataset_name": "dataset",
     "dataset_train_split": "dataset_split",
     "split": "dataset_split",

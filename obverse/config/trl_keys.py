@@ -75,6 +75,7 @@ RULES: Mapping[str, Rule] = {
     "chat_template_path": Renamed("chat_template"),
     "eos_token": Fixed(("none",), "the end of a turn is the chat template's: give --chat_template FILE.jinja"),
     "model_init_kwargs": Fixed(("none",), "write the options themselves, such as dtype"),
+    "teacher_model_init_kwargs": Fixed(("none",), "a teacher has the run's dtype and device: leave it out"),
     "disable_dropout": Fixed(("true",), "dropout is always off: write true"),
     "cast_lm_head_to_fp32": Fixed(OFF, "write dtype: float32 or mixed"),
     "bnb_4bit_quant_type": Fixed(("nf4",), "load_in_4bit is NF4"),

@@ -18,7 +18,18 @@ from obverse.runtime.run_dir import RunFolder
 # Options that do not describe the model: where the run is written, how it was started, where its model is pushed.
 NOT_SHOWN = TrainConfig.with_resume("unrecorded") | {*HUB_OPTIONS, "method", "method_options"}
 GIVEN = ("model", "dataset", "learning_rate")  # shown even where they are the defaults
-PATHS = {"model", "anchor_model", "reward_model", "dataset", "eval_dataset", "verifier", "chat_template", "method"}
+PATHS = {
+    "model",
+    "anchor_model",
+    "reward_model",
+    "teacher_model",
+    "teacher_template",
+    "dataset",
+    "eval_dataset",
+    "verifier",
+    "chat_template",
+    "method",
+}
 _FOLDERS = re.compile(r"(?:^|(?<=[,=]))~?/(?:[^/,]+/)+")  # the folders of an absolute path
 
 

@@ -61,12 +61,16 @@ def of_models(config: TrainConfig, schedule: TrainingSchedule) -> InputFingerpri
         inputs["anchor_model"] = of_model(config.anchor_model, weights_only=True)
     if config.reward_model is not None:
         inputs["reward_model"] = of_model(config.reward_model)
-    if config.teacher_models:
-        digests = [f"{value}={of_model(name, weights_only=True)}" for value, name in config.teacher_models.items()]
-        inputs["teacher_model"] = (
-            digests[0][1:] if config.teacher_field is None else fingerprint.text(",".join(digests))
-        )
-    return inputs
+    return inputs | of_teachers(config)
+
+
+def of_teachers(config: TrainConfig) -> InputFingerprints:
+    """The fingerprint of the models of --teacher_model, with their values of --teacher_field; {} without it."""
+    if not config.teacher_models:
+        return {}
+    digests = [f"{value}={of_model(name, weights_only=True)}" for value, name in config.teacher_models.items()]
+    is_one = config.teacher_field is None
+    return {"teacher_model": digests[0][1:] if is_one else fingerprint.text(",".join(sorted(digests)))}
 
 
 def of_model(name: str, weights_only: bool = False) -> str:

@@ -24,11 +24,11 @@ from obverse.methods import find
 
 PATHS = [
     (TrainConfig, ("model", "dataset", "eval_dataset", "reward_model", "anchor_model", "resume_from_checkpoint")),
-    (TrainConfig, ("output_dir", "chat_template", "verifier")),
+    (TrainConfig, ("output_dir", "chat_template", "verifier", "teacher_model", "teacher_template")),
     (CompareConfig, ("output_dir", "validation", "benchmark_dir", "tests", "methods")),
     (EvalConfig, ("model", "dataset", "verifier", "output", "benchmark_dir", "chat_template")),
     (RegradeConfig, ("regrade", "verifier")),
-    (DataConfig, ("dataset", "model", "chat_template")),
+    (DataConfig, ("dataset", "model", "chat_template", "teacher", "teacher_template")),
     (GradeConfig, ("file", "verifier")),
     (DemoConfig, ("output_dir", "methods")),
     (ExportConfig, ("model", "output")),
