@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from obverse.analysis.enumerable_policy import DEMONSTRATION, LENGTH, Draft, Table, contexts, drafts
+from obverse.analysis.enumerable_teachers import Models, divergence, tables_of_teacher
 from obverse.estimator.formula import has_zero_gradient, loss, shaped
 from obverse.estimator.method import Method
 from obverse.estimator.method_state import memory_values
@@ -46,8 +47,28 @@ class Moments:
     uncertainty: float = 0.0
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """E[G] [P] and E|G|^2 of an estimator G, from this number of groups, enumerated or drawn at random."""
+
+    mean: Tensor
+    square: float
+    num_groups: int
+    is_drawn: bool
+
+    def beside(self, true: Tensor) -> Moments:
+        """The moments of the estimator beside the true gradient [P]."""
+        return moments_of(self.mean, self.square, true, self.num_groups, self.is_drawn)
+
+
 def moments(method: Method, policy: Table, initial: Table, progress: float = 0.0, seed: int = 0) -> Moments:
-    """Mean and variance of the method's gradient, for updates of one problem."""
+    """Mean and variance of the method's gradient beside that of the expected reward, for updates of one problem."""
+    return expectation(method, Models(policy, initial), progress, seed).beside(policy.true_gradient())
+
+
+def expectation(method: Method, models: Models, progress: float = 0.0, seed: int = 0) -> Expectation:
+    """The expectations of the method's gradient, for updates of one problem."""
+    policy, initial = models.policy, models.initial
     mean, square, num, is_drawn = torch.zeros_like(policy.logits).flatten(), 0.0, 0, False
     for weight, problem, requests in distinct_requests(method, progress):
         drafted = [draft for request in requests for draft in drafts(request, policy, initial)]
@@ -56,11 +77,11 @@ def moments(method: Method, policy: Table, initial: Table, progress: float = 0.0
         groups = enumerated(drafted) if num_groups <= MAX_EXACT else drawn(drafted, MAX_EXACT, seed)
         authors = {request.author for request in requests if request.rollouts}
         for chance, samples in groups:
-            group_gradient = gradient(method, Group(problem, samples), policy, initial, progress, "initial" in authors)
+            group_gradient = gradient(method, Group(problem, samples), models, progress, "initial" in authors)
             mean = mean + weight * chance * group_gradient
             square += weight * chance * float(group_gradient @ group_gradient)
             num += 1
-    return moments_of(mean, square, policy.true_gradient(), num, is_drawn)
+    return Expectation(mean, square, num, is_drawn)
 
 
 def moments_of(mean: Tensor, square: float, true: Tensor, num: int, is_drawn: bool) -> Moments:
@@ -140,14 +161,13 @@ class ExactCritic(Critic):
         return values
 
 
-def gradient(
-    method: Method, group: Group, policy: Table, initial: Table, progress: float, is_initial: bool = False
-) -> Tensor:
+def gradient(method: Method, group: Group, models: Models, progress: float, is_initial: bool = False) -> Tensor:
     """The gradient ascent direction of one update of this group by the table's logits; [C * V].
 
     The policy is the one that sampled; with `is_initial` the initial model sampled the rollouts. A critic of the method
     has the exact values.
     """
+    policy, initial = models.policy, models.initial
     memories = memory_values(method, {}, [group])
     # two samples may be the same completion
     group = Group(group.problem, [replace(sample, uniform=group.problem.uniform) for sample in group.samples])
@@ -165,6 +185,11 @@ def gradient(
     current, anchor = logp.detach(), initial.logp[context, micro.target]
     behavior = torch.where(micro.tokens.source == int(Source.ROLLOUT), anchor, current) if is_initial else current
     columns = {"behavior": behavior, "anchor": anchor, "sampler": behavior, "reward": torch.zeros_like(current)}
+    targets = {"anchor": initial.logits[context]}
+    if method.teacher is not None:
+        tables = torch.stack([table.logits for table in tables_of_teacher(method, group, update.rows, models)])
+        targets["teacher"] = tables[micro.tokens.sample, context]
+        columns["teacher"] = targets["teacher"].log_softmax(-1).gather(-1, micro.target[:, None])[:, 0]
     tokens = replace(micro.tokens, **columns)
     samples = replace(update.samples, reward=update.samples.reward.double(), memory=update.samples.memory.double())
     if method.shaping:
@@ -175,6 +200,8 @@ def gradient(
         ((filled,),) = fill_advantages(ExactCritic(policy, None), method.critic, [(samples, [with_contexts])])  # type: ignore[arg-type]
         tokens = filled.tokens
     terms = [term for term in method.terms if term.on != "value"]  # a critic's loss does not depend on the logits
-    total = loss(tokens, samples, logp, entropy, terms, progress)
+    form = method.divergence
+    distance = None if form is None else divergence(form, leaf[context], targets[form.target], micro.target)
+    total = loss(tokens, samples, logp, entropy, terms, progress, divergence=distance)
     (slope,) = torch.autograd.grad(total, leaf)
     return -slope.flatten()

@@ -71,6 +71,15 @@ class Table:
         """Log-prob of a completion's tokens from `start` on."""
         return self.logp[contexts(ids)[start:], list(ids)[start:]].sum()
 
+    @cached_property
+    def visits(self) -> Tensor:
+        """The expected number of tokens that a completion has in each context; [C]."""
+        counts = self.logits.new_zeros(NUM_CONTEXTS)
+        for ids in completions():
+            for context in contexts(ids):
+                counts[context] += self.likelihood(ids).exp()
+        return counts
+
     def success(self) -> Tensor:
         """The expected reward."""
         return torch.stack([self.likelihood(ids) for ids in completions() if is_correct(ids)]).exp().sum()
@@ -95,12 +104,12 @@ def policies_at(rates: Sequence[float], seed: int) -> list[Table]:
     table = Table(torch.randn(NUM_CONTEXTS, NUM_TOKENS, generator=rng, dtype=torch.float64) * 0.5)
     tables = []
     for rate in rates:
-        table = _move_to(table, rate)
+        table = move_to(table, rate)
         tables.append(table)
     return tables
 
 
-def _move_to(table: Table, rate: float) -> Table:
+def move_to(table: Table, rate: float) -> Table:
     """Move a policy along the gradient to the success rate `rate`."""
     sign = 1.0 if rate > float(table.success()) else -1.0
     for _ in range(MAX_STRIDES):

@@ -10,8 +10,9 @@ from typing import Any
 from rich.table import Table as Grid
 
 from obverse import methods
-from obverse.analysis.enumerable_gradients import Moments, moments
+from obverse.analysis.enumerable_gradients import Moments, expectation
 from obverse.analysis.enumerable_policy import LENGTH, Table, policies_at
+from obverse.analysis.enumerable_teachers import Models, better_than, distillation_gradient
 from obverse.config.analyze import VarianceConfig
 from obverse.errors import ConfigError
 from obverse.estimator.method import Method
@@ -19,16 +20,21 @@ from obverse.estimator.schedule import as_schedule
 from obverse.runtime.callbacks import Silent, Watcher
 from obverse.types import Source
 
+REVERSE_KL = "reverse KL"  # from the teacher; the other objective is the expected reward
 COLUMNS = ("bias", "cosine", "scale", "variance", "snr", "error")
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A method, or a stage of its training schedule, and its moments for each policy."""
+    """A method, or a stage of its training schedule, and its moments for each policy.
+
+    The true gradient that the moments are in units of is that of the expected reward, or of an `objective`, REVERSE_KL.
+    """
 
     method: str
     stage: int
     stages: list[Moments]
+    objective: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Variance:
                 {
                     "method": estimator.method,
                     "lane": estimator.stage,
+                    **({"objective": estimator.objective} if estimator.objective else {}),
                     "stages": [asdict(moments) | {"is_exact": not moments.uncertainty} for moments in estimator.stages],
                 }
                 for estimator in self.estimators
@@ -64,13 +71,13 @@ class Variance:
 
     def rows(self) -> Iterable[list[str]]:
         """A row of text per method and stage."""
-        num_stages = Counter(estimator.method for estimator in self.estimators)
+        num_stages = Counter(estimator.method for estimator in self.estimators if not estimator.objective)
         for estimator in self.estimators:
             name = (
                 estimator.method
                 if num_stages[estimator.method] == 1
                 else f"{estimator.method}, stage {estimator.stage}"
-            )
+            ) + (f", {estimator.objective}" if estimator.objective else "")
             for rate, figures_at in zip(self.success, estimator.stages, strict=True):
                 first = name if rate == self.success[0] else ""
                 groups = f"{'' if not figures_at.uncertainty else '~'}{figures_at.num_groups}"
@@ -87,7 +94,8 @@ class Variance:
         for number, row in enumerate(self.rows(), 1):
             grid.add_row(*row, end_section=number % len(self.success) == 0)
         grid.caption = (
-            "bias and variance in units of the true gradient; error: 0 is its direction, 1 is no information"
+            "bias and variance in units of the true gradient, of the expected reward or of the reverse KL from the "
+            "teacher; error: 0 is its direction, 1 is no information"
             + "".join(f"\nleft out: {name}: {why}" for name, why in self.left_out.items())
         )
         grid.caption_justify = "left"
@@ -122,7 +130,7 @@ def variance(config: VarianceConfig, watcher: Watcher | None = None) -> Variance
                     raise ConfigError(f"--methods: {name} {why}")
                 left_out[name] = why
                 continue
-            estimators.append(Estimator(name, stage, _moments_by_policy(method, policies, config.seed)))
+            estimators += _estimators(name, stage, method, policies, config.seed)
     watch.phase("train", len(names), len(names))
     return Variance(
         config.num_generations,
@@ -134,10 +142,21 @@ def variance(config: VarianceConfig, watcher: Watcher | None = None) -> Variance
     )
 
 
-def _moments_by_policy(method: Method, policies: Sequence[Table], seed: int) -> list[Moments]:
-    """The moments for each policy; the progress of schedules is its index over their number."""
-    num = len(policies)
-    return [moments(method, policy, policies[0], stage / num, seed) for stage, policy in enumerate(policies)]
+def _estimators(name: str, stage: int, method: Method, policies: Sequence[Table], seed: int) -> list[Estimator]:
+    """The method beside the gradient of the expected reward and, with a teacher, beside that of the reverse KL from it.
+
+    The progress of schedules is the policy's index over their number; the teacher is better than the last policy.
+    """
+    trained = better_than(policies[-1]) if method.teacher is not None else None
+    of_reward, of_kl = [], []
+    for index, policy in enumerate(policies):
+        models = Models(policy, policies[0], trained)
+        estimate = expectation(method, models, index / len(policies), seed)
+        of_reward.append(estimate.beside(policy.true_gradient()))
+        if (of_teacher := distillation_gradient(method, models)) is not None:
+            of_kl.append(estimate.beside(of_teacher))
+    estimators = [Estimator(name, stage, of_reward)]
+    return [*estimators, Estimator(name, stage, of_kl, REVERSE_KL)] if of_kl else estimators
 
 
 def stages_of(name: str, num_generations: int | None, length: int = LENGTH) -> tuple[Method, ...]:
