@@ -65,11 +65,14 @@ def tables_of_teacher(method: Method, group: Group, samples: Sequence[Sample], m
 
     No part reads the teacher at samples without a context.
     """
-    contexts_of_samples = [method.teacher and method.teacher.context(group, sample) for sample in samples]
-    return [
-        models.policy if method.teacher is None or context is None else models.table_of(method.teacher, context)
-        for context in contexts_of_samples
-    ]
+    tables = []
+    for sample in samples:
+        context = None if method.teacher is None else method.teacher.context(group, sample)
+        if method.teacher is None or context is None:
+            tables.append(models.policy)
+        else:
+            tables.append(models.table_of(method.teacher, context))
+    return tables
 
 
 def divergence(form: Divergence, logits: Tensor, target: Tensor, observed: Tensor) -> Tensor:

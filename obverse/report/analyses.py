@@ -23,7 +23,7 @@ INTROS = {
         "For a policy with so few completions that all of them can be enumerated, the true gradient of the expected "
         "reward is computed exactly. Bias is the distance of a method's mean gradient from it, variance the spread "
         "over batches, both in units of the true gradient. The error combines them: 0 is the true direction, 1 is no "
-        "information about it.",
+        "information about it. Methods with a teacher are also compared with the gradient of the reverse KL from it.",
     ),
     "gradients": (
         "Gradients",
@@ -74,11 +74,19 @@ def analysis_sections(folder: Path) -> Iterator[Section]:
 
 
 def labeled(methods: Sequence[Analysis]) -> list[tuple[str, Analysis]]:
-    """Methods with their labels; a stage of a training schedule has its index in the label."""
-    names = [method["method"] for method in methods]
+    """Methods with their labels.
+
+    A stage of a training schedule has its index in the label; so has another objective than the expected reward.
+    """
+    names = [(method["method"], method.get("objective")) for method in methods]
     return [
-        (method["method"] + (f", stage {method.get('lane', 0)}" if names.count(method["method"]) > 1 else ""), method)
-        for method in methods
+        (
+            method["method"]
+            + (f", stage {method.get('lane', 0)}" if names.count(name) > 1 else "")
+            + (f", {method['objective']}" if method.get("objective") else ""),
+            method,
+        )
+        for method, name in zip(methods, names, strict=True)
     ]
 
 

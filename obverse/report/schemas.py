@@ -174,6 +174,7 @@ class Stage(TypedDict):
 class Estimator(TypedDict):
     method: str
     lane: NotRequired[int]
+    objective: NotRequired[str]
     stages: list[Stage]
 
 
