@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
 
 from obverse import methods
 from obverse.config.resolve import resolve
 from obverse.config.train import TrainConfig
 from obverse.data.synthetic import arithmetic
+from obverse.estimator.schedule import as_schedule
 from obverse.runtime.run_dir import RunFolder
 
 SMALL = {"prompts_per_step": 4, "max_completion_length": 12, "learning_rate": 1e-3, "micro_batch_tokens": 256}
@@ -33,14 +39,40 @@ def short_run(method: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in methods.parameters(methods.find(method))}
 
 
+def other_model(model: Path) -> Path:
+    """The folder of a teacher beside the model: the same shapes and tokenizer, other weights; written once."""
+    folder = model.with_name(f"{model.name}-teacher")
+    if not folder.exists():
+        part = model.with_name(f"{folder.name}-{os.getpid()}")
+        shutil.copytree(model, part)
+        draw = torch.Generator().manual_seed(1)
+        weights = load_file(part / "model.safetensors")
+        for matrix in (weight for weight in weights.values() if weight.ndim > 1):
+            matrix += 0.5 * matrix.std() * torch.randn(matrix.shape, generator=draw)
+        save_file(weights, part / "model.safetensors", metadata={"format": "pt"})
+        part.rename(folder)
+    return folder
+
+
+def reads_another_model(method: str) -> bool:
+    """Whether a teacher of the method is another model, which a run has to name."""
+    stages = as_schedule(methods.build(method)).methods
+    return any(stage.teacher is not None and stage.teacher.who == "model" for stage in stages)
+
+
 def config(
     method: str, folder: Path, model: Path | str, dataset: Path | str = "arithmetic", **options: Any
 ) -> TrainConfig:
-    """A resolved configuration; `num_generations` is only given to methods that have it."""
+    """A resolved configuration; `num_generations` is only given to methods that have it.
+
+    A method whose teacher is another model gets one with other weights.
+    """
     given = {**SMALL, "model": str(model), "dataset": str(dataset), "output_dir": str(folder), **options}
     make = methods.find(method)
     if "num_generations" in methods.parameters(make):
         given.setdefault("num_generations", 3)
+    if ":" not in method and reads_another_model(method) and Path(model).is_dir():
+        given.setdefault("teacher_model", str(other_model(Path(model))))
     return resolve(method, make, given)
 
 

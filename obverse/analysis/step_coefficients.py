@@ -29,7 +29,8 @@ def weigh(method_name: str, step: Mapping[str, Any], options: Mapping[str, Any] 
     """The coefficients of one update, c[t] = -d loss / d logp[t]; zeros for samples that the method drops.
 
     Every stage of a training schedule that may act at this progress makes an update of its own. A method with a scalar
-    head also has `value_coefficient`, -d loss / d value[t]. Raises DataError naming the sample and the key that is
+    head also has `value_coefficient`, -d loss / d value[t], one with a divergence over the vocabulary
+    `divergence_coefficient`, d loss / d D[t]. Raises DataError naming the sample and the key that is
     missing or wrong, ConfigError for the method's options.
 
     Example:
@@ -44,7 +45,7 @@ def weigh_samples(schedule: TrainingSchedule, step: Mapping[str, Any]) -> list[d
     """The coefficients of the samples of a step file by a method's schedule; see `weigh`."""
     progress, rows = parse(step)
     trained_ids: set[int] = set()
-    weighed = {id(row.sample): Weights([0.0] * len(row.logp), [0.0] * len(row.logp)) for row in rows}
+    weighed = {id(row.sample): Weights(*([0.0] * len(row.logp) for _ in Weights._fields)) for row in rows}
     for stage in schedule.at(progress):
         method = schedule.methods[stage]
         memories = keep(method, rows)
@@ -52,11 +53,13 @@ def weigh_samples(schedule: TrainingSchedule, step: Mapping[str, Any]) -> list[d
         weighed |= coefficients(method, trained, schedule.selector.progress(stage, progress), memories)
         trained_ids |= {id(row.sample) for row in trained}
     has_head = any(method.streams & {"value", "score"} for method in schedule.methods)
+    has_divergence = any(method.divergence for method in schedule.methods)
     samples = []
     for row in rows:
         weights = weighed[id(row.sample)]
         sample = {"problem": row.problem, "kept": id(row.sample) in trained_ids, "coefficient": weights.logp}
-        samples.append(sample | ({"value_coefficient": weights.value} if has_head else {}))
+        sample |= {"value_coefficient": weights.value} if has_head else {}
+        samples.append(sample | ({"divergence_coefficient": weights.divergence} if has_divergence else {}))
     return samples
 
 
@@ -64,10 +67,11 @@ OF_CRITIC = frozenset({"value", "old_value", "returns"})
 
 
 class Weights(NamedTuple):
-    """The coefficients of a sample's log-probs and values; [n] each."""
+    """The coefficients of a sample's log-probs, values and negative divergences; [n] each."""
 
     logp: list[float]
     value: list[float]
+    divergence: list[float]
 
 
 def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
@@ -76,6 +80,9 @@ def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
     given = {id(row.sample): row.memory for row in rows}
     for row in rows:
         groups.setdefault(row.problem, Group(Problem(str(row.problem), ""), [])).samples.append(row.sample)
+    scored = {row.problem for row in rows if row.columns["teacher"]}
+    for problem in scored:  # the teacher had a demonstration, if that is what the method's teacher reads
+        groups[problem].problem = Problem(str(problem), "", demonstration=("",))
     stored = memory_values(method, {}, list(groups.values())) or [0.0] * len(groups)
     memories = {}
     for group, memory in zip(groups.values(), stored, strict=True):
@@ -95,30 +102,37 @@ def coefficients(
     logp = outputs.logp.requires_grad_()
     value = (torch.zeros_like(logp) if outputs.value is None else outputs.value).requires_grad_()
     outputs = PolicyOutputs(logp, outputs.entropy, value if outputs.value is not None else MISSING)
-    total = update_loss(method, tokens, samples, outputs, progress, _has_values(rows))
-    slopes = torch.autograd.grad(total, [logp, value], allow_unused=True)
+    divergence = torch.zeros_like(logp).requires_grad_()
+    total = update_loss(method, tokens, samples, outputs, progress, _has_values(rows), divergence)
+    slopes = torch.autograd.grad(total, [logp, value, divergence], allow_unused=True)
     lengths = [len(row.logp) for row in rows]
     pieces = [torch.split(-(torch.zeros_like(logp) if slope is None else slope), lengths) for slope in slopes]
-    for row, *both in zip(rows, *pieces, strict=True):
-        if not all(torch.isfinite(piece).all() for piece in both):
+    for row, *of_row in zip(rows, *pieces, strict=True):
+        if not all(torch.isfinite(piece).all() for piece in of_row):
             without_reward = [unrewarded.name for unrewarded in rows if not unrewarded.has_reward]
             missing = f"{without_reward[0]}: reward is missing, and the method reads it" if without_reward else ""
             raise DataError(missing or f"{row.name}: the coefficients are not finite: check its numbers")
     return {
-        id(row.sample): Weights(first.tolist(), second.tolist())
-        for row, first, second in zip(rows, *pieces, strict=True)
+        id(row.sample): Weights(first.tolist(), second.tolist(), (-third).tolist())
+        for row, first, second, third in zip(rows, *pieces, strict=True)
     }
 
 
 def update_loss(
-    method: Method, tokens: Tokens, samples: Samples, outputs: PolicyOutputs, progress: float, has_values: bool
+    method: Method,
+    tokens: Tokens,
+    samples: Samples,
+    outputs: PolicyOutputs,
+    progress: float,
+    has_values: bool,
+    divergence: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss of a whole update; a critic's loss is included if its numbers are given (`has_values`)."""
     terms = [term for term in method.terms if term.on != "value" or has_values]
     if method.critic is None:  # a critic's given advantages already include the shaping
         tokens, added = shaped(tokens, samples, method.shaping)
         samples = replace(samples, reward=samples.reward + added)
-    return loss(tokens, samples, outputs.logp, outputs.entropy, terms, progress, outputs.value)
+    return loss(tokens, samples, outputs.logp, outputs.entropy, terms, progress, outputs.value, divergence)
 
 
 def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -> tuple[Tokens, Samples, PolicyOutputs]:

@@ -30,6 +30,7 @@ def loss(
     anchor: Tensor | None = None,
     entropy: Tensor | None = None,
     value: Tensor | None = None,
+    divergence: Tensor | None = None,
     columns: Mapping[str, Tensor] | None = None,
     correct: Sequence[bool] | Tensor | None = None,
     truncated: Sequence[bool] | Tensor | None = None,
@@ -57,7 +58,10 @@ def loss(
         anchor: Log-probs under the frozen initial model, where the method reads it; [S, L].
         entropy: Entropies of the policy's distributions, with their graph, for an entropy bonus; [S, L].
         value: A critic's values or a reward model's scores, with their graph; [S, L].
-        columns: Further columns by name, [S, L] each: `advantage`, `old_value`, `returns` (of a critic), `sampler`.
+        divergence: Divergences of the policy's distributions from their target, with their graph, of a method with a
+            divergence over the vocabulary; [S, L].
+        columns: Further columns by name, [S, L] each: `advantage`, `old_value`, `returns` (of a critic), `sampler`,
+            `teacher` (log-probs under the method's teacher).
         correct: Whether each sample is correct; [S]. None: a reward of at least 1.
         truncated: Whether each sample was ended by the length limit; [S]. None: none of them.
         num_hint: The number of each sample's first tokens that are a hint; [S]. None: 0.
@@ -82,6 +86,10 @@ def loss(
     given = {"behavior": logp.detach() if behavior is None else behavior, "anchor": anchor, "entropy": entropy}
     given |= {"value": value, **(columns or {})}
     _check(logp, mask, given, estimator)
+    if divergence is not None and divergence.shape != logp.shape:
+        raise ConfigError(f"divergence: has the shape {list(divergence.shape)}, and logp {list(logp.shape)}")
+    if divergence is None and "divergence" in estimator.streams:
+        raise ConfigError("divergence: the method has a divergence over the vocabulary: give its values")
     facts: dict[str, Any] = {
         "reward": reward,
         "problem": problem,
@@ -110,7 +118,8 @@ def loss(
         flat(torch.zeros_like(logp) if entropy is None else entropy),
         MISSING if value is None else flat(value),
     )
-    return update_loss(estimator, tokens, samples, outputs, stage_progress, value is not None)
+    compared = None if divergence is None else flat(divergence)
+    return update_loss(estimator, tokens, samples, outputs, stage_progress, value is not None, compared)
 
 
 def _method_at(method: AnyMethod, options: Mapping[str, Any], progress: float) -> tuple[Method, float]:

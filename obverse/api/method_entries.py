@@ -13,11 +13,12 @@ from obverse.config.method_options import method_fields
 from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial, wants
 from obverse.estimator.schedule import Stage, TrainingSchedule, as_schedule
+from obverse.estimator.teacher import Context
 from obverse.methods import added_parameters, call, find, names, parameters
 from obverse.methods._docstring import split_options
 from obverse.types import Source
 
-FAMILIES = ("demonstrations", "own samples", "hybrid", "preferences")
+FAMILIES = ("demonstrations", "own samples", "hybrid", "teacher", "preferences")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,12 @@ class Entry:
 
     @property
     def family(self) -> str:
-        """What is trained: `demonstrations`, rollouts (`own samples`), both (`hybrid`), or `preferences`."""
+        """What is trained: `demonstrations`, rollouts (`own samples`), both (`hybrid`), or `preferences`.
+
+        `teacher` is the family of methods that have one.
+        """
+        if any(method.teacher is not None for method in self.methods):
+            return "teacher"
         if any(method.sources & {Source.CHOSEN, Source.REJECTED} for method in self.methods):
             return "preferences"
         rollouts, demonstrations = self._wants("rollouts"), self._wants("demonstrations")
@@ -73,13 +79,15 @@ class Entry:
 
     @property
     def data(self) -> list[str]:
-        """What it requires: `answers` (to grade by), `demonstrations`, `pairs`, the `anchor` model, a `critic`."""
+        """What it requires: `answers` (to grade by), `demonstrations`, `pairs`, the `anchor` model, a `teacher`, which
+        is another model, a `critic`.
+        """
         needs = {
             "answers": self._wants("rollouts") and self._grades,
-            "demonstrations": self._wants("demonstrations"),
+            "demonstrations": self._wants("demonstrations") or self._teacher_reads("demonstration"),
             "pairs": self._wants("pairs"),
             "anchor": any(method.reads_anchor or samples_initial(method) for method in self.methods),
-            "teacher": any(method.teacher is not None for method in self.methods),
+            "teacher": any(method.teacher is not None and method.teacher.who == "model" for method in self.methods),
             "critic": any(method.critic is not None for method in self.methods),
         }
         return [need for need, needed in needs.items() if needed]
@@ -87,6 +95,9 @@ class Entry:
     @property
     def _grades(self) -> bool:
         return any(method.grades for method in self.methods)
+
+    def _teacher_reads(self, context: Context) -> bool:
+        return any(method.teacher is not None and context in method.teacher.contexts for method in self.methods)
 
     def _wants(self, kind: str) -> bool:
         return any(wants(method, kind) for method in self.methods)

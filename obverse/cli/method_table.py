@@ -58,6 +58,7 @@ FAMILY_TEXT = {
     "demonstrations": "imitate demonstrations",
     "own samples": "learn from graded rollouts of the policy",
     "hybrid": "learn from both, in one loss, per problem, or in turns",
+    "teacher": "learn from what a better or better informed model makes of the policy's rollouts",
     "preferences": "learn from pairs of a chosen and a rejected response",
 }
 

@@ -20,6 +20,7 @@ from obverse.config.trainer_keys import (
 from obverse.config.trainer_keys import RULES as TRAINER_RULES
 
 STAGES = {"sft": "sft", "dpo": "dpo", "rm": "reward_model"}
+SFT_LOSSES = ("dft", "asft")  # by use_NAME_loss; here a method of that name
 PAIR_LOSSES = ("sigmoid", "ipo")
 OWN_TEMPLATES = ("default", "empty", "vanilla", "alpaca", "fewshot", "none")  # of no model's tokenizer
 RANK = 8  # default of lora_rank; lora_alpha is twice the rank
@@ -80,6 +81,7 @@ RULES: Mapping[str, Rule] = {
     "ref_model_adapters": Fixed(("none",), "export the adapter, and give the folder as anchor_model"),
     "ref_model_quantization_bit": Fixed(("none",), "the reference model is not quantized"),
     "early_stopping_steps": Fixed(("none",), "a run takes max_steps, or ends with its budget"),
+    "asft_alpha": Renamed("kl_weight"),
     "freeze_trainable_layers": Refused(ADAPTERS_ONLY),
     "freeze_trainable_modules": Refused(ADAPTERS_ONLY),
 }
@@ -87,15 +89,16 @@ RULES: Mapping[str, Rule] = {
 
 def _stage(read: Translation) -> None:
     stage = as_text(read.take("stage", "sft"))
-    loss = as_text(read.take("use_dft_loss", False))
-    method = "dft" if stage == "sft" and loss == "true" else STAGES.get(stage)
+    losses = [name for name in SFT_LOSSES if as_text(read.take(f"use_{name}_loss", False)) == "true"]
+    method = losses[0] if stage == "sft" and losses else STAGES.get(stage)
     if read.method is None and method is None:
         read.refuse(
             "stage", stage, f"expects {', '.join(STAGES)}; name a method here: obverse train METHOD --config FILE"
         )
     elif read.method is None:
         read.method = method
-        read.map(f"stage: {stage}" + (", use_dft_loss" if method == "dft" else ""), "method", method)
+        used = f", use_{method}_loss" if method in SFT_LOSSES else ""
+        read.map(f"stage: {stage}{used}", "method", method)
     else:
         read.values["method"] = read.method
     if (pair_loss := read.take("pref_loss")) is not None:

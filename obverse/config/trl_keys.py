@@ -107,6 +107,23 @@ RULES: Mapping[str, Rule] = {
     "use_bias_correction_kl": Fixed(OFF, "the KL is k3 without a ratio: write false"),
     "max_tool_calling_iterations": Fixed(("none",), "there are no tool calls"),
     "normalize_advantages": Fixed(OFF, OTHER_METHOD),
+    "teacher_model_kind": Renamed("teacher", {"base": "initial", "live": "policy", "ema": "average"}),
+    "teacher_sync_steps": Fixed(("1",), "the average moves after every optimizer step"),
+    "teacher_prompt_template": Refused("write teacher_template, in which {context} is TRL's {privileged_context}"),
+    "generate_from_teacher": Fixed(OFF, "rollouts are the policy's, which reads the plain prompt"),
+    "num_loss_tokens_to_skip": Fixed(("0",), "the teacher scores every token"),
+    "use_teacher_server": Fixed(OFF, "a server of the teacher is teacher_url"),
+    "distillation_weight": Fixed(("1",), "the distillation is not added to GRPO"),
+    "sdpo_policy_loss_mode": Fixed(("distillation_only",), "the distillation is not added to GRPO"),
+    "dont_reprompt_on_self_success": Fixed(("true",), "a rollout is never its own teacher's context"),
+    "use_successful_as_teacher": Fixed(("true",), "the teacher reads a right sibling first"),
+    "environment_feedback_only_without_solution": Fixed(
+        ("true",), "feedback is read where no sibling is right: write true"
+    ),
+    "iw_opd_gamma": Renamed("gamma"),
+    "iw_opd_epsilon": Fixed(("1e-08",), "it is 1e-8"),
+    "max_new_tokens": Renamed("max_completion_length"),
+    "seq_kd": Fixed(OFF, "write the teacher's text into the data as demonstrations"),
     "reward_clip_range": Fixed(("none",), "clip the reward in your own file.py:function"),
 }
 

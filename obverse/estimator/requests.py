@@ -14,10 +14,21 @@ TENTHS = tuple(tenth / 10 for tenth in range(11))
 def generation_requests(
     method: Method, problems: Sequence[Problem] = (ANY,), times: Sequence[float] = TENTHS
 ) -> Iterator[GenerationRequest]:
-    """All requests of the method for `problems` at the fractions `times` of the run."""
+    """All requests of the method for `problems` at the fractions `times` of the run.
+
+    A request function that draws at random has `alternatives(problem)`: all of these, whatever it draws at `times`.
+    """
+    for requests in request_lists(method, problems, times):
+        yield from requests
+
+
+def request_lists(
+    method: Method, problems: Sequence[Problem] = (ANY,), times: Sequence[float] = TENTHS
+) -> Iterator[list[GenerationRequest]]:
+    """The requests of the method, a list for each problem and time, or for each alternative."""
+    alternatives = getattr(method.ask, "alternatives", None)
     for problem in problems:
-        for progress in times:
-            yield from method.ask(problem, progress)
+        yield from alternatives(problem) if alternatives else (method.ask(problem, progress) for progress in times)
 
 
 def wants(method: Method, kind: str, problems: Sequence[Problem] = (ANY,)) -> bool:
@@ -39,9 +50,6 @@ def samples_initial(method: Method) -> bool:
 def max_samples_per_problem(method: Method) -> int:
     """The largest number of samples that the method requests for one problem and trains on; greedy ones are not."""
     return max(
-        sum(
-            request.rollouts + request.demonstrations + 2 * request.pairs
-            for request in generation_requests(method, times=(progress,))
-        )
-        for progress in TENTHS
+        sum(request.rollouts + request.demonstrations + 2 * request.pairs for request in requests)
+        for requests in request_lists(method)
     )

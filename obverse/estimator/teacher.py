@@ -8,7 +8,7 @@ on-policy distillation (Thinking Machines 2025; SDFT 2601.19897, OPSD 2601.18734
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from obverse.estimator.parts.interfaces import Named
 from obverse.types import Group, Sample
@@ -103,7 +103,10 @@ class Taught(Named):
     """
 
     teacher: Teacher
-    needs: ClassVar[frozenset[str]] = frozenset({"reward", "correct"})
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({"reward", "correct"} if self.teacher.reads_grades else ())
 
     def __str__(self) -> str:
         return "taught()"

@@ -86,6 +86,8 @@ def composable(make: MakeMethod) -> MakeMethod:
             kind = type(schedule).__name__
             raise ConfigError(f"{getattr(make, '__name__', kind)} returns a {kind}, not a Method or a TrainingSchedule")
         chosen = {name: value for name, value in options.items() if name in added or name == LONGEST}
+        if "kl_coef" not in added and (chosen.get("kl_estimator") or chosen.get("kl_in_reward")):
+            raise ConfigError("kl_estimator and kl_in_reward belong to a KL to the initial model, which kl_coef is not")
         if isinstance(schedule, Method):
             return compose(schedule, **chosen)
         # most components act on rollouts: a stage without any keeps its method

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from obverse.errors import ConfigError
+from obverse.estimator.columns import part_needs
 from obverse.estimator.formula import Term, entropy_bonus
 from obverse.estimator.method import Method
 from obverse.estimator.parts import AnchorPenalty, BackToAnchor, Corrected, Overlong, PerToken, TowardsAnchor
@@ -65,14 +66,15 @@ def compose(
         raise ConfigError("importance_sampling corrects rollouts, and this method trains none")
     if entropy_coef and not method.trains_policy:
         raise ConfigError("entropy_coef acts on a policy, and this method trains none")
-    if kl_coef and kl_in_reward and not method.needs("reward"):
+    reads_reward = any("reward" in part_needs(part) for part in method.readers if part is not method.keep)
+    if kl_coef and kl_in_reward and not reads_reward:
         raise ConfigError("kl_in_reward changes the reward, and this method does not read it: put the KL in the loss")
     if kl_coef and not kl_in_reward and kl_estimator == "k1":
         raise ConfigError(
             "k1 in the loss has no effect: the expectation of its gradient, E[grad log pi], is zero; "
             "use kl_estimator k2 or k3, or kl_in_reward"
         )
-    if overlong_factor < 0 or (overlong_factor and not (trains_rollouts and method.needs("reward"))):
+    if overlong_factor < 0 or (overlong_factor and not (trains_rollouts and reads_reward)):
         raise ConfigError("overlong_factor must be at least 0, of a method that trains rollouts by their reward")
     terms, shaping = method.terms, method.shaping
     estimator = kl_estimator or ("k1" if kl_in_reward else "k3")

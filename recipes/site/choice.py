@@ -17,6 +17,8 @@ NEEDS = {
     "demonstrations": "demonstrations: good answers to copy",
     "answers": "answers that a grader can check",
     "answers, demonstrations": "both",
+    "teacher": "prompts alone, and a better model as a teacher",
+    "demonstrations, teacher": "demonstrations, and a better model as a teacher",
     "pairs": "pairs of a better and a worse answer",
     "nothing": "prompts alone",
 }
@@ -37,7 +39,7 @@ def methods_by_data() -> str:
     """A table of the methods by the data that they need."""
     groups: dict[str, list[str]] = {need: [] for need in NEEDS}
     for row in entries():
-        needed = [name for name in row.data if name in ("answers", "demonstrations", "pairs")]
+        needed = [name for name in row.data if name in ("answers", "demonstrations", "pairs", "teacher")]
         need = "pairs" if "pairs" in needed else ", ".join(needed) or "nothing"
         groups[need].append(f"[`{row.name}`](../methods/{row.name}.md)")
     return table(("you have", "methods"), ((NEEDS[need], ", ".join(names)) for need, names in groups.items() if names))

@@ -13,8 +13,23 @@ from obverse.errors import ConfigError, DataError
 from obverse.estimator.formula import loss as library_loss
 from obverse.types import Source
 
-# own samples, demonstrations, both, pairs, a critic, a score
-METHODS = ("grpo", "gspo", "cispo", "rloo", "sft", "dft", "hpt", "luffy", "chord", "dpo", "ppo", "reward_model")
+# own samples, demonstrations, both, pairs, a critic, a score, a teacher, a divergence
+METHODS = (
+    "grpo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "sft",
+    "dft",
+    "hpt",
+    "luffy",
+    "chord",
+    "dpo",
+    "ppo",
+    "reward_model",
+    "opd",
+    "asft",
+)
 
 
 def padded(data: Numbers, column: torch.Tensor) -> torch.Tensor:
@@ -29,7 +44,8 @@ def arguments(data: Numbers, method: Any) -> dict[str, Any]:
     mask = padded(data, torch.ones_like(data.tokens.position)).bool()
     samples = data.update.rows
     columns = {
-        name: padded(data, getattr(data.tokens, name)) for name in ("behavior", "anchor", "advantage", "sampler")
+        name: padded(data, getattr(data.tokens, name))
+        for name in ("behavior", "anchor", "advantage", "sampler", "teacher")
     }
     if method.critic is not None:
         columns |= {"old_value": padded(data, data.tokens.value), "returns": padded(data, data.tokens.returns)}
@@ -48,6 +64,7 @@ def arguments(data: Numbers, method: Any) -> dict[str, Any]:
         "anchor": columns.pop("anchor"),
         "entropy": padded(data, data.entropy) if "entropy" in method.streams else None,
         "value": padded(data, data.value) if has_head else None,
+        "divergence": padded(data, data.divergence) if "divergence" in method.streams else None,
         "columns": columns,
     }
 
@@ -57,10 +74,11 @@ def test_the_loss_is_that_of_the_library(name: str) -> None:
     method = stage(name)
     data = numbers(groups(5), method, seed=5)
     assert data is not None
-    expected = library_loss(data.tokens, data.samples, data.logp, data.entropy, method.terms, 0.0, data.value)
+    streams = (data.logp, data.entropy, method.terms, 0.0, data.value, data.divergence)
+    expected = library_loss(data.tokens, data.samples, *streams)
     total = obverse.loss(name, padded(data, data.logp), **arguments(data, method))
     torch.testing.assert_close(total, expected, rtol=0, atol=1e-12)
-    leaves = [data.logp, data.entropy, data.value]
+    leaves = [data.logp, data.entropy, data.value, data.divergence]
     ours, theirs = (
         torch.cat(torch.autograd.grad(scalar, leaves, allow_unused=True, materialize_grads=True))
         for scalar in (total, expected)

@@ -209,7 +209,12 @@ def other(value: Any, admitted: list[Any]) -> Any:
 
 
 # options that a method refuses beside the other values of this test
-NEEDS_OTHERS = {"hpt": ("gate_type", "soft_type"), "ppo": ("kl_target",)}
+NEEDS_OTHERS = {
+    "hpt": ("gate_type", "soft_type"),
+    "ppo": ("kl_target",),
+    "opd": ("max_probability_drop",),
+    **dict.fromkeys(("sdft", "opsd", "sdpo"), ("distillation_alpha", "distillation_topk", "distillation_add_tail")),
+}
 
 
 @pytest.mark.parametrize("name", names())

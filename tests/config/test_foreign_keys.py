@@ -158,7 +158,7 @@ def test_the_command_line_says_what_was_translated(tmp_path: Path, capsys: pytes
 
 def test_the_tables_name_options_that_exist_and_the_page_names_the_keys() -> None:
     page = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
-    of_methods = {"beta", "label_smoothing", "divergence", "alpha"}
+    of_methods = {"beta", "label_smoothing", "divergence", "alpha", "teacher", "gamma", "kl_weight"}
     for dialect in DIALECTS:
         for key, rule in dialect.rules.items():
             option = rule.option if isinstance(rule, Renamed) else "model"

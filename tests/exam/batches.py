@@ -107,6 +107,7 @@ class Numbers:
     logp: Tensor
     entropy: Tensor
     value: Tensor
+    divergence: Tensor
 
     def rows(self, source: Source) -> list[tuple[int, Tensor]]:
         """(row in Samples, token mask) of every sample that has tokens of `source`, for literal losses."""
@@ -150,23 +151,29 @@ def numbers(made: list[Group], method: Method, seed: int = 0, spread: float = 0.
     entropy = torch.rand(num, generator=rng, dtype=torch.float64) * 2
     columns |= {"sampler": (behavior + spread * draw()).clamp(max=-1e-3), "value": draw(), "returns": draw()}
     value, samples = draw(), double(update.samples)
+    columns["teacher"] = (logp + spread * draw()).clamp(max=-1e-3)
+    divergence = torch.rand(num, generator=rng, dtype=torch.float64)
     tokens, added = shaped(replace(tokens, **columns, reward=torch.zeros_like(logp)), samples, method.shaping)
     samples = replace(samples, reward=samples.reward + added)
-    leaves = [leaf.requires_grad_() for leaf in (logp, entropy, value)]
+    leaves = [leaf.requires_grad_() for leaf in (logp, entropy, value, divergence)]
     return Numbers(tokens, samples, update, *leaves)
 
 
-def gradients(total: Tensor, data: Numbers) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of a scalar by the log-probs, the entropies and a scalar head's values; zeros where it reads none."""
-    partial = torch.autograd.grad(total, [data.logp, data.entropy, data.value], allow_unused=True)
-    first, second, third = (torch.zeros_like(data.logp) if grad is None else grad for grad in partial)
-    return first, second, third
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def ours(data: Numbers, method: Method, progress: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(total: Tensor, data: Numbers) -> Gradients:
+    """Gradient of a scalar by log-probs, entropies, a scalar head's values and divergences; zeros where unused."""
+    leaves = [data.logp, data.entropy, data.value, data.divergence]
+    partial = torch.autograd.grad(total, leaves, allow_unused=True)
+    first, second, third, fourth = (torch.zeros_like(data.logp) if grad is None else grad for grad in partial)
+    return first, second, third, fourth
+
+
+def ours(data: Numbers, method: Method, progress: float = 0.0) -> Gradients:
     """The gradients of obverse's loss."""
-    total = loss(data.tokens, data.samples, data.logp, data.entropy, method.terms, progress, data.value)
-    return gradients(total, data)
+    streams = (data.logp, data.entropy, method.terms, progress, data.value, data.divergence)
+    return gradients(loss(data.tokens, data.samples, *streams), data)
 
 
 def method_stages() -> list[str]:

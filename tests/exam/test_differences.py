@@ -81,14 +81,14 @@ def test_n4_the_gradient_is_the_slope_of_the_papers_loss(
     if data is None:
         return  # the method keeps nothing of such a batch: there is no loss
     expected = ours(data, method)
-    leaves = [leaf.detach().clone() for leaf in (data.logp, data.entropy, data.value)]
+    leaves = [leaf.detach().clone() for leaf in (data.logp, data.entropy, data.value, data.divergence)]
     stopped = Stopped(monkeypatch)
 
     def value(moved: list[Tensor]) -> float:
         stopped.again()
-        logp, entropy, values = moved
+        logp, entropy, values, divergence = moved
         with torch.no_grad():
-            return float(literal(replace(data, logp=logp, entropy=entropy, value=values)))
+            return float(literal(replace(data, logp=logp, entropy=entropy, value=values, divergence=divergence)))
 
     at = Numbers(data.tokens, data.samples, data.update, *(leaf.clone().requires_grad_() for leaf in leaves))
     literal(at)  # what is stopped is written down here

@@ -82,18 +82,18 @@ def test_law_2_any_split_gives_the_same_gradient(name: str, budget: int) -> None
     data = numbers(groups(3, rewards=(*MIXED, *((0.0,) * 4,) * 3)), method)
     assert data is not None
     expected = [by_place(data, gradient) for gradient in ours(data, method)]
-    leaves = [by_place(data, leaf) for leaf in (data.logp, data.entropy, data.value)]
-    written = ("behavior", "anchor", "advantage", "sampler", "value", "returns", "reward")
+    leaves = [by_place(data, leaf) for leaf in (data.logp, data.entropy, data.value, data.divergence)]
+    written = ("behavior", "anchor", "advantage", "sampler", "teacher", "value", "returns", "reward")
     columns = {column: by_place(data, getattr(data.tokens, column)) for column in written}
-    found: list[dict[tuple[int, int], float]] = [{}, {}, {}]
+    found: list[dict[tuple[int, int], float]] = [{}, {}, {}, {}]
     micros = list(data.update.micros(budget, method.needs_whole_groups))
     assert len(micros) > 1
     for micro in micros:
         places = list(zip(micro.tokens.sample.tolist(), micro.tokens.position.tolist(), strict=True))
         pick = lambda table, at=places: torch.tensor([table[place] for place in at], dtype=torch.float64)  # noqa: E731
         tokens = replace(micro.tokens, **{column: pick(table) for column, table in columns.items()})
-        logp, entropy, value = outputs = [pick(leaf).requires_grad_() for leaf in leaves]
-        total = loss(tokens, data.samples, logp, entropy, method.terms, value=value)
+        logp, entropy, value, divergence = outputs = [pick(leaf).requires_grad_() for leaf in leaves]
+        total = loss(tokens, data.samples, logp, entropy, method.terms, value=value, divergence=divergence)
         for slopes, table, leaf in zip(
             torch.autograd.grad(total, outputs, allow_unused=True), found, outputs, strict=True
         ):
@@ -131,10 +131,12 @@ def test_law_4_prompt_tokens_get_no_gradient(name: str) -> None:
     logits = torch.randn(num_rows, length, 30, dtype=torch.float64, requires_grad=True)
     logp = logits.log_softmax(-1)[micro.row, micro.position].gather(-1, micro.target[:, None])[:, 0]
     nothing = torch.zeros_like(micro.tokens.behavior)
-    tokens = replace(micro.tokens, advantage=nothing + 1, anchor=nothing, value=nothing, returns=nothing)
+    tokens = replace(
+        micro.tokens, advantage=nothing + 1, anchor=nothing, value=nothing, returns=nothing, teacher=nothing
+    )
     entropy = torch.zeros_like(logp)
-    # a scalar head's value depends on the state: any function of its log-probs is a valid stand-in
-    loss(tokens, update.samples, logp, entropy, method.terms, value=logp * 2).backward()
+    # a scalar head's value and a divergence depend on the state: any function of its log-probs is a valid stand-in
+    loss(tokens, update.samples, logp, entropy, method.terms, value=logp * 2, divergence=logp * 3).backward()
     touched = logits.grad.abs().sum(-1) > 0
     trained = torch.zeros_like(touched)
     for i, row in enumerate(sorted(update.rows, key=lambda row: row.num_tokens)):
@@ -162,7 +164,7 @@ def test_law_7_finite_at_extreme_log_ratios(name: str, gap: float) -> None:
     assert data is not None
     logp = torch.full_like(data.logp, -0.1 if gap > 0 else gap - 0.1).float()
     other = (logp - gap).clamp(max=0) if gap < 0 else logp - gap
-    tokens = replace(data.tokens, behavior=other, anchor=other)
+    tokens = replace(data.tokens, behavior=other, anchor=other, teacher=other)
     samples = replace(data.samples, reward=data.samples.reward.float(), memory=data.samples.memory.float())
     inputs = PartInputs(tokens, samples, PolicyOutputs(logp, torch.ones_like(logp), gap * torch.ones_like(logp)))
     assert all(torch.isfinite(coefficient(inputs, method.terms, on)).all() for on in method.streams)

@@ -22,12 +22,15 @@ from obverse.estimator.schedule import as_schedule
 from obverse.models.batch import pack
 from obverse.models.load import load, load_scalar
 from obverse.models.policy import Policy
-from obverse.models.shared_prefix import SharedPrefix
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
+from obverse.training.divergence_target import comparison_of
 from obverse.training.loop import train
-from obverse.training.prepared_update import prepare_updates
+from obverse.training.metrics import PhaseTimer
+from obverse.training.prepared_update import PromptReaders, prepare_updates
+from obverse.training.rollout_phase import Rollouts
 from obverse.training.setup import prepare
+from obverse.training.teacher_scores import score_rollouts
 from obverse.training.update import forward
 from obverse.types import Source
 
@@ -77,6 +80,7 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
         for sample in group.of("rollout")[::2] if Source.ROLLOUT in method.sources else []:
             sample.grade = type(sample.grade).passed()
     kept, memories = [method.select(group) for group in groups], memory_values(method, {}, groups)
+    score_rollouts(run, int(number or 0), Rollouts(groups, kept), PhaseTimer())
     update = pack(kept, method.sources, 1.0, memories, "score" in method.streams)
     assert update is not None
 
@@ -88,13 +92,12 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
         each = replace(learner, policy=policy, micro_batch_tokens=budget, table=table)
         (made,) = prepare_updates(each, [update], is_repeated=True)
         assert made is not None
-        reader = SharedPrefix(model)
+        readers = PromptReaders(each)
         for micro in made.micros:
-            outputs = forward(each, micro, reader)
-            loss(
-                micro.tokens, made.samples, outputs.logp, outputs.entropy, method.terms, value=outputs.value
-            ).backward()
-        reader.finish()
+            outputs = forward(each, micro, readers.policy, comparison=comparison_of(each, micro, readers))
+            streams = {"value": outputs.value, "divergence": outputs.divergence}
+            loss(micro.tokens, made.samples, outputs.logp, outputs.entropy, method.terms, **streams).backward()
+        readers.policy.finish()
         parameters = [parameter for network in networks for parameter in network.parameters()]
         return torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
 

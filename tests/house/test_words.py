@@ -25,11 +25,11 @@ MAY_NAME = {
     ("rewards.python_file", "reward_model"): "the same",
     **{
         ("config.trl_keys", name): "a key of TRL's files, or a value of its loss_type"
-        for name in ("cispo", "dft", "dr_grpo", "grpo", "reward_model", "sapo", "sft")
+        for name in ("cispo", "dft", "dr_grpo", "grpo", "iw_opd", "opd", "reward_model", "sapo", "sdpo", "sft")
     },
     **{
         ("config.llama_factory_keys", name): "a key of LLaMA-Factory's files, or a value of its stage"
-        for name in ("dft", "dpo", "reward_model", "sft")
+        for name in ("asft", "dft", "dpo", "reward_model", "sft")
     },
     **{
         (module, "reward_model"): "the field's word for a network that scores, whoever trained it"

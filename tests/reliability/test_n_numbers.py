@@ -226,6 +226,6 @@ def test_a_log_ratio_beyond_every_float_gives_a_finite_coefficient(name: str, ga
     logp = torch.full_like(data.logp, -0.1 if gap > 0 else gap - 0.1).float()
     other = logp - gap if gap > 0 else torch.full_like(logp, -0.1)
     samples = replace(data.samples, reward=data.samples.reward.float(), memory=data.samples.memory.float())
-    tokens = replace(data.tokens, behavior=other, anchor=other)
+    tokens = replace(data.tokens, behavior=other, anchor=other, teacher=other)
     inputs = PartInputs(tokens, samples, PolicyOutputs(logp, torch.ones_like(logp), torch.ones_like(logp)))
     assert all(torch.isfinite(coefficient(inputs, method.terms, on)).all() for on in method.streams)

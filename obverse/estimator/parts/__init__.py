@@ -1,6 +1,13 @@
 """The named parts of methods: advantages, references, masks, normalizers, requests, selections, schedules."""
 
 from obverse.estimator.parts.advantages import Centered, LeaveOneOut, One, Reward, Right, Standardized, Whitened, Wrong
+from obverse.estimator.parts.distillation import (
+    BackToBehavior,
+    PrefixWeighted,
+    Redistributed,
+    TeacherGate,
+    TowardsTeacher,
+)
 from obverse.estimator.parts.hints import (
     AgainstUnhinted,
     BinomialHint,
@@ -32,7 +39,7 @@ from obverse.estimator.parts.interfaces import (
     Shaping,
     Weight,
 )
-from obverse.estimator.parts.masks import Always, Clip, DoubleClip, Soft, TokenClip
+from obverse.estimator.parts.masks import Always, Clip, DoubleClip, NotFallen, Soft, TokenClip
 from obverse.estimator.parts.mismatch import Corrected
 from obverse.estimator.parts.normalizers import Constant, PerSample, PerSequence, PerToken
 from obverse.estimator.parts.own_group import OwnCentered, OwnStandardized
@@ -67,7 +74,7 @@ from obverse.estimator.parts.references import (
     SequenceProduct,
 )
 from obverse.estimator.parts.rewards import Overlong
-from obverse.estimator.parts.schedules import Linear, Rest, WarmCosine
+from obverse.estimator.parts.schedules import Linear, Rest, RiseAndFall, WarmCosine
 from obverse.estimator.parts.selection import (
     BestOf,
     CorrectOnly,
@@ -75,6 +82,7 @@ from obverse.estimator.parts.selection import (
     DistinctCorrect,
     Everything,
     MixedOutcomes,
+    OwnOrDemonstrated,
     Request,
     SolvedGate,
 )
@@ -91,6 +99,7 @@ __all__ = [
     "AnchorPenalty",
     "AnchorRatio",
     "BackToAnchor",
+    "BackToBehavior",
     "Behavior",
     "BestOf",
     "BinomialHint",
@@ -126,10 +135,12 @@ __all__ = [
     "Memory",
     "MixedOutcomes",
     "Normalizer",
+    "NotFallen",
     "One",
     "OneHinted",
     "Overlong",
     "OwnCentered",
+    "OwnOrDemonstrated",
     "OwnStandardized",
     "PairedAdvantage",
     "Part",
@@ -143,13 +154,16 @@ __all__ = [
     "Preferred",
     "Prefix",
     "PrefixRequest",
+    "PrefixWeighted",
     "Propagated",
     "Ranked",
+    "Redistributed",
     "Request",
     "RequestFunction",
     "Rest",
     "Reward",
     "Right",
+    "RiseAndFall",
     "RunningMean",
     "SampleSelector",
     "Saturating",
@@ -164,9 +178,11 @@ __all__ = [
     "StagedHint",
     "Standardized",
     "Surprise",
+    "TeacherGate",
     "TokenClip",
     "TornHint",
     "TowardsAnchor",
+    "TowardsTeacher",
     "Undecided",
     "UniformHint",
     "Unit",

@@ -91,3 +91,19 @@ class Soft(Mask):
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
         slope = ((ratio - 1) * self.positive).where(advantage > 0, (ratio - 1) * self.negative)
         return 4 * slope.sigmoid() * (-slope).sigmoid()
+
+
+@dataclass(frozen=True)
+class NotFallen(Mask):
+    """Drops tokens whose probability fell by more than `threshold` since sampling, p - pi_old < -threshold; [T].
+
+    The sign of the advantage does not matter, and a difference of exactly -threshold counts. Source: prime-rl's
+    importance mask; the total variation behind it is DPPO's, 2602.04879.
+    """
+
+    threshold: float = 0.2
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        change = inputs.policy.logp.exp() - inputs.tokens.behavior.exp()
+        return (change >= -self.threshold).to(ratio.dtype)

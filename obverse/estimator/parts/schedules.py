@@ -42,6 +42,23 @@ class WarmCosine(Named):
 
 
 @dataclass(frozen=True)
+class RiseAndFall(Named):
+    """Up from 0 to `peak` over the share `rise` of the run, then down to 0 over the share `fall`; 0 leaves one out.
+
+    Source: RLSD's lambda in ms-swift, which counts steps.
+    """
+
+    peak: float
+    rise: float = 0.0
+    fall: float = 0.0
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.rise:
+            return self.peak * progress / self.rise
+        return self.peak * max(1 - (progress - self.rise) / self.fall, 0.0) if self.fall else self.peak
+
+
+@dataclass(frozen=True)
 class Rest(Named):
     """1 - `of`: the complement of another schedule."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from obverse.estimator.parts.interfaces import Named
+from obverse.seeds import seed_for
 from obverse.types import GenerationRequest, Group, Problem, Sample
 
 
@@ -25,6 +26,35 @@ class Request(Named):
 
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
         return [GenerationRequest(**vars(self))]
+
+
+@dataclass(frozen=True)
+class OwnOrDemonstrated(Named):
+    """Rollouts of a problem with probability `share`, else its demonstration; without one always rollouts.
+
+    The draw is a function of seed, problem and progress: a resumed run repeats it, and each visit has another one.
+    Source: GKD's lambda, 2306.13649 algorithm 1.
+    """
+
+    rollouts: int
+    share: float = 0.5
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the share of rollouts must be between 0 and 1, not {self.share:g}")
+
+    def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]:
+        uniform = seed_for(self.seed, "rollouts or demonstration", problem.id, progress) / 2**63
+        has_rollouts = uniform < self.share or not problem.demonstration
+        return [GenerationRequest(rollouts=self.rollouts) if has_rollouts else GenerationRequest(demonstrations=1)]
+
+    def alternatives(self, problem: Problem) -> list[list[GenerationRequest]]:
+        """Every list of requests that a call may return for the problem."""
+        rollouts, demonstration = GenerationRequest(rollouts=self.rollouts), GenerationRequest(demonstrations=1)
+        if not problem.demonstration or self.share == 1:
+            return [[rollouts]]
+        return [[rollouts], [demonstration]] if self.share else [[demonstration]]
 
 
 @dataclass(frozen=True)
