@@ -175,6 +175,4 @@ def reason_against(method: Method) -> str:
         return "trains no policy"
     if method.sources <= {Source.CHOSEN, Source.REJECTED}:
         return "needs pairs, which this analysis does not have"
-    if method.teacher is not None or method.divergence is not None:
-        return "reads a teacher or compares distributions, which this analysis does not have"
     return "changes the policy's inputs, which a tabular policy does not have" if method.inputs is not None else ""
