@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from obverse.estimator.tables import PartInputs
 
 FILE = Path(__file__)
-TAUGHT, IN_TWO_STAGES = f"{FILE}:taught", f"{FILE}:in_two_stages"
+TAUGHT, IN_TWO_STAGES, MIXED = f"{FILE}:taught", f"{FILE}:in_two_stages", f"{FILE}:mixed"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,18 @@ def taught(who: str = "policy", sees: str = "prompt", rate: float = 0.5, num_gen
         teacher=Teacher(who, tuple(sees.split("+")), rate),  # type: ignore[arg-type]
         run={"learning_rate": 1e-3},
     )
+
+
+def mixed(num_generations: int = 3) -> Method:
+    """Imitates demonstrations, and weighs rollouts by a right sibling's teacher.
+
+    Options
+        num_generations: rollouts per problem
+    """
+    of_rollouts = taught("policy", "sibling", num_generations=num_generations)
+    demonstrated = Term(Source.DEMONSTRATION, normalizer=PerToken())
+    ask = Request(rollouts=num_generations, demonstrations=1)
+    return replace(of_rollouts, ask=ask, terms=(*of_rollouts.terms, demonstrated))
 
 
 def in_two_stages(who: str = "initial", sees: str = "prompt", num_generations: int = 3) -> TrainingSchedule:

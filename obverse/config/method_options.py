@@ -53,14 +53,17 @@ def with_essentials(schema: type[TrainConfig], make: Callable[..., Any]) -> type
     """The schema of a method with the options that matter to it as `essential`.
 
     They are the parameters of the method's own function and those of every run; of grading and sampling only if the
-    method trains on rollouts, or if a required parameter prevents finding out.
+    method trains on rollouts, or if a required parameter prevents finding out; of a teacher only if it is another one.
     """
     added, parameters = added_parameters(make), inspect.signature(make).parameters
-    samples = True
+    samples, reads_model = True, False
     if all(parameter.default is not parameter.empty for parameter in parameters.values()):
-        samples = any(Source.ROLLOUT in stage.method.sources for stage in as_schedule(make()).stages)
+        stage_methods = as_schedule(make()).methods
+        samples = any(Source.ROLLOUT in method.sources for method in stage_methods)
+        reads_model = any(method.teacher is not None and method.teacher.who == "model" for method in stage_methods)
     of_method = [name for name in schema.of_method if name not in added and name not in TrainConfig.to_sample]
-    schema.essential = (*of_method, *TrainConfig.to_train, *(TrainConfig.to_sample if samples else ()))
+    teacher = TrainConfig.of_teachers if reads_model else ()
+    schema.essential = (*of_method, *teacher, *TrainConfig.to_train, *(TrainConfig.to_sample if samples else ()))
     return schema
 
 

@@ -182,6 +182,7 @@ class TrainConfig(
     """All options of a training run; `method_options` has the method's own, which users give beside the others."""
 
     of_method: ClassVar[tuple[str, ...]] = ()  # the method's parameters, in a class made by train_schema()
+    of_teachers: ClassVar[tuple[str, ...]] = ("teacher_model", "teacher_url")
     to_sample: ClassVar[tuple[str, ...]] = ("verifier", "max_completion_length", "temperature")
     to_train: ClassVar[tuple[str, ...]] = (
         *("model", "use_peft", "dataset", "eval_dataset", "eval_steps", "prompts_per_step", "micro_batch_tokens"),

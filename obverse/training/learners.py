@@ -98,7 +98,7 @@ def build_learners(
                 params=params if is_comparable else None,
                 process_group=process_group,
                 balance=balance_of(models.policy.model, config.router_aux_loss_coef),
-                teachers=models.teachers,
+                teachers=models.teachers if method.teacher is not None and method.teacher.who == "model" else {},
                 scorers=scorers or {} if method.teacher is not None and method.teacher.who == "model" else {},
                 average=average,
             )

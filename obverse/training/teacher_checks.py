@@ -12,7 +12,7 @@ from obverse.distributed.fsdp import fsdp_forward
 from obverse.errors import ConfigError
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.estimator.teacher import Teacher, TeacherContext
-from obverse.models.context_limits import SAMPLED, Remedies, TextLength, check
+from obverse.models.context_limits import MARGIN, SAMPLED, Remedies, TextLength, check
 from obverse.models.position_limits import num_positions, rated_positions
 from obverse.runtime.callbacks import Watcher
 from obverse.training.teacher_models import refuse_rows_without_teacher
@@ -143,9 +143,15 @@ def check_teacher_lengths(
 ) -> None:
     """Raise ConfigError for a prompt with a completion of `max_tokens` that a teacher has too few positions for."""
     declared = teachers(schedule)
+    if not problems:
+        return
+    frame = len(prompts.renderer.prompt_text(problems[0]).encode("utf-8", "replace")) + MARGIN
 
     def texts(above: int) -> Iterable[TextLength]:
         for problem in problems:
+            fields = (str(problem.prompt), problem.demonstration_text, prompts.template or "")
+            if sum(len(text.encode("utf-8", "replace")) for text in fields) + 2 * frame + max_tokens <= above:
+                continue  # a token has at least one byte
             num_prompt = max(lengths(problem, declared, prompts), default=0)
             if num_prompt + max_tokens > above:
                 yield TextLength(problem.id, num_prompt, num_prompt + max_tokens, SAMPLED)

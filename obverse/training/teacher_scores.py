@@ -68,13 +68,13 @@ def score_rollouts(run: Run, stage: int, rollouts: Rollouts, timer: PhaseTimer) 
 
 def score_samples(run: Run, stage: int, pairs: Sequence[tuple[Group, Sample]], rollouts: Rollouts) -> TeacherScores:
     """Score the samples of `pairs` and write the column of all selected samples."""
-    names = [run.teacher_name(group.problem) for group, _ in pairs]
     requests = [
         ScoringRequest(sample.teacher_prompt, sample.ids, sample.sources)
         for _, sample in pairs
         if sample.teacher_prompt is not None
     ]
     scorers = scorers_of(run.learners[stage], run.config.temperature)
+    names = ["" if "" in scorers else run.teacher_name(group.problem) for group, _ in pairs]
     is_collective = any(map(runs_together, scorers.values()))
     watcher = run.watcher.uninterruptible if is_collective else run.watcher
     scores = score_on_all_ranks(run.process_group, scorers, names, requests, watcher)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from teacher_methods import IN_TWO_STAGES, TAUGHT
+from teacher_methods import IN_TWO_STAGES, MIXED, TAUGHT
 from tiny_models import save_tiny
 
 import runs
@@ -31,6 +31,7 @@ from obverse.training.rollout_phase import Rollouts
 from obverse.training.run import Run
 from obverse.training.setup import prepare
 from obverse.training.teacher_scores import FLOOR, score_rollouts
+from obverse.training.update_phase import run_updates
 from obverse.types import GradeResult, Group, Sample, Source
 
 ROLLOUT, HINT = Source.ROLLOUT, Source.HINT
@@ -168,6 +169,27 @@ def test_a_long_context_is_cut_and_the_response_is_not(run_of: Callable[..., Run
     for sample in rollouts.selected[0]:
         assert sample.teacher_prompt is not None and 190 <= len(sample.teacher_prompt) <= 200
         assert sample.teacher is not None and len(sample.teacher) == 3
+
+
+def test_samples_without_a_reader_of_the_teacher_are_kept_unscored(run_of: Callable[..., Run]) -> None:
+    run = run_of(MIXED, max_mismatch_kl=None)
+    rollouts = rollouts_of(run, [(1, 1, 0), (0, 0, 0)])
+    for group in rollouts.groups:
+        ids = run.collector.renderer.demonstration(group.problem).ids
+        sources = [Source.DEMONSTRATION] * len(ids)
+        shown = Sample("demonstration", group.samples[0].prompt, ids, sources, [0.0] * len(ids), "")
+        group.samples.append(replace(shown, grade=GradeResult.passed()))
+    rollouts.selected = [run.schedule.methods[0].select(group) for group in rollouts.groups]
+    counts = score_rollouts(run, 0, rollouts, PhaseTimer())
+    assert [[sample.kind for sample in samples] for samples in rollouts.selected] == [
+        ["rollout", "rollout", "rollout", "demonstration"],
+        ["demonstration"],
+    ]
+    demonstration = rollouts.selected[1][0]
+    assert demonstration.teacher == [0.0] * len(demonstration.ids) and demonstration.teacher_prompt is None
+    assert counts.num_tokens == 9
+    row, num_trained = run_updates(run, 0, rollouts, 0.0)
+    assert math.isfinite(row["loss"]) and num_trained > 9
 
 
 class Scripted:
