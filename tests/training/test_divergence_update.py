@@ -25,7 +25,8 @@ from obverse.estimator.parts import PerToken, Request, Unit
 from obverse.estimator.teacher import Teacher
 from obverse.models.batch import Update, pack
 from obverse.models.float64 import in_float64
-from obverse.models.policy import Policy, as_policy
+from obverse.models.lora import load_adapted, merged, without
+from obverse.models.policy import Policy, as_policy, with_checkpoints, with_compiled_layers
 from obverse.training.learners import Learner
 from obverse.training.loop import train
 from obverse.training.prepared_update import prepare_update
@@ -234,3 +235,55 @@ def test_a_method_of_ones_own_trains_and_resumes(tmp_path: Path) -> None:
     assert all(resumed[name] == whole[name] for name in ("model.safetensors", "optimizer.safetensors"))
     divergences = [row["divergence"] for row in runs.figures(tmp_path / "whole")]
     assert divergences == sorted(divergences) and 0 < divergences[0] < divergences[-1] < 1
+
+
+@pytest.mark.slow
+def test_an_adapter_is_compared_with_its_base_on_the_same_model(tmp_path: Path) -> None:
+    """W = W0 + s B A: the gradient by B is s times that by W, times A transposed."""
+    pytest.importorskip("peft", reason="the extra obverse[peft] is not installed")
+    tiny = save_tiny("qwen2", tmp_path / "qwen2")
+    adapted, _ = load_adapted(runs.config("grpo", tmp_path / "run", tiny, use_peft=True, lora_r=4), None)
+    torch.manual_seed(1)
+    for name, weight in adapted.adapter.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.1)
+    whole = model("qwen2").from_pretrained(tiny)
+    whole.load_state_dict({**whole.state_dict(), **merged(adapted)})
+    base = as_policy(model("qwen2").from_pretrained(tiny))
+    ours, value = gradients(learner_of(method(TOP), adapted, without(adapted)), update())
+    theirs, expected = gradients(learner_of(method(TOP), as_policy(whole), base), update())
+    assert value == pytest.approx(expected, rel=1e-4) and value > 0
+    assert ours and all("lora" in name for name in ours)
+    by_b = next(name for name in ours if "q_proj.lora_B" in name)
+    layer = by_b.partition(".lora_B")[0]
+    low = dict(adapted.model.named_parameters())[by_b.replace("lora_B", "lora_A")]
+    scale = next(iter(adapted.model.get_submodule(layer).scaling.values()))
+    torch.testing.assert_close(ours[by_b], theirs[layer + ".weight"] @ low.T * scale, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [TOP, ANCHOR], ids=str)
+def test_checkpointed_and_compiled_layers_give_the_same(form: Divergence) -> None:
+    anchor, taught = as_policy(model("llama", 1)), method(form, True)
+    plain, value = gradients(learner_of(taught, as_policy(deepcopy(model("llama"))), anchor), update())
+    for change in (with_checkpoints, with_compiled_layers):
+        policy = change(as_policy(deepcopy(model("llama"))))
+        found, divergence = gradients(learner_of(taught, policy, anchor, 30), update())
+        assert divergence == pytest.approx(value, rel=1e-5)
+        for name, gradient in plain.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_products_in_bfloat16_are_close() -> None:
+    """Autocast: states are bfloat16, sums over the vocabulary are not; the target's head is converted as well."""
+    anchor, taught = as_policy(model("llama", 1)), method(ANCHOR, True)
+    plain, value = gradients(learner_of(taught, as_policy(deepcopy(model("llama"))), anchor), update())
+    policy, low = as_policy(deepcopy(model("llama")), mixed=True), as_policy(model("llama", 1), mixed=True)
+    found, divergence = gradients(learner_of(taught, policy, low), update())
+    assert divergence == pytest.approx(value, rel=0.02)
+    for name, gradient in plain.items():
+        assert found[name].dtype == torch.float32
+        assert (found[name] - gradient).norm() < 0.05 * gradient.norm() + 1e-7, name
+    half = as_policy(deepcopy(model("llama")).bfloat16())
+    assert gradients(learner_of(taught, half, anchor), update())[1] == pytest.approx(value, rel=0.02)
