@@ -62,8 +62,9 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
     streams: list[Tensor] = []
     shared = micro.prompts is not None
     target = None  # its states exist until the backward pass; its logits share the chunk's buffers with the policy's
-    if nets.anchor is not None and method.divergence is not None:
-        target = target_of(nets.anchor, micro, nets.anchor.prompt_reader() if shared else None)
+    if method.divergence is not None:
+        model = divergence_target(nets, method)
+        target = target_of(model, micro, model.prompt_reader() if shared else None)
     if method.trains_policy:
         streams += logprobs(nets.policy, micro, "entropy" in method.streams, reader=reader if shared else None)
     if nets.anchor is not None and method.needs("anchor"):
@@ -75,6 +76,15 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
         streams.append(scalars(nets.policy.model, micro, after=True))
     torch.autograd.backward([stream.sum() for stream in streams if stream.requires_grad])
     del target
+
+
+def divergence_target(nets: MetaModels, method: Method) -> Policy:
+    """The model that the method's divergence compares the policy with; with adapters often the policy's own."""
+    teacher = method.teacher
+    if teacher is None or teacher.who == "initial" or (method.divergence and method.divergence.target == "anchor"):
+        return nets.anchor or nets.policy
+    other = nets.teachers[0] if nets.teachers else None
+    return {"model": other, "average": nets.average}.get(teacher.who) or nets.policy
 
 
 @torch.no_grad()

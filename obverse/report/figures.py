@@ -97,6 +97,15 @@ CURVES = (
         percent=True,
     ),
     Curve(
+        "divergence",
+        "Divergence from the target",
+        "nats per token",
+        {"divergence": ""},
+        "The mean divergence of the policy's distribution over the vocabulary from that of its target, the initial "
+        "model or a teacher, on the tokens whose loss has it. Distillation lowers it; held to the initial model, the "
+        "policy leaves it slowly.",
+    ),
+    Curve(
         "entropy",
         "Entropy",
         "nats",

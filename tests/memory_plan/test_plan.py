@@ -93,6 +93,36 @@ def test_a_teacher_has_weights_and_a_phase(who: str, models: int, folder: str) -
     assert any("= scoring" in line for line in table.lines(planned, ""))
 
 
+DIVERGING = """
+from obverse.estimator import Divergence, Method, Teacher, Term
+from obverse.estimator.parts import PerToken, Request
+from obverse.types import Source
+
+def held(who: str = "") -> Method:
+    return Method(
+        ask=Request(demonstrations=1),
+        terms=(Term(Source.DEMONSTRATION, normalizer=PerToken(), on="divergence"),),
+        teacher=Teacher(who) if who else None,
+        divergence=Divergence(target="teacher" if who else "anchor"),
+    )
+"""
+
+
+@pytest.mark.slow
+def test_a_divergence_costs_its_target(folder: str, tmp_path: Path) -> None:
+    """The target's weights, and its states beside the policy's; chunks of logits are as large as without one."""
+    (tmp_path / "held.py").write_text(DIVERGING)
+    method = f"{tmp_path / 'held.py'}:held"
+    plain, held = plan(run_of("sft", folder), LONG), plan(run_of(method, folder), LONG)
+    assert held.lasting == plain.lasting | {"initial model": plain.lasting["weights"]}
+    states = held.micro.num_rows * held.micro.num_scored * SMALL.hidden_size * 4
+    assert held.logits == plain.logits and plain.activations < held.activations < plain.activations + 4 * states
+    live = plan(run_of(method, folder, who="policy"), LONG)
+    assert live.lasting == plain.lasting and live.activations == held.activations
+    taught = plan(run_of(method, folder, who="model", teacher_model=folder), LONG)
+    assert "initial model" not in taught.lasting and taught.activations == held.activations
+
+
 @pytest.mark.slow
 def test_everyone_who_is_there_is_counted(folder: str) -> None:
     assert "initial model" in plan(run_of("dpo", folder), LONG).lasting

@@ -16,6 +16,7 @@ from exam.batches import sample
 from models.test_fused_divergence import literal
 from tiny_models import save_tiny, tiny_model, tiny_tokenizer
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import runs
 from obverse.estimator.divergence import Divergence
@@ -27,12 +28,15 @@ from obverse.models.batch import Update, pack
 from obverse.models.float64 import in_float64
 from obverse.models.lora import load_adapted, merged, without
 from obverse.models.policy import Policy, as_policy, with_checkpoints, with_compiled_layers
+from obverse.models.router_loss import balance_of
 from obverse.training.learners import Learner
 from obverse.training.loop import train
 from obverse.training.prepared_update import prepare_update
 from obverse.training.update import BackwardPass
 from obverse.types import ModelInput, Source
 
+EXPERTS: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+EXPERTS |= {"num_key_value_heads": 2, "num_experts_per_tok": 2, "num_local_experts": 4, "vocab_size": 64}
 BOTH = (Source.ROLLOUT, Source.DEMONSTRATION)
 
 
@@ -191,6 +195,7 @@ def test_a_prompt_of_the_teacher_that_samples_share_is_computed_once() -> None:
     taught = packed.teacher_micro(micro, shares=True)
     assert taught.prompts is not None and len(taught.prompts.input_ids) == 6 and len(taught.input_ids) == 12
     assert packed.teacher_micro(micro, shares=True, pads_prompts=False).prompts is None
+    assert all(packed.teacher_micro(single, shares=True).prompts is None for single in packed.micros(1))
 
 
 def test_samples_without_a_teacher_keep_their_prompt() -> None:
@@ -287,3 +292,21 @@ def test_products_in_bfloat16_are_close() -> None:
         assert (found[name] - gradient).norm() < 0.05 * gradient.norm() + 1e-7, name
     half = as_policy(deepcopy(model("llama")).bfloat16())
     assert gradients(learner_of(taught, half, anchor), update())[1] == pytest.approx(value, rel=0.02)
+
+
+@pytest.mark.slow
+def test_routers_are_balanced_by_the_policys_tokens_alone() -> None:
+    """A live teacher reads the same routers: its passes are no part of the balancing loss."""
+    config = AutoConfig.for_model("mixtral", **EXPERTS)
+    torch.manual_seed(0)
+    policy = as_policy(AutoModelForCausalLM.from_config(config))
+    losses = []
+    live = replace(method(ANCHOR, True), divergence=TAUGHT, teacher=Teacher("policy"))
+    for taught in (live, replace(live, terms=live.terms[2:], divergence=None, teacher=None)):
+        learner = learner_of(taught, policy, None, 30, balance=balance_of(policy.model, 0.5))
+        prepared = prepare_update(learner, with_teacher_prompts(update()), is_repeated=False)
+        backward = BackwardPass(learner, prepared, 0.0, compares_sampler=False)
+        for number, micro in enumerate(prepared.micros):
+            backward.run(micro, number)
+        losses.append((backward.router_loss.counts.tolist(), backward.router_loss.loss))
+    assert losses[0][0] == losses[1][0] and losses[0][1] == pytest.approx(losses[1][1], rel=1e-6)
