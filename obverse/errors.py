@@ -60,7 +60,7 @@ class GraderError(UserError):
 
 
 class EngineError(UserError):
-    """The sampling server does not respond, or its response is invalid (exit 10)."""
+    """The server that samples or scores does not respond, or its response is invalid (exit 10)."""
 
     exit_code = 10
 

@@ -130,7 +130,7 @@ def variance(config: VarianceConfig, watcher: Watcher | None = None) -> Variance
                     raise ConfigError(f"--methods: {name} {why}")
                 left_out[name] = why
                 continue
-            estimators += _estimators(name, stage, method, policies, config.seed)
+            estimators += estimators_of(name, stage, method, policies, config.seed)
     watch.phase("train", len(names), len(names))
     return Variance(
         config.num_generations,
@@ -142,7 +142,7 @@ def variance(config: VarianceConfig, watcher: Watcher | None = None) -> Variance
     )
 
 
-def _estimators(name: str, stage: int, method: Method, policies: Sequence[Table], seed: int) -> list[Estimator]:
+def estimators_of(name: str, stage: int, method: Method, policies: Sequence[Table], seed: int) -> list[Estimator]:
     """The method beside the gradient of the expected reward and, with a teacher, beside that of the reverse KL from it.
 
     The progress of schedules is the policy's index over their number; the teacher is better than the last policy.

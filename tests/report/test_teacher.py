@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from obverse.config.commands import ReportConfig
 from obverse.errors import DataError
+from obverse.report.analyses import labeled
 from obverse.report.completions import pick
 from obverse.report.load_runs import read_run
 from obverse.report.teacher import GapSums, by_position, gaps_of, shaded, tokenizer_of
@@ -114,3 +115,13 @@ def test_damaged_files_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     write_lines(file, rows)
     with pytest.raises(DataError, match="step-000001.jsonl:2: .*behavior and of teacher"):
         pick(read_run(folder), 0, 10**6)
+
+
+def test_methods_beside_the_reverse_kl_have_a_label_of_their_own() -> None:
+    rows = [
+        {"method": "opd"},
+        {"method": "opd", "objective": "reverse KL"},
+        {"method": "a"},
+        {"method": "a", "lane": 1},
+    ]
+    assert [name for name, _ in labeled(rows)] == ["opd", "opd, reverse KL", "a, stage 0", "a, stage 1"]
