@@ -28,6 +28,7 @@ from obverse.estimator.parts.interfaces import Part
 from obverse.estimator.tables import PartInputs
 from obverse.estimator.teacher import TeacherContext
 from obverse.types import Source
+from recipes import variance_table
 
 CONTEXT = TeacherContext("prompt", "")
 
@@ -142,3 +143,19 @@ def test_teachers_of_the_table() -> None:
     assert distillation_gradient(sampled(1, Teacher("policy", "sibling")), models) is None
     same = expectation(sampled(2, Teacher("policy", "sibling")), models)  # a right sibling is read
     assert same.square > 0 and float(expectation(sampled(1, Teacher("average")), models).square) == 0
+
+
+def page_rows() -> list[str]:
+    page = variance_table.PAGE.read_text(encoding="utf-8")
+    return page[page.index("<!-- distillation -->") :].partition("<!-- end -->")[0].splitlines()[3:]
+
+
+def test_the_page_has_the_methods_of_the_recipe() -> None:
+    labels = {row.split("|")[1].strip().removesuffix(", reverse KL") for row in page_rows()} - {""}
+    assert labels == set(variance_table.DISTILLATION)
+
+
+@pytest.mark.slow
+def test_the_page_is_of_this_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variance_table, "DISTILLATION", {"sdpo": {}})
+    assert variance_table.distillation().splitlines()[2:] == page_rows()[-4:], "run recipes/variance_table.py"
