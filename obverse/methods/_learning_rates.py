@@ -16,6 +16,7 @@ SMALLEST = 0.5e9  # parameters of the smallest model in the sources of the metho
 # The best rate with LoRA is about ten times that of full fine-tuning, in supervised learning and in RL.
 ADAPTER_FACTOR = 10.0
 ADAPTER_SOURCE = "Schulman et al. 2025, LoRA Without Regret, doi:10.64434/tml.20250929"
+TINKER = "tinker-cookbook, recipes/distillation"
 TRL_SFT, TRL_DPO = "TRL 1.16, scripts/sft.py", "TRL 1.16, scripts/dpo.py"
 
 
@@ -57,6 +58,11 @@ PUBLISHED: dict[str, tuple[PublishedRate, ...]] = {
         PublishedRate(1e-6, 3, 7, "arXiv 2402.03300 and TRL's guide LoRA Without Regret"),
         PublishedRate(1e-5, 3, 3, "TRL's guide LoRA Without Regret", has_adapters=True),
     ),
+    "opd": (
+        PublishedRate(5e-5, 9, 9, TINKER),
+        PublishedRate(1e-4, 9, 9, TINKER, has_adapters=True),
+    ),
+    "opsd": (PublishedRate(2e-5, 4, 4, "arXiv 2601.18734, the authors' run_opsd.sh", has_adapters=True),),
     "hpt": (PublishedRate(5e-6, 1.5, 8, "arXiv 2509.04419, the authors' scripts"),),
     "luffy": (PublishedRate(1e-6, 7.6, 7.6, "arXiv 2504.14945, the authors' script"),),
     "uft": (PublishedRate(1e-6, 0.5, 0.5, "arXiv 2505.16984, the authors' run.py"),),

@@ -45,7 +45,7 @@ def opd(
                   clip is epsilon, prime-rl's loss is baseline="policy", max_probability_drop=0.2,
                   behavior_kl_coef=0.002. A group without a right answer trains on: the teacher scores it all the same.
     Defaults  kl_coef 1, reward_coef 0, no clip: tinker, slime, ms-swift [code]; 4 samples per problem as in tinker and
-              thunlp/OPD, learning_rate 1e-6 as in thunlp/OPD and TRL [code]; with LoRA tinker has 1e-4.
+              thunlp/OPD, learning_rate 1e-6 as in thunlp/OPD and TRL [code]; tinker has 5e-5, and 1e-4 with LoRA.
     Pitfalls  Equal rewards do not give zero: the teacher's advantage does not depend on them. Nats and standard
               deviations have no common scale, so reward_coef has to be tried. The teacher needs the same tokenizer, and
               scores at the sampling temperature. kl_coef weighs the teacher here, not a KL to the initial model.

@@ -27,12 +27,13 @@ def opsd(
                   The teacher does not write reasoning of its own first (reason_first), and sampling is not truncated to
                   top_p 0.95 and top_k 20. Problems without a demonstration train nothing.
     Defaults  teacher initial, rate 0.001 (an average at 0.999), JSD at 0.5, 50 tokens, temperature 1.1: the authors'
-              scripts [code]; they train LoRA at 2e-4, learning_rate 2e-5 is a tenth of it for full training [derived],
-              as is one sample per problem.
+              scripts [code]. Their versions differ: LoRA at 2e-5 and temperature 1.2, or at 2e-4 and 1.1; learning_rate
+              2e-5 is the lower one. One sample per problem [derived].
     Pitfalls  Equal rewards do not give zero: nothing is graded. The teacher never learns: what the policy gains beyond
               it is taken back. With --use_peft the teacher is the model without its adapters and needs no memory.
-    Authors' names  fixed_teacher -> teacher=initial, use_ema_teacher -> teacher=average, beta -> distillation_alpha,
-              top_k_loss -> distillation_topk, use_thinking_machines_loss -> distillation_mode=sampled_token [mem].
+    Authors' names  fixed_teacher -> teacher=initial, use_ema_teacher -> teacher=average, ema_decay -> 1 -
+              teacher_update_rate, beta -> distillation_alpha, top_k_loss -> distillation_topk,
+              use_thinking_machines_loss -> distillation_mode=sampled_token.
     Options
         num_generations: rollouts per problem
         teacher: weights of the teacher: initial, those of the policy as it samples, or their moving average

@@ -87,6 +87,18 @@ def test_the_loss_is_that_of_the_library(name: str) -> None:
     assert ours.abs().max() > 0
 
 
+def test_a_divergence_has_to_be_given() -> None:
+    logp, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    same = {"mask": mask, "problem": [0], "kind": "demonstration"}
+    with pytest.raises(ConfigError, match="divergence"):
+        obverse.loss("gift", logp, **same)
+    with pytest.raises(ConfigError, match="shape"):
+        obverse.loss("gift", logp, divergence=torch.zeros(2, 2), **same)
+    divergence = torch.zeros(1, 2, requires_grad=True)
+    obverse.loss("gift", logp, divergence=divergence, **same).backward()
+    assert divergence.grad is not None and divergence.grad.tolist() == [[0.5, 0.5]]
+
+
 def test_unselected_samples_have_no_gradient() -> None:
     logp = torch.full((3, 2), -1.0, requires_grad=True)
     mask = torch.tensor([[True, True], [True, False], [True, True]])

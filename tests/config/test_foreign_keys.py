@@ -223,3 +223,19 @@ def test_a_kl_is_refused_where_the_method_has_no_beta() -> None:
     with pytest.raises(ConfigError, match="kl_coef"):
         translated(file, DIALECTS, "dr_grpo", {}, 1)
     assert translated(Layer("t", {**file.values, "beta": 0.0}), DIALECTS, "dr_grpo", {}, 1)[0].values == {}
+
+
+def test_keys_of_distillation_become_the_teachers() -> None:
+    values = {"lmbda": 0.3, "beta": 1.0, "max_new_tokens": 64, "seq_kd": False}
+    options = translated(Layer("t", values), DIALECTS, "gkd", {}, 1)[0].values
+    assert options == {"lmbda": 0.3, "beta": 1.0, "max_completion_length": 64}
+    values = {"teacher_model_kind": "ema", "distillation_mode": "full_logits", "teacher_sync_steps": 1}
+    options = translated(Layer("t", values), DIALECTS, "sdpo", {}, 1)[0].values
+    assert options == {"teacher": "average", "distillation_mode": "full_logits"}
+    refused = {"distillation_weight": 0.5, "generate_from_teacher": True, "teacher_prompt_template": "{prompt}"}
+    with pytest.raises(ConfigError) as error:
+        translated(Layer("t", {**values, **refused}), DIALECTS, "sdft", {}, 1)
+    assert {line.split(": ")[1] for line in str(error.value).splitlines()} == set(refused)
+    file = Layer("t", {"stage": "sft", "finetuning_type": "full", "use_asft_loss": True, "asft_alpha": 0.05})
+    options = translated(file, DIALECTS, None, {}, 1)[0].values
+    assert (options["method"], options["kl_weight"]) == ("asft", 0.05)

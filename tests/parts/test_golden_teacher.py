@@ -157,6 +157,15 @@ def test_the_forms_over_the_vocabulary() -> None:
     assert all(size in built[name, "topk_logits"] for name, size in sizes.items())
 
 
+def test_what_weighs_a_divergence_is_printed_beside_the_coefficients() -> None:
+    shown = {**row(ONE), "kind": "demonstration", "source": ["demonstration"]}
+    rows = [row(THREE), shown]
+    results = [weigh(name, {"samples": rows})["samples"] for name in ("gkd", "asft", "opd")]
+    assert [sample["divergence_coefficient"] for sample in results[0]] == [NEAR([0.25] * 3), NEAR([0.25])]
+    assert results[1][1]["divergence_coefficient"] == [NEAR(0.1)] and results[1][1]["coefficient"] == [NEAR(0.3)]
+    assert all("divergence_coefficient" not in sample for sample in results[2])
+
+
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
 def test_gkd_draws_rollouts_as_often_as_lmbda_says(share: float) -> None:
     ask = OwnOrDemonstrated(2, share, seed=3)
