@@ -79,10 +79,9 @@ def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
     groups: dict[str | int, Group] = {}
     given = {id(row.sample): row.memory for row in rows}
     for row in rows:
-        groups.setdefault(row.problem, Group(Problem(str(row.problem), ""), [])).samples.append(row.sample)
-    scored = {row.problem for row in rows if row.columns["teacher"]}
-    for problem in scored:  # the teacher had a demonstration, if that is what the method's teacher reads
-        groups[problem].problem = Problem(str(problem), "", demonstration=("",))
+        # a teacher that reads demonstrations had one, or there would be no column `teacher`
+        problem = Problem(str(row.problem), "", demonstration=("",))
+        groups.setdefault(row.problem, Group(problem, [])).samples.append(row.sample)
     stored = memory_values(method, {}, list(groups.values())) or [0.0] * len(groups)
     memories = {}
     for group, memory in zip(groups.values(), stored, strict=True):

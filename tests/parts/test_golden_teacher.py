@@ -11,7 +11,7 @@ import pytest
 
 from obverse import methods
 from obverse.analysis.step_coefficients import weigh
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, DataError
 from obverse.estimator import Method, Taught, Teacher
 from obverse.estimator.parts import OwnOrDemonstrated, RiseAndFall
 from obverse.estimator.requests import max_samples_per_problem, samples_policy, wants
@@ -164,6 +164,13 @@ def test_what_weighs_a_divergence_is_printed_beside_the_coefficients() -> None:
     assert [sample["divergence_coefficient"] for sample in results[0]] == [NEAR([0.25] * 3), NEAR([0.25])]
     assert results[1][1]["divergence_coefficient"] == [NEAR(0.1)] and results[1][1]["coefficient"] == [NEAR(0.3)]
     assert all("divergence_coefficient" not in sample for sample in results[2])
+
+
+@pytest.mark.parametrize("name", ["opd", "sdft", "sdpo"])
+def test_a_step_without_the_teachers_column_is_refused(name: str) -> None:
+    rows = [{key: value for key, value in row(ONE, reward).items() if key != "teacher"} for reward in (1.0, 0.0)]
+    with pytest.raises(DataError, match="teacher is missing"):
+        weigh(name, {"samples": rows})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
