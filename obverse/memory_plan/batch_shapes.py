@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from obverse.config.train import TrainConfig
 from obverse.estimator.method import Method
 from obverse.estimator.requests import generation_requests
+from obverse.estimator.teacher import Teacher
 from obverse.types import Source
 
 FEEDBACK, TEMPLATE = 128, 64  # tokens assumed of a verifier's reason, and of the text around a teacher's context
@@ -58,6 +59,7 @@ class TrainingShape:
     num_micros: int
     num_prompts: int = 0  # shared prompts in one forward pass; 0 without shared prompts
     prompt: int = 0
+    teacher_prompt: int = 0  # tokens of the longest prompt that the teacher of a divergence reads
 
     @property
     def num_tokens(self) -> int:
@@ -92,10 +94,21 @@ def training(
     num_rows = max(piece, -(-tokens // longest))
     fill = tokens / (num_rows * longest)  # rows of unequal lengths fill the budget; equal ones may not
     scored, num_micros = max(1, round(fill * response) - 1), -(-problems * rows * longest // tokens)
+    read = 0
+    if method.teacher is not None and method.divergence is not None and method.divergence.target == "teacher":
+        read = teacher_prompt(config, method.teacher, lengths)
     if shares and rows > 1 and method.inputs is None and not method.streams & {"value", "score"}:
         together = max(1, min(problems, budget // max(1, lengths.prompt)))
-        return TrainingShape(num_rows, scored, scored, num_micros, together, lengths.prompt)
-    return TrainingShape(num_rows, max(1, round(fill * longest) - 1), scored, num_micros)
+        return TrainingShape(num_rows, scored, scored, num_micros, together, lengths.prompt, read)
+    read = 0 if read == lengths.prompt else read  # it reads the micro batch itself
+    return TrainingShape(num_rows, max(1, round(fill * longest) - 1), scored, num_micros, teacher_prompt=read)
+
+
+def teacher_prompt(config: TrainConfig, teacher: Teacher, lengths: Lengths) -> int:
+    """Tokens of the longest prompt that a teacher reads."""
+    context = {"prompt": 0, "demonstration": lengths.response, "sibling": lengths.completion, "feedback": FEEDBACK}
+    added = max(context[kind] + (0 if kind == "prompt" else TEMPLATE) for kind in teacher.contexts)
+    return max(lengths.prompt, min(lengths.prompt + added, config.max_teacher_prompt_length or lengths.prompt + added))
 
 
 def scoring_shape(
@@ -104,10 +117,7 @@ def scoring_shape(
     """The largest micro batch that the teacher of `method` scores; None where it scores nothing."""
     if method.teacher is None or not method.needs("teacher"):
         return None
-    context = {"prompt": 0, "demonstration": lengths.response, "sibling": lengths.completion, "feedback": FEEDBACK}
-    added = max(context[kind] + (0 if kind == "prompt" else TEMPLATE) for kind in method.teacher.contexts)
-    prompt = lengths.prompt + added
-    prompt = max(lengths.prompt, min(prompt, config.max_teacher_prompt_length or prompt))
+    prompt = teacher_prompt(config, method.teacher, lengths)
     samples, budget = SamplesPerProblem.of(method, lengths), config.tokens_at_once(device)
     response = max(samples.hint + samples.completion, lengths.response if samples.response else 0, 2)
     num_rows = max(1, budget // (prompt + response))

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from obverse.config.train import TrainConfig
+from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial
 from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference.conformance import decode_path
@@ -37,6 +38,13 @@ class MetaModels:
     teachers: tuple[Policy, ...] = ()  # other models, frozen
     average: Policy | None = None  # the moving average of whole weights; an adapter's average is no model of its own
     stores_float32: bool = False
+
+    def teachers_of(self, method: Method) -> tuple[Policy, ...]:
+        """The models in this process that a method's teacher may be."""
+        if method.teacher is None:
+            return ()
+        of_run = {"policy": self.policy, "initial": self.anchor or self.policy, "average": self.average or self.policy}
+        return self.teachers if method.teacher.who == "model" else (of_run[method.teacher.who],)
 
 
 def policy_capabilities(config: TrainConfig, schedule: TrainingSchedule) -> dict[str, Capabilities]:

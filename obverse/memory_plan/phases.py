@@ -49,7 +49,9 @@ def training(tracker: MemoryTracker, nets: MetaModels, method: Method, work: Tra
     prompts = PromptBatch.of([ModelInput((0,) * work.prompt)] * work.num_prompts) if work.num_prompts else None
     reader = nets.policy.prompt_reader()
     for _ in range(min(work.num_micros, 2) if prompts else 1):
-        _micro(nets, method, micro_batch(work.num_rows, work.width, work.num_scored, prompts), reader)
+        micro = micro_batch(work.num_rows, work.width, work.num_scored, prompts)
+        read_by_teacher = micro_batch(work.num_rows, work.teacher_prompt + work.num_scored, work.num_scored)
+        _micro(nets, method, micro, reader, read_by_teacher if work.teacher_prompt else None)
     reader.finish()
     needed = tracker.peak - before
     for model in trained:
@@ -57,14 +59,15 @@ def training(tracker: MemoryTracker, nets: MetaModels, method: Method, work: Tra
     return needed
 
 
-def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix) -> None:
-    """One forward and backward pass, as in `obverse.training.update`."""
+def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix, read_by_teacher: Micro | None) -> None:
+    """One forward and backward pass, as in `obverse.training.update`; a divergence's teacher reads plain rows."""
     streams: list[Tensor] = []
     shared = micro.prompts is not None
-    target = None  # its states exist until the backward pass; its logits share the chunk's buffers with the policy's
+    target: Any = None  # its states exist until the backward pass; its logits share the chunk's buffers
     if method.divergence is not None:
         model = divergence_target(nets, method)
-        target = target_of(model, micro, model.prompt_reader() if shared else None)
+        reads_shared = shared and read_by_teacher is None
+        target = target_of(model, read_by_teacher or micro, model.prompt_reader() if reads_shared else None)
     if method.trains_policy:
         streams += logprobs(nets.policy, micro, "entropy" in method.streams, reader=reader if shared else None)
     if nets.anchor is not None and method.needs("anchor"):
@@ -80,11 +83,9 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix)
 
 def divergence_target(nets: MetaModels, method: Method) -> Policy:
     """The model that the method's divergence compares the policy with; with adapters often the policy's own."""
-    teacher = method.teacher
-    if teacher is None or teacher.who == "initial" or (method.divergence and method.divergence.target == "anchor"):
-        return nets.anchor or nets.policy
-    other = nets.teachers[0] if nets.teachers else None
-    return {"model": other, "average": nets.average}.get(teacher.who) or nets.policy
+    is_anchor = method.divergence is not None and method.divergence.target == "anchor"
+    teachers = () if is_anchor else nets.teachers_of(method)
+    return teachers[0] if teachers else nets.anchor or nets.policy
 
 
 @torch.no_grad()

@@ -136,12 +136,8 @@ def _scored(
     tracker: MemoryTracker, nets: MetaModels, config: TrainConfig, method: Method, lengths: Lengths, device: str
 ) -> int:
     """Peak bytes of the scoring pass of a method's teacher; 0 where this process scores nothing."""
-    if method.teacher is None:
-        return 0
-    of_run = {"policy": nets.policy, "initial": nets.anchor or nets.policy, "average": nets.average or nets.policy}
-    teachers = nets.teachers if method.teacher.who == "model" else (of_run[method.teacher.who],)
     peaks = []
-    for teacher in teachers:
+    for teacher in nets.teachers_of(method):
         work = sizes.scoring_shape(config, method, lengths, device, teacher.shares)
         peaks.append(0 if work is None else scoring(tracker, teacher, work))
     return max(peaks, default=0)
