@@ -51,6 +51,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
             if sentence
         ],
         *([("adapters", f"{trained}: {coverage(policy)}")] if policy.adapter else []),
+        *[("teacher", sentence) for sentence in teachers(run)],
         ("template", run.collector.renderer.describe()),
         ("data", f"{config.dataset} {config.dataset_split}: {len(run.problems):,} problems"),
         *selector,
@@ -64,6 +65,14 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("saves", saves(run.config)),
         ("folder", str(run.folder.path)),
     ]
+
+
+def teachers(run: Run) -> list[str]:
+    """A line for each teacher of the run's methods: its declaration, and the models that it may be."""
+    config = run.config
+    named = config.teacher_url or ", ".join(f"{value} {name}".strip() for value, name in config.teacher_models.items())
+    declared = dict.fromkeys(method.teacher for method in run.schedule.methods if method.teacher is not None)
+    return [f"{teacher}{': ' + named if teacher.who == 'model' else ''}" for teacher in declared]
 
 
 def balancing(model: Any, weight: float) -> str | None:

@@ -22,6 +22,7 @@ from obverse.estimator.teacher import TeacherContext
 from obverse.models.load import load, load_tokenizer
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.signals import SignalWatcher
+from obverse.training.banner import facts
 from obverse.training.input_fingerprints import of_models
 from obverse.training.loop import train_step
 from obverse.training.run import Run
@@ -74,6 +75,7 @@ def test_each_row_is_scored_by_the_teacher_that_it_names(tiny: Path, moved: Path
     teachers = {"teacher_model": f"math={tiny},code={moved}", "teacher_field": "subject"}
     run = run_of(tiny, rows, tmp_path / "run", who="model", **teachers)
     assert set(run.learners[0].teachers) == {"math", "code"} and run.learners[0].teacher is None
+    assert dict(facts(run))["teacher"] == f"teacher(model, sees=prompt): math {tiny}, code {moved}"
     kept: dict[str, list[Any]] = {}
     train_step(run)
     for line in (tmp_path / "run/samples/step-000001.jsonl").read_text().splitlines():
