@@ -23,7 +23,6 @@ REPRESENTATIVES = (
     "upft",  # prefixes, which nothing grades
     "sdpo",  # an average of the policy as a teacher, which scores tokens behind a prompt of its own
     "gkd",  # a divergence from the distribution of another model
-    "gift",  # a divergence from the initial model's
     "reward_model",  # a scalar head in place of a policy
 )
 
@@ -41,7 +40,6 @@ def mechanisms(name: str) -> Iterator[str]:
         if method.teacher is not None:
             yield from {"average": ["an average"], "model": ["another model"]}.get(method.teacher.who, [])
             yield from ["prompts of a teacher"] if method.teacher.contexts != ("prompt",) else []
-        yield from [f"the target {method.divergence.target}"] if method.divergence is not None else []
         yield from ["several rounds"] if method.max_rounds > 1 else []
         yield from ["whole groups in a micro batch"] if method.needs_whole_groups else []
 
