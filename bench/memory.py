@@ -71,6 +71,8 @@ CASES = {
     "sft-middle-mixed": Case("sft", MIDDLE, 128, 384, 2, {"dtype": "mixed"}),
     "sft-middle-bfloat16": Case("sft", MIDDLE, 128, 384, 2, {"dtype": "bfloat16"}),
     "sft-middle-lora": Case("sft", MIDDLE, 128, 384, 2, {"use_peft": True}),
+    "asft-small": Case("asft", SMALL, 64, 192, 16),
+    "asft-small-lora": Case("asft", SMALL, 64, 192, 16, {"use_peft": True}),
     "sft-large": Case("sft", LARGE, 64, 192, 2, {"micro_batch_tokens": 256}),
     "sft-half": Case("sft", HALF, 1, 255, 2, {"gradient_checkpointing": True, "micro_batch_tokens": 256}),
 }

@@ -19,6 +19,7 @@ from obverse.redact import flat
 
 Step = str | Path | Mapping[str, Any] | Run | tuple[Run | str | Path, int]
 
+DIVERGENCE = "divergence_coefficient"  # the key of a sample with the factors of the divergence
 MOST_TOKENS, MOST_SAMPLES = 1200, 40  # that a notebook shows
 MOST_PRINTED_TOKENS, MOST_PRINTED_SAMPLES = 40, 8  # that `print` writes: tokens of a sample, and samples
 RAISED, LOWERED = "31,158,120", "221,107,51"  # of tokens that become more likely, and less
@@ -49,12 +50,17 @@ class TokenCoefficients:
 
     @property
     def tokens(self) -> Table:
-        """A row per token: sample, problem, kind, position, token, source, coefficient."""
+        """A row per token: sample, problem, kind, position, token, source, coefficient.
+
+        Of a method with a divergence over the vocabulary also `divergence_coefficient`.
+        """
         rows = []
         for number, sample in enumerate(self.samples):
             for position, (token, source, value) in enumerate(_tokens_of(sample)):
                 row = {name: sample.get(name) for name in ("problem", "kind")}
                 token_row = {"position": position, "token": token, "source": source, "coefficient": value}
+                if DIVERGENCE in sample:
+                    token_row[DIVERGENCE] = sample[DIVERGENCE][position]
                 rows.append({"sample": number, **row, **token_row})
         return Table(rows, f"coefficients of {self.method}")
 
@@ -70,6 +76,7 @@ class TokenCoefficients:
         num_hidden = len(self.samples) - MOST_PRINTED_SAMPLES
         if num_hidden > 0:
             lines.append(f"... and {num_hidden} more samples: see samples, tokens or to_pandas()")
+        lines += [self._streams_note()] if self._streams_note() else []
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -97,7 +104,13 @@ class TokenCoefficients:
 
     def _legend(self, largest: float) -> str:
         more, less = _span("more likely", largest, largest), _span("less likely", -largest, largest)
-        return f"tokens become {more} or {less}; the strongest coefficient is {largest:.3g}"
+        note = f"; {text(self._streams_note())}" if self._streams_note() else ""
+        return f"tokens become {more} or {less}; the strongest coefficient is {largest:.3g}{note}"
+
+    def _streams_note(self) -> str:
+        """A clause about coefficients that are not those of log-probs; "" if there are none."""
+        has_divergence = any(DIVERGENCE in sample for sample in self.samples)
+        return "the factors of the divergence over the vocabulary are in tokens and samples" if has_divergence else ""
 
 
 def coefficients(method: AnyMethod, step: Step, **options: Any) -> TokenCoefficients:

@@ -80,8 +80,9 @@ class Policy:
         return chunk_size(self.model.config.get_text_config().vocab_size, self.device, lean=self.checkpointed)
 
     def tokens_compared_at_once(self, comparison: Comparison) -> int:
-        """`tokens_at_once` with a divergence, whose buffers are as large again."""
-        return max(1, self.tokens_at_once // comparison.num_buffers(self.device))
+        """`tokens_at_once` with a divergence: all its buffers together are as large as those of a pass without one."""
+        num_tokens = min(self.tokens_at_once, len(comparison.observed))
+        return max(1, -(-num_tokens // comparison.num_buffers(self.device)))
 
     def prompt_reader(self) -> SharedPrefix:
         """A reader of prompts that consecutive micro batches share; its `finish` completes their gradient."""

@@ -158,3 +158,13 @@ def test_a_step_is_a_step_file_or_a_run(tmp_path: Path) -> None:
     for step in (tmp_path, (tmp_path, 1)):
         with pytest.raises(DataError, match="contains no run"):
             obverse.coefficients("sft", step)
+
+
+def test_factors_of_a_divergence_are_a_column_and_are_mentioned() -> None:
+    sample = {"problem": "a", "kind": "demonstration", "reward": None, "source": ["demonstration"] * 2}
+    shown = obverse.coefficients("gift", {"samples": [{**sample, "logp": [-0.5, -1.5]}]})
+    assert shown.samples[0]["coefficient"] == [0.0, 0.0]
+    assert [row["divergence_coefficient"] for row in shown.tokens] == [0.5, 0.5]
+    assert "divergence" in str(shown) and "divergence" in shown._repr_html_()
+    plain = obverse.coefficients("sft", {"samples": [{**sample, "logp": [-0.5, -1.5]}]})
+    assert "divergence_coefficient" not in plain.tokens[0] and "divergence" not in str(plain)

@@ -26,8 +26,9 @@ from obverse.estimator.parts import PerToken, Request, Unit
 from obverse.estimator.teacher import Teacher
 from obverse.models.batch import Update, pack
 from obverse.models.float64 import in_float64
+from obverse.models.fused_divergence import Comparison
 from obverse.models.lora import load_adapted, merged, without
-from obverse.models.policy import Policy, as_policy, with_checkpoints, with_compiled_layers
+from obverse.models.policy import Policy, as_policy, target_of, with_checkpoints, with_compiled_layers
 from obverse.models.router_loss import balance_of
 from obverse.training.learners import Learner
 from obverse.training.loop import train
@@ -179,6 +180,15 @@ def test_a_teacher_reads_the_same_tokens_behind_its_prompts(family: str, who: st
                 ours = {name: plain if name == "anchor" else {"": plain} for name in models}
                 learner = learner_of(taught, replace(policy, shares=shares), **{"anchor": None, **ours}, budget=budget)
                 same(gradients(learner, packed), expected)
+
+
+def test_chunks_of_both_heads_are_as_large_as_one_without() -> None:
+    policy, (micro,) = as_policy(model("qwen2")), update().micros(10**6)
+    for form, device, num in ((ANCHOR, "cpu", 2), (TOP, "cpu", 2), (TOP, "cuda", 3)):
+        comparison = Comparison(form, target_of(policy, micro), micro.target, micro.temperature)
+        assert comparison.num_buffers(torch.device(device)) == num
+    at_once = policy.tokens_compared_at_once(comparison)
+    assert 2 * at_once in (len(micro.target), len(micro.target) + 1) and len(micro.target) < policy.tokens_at_once
 
 
 def test_the_budget_counts_the_longer_of_both_prompts() -> None:
