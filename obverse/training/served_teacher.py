@@ -30,6 +30,11 @@ def check_served_teacher(config: TrainConfig, schedule: TrainingSchedule) -> Non
             f"{config.temperature:g} trains another distribution: leave --temperature at 1, or load the teacher by "
             "--teacher_model"
         )
+    if config.sampler == "vllm" and server_of(config.teacher_url) == server_of(config.vllm_url):
+        raise ConfigError(
+            "--teacher_url: the server of --vllm_url receives the policy's weights, and would be the policy itself: "
+            "start another one for the teacher"
+        )
     if any(method.divergence is not None and method.divergence.target == "teacher" for method in schedule.methods):
         raise ConfigError(
             f"--teacher_url: {config.method} compares whole distributions, and servers return log-probs of the given "
@@ -45,13 +50,12 @@ def with_served_teacher(setup: RunSetup, renderer: Renderer) -> RunSetup:
     config, prompts, process_group = setup.config, setup.teacher_prompts, setup.process_group
     if config.teacher_url is None or prompts is None:
         return setup
-    is_beside_sampler = config.sampler == "vllm" and config.vllm_url != config.teacher_url
-    role = ROLE_BESIDE_SAMPLER if is_beside_sampler else ROLE
+    role = ROLE_BESIDE_SAMPLER if config.sampler == "vllm" else ROLE
     probe = TokenizerProbe(renderer.tokenizer, characters_of(setup.problems[:NUM_COMPARED]))
     declared = teachers(setup.schedule)
     longest = max((n for problem in setup.problems for n in lengths(problem, declared, prompts)), default=0)
     server = TeacherServer(
-        Client(config.teacher_url.rstrip("/").removesuffix("/v1"), config.vllm_timeout, role),
+        Client(server_of(config.teacher_url), config.vllm_timeout, role),
         TeacherRequirements(probe, longest + config.max_completion_length, renderer.stop_ids),
         config.teacher_name or "",
         note=setup.watcher.note,
@@ -62,6 +66,11 @@ def with_served_teacher(setup: RunSetup, renderer: Renderer) -> RunSetup:
         room = server.max_length - server.form.num_generated - config.max_completion_length
         prompts = replace(prompts, max_tokens=min(room, prompts.max_tokens or room))
     return replace(setup, scorers={"": server}, teacher_prompts=prompts)
+
+
+def server_of(url: str) -> str:
+    """The address of a server, of which OpenAI's clients give the prefix of its endpoints, http://HOST:PORT/v1."""
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def characters_of(problems: Sequence[Problem]) -> list[str]:

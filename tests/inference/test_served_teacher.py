@@ -110,6 +110,10 @@ def test_a_served_teacher_trains_as_the_same_one_in_the_process(
     [
         ({"teacher_url": "http://127.0.0.1:1", "temperature": 0.7}, "--teacher_url: .* temperature 1, .*0.7"),
         ({}, "--teacher_model, or --teacher_url"),
+        (
+            {"teacher_url": "http://127.0.0.1:1/v1", "sampler": "vllm", "vllm_url": "http://127.0.0.1:1/"},
+            "--teacher_url: .* another one",
+        ),
         ({"teacher_url": "127.0.0.1:1"}, "--teacher_url: .* is not an address"),
         ({"teacher_url": "http://127.0.0.1:1/?key=1"}, "TEACHER_API_KEY|a key in an address"),
     ],

@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 import torch
 from house.source import ROOT
-from inference.test_served_teacher import METHOD
 
 import runs
 from obverse.data.renderer import Renderer
@@ -265,11 +264,10 @@ def test_a_run_with_a_teacher_behind_the_server(server: Server, tmp_path: Path) 
             value.add_(0.03 * torch.randn(value.shape, generator=generator))
     policy.model.save_pretrained(tmp_path / "policy")
     tokenizer.save_pretrained(tmp_path / "policy")
-    (tmp_path / "distill.py").write_text(METHOD)
-    given = {"teacher_url": server.url, "report": False, "max_completion_length": 48, "prompts_per_step": 8}
+    given = {"teacher_url": server.url, "teacher_model": None, "report": False, "max_completion_length": 48}
     config = runs.config(
-        f"{tmp_path / 'distill.py'}:distill", tmp_path / "run", tmp_path / "policy", "arithmetic:1-6",
-        num_problems=8, num_generations=4, max_steps=12, learning_rate=3e-4, **given,
+        "opd", tmp_path / "run", tmp_path / "policy", "arithmetic:1-6",
+        num_problems=8, prompts_per_step=8, num_generations=4, max_steps=12, learning_rate=3e-4, **given,
     )  # fmt: skip
     train(config)
     rows = RunFolder(tmp_path / "run").metrics()
