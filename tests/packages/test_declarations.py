@@ -81,8 +81,9 @@ def test_citation() -> None:
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert (citation["cff-version"], citation["type"]) == ("1.2.0", "software")
     assert (citation["version"], citation["license"]) == (__version__, PROJECT["license"])
-    newest = next(line for line in text("CHANGELOG.md").splitlines() if line.startswith("## "))
-    assert newest == f"## {__version__} - {citation['date-released']}"
+    sections = [line for line in text("CHANGELOG.md").splitlines() if line.startswith("## ")]
+    released = next(line for line in sections if line != "## Unreleased")
+    assert released == f"## {__version__} - {citation['date-released']}"
     assert citation["authors"] == PROJECT["authors"]
     papers = citation["references"]
     assert papers and all(paper.keys() >= {"type", "title", "authors", "url"} for paper in papers)
