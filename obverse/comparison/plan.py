@@ -24,6 +24,12 @@ from obverse.runtime.fingerprint import rows as rows_of
 from obverse.runtime.json_lines import read_bytes
 from obverse.runtime.output_dir import free_folder, slug
 from obverse.runtime.run_dir import RunFolder
+from obverse.training.teacher_options import (
+    TEACHER_OPTIONS,
+    check_teacher_options,
+    check_teacher_rows,
+    used_teacher_options,
+)
 from obverse.training.validate import check, check_data, load_problems
 from obverse.types import Problem
 
@@ -34,8 +40,6 @@ BASE = "base"
 PLAN = "plan.json"
 CONFIG = "comparison.yaml"
 ROOM = "free some space and repeat the command to continue"
-# options of another model as the teacher, which only methods that read one take
-TEACHER_OPTIONS = frozenset({"teacher_model", "teacher_field", "teacher_url"})
 # options that an entry may not set
 ALIKE = frozenset(
     {"budget", "budget_in", "seed", "model", "dataset", "dataset_split", "num_problems", "verifier", "output_dir"}
@@ -125,7 +129,7 @@ class Plan:
         in_steps = config.budget_in == "steps"
         return {
             "lr_scheduler_type": "constant",  # other schedules need the number of steps, which is not known
-            **shared(config, self.reads_teacher(trial.entry)),
+            **shared(config, self.teacher_options(trial.entry)),
             **({} if rate is None else {"learning_rate": rate}),
             **trial.entry.options,
             "max_steps": budget if in_steps else NEVER,
@@ -143,8 +147,8 @@ class Plan:
             **self.tracker_options(trial),
         }
 
-    def reads_teacher(self, entry: Entry) -> bool:
-        """Whether the entry's method has another model as its teacher, which --teacher_model names.
+    def teacher_options(self, entry: Entry) -> frozenset[str]:
+        """The names of the teacher options that the entry's method uses.
 
         Raises ConfigError for options that the method refuses.
         """
@@ -152,13 +156,12 @@ class Plan:
             config = resolve(entry.method, methods.find(entry.method), {"learning_rate": 1.0, **entry.options})
         except ConfigError as error:
             raise entry.error(error) from error
-        schedule = as_schedule(methods.build(config.method, config.method_options))
-        return any(method.teacher is not None and method.teacher.who == "model" for method in schedule.methods)
+        return used_teacher_options(as_schedule(methods.build(config.method, config.method_options)))
 
     def budget(self, entry: Entry) -> int:
         """The budget of each of the entry's runs: what training its teacher took is spent already."""
         cost = self.config.teacher_cost
-        return self.config.budget - (cost if cost and self.reads_teacher(entry) else 0)
+        return self.config.budget - (cost if cost and "teacher_model" in self.teacher_options(entry) else 0)
 
     def tracker_options(self, trial: Trial) -> dict[str, str]:
         """The name of the trial's run in trackers, and the group of all runs of the comparison; {} without trackers."""
@@ -182,8 +185,8 @@ class Plan:
         return self.root / "figures" / name / step / test / f"seed-{seed}.jsonl"
 
 
-def shared(config: CompareConfig, reads_teacher: bool) -> dict[str, Any]:
-    """The training options that were given for every run; those of a teacher for the methods that read one."""
+def shared(config: CompareConfig, teacher_options: frozenset[str]) -> dict[str, Any]:
+    """The training options that were given for every run; of the options of teachers those in `teacher_options`."""
     names = config.model_fields_set & {*TrainConfig.model_fields} - {
         "budget",
         "budget_in",
@@ -191,9 +194,7 @@ def shared(config: CompareConfig, reads_teacher: bool) -> dict[str, Any]:
         "output_dir",
         "report",
     }
-    if not reads_teacher:
-        names -= TEACHER_OPTIONS
-    return {name: getattr(config, name) for name in sorted(names)}
+    return {name: getattr(config, name) for name in sorted(names - (TEACHER_OPTIONS - teacher_options))}
 
 
 def make_plan(config: CompareConfig) -> Plan:
@@ -204,6 +205,7 @@ def make_plan(config: CompareConfig) -> Plan:
     entries = read_entries(config.methods)
     tests = read_tests(config)
     plan = Plan(config, root, entries, tests)
+    refuse_unused_teacher_options(plan)
     num_sources: dict[str, int] = {}
     problems: list[Problem] = []
     for entry in entries:
@@ -213,6 +215,14 @@ def make_plan(config: CompareConfig) -> Plan:
         )
     baselines = choose_baselines(config, entries, num_sources)
     return Plan(config, root, entries, tests, baselines, rows_of(problems, row_verifiers=config.verifier is None))
+
+
+def refuse_unused_teacher_options(plan: Plan) -> None:
+    """Raise ConfigError for a teacher option of the comparison that has no effect on any entry."""
+    given = {name for name in TEACHER_OPTIONS if getattr(plan.config, name) is not None}
+    used = frozenset[str]().union(*(plan.teacher_options(entry) for entry in plan.entries)) if given else frozenset()
+    for name in sorted(given - used):
+        raise ConfigError(f"--{name}: no method of this comparison uses it: leave it out")
 
 
 def check_entry(plan: Plan, entry: Entry, problems: list[Problem]) -> tuple[TrainingSchedule, list[Problem]]:
@@ -226,9 +236,11 @@ def check_entry(plan: Plan, entry: Entry, problems: list[Problem]) -> tuple[Trai
     if not all(method.trains_policy for method in schedule.methods):
         raise ConfigError(f"{entry.label}: trains no policy, so there is nothing to compare")
     check(schedule, config)
+    check_teacher_options(config, schedule)
     problems = problems or load_problems(config, schedule)
     for method in schedule.methods:
         check_data(config, method, problems)
+    check_teacher_rows(config, schedule, problems)
     return schedule, problems
 
 

@@ -24,7 +24,7 @@ from obverse.training.grader_errors import GraderErrorLimit
 from obverse.training.learners import Learner
 from obverse.training.optimizer import Optimizer
 from obverse.training.run_state import RunState
-from obverse.training.teacher_models import teacher_of_row
+from obverse.training.teacher_options import teacher_of_row
 from obverse.training.train_inference_kl import MismatchCheck
 from obverse.types import Problem
 

@@ -5,41 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from obverse.config.train import TrainConfig
 from obverse.data.renderer import Renderer
-from obverse.errors import ConfigError
-from obverse.estimator.schedule import TrainingSchedule
 from obverse.inference.http import Client
 from obverse.inference.scoring import TokenScorer
 from obverse.inference.teacher_server import ROLE, ROLE_BESIDE_SAMPLER, TeacherRequirements, TeacherServer
 from obverse.inference.tokenizer_probe import TokenizerProbe
 from obverse.training.run import RunSetup
-from obverse.training.teacher_checks import lengths, teachers
+from obverse.training.teacher_checks import lengths
+from obverse.training.teacher_options import server_of, teachers
 from obverse.types import Problem
 
 NUM_COMPARED = 10_000  # problems whose characters the tokenizers are compared on
-
-
-def check_served_teacher(config: TrainConfig, schedule: TrainingSchedule) -> None:
-    """Raise ConfigError for options that a teacher behind a server cannot serve."""
-    if config.teacher_url is None:
-        return
-    if config.temperature != 1:
-        raise ConfigError(
-            f"--teacher_url: servers return log-probs of a prompt at temperature 1, and --temperature "
-            f"{config.temperature:g} trains another distribution: leave --temperature at 1, or load the teacher by "
-            "--teacher_model"
-        )
-    if config.sampler == "vllm" and server_of(config.teacher_url) == server_of(config.vllm_url):
-        raise ConfigError(
-            "--teacher_url: the server of --vllm_url receives the policy's weights, and would be the policy itself: "
-            "start another one for the teacher"
-        )
-    if any(method.divergence is not None and method.divergence.target == "teacher" for method in schedule.methods):
-        raise ConfigError(
-            f"--teacher_url: {config.method} compares whole distributions, and servers return log-probs of the given "
-            "tokens only: load the teacher by --teacher_model"
-        )
 
 
 def with_served_teacher(setup: RunSetup, renderer: Renderer) -> RunSetup:
@@ -66,11 +42,6 @@ def with_served_teacher(setup: RunSetup, renderer: Renderer) -> RunSetup:
         room = server.max_length - server.form.num_generated - config.max_completion_length
         prompts = replace(prompts, max_tokens=min(room, prompts.max_tokens or room))
     return replace(setup, scorers={"": server}, teacher_prompts=prompts)
-
-
-def server_of(url: str) -> str:
-    """The address of a server, of which OpenAI's clients give the prefix of its endpoints, http://HOST:PORT/v1."""
-    return url.rstrip("/").removesuffix("/v1")
 
 
 def characters_of(problems: Sequence[Problem]) -> list[str]:

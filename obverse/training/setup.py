@@ -50,7 +50,8 @@ from obverse.training.startup_checks import (
     note_unreadable_answers,
     select_renderable,
 )
-from obverse.training.teacher_checks import check_teacher_rows, fitting_problems, teacher_prompts
+from obverse.training.teacher_checks import fitting_problems, teacher_prompts
+from obverse.training.teacher_options import check_teacher_rows
 from obverse.training.train_inference_kl import MismatchCheck
 from obverse.training.validate import load_problems
 from obverse.types import Problem

@@ -26,8 +26,8 @@ from obverse.training.build_models import TrainingModels, refuse_unsupported_sha
 from obverse.training.cuda_memory_snapshot import refuse_without_card
 from obverse.training.prepared_update import repeats_prompts
 from obverse.training.run import Run
-from obverse.training.served_teacher import check_served_teacher
-from obverse.training.teacher_checks import check_teacher_lengths, check_teacher_options
+from obverse.training.teacher_checks import check_teacher_lengths
+from obverse.training.teacher_options import check_teacher_options
 from obverse.training.validate import check
 from obverse.types import Problem
 
@@ -38,7 +38,6 @@ def check_options(config: TrainConfig, schedule: TrainingSchedule, process_group
     """Raise ConfigError for options that contradict each other, the method or the installation."""
     check(schedule, config)
     check_teacher_options(config, schedule)
-    check_served_teacher(config, schedule)
     refuse_secrets(config)
     refuse_unready(config)
     refuse_unsupported_sharding(config, process_group)

@@ -15,53 +15,10 @@ from obverse.estimator.teacher import Teacher, TeacherContext
 from obverse.models.context_limits import MARGIN, SAMPLED, Remedies, TextLength, check
 from obverse.models.position_limits import num_positions, rated_positions
 from obverse.runtime.callbacks import Watcher
-from obverse.training.teacher_models import refuse_rows_without_teacher
+from obverse.training.teacher_options import teachers
 from obverse.types import Problem
 
 OF_ROLLOUTS = ("sibling", "feedback")  # contexts that are known after grading only
-
-
-def teachers(schedule: TrainingSchedule) -> list[Teacher]:
-    """The teachers of the schedule's methods."""
-    return [method.teacher for method in schedule.methods if method.teacher is not None]
-
-
-def check_teacher_options(config: TrainConfig, schedule: TrainingSchedule) -> None:
-    """Raise ConfigError for options of teachers that the method needs and lacks, or that it does not use."""
-    declared = teachers(schedule)
-    reads_model = any(teacher.who == "model" for teacher in declared)
-    if reads_model and not config.teacher_models and config.teacher_url is None:
-        raise ConfigError(
-            f"method {config.method} has another model as its teacher: give --teacher_model, or --teacher_url"
-        )
-    for name in ("teacher_model", "teacher_url"):
-        if getattr(config, name) is not None and not reads_model:
-            kind = f"{declared[0].who}" if declared else "none"
-            raise ConfigError(f"--{name}: {config.method} reads no other model (its teacher: {kind}): leave it out")
-    has_context = any(kind != "prompt" for teacher in declared for kind in teacher.contexts)
-    for name in ("teacher_template", "max_teacher_prompt_length"):
-        if getattr(config, name) is not None and not has_context:
-            raise ConfigError(f"--{name}: {config.method} has no teacher with a prompt of its own: leave it out")
-    read_teacher_template(config.teacher_template)
-    if len({teacher.rate for teacher in declared if teacher.who == "average"}) > 1:
-        raise ConfigError(f"method {config.method}: its stages average the policy's weights at different rates")
-    several = len(config.teacher_models) > 1
-    if several and any(m.divergence is not None and m.divergence.target == "teacher" for m in schedule.methods):
-        raise ConfigError(
-            f"--teacher_field: the divergence of {config.method} reads the distribution of one teacher: give one"
-        )
-
-
-def check_teacher_rows(config: TrainConfig, schedule: TrainingSchedule, problems: Sequence[Problem]) -> None:
-    """Raise DataError for rows that name no teacher, ConfigError where no row has what the teacher is to read."""
-    if config.teacher_field is not None:
-        refuse_rows_without_teacher(problems, config.teacher_field, config.teacher_models)
-    reads_only_demonstrations = any(teacher.contexts == ("demonstration",) for teacher in teachers(schedule))
-    if reads_only_demonstrations and not any(problem.demonstration for problem in problems):
-        raise ConfigError(
-            f"method {config.method!r} has a teacher that reads demonstrations and {config.dataset!r} has none: add "
-            "the column"
-        )
 
 
 def teacher_prompts(

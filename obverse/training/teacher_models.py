@@ -2,34 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from obverse.errors import ConfigError, DataError
+from obverse.errors import ConfigError
 from obverse.inference.tokenizer_probe import TEXT
-from obverse.types import Problem
-
-
-def teacher_of_row(problem: Problem, field: str | None) -> str:
-    """The value of a row's field that names its teacher; "" without a field."""
-    return "" if field is None else str(problem.meta.get(field, ""))
-
-
-def refuse_rows_without_teacher(problems: Sequence[Problem], field: str | None, models: Mapping[str, str]) -> None:
-    """Raise DataError if a row's field names none of the teachers."""
-    wrong = [
-        (number, problem)
-        for number, problem in enumerate(problems, start=1)
-        if teacher_of_row(problem, field) not in models
-    ]
-    if wrong:
-        number, problem = wrong[0]
-        value = problem.meta.get(field or "")
-        held = f"{field} is {value!r:.60}" if value is not None else f"it has no field {field}"
-        raise DataError(
-            f"row {number} ({problem.id}): {held}, and --teacher_model has teachers for {', '.join(sorted(models))} "
-            f"({len(wrong)} of {len(problems)} rows name none): add a teacher, or drop these rows"
-        )
 
 
 def refuse_other_tokenizer(teacher: str, teacher_tokenizer: Any, model: str, tokenizer: Any) -> None:

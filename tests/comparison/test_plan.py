@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from obverse.cli.main import main
-from obverse.comparison.plan import Entry, Plan, Trial, make_plan, write_problems
+from obverse.comparison.plan import Entry, Plan, Trial, make_plan, shared, write_problems
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import Layer
 from obverse.data import load_dataset
-from obverse.errors import ConfigError
+from obverse.errors import ConfigError, UserError
 
 
 def plan(root: Path | None = None, **options: Any) -> Plan:
@@ -225,3 +225,31 @@ def test_the_teachers_cost_is_spent_by_the_methods_that_read_it_alone(tmp_path: 
     ):
         with pytest.raises(ConfigError, match=sentence):
             plan(tmp_path / "series", **{"methods": "sft", **given})
+
+
+@pytest.mark.parametrize(
+    ("refused", "sentence"),
+    [
+        ({"methods": "opd"}, "--teacher_model"),
+        ({"methods": "grpo sdpo", "teacher_model": "embedded"}, "--teacher_model: no method"),
+        (
+            {"methods": "opd", "teacher_model": "embedded", "teacher_template": "{prompt}{context}"},
+            "_template: no method",
+        ),
+        ({"methods": "sdpo", "teacher_template": "{prompt}"}, "has no .context."),
+        ({"methods": "gkd grpo", "teacher_url": "http://localhost:1"}, "--teacher_url: gkd"),
+        ({"methods": "opd", "teacher_model": "a=embedded", "teacher_field": "subject"}, "no field subject"),
+    ],
+)
+def test_a_teachers_options_are_checked_with_the_plan(refused: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        plan(**refused)
+
+
+def test_a_teachers_options_are_given_to_the_methods_that_use_them(tmp_path: Path) -> None:
+    options = {"methods": "sft", "budget": "20K", "teacher_model": "embedded", "teacher_template": "{prompt} {context}"}
+    comparison = Plan(read(CompareConfig, [Layer("command line", options)], "see"), tmp_path, (), ())
+    entries = [Entry("grpo"), Entry("opd"), Entry("sdpo"), Entry("gkd,lmbda=1")]
+    given = [shared(comparison.config, comparison.teacher_options(entry)) for entry in entries]
+    model, template = {"teacher_model": "embedded"}, {"teacher_template": "{prompt} {context}"}
+    assert given == [{}, model, template, model]
