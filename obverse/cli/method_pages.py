@@ -61,7 +61,10 @@ def page(row: Entry) -> Iterator[str]:
     """One method in full."""
     yield f"# {row.name}\n\n{escaped(row.summary)}"
     yield f"Family: {row.family}. Needs: {', '.join(row.data)}. Paper: {row.link or 'none'}. [All methods]({INDEX})."
-    yield f"```\nobverse train {row.name}\nobverse weigh {row.name} STEP.json\n```"
+    teacher = (
+        " --teacher_model DIR" if any(m.teacher is not None and m.teacher.who == "model" for m in row.methods) else ""
+    )
+    yield f"```\nobverse train {row.name}{teacher}\nobverse weigh {row.name} STEP.json\n```"
     yield from sections(row.text)
     has_stages = len(row.schedule.stages) > 1
     for number, method in enumerate(row.methods):

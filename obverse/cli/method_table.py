@@ -58,7 +58,7 @@ FAMILY_TEXT = {
     "demonstrations": "imitate demonstrations",
     "own samples": "learn from graded rollouts of the policy",
     "hybrid": "learn from both, in one loss, per problem, or in turns",
-    "teacher": "learn from what a better or better informed model makes of the policy's rollouts",
+    "teacher": "learn from the probabilities that a better or better informed model gives to the policy's tokens",
     "preferences": "learn from pairs of a chosen and a rejected response",
 }
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from obverse.config.fields import Options
-from obverse.config.sources import ALIASES, is_option, kinds
+from obverse.config.sources import is_option, kinds, option_name
 from obverse.errors import ConfigError
 
 TRUTH = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
@@ -83,8 +83,8 @@ def scan(words: Sequence[str], schema: type[Options], extra: Sequence[str] = ())
             continue
         spelled, equals, value = word.partition("=")
         name = spelled.lstrip("-").replace("-", "_")
-        if not is_option(schema, name) and is_option(schema, ALIASES.get(name, "")):
-            name = ALIASES[name]
+        if is_option(schema, option_name(schema, name)):
+            name = option_name(schema, name)
         if equals:
             scanned.give(name, value, spelled)
         elif _is_flag(schema, name):

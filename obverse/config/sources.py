@@ -30,6 +30,7 @@ ALIASES = {
     "reward_weights": "verifier_weights",
     "torch_dtype": "dtype",
 }
+LAMBDAS = ("lmbda", "lam")  # options that papers call lambda, which no parameter of a Python function can be
 
 _BATCH = (
     "an update is prompts_per_step x num_generations completions, so prompts_per_step = per_device_train_batch_size "
@@ -105,7 +106,7 @@ class Layer:
         problems = []
         for written, value in self.values.items():
             name = written.replace("-", "_")
-            name = name if is_option(schema, name) else ALIASES.get(name, name)
+            name = option_name(schema, name)
             if not is_option(schema, name):
                 problems.append(self.problem(self._unknown(name, schema, hint)))
             elif name in values:
@@ -133,6 +134,15 @@ class Layer:
 def arguments(options: Mapping[str, Any]) -> Layer:
     """The keyword arguments of a Python call as options; a path is given as its text."""
     return Layer(ARGUMENTS, {name: str(value) if isinstance(value, Path) else value for name, value in options.items()})
+
+
+def option_name(schema: type[Options], name: str) -> str:
+    """The name in the schema of an option that is given as `name`, which may be an alias; `name` if there is none."""
+    if is_option(schema, name):
+        return name
+    if name == "lambda":
+        return next((option for option in LAMBDAS if is_option(schema, option)), name)
+    return ALIASES.get(name, name)
 
 
 def is_option(schema: type[Options], name: str) -> bool:

@@ -14,6 +14,7 @@ from obverse.config.commands import DataConfig, DemoConfig, ExportConfig, GradeC
 from obverse.config.compare import CompareConfig
 from obverse.config.eval import EvalConfig, RegradeConfig
 from obverse.config.fields import LARGEST, Options
+from obverse.config.method_options import train_schema
 from obverse.config.resolve import read as read_options
 from obverse.config.resolve import resolve
 from obverse.config.sources import COMMAND_LINE, Layer
@@ -160,3 +161,12 @@ INTEGERS = [
 def test_whole_numbers_have_a_largest(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         read_options(TrainConfig, [Layer(COMMAND_LINE, {name: value})], "", {"method": "sft"})
+
+
+@pytest.mark.parametrize(("method", "option"), [("gkd", "lmbda"), ("rlsd", "lam"), ("ppo", "lam")])
+def test_lambda_is_an_alias_of_a_methods_own_name_for_it(method: str, option: str) -> None:
+    schema = train_schema(find(method))
+    assert scan([method, "--lambda", "0.25"], schema).given == {option: "0.25"}
+    assert resolve(method, find(method), {"lambda": 0.25}).method_options[option] == 0.25
+    with pytest.raises(ConfigError, match="unknown option"):
+        resolve("opd", find("opd"), {"lambda": 0.25})
