@@ -61,10 +61,7 @@ def page(row: Entry) -> Iterator[str]:
     """One method in full."""
     yield f"# {row.name}\n\n{escaped(row.summary)}"
     yield f"Family: {row.family}. Needs: {', '.join(row.data)}. Paper: {row.link or 'none'}. [All methods]({INDEX})."
-    teacher = (
-        " --teacher_model DIR" if any(m.teacher is not None and m.teacher.who == "model" for m in row.methods) else ""
-    )
-    yield f"```\nobverse train {row.name}{teacher}\nobverse weigh {row.name} STEP.json\n```"
+    yield f"```\n{train_command(row)}\nobverse weigh {row.name} STEP.json\n```"
     yield from sections(row.text)
     has_stages = len(row.schedule.stages) > 1
     for number, method in enumerate(row.methods):
@@ -81,6 +78,12 @@ def page(row: Entry) -> Iterator[str]:
     yield f"Every method also has {', '.join(f'`--{name}`' for name in row.components)}: see [components]({SHARED})."
     run = [(f"`--{name}`", code(default)) for name, default in row.schedule.run.items()]
     yield f"## Run options of the paper\n\n{table(('option', 'value'), run)}"
+
+
+def train_command(row: Entry) -> str:
+    """The command that trains by the method, with the option of a teacher that is another model: it has no default."""
+    reads_model = any(method.teacher is not None and method.teacher.who == "model" for method in row.methods)
+    return f"obverse train {row.name}" + (" --teacher_model DIR" if reads_model else "")
 
 
 def terms(method: Method, suffix: str) -> Iterator[str]:

@@ -49,7 +49,8 @@ def test_a_page_holds_docstring_parts_options_and_commands(name: str, current: d
             assert f"`{part}`" in text
         assert f"`{method.ask}`" in text and f"`{method.keep}`" in text
     assert all(f"| `--{option}` |" in text for option in (*each.options, *each.schedule.run))
-    assert f"\nobverse train {name}\n" in text and f"\nobverse weigh {name} STEP.json\n" in text
+    teacher = " --teacher_model DIR" if name in ("gkd", "iw_opd", "opd") else ""
+    assert f"\nobverse train {name}{teacher}\n" in text and f"\nobverse weigh {name} STEP.json\n" in text
     assert f"]({SHARED})" in text and f"]({INDEX})" in text
 
 
