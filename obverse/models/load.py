@@ -64,7 +64,9 @@ def locate(name: str) -> str:
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise ConfigError(f"model {name!r}: this is an adapter: merge it into its base by 'obverse export'")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ConfigError(f"model {name!r}: this folder has no config.json: it is neither a model nor a run")
+        checkpoints = sorted(path.glob("checkpoint-*"), key=lambda folder: folder.stat().st_mtime)
+        hint = f"give a checkpoint of this run, {checkpoints[-1]}" if checkpoints else "it is neither a model nor a run"
+        raise ConfigError(f"model {name!r}: this folder has no config.json: {hint}")
     if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ConfigError(f"model {name!r}: there is no such folder; hub names look like owner/name")
     return str(path) if path.is_dir() else name

@@ -9,6 +9,7 @@ import torch
 from obverse.config.rate_hint import learning_rate_hint
 from obverse.config.train import TrainConfig
 from obverse.estimator.method import Method
+from obverse.estimator.requests import request_lists
 from obverse.models.lora_targets import coverage
 from obverse.training.run import Run
 
@@ -26,7 +27,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
     dtype = str(policy.model.dtype).removeprefix("torch.")
     num_trained = sum(parameter.numel() for parameter in policy.adapter.parameters()) if policy.adapter else size
     trained = f"rank {config.lora_r}, {num_trained / 1e6:,.2f}M of these parameters are trained"
-    num_completions = max(samples_per_problem(run, method)["completions"] for method in run.schedule.methods)
+    num_completions = max(
+        counts["completions"] for method in run.schedule.methods for counts in samples_per_problem(run, method)
+    )
     max_new_tokens = num * config.max_completion_length * num_completions
     stages = range(len(run.schedule.stages))
     batches = [(f"batch of stage {stage}" if len(stages) > 1 else "batch", batch(run, stage)) for stage in stages]
@@ -103,19 +106,23 @@ def saves(config: TrainConfig) -> str:
     return f"every {' or '.join(often)}, the newest {config.save_total_limit} are kept; a kill loses {lost}"
 
 
-def samples_per_problem(run: Run, method: Method) -> dict[str, int]:
-    """The number of samples of each kind that a method requests for a problem."""
-    requests = method.ask(run.problems[0], run.progress)
+def samples_per_problem(run: Run, method: Method) -> list[dict[str, int]]:
+    """The number of samples of each kind that a method requests for a problem; several where it draws one at random."""
     kinds = {"completions": "rollouts", "greedy": "greedy", "demonstrations": "demonstrations", "pairs": "pairs"}
-    return {name: sum(getattr(request, kind) for request in requests) for name, kind in kinds.items()}
+    return [
+        {name: sum(getattr(request, kind) for request in requests) for name, kind in kinds.items()}
+        for requests in request_lists(method, run.problems[:1], [run.progress])
+    ]
 
 
 def batch(run: Run, stage: int) -> str:
     """A stage's batch in numbers; later stages of some schedules train on deferred problems."""
-    method, counts = run.schedule.methods[stage], samples_per_problem(run, run.schedule.methods[stage])
+    method, alternatives = run.schedule.methods[stage], samples_per_problem(run, run.schedule.methods[stage])
     num = (run.schedule.num_waiting_per_step if stage > 0 else None) or run.config.prompts_per_step
-    wanted = " + ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    num_sampled = counts["completions"] + counts["greedy"]
-    num_shown = counts["demonstrations"] + 2 * counts["pairs"]
+    wanted = " or ".join(" + ".join(f"{n} {kind}" for kind, n in counts.items() if n) for counts in alternatives)
+    num_sampled = max(counts["completions"] + counts["greedy"] for counts in alternatives)
+    num_shown = max(counts["demonstrations"] + 2 * counts["pairs"] for counts in alternatives)
+    limit = "at most " if len(alternatives) > 1 else ""
     rounds = f", in up to {method.max_rounds} rounds" if method.max_rounds > 1 else ""
-    return f"{num} problems x ({wanted}) = {num * num_sampled:,} sampled, {num * num_shown:,} shown a step{rounds}"
+    sampled, shown = f"{limit}{num * num_sampled:,} sampled", f"{limit}{num * num_shown:,} shown"
+    return f"{num} problems x ({wanted}) = {sampled}, {shown} a step{rounds}"

@@ -79,6 +79,12 @@ def test_a_missing_model_is_one_sentence(name: str, reason: str, tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
+def test_the_folder_of_a_run_is_refused_with_its_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(ConfigError, match="checkpoint-2"):
+        load(str(tmp_path))
+
+
 def test_a_broken_model_and_an_unknown_hub_name_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for name in (str(tmp_path), "owner/name"):

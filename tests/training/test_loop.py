@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +15,14 @@ from tiny_models import save_tiny
 
 import runs
 from obverse.errors import CheckpointError, ConfigError, DataError, DivergedError, GraderError
+from obverse.estimator.schedule import as_schedule
+from obverse.methods import build
 from obverse.models.load import load
 from obverse.runtime import checkpoint
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
 from obverse.training.loop import train
+from obverse.types import Problem
 
 ROOT = Path(__file__).parents[2]
 EXCERPT = ROOT / "tests" / "data" / "gsm8k_excerpt.jsonl"
@@ -283,3 +287,13 @@ def test_the_banner_tells_the_batch_of_every_method(
     config = runs.config(method, tmp_path / "run", tiny, chains, **options)
     found = dict(facts(prepare(config, SignalWatcher(Silent()))))
     assert {name: found[name] for name in lines} == lines
+
+
+def test_the_banner_has_both_batches_of_a_method_that_draws_one() -> None:
+    from obverse.training.banner import batch
+
+    problem = Problem("p", "1+1", answer="2", demonstration=("2",))
+    config = SimpleNamespace(prompts_per_step=4)
+    run = SimpleNamespace(schedule=as_schedule(build("gkd")), problems=[problem], progress=0.0, config=config)
+    text = "4 problems x (1 completions or 1 demonstrations) = at most 4 sampled, at most 4 shown a step"
+    assert batch(run, 0) == text  # type: ignore[arg-type]
