@@ -48,6 +48,8 @@ class Divergence(Named):
             raise ValueError(f"beta of a divergence must be between 0 and 1, not {self.beta:g}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k of a divergence must be at least 1, not {self.top_k}")
+        if self.top_k == 1 and not self.tail:
+            raise ValueError("one token without a tail has the probability 1 in both distributions: raise top_k")
         if not 0 <= self.smooth < 1:
             raise ValueError(f"smooth must be at least 0 and below 1, not {self.smooth:g}")
         if self.top_k is not None and (self.tilt or self.smooth):

@@ -90,7 +90,7 @@ class Teacher(Named):
                 for sibling in group.of("rollout"):
                     if sibling is not sample and sibling.reward >= self.threshold:
                         return TeacherContext(kind, sibling.text)
-            if kind == "feedback" and not sample.correct and sample.grade.reason:
+            if kind == "feedback" and sample.grade.correct is False and sample.grade.reason:
                 return TeacherContext(kind, sample.grade.reason)
         return None
 

@@ -44,6 +44,12 @@ def check_teacher_options(config: TrainConfig, schedule: TrainingSchedule) -> No
         kind = declared[0].who if declared else "none"
         raise ConfigError(f"--{name}: {config.method} reads no other model (its teacher: {kind}): leave it out")
     read_teacher_template(config.teacher_template)
+    thresholds = [teacher.threshold for teacher in declared if "sibling" in teacher.contexts]
+    if thresholds and config.format_reward >= min(thresholds):
+        raise ConfigError(
+            f"--format_reward {config.format_reward:g}: {config.method} reads answers with a reward of at least "
+            f"{min(thresholds):g} as correct ones, and would read wrong answers in the right format: lower it"
+        )
     if len({teacher.rate for teacher in declared if teacher.who == "average"}) > 1:
         raise ConfigError(f"method {config.method}: its stages average the policy's weights at different rates")
     several = len(config.teacher_models) > 1

@@ -26,6 +26,7 @@ DIVERGING = Term(Source.ROLLOUT, normalizer=PerToken(), weight=0.5, on="divergen
         ({"beta": 1.5}, "beta"),
         ({"beta": -0.1}, "beta"),
         ({"top_k": 0}, "top_k"),
+        ({"top_k": 1, "tail": False}, "top_k"),
         ({"smooth": 1.0}, "smooth"),
         ({"top_k": 5, "tilt": 1.0}, "top_k"),
         ({"top_k": 5, "smooth": 0.1}, "top_k"),

@@ -94,6 +94,11 @@ def test_sdpo_leaves_out_what_has_no_target() -> None:
     assert weights("sdpo", both, {"success_reward_threshold": 1.0}) == [[0.0], [NEAR(0.345218487)]]
 
 
+def test_the_error_of_a_verifier_is_no_feedback() -> None:
+    sample = Sample("rollout", ModelInput((1,)), [2], [Source.ROLLOUT], [-1.0], "")  # "not graded"
+    assert Teacher(sees="feedback").context(Group(Problem("p", "2+2"), [sample]), sample) is None
+
+
 def test_feedback_is_read_where_no_sibling_is_right() -> None:
     grades = (GradeResult.passed(), GradeResult.failed("not 4"), GradeResult.failed(""))
     samples = [Sample("rollout", ModelInput((1,)), [2], [Source.ROLLOUT], [0.0], "", grade=grade) for grade in grades]

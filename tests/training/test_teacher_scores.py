@@ -325,6 +325,7 @@ def test_a_later_stage_begins_with_its_own_teacher(who: str, run_of: Callable[..
         ({"teacher_model": "embedded"}, "--teacher_model: .* leave it out"),
         ({"teacher_template": "{prompt}{context}"}, "--teacher_template: .* leave it out"),
         ({"sees": "sibling", "teacher_template": "{prompt} alone"}, "no {context}"),
+        ({"sees": "sibling", "format_reward": 0.5}, "--format_reward"),
         ({"sees": "sibling", "teacher_template": "./gone.txt"}, "--teacher_template: .* no readable file"),
     ],
 )
