@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from obverse.errors import EngineError
+from obverse.errors import ConfigError, EngineError
 from obverse.inference.http import AnswerTimeout, Client, RequestRejected, ServerUnavailable
 
 PROGRESS_SECONDS = 1.0  # longest time between two calls of `progress`, which may raise for a signal
@@ -44,7 +44,8 @@ class RequestRounds(Generic[Job, Answer, Result]):
     def run(self, jobs: Sequence[Job], progress: Callable[[int], None]) -> list[Result]:
         """The results in the order of `jobs`; `progress` receives their number and may raise.
 
-        Raises EngineError when the server stays away, rejects a request or sends an invalid answer.
+        Raises EngineError when the server stays away, rejects a request, sends an invalid answer or, restarted, no
+        longer fits the run.
         """
         results: dict[int, Result] = {}
         num_failed, last_success = 0, time.monotonic()
@@ -62,7 +63,10 @@ class RequestRounds(Generic[Job, Answer, Result]):
             is_over = error.retry_after is not None and time.monotonic() - last_success > self.client.timeout
             if isinstance(error, AnswerTimeout) or num_failed > MAX_FAILED_ROUNDS or is_over:
                 raise EngineError(f"{self.client.name} completes no request ({error}): read its log")
-            self.recover(error)
+            try:
+                self.recover(error)
+            except ConfigError as unfit:  # it was restarted, and no longer fits the run
+                raise EngineError(str(unfit)) from None
         return [results[index] for index in range(len(jobs))]
 
     def _round(

@@ -140,6 +140,7 @@ class TeacherServer:
         self._refuse_long(self.requirements.length)
         if not self._is_tokenizer_verified(texts):
             self._verify_decoded(token_ids, scores)
+            self._refuse_without_texts(scores)
             for text in texts[1:]:
                 if len(ids := self.requirements.probe.ids(text)) > 1:
                     self._verify_decoded(ids, self._scores(ids))
@@ -224,8 +225,10 @@ class TeacherServer:
         texts_of = self.requirements.probe.texts_of
         if (position := first_other_token(scores, token_ids, texts_of)) is not None:
             raise self._other_tokenizer(f"token {token_ids[position]} is {scores.texts[position]!r:.40} there")
-        compared = [text for text in scores.texts[1:] if text and not is_incomplete(text)]
-        if not compared:
+
+    def _refuse_without_texts(self, scores: Scores) -> None:
+        """Raise ConfigError for the scores of a text of whole characters in which no token is shown as text."""
+        if not any(text and not is_incomplete(text) for text in scores.texts[1:]):
             raise ConfigError(
                 f"{self.client.name} shows neither token ids of a text (/tokenize) nor its tokens as text, so that its "
                 "tokenizer cannot be compared with the policy's: serve the teacher with vLLM"

@@ -167,6 +167,12 @@ def test_a_server_that_names_no_tokens_at_all_cannot_be_compared(server: FakeVLL
         connected(server)
 
 
+def test_characters_of_several_tokens_need_no_text(server: FakeVLLM) -> None:
+    probe = TokenizerProbe(ENGINE.tokenizer, "\u4eac\u6771")
+    server.faults.append(on("/tokenize", 404))
+    TeacherServer(Client(server.url, 5.0, ROLE), TeacherRequirements(probe, 100, (256,))).connect()
+
+
 def test_a_name_chooses_the_model(server: FakeVLLM) -> None:
     server.faults.append(on("/v1/models", 200, TWO))
     assert connected(server, model="large").score([request()]) == expected([request()])
@@ -260,7 +266,7 @@ def test_a_server_that_was_started_again_is_checked_again(server: FakeVLLM) -> N
     assert scorer.score(REQUESTS) == expected()
     server.engine = Shifted()
     server.faults.append(once(on(COMPLETIONS, 503)))
-    with pytest.raises(ConfigError, match="another model than when the run began"):
+    with pytest.raises(EngineError, match="another model than when the run began"):
         scorer.score(REQUESTS)
 
 
