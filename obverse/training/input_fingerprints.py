@@ -25,7 +25,8 @@ from obverse.types import Problem
 
 InputFingerprints = dict[str, str]
 ALIKE = {"dataset": ("dataset_split", "num_problems")}  # further options that determine the same content
-MODELS = frozenset({"model", "anchor_model", "reward_model", "teacher_model"})  # hashed after they are loaded
+SERVED = frozenset({"teacher_name"})  # the name of the model behind --teacher_url
+MODELS = SERVED | {"model", "anchor_model", "reward_model", "teacher_model"}  # identified after they are loaded
 
 
 def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> InputFingerprints:
@@ -100,11 +101,11 @@ def fingerprint_facts(inputs: Mapping[str, str]) -> dict[str, str]:
 
 def differences(saved: Mapping[str, str], current: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """The inputs with different fingerprints, each with two phrases of shortened digests: saved and current."""
-    kind = {"dataset": "rows"}
+    kind = {"dataset": "rows with sha256", "teacher_name": "the served model"}
     return {
         name: (
-            f"{kind.get(name, 'content')} with sha256 {fingerprint.short(saved[name])}",
-            f"{kind.get(name, 'content')} with sha256 {fingerprint.short(value)}",
+            f"{kind.get(name, 'content with sha256')} {fingerprint.short(saved[name])}",
+            f"{kind.get(name, 'content with sha256')} {fingerprint.short(value)}",
         )
         for name, value in current.items()
         if name in saved and saved[name] != value

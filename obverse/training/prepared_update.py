@@ -97,11 +97,13 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
 
 
 def _behind_teacher_prompts(learner: Learner, update: Update, micro: Micro) -> Micro:
-    """The tokens of a micro batch behind the teacher's prompts."""
+    """The tokens of a micro batch behind the teacher's prompts; ids that its padded vocabulary lacks become 0."""
     teacher = learner.teacher
     if teacher is None:
         raise ValueError("the method's divergence reads a teacher, which the learner does not have")
-    return update.teacher_micro(micro, teacher.shares, teacher.pads_prompts)
+    batch = update.teacher_micro(micro, teacher.shares, teacher.pads_prompts)
+    size = teacher.model.config.get_text_config().vocab_size
+    return replace(batch, input_ids=batch.input_ids.masked_fill(batch.input_ids >= size, 0))
 
 
 def _shape_rewards(learner: Learner, micros: Sequence[Micro], samples: Samples) -> tuple[list[Micro], Samples]:

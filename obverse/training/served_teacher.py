@@ -63,3 +63,8 @@ def teacher_versions(scorers: Mapping[str, TokenScorer]) -> Mapping[str, str]:
     """The name of the served teacher, for environment.json; empty without one."""
     names = [scorer.model for scorer in scorers.values() if isinstance(scorer, TeacherServer)]
     return {"teacher": names[0]} if names else {}
+
+
+def of_served_teacher(scorers: Mapping[str, TokenScorer]) -> dict[str, str]:
+    """The name of the served teacher in place of a fingerprint of its weights; {} without one."""
+    return {f"{kind}_name": name for kind, name in teacher_versions(scorers).items()}

@@ -38,7 +38,7 @@ from obverse.training.rank_checks import (
 )
 from obverse.training.resume import problems_fingerprint, prompt_format_of, refuse_changes, restore_run
 from obverse.training.run import Run, RunSetup
-from obverse.training.served_teacher import teacher_versions, with_served_teacher
+from obverse.training.served_teacher import of_served_teacher, teacher_versions, with_served_teacher
 from obverse.training.start import find_shared_start, initialize_run_folder, note_changes
 from obverse.training.startup_checks import (
     check_disk_space,
@@ -117,7 +117,7 @@ def assemble(setup: RunSetup) -> Run:
     config, schedule, watcher, process_group = setup.config, setup.schedule, setup.watcher, setup.process_group
     start = find_shared_start(setup)
     models = load_models(config, schedule, start, process_group)
-    setup = with_model_fingerprints(setup, start)
+    setup = with_model_fingerprints(setup, fingerprints.of_models(config, schedule), start)
     original = RunFolder(start.resolve().parent) if start else None
     num_threads = set_equal_threads(config, original, models.policy, process_group)
     note_model_remarks(config, schedule, models, watcher)
@@ -125,6 +125,8 @@ def assemble(setup: RunSetup) -> Run:
     prompts = teacher_prompts(config, schedule, renderer, models.teacher_models(schedule))
     setup = with_renderable_problems(replace(setup, teacher_prompts=prompts), renderer)
     setup = with_served_teacher(setup, renderer)
+    if setup.scorers:
+        setup = with_model_fingerprints(setup, of_served_teacher(setup.scorers), start)
     require_equal_models(setup, renderer, models)
     note_leaked_problems(setup.problems, setup.eval_problems, watcher)
     sampler = build_sampler(setup, models, renderer)
@@ -140,14 +142,15 @@ def assemble(setup: RunSetup) -> Run:
     return run
 
 
-def with_model_fingerprints(setup: RunSetup, start: Path | None) -> RunSetup:
-    """Add the fingerprints of the loaded models; ConfigError if ranks differ, CheckpointError if `start` has others."""
-    models = fingerprints.of_models(setup.config, setup.schedule)
+def with_model_fingerprints(setup: RunSetup, models: Mapping[str, str], start: Path | None) -> RunSetup:
+    """Add fingerprints of models; ConfigError if ranks differ, CheckpointError if `start` has others."""
     setup.process_group.heartbeat()
     require_equal(setup.process_group, fingerprints.fingerprint_facts(models))
     inputs = {**setup.inputs, **models}
     if start and setup.process_group.is_first:
-        changes = refuse_changes(setup.config, setup.data, start, manifest.run_info(start), inputs)
+        then = manifest.run_info(start)
+        later = fingerprints.SERVED & then.inputs.keys() - models.keys()
+        changes = refuse_changes(setup.config, setup.data, start, then, inputs, later)
         note_changes({name: values for name, values in changes.items() if name in models}, setup.watcher)
     return replace(setup, inputs=inputs)
 

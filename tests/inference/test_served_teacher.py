@@ -15,7 +15,7 @@ import torch
 from inference.fake_vllm import COMPLETIONS, FakeVLLM, ModelEngine, on, once
 
 import runs
-from obverse.errors import ConfigError, EngineError
+from obverse.errors import CheckpointError, ConfigError, EngineError
 from obverse.models.load import load
 from obverse.runtime.callbacks import Silent
 from obverse.runtime.run_dir import RunFolder
@@ -90,6 +90,18 @@ def test_the_servers_log_probs_are_the_column(server: FakeVLLM, tmp_path: Path) 
         ids = next(prompt for prompt in prompts if prompt[-len(row["ids"]) :] == row["ids"])
         assert row["teacher"] == pytest.approx(server.engine.scores(ids)[-len(row["ids"]) :], abs=1e-5)
     assert len(lines) == 4 and RunFolder(tmp_path / "run").environment()["teacher"] == "served"
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_another_served_model(server: FakeVLLM, tmp_path: Path) -> None:
+    options = {"teacher_url": server.url, "max_steps": 1}
+    train(config(tmp_path, **options))
+    resumed = {**options, "resume_from_checkpoint": "auto"}
+    assert train(config(tmp_path, **resumed, teacher_name="served")).step == 1
+    server.faults.append(on("/v1/models", 200, {"data": [{"id": "another", "max_model_len": 256}]}))
+    with pytest.raises(CheckpointError, match=r"teacher_name: .*served.* then, .*another.* now"):
+        train(config(tmp_path, **resumed))
+    assert train(config(tmp_path, **resumed, allow_config_change=["teacher_name"])).step == 1
 
 
 @pytest.mark.slow

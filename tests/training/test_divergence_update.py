@@ -182,6 +182,14 @@ def test_a_teacher_reads_the_same_tokens_behind_its_prompts(family: str, who: st
                 same(gradients(learner, packed), expected)
 
 
+def test_an_id_that_only_the_policys_padded_vocabulary_has_is_read_as_another() -> None:
+    policy, other = as_policy(model("qwen2")), as_policy(deepcopy(model("qwen2", 1)))
+    packed, taught = with_teacher_prompts(update()), replace(method(ANCHOR), divergence=TAUGHT, teacher=Teacher())
+    other.model.config.vocab_size = 25
+    (micro,) = prepare_update(learner_of(taught, policy, None, teachers={"": other}), packed, False).micros
+    assert micro.teacher is not None and int(micro.teacher.input_ids.max()) < 25 <= int(micro.target.max())
+
+
 def test_chunks_of_both_heads_are_as_large_as_one_without() -> None:
     policy, (micro,) = as_policy(model("qwen2")), update().micros(10**6)
     for form, device, num in ((ANCHOR, "cpu", 2), (TOP, "cpu", 2), (TOP, "cuda", 3)):
