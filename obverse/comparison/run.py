@@ -100,8 +100,9 @@ def write_plan(plan: Plan) -> None:
     with claim(plan.root, blocking=True), storage_errors(plan.root, ROOM):
         refuse_foreign(plan.root)
         refuse_changed(plan)
+        fingerprints = contents(plan)  # first: an input that cannot be read leaves no comparison behind
         write_config(plan)
-        write_problems(plan, contents(plan))
+        write_problems(plan, fingerprints)
 
 
 def refuse_foreign(root: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import runs
 from obverse.comparison import run as comparison_run
 from obverse.comparison import run_trial as trial
-from obverse.comparison.plan import Plan, make_plan
+from obverse.comparison.plan import CONFIG, Plan, make_plan
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import Layer
@@ -112,3 +112,10 @@ def test_a_run_is_told_which_rows_to_expect(root: Path, monkeypatch: pytest.Monk
     config = runs.config("sft", root / "run", "embedded", root / "d.jsonl", max_steps=1)
     with pytest.raises(ConfigError, match="--dataset"):
         train(config, Silent(), {"dataset": "0" * 64})
+
+
+def test_a_model_that_does_not_exist_leaves_no_comparison_behind(tmp_path: Path) -> None:
+    given = {"methods": "sft", "budget": "1K", "model": str(tmp_path / "none"), "output_dir": str(tmp_path / "series")}
+    with pytest.raises(ConfigError, match="no such folder"):
+        comparison_run.write_plan(make_plan(read(CompareConfig, [Layer("command line", given)], "see")))
+    assert not (tmp_path / "series" / CONFIG).exists()
