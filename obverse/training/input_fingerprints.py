@@ -25,8 +25,8 @@ from obverse.types import Problem
 
 InputFingerprints = dict[str, str]
 ALIKE = {"dataset": ("dataset_split", "num_problems")}  # further options that determine the same content
+MODELS = frozenset({"model", "anchor_model", "reward_model", "teacher_model"})  # hashed after they are loaded
 SERVED = frozenset({"teacher_name"})  # the name of the model behind --teacher_url
-MODELS = SERVED | {"model", "anchor_model", "reward_model", "teacher_model"}  # identified after they are loaded
 
 
 def of_files(config: TrainConfig, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> InputFingerprints:

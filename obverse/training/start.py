@@ -15,7 +15,7 @@ from obverse.runtime import checkpoint, manifest
 from obverse.runtime.callbacks import Watcher
 from obverse.runtime.output_dir import holds_run
 from obverse.runtime.run_dir import RunFolder, environment, packages
-from obverse.training.input_fingerprints import MODELS, differences
+from obverse.training.input_fingerprints import MODELS, SERVED, differences
 from obverse.training.resume import FREE, all_changes, config_record, is_inside, refuse_changes
 from obverse.training.run import Run, RunSetup
 from obverse.training.run_state import migrate
@@ -56,7 +56,7 @@ def find_start(
     state = migrate(checkpoint.read_state(path), path, then.packages)
     if is_inside(path, folder.path):
         folder.metrics_size_at(state["step"], state["metrics"])
-    allowed = refuse_changes(config, data, path, then, inputs or {}, later=MODELS & then.inputs.keys())
+    allowed = refuse_changes(config, data, path, then, inputs or {}, later=(MODELS | SERVED) & then.inputs.keys())
     note_changes(allowed, watcher)
     for name, (before, after) in differences(then.inputs, inputs or {}).items():
         if name in FREE:

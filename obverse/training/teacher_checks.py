@@ -51,23 +51,25 @@ def fitting_problems(
 
     Raises DataError for a context that the chat template does not write, ConfigError if no problem is left.
     """
-    declared = teachers(schedule)
-    if any("demonstration" in teacher.contexts for teacher in declared):
-        num_without = sum(not problem.demonstration for problem in problems)
-        if num_without and all(teacher.contexts == ("demonstration",) for teacher in declared):
-            watcher.note(
-                f"{num_without} of {len(problems)} problems have no demonstration for the teacher to read: tokens that "
-                "it should score are not trained there"
-            )
-    limit = config.max_teacher_prompt_length
-    if limit is None:
-        return problems
-    short = [problem for problem in problems if all(n <= limit for n in lengths(problem, declared, prompts))]
+    declared, limit, short = teachers(schedule), config.max_teacher_prompt_length, problems
+    if limit is not None:
+        short = [problem for problem in problems if all(n <= limit for n in lengths(problem, declared, prompts))]
     if not short:
         raise ConfigError(f"no prompt of the teacher has at most {limit} tokens: raise --max_teacher_prompt_length")
     if len(short) < len(problems):
         watcher.note(
             f"{len(problems) - len(short)} of {len(problems)} problems left out by --max_teacher_prompt_length"
+        )
+    num_without = sum(not problem.demonstration for problem in short)
+    if num_without and all(teacher.contexts == ("demonstration",) for teacher in declared):
+        if num_without == len(short):
+            raise ConfigError(
+                "no problem with a demonstration is left for the teacher to read: raise --max_prompt_length or "
+                "--max_teacher_prompt_length"
+            )
+        watcher.note(
+            f"{num_without} of {len(short)} problems have no demonstration for the teacher to read: tokens that it "
+            "should score are not trained there"
         )
     return short
 

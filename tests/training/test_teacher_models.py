@@ -165,10 +165,13 @@ def test_long_demonstrations_are_left_out_and_missing_ones_are_noted(tiny: Path,
     run = run_of(tiny, rows, tmp_path / "a", notes, sees="demonstration", max_teacher_prompt_length=250)
     assert [problem.prompt for problem in run.problems] == ["1+1=", "2+2="]
     assert any("1 of 3 problems left out by --max_teacher_prompt_length" in line for line in notes.lines)
-    assert any("1 of 3 problems have no demonstration" in line for line in notes.lines)
+    assert any("1 of 2 problems have no demonstration" in line for line in notes.lines)
     with pytest.raises(ConfigError, match="--max_teacher_prompt_length"):
         short = rows_of(tmp_path / "short.jsonl", {"demonstration": "2"})
         run_of(tiny, short, tmp_path / "b", sees="demonstration", max_teacher_prompt_length=3)
+    with pytest.raises(ConfigError, match="no problem with a demonstration is left"):
+        long = rows_of(tmp_path / "long.jsonl", {"demonstration": "1" * 300}, {})
+        run_of(tiny, long, tmp_path / "d", sees="demonstration", max_teacher_prompt_length=250)
     with pytest.raises(ConfigError, match="teacher that reads demonstrations"):
         run_of(tiny, rows_of(tmp_path / "none.jsonl", {}), tmp_path / "c", sees="demonstration")
 
