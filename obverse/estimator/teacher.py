@@ -1,7 +1,7 @@
 """The teacher of a method: which model scores the policy's tokens, and which prompt it reads before them.
 
-A teacher reads the response's token ids as they are, behind a prompt of its own; one forward pass without a gradient
-gives the log-prob of every token. With the behavior policy as pi_ref and A = log pi_T - log pi the estimator is
+A teacher reads the response's token ids as they are, after a prompt of its own; one forward pass without a gradient
+computes the log-prob of every token. With the behavior policy as pi_ref and A = log pi_T - log pi the estimator is
 on-policy distillation (Thinking Machines 2025; SDFT 2601.19897, OPSD 2601.18734, SDPO 2601.20802). No torch import.
 """
 

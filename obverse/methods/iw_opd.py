@@ -1,4 +1,4 @@
-"""On-policy distillation in which tokens behind a prefix that the teacher rejects weigh less."""
+"""On-policy distillation in which tokens after a prefix that the teacher rejects weigh less."""
 
 from obverse.estimator import Method, Teacher, Term
 from obverse.estimator.parts import PerToken, PrefixWeighted, Request

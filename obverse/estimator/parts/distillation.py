@@ -59,8 +59,8 @@ class TowardsTeacher(Part):
 class PrefixWeighted(Part):
     """A = (1 + gamma (1 - sum_{k<t} |a_k| / max(sum_k |a_k|, eps))) a_t, a = log pi_T - log pi_old over the sample.
 
-    Tokens behind a prefix on which policy and teacher disagree weigh less: 1 + gamma at a sample's first token, falling
-    towards 1. Source: 2606.22600, as in TRL 1.16's IW-OPD trainer.
+    Tokens after a prefix on which policy and teacher disagree weigh less: the weight is 1 + gamma at a sample's first
+    token and falls towards 1. Source: 2606.22600, as in TRL 1.16's IW-OPD trainer.
     """
 
     gamma: float = 0.5
