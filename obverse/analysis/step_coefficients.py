@@ -79,8 +79,11 @@ def keep(method: Method, rows: Sequence[Row]) -> dict[int, float]:
     groups: dict[str | int, Group] = {}
     given = {id(row.sample): row.memory for row in rows}
     for row in rows:
-        # a teacher that reads demonstrations had one, or there would be no column `teacher`
+        # A teacher that reads demonstrations had one, or there would be no column `teacher`; one that reads feedback
+        # had it for each wrong sample that it scored.
         problem = Problem(str(row.problem), "", demonstration=("",))
+        if row.columns["teacher"] and row.sample.grade.correct is False:
+            row.sample.grade = replace(row.sample.grade, reason="incorrect")
         groups.setdefault(row.problem, Group(problem, [])).samples.append(row.sample)
     stored = memory_values(method, {}, list(groups.values())) or [0.0] * len(groups)
     memories = {}

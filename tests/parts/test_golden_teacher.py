@@ -110,6 +110,14 @@ def test_feedback_is_read_where_no_sibling_is_right() -> None:
     assert method.select(solved) == samples[1:] and method.select(failed) == samples[1:2]
 
 
+def test_wrong_samples_of_a_step_file_that_the_teacher_scored_had_feedback() -> None:
+    scored = row(((0.5, 0.5, 0.5 * math.e),), reward=0.0)  # one nat likelier under the teacher
+    assert weights("sdpo", [scored, scored]) == [[0.0], [0.0]]
+    options = {"include_environment_feedback": True}
+    assert weights("sdpo", [scored, scored], options) == [[NEAR(0.5)], [NEAR(0.5)]]
+    assert weights("sdpo", [scored, scored | {"teacher": None}], options) == [[NEAR(1.0)], [0.0]]
+
+
 def test_demonstrations_are_read_without_grades() -> None:
     samples = [Sample("rollout", ModelInput((1,)), [2], [Source.ROLLOUT], [0.0], "")]
     for name in ("sdft", "opsd"):
