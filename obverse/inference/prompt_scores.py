@@ -6,13 +6,14 @@ Both are log-probs at temperature 1 and of the whole vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import exp
+from math import exp, log
 from typing import Any, NamedTuple, Protocol
 
 from obverse.inference.server_schemas import ScoredPrompt
 
 TOP = 5  # most probable tokens that the first request asks for: their probabilities sum to at most 1
 MAX_TOTAL = 1.01  # of the probabilities of different tokens; bfloat16 may round it above 1
+LEAST_TOP = log(1e-7)  # log-prob of the most probable token: no vocabulary has ten million tokens
 REPLACEMENT = "\ufffd"  # of bytes that are no whole character
 
 # The texts by which a server may name a token: decoded, or as the vocabulary spells it.
@@ -20,7 +21,7 @@ TokenTexts = Callable[[int], frozenset[str]]
 
 
 class UnusableScores(ValueError):
-    """An answer without the log-probs of the tokens that were sent; the message says which field is wrong."""
+    """An answer without the log-probs of the tokens that were sent; the message names the field."""
 
 
 class NotLogProbs(Exception):
@@ -70,9 +71,11 @@ class PromptLogProbs:
                 continue
             if score is None:
                 raise UnusableScores(f"prompt_logprobs.{index} has no log-prob of token {token}")
-            total = sum(exp(min(entry.logprob, 0.0)) for entry in (row or {}).values())
-            if total > MAX_TOTAL:
+            log_probs = [min(entry.logprob, 0.0) for entry in (row or {}).values()]
+            if (total := sum(map(exp, log_probs))) > MAX_TOTAL:
                 raise NotLogProbs(f"the probabilities of prompt_logprobs.{index} sum to {total:.3g}")
+            if len(log_probs) >= TOP and max(log_probs) < LEAST_TOP:
+                raise NotLogProbs(f"the most probable token of prompt_logprobs.{index} has {max(log_probs):.3g} nats")
             scores.log_probs.append(score.logprob)
             scores.texts.append(score.decoded_token)
         return scores
@@ -105,7 +108,7 @@ FORMS: tuple[ScoreForm, ...] = (PromptLogProbs(), Echo(0), Echo(1))
 
 
 def first_other_token(scores: Scores, token_ids: Sequence[int], texts_of: TokenTexts) -> int | None:
-    """The position of the first token whose text in an answer is another one's; None if there is none.
+    """The position of the first token whose text in an answer is that of another token; None without one.
 
     Tokens that are a part of a character are not compared (vLLM shows the whole character at its last token), nor those
     whose text a server leaves empty.

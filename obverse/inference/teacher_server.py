@@ -73,7 +73,7 @@ class TeacherServer:
     ) -> None:
         self.client, self.requirements, self.model = client, requirements, model
         self.note, self.check = note, check
-        self.max_length: int | None = None  # tokens that the server takes; None: it does not say
+        self.max_length: int | None = None  # context length in tokens; None: the server does not name it
         self.form: ScoreForm = FORMS[0]
         self._reference: list[float] | None = None  # the server's scores of a text when the run began
 
@@ -154,7 +154,7 @@ class TeacherServer:
             )
 
     def _served_model(self) -> tuple[str, int | None]:
-        """The name of the model to request, and the number of tokens that it takes if the server says so."""
+        """The name of the model to request, and its context length in tokens if the server names it."""
         try:
             models = self.client.request(MODELS, seconds=HEALTH_SECONDS, schema=ServedModels).data
         except RequestRejected as error:

@@ -130,6 +130,16 @@ def logits(fake: FakeVLLM, path: str, body: dict[str, Any]) -> tuple[int, Any] |
     return status, answer
 
 
+def low_logits(fake: FakeVLLM, path: str, body: dict[str, Any]) -> tuple[int, Any] | None:
+    """Logits far below 0, as those of GPT-2, of the five most probable tokens."""
+    if path != COMPLETIONS:
+        return None
+    status, answer = fake.plain(path, body)
+    for token, row in zip(body["prompt"][1:], answer["choices"][0]["prompt_logprobs"][1:], strict=True):
+        row.update({str(token + number): {"logprob": -30.0 - number} for number in range(5)})
+    return status, answer
+
+
 TWO = {"data": [{"id": "small", "max_model_len": 256}, {"id": "large", "max_model_len": 256}]}
 
 
@@ -141,6 +151,7 @@ TWO = {"data": [{"id": "small", "max_model_len": 256}, {"id": "large", "max_mode
         (setting("max_model_len", 100), "takes 100 tokens, .* need 101: .*--max-model-len"),
         (setting("forms", set()), "no log-probs .*prompt_logprobs is missing.*serve the teacher with vLLM"),
         (faulty(logits), "no log-probs .*--logprobs-mode"),
+        (faulty(low_logits), "no log-probs .*--logprobs-mode"),
         (faulty(on("/v1/models", 200, TWO)), "serves small, large: .*--teacher_name"),
         (faulty(on("/v1/models", 404)), "does not list its models .*--teacher_name"),
         (faulty(on("/v1/models", 401, {"error": "Unauthorized"})), "refuses the key .*TEACHER_API_KEY"),
