@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from obverse import methods
 from obverse.config.commands import DataConfig
 from obverse.data.renderer import Renderer
-from obverse.data.teacher_prompts import TeacherPrompts, default_template, read_teacher_template, with_context
+from obverse.data.teacher_prompts import TeacherPrompts, default_template, read_teacher_template, text_of, with_context
 from obverse.errors import ConfigError
 from obverse.estimator.schedule import as_schedule
 from obverse.estimator.teacher import Context, Teacher, TeacherContext
@@ -48,7 +48,7 @@ def message_of(config: DataConfig, problem: Problem, context: TeacherContext) ->
     if context.kind != "prompt":
         is_text = config.chat_template != "auto" and not config.chat_template.endswith(".jinja")
         template = read_teacher_template(config.teacher_template) or default_template(context.kind, not is_text)
-        problem = with_context(problem, template, context.text)
+        problem = with_context(problem, template, text_of(context))
     prompt = problem.prompt
     if isinstance(prompt, str):
         return prompt

@@ -84,7 +84,7 @@ class TeacherPrompts:
         """
         if context.kind == "prompt":
             return self.renderer.prompt(problem)
-        text = without_reasoning(context.text) if context.kind == "sibling" else context.text
+        text = text_of(context)
         prompt = self._render(problem, context.kind, text)
         ids = self.renderer.coder.encode(text)
         num_kept = len(ids)
@@ -119,7 +119,9 @@ def with_context(problem: Problem, template: str, text: str) -> Problem:
     return replace(problem, prompt=messages)
 
 
-def without_reasoning(text: str) -> str:
-    """An answer without its blocks of reasoning; the whole text if nothing follows them."""
-    start, end = span(text)
-    return text[start:end].strip() or text.strip()
+def text_of(context: TeacherContext) -> str:
+    """What the teacher reads of a context: of a sibling's answer what follows its blocks of reasoning, if anything."""
+    if context.kind != "sibling":
+        return context.text
+    start, end = span(context.text)
+    return context.text[start:end].strip() or context.text.strip()

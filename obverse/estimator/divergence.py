@@ -15,7 +15,7 @@ from obverse.estimator.parts.interfaces import Named
 
 @dataclass(frozen=True)
 class Divergence(Named):
-    """D(target q, policy p) at each trained token, whose negative is the stream `on="divergence"`.
+    """D(target q, policy p) at each trained token; its negative is the stream `on="divergence"`.
 
     Generalised Jensen-Shannon divergence (GKD, 2306.13649 eq. 1), with m = beta q + (1 - beta) p:
     D = beta KL(q || m) + (1 - beta) KL(p || m); beta 0 is the forward KL(q || p) and beta 1 the reverse KL(p || q).

@@ -91,7 +91,7 @@ class OpenComparison:
         return self.buffers[index]
 
     def value(self, rows: slice, policy: Distribution) -> Tensor:
-        """D at the tokens `rows`, whose distribution is `policy`; [n]."""
+        """D at the tokens `rows`, with the policy's distribution `policy`; [n]."""
         num = rows.stop - rows.start
         logits = self.buffers[0][rows.start - self.start :][:num]
         common = min(logits.shape[1], policy.logits.shape[1])

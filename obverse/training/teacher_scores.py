@@ -27,7 +27,7 @@ from obverse.training.rollout_phase import Rollouts
 from obverse.training.run import Run
 from obverse.types import Group, ModelInput, Sample
 
-# Log-prob, in nats, below which a score counts as "the teacher cannot say this token": e^-30 is 1e-13. A weight
+# Log-prob, in nats, below which a score counts as a token that the teacher cannot produce: e^-30 is 1e-13. A weight
 # T - log mu is then at least -30, where -inf (a token outside a server's list, a masked logit) would end the run.
 FLOOR = -30.0
 

@@ -113,6 +113,9 @@ def test_the_teachers_prompt_is_shown(tmp_path: Path) -> None:
     assert sibling.startswith("sibling") and "placeholder" in sibling and "2+2?" in sibling
     assert demonstration.startswith("demonstration") and "two and two" in demonstration
     console, file = a_console()
+    show(DataConfig(**options, teacher_context="<think>no, 5</think>it is 4"), console)
+    assert "it is 4" in file.getvalue() and "no, 5" not in file.getvalue()
+    console, file = a_console()
     show_tokens(
         DataConfig(**options, model="embedded", teacher_context="it is 4"), some(DataConfig(**options)), console
     )

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 import runs
 from obverse.config.teacher import TeacherOptions
-from obverse.data.teacher_prompts import TeacherPrompts, read_teacher_template, with_context, without_reasoning
+from obverse.data.teacher_prompts import TeacherPrompts, read_teacher_template, text_of, with_context
 from obverse.errors import ConfigError, DataError
 from obverse.estimator.teacher import TeacherContext
 from obverse.models.load import load, load_tokenizer
@@ -183,7 +183,8 @@ def test_templates_and_contexts(tiny: Path, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     changed = with_context(Problem("p", turns), "{prompt}: {context}", "see {prompt}")
     assert [message["content"] for message in changed.prompt] == ["a", "b", "c: see {prompt}"]  # type: ignore[index]
-    assert without_reasoning("<think>12?</think>\n\n13") == "13" and without_reasoning("<think>12") == "<think>12"
+    answers = {"<think>12?</think>\n\n13": "13", "<think>12": "<think>12"}
+    assert all(text_of(TeacherContext("sibling", text)) == answer for text, answer in answers.items())
 
 
 def test_control_tokens_of_a_context_are_text(tiny: Path, tmp_path: Path) -> None:
