@@ -234,7 +234,9 @@ def measure_step(
 def measure_base(plan: Plan, watcher: Watcher | None = None) -> None:
     """Measure the model before training with the sampling seeds of every run, as its last and as its best step."""
     for seed in plan.seeds:
-        config = plan.resolved(Trial(plan.entries[0], seed), 1.0)
+        of_first = plan.resolved(Trial(plan.entries[0], seed), 1.0)
+        # the first method may have a temperature of its own
+        config = of_first.model_copy(update={"temperature": plan.config.temperature})
         for step in STEPS:
             measure_tests(plan, plan.config.model, config, BASE, step, seed, watcher)
 

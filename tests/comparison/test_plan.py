@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from obverse.cli.main import main
+from obverse.comparison import run_trial
 from obverse.comparison.plan import Entry, Plan, Trial, make_plan, shared, write_problems
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
@@ -253,3 +254,13 @@ def test_a_teachers_options_are_given_to_the_methods_that_use_them(tmp_path: Pat
     given = [shared(comparison.config, comparison.teacher_options(entry)) for entry in entries]
     model, template = {"teacher_model": "embedded"}, {"teacher_template": "{prompt} {context}"}
     assert given == [{}, model, template, model]
+
+
+def test_the_model_before_training_is_tested_at_the_comparisons_temperature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temperatures: list[float] = []
+    monkeypatch.setattr(run_trial, "measure_tests", lambda _, __, config, *___: temperatures.append(config.temperature))
+    config = read(CompareConfig, [Layer("command line", {"methods": "rft", "budget": "20K", "seeds": 1})], "see")
+    run_trial.measure_base(Plan(config, tmp_path, (Entry("rft"),), ()))
+    assert temperatures == [1.0, 1.0]
