@@ -12,14 +12,14 @@ class TeacherOptions(Options):
 
     teacher_model: Places | None = option(
         "model",
-        "teacher of methods with another model as their teacher (a folder or hub name with the policy's tokenizer), or "
-        "several as VALUE=MODEL, separated by commas, chosen by teacher_field",
+        "teacher of methods that read another model: a folder or hub name, with the policy's tokenizer, or several as "
+        "VALUE=MODEL, separated by commas, one of which teacher_field chooses for each row",
         None,
     )
     teacher_url: Text | None = option(
         "model",
-        "address of a server with the teacher instead: vLLM, or an OpenAI-compatible one that returns log-probs of a "
-        "prompt",
+        "address of a server that has the teacher, in place of teacher_model: vLLM, or an OpenAI-compatible one that "
+        "returns log-probs of a prompt",
         None,
         resume="free",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from obverse.errors import ConfigError
 from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Term
 from obverse.estimator.parts import CappedBehavior, Itself, PerToken, TowardsTeacher
@@ -44,24 +43,24 @@ def distillation(
     forms have min(rho, is_clip) / N times minus the divergence. rho is the detached importance ratio; is_clip None
     leaves it out. `alpha`, `top_k` and `add_tail` None are those of `default`.
 
-    Raises ConfigError for options that the mode does not have, and for a top-k divergence as an advantage.
+    Raises ValueError for options that the mode does not have, and for a top-k divergence as an advantage.
     """
     reference = Itself() if is_clip is None else CappedBehavior(is_clip)
     if mode == "sampled_token":
         if alpha not in (None, 1.0):
-            raise ConfigError(
+            raise ValueError(
                 "sampled_token estimates the reverse KL, distillation_alpha 1: another alpha needs "
                 "distillation_mode full_logits or topk_logits"
             )
         if top_k is not None or add_tail is not None:
-            raise ConfigError(
+            raise ValueError(
                 "distillation_topk and distillation_add_tail need distillation_mode topk_logits: a top-k divergence "
                 "does not depend on the sampled token, so that as its advantage it has zero expected gradient"
             )
         advantage = TowardsTeacher(baseline="policy")
         return Distillation(Term(Source.ROLLOUT, advantage, reference, normalizer=PerToken()), None)
     if mode == "full_logits" and (top_k is not None or add_tail is not None):
-        raise ConfigError("full_logits compares the whole vocabulary: give distillation_mode topk_logits for a top k")
+        raise ValueError("full_logits compares the whole vocabulary: give distillation_mode topk_logits for a top k")
     divergence = Divergence(
         target="teacher",
         beta=default.alpha if alpha is None else alpha,

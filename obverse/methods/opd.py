@@ -1,6 +1,5 @@
 """On-policy distillation: a better model scores each token that the policy sampled."""
 
-from obverse.errors import ConfigError
 from obverse.estimator import Method, Teacher, Term
 from obverse.estimator.parts import (
     Always,
@@ -64,11 +63,11 @@ def opd(
         behavior_kl_coef: weight of the squared log-ratio to the sampling policy, half of it in the loss; 0 is off
     """
     if min(kl_coef, reward_coef, behavior_kl_coef) < 0 or kl_coef == 0:
-        raise ConfigError("kl_coef must be above 0, reward_coef and behavior_kl_coef at least 0")
+        raise ValueError("kl_coef must be above 0, reward_coef and behavior_kl_coef at least 0")
     if epsilon is None and epsilon_high is not None:
-        raise ConfigError("epsilon_high is the upper bound of a clip: give epsilon too")
+        raise ValueError("epsilon_high is the upper bound of a clip: give epsilon too")
     if epsilon is not None and max_probability_drop is not None:
-        raise ConfigError("epsilon and max_probability_drop are two masks: give one of them")
+        raise ValueError("epsilon and max_probability_drop are two masks: give one of them")
     mask = Always() if epsilon is None else Clip(epsilon, epsilon if epsilon_high is None else epsilon_high)
     gate = mask if max_probability_drop is None else NotFallen(max_probability_drop)
     advantage = TowardsTeacher(kl_coef, reward_coef, baseline)
