@@ -13,6 +13,7 @@ from teacher_methods import IN_TWO_STAGES, TAUGHT
 AVERAGE = {"who": "average", "sees": "demonstration"}
 
 
+@pytest.mark.slow  # law 12 resumes sdpo, whose teacher is the average, in every test run
 def test_c1_a_killed_run_goes_on_with_its_average(
     forks: Forks, tiny: Path, problems: Path, tmp_path: Path, count: Count
 ) -> None:

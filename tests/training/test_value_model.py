@@ -110,7 +110,7 @@ def test_a_critic_learns_what_to_expect_and_the_policy_from_it(tmp_path: Path) -
     assert all(row["critic/grad_norm"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_critic_goes_on_where_it_was(tiny: Path, tmp_path: Path, whole: bool) -> None:
     """On a family whose tokenizer is not made of nothing: the critic's folder is whole as the policy's."""
     problems = runs.write_problems(tmp_path / "chains.jsonl")
