@@ -234,11 +234,14 @@ def measure_step(
 def measure_base(plan: Plan, watcher: Watcher | None = None) -> None:
     """Measure the model before training with the sampling seeds of every run, as its last and as its best step."""
     for seed in plan.seeds:
-        of_first = plan.resolved(Trial(plan.entries[0], seed), 1.0)
-        # the first method may have a temperature of its own
-        config = of_first.model_copy(update={"temperature": plan.config.temperature})
+        config = plan.resolved(Trial(plan.entries[0], seed), 1.0)
         for step in STEPS:
             measure_tests(plan, plan.config.model, config, BASE, step, seed, watcher)
+
+
+def options_of_tests(plan: Plan, config: TrainConfig) -> TrainConfig:
+    """A run's options with the temperature of the comparison: methods with one of their own are tested at it too."""
+    return config.model_copy(update={"temperature": plan.config.temperature})
 
 
 def measure_tests(
@@ -253,7 +256,7 @@ def measure_tests(
     set_threads(config.threads, policy)
     renderer = Renderer.of(tokenizer, config, policy.model.generation_config.eos_token_id)
     sampler = embedded_sampler(policy, renderer, config.rollout_batch_size)
-    params = sampling_params(config, renderer.stop_ids)
+    params = sampling_params(options_of_tests(plan, config), renderer.stop_ids)
     for test, path in missing.items():
         problems = load_dataset(str(plan.problems_path(test.name)), verifier=config.verifier)
         setup = EvalSetup(sampler, renderer, params, plan.config.num_generations_test, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from obverse.cli.main import main
 from obverse.comparison import run_trial
 from obverse.comparison.plan import Entry, Plan, Trial, make_plan, shared, write_problems
+from obverse.comparison.test_sets import Column
 from obverse.config.compare import CompareConfig
 from obverse.config.resolve import read
 from obverse.config.sources import Layer
+from obverse.config.train import TrainConfig
 from obverse.data import load_dataset
 from obverse.errors import ConfigError, UserError
 
@@ -256,11 +259,27 @@ def test_a_teachers_options_are_given_to_the_methods_that_use_them(tmp_path: Pat
     assert given == [{}, model, template, model]
 
 
-def test_the_model_before_training_is_tested_at_the_comparisons_temperature(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    temperatures: list[float] = []
-    monkeypatch.setattr(run_trial, "measure_tests", lambda _, __, config, *___: temperatures.append(config.temperature))
+def test_all_are_tested_at_the_comparisons_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tested(Exception):
+        pass
+
+    def sampling_params(config: TrainConfig, stop_ids: object) -> None:
+        raise Tested(config.temperature)
+
+    policy = SimpleNamespace(model=SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=0)))
+    stand_ins = {"load_any": (policy, None), "set_threads": 1, "embedded_sampler": None}
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(run_trial, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(run_trial.Renderer, "of", lambda *_: SimpleNamespace(stop_ids=()))
+    monkeypatch.setattr(run_trial, "sampling_params", sampling_params)
     config = read(CompareConfig, [Layer("command line", {"methods": "rft", "budget": "20K", "seeds": 1})], "see")
-    run_trial.measure_base(Plan(config, tmp_path, (Entry("rft"),), ()))
-    assert temperatures == [1.0, 1.0]
+    tests = (Column("easy", "arithmetic:1", "heldout"),)
+    comparison = Plan(config, tmp_path, (Entry("rft"),), tests)
+    own = comparison.resolved(Trial(Entry("rft"), 42), 1e-4)
+    assert own.temperature == 0.7
+    for measure in (
+        lambda: run_trial.measure_base(comparison),
+        lambda: run_trial.measure_tests(comparison, "m", own, "rft", "last", 42, None),
+    ):
+        with pytest.raises(Tested, match=r"^1\.0$"):
+            measure()

@@ -118,7 +118,9 @@ def test_folders_of_others_are_never_removed(done: Path) -> None:
     assert (run / "checkpoint-1" / "precious").read_text() == "mine"
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=pytest.mark.slow) if number in (1, 2, 4) else number for number in range(6)]
+)
 def test_a_full_disk_is_one_sentence(number: int, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the files that are written when only the measurement of a run is left, each may be the one without room."""
     (done / RUN / "trial.json").unlink()

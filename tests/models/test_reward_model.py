@@ -64,7 +64,7 @@ def answers(num: int) -> list[tuple[Problem, Sample]]:
     return [(PROBLEM, sample(rng, "rollout", 0.0, rng.randint(1, 30))) for _ in range(num)]
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 64, 10**6])
+@pytest.mark.parametrize("batch_tokens", [1, pytest.param(64, marks=pytest.mark.slow), 10**6])
 def test_scores_are_those_of_each_text_alone(folder: Path, tmp_path: Path, batch_tokens: int) -> None:
     made = scorer(folder, "scorer", tmp_path, micro_batch_tokens=batch_tokens)
     assert made.same_tokens
