@@ -107,16 +107,20 @@ def saved_again(root: Path) -> None:
     path.write_bytes(data)
 
 
+CHANGES = {
+    "verifier": edited("v.py", "return BONUS", "return BONUS / 2"),
+    "helper": edited("bonus.py", "1.0", "0.5"),
+    "method": edited("m.py", "grpo(num_generations)", "grpo(num_generations=num_generations, beta=0.2)"),
+    "chat_template": edited("t.jinja", "eos_token", "'!' + eos_token"),
+    "dataset": edited("rows.jsonl", "=", " ="),
+    "anchor_model": saved_again,
+}
+IN_COMPARISONS = ("method", "chat_template", "dataset")  # tests/comparison/test_contents.py has them in every test run
+
+
 @pytest.mark.parametrize(
     ("option", "change"),
-    {
-        "verifier": edited("v.py", "return BONUS", "return BONUS / 2"),
-        "helper": edited("bonus.py", "1.0", "0.5"),
-        "method": edited("m.py", "grpo(num_generations)", "grpo(num_generations=num_generations, beta=0.2)"),
-        "chat_template": edited("t.jinja", "eos_token", "'!' + eos_token"),
-        "dataset": edited("rows.jsonl", "=", " ="),
-        "anchor_model": saved_again,
-    }.items(),
+    [pytest.param(*item, marks=pytest.mark.slow) if item[0] in IN_COMPARISONS else item for item in CHANGES.items()],
 )
 def test_content_that_was_changed_is_refused(
     option: str, change: Callable[[Path], None], begun: Path, tmp_path: Path
