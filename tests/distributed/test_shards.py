@@ -95,6 +95,7 @@ def apart(mine: ShardedTensors, theirs: ShardedTensors) -> float:
     return max(float((mine[name].double() - theirs[name].double()).abs().max()) for name in mine)
 
 
+@pytest.mark.slow
 def test_shares_learn_what_one_process_learns(teams: Teams, tiny: Path, problems: Path, tmp_path: Path) -> None:
     """With one micro batch whose last pass has no gradient (a law that cuts): the step must not leave it whole."""
     params = {"top_k": 50, "micro_batch_tokens": 4096}

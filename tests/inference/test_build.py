@@ -119,6 +119,7 @@ def test_a_server_that_keeps_old_weights_shows_in_the_gap(server: FakeVLLM, chai
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_server_that_is_started_again_in_mid_run_changes_nothing(
     own: Path, server: FakeVLLM, chains: Path, tmp_path: Path
 ) -> None:

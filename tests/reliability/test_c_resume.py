@@ -33,6 +33,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 # C8: one run per folder
 
 

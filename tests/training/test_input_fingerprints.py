@@ -107,7 +107,7 @@ def saved_again(root: Path) -> None:
     path.write_bytes(data)
 
 
-CHANGES = {
+CHANGED_FILES = {
     "verifier": edited("v.py", "return BONUS", "return BONUS / 2"),
     "helper": edited("bonus.py", "1.0", "0.5"),
     "method": edited("m.py", "grpo(num_generations)", "grpo(num_generations=num_generations, beta=0.2)"),
@@ -120,7 +120,10 @@ IN_COMPARISONS = ("method", "chat_template", "dataset")  # tests/comparison/test
 
 @pytest.mark.parametrize(
     ("option", "change"),
-    [pytest.param(*item, marks=pytest.mark.slow) if item[0] in IN_COMPARISONS else item for item in CHANGES.items()],
+    [
+        pytest.param(*item, marks=pytest.mark.slow) if item[0] in IN_COMPARISONS else item
+        for item in CHANGED_FILES.items()
+    ],
 )
 def test_content_that_was_changed_is_refused(
     option: str, change: Callable[[Path], None], begun: Path, tmp_path: Path

@@ -169,7 +169,7 @@ def test_the_second_stage_begins_with_nothing_but_the_weights(
     [
         ("reft", 2, "train"),
         ("sft_then_rl", 3, "sample"),
-        ("reft", 4, "train"),
+        pytest.param("reft", 4, "train", marks=pytest.mark.slow),
         pytest.param("sft_then_rl", 2, "train", marks=pytest.mark.slow),
         pytest.param("reft", 3, "sample", marks=pytest.mark.slow),
         pytest.param("sft_then_rl", 4, "train", marks=pytest.mark.slow),
