@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from obverse.estimator.columns import WRITTEN_BY_CRITIC, check_needs, part_needs
 from obverse.estimator.divergence import Divergence
@@ -67,7 +67,7 @@ class Method:
 
     def _check_teacher(self) -> None:
         """Raise ValueError where teacher, divergence and the terms that read them do not belong together."""
-        uses_target = self.divergence is not None and self.divergence.target == "teacher"
+        uses_target = self.compares_with("teacher")
         reads_column = any("teacher" in part_needs(part) for part in self.readers)
         if self.teacher is None and (reads_column or uses_target):
             raise ValueError("a part or the divergence reads a teacher: give the Method teacher=Teacher(...)")
@@ -99,11 +99,18 @@ class Method:
         """Whether a language model is trained; False for a reward model, which has only a scalar head."""
         return bool(self.streams & {"logp", "entropy", "divergence"})
 
+    def compares_with(self, target: Literal["anchor", "teacher"]) -> bool:
+        """Whether the method's divergence compares the policy's distribution with that of `target`."""
+        return self.divergence is not None and self.divergence.target == target
+
     @property
     def reads_anchor(self) -> bool:
         """Whether the frozen initial model is used: its log-probs, its distribution, or as the teacher."""
-        is_target = self.divergence is not None and self.divergence.target == "anchor"
-        return self.needs("anchor") or is_target or (self.teacher is not None and self.teacher.who == "initial")
+        return (
+            self.needs("anchor")
+            or self.compares_with("anchor")
+            or (self.teacher is not None and self.teacher.who == "initial")
+        )
 
     @property
     def needs_whole_groups(self) -> bool:
@@ -125,7 +132,7 @@ class Method:
             return False
         if any("teacher" in part_needs(part) for part in (*self.shaping, self.critic, self.memory) if part is not None):
             return True
-        is_target = self.divergence is not None and self.divergence.target == "teacher"
+        is_target = self.compares_with("teacher")
         terms = [term for term in self.terms if "teacher" in term.needs or (is_target and term.on == "divergence")]
         return any(term.source in sample.sources for term in terms)
 

@@ -95,7 +95,7 @@ def training(
     fill = tokens / (num_rows * longest)  # rows of unequal lengths fill the budget; equal ones may not
     scored, num_micros = max(1, round(fill * response) - 1), -(-problems * rows * longest // tokens)
     read = 0
-    if method.teacher is not None and method.divergence is not None and method.divergence.target == "teacher":
+    if method.teacher is not None and method.compares_with("teacher"):
         read = teacher_prompt(config, method.teacher, lengths)
     if shares and rows > 1 and method.inputs is None and not method.streams & {"value", "score"}:
         together = max(1, min(problems, budget // max(1, lengths.prompt)))

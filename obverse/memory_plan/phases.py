@@ -83,7 +83,7 @@ def _micro(nets: MetaModels, method: Method, micro: Micro, reader: SharedPrefix,
 
 def divergence_target(nets: MetaModels, method: Method) -> Policy:
     """The model that the method's divergence compares the policy with; with adapters often the policy's own."""
-    is_anchor = method.divergence is not None and method.divergence.target == "anchor"
+    is_anchor = method.compares_with("anchor")
     teachers = () if is_anchor else nets.teachers_of(method)
     return teachers[0] if teachers else nets.anchor or nets.policy
 

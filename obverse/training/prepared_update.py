@@ -78,7 +78,7 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     if not learner.process_group.is_alone:
         rows = rows_of_rank(learner.process_group, update, rows, is_shared)
     together, pads_prompts = method.needs_whole_groups, policy.pads_prompts
-    has_teacher = method.divergence is not None and method.divergence.target == "teacher"
+    has_teacher = method.compares_with("teacher")
     micros = [*update.micros(learner.micro_batch_tokens, together, is_shared, rows, pads_prompts, has_teacher)]
     num_rows = sum(len(micro.input_ids) for micro in micros)
     num_micros = len(micros)

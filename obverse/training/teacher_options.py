@@ -62,7 +62,7 @@ def check_teacher_options(config: TrainConfig, schedule: TrainingSchedule) -> No
 
 def _compares_distributions(schedule: TrainingSchedule) -> bool:
     """Whether a method reads its teacher's distribution over the vocabulary, and not only log-probs of tokens."""
-    return any(method.divergence is not None and method.divergence.target == "teacher" for method in schedule.methods)
+    return any(method.compares_with("teacher") for method in schedule.methods)
 
 
 def _check_served_teacher(config: TrainConfig, schedule: TrainingSchedule) -> None:
