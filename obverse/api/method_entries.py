@@ -10,14 +10,18 @@ from typing import Any
 
 from obverse.api.table import Table
 from obverse.config.method_options import method_fields
+from obverse.estimator.cost import cost_of, scoring_passes
 from obverse.estimator.method import Method
 from obverse.estimator.requests import samples_initial, wants
 from obverse.estimator.schedule import Stage, TrainingSchedule, as_schedule
 from obverse.estimator.teacher import Context
 from obverse.methods import added_parameters, call, find, names, parameters
-from obverse.methods._docstring import split_options
+from obverse.methods._docstring import labeled, split_options
 from obverse.types import Source
 
+# How a method's coefficients are proven, the strongest first: against a function of its authors' code, against a
+# maintained library, against the literal objective that a test writes out; or the objective itself is a reconstruction.
+PROOFS = ("authors' code", "peer", "literal objective", "derived")
 FAMILIES = ("demonstrations", "own samples", "hybrid", "teacher", "preferences")
 
 
@@ -61,6 +65,35 @@ class Entry:
     def link(self) -> str:
         """The paper as a link of Markdown."""
         return f"[{self.paper}](https://arxiv.org/abs/{self.paper})" if self.paper else ""
+
+    @property
+    def sources(self) -> list[str]:
+        """The arXiv ids of all papers that the docstring's entry `Paper` names."""
+        text = dict(labeled(self.text.splitlines()[1:])).get("Paper", "")
+        return list(dict.fromkeys(re.findall(r"\b\d{4}\.\d{5}\b", text)))
+
+    @property
+    def proof(self) -> tuple[str, str]:
+        """One of `PROOFS`, and what was compared: the docstring's entry `Proven`; two empty texts without one."""
+        text = " ".join(dict(labeled(self.text.splitlines()[1:])).get("Proven", "").splitlines())
+        kind, _, compared = text.partition(": ")
+        return kind, compared
+
+    @property
+    def costs(self) -> list[dict[str, Any]]:
+        """The most that a problem costs in a step of each stage, relative to SFT; see `obverse.estimator.cost`."""
+        return [
+            {**cost_of(method, self.schedule.run)._asdict(), "scored_by": scoring_passes(method)}
+            for method in self.methods
+        ]
+
+    @property
+    def cost(self) -> str:
+        """The costs as text, `forward / backward` of each stage.
+
+        Example: "1 / 1, then 16 / 8"
+        """
+        return ", then ".join(f"{cost['forward']} / {cost['backward']}" for cost in self.costs)
 
     @property
     def family(self) -> str:
@@ -110,6 +143,9 @@ class Entry:
             "family": self.family,
             "data": self.data,
             "paper": self.paper,
+            "sources": self.sources,
+            "cost": self.costs,
+            "proven": dict(zip(("by", "text"), self.proof, strict=True)),
             "terms": [
                 {"lane": stage, **term.record()} for stage, method in enumerate(self.methods) for term in method.terms
             ],
@@ -137,18 +173,20 @@ def entries() -> list[Entry]:
 
 
 def method_table() -> Table:
-    """Return the methods that ship with obverse: name, family, summary, what the data needs, arXiv id of the paper.
+    """Return the methods that ship with obverse: name, family, summary, needs, cost, proof, arXiv id of the paper.
 
     Example:
         >>> table = method_table()
         >>> table.columns
-        ['name', 'family', 'needs', 'paper', 'summary']
+        ['name', 'family', 'needs', 'cost', 'proven', 'paper', 'summary']
     """
     rows = [
         {
             "name": row.name,
             "family": row.family,
             "needs": ", ".join(row.data),
+            "cost": row.cost,
+            "proven": row.proof[0],
             "paper": row.paper,
             "summary": row.summary,
         }

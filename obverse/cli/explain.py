@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -19,6 +19,7 @@ from obverse.cli.parser import default_text
 from obverse.cli.results_console import results_console
 from obverse.estimator.formula import Term
 from obverse.estimator.method import Method
+from obverse.methods._docstring import labeled
 
 HEADER = ("trains", "mask", "pi_ref", "advantage", "normalizer")
 WIDEST = (13, 11, 17, 18, 14)  # with their gaps 80 columns
@@ -33,7 +34,9 @@ def methods_table(rows: Iterable[Entry]) -> RenderableType:
     for family, members in families.items():
         blocks.append(Text(f"\n{family}", style="bold cyan"))
         for row in members:
-            title = Text.assemble((row.name, "bold"), f" {row.paper}  needs {', '.join(row.data)}")
+            title = Text.assemble(
+                (row.name, "bold"), f" {row.paper}  needs {', '.join(row.data)}; cost {row.cost}; {row.proof[0]}"
+            )
             blocks += [title, _grid(widths, _term_names(row))]
     return Group(*blocks)
 
@@ -74,7 +77,8 @@ def explanation(row: Entry) -> RenderableType:
     ]
     for title, values, texts in sections:
         blocks += [Text(title, style="bold"), _options(values, texts)]
-    blocks.append(Text(f"needs {', '.join(row.data)}" + (f"; arXiv {row.paper}" if row.paper else "")))
+    cost = f"costs at most {row.cost} forward / backward passes per problem (SFT 1 / 1)"
+    blocks.append(Text(f"needs {', '.join(row.data)}; {cost}" + (f"; arXiv {row.paper}" if row.paper else "")))
     return Group(*blocks)
 
 
@@ -108,21 +112,6 @@ def _docstring(text: str) -> RenderableType:
     for label, words in labeled(lines):
         table.add_row(label, Text(" ".join(words.splitlines())))
     return Group(Text(first, style="bold"), Padding(table, (1, 0, 1, 0)))
-
-
-def labeled(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(label, text) of every entry of a docstring, line by line; an indented line continues the one before."""
-    label, words = "", ""
-    for line in lines:
-        if line.startswith(" "):
-            words = f"{words}\n{line.strip()}"
-            continue
-        if words:
-            yield label, words
-        match = re.match(r"(.{1,24}?)\s{2,}(.+)", line) or re.match(r"(Estimator) (.+)", line)
-        label, words = (match[1], match[2]) if match else ("", line)
-    if words:
-        yield label, words
 
 
 def term_parts(term: Term) -> list[tuple[str, Any]]:

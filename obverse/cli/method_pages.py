@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from obverse.cli.explain import first_sentence, labeled, sampling_parts, term_parts
+from obverse.cli.explain import first_sentence, sampling_parts, term_parts
 from obverse.cli.method_table import Entry, by_family, markdown_table
 from obverse.cli.parser import choices, default_text
 from obverse.config.method_options import method_schema
@@ -16,6 +16,7 @@ from obverse.errors import StorageError
 from obverse.estimator.method import Method
 from obverse.methods import COMPONENTS
 from obverse.methods._components import TEXTS, compose
+from obverse.methods._docstring import labeled
 
 INDEX, SHARED = "README.md", "components.md"
 FORMULAS = ("Equation", "Estimator")
@@ -24,6 +25,13 @@ TAGS = """Every page is generated from the method's value and its docstring. Num
 code of the authors or of the named library, `[paper]` the paper, `[2nd]` a secondary account of it, `[mem]` general
 knowledge, `[derived]` a calculation of this project. The `anchor` is the frozen initial model, which TRL calls
 `ref_model`."""
+
+COLUMNS = """`cost` is the most that a problem costs in a step, in forward and backward passes over one response, all
+responses taken as equally long: sampling a response is one forward pass, scoring it by another model another one, SFT
+is 1 / 1. Prompts and evaluations are left out. `proven` says what a method's coefficients were compared with, the
+strongest first: a function of the *authors' code*, a *peer* (a maintained library), the *literal objective* that a test
+of this project writes out and differentiates (every method has one), or *derived*: the objective itself is a
+reconstruction."""
 
 
 def write(folder: Path, rows: Iterable[Entry]) -> int:
@@ -49,11 +57,15 @@ def pages(rows: list[Entry]) -> dict[str, str]:
 def index(rows: list[Entry]) -> Iterator[str]:
     """All methods by family, a line for each, then all of their terms in one table."""
     yield f"# Methods\n\n{TAGS}"
+    yield COLUMNS
     yield f"Every method takes these options beside its own: [components]({SHARED})."
     for family, members in by_family(rows).items():
         yield f"## {family.capitalize()}"
-        cells = [(f"[{row.name}]({row.name}.md)", row.summary, ", ".join(row.data), row.link) for row in members]
-        yield table(("method", "in one line", "needs", "paper"), cells)
+        cells = [
+            (f"[{row.name}]({row.name}.md)", row.summary, ", ".join(row.data), row.cost, row.proof[0], row.link)
+            for row in members
+        ]
+        yield table(("method", "in one line", "needs", "cost", "proven", "paper"), cells)
     yield f"## Terms\n\nThe parts of every method's terms, by name.\n\n{markdown_table(rows)}"
 
 
@@ -61,6 +73,7 @@ def page(row: Entry) -> Iterator[str]:
     """One method in full."""
     yield f"# {row.name}\n\n{escaped(row.summary)}"
     yield f"Family: {row.family}. Needs: {', '.join(row.data)}. Paper: {row.link or 'none'}. [All methods]({INDEX})."
+    yield f"Cost: {cost_text(row)}. Proven by: {row.proof[0] or 'not stated'}."
     yield f"```\n{train_command(row)}\nobverse weigh {row.name} STEP.json\n```"
     yield from sections(row.text)
     has_stages = len(row.schedule.stages) > 1
@@ -78,6 +91,15 @@ def page(row: Entry) -> Iterator[str]:
     yield f"Every method also has {', '.join(f'`--{name}`' for name in row.components)}: see [components]({SHARED})."
     run = [(f"`--{name}`", code(default)) for name, default in row.schedule.run.items()]
     yield f"## Run options of the paper\n\n{table(('option', 'value'), run)}"
+
+
+def cost_text(row: Entry) -> str:
+    """The cost of each stage in words, with the passes that are made beside those of sampling and training."""
+    texts = []
+    for cost in row.costs:
+        scored = f" ({', '.join(cost['scored_by'])})" if cost["scored_by"] else ""
+        texts.append(f"{cost['forward']} forward and {cost['backward']} backward passes{scored}")
+    return f"at most {', then '.join(texts)} per problem and step; SFT has 1 and 1"
 
 
 def train_command(row: Entry) -> str:

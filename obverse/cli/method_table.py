@@ -44,13 +44,14 @@ def term_rows(methods: Iterable[Method]) -> list[tuple[str, str, str, str, str]]
 def markdown_table(rows: Iterable[Entry]) -> str:
     """The method table in Markdown, with the names of the parts; their options are on the method's page."""
     lines = [
-        "| method | family | needs | trains | mask | pi_ref | advantage | normalizer | paper |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | family | needs | cost | proven | trains | mask | pi_ref | advantage | normalizer | paper |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         terms = dict.fromkeys(tuple(cell.partition("(")[0] for cell in term) for term in term_rows(row.methods))
         cells = ["<br>".join(column) for column in zip(*terms, strict=True)]
-        lines.append(f"| {' | '.join([f'`{row.name}`', row.family, ', '.join(row.data), *cells, row.link])} |")
+        facts = [f"`{row.name}`", row.family, ", ".join(row.data), row.cost, row.proof[0]]
+        lines.append(f"| {' | '.join([*facts, *cells, row.link])} |")
     return "\n".join(lines)
 
 

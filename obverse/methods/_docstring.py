@@ -1,6 +1,9 @@
-"""The `Options` section of a method's docstring: the help text of each of its parameters."""
+"""The sections of a method's docstring: its labeled entries, and the help texts of its parameters under `Options`."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
 
 TITLE = "Options"
 
@@ -33,3 +36,18 @@ def split_options(docstring: str) -> tuple[str, dict[str, str]]:
         elif name:
             texts[name] = f"{texts[name]} {line.strip()}".strip()
     return "\n".join([*lines[:start], *lines[end:]]).rstrip(), {name: text for name, text in texts.items() if text}
+
+
+def labeled(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(label, text) of every entry of a docstring, line by line; an indented line continues the one before."""
+    label, words = "", ""
+    for line in lines:
+        if line.startswith(" "):
+            words = f"{words}\n{line.strip()}"
+            continue
+        if words:
+            yield label, words
+        match = re.match(r"(.{1,24}?)\s{2,}(.+)", line) or re.match(r"(Estimator) (.+)", line)
+        label, words = (match[1], match[2]) if match else ("", line)
+    if words:
+        yield label, words

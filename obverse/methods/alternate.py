@@ -40,6 +40,7 @@ def alternate(
               already do. Two AdamW drift apart: each one's moments know only half of the steps. 1 RL step at 1e-6 and 1
               SFT step at 1e-6 move the weights alike under Adam: the ratio of steps is the balance.
     Authors' names  none.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         rl_steps: RL steps in a row
         sft_steps: SFT steps in a row, after those of RL

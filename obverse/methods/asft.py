@@ -21,6 +21,7 @@ def asft(kl_weight: float = 0.1) -> Method:
     Pitfalls  Equal rewards do not give zero: rewards are not read. kl_weight 0 is dft. Compared with dft, each step has
               a forward pass of the anchor and its logits; with --use_peft the anchor is the model without adapters.
     Authors' names  kl_weight; LLaMA-Factory: asft_alpha -> kl_weight.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         kl_weight: weight of the forward KL from the initial model, over the vocabulary; 0 is off
     """

@@ -37,6 +37,7 @@ def chord(
               without phi: phi is at most 1/4.
     Authors' names  mu_peak, mu_valley -> the same; mu_warmup_steps, mu_decay_steps -> mu_warmup, mu_decay as shares of
               the run; enable_phi_function (ms-swift) -> phi; repeat_times -> num_generations.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         mu_peak: weight of the SFT loss at its highest, after the warm-up

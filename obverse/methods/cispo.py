@@ -24,6 +24,7 @@ def cispo(num_generations: int = 8, epsilon_high: float = 4.0, epsilon: float | 
     Pitfalls  1 + epsilon_high is the cap: TRL's 5.0 is 4.0 here. A problem that is never solved has no gradient.
     Authors' names  TRL: epsilon_high - 1 -> epsilon_high; verl: clip_ratio_high -> epsilon_high, clip_ratio_low ->
               epsilon.
+    Proven    peer: TRL 1.16, GRPOTrainer with loss_type cispo (make test-parity)
     Options
         num_generations: rollouts per problem
         epsilon_high: the importance weight is capped at 1 + epsilon_high

@@ -41,6 +41,7 @@ def dapo(
     Authors' names  clip_ratio_low -> epsilon, clip_ratio_high -> epsilon_high, clip_ratio_c -> dual_clip, rollout.n ->
               num_generations, overlong_buffer.len -> overlong_cache_length, overlong_buffer.penalty_factor ->
               overlong_factor.
+    Proven    peer: TRL 1.16, GRPOTrainer with loss_type dapo (make test-parity)
     Options
         num_generations: rollouts per problem
         epsilon: lower clip bound of the ratio, 1 - epsilon

@@ -23,6 +23,7 @@ def dft() -> Method:
     Pitfalls  Equal rewards do not give zero: rewards are not read. Unlikely tokens are left behind, so it learns
               little that is new to the model, and entropy falls quickly. Not the DFT of 2502.18679.
     Authors' names  none: the method has no options.
+    Proven    peer: TRL 1.16, SFTTrainer with loss_type dft (make test-parity)
     """
     return Method(
         ask=Request(demonstrations=1),

@@ -38,6 +38,7 @@ def discriminative(
               most 1 / gamma, but once u is stale it may be near 0: with few visits per problem prefer a gamma near 1.
               Negatives that are right are pushed down as well. dft needs the initial model's log-probs; dft2 none.
     Authors' names  samples_per_prompt -> num_generations, gamma and tau the same, ref_free -> variant="dft2".
+    Proven    authors' code: PenGuln/DFT, its two losses, in float64.
     Options
         variant: log-likelihoods as sums (dft), or divided by the response's length (dft2)
         num_generations: negatives per problem, sampled from the initial model

@@ -42,6 +42,7 @@ def dpo(
               answers makes many pairs, and each counts as much as any other problem's.
     Authors' names  TRL: beta; f_divergence_type -> divergence (js_divergence is js, alpha_divergence is alpha);
               f_alpha_divergence_coef -> alpha; loss_type -> loss; label_smoothing.
+    Proven    peer: TRL 1.16, DPOTrainer (make test-parity)
     Options
         beta: inverse temperature of the margin, or the strength of the KL constraint
         pairs: preference pairs of the data set (data), or a problem's correct and incorrect rollouts (own)

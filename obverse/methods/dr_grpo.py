@@ -25,6 +25,7 @@ def dr_grpo(
     Pitfalls  L only rescales the step for plain SGD; with Adam it matters against other terms and Adam's epsilon.
               A problem that the model never solves has no gradient.
     Authors' names  num_samples -> num_generations, cliprange -> epsilon, generate_max_length -> max_completion_length.
+    Proven    peer: TRL 1.16, GRPOTrainer with loss_type dr_grpo (make test-parity)
     Options
         num_generations: rollouts per problem
         epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon

@@ -30,6 +30,7 @@ def f_sft(
     Pitfalls  Equal rewards do not give zero: rewards are not read. All four are SFT at the first step. Pearson's weight
               is negative above x = 2: it then pushes the token down again.
     Authors' names  none read.
+    Proven    derived: the paper was not read, the objective is a reconstruction; its literal objective is tested.
     Options
         divergence: f-divergence that bounds the implicit reward; total_variation is plain SFT
         beta: scale of the implicit reward, beta log(p / p_initial)

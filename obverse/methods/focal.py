@@ -22,6 +22,7 @@ def focal(gamma: float = 2.0, detached: bool = False) -> Method:
     Pitfalls  Equal rewards do not give zero: rewards are not read. Noise in the demonstrations is what it works on
               hardest. gamma 0 is sft.
     Authors' names  gamma -> gamma; the balance factor alpha is not here: it would only scale the step.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         gamma: exponent of the focal factor (1 - p)^gamma; 0 is SFT
         detached: keep the gradient of the focal factor out

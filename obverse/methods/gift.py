@@ -24,6 +24,7 @@ def gift(beta: float = 20.0, smooth: float = 0.0) -> Method:
               2e-9: in practice SFT, with an exit for tokens that the initial model finds impossible [derived]; try 2
               for a target that keeps other tokens. beta is in nats here, not the weight of a KL.
     Authors' names  beta; smooth_lambda -> smooth.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         beta: nats that the demonstrated token's log-probability is raised by in the target
         smooth: share of the uniform distribution in the initial model's, 0 to 1

@@ -33,6 +33,7 @@ def gkd(
               is a small step, and beta 0 the forward KL. The teacher's logits have the size of the policy's. The
               teacher needs the same tokenizer. lmbda 1 and beta 1 minimize the objective of opd with less variance.
     Authors' names  lambda -> lmbda, as in TRL; the others have their names.
+    Proven    literal objective: values and gradients of the divergence as TRL's formula gives them.
     Options
         num_generations: rollouts per problem, where it has any
         beta: 0 is the forward KL from the teacher, 1 the reverse KL, between them Jensen-Shannon

@@ -23,6 +23,7 @@ def gmpo(num_generations: int = 8, epsilon: float = 0.4, epsilon_high: float | N
     Pitfalls  epsilon bounds a *log*-ratio: 0.4 is the range 0.67 to 1.49. The advantage's sign is that of R - mean R. A
               problem that is never solved has no gradient.
     Authors' names  cliprange -> epsilon, num_samples -> num_generations.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         epsilon: bound of a token's log-ratio, not of its ratio

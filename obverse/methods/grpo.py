@@ -26,6 +26,7 @@ def grpo(
               std favors very easy and very hard problems; dividing by n_i favors short right and long wrong answers
               (see dr_grpo). A problem that the model never solves has no gradient.
     Authors' names  TRL: the same; verl: kl_loss_coef, clip_ratio_low, clip_ratio_high, rollout.n.
+    Proven    peer: TRL 1.16, GRPOTrainer with loss_type grpo (make test-parity)
     Options
         num_generations: rollouts per problem
         epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon

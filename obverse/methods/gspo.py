@@ -22,6 +22,7 @@ def gspo(num_generations: int = 8, epsilon: float = 3e-4, epsilon_high: float = 
     Pitfalls  epsilon is far smaller than PPO's, for s_i is a mean: 0.2 never clips. A sampler with log-probs that
               differ from the trainer's by 3e-4 on average is clipped at once. A problem never solved has no gradient.
     Authors' names  TRL: the same; verl: clip_ratio_low -> epsilon, clip_ratio_high -> epsilon_high.
+    Proven    peer: TRL 1.16, GRPOTrainer with ratios of sequences (make test-parity)
     Options
         num_generations: rollouts per problem
         epsilon: lower clip bound of the sequence's ratio, 1 - epsilon

@@ -32,6 +32,7 @@ def hint_stages(
               chunks has fewer, longer stages.
     Authors' names  sft_loss_coef -> hint_coef, kl_loss_coef -> beta, T_hint -> hint_until, rollout.n ->
               num_generations.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         beta: weight of the k3 estimate of the KL to the initial model, in the loss; 0 is off; also the default of

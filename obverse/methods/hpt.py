@@ -84,6 +84,7 @@ def hpt(
     Authors' names  switch_gate -> gate, sft_loss_coef -> sft_coef, entropy_coeff -> entropy_coef, rollout.n ->
               num_generations, grpo_use_std -> scale_rewards, loss_remove_clip -> epsilon=None, unify_strategy ->
               gate_type, offline_loss_type -> failed; soft_type 1 -> always, 2 -> never, else -> between.
+    Proven    authors' code: the repository of 2509.04419, its mixed RL loss and its SFT loss, in float64.
     Options
         num_generations: rollouts per problem
         gate: a problem with more correct rollouts than this trains by RL, others by SFT

@@ -30,6 +30,7 @@ def ift(greedy_share: float = 0.2, gamma: float = 0.95, form: Literal["code", "p
               better known than its sequence: such a token is unlearned a little. Two forward passes per update. The
               forms differ in kind: code favors hard tokens and what leads to them, paper late tokens.
     Authors' names  min_lambda = max_lambda -> greedy_share, gamma the same, propagation_type=loss -> form="code".
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         greedy_share: share of the policy's own greedy guess in each response token's input embedding
         gamma: discount of later tokens' losses, 0 to 1

@@ -20,6 +20,7 @@ def iw_opd(num_generations: int = 1, gamma: float = 0.5) -> Method:
               biased. A sample on which teacher and policy agree exactly has no gradient; the first token always weighs
               most, whatever it is.
     Authors' names  iw_opd_gamma -> gamma; iw_opd_epsilon is constant here.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         gamma: additional weight of a sample's first token

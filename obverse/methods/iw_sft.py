@@ -32,6 +32,7 @@ def iw_sft(
     Pitfalls  Equal rewards do not give zero: rewards are not read. All weights are 1 at the first step, so a single
               step is SFT. The weight feeds itself: what has risen rises faster, up to clip_high.
     Authors' names  none read: the reference model is hard-coded to the initial one.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         level: one importance weight per sequence, or one per token
         tau: exponent of the sequence's importance weight

@@ -65,6 +65,7 @@ def luffy(
     Authors' names  off_policy_reshape -> shaping (p_div_p_0.1 -> p_div_p with gamma), off_policy_reshape_weight ->
               shaping_scale, entropy_coeff -> entropy_coef, grpo_use_std -> scale_rewards, loss_remove_clip ->
               epsilon=None, rollout.n -> num_generations + 1.
+    Proven    authors' code: ElliottYan/LUFFY, its mixed policy loss with every shaping, in float64.
     Options
         num_generations: rollouts per problem, beside one demonstration
         shaping: function f of a demonstration token's probability in the objective

@@ -37,6 +37,7 @@ def nft(
               paper's RFT; the code takes a negative one to mean DAPO, here it is refused. The code's ratio of whole
               sequences is not here. Needs rewards that say right or wrong.
     Authors' names  normalize -> prompt_weight, clamp_negative -> epsilon, neg_weight, rollout.n -> num_generations.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         prompt_weight: weight omega of a problem of success rate r: 1 (0), 1 - r (1), sqrt((1 - r) / r) (2)

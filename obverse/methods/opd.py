@@ -52,6 +52,8 @@ def opd(
               have zero expected gradient.
     Authors' names  tinker: kl_penalty_coef -> kl_coef; slime: opd_kl_coef -> kl_coef; ms-swift: teacher_kl_coef ->
               kl_coef; verl: clip_ratio -> epsilon.
+    Proven    authors' code: tinker-cookbook@9dfcc3a2c and the variants of verl, slime, prime-rl and ms-swift, in
+              float64.
     Options
         num_generations: rollouts per problem
         kl_coef: weight of the teacher's advantage log pi_T - log pi

@@ -34,6 +34,8 @@ def opsd(
     Authors' names  fixed_teacher -> teacher=initial, use_ema_teacher -> teacher=average, ema_decay -> 1 -
               teacher_update_rate, beta -> distillation_alpha, top_k_loss -> distillation_topk,
               use_thinking_machines_loss -> distillation_mode=sampled_token.
+    Proven    authors' code: siyan-zhao/OPSD@590ec26c5, the sampled form, in float64; the divergence by its literal
+              objective.
     Options
         num_generations: rollouts per problem
         teacher: weights of the teacher: initial, those of the policy as it samples, or their moving average

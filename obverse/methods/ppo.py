@@ -62,6 +62,7 @@ def ppo(
               Whitening takes the mean off: a collection in which everything is right still lowers some tokens.
     Authors' names  verl: clip_ratio_low, clip_ratio_high, clip_ratio_c -> dual_clip, cliprange_value -> value_clip,
               kl_ctrl.kl_coef, kl_ctrl.target_kl -> kl_target, kl_ctrl.horizon; TRL: cliprange, vf_coef -> value_coef.
+    Proven    peer: verl's clipped policy loss with dual clip, in float64; the critic by its literal objective.
     Options
         num_generations: rollouts per problem
         epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon

@@ -44,6 +44,7 @@ def prefix_rft(
               paper has 51.8; frozen ones 45.4, plain RL 45.5.
     Authors' names  clip_ratio_c -> dual_clip, entropy_coeff -> entropy_coef, rollout.n -> num_generations; the ratio of
               masked prefix tokens (.8) -> top_entropy = 1 - it.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem, one of which continues a prefix of the demonstration
         epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon

@@ -32,6 +32,7 @@ def r3(
     Pitfalls  Equal rewards do not give zero: the KL still pulls towards the anchor (beta = 0 ends that). The model is
               trained on hinted states to the end and is evaluated without hints.
     Authors' names  kl_loss_coef -> beta, rollout.n -> num_generations.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         beta: weight of the k3 estimate of the KL to the initial model, in the loss; 0 is off

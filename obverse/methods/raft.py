@@ -31,6 +31,7 @@ def raft(
               group. Nothing pushes wrong answers down and entropy falls quickly. An update without a right answer
               trains nothing.
     Authors' names  K -> num_generations. "RFT" (2308.01825) is the same from the *initial* model, sampled once.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         select: train on every correct rollout, or on each problem's one of highest reward (best)

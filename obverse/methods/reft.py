@@ -49,6 +49,7 @@ def reft(
               are far more than a usual run: with fewer steps raise --learning_rate.
     Authors' names  vf_coef -> value_coef, kl_coef -> kl_coef, ppo_epochs -> --num_iterations, clip_range -> epsilon
               [mem].
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         sft_share: share of the run that is SFT; PPO follows
         num_generations: rollouts per problem in the PPO stage

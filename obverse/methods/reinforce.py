@@ -51,6 +51,7 @@ def reinforce(
               collection is biased.
     Authors' names  OpenRLHF: advantage_estimator=reinforce is baseline="batch", scale_rewards="batch", token_mean=True;
               verl: adv_estimator=remax is baseline="greedy", token_mean=True.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         baseline: subtract nothing, the update's mean reward, the run's mean, or the greedy answer's reward

@@ -36,6 +36,7 @@ def relift(
               it. With num_waiting far above the problems of a step, SFT is rare: it used about 13 % of the
               demonstrations. Two AdamW drift apart. A problem without a demonstration never waits.
     Authors' names  rollout.n -> num_generations, entropy_coeff -> entropy_coef.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem in RL steps
         num_waiting: unsolved problems that wait before an SFT step trains on their demonstrations

@@ -24,6 +24,7 @@ def reward_model(margin: float = 0.0, center_rewards_coefficient: float = 0.0) -
               origin without centering: take a mean off before using them. One pass over the data, a second one
               overfits [mem]. The score is at the end-of-text token: a response that was cut has none.
     Authors' names  TRL: center_rewards_coefficient; the margin is a column there.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         margin: difference of scores that a pair should have beyond 0
         center_rewards_coefficient: weight of the squared sum of a pair's scores, which centers them; 0 is off

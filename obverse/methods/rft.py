@@ -26,6 +26,7 @@ def rft(num_generations: int = 100) -> Method:
               solves is never learned. Rollouts train at the temperature that they were sampled at, here 0.7,
               where public code trains at 1. "RFT" also abbreviates reinforcement fine-tuning.
     Authors' names  K -> num_generations.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         num_generations: samples of the initial model per problem
     """

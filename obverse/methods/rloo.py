@@ -46,6 +46,7 @@ def rloo(
               update per collection. With 2 samples and beta 0 a problem has a gradient only if just one is right.
               kl_coef with kl_in_reward comes on top of beta.
     Authors' names  TRL: the same.
+    Proven    peer: TRL 1.16, RLOOTrainer (make test-parity)
     Options
         num_generations: rollouts per problem, at least 2 for a baseline
         epsilon: clip range of the importance ratio; none: no clip

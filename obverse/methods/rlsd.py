@@ -37,6 +37,7 @@ def rlsd(
               between 0.9 and 1.1: the method differs little from GRPO, by design.
     Authors' names  ms-swift: rlsd_lambda -> lam, rlsd_reweight_clip_range -> reweight_clip, rlsd_negative_only ->
               negative_only, rlsd_lambda_warmup_steps -> lam_warmup, rlsd_lambda_decay_steps -> lam_decay.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon

@@ -22,6 +22,7 @@ def sapo(num_generations: int = 8, tau_pos: float = 1.0, tau_neg: float = 1.05) 
     Pitfalls  The gate narrows slowly: r = 2 still has the weight 0.79 (times r). A problem that is never solved teaches
               nothing.
     Authors' names  verl: the same; TRL: sapo_temperature_pos -> tau_pos, sapo_temperature_neg -> tau_neg.
+    Proven    peer: TRL 1.16, GRPOTrainer with loss_type sapo (make test-parity)
     Options
         num_generations: rollouts per problem
         tau_pos: steepness of the soft clip for positive advantages

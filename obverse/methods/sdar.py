@@ -42,6 +42,7 @@ def sdar(
     Pitfalls  Equal rewards do not give zero: the gate acts on wrong answers too, and a failed group trains by it alone.
               What the teacher finds as likely as the policy rises with g = 0.5.
     Authors' names  sdar_coef, in ms-swift sdar_loss_coef -> coef; gate_beta, in ms-swift sdar_gate_beta -> gate_beta.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon

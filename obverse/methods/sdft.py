@@ -35,6 +35,8 @@ def sdft(
               A demonstration in another style than the model's makes a teacher that is sure of tokens which the policy
               never samples: then the advantage is negative nearly everywhere.
     Authors' names  TRL: teacher_model_kind base -> initial, live -> policy, ema -> average; the others have its names.
+    Proven    peer: TRL 1.16 and tinker-cookbook@9dfcc3a2c, the sampled form, in float64; the authors' code was not
+              read.
     Options
         num_generations: rollouts per problem
         teacher: weights of the teacher: initial, those of the policy as it samples, or their moving average

@@ -41,6 +41,7 @@ def sdpo(
               samples without a context leave the denominator.
     Authors' names  alpha -> distillation_alpha, is_clip -> distillation_is_clip, distillation_topk, teacher_update_rate
               and include_environment_feedback; TRL: teacher_model_kind base -> initial, live -> policy, ema -> average.
+    Proven    authors' code: lasgroup/SDPO@0e6d5106a, compute_self_distillation_loss, the sampled form, in float64.
     Options
         num_generations: rollouts per problem
         teacher: weights of the teacher: initial, those of the policy as it samples, or their moving average

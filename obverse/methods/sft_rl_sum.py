@@ -37,6 +37,7 @@ def sft_rl_sum(
               train at any reward. Published average 40.1, below SFT's 44.1 and far below LUFFY's 50.1.
     Authors' names  rollout.n -> num_generations, sft_loss_coef -> sft_coef, entropy_coeff -> entropy_coef,
               grpo_use_std -> scale_rewards, loss_remove_clip -> epsilon=None.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         sft_coef: weight of the SFT loss on demonstrations

@@ -39,6 +39,7 @@ def sft_then_rl(
               at the limit count as wrong: the first rewards of stage 2 are low. Too much SFT leaves samples alike and
               RL nothing to choose from. sft_share counts steps, or tokens where the run has a --budget.
     Authors' names  none: the papers ran two programs.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         sft_share: share of the run that is SFT; RL follows
         rl: method of the RL stage

@@ -53,6 +53,7 @@ def srft(
               are wrong, for -log of an unlikely token is unbounded. The paper's averages (59.5, 59.1) disagree with
               each other and are over 5 benchmarks: not comparable with LUFFY's and HPT's 6.
     Authors' names  w_SFT -> sft_coef, w_RL -> rl_coef (their constant factors); srft_type -> surrogate.
+    Proven    peer: the reimplementation in the repository of 2509.04419, its three parts, in float64.
     Options
         num_generations: rollouts per problem
         sft_coef: weight of SFT on demonstrations, times e^-H, H the policy's entropy

@@ -43,6 +43,7 @@ def uft(
               GRPO. beta = 0.002 gave 59.95 where 0.0005 gave 46.09 (countdown, 0.5B).
     Authors' names  sft_loss_coef -> hint_coef, kl_loss_coef -> beta, T_hint -> hint_until (a share of the run),
               rollout.n -> num_generations.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         num_generations: rollouts per problem
         beta: weight of the k3 estimate of the KL to the initial model, in the loss; 0 is off; also the default of

@@ -36,6 +36,7 @@ def una(
               where s reaches r, and with mse also where s is near the wrong end. With beta 0.01 s stays near 1/2
               while log-ratios are below some tens. A score of 1 for every demonstration takes the data for perfect.
     Authors' names  kl_coef (online script) -> beta; binary and score losses -> loss bce and mse.
+    Proven    literal objective: the code's formula, differentiated by autograd.
     Options
         beta: scale of the implicit reward, beta times the log-ratio to the initial model
         loss: distance to the target score: squared error, or cross entropy

@@ -25,6 +25,7 @@ def upft(prefix_length: int = 8, whole_share: float = 0.1) -> Method:
               beginnings train like correct ones. It sharpens what the initial model does most and adds nothing new. The
               objective falls even if answers do not get better: watch the evaluation.
     Authors' names  t -> prefix_length, p -> whole_share.
+    Proven    literal objective: the equation, differentiated by autograd.
     Options
         prefix_length: tokens at the beginning of an answer that train
         whole_share: share of the problems that train on the whole answer

@@ -73,14 +73,15 @@ def test_every_method_is_in_the_table_at_80_columns() -> None:
 
 def test_the_table_shows_the_parts() -> None:
     *_, title, row = printed(methods_table([entry("dr_grpo")])).rstrip().splitlines()
-    assert title.split() == ["dr_grpo", "2503.20783", "needs", "answers"]
+    assert title == "dr_grpo 2503.20783  needs answers; cost 16 / 8; peer"
     assert row.split() == ["rollout", "clip", "behavior", "centered", "constant"]
 
 
 def test_json_has_stable_keys() -> None:
     found = json.loads(to_json(entries()))
     assert sorted(each["name"] for each in found) == names()
-    keys = ["name", "summary", "family", "data", "paper", "terms", "turn", "lanes", "options", "components", "run"]
+    keys = ["name", "summary", "family", "data", "paper", "sources", "cost", "proven"]
+    keys += ["terms", "turn", "lanes", "options", "components", "run"]
     assert all(list(each) == keys and each["family"] in FAMILIES for each in found)
     terms = [term for each in found for term in each["terms"]]
     assert all(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from obverse.api.method_entries import FAMILIES, PROOFS
 from obverse.cli.main import main
 from obverse.cli.method_pages import INDEX, SHARED, escaped, pages, table
 from obverse.cli.method_table import Entry, entries, entry
@@ -14,7 +15,7 @@ from obverse.estimator.schedule import as_schedule
 from obverse.methods import COMPONENTS, names
 
 FOLDER = Path(__file__).parents[2] / "docs" / "methods"
-HEADINGS = ("Paper", "Equation", "Estimator", "Paper writes", "Code does", "We do", "Defaults", "Pitfalls")
+HEADINGS = ("Paper", "Equation", "Estimator", "Paper writes", "Code does", "We do", "Defaults", "Pitfalls", "Proven")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,19 @@ def test_there_is_a_page_for_everything(current: dict[str, str]) -> None:
     assert set(current) == {INDEX, SHARED, *(f"{name}.md" for name in names())}
     assert all(f"]({name}.md)" in current[INDEX] for name in names())
     assert all(f"`--{name}`" in current[SHARED] for name in COMPONENTS)
+
+
+def test_every_method_says_what_it_was_compared_with_and_what_it_costs() -> None:
+    for row in entries():
+        kind, compared = row.proof
+        assert kind in PROOFS and compared, f"{row.name}: its docstring needs an entry Proven: one of {PROOFS}"
+        assert row.family in FAMILIES and row.data and all(cost["backward"] >= 1 for cost in row.costs), row.name
+    assert entry("sft").costs == [{"forward": 1, "backward": 1, "scored_by": []}]
+    assert entry("grpo").cost == "24 / 8" and entry("grpo", {"beta": 0.0}).cost == "16 / 8"
+    assert entry("hpt").cost == "16 / 8" and entry("sft_then_rl").cost == "1 / 1, then 16 / 8"
+    assert entry("ppo", {"num_generations": 1}).cost == "4 / 2"  # its values before the update, and in it
+    assert entry("gkd").costs[0]["scored_by"] == ["teacher's distributions"]
+    assert entry("sft_then_rl").sources == ["2509.04419", "2506.19767", "2505.16984"]
 
 
 @pytest.mark.parametrize("name", names())

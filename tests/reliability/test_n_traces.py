@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from mechanisms import representatives_first
 from reliability.traces import FIGURES, FOLDER, LONG, SHORT, machine, sharp, trace
 
 from obverse import methods
@@ -55,7 +56,7 @@ def num_first_steps(method: str) -> int:
     return int(SHORT * selector.first) + 2 if isinstance(selector, InOrder) else 4
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", representatives_first(methods.names()))
 def test_n7_the_first_steps_are_the_stored_ones(method: str, model: Path, tmp_path: Path) -> None:
     compare(method, SHORT, tmp_path, model, stop_after=num_first_steps(method))
 
