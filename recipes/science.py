@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from obverse.config.sources import Layer
 from obverse.data import load_dataset
 from obverse.types import Problem
 from recipes import published
+
+Row = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -90,11 +92,16 @@ def main() -> int:
     return code
 
 
-def run(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[int, Plan]:
-    """Run the comparison with the problems of `write_data`, beside its folder; its exit code and its plan."""
+def run(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], change: Callable[[Row], Row] = dict
+) -> tuple[int, Plan]:
+    """Run the comparison with the problems of `write_data`, beside its folder; its exit code and its plan.
+
+    `change` is applied to each row of the training problems.
+    """
     config = read(CompareConfig, [Layer("command line", options), Layer("recipe", defaults)], "see recipes/science.py")
     data = data_folder(options["output_dir"])
-    write_data(data)
+    write_data(data, change)
     tests = {**TESTS, "seen": str(data / "seen.jsonl")}
     more = {
         "dataset": str(data / "train.jsonl"),
@@ -128,12 +135,12 @@ def arguments(name: str) -> dict[str, Any]:
     return given | ({"baselines": None} if "methods" in given else {})
 
 
-def write_data(folder: Path) -> None:
+def write_data(folder: Path, change: Callable[[Row], Row] = dict) -> None:
     """Write the training problems, and those with a demonstration that are also a test."""
     problems = load_dataset("arithmetic:1-6", num_problems=NUM_PROBLEMS, seed=DATA_SEED)
     folder.mkdir(parents=True, exist_ok=True)
     demonstrated = sorted(problems, key=lambda problem: problem.uniform)[:NUM_DEMONSTRATIONS]
-    write(folder / "train.jsonl", [as_row(problem, problem in demonstrated) for problem in problems])
+    write(folder / "train.jsonl", [change(as_row(problem, problem in demonstrated)) for problem in problems])
     write(folder / "seen.jsonl", [as_row(problem, False) for problem in demonstrated[:NUM_SEEN]])
 
 
