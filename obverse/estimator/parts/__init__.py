@@ -57,12 +57,16 @@ from obverse.estimator.parts.prefixes import PerPrefixToken, Prefix, PrefixReque
 from obverse.estimator.parts.propagation import Geometric, Propagated
 from obverse.estimator.parts.ratio_shaping import (
     Accepted,
+    AtLeast,
+    CenteredSurprise,
     Confident,
     Logarithm,
     LogarithmToo,
+    MixtureBehavior,
     Power,
     Saturating,
     Signed,
+    Tempered,
 )
 from obverse.estimator.parts.references import (
     Behavior,
@@ -98,6 +102,7 @@ __all__ = [
     "Always",
     "AnchorPenalty",
     "AnchorRatio",
+    "AtLeast",
     "BackToAnchor",
     "BackToBehavior",
     "Behavior",
@@ -106,6 +111,7 @@ __all__ = [
     "ByCount",
     "CappedBehavior",
     "Centered",
+    "CenteredSurprise",
     "Clip",
     "ClippedMean",
     "Confident",
@@ -134,6 +140,7 @@ __all__ = [
     "Mask",
     "Memory",
     "MixedOutcomes",
+    "MixtureBehavior",
     "Normalizer",
     "NotFallen",
     "One",
@@ -179,6 +186,7 @@ __all__ = [
     "Standardized",
     "Surprise",
     "TeacherGate",
+    "Tempered",
     "TokenClip",
     "TornHint",
     "TowardsAnchor",

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from obverse.estimator.parts.advantages import Centered
 from obverse.estimator.parts.interfaces import Mask, Part
 from obverse.estimator.tables import LOG_RATIO_LIMIT
 from obverse.types import Source
@@ -114,3 +115,67 @@ class Signed(Part):
     def __call__(self, inputs: PartInputs) -> Tensor:
         raised = self.scale * entropy_of(inputs, Source.ROLLOUT, self.level).exp()
         return raised.where(inputs.spread(inputs.samples.correct), raised.new_tensor(-1.0))
+
+
+@dataclass(frozen=True)
+class AtLeast(Part):
+    """pi_ref = max(p, trust): weight A above the trusted probability and A p / trust below it. Source: 2512.17636."""
+
+    trust: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.trust <= 1:
+            raise ValueError(f"trust is a probability above 0 and at most 1, not {self.trust:g}")
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return inputs.policy.logp.clamp(min=math.log(self.trust))
+
+
+@dataclass(frozen=True)
+class Tempered(Part):
+    """pi_ref = p^(1 - alpha): weight A p^alpha; alpha 0 is SFT, 1 DFT, below 0 it grows as p falls.
+
+    Source: 2510.00526.
+    """
+
+    alpha: float = 1.0
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return (1 - self.alpha) * inputs.policy.logp
+
+
+@dataclass(frozen=True)
+class MixtureBehavior(Part):
+    """pi_ref = ((1 + omega) pi_old + 1 - omega) / 2, the mean of pi_old and an assumed author; [T].
+
+    The author of a demonstration is unknown and taken as omega pi_old + (1 - omega): omega of its probability is the
+    policy's, the rest certain. Source: RL-PLUS, 2508.00222, omega 0.5 in the authors' code.
+    """
+
+    omega: float = 0.5
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.omega <= 1:
+            raise ValueError(f"omega is between 0 and 1, not {self.omega:g}")
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return (((1 + self.omega) * inputs.tokens.behavior.exp() + 1 - self.omega) / 2).log()
+
+
+@dataclass(frozen=True)
+class CenteredSurprise(Part):
+    """A = (R - mean(R)) (1 - p)^gamma, the group's centered reward times a bonus for unlikely tokens; [T].
+
+    Source: RL-PLUS, 2508.00222.
+    """
+
+    gamma: float = 0.5
+    needs: ClassVar[frozenset[str]] = frozenset({"reward", "group"})
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0:
+            raise ValueError(f"gamma must be at least 0, not {self.gamma:g}")
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return Centered()(inputs) * (-inputs.policy.logp.expm1()).clamp(min=0) ** self.gamma
