@@ -10,7 +10,8 @@ from obverse.models.batch import Update
 from obverse.training.divergence_target import comparison_of
 from obverse.training.learners import Learner
 from obverse.training.prepared_update import PromptReaders, fill_logprobs, prepare_update
-from obverse.training.update import Streams, forward
+from obverse.training.streams import Streams, forward
+from obverse.training.whole_update import whole_update
 
 
 class ForwardPass(NamedTuple):
@@ -26,10 +27,13 @@ def forward_passes(learner: Learner, update: Update, progress: float) -> Iterato
     For gradients, call backward on each micro batch before the next one is requested, and read them after the last.
     """
     prepared, readers = prepare_update(learner, update, is_repeated=False), PromptReaders(learner)
-    for micro in prepared.micros:
+    whole = whole_update(learner, prepared, progress)
+    for number, micro in enumerate(prepared.micros):
         streams = forward(learner, micro, readers.policy, comparison=comparison_of(learner, micro, readers))
         detached, tokens = streams.detached(), micro.tokens
-        if not prepared.is_frozen:
+        if whole is not None:
+            tokens = whole.tokens[number]
+        elif not prepared.is_frozen:
             tokens = fill_logprobs(micro, detached.logp, learner, readers, prepared.is_unmoved)
-        yield ForwardPass(PartInputs(tokens, prepared.samples, detached, progress), streams)
+        yield ForwardPass(PartInputs(tokens, prepared.samples, detached, progress, whole and whole.inputs), streams)
     readers.policy.finish()

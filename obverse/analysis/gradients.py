@@ -240,7 +240,7 @@ def vector(learner: Learner, update: Update | None, progress: float, terms: Sequ
     if update is not None:
         model.zero_grad()
         for inputs, streams in forward_passes(learner, update, progress):
-            loss_of(streams, inputs.tokens, inputs.samples, terms, progress).backward()
+            loss_of(streams, inputs.tokens, inputs.samples, terms, progress, inputs.update).backward()
     total = sum(parameter.numel() for parameter in parameters)
     size = min(sketch, total) if sketch else total
     total_gradient = torch.zeros(size)

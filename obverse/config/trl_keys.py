@@ -100,7 +100,6 @@ RULES: Mapping[str, Rule] = {
     "accelerate_config": Refused(PROCESSES),
     "importance_sampling_level": Fixed(("token",), OTHER_METHOD),
     "mask_truncated_completions": Fixed(OFF, "completions that were cut off train too: see overlong_factor"),
-    "top_entropy_quantile": Fixed(("1",), "every token is trained: write 1.0"),
     "use_adaptive_entropy": Fixed(OFF, "entropy_coef is constant"),
     "multi_objective_aggregation": Fixed(("sum_then_normalize",), "rewards are added, then normalized"),
     "off_policy_mask_threshold": Fixed(("none",), OTHER_METHOD),

@@ -22,6 +22,7 @@ COLUMNS_BY_NEED: dict[str, tuple[str, ...]] = {
     "value": ("tokens.value",),
     "returns": ("tokens.returns",),
     "entropy": ("policy.entropy",),
+    "update": ("update",),
     "reward": ("samples.reward", "samples.correct"),  # one grade gives both
     "correct": ("samples.reward", "samples.correct"),
 }
@@ -53,6 +54,7 @@ _HINTS = {
     "policy.value": 'only a scalar head fills it: give the Method a term with on="value" or on="score"',
     "policy.divergence": "it compares whole distributions with a target's, which are computed in training only",
     "policy.logp": "a reward model has a scalar head and no log-probs, and is_policy_independent parts read none",
+    "update": "a first pass over all micro batches and ranks computes it, in training only",
     "policy.entropy": "no distribution is computed at this point",
 }
 

@@ -54,6 +54,7 @@ def scoring_passes(method: Method, is_repeated: bool = False) -> list[str]:
         "teacher's distributions": method.compares_with("teacher"),
         "policy before its first step": freezes and any(method.reads_behavior(source) for source in off_policy),
     }
+    passes["first pass over the update"] = method.reads_update
     return [name for name, is_made in passes.items() if is_made]
 
 

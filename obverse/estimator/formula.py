@@ -197,15 +197,21 @@ def loss(
     progress: float = 0.0,
     value: Tensor | None = None,
     divergence: Tensor | None = None,
+    update: PartInputs | None = None,
 ) -> Tensor:
     """The scalar loss of a micro batch; its gradient flows to `logp`, `entropy`, a scalar head's `value` and the
     `divergence` from a target, [T] each.
+
+    `update` has the tokens and policy outputs of the whole update, for methods with parts that need them (`needs` has
+    "update"); None if the micro batch is the update. ConfigError if it is needed and missing.
 
     The gradient is that of the published loss, the value is not: it is the surrogate's.
     """
     terms = tuple(terms)
     value = _missing("policy.value", logp) if value is None else value
-    inputs = PartInputs(tokens, samples, PolicyOutputs(logp.detach(), entropy.detach(), value.detach()), progress)
+    inputs = PartInputs(
+        tokens, samples, PolicyOutputs(logp.detach(), entropy.detach(), value.detach()), progress, update
+    )
     total = -(coefficient(inputs, terms) * logp).sum()
     streams: dict[Stream, Tensor] = {"entropy": entropy, "value": value, "score": value}
     if any(term.on == "divergence" for term in terms):

@@ -53,12 +53,14 @@ class Method:
                     f"a term on {term.source.label} tokens needs the column 'sampler', which only rollouts have"
                 )
         for shaping in self.shaping:
-            if unavailable := shaping.needs & {"entropy", *WRITTEN_BY_CRITIC}:
+            if unavailable := shaping.needs & {"entropy", "update", *WRITTEN_BY_CRITIC}:
                 raise ValueError(
                     f"{type(shaping).__name__} shapes the reward before the update and needs "
                     f"{sorted(unavailable)[0]!r}, which is computed during it: a shaping may need behavior, anchor, "
                     "sampler, reward and correct"
                 )
+        if self.reads_update and not self.trains_policy:
+            raise ValueError("a part needs 'update', the policy's outputs over the whole update, and none is trained")
         self._check_teacher()
         if self.memory is None and any("memory" in part_needs(part) for part in self.readers):
             raise ValueError(
@@ -111,6 +113,11 @@ class Method:
             or self.compares_with("anchor")
             or (self.teacher is not None and self.teacher.who == "initial")
         )
+
+    @property
+    def reads_update(self) -> bool:
+        """Whether a part reads the policy's outputs over the whole update, which a first pass computes."""
+        return self.needs("update")
 
     @property
     def needs_whole_groups(self) -> bool:

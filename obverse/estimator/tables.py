@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from obverse.estimator.columns import MissingColumn, visible_columns
+from obverse.estimator.columns import MissingColumn, part_needs, visible_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,12 +97,42 @@ class PartInputs(NamedTuple):
     samples: Samples
     policy: PolicyOutputs
     progress: float = 0.0  # fraction of the run that is done, 0 to 1
+    # The trained tokens of the whole update, of all micro batches and ranks, by sample and position, with the policy
+    # outputs before this optimizer step. None: these inputs are the whole update.
+    update: Any = None
+
+    def whole_update(self) -> PartInputs:
+        """The inputs of the whole update; ConfigError if they were not computed and this is a part of it."""
+        if isinstance(self.update, PartInputs):
+            return self.update
+        if isinstance(self.update, MissingColumn):
+            raise self.update.error()
+        if len(self.tokens) != int(self.samples.counts.sum()):
+            raise MissingColumn("update", self.policy.logp).error()
+        return self
+
+    def from_update(self, per_token: Tensor) -> Tensor:
+        """[U] -> [T]: the values of this micro batch's tokens among those of the whole update."""
+        update = self.whole_update()
+        if update is self:
+            return per_token
+        stride = int(update.tokens.position.max()) + 1
+        keys = update.tokens.sample * stride + update.tokens.position
+        index = keys.new_zeros(int(keys.max()) + 1)
+        index[keys] = keys.new_ones(len(keys)).cumsum(0) - 1
+        return per_token[index[self.tokens.sample * stride + self.tokens.position]]
 
     def visible_to(self, part: object, has_logp: bool = True) -> PartInputs:
         """The inputs with the columns that `part` declares in its `needs`, and those that every update has.
 
         Reading any other column raises ConfigError. `has_logp` False hides logp and entropy, which a scalar head lacks.
         """
+        hidden = MissingColumn("update", self.policy.logp, part)
+        if "update" not in part_needs(part):
+            return self._visible_columns(part, has_logp, hidden)
+        return self._visible_columns(part, has_logp, self.whole_update()._visible_columns(part, has_logp, hidden))
+
+    def _visible_columns(self, part: object, has_logp: bool, update: PartInputs | MissingColumn) -> PartInputs:
         outputs = visible_columns(part, "policy", self.policy._asdict())
         if outputs["value"] is None:
             outputs["value"] = MissingColumn("policy.value", self.policy.logp, part)
@@ -110,7 +140,7 @@ class PartInputs(NamedTuple):
             outputs |= {name: MissingColumn(f"policy.{name}", self.policy.logp, part) for name in ("logp", "entropy")}
         tokens = _copy(self.tokens, visible_columns(part, "tokens", vars(self.tokens)))
         samples = _copy(self.samples, visible_columns(part, "samples", vars(self.samples)))
-        return PartInputs(tokens, samples, PolicyOutputs(**outputs), self.progress)
+        return PartInputs(tokens, samples, PolicyOutputs(**outputs), self.progress, update)
 
     def spread(self, per_sample: Tensor) -> Tensor:
         """[S] -> [T]: the value of each token's sample."""

@@ -12,7 +12,15 @@ from obverse.errors import ConfigError
 from obverse.estimator.columns import part_needs
 from obverse.estimator.formula import Term, entropy_bonus
 from obverse.estimator.method import Method
-from obverse.estimator.parts import AnchorPenalty, BackToAnchor, Corrected, Overlong, PerToken, TowardsAnchor
+from obverse.estimator.parts import (
+    AnchorPenalty,
+    BackToAnchor,
+    Corrected,
+    Overlong,
+    PerToken,
+    TopEntropy,
+    TowardsAnchor,
+)
 from obverse.estimator.parts.mismatch import Correction
 from obverse.estimator.parts.penalties import Estimator
 from obverse.types import Source
@@ -27,6 +35,7 @@ TEXTS = {
     "max_completion_length": "that limit: in a run the run's own --max_completion_length",
     "importance_sampling": "weigh rollout tokens by the ratio of trainer to sampler, for --sampler vllm",
     "importance_sampling_cap": "cap at which that ratio is truncated or masked",
+    "top_entropy_quantile": "fraction of rollout tokens, those of highest entropy, that keep their gradient; 1 is all",
 }
 
 
@@ -41,6 +50,7 @@ def compose(
     max_completion_length: int = 512,
     importance_sampling: Correction = "none",
     importance_sampling_cap: float = 2.0,
+    top_entropy_quantile: float = 1.0,
 ) -> Method:
     """The method with components that any method may have; all of them are off by default.
 
@@ -54,6 +64,9 @@ def compose(
         eq. 13). overlong_cache_length is C; none is a fifth of L. L is the run's max_completion_length.
     importance_sampling  weighs rollout tokens by pi_trainer / pi_sampler when the sampler is another program: token_
         or sequence_, _truncate or _mask at importance_sampling_cap (TRL's names; 2.0 is verl's token cap).
+    top_entropy_quantile  keeps the policy gradient of the rollout tokens of highest entropy only, this fraction of the
+        update's (2506.01939 has 0.2; TRL's name). Denominators, KL terms and the entropy bonus do not change. The
+        quantile is that of the whole update, over all micro batches and ranks: it costs a first forward pass.
 
     Raises ConfigError for k1 in the loss, for a component that has no effect, and for values out of range.
     """
@@ -82,6 +95,13 @@ def compose(
         terms = tuple(_corrected(term, importance_sampling, importance_sampling_cap) for term in terms)
         if terms == method.terms:
             raise ConfigError("importance_sampling corrects a policy gradient, and this method has none on rollouts")
+    if not 0 < top_entropy_quantile <= 1:
+        raise ConfigError(f"top_entropy_quantile must be above 0 and at most 1, not {top_entropy_quantile:g}")
+    if top_entropy_quantile < 1:
+        gated = tuple(_gated(term, top_entropy_quantile) for term in terms)
+        if gated == terms:
+            raise ConfigError("top_entropy_quantile masks a policy gradient, and this method has none on rollouts")
+        terms = gated
     if overlong_factor:
         cache = max(1, max_completion_length // 5) if overlong_cache_length is None else overlong_cache_length
         shaping = (*shaping, Overlong(max_completion_length, cache, overlong_factor))
@@ -98,8 +118,16 @@ def compose(
     return replace(method, terms=terms, shaping=shaping)
 
 
+def _gated(term: Term, top: float) -> Term:
+    """The term with its mask restricted to the tokens of highest entropy, if it is a policy gradient on rollouts."""
+    return replace(term, mask=TopEntropy(term.mask, top)) if _is_policy_gradient(term) else term
+
+
+def _is_policy_gradient(term: Term) -> bool:
+    """Whether the term is on the log-probs of rollout tokens, and no KL to the initial model."""
+    return term.source is Source.ROLLOUT and term.on == "logp" and "anchor" not in term.advantage.needs
+
+
 def _corrected(term: Term, mode: Correction, cap: float) -> Term:
-    """The term with the correction in its mask; unchanged if it is a KL or not on the log-probs of rollout tokens."""
-    if term.source is not Source.ROLLOUT or term.on != "logp" or "anchor" in term.advantage.needs:
-        return term
-    return replace(term, mask=Corrected(term.mask, mode, cap))
+    """The term with the correction in its mask, if it is a policy gradient on rollouts."""
+    return replace(term, mask=Corrected(term.mask, mode, cap)) if _is_policy_gradient(term) else term

@@ -71,8 +71,9 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     method, policy = learner.method, learner.policy
     samples = update.samples.to(policy.device)
     is_frozen = is_repeated or bool(method.shaping) or method.critic is not None
-    rows = None  # all of them: a memory observes every sample, and shaping changes all rewards
-    if method.memory is None and not method.shaping:
+    # all of them: a memory observes every sample, shaping changes all rewards, and the whole update is compared
+    rows = None
+    if method.memory is None and not method.shaping and not method.reads_update:
         rows = set((~has_zero_gradient(samples, method.terms)).nonzero()[:, 0].tolist())
     is_shared = shares_prompts(learner, update)
     if not learner.process_group.is_alone:

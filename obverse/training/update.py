@@ -8,27 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from obverse.distributed.fsdp import is_sharded
 from obverse.distributed.process_group import ProcessGroup
-from obverse.estimator.columns import MissingColumn
-from obverse.estimator.formula import KnownGradients, Term, known_gradients, loss, masked
-from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
+from obverse.estimator.formula import Term, known_gradients, loss, masked
+from obverse.estimator.tables import PartInputs, Samples, Tokens
 from obverse.models.batch import Micro
-from obverse.models.fused_divergence import Comparison
-from obverse.models.policy import compared_logprobs, logprobs, mixed_embeddings, scalars
-from obverse.models.shared_prefix import SharedPrefix
 from obverse.runtime.callbacks import Watcher
 from obverse.training.divergence_target import comparison_of
 from obverse.training.learners import Learner
 from obverse.training.metrics import Row, UpdateMetrics
 from obverse.training.optimizer import Optimizer
 from obverse.training.prepared_update import PreparedUpdate, PromptReaders, fill_logprobs
+from obverse.training.streams import Streams, forward
 from obverse.training.train_inference_kl import logprobs_under
+from obverse.training.whole_update import whole_update
 
 
 class UpdateResult(NamedTuple):
@@ -79,6 +77,7 @@ class BackwardPass:
         self.metrics = UpdateMetrics()
         self.observed: Tensor | None = None
         self.is_sharded = is_sharded(learner.policy.model)
+        self.whole = whole_update(learner, update, progress)
 
     def run(self, micro: Micro, number: int) -> None:
         """Add the gradient and the metrics of micro batch `number` of the update."""
@@ -91,16 +90,19 @@ class BackwardPass:
             streams = forward(learner, micro, self.readers.policy, known, comparison)
         detached = streams.detached()
         tokens = micro.tokens
-        if not update.is_frozen:
+        if self.whole is not None:
+            tokens = self.whole.tokens[number]
+        elif not update.is_frozen:
             tokens = fill_logprobs(micro, detached.logp, learner, self.readers, update.is_unmoved)
         if micro.is_padding:
             zero_graph_anchor(streams).backward()
             self._restricted_logprobs(micro, number)  # a collective forward pass under FSDP
             return
-        value = loss_of(streams, tokens, update.samples, terms, self.progress)
+        whole = None if self.whole is None else self.whole.inputs
+        value = loss_of(streams, tokens, update.samples, terms, self.progress, whole)
         total = value + zero_graph_anchor(streams) if self.is_sharded else value
         self.router_loss.added_to(total, router_logits, micro).backward()
-        self._measure(PartInputs(tokens, update.samples, detached, self.progress), value, micro, number)
+        self._measure(PartInputs(tokens, update.samples, detached, self.progress, whole), value, micro, number)
         if streams.divergence is not None:
             self.metrics.add_divergence(streams.divergence, tokens, terms)
 
@@ -228,52 +230,14 @@ def sum_gradients(process_group: ProcessGroup, optimizer: Optimizer) -> None:
     process_group.sum_(parameter.grad for parameter in with_gradient if parameter.grad is not None)
 
 
-class Streams(NamedTuple):
-    """What terms multiply by coefficients at the trained tokens, with graphs; [T] each.
-
-    `value` is unfilled without a scalar head, `divergence` None without a target.
-    """
-
-    logp: Tensor
-    entropy: Tensor
-    value: Tensor
-    divergence: Tensor | None = None
-
-    def detached(self) -> PolicyOutputs:
-        """The outputs that parts read."""
-        return PolicyOutputs(self.logp.detach(), self.entropy.detach(), self.value.detach())
-
-
-def loss_of(streams: Streams, tokens: Tokens, samples: Samples, terms: Sequence[Term], progress: float) -> Tensor:
+def loss_of(
+    streams: Streams,
+    tokens: Tokens,
+    samples: Samples,
+    terms: Sequence[Term],
+    progress: float,
+    update: PartInputs | None = None,
+) -> Tensor:
     """The scalar loss of a micro batch; see `obverse.estimator.formula.loss`."""
-    return loss(tokens, samples, streams.logp, streams.entropy, terms, progress, streams.value, streams.divergence)
-
-
-def forward(
-    learner: Learner,
-    micro: Micro,
-    reader: SharedPrefix | None = None,
-    known: KnownGradients | None = None,
-    comparison: Comparison | None = None,
-) -> Streams:
-    """The outputs of the models for a micro batch, with graphs.
-
-    `known` are the loss's gradients, where they are known before the outputs are computed. `comparison` has the target
-    of the method's divergence; without it no divergence is computed.
-    """
-    method, policy = learner.method, learner.policy
-    logp = entropy = micro.tokens.behavior.new_zeros(len(micro.tokens))
-    value: Any = MissingColumn("policy.value", logp)
-    divergence, has_bonus = None, "entropy" in method.streams
-    if method.trains_policy and comparison is not None:
-        logp, entropy, divergence = compared_logprobs(policy, micro, comparison, has_bonus, reader, known)
-    elif method.trains_policy:
-        embeddings = None
-        if method.inputs is not None and learner.table is not None:
-            embeddings = mixed_embeddings(policy, micro, method.inputs, learner.table)
-        logp, entropy = logprobs(policy, micro, has_bonus, embeddings, reader, known and known.logp)
-    if "value" in method.streams and learner.critic is not None:
-        value = learner.critic.values(micro)
-    if "score" in method.streams:
-        value = scalars(policy.model, micro, after=True)
-    return Streams(logp, entropy, value, divergence)
+    logp, entropy, value, divergence = streams
+    return loss(tokens, samples, logp, entropy, terms, progress, value, divergence, update)

@@ -30,8 +30,9 @@ from obverse.training.metrics import PhaseTimer
 from obverse.training.prepared_update import PromptReaders, prepare_updates
 from obverse.training.rollout_phase import Rollouts
 from obverse.training.setup import prepare
+from obverse.training.streams import forward
 from obverse.training.teacher_scores import score_rollouts
-from obverse.training.update import forward
+from obverse.training.whole_update import whole_update
 from obverse.types import Source
 
 NAMES = methods.names()
@@ -92,10 +93,11 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
         each = replace(learner, policy=policy, micro_batch_tokens=budget, table=table)
         (made,) = prepare_updates(each, [update], is_repeated=True)
         assert made is not None
-        readers = PromptReaders(each)
+        readers, update_outputs = PromptReaders(each), whole_update(each, made, 0.0)
+        of_update = None if update_outputs is None else update_outputs.inputs
         for micro in made.micros:
             outputs = forward(each, micro, readers.policy, comparison=comparison_of(each, micro, readers))
-            streams = {"value": outputs.value, "divergence": outputs.divergence}
+            streams = {"value": outputs.value, "divergence": outputs.divergence, "update": of_update}
             loss(micro.tokens, made.samples, outputs.logp, outputs.entropy, method.terms, **streams).backward()
         readers.policy.finish()
         parameters = [parameter for network in networks for parameter in network.parameters()]

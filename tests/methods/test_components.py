@@ -54,7 +54,7 @@ def test_every_method_has_the_options_once(name: str) -> None:
     found = list(methods.parameters(methods.find(name)))
     assert set(methods.COMPONENTS) == {
         "kl_coef", "kl_estimator", "kl_in_reward", "entropy_coef", "importance_sampling", "importance_sampling_cap",
-        "overlong_factor", "overlong_cache_length", "max_completion_length",
+        "overlong_factor", "overlong_cache_length", "max_completion_length", "top_entropy_quantile",
     }  # fmt: skip
     assert set(methods.COMPONENTS) <= set(found) and len(found) == len(set(found))
 

@@ -30,7 +30,7 @@ from obverse.models.policy import as_policy, logprobs
 from obverse.models.shared_prefix import SharedPrefix
 from obverse.training.learners import Learner
 from obverse.training.prepared_update import prepare_update
-from obverse.training.update import forward
+from obverse.training.streams import forward
 from obverse.types import Group, Sample
 
 disable_progress_bars()

@@ -42,6 +42,7 @@ from obverse.estimator.parts.interfaces import (
 from obverse.estimator.parts.masks import Always, Clip, DoubleClip, NotFallen, Soft, TokenClip
 from obverse.estimator.parts.mismatch import Corrected
 from obverse.estimator.parts.normalizers import Constant, PerSample, PerSequence, PerToken
+from obverse.estimator.parts.over_update import ClipCovariance, CovariancePenalty, SecondMomentClip, TopEntropy
 from obverse.estimator.parts.own_group import OwnCentered, OwnStandardized
 from obverse.estimator.parts.pairs import ImplicitScore, PerPair, Preferred, Ranked
 from obverse.estimator.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
@@ -113,6 +114,7 @@ __all__ = [
     "Centered",
     "CenteredSurprise",
     "Clip",
+    "ClipCovariance",
     "ClippedMean",
     "Confident",
     "Constant",
@@ -120,6 +122,7 @@ __all__ = [
     "Contrast",
     "CorrectOnly",
     "Corrected",
+    "CovariancePenalty",
     "Demonstrated",
     "DistinctCorrect",
     "DoubleClip",
@@ -174,6 +177,7 @@ __all__ = [
     "RunningMean",
     "SampleSelector",
     "Saturating",
+    "SecondMomentClip",
     "SequenceAnchorRatio",
     "SequenceMean",
     "SequenceProduct",
@@ -188,6 +192,7 @@ __all__ = [
     "TeacherGate",
     "Tempered",
     "TokenClip",
+    "TopEntropy",
     "TornHint",
     "TowardsAnchor",
     "TowardsTeacher",
