@@ -38,6 +38,7 @@ class PreparedUpdate:
     num_rows: int
     is_frozen: bool
     is_unmoved: bool  # the rollouts are the current policy's own: every ratio to their behavior is 1
+    without_gradient: Sequence[Micro] = ()  # the other samples, where a part reads the policy over the whole update
 
 
 class PromptReaders:
@@ -71,10 +72,11 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     method, policy = learner.method, learner.policy
     samples = update.samples.to(policy.device)
     is_frozen = is_repeated or bool(method.shaping) or method.critic is not None
-    # all of them: a memory observes every sample, shaping changes all rewards, and the whole update is compared
-    rows = None
-    if method.memory is None and not method.shaping and not method.reads_update:
+    rows: set[int] | None = None  # all of them: a memory observes every sample, and shaping changes all rewards
+    others: set[int] = set()
+    if method.memory is None and not method.shaping:
         rows = set((~has_zero_gradient(samples, method.terms)).nonzero()[:, 0].tolist())
+        others = set(range(len(samples))) - rows if method.reads_update else set()
     is_shared = shares_prompts(learner, update)
     if not learner.process_group.is_alone:
         rows = rows_of_rank(learner.process_group, update, rows, is_shared)
@@ -94,7 +96,24 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
         shaped_micros, samples = _shape_rewards(learner, micros[:num_micros], samples)
         micros = shaped_micros + micros[num_micros:]
     is_unmoved = learner.samples_itself and not is_frozen and not method.needs("sampler")
-    return PreparedUpdate(samples, micros, num_rows, is_frozen, is_unmoved)
+    without_gradient = _micros_without_gradient(learner, update, others, is_shared, is_frozen) if others else []
+    return PreparedUpdate(samples, micros, num_rows, is_frozen, is_unmoved, without_gradient)
+
+
+def _micros_without_gradient(
+    learner: Learner, update: Update, rows: set[int], is_shared: bool, is_frozen: bool
+) -> list[Micro]:
+    """Micro batches of `rows`, the samples whose gradient is zero: their policy outputs count in the whole update."""
+    if not learner.process_group.is_alone:
+        rows = rows_of_rank(learner.process_group, update, rows, is_shared)
+    pads_prompts = learner.policy.pads_prompts
+    micros = [*update.micros(learner.micro_batch_tokens, False, is_shared, rows, pads_prompts)]
+    micros += padding_microbatches(learner, update, len(micros))
+    micros = [micro.to(learner.policy.device) for micro in micros]
+    if not is_frozen:
+        return micros
+    readers = PromptReaders(learner)
+    return [replace(micro, tokens=fill_logprobs(micro, None, learner, readers)) for micro in micros]
 
 
 def _behind_teacher_prompts(learner: Learner, update: Update, micro: Micro) -> Micro:

@@ -34,16 +34,15 @@ class WholeUpdate(NamedTuple):
 def whole_update(learner: Learner, update: PreparedUpdate, progress: float) -> WholeUpdate | None:
     """Run the policy over all micro batches and gather its outputs from all ranks, which call this together.
 
-    None where no part reads them, or where the only micro batch of the only rank is the update. The micro batches of
-    `update` must hold all of its samples, also those whose gradient is zero. The columns of the tokens are filled on
-    the way, so that the update itself need not do it again.
+    None where no part reads them, or where the only micro batch of the only rank is the update. Samples whose gradient
+    is zero are run too. The columns of the tokens are filled on the way, so that the update need not do it again.
     """
-    if not learner.method.reads_update or (learner.process_group.is_alone and len(update.micros) == 1):
+    if not learner.method.reads_update or (learner.process_group.is_alone and is_whole(update)):
         return None
     readers = PromptReaders(learner)
     filled: list[Tokens] = []
     tables: list[dict[str, Tensor]] = []
-    for micro in update.micros:
+    for micro in (*update.micros, *update.without_gradient):
         streams = forward(learner, micro, readers.policy)
         tokens = micro.tokens
         if not update.is_frozen:
@@ -52,7 +51,12 @@ def whole_update(learner: Learner, update: PreparedUpdate, progress: float) -> W
         if not micro.is_padding:
             columns = {column.name: getattr(tokens, column.name) for column in fields(Tokens)}
             tables.append(columns | {"logp": streams.logp, "entropy": streams.entropy})
-    return WholeUpdate(_gathered(learner.process_group, update, tables, progress), filled)
+    return WholeUpdate(_gathered(learner.process_group, update, tables, progress), filled[: len(update.micros)])
+
+
+def is_whole(update: PreparedUpdate) -> bool:
+    """Whether one micro batch holds all tokens of the update."""
+    return len(update.micros) == 1 and len(update.micros[0].tokens) == int(update.samples.counts.sum())
 
 
 def _gathered(

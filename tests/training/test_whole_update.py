@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from exam.batches import groups, numbers
@@ -23,6 +21,7 @@ from obverse.models.policy import as_policy
 from obverse.training import update as update_module
 from obverse.training.prepared_update import prepare_update
 from obverse.training.update import BackwardPass
+from obverse.training.whole_update import whole_update
 from obverse.types import Source
 
 MASKS = {
@@ -63,11 +62,12 @@ def test_a_sample_without_a_gradient_is_part_of_the_update() -> None:
         ask=Request(3), terms=(Term(Source.ROLLOUT, Reward(), mask=TopEntropy(Clip(), 0.5), normalizer=PerToken()),)
     )
     model = tiny_model("qwen2", tiny_tokenizer("qwen2")).double()
-    prepared = prepare_update(learner_of(method, as_policy(model), None, 30), packed, is_repeated=False)
-    assert sum(len(micro.tokens) for micro in prepared.micros) == packed.num_tokens
-    plain = replace(method, terms=(replace(method.terms[0], mask=Clip()),))
-    prepared = prepare_update(learner_of(plain, as_policy(model), None, 30), packed, is_repeated=False)
+    learner = learner_of(method, as_policy(model), None, 30)
+    prepared = prepare_update(learner, packed, is_repeated=False)
     assert sum(len(micro.tokens) for micro in prepared.micros) < packed.num_tokens
+    whole = whole_update(learner, prepared, 0.0)
+    assert whole is not None and len(whole.inputs.tokens) == packed.num_tokens
+    assert len(whole.tokens) == len(prepared.micros)
 
 
 def test_the_quantile_is_that_of_torch() -> None:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 # So that the sampling log-probs of two tokens at one position of a problem's samples give unrelated fractions.
 FRACTION_SCALE = 1e4
-# Relative difference of a token's log-ratio in the first pass and in the update, which are two forward passes.
+# Relative difference up to which two numbers count as equal. Tokens behind equal texts, as the first ones of a problem's
+# samples, have equal entropies, which rounding must not put on two sides of a threshold; and a token's log-ratio in the
+# first pass and in the update come from two forward passes.
 ROUNDING = 1e-5
 
 
@@ -80,7 +82,7 @@ class TopEntropy(Mask):
         rollout, entropy = is_rollout(update), update.policy.entropy
         if not bool(rollout.any()):
             return mask
-        is_high = entropy >= quantile(entropy[rollout], 1 - self.top)
+        is_high = entropy >= quantile(entropy[rollout], 1 - self.top) * (1 - ROUNDING)
         return mask * inputs.from_update(is_high).to(mask.dtype)
 
 
@@ -147,7 +149,7 @@ class CovariancePenalty(Part):
         if not bool(rollout.any()):
             return -drift * 0
         largest = value[rollout].topk(num_selected(self.share, int(rollout.sum()))).values.min()
-        return -drift * inputs.from_update(rollout & (value >= largest) & (value > 0)).to(drift.dtype)
+        return -drift * inputs.from_update(rollout & (value >= largest * (1 - ROUNDING)) & (value > 0)).to(drift.dtype)
 
 
 @dataclass(frozen=True)
