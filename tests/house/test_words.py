@@ -14,7 +14,12 @@ VAGUE_FILES = {"util", "utils", "helper", "helpers", "common", "misc", "manager"
 VAGUE_CLASS = re.compile(r"^Base(?=[A-Z]|$)|Impl$|Manager|Helper|Util")
 COUNT = re.compile(r"^n_[a-z]|^num[A-Z]|_count$|_cnt$")  # counts are num_*
 
-METHODS = sorted(path.stem for path in (PACKAGE / "methods").glob("*.py") if not path.stem.startswith("_"))
+ORDINARY = {"real"}  # a method, and a word of mathematics: real numbers, real roots
+METHODS = sorted(
+    path.stem
+    for path in (PACKAGE / "methods").glob("*.py")
+    if not path.stem.startswith("_") and path.stem not in ORDINARY
+)
 LAST_BLIND = ORDER["comparison"]  # the packages after it show the words to users
 # (module, method name): why it may say it.
 MAY_NAME = {

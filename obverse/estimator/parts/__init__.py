@@ -8,6 +8,15 @@ from obverse.estimator.parts.distillation import (
     TeacherGate,
     TowardsTeacher,
 )
+from obverse.estimator.parts.group_baselines import (
+    BestMargin,
+    LengthCentered,
+    PassAtK,
+    RelativeToMean,
+    RightOrWrong,
+    WhitenedCentered,
+)
+from obverse.estimator.parts.group_classification import Classified
 from obverse.estimator.parts.hints import (
     AgainstUnhinted,
     BinomialHint,
@@ -39,9 +48,18 @@ from obverse.estimator.parts.interfaces import (
     Shaping,
     Weight,
 )
-from obverse.estimator.parts.masks import Always, Clip, DoubleClip, NotFallen, Soft, TokenClip
+from obverse.estimator.parts.masks import (
+    Always,
+    BinaryKL,
+    Clip,
+    DoubleClip,
+    NotFallen,
+    ProbabilityChange,
+    Soft,
+    TokenClip,
+)
 from obverse.estimator.parts.mismatch import Corrected
-from obverse.estimator.parts.normalizers import Constant, PerSample, PerSequence, PerToken
+from obverse.estimator.parts.normalizers import Constant, PerGroup, PerSample, PerSequence, PerToken
 from obverse.estimator.parts.over_update import ClipCovariance, CovariancePenalty, SecondMomentClip, TopEntropy
 from obverse.estimator.parts.own_group import OwnCentered, OwnStandardized
 from obverse.estimator.parts.pairs import ImplicitScore, PerPair, Preferred, Ranked
@@ -73,6 +91,7 @@ from obverse.estimator.parts.references import (
     Behavior,
     CappedBehavior,
     ClippedMean,
+    GammaWeighted,
     ImplicitNegative,
     Itself,
     SequenceMean,
@@ -86,6 +105,7 @@ from obverse.estimator.parts.selection import (
     Demonstrated,
     DistinctCorrect,
     Everything,
+    IncorrectOnly,
     MixedOutcomes,
     OwnOrDemonstrated,
     Request,
@@ -107,12 +127,15 @@ __all__ = [
     "BackToAnchor",
     "BackToBehavior",
     "Behavior",
+    "BestMargin",
     "BestOf",
+    "BinaryKL",
     "BinomialHint",
     "ByCount",
     "CappedBehavior",
     "Centered",
     "CenteredSurprise",
+    "Classified",
     "Clip",
     "ClipCovariance",
     "ClippedMean",
@@ -128,14 +151,17 @@ __all__ = [
     "DoubleClip",
     "Doubt",
     "Everything",
+    "GammaWeighted",
     "Geometric",
     "GreedyMix",
     "GreedyReward",
     "ImplicitNegative",
     "ImplicitScore",
+    "IncorrectOnly",
     "Itself",
     "JensenShannon",
     "LeaveOneOut",
+    "LengthCentered",
     "Linear",
     "LogPartition",
     "Logarithm",
@@ -154,7 +180,9 @@ __all__ = [
     "OwnStandardized",
     "PairedAdvantage",
     "Part",
+    "PassAtK",
     "Pearson",
+    "PerGroup",
     "PerPair",
     "PerPrefixToken",
     "PerSample",
@@ -165,14 +193,17 @@ __all__ = [
     "Prefix",
     "PrefixRequest",
     "PrefixWeighted",
+    "ProbabilityChange",
     "Propagated",
     "Ranked",
     "Redistributed",
+    "RelativeToMean",
     "Request",
     "RequestFunction",
     "Rest",
     "Reward",
     "Right",
+    "RightOrWrong",
     "RiseAndFall",
     "RunningMean",
     "SampleSelector",
@@ -202,6 +233,7 @@ __all__ = [
     "WarmCosine",
     "Weight",
     "Whitened",
+    "WhitenedCentered",
     "Written",
     "Wrong",
 ]

@@ -95,14 +95,18 @@ class Whitened(Part):
     is_policy_independent: ClassVar[bool] = True
 
     def __call__(self, inputs: PartInputs) -> Tensor:
-        reward = inputs.samples.reward
-        counts = inputs.samples.counts[:, int(Source.ROLLOUT)].to(reward.dtype)
+        values = self.values(inputs)
+        counts = inputs.samples.counts[:, int(Source.ROLLOUT)].to(values.dtype)
         num_tokens = counts.sum().clamp(min=1)
-        deviation = reward - (reward * counts).sum() / num_tokens
+        deviation = values - (values * counts).sum() / num_tokens
         if self.scale:
             variance = (deviation**2 * counts).sum() / num_tokens
             deviation = deviation / variance.clamp(min=self.min_variance).sqrt()
         return inputs.spread(deviation)
+
+    def values(self, inputs: PartInputs) -> Tensor:
+        """The numbers to whiten, one per sample; [S]."""
+        return inputs.samples.reward
 
 
 def success_rate(samples: Samples) -> Tensor:

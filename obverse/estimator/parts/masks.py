@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from obverse.estimator.parts.interfaces import Mask
+from obverse.estimator.tables import LOG_RATIO_LIMIT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,3 +109,62 @@ class NotFallen(Mask):
     def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
         change = inputs.policy.logp.exp() - inputs.tokens.behavior.exp()
         return (change >= -self.threshold).to(ratio.dtype)
+
+
+# behavior: the policy that sampled the token, by the trainer's log-probs; sampler: by those of the sampling program
+SampledBy = Literal["behavior", "sampler"]
+
+
+@dataclass(frozen=True)
+class _Divergence(Mask):
+    """A bound of the divergence between the policy and the one that sampled, estimated on the sampled token.
+
+    Only moves away from the sampling policy are dropped: a rise of the token's probability where A > 0, a fall where
+    A < 0. `low` bounds falls, `high` rises, both inclusively. Source: DPPO, 2602.04879.
+    """
+
+    low: float
+    high: float
+    sampled_by: SampledBy = "behavior"
+
+    def __post_init__(self) -> None:
+        if self.low < 0 or self.high < 0:
+            raise ValueError("the bounds of a divergence must be at least 0")
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({self.sampled_by})
+
+    def sampled(self, inputs: PartInputs) -> Tensor:
+        """log mu of the sampled token; [T]."""
+        return inputs.tokens.behavior if self.sampled_by == "behavior" else inputs.tokens.sampler
+
+
+@dataclass(frozen=True)
+class ProbabilityChange(_Divergence):
+    """Keeps tokens with p - mu <= high where A > 0, and p - mu >= -low where A < 0; [T].
+
+    |p - mu| is the total variation between policy and mu on {the token, all others}. Source: DPPO, 2602.04879.
+    """
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        change = inputs.policy.logp.exp() - self.sampled(inputs).exp()
+        too_high, too_low = (advantage > 0) & (change > self.high), (advantage < 0) & (change < -self.low)
+        return (~(too_high | too_low)).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class BinaryKL(_Divergence):
+    """Keeps tokens with KL((mu, 1 - mu) || (p, 1 - p)) <= the bound, and those that move back towards mu; [T].
+
+    The bound is `high` where A > 0 and `low` where A < 0; a token moves back if p <= mu where A > 0, or p >= mu where
+    A < 0. Source: DPPO, 2602.04879.
+    """
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        logp, sampled = inputs.policy.logp, self.sampled(inputs)
+        rest, sampled_rest = ((-value.expm1()).clamp(min=math.exp(-LOG_RATIO_LIMIT)) for value in (logp, sampled))
+        divergence = sampled.exp() * (sampled - logp) + sampled_rest * (sampled_rest / rest).log()
+        too_high = (advantage > 0) & (logp > sampled) & (divergence > self.high)
+        too_low = (advantage < 0) & (logp < sampled) & (divergence > self.low)
+        return (~(too_high | too_low)).to(ratio.dtype)

@@ -60,3 +60,13 @@ class PerSample(Normalizer):
 
     def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
         return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / num_samples(inputs, self.sources or (source,))
+
+
+@dataclass(frozen=True)
+class PerGroup(Normalizer):
+    """1 / (n_i G): a mean over each sample's tokens, a sum over a problem's samples, a mean over the G problems."""
+
+    def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
+        counts = inputs.samples.counts[:, int(source)]
+        num_groups = max(len(inputs.samples.group[counts > 0].unique()), 1)
+        return inputs.spread(1.0 / counts.to(inputs.policy.logp.dtype).clamp(min=1)) / num_groups

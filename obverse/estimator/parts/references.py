@@ -90,6 +90,36 @@ class SequenceProduct(Part):
 
 
 @dataclass(frozen=True)
+class GammaWeighted(Part):
+    """pi_ref = pi_theta / phi_i, phi(W) = e^l W^k e^(-l W), W = pi_theta(y) / pi_old(y): the weight of a sequence; [T].
+
+    phi(1) = 1, and phi is largest at W = k / l. (k, l) is (k_pos, lambda_pos) where the reward is at least its group's
+    mean, and (k_neg, lambda_neg) below it. Log-ratios of tokens and their sum are clamped to +-20, as in the code.
+    Source: VESPO, 2602.10693.
+    """
+
+    k_pos: float
+    lambda_pos: float
+    k_neg: float
+    lambda_neg: float
+    limit: float = 20.0
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior", "reward", "group"})
+
+    def __post_init__(self) -> None:
+        if min(self.k_pos, self.lambda_pos, self.k_neg, self.lambda_neg) < 0:
+            raise ValueError("k and lambda must be at least 0: the weight would grow without bound")
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        per_token = (inputs.policy.logp - inputs.tokens.behavior).clamp(-self.limit, self.limit)
+        log_ratio = inputs.spread(inputs.sample_sum(per_token, Source.ROLLOUT)).clamp(-self.limit, self.limit)
+        excess, is_positive = -log_ratio.expm1(), Centered()(inputs) >= 0  # 1 - W
+        positive = self.k_pos * log_ratio + self.lambda_pos * excess
+        log_weight = positive.where(is_positive, self.k_neg * log_ratio + self.lambda_neg * excess)
+        # clamped first: a huge weight would absorb logp in floating point
+        return inputs.policy.logp - log_weight.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+
+
+@dataclass(frozen=True)
 class ClippedMean(Part):
     """pi_ref = pi_theta / G_i, G_i the geometric mean of the sample's *clipped* token ratios; [T].
 

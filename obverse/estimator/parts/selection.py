@@ -105,6 +105,16 @@ class CorrectOnly(Named):
 
 
 @dataclass(frozen=True)
+class IncorrectOnly(Named):
+    """Keep the incorrect rollouts. Source: negative sample reinforcement, 2506.01347."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+
+    def __call__(self, group: Group) -> list[Sample]:
+        return [sample for sample in group.of("rollout") if not sample.correct]
+
+
+@dataclass(frozen=True)
 class DistinctCorrect(Named):
     """Keep the correct rollouts, the first of each text. Source: rejection sampling, 2308.01825."""
 
