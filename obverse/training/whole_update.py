@@ -1,8 +1,8 @@
 """The policy's outputs over a whole update, for parts that compare a token with all others: a pass without a graph.
 
 A quantile or a covariance over the update must not depend on how it is split into micro batches or ranks. Where a part
-needs "update", every optimizer step therefore begins with a forward pass over all micro batches, whose numbers all
-ranks gather. It costs what scoring the update by another model costs.
+needs "update", every optimizer step therefore begins with a forward pass over all micro batches, and all
+ranks gather its numbers. It costs what scoring the update by another model costs.
 """
 
 from __future__ import annotations

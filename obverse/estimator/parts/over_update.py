@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # So that the sampling log-probs of two tokens at one position of a problem's samples give unrelated fractions.
 FRACTION_SCALE = 1e4
-# Relative difference up to which two numbers count as equal. Tokens behind equal texts, as the first ones of a problem's
+# Relative difference up to which two numbers count as equal. Tokens behind equal texts, as the first of a problem's
 # samples, have equal entropies, which rounding must not put on two sides of a threshold; and a token's log-ratio in the
 # first pass and in the update come from two forward passes.
 ROUNDING = 1e-5
@@ -88,7 +88,7 @@ class TopEntropy(Mask):
 
 @dataclass(frozen=True)
 class ClipCovariance(Clip):
-    """PPO's clip that also drops a few tokens whose log-prob and advantage are high together; [T].
+    """PPO's clip that also drops a few tokens of high log-prob and high advantage; [T].
 
     Of the rollout tokens of the update that the clip keeps and whose covariance (A - mean A)(log p - mean log p) is
     between `lowest` and `highest`, a fraction `share` of all tokens (at least one) is dropped, chosen by a fixed number
