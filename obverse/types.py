@@ -13,7 +13,7 @@ from obverse.seeds import seed_for
 
 Message = dict[str, Any]  # role and content are texts; further keys are for the chat template
 Prompt = str | list[Message]
-Kind = Literal["rollout", "hinted", "greedy", "demonstration", "chosen", "rejected"]
+Kind = Literal["rollout", "hinted", "greedy", "demonstration", "chosen", "rejected", "replayed"]
 POLICY_KINDS: tuple[Kind, ...] = ("rollout", "hinted", "greedy")  # written by a policy, in whole or in part
 Finish = Literal["stop", "length"]
 
@@ -26,10 +26,16 @@ class Source(IntEnum):
     ROLLOUT = 2
     CHOSEN = 3
     REJECTED = 4
+    REPLAYED = 5
 
     @property
     def label(self) -> str:
         return self.name.lower()
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a policy of this run sampled the token, now or in an earlier step, and its log-prob is stored."""
+        return self in (Source.ROLLOUT, Source.REPLAYED)
 
 
 @dataclass(frozen=True)

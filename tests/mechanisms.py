@@ -23,6 +23,7 @@ REPRESENTATIVES = (
     "upft",  # prefixes, which nothing grades
     "sdpo",  # an average of the policy as a teacher, which scores tokens behind a prompt of its own
     "gkd",  # a divergence from the distribution of another model
+    "exgrpo",  # a store of own right samples, which come back
     "m2po",  # a first pass over the whole update
     "reward_model",  # a scalar head in place of a policy
 )
@@ -42,6 +43,7 @@ def mechanisms(name: str) -> Iterator[str]:
             yield from {"average": ["an average"], "model": ["another model"]}.get(method.teacher.who, [])
             yield from ["prompts of a teacher"] if method.teacher.contexts != ("prompt",) else []
         yield from ["several rounds"] if method.max_rounds > 1 else []
+        yield from ["a store of samples"] if method.replay is not None else []
         yield from ["a first pass over the update"] if method.reads_update else []
         yield from ["whole groups in a micro batch"] if method.needs_whole_groups else []
 

@@ -207,6 +207,7 @@ def stage_record(stage: Stage) -> dict[str, Any]:
     method = stage.method
     optional: dict[str, object] = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
     optional |= {"teacher": method.teacher, "divergence": method.divergence}
+    optional |= {"replay": method.replay} if method.replay is not None else {}
     return {
         "ask": str(method.ask),
         "keep": str(method.keep),

@@ -46,7 +46,7 @@ def scoring_passes(method: Method, is_repeated: bool = False) -> list[str]:
 
     `is_repeated`: the policy steps more than once on the samples of a step.
     """
-    off_policy = [source for source in method.sources if source is not Source.ROLLOUT]
+    off_policy = [source for source in method.sources if not source.is_sampled]
     freezes = is_repeated or bool(method.shaping) or method.critic is not None
     passes = {
         "initial model": method.needs("anchor") or method.compares_with("anchor"),

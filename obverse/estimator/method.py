@@ -11,6 +11,7 @@ from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Stream, Term
 from obverse.estimator.parts.interfaces import Memory, RequestFunction, SampleSelector, Shaping
 from obverse.estimator.parts.selection import Everything
+from obverse.estimator.replay import Replay
 from obverse.estimator.teacher import Teacher, TeacherContext
 from obverse.notebook_html import block, paragraph, table, text
 from obverse.types import Group, Sample, Source, without_grade
@@ -41,6 +42,7 @@ class Method:
     inputs: GreedyMix | None = None  # what the policy reads in place of the response's embeddings
     teacher: Teacher | None = None  # fills the `teacher` column, and is a target of the divergence
     divergence: Divergence | None = None  # of terms with on="divergence"
+    replay: Replay | None = None  # a store of own right samples, whose tokens have the source REPLAYED
     max_rounds: int = 1  # rounds of sampling per step, until prompts_per_step problems have samples to train on
 
     def __post_init__(self) -> None:
@@ -61,6 +63,11 @@ class Method:
                 )
         if self.reads_update and not self.trains_policy:
             raise ValueError("a part needs 'update', the policy's outputs over the whole update, and none is trained")
+        if (self.replay is None) != (Source.REPLAYED not in self.sources) or (self.replay and self.max_rounds > 1):
+            raise ValueError(
+                "terms on replayed tokens and the Method's replay=Replay(...) need each other, and take one round of "
+                "sampling"
+            )
         self._check_teacher()
         if self.memory is None and any("memory" in part_needs(part) for part in self.readers):
             raise ValueError(
@@ -199,7 +206,7 @@ class Method:
             "memory": self.memory,
             "inputs": self.inputs,
         }
-        optional |= {"teacher": self.teacher, "divergence": self.divergence}
+        optional |= {"teacher": self.teacher, "divergence": self.divergence, "replay": self.replay}
         parts = {"samples": self.ask, "selection": self.keep, **optional}
         lines = "; ".join(f"{name}: {part}" for name, part in parts.items() if part)
         formula = "c = weight * normalizer * mask * (pi / pi_ref) * advantage, summed over the terms"

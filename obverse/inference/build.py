@@ -112,6 +112,11 @@ def check_engine(config: TrainConfig, schedule: TrainingSchedule) -> None:
             f"--async_sampling: {config.method} samples again until its batch is full, and the requests for that are "
             "not known one step ahead"
         )
+    if config.async_sampling and any(method.replay is not None for method in schedule.methods):
+        raise ConfigError(
+            f"--async_sampling: {config.method} takes problems from a store that the step before fills, so that the "
+            "requests are not known one step ahead"
+        )
     if config.async_sampling and not does_sample:
         raise ConfigError(f"--async_sampling: {config.method} does not sample")
     if config.sampler != "vllm":

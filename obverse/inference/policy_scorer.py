@@ -44,8 +44,22 @@ class PolicyScorer:
         self, requests: Sequence[ScoringRequest], progress: Callable[[int], None] | None = None
     ) -> list[list[float]]:
         """The log-prob of each id of each request, in order (see `TokenScorer`)."""
-        scores = [[0.0] * len(request.ids) for request in requests]
         size = self.policy.model.config.get_text_config().vocab_size
+        return [
+            [value if token < size else -math.inf for token, value in zip(request.ids, values, strict=True)]
+            for request, values in zip(requests, self._outputs(requests, 0, progress), strict=True)
+        ]
+
+    @torch.no_grad()
+    def entropies(self, requests: Sequence[ScoringRequest]) -> list[list[float]]:
+        """The entropy of the policy's distribution at each id of each request, in nats."""
+        return self._outputs(requests, 1, None)
+
+    def _outputs(
+        self, requests: Sequence[ScoringRequest], number_of_output: int, progress: Callable[[int], None] | None
+    ) -> list[list[float]]:
+        """The log-probs (output 0) or entropies (output 1) of the ids of each request."""
+        outputs = [[0.0] * len(request.ids) for request in requests]
         micros = self._micros(requests)
         num_real = len(micros)
         if is_sharded(self.policy.model):
@@ -53,16 +67,17 @@ class PolicyScorer:
             micros += [*self._update([PADDING]).micros(self.micro_batch_tokens)] * (num_passes - num_real)
         reader, num_scored = self.policy.prompt_reader(), 0
         for number, micro in enumerate(micros):
-            logp = logprobs(self.policy, micro.to(self.policy.device), reader=reader)[0].tolist()
+            streams = logprobs(self.policy, micro.to(self.policy.device), reader=reader)
+            values = streams[number_of_output].tolist()
             if number >= num_real:
                 continue
             members, positions = micro.tokens.sample.tolist(), micro.tokens.position.tolist()
-            for member, position, value in zip(members, positions, logp, strict=True):
-                scores[member][position] = value if requests[member].ids[position] < size else -math.inf
+            for member, position, value in zip(members, positions, values, strict=True):
+                outputs[member][position] = value
             num_scored += len(set(members))
             if progress is not None:
                 progress(num_scored)
-        return scores
+        return outputs
 
     def _micros(self, requests: Sequence[ScoringRequest]) -> list[Micro]:
         """The requests as micro batches; their column `sample` has the index of the request."""

@@ -192,7 +192,7 @@ class Update:
             row=torch.from_numpy(row),
             position=torch.from_numpy(column - 1),
             target=torch.from_numpy(target[is_trained]),
-            temperature=torch.where(sources == int(Source.ROLLOUT), self.temperature, 1.0),
+            temperature=torch.where(is_sampled(sources), self.temperature, 1.0),
             tokens=Tokens(
                 sample=torch.from_numpy(np.array(members)[row]),
                 source=sources,
@@ -205,6 +205,12 @@ class Update:
             prompt_row=torch.tensor([row_of_prompt[sample.prompt] for sample in samples]) if prompts else None,
             lengths=tuple(sample.num_tokens for sample in samples),
         )
+
+
+def is_sampled(sources: Tensor) -> Tensor:
+    """bool [T]: the tokens that a policy of this run sampled, now or in an earlier step."""
+    sampled = [int(source) for source in Source if source.is_sampled]
+    return torch.isin(sources, torch.tensor(sampled, device=sources.device))
 
 
 def _column(parts: Iterable[Iterable[float]], dtype: Any) -> NDArray[Any]:

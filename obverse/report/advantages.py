@@ -25,6 +25,7 @@ OF_KIND = {
     "demonstration": Source.DEMONSTRATION,
     "chosen": Source.CHOSEN,
     "rejected": Source.REJECTED,
+    "replayed": Source.REPLAYED,
 }
 HIDDEN = ("tokens.behavior", "policy.logp", "policy.entropy")  # columns that stored completions lack
 AVAILABLE = frozenset({"reward", "correct", "group", "own_group"})  # columns that stored completions have

@@ -26,6 +26,7 @@ from obverse.training.banner import facts
 from obverse.training.cuda_memory_snapshot import recorded
 from obverse.training.metrics import PhaseTimer
 from obverse.training.notify import CallbackFailure, notify
+from obverse.training.replay_phase import updated_replay
 from obverse.training.rollout_phase import Rollouts, collect_rollouts
 from obverse.training.run import Run
 from obverse.training.save import save
@@ -146,6 +147,7 @@ def train_step(run: Run) -> metrics.Row:
     with timer("train"):
         figures, num_trained = run_updates(run, stage, rollouts, progress)  # pack, prepare, backward, optimizer step
     scores = with_divergence(run, stage, scores, num_trained)
+    run.state.replay = updated_replay(run, stage, rollouts.groups)
     count_step(run, rollouts, num_trained, scores)
     queue_for_next_stage(run, stage, rollouts)
     advance_idle_schedules(run, stage)

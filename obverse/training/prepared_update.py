@@ -15,7 +15,7 @@ from obverse.estimator.formula import has_zero_gradient, shaped
 from obverse.estimator.method import Method
 from obverse.estimator.requests import max_samples_per_problem
 from obverse.estimator.tables import Samples, Tokens
-from obverse.models.batch import Micro, Update
+from obverse.models.batch import Micro, Update, is_sampled
 from obverse.models.policy import logprobs
 from obverse.training.learners import Learner
 from obverse.training.value_model import fill_advantages
@@ -95,7 +95,8 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     if method.shaping:
         shaped_micros, samples = _shape_rewards(learner, micros[:num_micros], samples)
         micros = shaped_micros + micros[num_micros:]
-    is_unmoved = learner.samples_itself and not is_frozen and not method.needs("sampler")
+    is_of_policy = learner.samples_itself and Source.REPLAYED not in method.sources
+    is_unmoved = is_of_policy and not is_frozen and not method.needs("sampler")
     without_gradient = _micros_without_gradient(learner, update, others, is_shared, is_frozen) if others else []
     return PreparedUpdate(samples, micros, num_rows, is_frozen, is_unmoved, without_gradient)
 
@@ -194,15 +195,15 @@ def fill_logprobs(
     (`is_unmoved`). `logp` is that log-prob if a forward pass was just made; None: make one.
     """
     tokens, method, anchor = micro.tokens, learner.method, learner.anchor
-    off_policy = [source for source in method.sources if source is not Source.ROLLOUT]
+    off_policy = [source for source in method.sources if not source.is_sampled]
     is_corrected = method.needs("sampler")
     with torch.no_grad():
         if is_unmoved and logp is not None:
             tokens = replace(tokens, behavior=logp)
         elif is_corrected or any(method.reads_behavior(source) for source in off_policy):
             current = logprobs(learner.policy, micro, reader=readers.policy)[0] if logp is None else logp
-            is_rollout = tokens.source == int(Source.ROLLOUT)
-            behavior = current if is_corrected else torch.where(is_rollout, tokens.behavior, current)
+            keeps = tokens.source == int(Source.REPLAYED) if is_corrected else is_sampled(tokens.source)
+            behavior = torch.where(keeps, tokens.behavior, current)
             tokens = replace(tokens, behavior=behavior)
         if anchor is not None and method.needs("anchor"):
             tokens = replace(tokens, anchor=logprobs(anchor, micro, reader=readers.anchor)[0])

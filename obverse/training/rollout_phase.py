@@ -17,6 +17,7 @@ from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime.signals import run_on_all_ranks
 from obverse.training import metrics
 from obverse.training.grader_errors import count_by_reason
+from obverse.training.replay_phase import add_stored_samples, asks_fewer, replayed_problems, stored_position
 from obverse.training.run import Run
 from obverse.types import Group, Problem, Sample
 
@@ -61,13 +62,19 @@ def collect_rollouts(run: Run, stage: int, progress: float, timer: metrics.Phase
     for _ in range(1 if waiting else method.max_rounds):
         cursor = run.state.cursor + rollouts.num_taken
         problems = waiting or take(run.problems, config.seed, cursor, config.prompts_per_step)
-        groups = sample_and_grade(run, method, problems, cursor, progress, timer)
+        replayed = replayed_problems(run, method, problems)
+        num_replayed = len(replayed)
+        problems = [*problems[: len(problems) - num_replayed], *replayed]
+        groups = sample_and_grade(run, asks_fewer(method, replayed), problems, cursor, progress, timer, num_replayed)
         with timer("grade"):
             rollouts.grader_errors.append(count_by_reason(groups))
             groups = run.graders.drop_ungraded(groups, grades_rollouts=method.grades)
+        if replayed:
+            with timer("replay"):
+                add_stored_samples(run, stage, groups, replayed)
         rollouts.groups += groups
         rollouts.selected += [method.select(group) for group in groups]
-        rollouts.num_taken += 0 if waiting else len(problems)
+        rollouts.num_taken += 0 if waiting else len(problems) - num_replayed
         if rollouts.num_trainable >= config.prompts_per_step:
             break
     if method.max_rounds > 1:  # the last round may have brought more problems than a step trains on
@@ -83,15 +90,21 @@ def sample_and_grade(
     cursor: int,
     progress: float,
     timer: metrics.PhaseTimer,
+    num_replayed: int = 0,
 ) -> list[Group]:
-    """The groups of `problems`, sampled and graded: each rank makes those assigned to it, then all have all."""
+    """The groups of `problems`, sampled and graded: each rank makes those assigned to it, then all have all.
+
+    The last `num_replayed` problems are not of the training stream: their seeds follow from the step.
+    """
     collector, process_group = run.collector, run.process_group
     assignments = assign_problems(run, method, problems, progress)
     indices = assignments[process_group.rank]
+    num_fresh = len(problems) - num_replayed
+    offsets = [i if i < num_fresh else stored_position(run, i - num_fresh) - cursor for i in indices]
 
     def work() -> list[Group]:
         with timer("sample"):
-            groups = collector.collect([problems[index] for index in indices], method, cursor, progress, indices)
+            groups = collector.collect([problems[index] for index in indices], method, cursor, progress, offsets)
         with timer("grade"):
             collector.grade(groups, grades_rollouts=method.grades)
         return groups

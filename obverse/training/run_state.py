@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from obverse.errors import CheckpointError
 
-VERSION = 2
+VERSION = 3
 StateJson = dict[str, Any]  # a state.json: RunState, "version", "metrics", "optimizers", "template", "ahead"
 JSON_NAMES = {"previous_progress": "before", "stage": "lane"}  # fields whose name in state.json is an older one
 
@@ -28,6 +28,7 @@ class RunState:
     previous_progress: float = 0.0  # the run's progress before its last step
     stage: int = 0  # the last stage of the schedule that has begun
     memory: dict[str, float] = field(default_factory=dict)  # the method's persistent numbers
+    replay: dict[str, Any] = field(default_factory=dict)  # the store of own right samples (estimator/replay.py)
     waiting: list[str] = field(default_factory=list)  # ids of problems queued for another stage, the newest last
 
     def finish_step(self, progress: float, num_problems: int, num_tokens: int, flops: float) -> None:
@@ -87,5 +88,10 @@ def _from_1(content: StateJson) -> StateJson:
     return {**RunState().to_json(), **fields_of_1, "version": 2, "metrics": rows}
 
 
+def _from_2(content: StateJson) -> StateJson:
+    """Version 2 had no store of own right samples."""
+    return {"replay": {}, **content, "version": 3}
+
+
 # From each older version to the next one. tests/data/checkpoints has states of every version.
-MIGRATIONS: dict[int, Callable[[StateJson], StateJson]] = {1: _from_1}
+MIGRATIONS: dict[int, Callable[[StateJson], StateJson]] = {1: _from_1, 2: _from_2}

@@ -1,4 +1,4 @@
-"""Numbers of the whole update on several ranks, with whole and with sharded weights: those of one process."""
+"""Numbers of the whole update, and a store of samples, on two ranks, also with sharded weights: those of one process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from distributed.teams import Teams
 from distributed.test_shards import Runs
+
+import runs
 
 pytestmark = pytest.mark.slow  # each case is two runs, one of them of two processes
 
@@ -35,3 +37,14 @@ def test_two_ranks_learn_what_one_learns(
     compared = Runs(teams, tiny, problems, tmp_path / "runs", f"{tmp_path / 'methods.py'}:{name}", **options)
     one, two = compared.alone(), compared.start("two", [2, 6], fsdp=fsdp, gradient_checkpointing=not fsdp)
     assert compared.differ(one, two) < 1e-9
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_two_ranks_replay_what_one_replays(fsdp: bool, teams: Teams, tmp_path: Path) -> None:
+    options = {"num_generations": 4, "replay_start": 0.2, "num_problems": 24, "max_completion_length": 24}
+    problems = Path("arithmetic:1-2")
+    compared = Runs(teams, Path("embedded"), problems, tmp_path / "runs", "exgrpo", **options)
+    one, two = compared.alone(), compared.start("two", [2, 6], fsdp=fsdp, gradient_checkpointing=not fsdp)
+    assert compared.differ(one, two) < 1e-9
+    figures = [[row["replay/replayed"] for row in runs.figures(folder)] for folder in (one, two)]
+    assert figures[0] == figures[1] and sum(figures[0]) > 0

@@ -75,6 +75,12 @@ def with_pairs(made: list[Group], seed: int) -> list[Group]:
     return [Group(group.problem, group.samples + pair) for group, pair in zip(made, pairs, strict=True)]
 
 
+def with_replayed(made: list[Group], seed: int) -> list[Group]:
+    """The groups with a right sample of an earlier step each, for methods that train them."""
+    rng = random.Random(f"replayed {seed}")
+    return [Group(group.problem, [*group.samples, sample(rng, "replayed", 1.0, rng.randint(1, 6))]) for group in made]
+
+
 def with_greedy(made: list[Group], seed: int) -> list[Group]:
     """The groups with a greedy answer each, right or wrong, for methods that ask for one."""
     rng = random.Random(f"greedy {seed}")
@@ -85,6 +91,7 @@ def for_method(made: list[Group], method: Method, seed: int) -> list[Group]:
     """The groups with every kind of sample that `method` asks for; others never see one."""
     made = with_hints(made, seed) if Source.HINT in method.sources else made
     made = with_pairs(made, seed) if Source.CHOSEN in method.sources else made
+    made = with_replayed(made, seed) if Source.REPLAYED in method.sources else made
     requests = [request for group in made for request in method.ask(group.problem, 0.0)]
     return with_greedy(made, seed) if any(request.greedy for request in requests) else made
 

@@ -84,6 +84,7 @@ from obverse.estimator.parts.ratio_shaping import (
     MixtureBehavior,
     Power,
     Saturating,
+    SaturatingRatio,
     Signed,
     Tempered,
 )
@@ -208,6 +209,7 @@ __all__ = [
     "RunningMean",
     "SampleSelector",
     "Saturating",
+    "SaturatingRatio",
     "SecondMomentClip",
     "SequenceAnchorRatio",
     "SequenceMean",

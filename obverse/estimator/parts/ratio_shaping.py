@@ -69,6 +69,27 @@ class LogarithmToo(Part):
 
 
 @dataclass(frozen=True)
+class SaturatingRatio(Part):
+    """f(x) = x / (x + gamma) of the ratio x = pi / pi_recorded: weight A gamma x / (x + gamma)^2; [T].
+
+    It is pi_ref = pi (x + gamma)^2 / (gamma x). The recorded policy is the one that sampled the token, in an earlier
+    step. Source: ExGRPO, 2510.02245; `p_div_p_0.1` of the ratio in its code.
+    """
+
+    gamma: float = 0.1
+    needs: ClassVar[frozenset[str]] = frozenset({"behavior"})
+
+    def __post_init__(self) -> None:
+        if self.gamma <= 0:
+            raise ValueError(f"gamma must be above 0, not {self.gamma:g}")
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        log_ratio = (inputs.policy.logp - inputs.tokens.behavior).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        log_weight = math.log(self.gamma) + log_ratio - 2 * (log_ratio.exp() + self.gamma).log()
+        return inputs.policy.logp - log_weight
+
+
+@dataclass(frozen=True)
 class Accepted(Mask):
     """Keeps a token with probability p, the policy's: 1 where u < p, else 0; [T]. The expected weight is A p.
 
