@@ -42,7 +42,7 @@ class Method:
     inputs: GreedyMix | None = None  # what the policy reads in place of the response's embeddings
     teacher: Teacher | None = None  # fills the `teacher` column, and is a target of the divergence
     divergence: Divergence | None = None  # of terms with on="divergence"
-    replay: Replay | None = None  # a store of own right samples, whose tokens have the source REPLAYED
+    replay: Replay | None = None  # a store of own right samples; their tokens have the source REPLAYED
     max_rounds: int = 1  # rounds of sampling per step, until prompts_per_step problems have samples to train on
 
     def __post_init__(self) -> None:

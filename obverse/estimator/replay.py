@@ -67,7 +67,7 @@ class Replay(Named):
         return math.exp(-(((num_right - self.rollouts / 2) / self.spread) ** 2) / 2)
 
     def requests(self, requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
-        """The requests for a problem whose group has a stored sample: one rollout fewer."""
+        """The requests for a problem with a stored sample in its group: one rollout fewer."""
         first, *rest = requests
         return [GenerationRequest(**{**vars(first), "rollouts": first.rollouts - 1}), *rest]
 

@@ -13,7 +13,7 @@ def clip_cov(
     clip_cov_lb: float = 1.0,
     clip_cov_ub: float = 5.0,
 ) -> Method:
-    """Clip-Cov: GRPO without a KL, and without a few tokens whose log-prob and advantage are high together.
+    """Clip-Cov: GRPO without a KL, and without a few tokens of high log-prob and high advantage.
 
     Paper     The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models,
               https://arxiv.org/abs/2505.22617 [mem].

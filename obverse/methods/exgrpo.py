@@ -14,7 +14,7 @@ def exgrpo(
     entropy_coef: float = 0.001,
     max_completion_length: int = 8192,
 ) -> Method:
-    """ExGRPO: mixed-policy GRPO whose off-policy samples are the policy's own right answers of earlier steps.
+    """ExGRPO: mixed-policy GRPO with the policy's own right answers of earlier steps as off-policy samples.
 
     Paper     ExGRPO: Learning to Reason from Experience, https://arxiv.org/abs/2510.02245 [abs].
     Equation  J = (1/(L S)) [ sum_fresh r_t A + sum_replayed f(x_t) A ], f(x) = x / (x + gamma),

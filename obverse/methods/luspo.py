@@ -6,7 +6,7 @@ from obverse.types import Source
 
 
 def luspo(num_generations: int = 8, epsilon: float = 2e-3, epsilon_high: float = 2.5e-3) -> Method:
-    """LUSPO: GSPO whose loss of a sequence is multiplied by its length, so that long answers do not weigh less.
+    """LUSPO: GSPO with the loss of a sequence multiplied by its length, so that long answers do not weigh less.
 
     Paper     Length-Unbiased Sequence Policy Optimization, https://arxiv.org/abs/2602.05261 [abs].
     Equation  J = mean_i n_i min(s_i A_i, clip(s_i, 1 - epsilon, 1 + epsilon_high) A_i),

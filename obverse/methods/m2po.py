@@ -11,7 +11,7 @@ def m2po(
     epsilon: float = 0.3,
     epsilon_high: float = 0.5,
 ) -> Method:
-    """M2PO: GRPO whose clip keeps the mean square of the harmful log-ratios within a budget, for stale samples.
+    """M2PO: GRPO with a clip that keeps the mean square of the harmful log-ratios within a budget, for stale samples.
 
     Paper     Prosperity before Collapse, https://arxiv.org/abs/2510.01161 [mem].
     Equation  J = (1/N) sum_t min(r_t A_i, clip(r_t, e^-tau, e^tau) A_i); tau is the largest |d| of a harmful

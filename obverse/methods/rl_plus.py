@@ -19,7 +19,7 @@ def rl_plus(
     entropy_coef: float = 0.001,
     max_completion_length: int = 8192,
 ) -> Method:
-    """RL-PLUS: mixed-policy RL whose demonstration tokens have a multiple importance ratio and a bonus for surprise.
+    """RL-PLUS: mixed-policy RL with a multiple importance ratio and a bonus for surprise on demonstration tokens.
 
     Paper     RL-PLUS: Countering Capability Boundary Collapse, https://arxiv.org/abs/2508.00222 [abs].
     Equation  J = (1/(L S)) [ sum_on r_t A + sum_off m_t (1 - p_t)^gamma A ], r_t = pi_theta / pi_old,

@@ -104,7 +104,7 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
 def _micros_without_gradient(
     learner: Learner, update: Update, rows: set[int], is_shared: bool, is_frozen: bool
 ) -> list[Micro]:
-    """Micro batches of `rows`, the samples whose gradient is zero: their policy outputs count in the whole update."""
+    """Micro batches of `rows`, the samples with a gradient of zero: their policy outputs count in the whole update."""
     if not learner.process_group.is_alone:
         rows = rows_of_rank(learner.process_group, update, rows, is_shared)
     pads_prompts = learner.policy.pads_prompts

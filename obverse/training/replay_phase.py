@@ -18,7 +18,7 @@ from obverse.types import GenerationRequest, Group, Problem, Sample
 
 @dataclass(frozen=True)
 class OneFewer:
-    """The requests of a method, with one rollout fewer for problems whose group has a stored sample."""
+    """The requests of a method, with one rollout fewer for problems that have a stored sample in their group."""
 
     method: Method
     replayed: frozenset[str]

@@ -34,8 +34,8 @@ class WholeUpdate(NamedTuple):
 def whole_update(learner: Learner, update: PreparedUpdate, progress: float) -> WholeUpdate | None:
     """Run the policy over all micro batches and gather its outputs from all ranks, which call this together.
 
-    None where no part reads them, or where the only micro batch of the only rank is the update. Samples whose gradient
-    is zero are run too. The columns of the tokens are filled on the way, so that the update need not do it again.
+    None where no part reads them, or where the only micro batch of the only rank is the update. Samples with a
+    gradient of zero are run too. The columns of the tokens are filled on the way, so that the update need not do that.
     """
     if not learner.method.reads_update or (learner.process_group.is_alone and is_whole(update)):
         return None

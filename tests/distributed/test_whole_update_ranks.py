@@ -1,4 +1,4 @@
-"""Numbers of the whole update, and a store of samples, on two ranks, also with sharded weights: those of one process."""
+"""Numbers of the whole update, and a store of samples, on two ranks, also with sharded weights: those of one rank."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class TopEntropy(Mask):
 class ClipCovariance(Clip):
     """PPO's clip that also drops a few tokens of high log-prob and high advantage; [T].
 
-    Of the rollout tokens of the update that the clip keeps and whose covariance (A - mean A)(log p - mean log p) is
+    Of the rollout tokens of the update that the clip keeps, with a covariance (A - mean A)(log p - mean log p)
     between `lowest` and `highest`, a fraction `share` of all tokens (at least one) is dropped, chosen by a fixed number
     in [0, 1) of each token: a function of problem, position, sampling log-prob and progress, so that a run can be
     repeated. Source: Clip-Cov, 2505.22617.
