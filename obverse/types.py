@@ -107,6 +107,7 @@ class GenerationRequest:
     greedy: int = 0  # 1: a rollout at temperature 0, graded but not trained
     hint: float = 0.0  # the fraction of the demonstration that rollouts continue
     hint_in: Literal["steps", "tokens"] = "steps"  # the unit of that fraction, rounded to whole ones
+    hint_margin: float = 0.0  # in tokens: the hint ends at the first blank line that is at most this fraction later
     author: Literal["policy", "initial"] = "policy"  # the sampled model: the policy, or the frozen initial one
     max_tokens: int | None = None  # longest completion of these rollouts; None: the run's limit
 

@@ -17,6 +17,7 @@ REPRESENTATIVES = (
     "discriminative",  # a memory, and groups that are never split
     "hint_stages",  # hints
     "hpt",  # demonstrations and rollouts, which a gate chooses between
+    "trapo",  # further samples once the first are graded
     "dapo",  # sampling again until a batch is full
     "ift",  # inputs that are not the response's embeddings
     "una",  # demonstrations and pairs
@@ -42,6 +43,7 @@ def mechanisms(name: str) -> Iterator[str]:
         if method.teacher is not None:
             yield from {"average": ["an average"], "model": ["another model"]}.get(method.teacher.who, [])
             yield from ["prompts of a teacher"] if method.teacher.contexts != ("prompt",) else []
+        yield from ["further samples after verdicts"] if method.follow_up is not None else []
         yield from ["several rounds"] if method.max_rounds > 1 else []
         yield from ["a store of samples"] if method.replay is not None else []
         yield from ["a first pass over the update"] if method.reads_update else []

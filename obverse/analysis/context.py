@@ -35,7 +35,9 @@ from obverse.training.build_models import load_reward_model
 from obverse.training.collector import Collector
 from obverse.training.grader_errors import GraderErrorLimit
 from obverse.training.learners import Learner
+from obverse.training.metrics import PhaseTimer
 from obverse.training.optimizer import Optimizer
+from obverse.training.rollout_phase import add_follow_ups
 from obverse.training.validate import check_method
 from obverse.types import Group, Problem
 
@@ -121,6 +123,7 @@ class Context:
         collector = self.collector(method, author)
         groups = collector.collect(self.batch(batch, num), method, batch * num, progress)
         collector.grade(groups, grades_rollouts=self.grades)
+        add_follow_ups(collector, groups, method, batch * num, progress, range(num), PhaseTimer())
         return GraderErrorLimit(MAX_UNGRADED).drop_ungraded(groups, grades_rollouts=self.grades)
 
     def learner(self, method: Method, samples_itself: bool = True) -> Learner:

@@ -204,9 +204,10 @@ def one_batch(
         method = named.method
         problems = context.batch(batch, config.num_problems)
         requests = tuple(request for problem in problems for request in [*method.ask(problem, progress), None])
-        if requests not in collected:
-            collected[requests] = context.groups(method, batch, config.num_problems, progress)
-        groups = collected[requests]
+        key = (requests, method.follow_up)
+        if key not in collected:
+            collected[key] = context.groups(method, batch, config.num_problems, progress)
+        groups = collected[key]
         selected = [method.select(group) for group in groups]
         update = pack(selected, method.sources, context.params.temperature, memory_values(method, {}, groups))
         parts = {

@@ -175,4 +175,6 @@ def reason_against(method: Method) -> str:
         return "trains no policy"
     if method.sources <= {Source.CHOSEN, Source.REJECTED}:
         return "needs pairs, which this analysis does not have"
+    if method.follow_up is not None:
+        return "requests further samples once the first are graded, which this analysis does not enumerate"
     return "changes the policy's inputs, which a tabular policy does not have" if method.inputs is not None else ""

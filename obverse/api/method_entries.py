@@ -214,5 +214,6 @@ def stage_record(stage: Stage) -> dict[str, Any]:
         "shaping": [str(part) for part in method.shaping],
         **{name: None if part is None else str(part) for name, part in optional.items()},
         "max_rounds": method.max_rounds,
+        "follow_up": None if method.follow_up is None else str(method.follow_up),
         "learning_rate": stage.learning_rate,
     }

@@ -96,10 +96,13 @@ def _options(values: Mapping[str, Any], texts: Mapping[str, str]) -> RenderableT
 
 def sampling_parts(method: Method) -> list[tuple[str, Any]]:
     """What a method samples and selects, and its optional parts: shaping, critic, memory, inputs."""
-    optional = (method.critic, method.memory, method.inputs, method.teacher, method.divergence, method.replay)
+    optional = (
+        *(method.critic, method.memory, method.inputs, method.teacher, method.divergence),
+        *(method.replay, method.follow_up),
+    )
     rows: list[tuple[str, Any]] = [("ask", method.ask), ("keep", method.keep)]
     rows += [("shaping", part) for part in method.shaping]
-    names = ("critic", "memory", "inputs", "teacher", "divergence", "replay")
+    names = ("critic", "memory", "inputs", "teacher", "divergence", "replay", "follow_up")
     return rows + [(name, part) for name, part in zip(names, optional, strict=True) if part is not None]
 
 

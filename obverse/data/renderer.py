@@ -8,6 +8,7 @@ completely are rejected.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 THINK, THOUGHT = "<think>", "</think>"
+BLANK_LINE = re.compile(r"\n\n")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class RenderedResponse:
     step_ends: list[int]  # [number of steps], rising: the first token that starts at or after the step's end
     text: str
     as_written: bool = True  # False if the chat template would rewrite the answer or the prompt
+    blank_line_ends: Sequence[int] = ()  # rising: the first token that starts at or after the end of each blank line
 
 
 class TemplateOptions(Protocol):
@@ -223,7 +226,11 @@ class Renderer:
         end_positions = [turn.map_position(end + bisect_left(positions, end)) for end in ends]
         ids.append(self.stop_id)
         return RenderedResponse(
-            ids, [bisect_left(starts, position) for position in end_positions], self.decode(ids), turn.as_written
+            ids,
+            [bisect_left(starts, position) for position in end_positions],
+            self.decode(ids),
+            turn.as_written,
+            [bisect_left(starts, line.end()) for line in BLANK_LINE.finditer(turn.text)],
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -365,11 +372,16 @@ def recorded_prompt_format(record: Mapping[str, Any]) -> PromptFormat:
 def hint_tokens(rendered: RenderedResponse | None, request: GenerationRequest) -> list[int]:
     """Return the tokens of a hint: the fraction `request.hint` of the demonstration's steps, rounded, or of its tokens.
 
-    A hint in tokens is rounded down and leaves at least one token to generate.
+    A hint in tokens is rounded down and leaves at least one token to generate. With `request.hint_margin` it ends at
+    the first blank line at or after that length, if it is at most this fraction of the demonstration later.
     """
     if rendered is None or not request.hint:
         return []
     if request.hint_in == "tokens":
-        return rendered.ids[: min(int(request.hint * len(rendered.ids)), len(rendered.ids) - 1)]
+        length = len(rendered.ids)
+        num_tokens = min(int(request.hint * length), length - 1)
+        latest = min(num_tokens + int(request.hint_margin * length), length - 1)
+        later = (end for end in rendered.blank_line_ends if num_tokens <= end <= latest)
+        return rendered.ids[: next(later, num_tokens) if request.hint_margin else num_tokens]
     num_steps = round(request.hint * len(rendered.step_ends))
     return rendered.ids[: rendered.step_ends[num_steps - 1]] if num_steps else []

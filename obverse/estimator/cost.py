@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -61,19 +62,22 @@ def scoring_passes(method: Method, is_repeated: bool = False) -> list[str]:
 def _groups(requests: Sequence[GenerationRequest]) -> Iterator[Group]:
     """Groups as requested, with every number of right rollouts from none to all."""
     given: list[Sample] = []
-    kinds: list[Kind] = []
+    hints: list[int] = []  # of each rollout, in hundredths of the demonstration
     for request in requests:
         given += [_sample("demonstration", True) for _ in range(request.demonstrations)]
         given += [_sample(kind, kind == "chosen") for kind in PAIR for _ in range(request.pairs)]
-        kinds += ["hinted" if request.hint else "rollout"] * request.rollouts
-    for num_right in range(len(kinds) + 1):
-        rollouts = [_sample(kind, index < num_right, f"{index}") for index, kind in enumerate(kinds)]
+        hints += [math.ceil(100 * request.hint)] * request.rollouts
+    for num_right in range(len(hints) + 1):
+        rollouts = [
+            _sample("hinted" if num_hint else "rollout", index < num_right, f"{index}", num_hint)
+            for index, num_hint in enumerate(hints)
+        ]
         yield Group(ANY, given + rollouts)
 
 
-def _sample(kind: Kind, is_right: bool, text: str = "") -> Sample:
-    """A response of one token of its kind's source, behind a hint of one token if it continues one."""
+def _sample(kind: Kind, is_right: bool, text: str = "", num_hint: int = 0) -> Sample:
+    """A response of one token of its kind's source, behind a hint of `num_hint` tokens."""
     source = Source.ROLLOUT if kind in ("rollout", "hinted") else Source[kind.upper()]
-    sources = [Source.HINT, source] if kind == "hinted" else [source]
+    sources = [Source.HINT] * num_hint + [source]
     grade = GradeResult.passed() if is_right else GradeResult.failed("wrong")
     return Sample(kind, ModelInput((0,)), [0] * len(sources), sources, [0.0] * len(sources), text, grade=grade)

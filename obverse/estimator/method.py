@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from obverse.estimator.columns import WRITTEN_BY_CRITIC, check_needs, part_needs
 from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Stream, Term
-from obverse.estimator.parts.interfaces import Memory, RequestFunction, SampleSelector, Shaping
+from obverse.estimator.parts.interfaces import FollowUp, Memory, RequestFunction, SampleSelector, Shaping
 from obverse.estimator.parts.selection import Everything
 from obverse.estimator.replay import Replay
 from obverse.estimator.teacher import Teacher, TeacherContext
@@ -43,6 +43,7 @@ class Method:
     teacher: Teacher | None = None  # fills the `teacher` column, and is a target of the divergence
     divergence: Divergence | None = None  # of terms with on="divergence"
     replay: Replay | None = None  # a store of own right samples; their tokens have the source REPLAYED
+    follow_up: FollowUp | None = None  # requests further samples of a problem once those so far are graded
     max_rounds: int = 1  # rounds of sampling per step, until prompts_per_step problems have samples to train on
 
     def __post_init__(self) -> None:
@@ -91,7 +92,8 @@ class Method:
     def readers(self) -> list[object]:
         """All parts that may declare `needs`."""
         parts: list[object] = [part for term in self.terms for part in term.parts]
-        return parts + [part for part in (*self.shaping, self.critic, self.memory, self.keep) if part is not None]
+        optional = (*self.shaping, self.critic, self.memory, self.keep, self.follow_up)
+        return parts + [part for part in optional if part is not None]
 
     @property
     def sources(self) -> frozenset[Source]:
@@ -136,7 +138,7 @@ class Method:
         """Whether a part (of a term of `source`, if given) reads a column: behavior, anchor, reward, correct, ..."""
         needs = [term.needs for term in self.terms if source in (None, term.source)]
         if source is None:
-            optional = [*self.shaping, self.critic, self.memory, self.keep]
+            optional = [*self.shaping, self.critic, self.memory, self.keep, self.follow_up]
             needs += [part_needs(part) for part in optional if part is not None]
         return any(name in part for part in needs)
 
@@ -164,6 +166,11 @@ class Method:
         """Whether a part or the teacher reads rewards or grades: then the data needs answers."""
         by_teacher = self.teacher is not None and self.teacher.reads_grades
         return by_teacher or self.needs("reward") or self.needs("correct")
+
+    @property
+    def num_follow_ups(self) -> int:
+        """The largest number of rounds in which further samples of a problem are requested; 0 without `follow_up`."""
+        return 0 if self.follow_up is None else self.follow_up.max_rounds
 
     def select(self, group: Group) -> list[Sample]:
         """The samples to train on: those that `keep` selects and some term has a source of.
@@ -207,6 +214,7 @@ class Method:
             "inputs": self.inputs,
         }
         optional |= {"teacher": self.teacher, "divergence": self.divergence, "replay": self.replay}
+        optional["further samples"] = self.follow_up
         parts = {"samples": self.ask, "selection": self.keep, **optional}
         lines = "; ".join(f"{name}: {part}" for name, part in parts.items() if part)
         formula = "c = weight * normalizer * mask * (pi / pi_ref) * advantage, summed over the terms"

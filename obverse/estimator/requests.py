@@ -25,10 +25,15 @@ def generation_requests(
 def request_lists(
     method: Method, problems: Sequence[Problem] = (ANY,), times: Sequence[float] = TENTHS
 ) -> Iterator[list[GenerationRequest]]:
-    """The requests of the method, a list for each problem and time, or for each alternative."""
+    """The requests of the method, a list for each problem and time, or for each alternative.
+
+    Requests of follow-up rounds are in the lists: one list for each of their alternatives.
+    """
     alternatives = getattr(method.ask, "alternatives", None)
     for problem in problems:
-        yield from alternatives(problem) if alternatives else (method.ask(problem, progress) for progress in times)
+        first = alternatives(problem) if alternatives else [method.ask(problem, progress) for progress in times]
+        further = [[]] if method.follow_up is None else method.follow_up.alternatives(problem)
+        yield from ([*requests, *added] for requests in first for added in further)
 
 
 def wants(method: Method, kind: str, problems: Sequence[Problem] = (ANY,)) -> bool:

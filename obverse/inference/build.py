@@ -117,6 +117,11 @@ def check_engine(config: TrainConfig, schedule: TrainingSchedule) -> None:
             f"--async_sampling: {config.method} takes problems from a store that the step before fills, so that the "
             "requests are not known one step ahead"
         )
+    if config.async_sampling and any(method.follow_up is not None for method in schedule.methods):
+        raise ConfigError(
+            f"--async_sampling: {config.method} requests further samples once the first are graded, and these requests "
+            "are not known one step ahead: leave --async_sampling out"
+        )
     if config.async_sampling and not does_sample:
         raise ConfigError(f"--async_sampling: {config.method} does not sample")
     if config.sampler != "vllm":

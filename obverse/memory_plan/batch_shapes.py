@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from obverse.config.train import TrainConfig
 from obverse.estimator.method import Method
-from obverse.estimator.requests import generation_requests
+from obverse.estimator.requests import request_lists
 from obverse.estimator.teacher import Teacher
 from obverse.types import Source
 
@@ -34,16 +34,16 @@ class SamplesPerProblem:
     @staticmethod
     def of(method: Method, lengths: Lengths) -> SamplesPerProblem:
         """The largest request of a method over a run."""
-        requests = list(generation_requests(method))
-        times = max(1, len(requests) // 11)  # requests per problem; they are listed for eleven values of progress
+        lists = list(request_lists(method))
+        requests = [request for problem_requests in lists for request in problem_requests]
         longest = [
             min(request.max_tokens or lengths.completion, lengths.completion)
             for request in requests
             if request.rollouts
         ]
         return SamplesPerProblem(
-            sampled=max((request.rollouts + request.greedy for request in requests), default=0) * times,
-            response=max((request.demonstrations + 2 * request.pairs for request in requests), default=0) * times,
+            sampled=max(sum(request.rollouts + request.greedy for request in row) for row in lists),
+            response=max(sum(request.demonstrations + 2 * request.pairs for request in row) for row in lists),
             hint=lengths.response if any(request.hint for request in requests) else 0,
             completion=max(longest, default=0),
         )

@@ -109,10 +109,11 @@ def saves(config: TrainConfig) -> str:
 def samples_per_problem(run: Run, method: Method) -> list[dict[str, int]]:
     """The number of samples of each kind that a method requests for a problem; several where it draws one at random."""
     kinds = {"completions": "rollouts", "greedy": "greedy", "demonstrations": "demonstrations", "pairs": "pairs"}
-    return [
+    counts = [
         {name: sum(getattr(request, kind) for request in requests) for name, kind in kinds.items()}
         for requests in request_lists(method, run.problems[:1], [run.progress])
     ]
+    return [row for index, row in enumerate(counts) if row not in counts[:index]]
 
 
 def batch(run: Run, stage: int) -> str:

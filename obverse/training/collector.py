@@ -54,17 +54,24 @@ class Collector:
     verifier_seconds: float = SECONDS  # time limit of a user's function for one completion
 
     def costs(self, problems: Sequence[Problem], method: Method, progress: float) -> list[int]:
-        """An estimate of the tokens of each problem: its prompt once, every completion at full length."""
-        costs = []
-        for problem in problems:
-            requests = method.ask(problem, progress)
+        """An estimate of the tokens of each problem: its prompt once, every completion at full length.
+
+        Of several alternatives for further samples the longest counts, because verdicts are not known yet.
+        """
+
+        def sampled(requests: Sequence[GenerationRequest]) -> int:
             lengths = [
                 min(request.max_tokens or self.params.max_tokens, self.params.max_tokens) for request in requests
             ]
-            sampled = sum(
+            return sum(
                 (request.rollouts + request.greedy) * length for request, length in zip(requests, lengths, strict=True)
             )
-            costs.append(len(self.renderer.prompt(problem)) + sampled)
+
+        costs = []
+        for problem in problems:
+            further = [[]] if method.follow_up is None else method.follow_up.alternatives(problem)
+            num_tokens = sampled(method.ask(problem, progress)) + max(map(sampled, further))
+            costs.append(len(self.renderer.prompt(problem)) + num_tokens)
         return costs
 
     @property
@@ -86,10 +93,35 @@ class Collector:
         The seeds of a problem's completions follow from its position in the training stream: `cursor` plus its entry in
         `offsets` (None: 0, 1, 2, ...).
         """
-        groups, drafts = self._drafts(problems, method, progress)
+        groups, drafts = self._drafts(problems, [method.ask(problem, progress) for problem in problems])
         offsets = range(len(problems)) if offsets is None else offsets
         self._sample(groups, drafts, [cursor + offset for offset in offsets])
         return groups
+
+    def follow_up(
+        self,
+        groups: Sequence[Group],
+        method: Method,
+        cursor: int,
+        progress: float,
+        offsets: Sequence[int],
+        round_number: int,
+    ) -> list[Group]:
+        """The further samples that a method requests of graded `groups` in a round, as ungraded groups of their own.
+
+        A group without requests stays empty. Seeds continue those of the problem's completions so far. All problems of
+        the round are sampled together.
+        """
+        if method.follow_up is None:
+            raise ValueError("the method has no follow_up")
+        requests = [
+            method.follow_up(method.visible_group(group, method.follow_up), progress, round_number) for group in groups
+        ]
+        added, drafts = self._drafts([group.problem for group in groups], requests)
+        numbers = [len(group.of(*POLICY_KINDS)) for group in groups]
+        if drafts:
+            self._sample(added, drafts, [cursor + offset for offset in offsets], numbers)
+        return added
 
     def sampling_requests(
         self,
@@ -100,17 +132,19 @@ class Collector:
         offsets: Sequence[int],
     ) -> list[tuple[list[SamplingRequest], SamplingParams]]:
         """The requests that `collect` would send to the policy's sampler, call by call."""
-        _, drafts = self._drafts(problems, method, progress)
+        _, drafts = self._drafts(problems, [method.ask(problem, progress) for problem in problems])
         calls = self._calls(drafts, [cursor + offset for offset in offsets])
         return [
             ([request for _, request in members], params) for author, params, members in calls if author == "policy"
         ]
 
-    def _drafts(self, problems: Sequence[Problem], method: Method, progress: float) -> tuple[list[Group], list[Draft]]:
-        """Groups with the responses given by the data, and the completions to sample for them."""
+    def _drafts(
+        self, problems: Sequence[Problem], requests: Sequence[Sequence[GenerationRequest]]
+    ) -> tuple[list[Group], list[Draft]]:
+        """Groups with the responses given by the data, and the completions to sample; requests are per problem."""
         groups, drafts = [Group(problem, []) for problem in problems], []
         for index, problem in enumerate(problems):
-            for request in method.ask(problem, progress):
+            for request in requests[index]:
                 rendered = self.renderer.demonstration(problem) if problem.demonstration else None
                 groups[index].samples += self._given_responses(problem, rendered, request)
                 prompt, hint_ids = self.renderer.prompt(problem), hint_tokens(rendered, request)
@@ -144,13 +178,14 @@ class Collector:
         ]
 
     def _calls(
-        self, drafts: list[Draft], positions: Sequence[int]
+        self, drafts: list[Draft], positions: Sequence[int], numbers: Sequence[int] | None = None
     ) -> list[tuple[str, SamplingParams, list[tuple[Draft, SamplingRequest]]]]:
         """Drafts grouped by author and sampling parameters, one call of a sampler each; mostly all are in one call.
 
-        A completion's seed follows from the run's seed, its problem's position in the stream and its number.
+        A completion's seed follows from the run's seed, its problem's position in the stream and its number, which
+        counts from the problem's entry in `numbers` (None: 0).
         """
-        numbers = [0] * len(positions)
+        numbers = [0] * len(positions) if numbers is None else [*numbers]
         calls: dict[tuple[str, bool, int], list[tuple[Draft, SamplingRequest]]] = {}
         for draft in drafts:
             first = numbers[draft.problem]
@@ -169,11 +204,17 @@ class Collector:
             for (author, greedy, max_tokens), members in calls.items()
         ]
 
-    def _sample(self, groups: list[Group], drafts: list[Draft], positions: Sequence[int]) -> None:
-        """Sample every draft."""
+    def _sample(
+        self,
+        groups: list[Group],
+        drafts: list[Draft],
+        positions: Sequence[int],
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        """Sample every draft; `numbers` are the numbers of completions that each problem has already (None: 0)."""
         total, done = sum(draft.num_rollouts for draft in drafts), 0
         self.watcher.phase("sample", 0, total)
-        for author, params, members in self._calls(drafts, positions):
+        for author, params, members in self._calls(drafts, positions, numbers):
 
             def report(num: int, before: int = done) -> None:
                 self.watcher.phase("sample", before + num, total)

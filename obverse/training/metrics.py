@@ -57,6 +57,20 @@ def rollout_metrics(groups: Sequence[Group], selected: Sequence[Sequence[Sample]
     return row
 
 
+def follow_up_metrics(groups: Sequence[Group]) -> Row:
+    """Figures of further samples, of a method that requests some once the first are graded.
+
+    `follow_ups/samples`: samples per problem, all rounds together; `follow_ups/hinted`: the share of problems with a
+    hint; `follow_ups/hint_length`: mean tokens of a hint, where there are any.
+    """
+    lengths = [sample.sources.count(Source.HINT) for group in groups for sample in group.of("hinted")]
+    return {
+        "follow_ups/samples": fmean(len(group.samples) for group in groups) if groups else 0.0,
+        "follow_ups/hinted": share(bool(group.of("hinted")) for group in groups),
+        **({"follow_ups/hint_length": fmean(lengths)} if lengths else {}),
+    }
+
+
 def component_metrics(graded: Sequence[Sample]) -> Row:
     """`rewards/NAME/mean` and `/std` of each verifier, before its weight, if the reward is a sum of several."""
     row: Row = {}

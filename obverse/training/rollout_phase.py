@@ -16,6 +16,7 @@ from obverse.estimator.method import Method
 from obverse.inference.async_rollout import AsyncSampler
 from obverse.runtime.signals import run_on_all_ranks
 from obverse.training import metrics
+from obverse.training.collector import Collector
 from obverse.training.grader_errors import count_by_reason
 from obverse.training.replay_phase import add_stored_samples, asks_fewer, replayed_problems, stored_position
 from obverse.training.run import Run
@@ -107,6 +108,7 @@ def sample_and_grade(
             groups = collector.collect([problems[index] for index in indices], method, cursor, progress, offsets)
         with timer("grade"):
             collector.grade(groups, grades_rollouts=method.grades)
+        add_follow_ups(collector, groups, method, cursor, progress, offsets, timer)
         return groups
 
     with unsharded(*collector.models):  # ranks sample different numbers of tokens: no FSDP collective may run inside
@@ -115,6 +117,34 @@ def sample_and_grade(
         return groups
     with timer("gather"):  # includes the wait for slower ranks
         return gather_groups(process_group, problems, assignments, groups)
+
+
+def add_follow_ups(
+    collector: Collector,
+    groups: Sequence[Group],
+    method: Method,
+    cursor: int,
+    progress: float,
+    offsets: Sequence[int],
+    timer: metrics.PhaseTimer,
+) -> None:
+    """Add the samples that the method requests once verdicts are known, graded, until it requests none.
+
+    `offsets` are the positions of the groups' problems behind `cursor`. A problem without a request in a round gets
+    none in later rounds.
+    """
+    incomplete = list(zip(groups, offsets, strict=True))
+    for round_number in range(1, method.num_follow_ups + 1):
+        problem_groups, positions = [group for group, _ in incomplete], [offset for _, offset in incomplete]
+        with timer("sample"):
+            added = collector.follow_up(problem_groups, method, cursor, progress, positions, round_number)
+        with timer("grade"):
+            collector.grade(added, grades_rollouts=method.grades)
+        for group, further in zip(problem_groups, added, strict=True):
+            group.samples += further.samples
+        incomplete = [pair for pair, further in zip(incomplete, added, strict=True) if further.samples]
+        if not incomplete:
+            break
 
 
 def assign_problems(run: Run, method: Method, problems: Sequence[Problem], progress: float) -> list[list[int]]:

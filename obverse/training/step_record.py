@@ -31,6 +31,7 @@ def metrics_row(
         "num_tokens": state.num_tokens,
         "flops": state.flops,
         **metrics.rollout_metrics(rollouts.groups, rollouts.selected),
+        **({} if method.follow_up is None else metrics.follow_up_metrics(rollouts.groups)),
         **update_figures,
         **sum_counts(rollouts.grader_errors),
         **timer.row(num_generated, num_trained),

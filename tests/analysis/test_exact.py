@@ -190,7 +190,8 @@ def test_hints_are_asked_for_as_often_as_they_come() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in method_stages() if not name.startswith(("dpo", "ift", "reward_model"))]
+    "name",
+    [name for name in method_stages() if not name.startswith(("dpo", "ift", "reward_model", "bread", "trapo"))],
 )
 def test_every_method_has_its_moments(name: str) -> None:
     base, _, stage = name.partition(":")
@@ -230,4 +231,5 @@ def test_what_has_no_gradient_here_is_said() -> None:
     with pytest.raises(ConfigError, match="dpo needs pairs"):
         variance(VarianceConfig(methods="dpo"))
     assert reason_against(stages_of("reward_model", 2)[0]) == "trains no policy"
+    assert "further samples" in reason_against(stages_of("trapo", 2)[0])
     assert "tabular policy" in reason_against(stages_of("ift", 2)[0])

@@ -8,6 +8,7 @@ from obverse.estimator.parts.distillation import (
     TeacherGate,
     TowardsTeacher,
 )
+from obverse.estimator.parts.follow_ups import HintAfterFailure, HintLadder, LatestHint, MixedGroup, OncePerHint
 from obverse.estimator.parts.group_baselines import (
     BestMargin,
     LengthCentered,
@@ -38,6 +39,7 @@ from obverse.estimator.parts.imitation import (
 )
 from obverse.estimator.parts.inputs import GreedyMix
 from obverse.estimator.parts.interfaces import (
+    FollowUp,
     Mask,
     Memory,
     Normalizer,
@@ -152,15 +154,19 @@ __all__ = [
     "DoubleClip",
     "Doubt",
     "Everything",
+    "FollowUp",
     "GammaWeighted",
     "Geometric",
     "GreedyMix",
     "GreedyReward",
+    "HintAfterFailure",
+    "HintLadder",
     "ImplicitNegative",
     "ImplicitScore",
     "IncorrectOnly",
     "Itself",
     "JensenShannon",
+    "LatestHint",
     "LeaveOneOut",
     "LengthCentered",
     "Linear",
@@ -169,10 +175,12 @@ __all__ = [
     "LogarithmToo",
     "Mask",
     "Memory",
+    "MixedGroup",
     "MixedOutcomes",
     "MixtureBehavior",
     "Normalizer",
     "NotFallen",
+    "OncePerHint",
     "One",
     "OneHinted",
     "Overlong",

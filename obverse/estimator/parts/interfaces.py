@@ -119,6 +119,28 @@ class RequestFunction(Protocol):
     def __call__(self, problem: Problem, progress: float) -> list[GenerationRequest]: ...
 
 
+class FollowUp(Named):
+    """Requests further samples of a problem once those so far are graded.
+
+    Rounds count from 1 to `max_rounds`. A sample without a grade, because its grader failed, counts as incorrect.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"correct"})
+
+    @property
+    def max_rounds(self) -> int:
+        """The largest number of rounds after the first samples."""
+        raise TypeError(f"{type(self).__name__} defines no max_rounds: define it as a property")
+
+    def __call__(self, group: Group, progress: float, round_number: int) -> list[GenerationRequest]:
+        """The requests of a round, given all graded samples of the problem; empty: the problem is complete."""
+        raise TypeError(f"{type(self).__name__} has no __call__(group, progress, round_number): define it")
+
+    def alternatives(self, problem: Problem) -> list[list[GenerationRequest]]:
+        """Every list of requests that all rounds together may add for the problem, an empty one included."""
+        raise TypeError(f"{type(self).__name__} defines no alternatives(problem): define them")
+
+
 class SampleSelector(Protocol):
     """Selects the samples of a graded group that may train."""
 
