@@ -72,6 +72,9 @@ def hpt(
               one sum. gate_type="soft" has A = R - mean over the mixed group [derived]; soft_type sets when the
               demonstration also trains by off-policy RL: always, never, or between (1, 2 or else in the code).
               0 right members read the tables' first entry, 9 their last [derived].
+              SuperRL (https://arxiv.org/abs/2506.01096 v2 [abs]: GRPO where any sample has a reward, else SFT on the
+              demonstration) is `obverse train hpt --scale_rewards group --epsilon 0.2 --entropy_coef 0 --rl_coef 1`:
+              gate 0 with GRPO's clip and std, and no entropy bonus; the denominators stay hpt's [derived].
     Defaults  8 rollouts, gate 0, sft_coef 1.0 (0.3 for Qwen2.5-Math-1.5B), entropy_coef 0.001, L = 8192, learning_rate
               5e-6 constant, weight_decay 0.01, no step when the gradient norm exceeds 80, gate_type switch and SFT on
               failed problems: the authors' train.sh for Qwen2.5-Math-7B [code]; LLaMA-3.1-8B has gate 2. off_coef 1 is

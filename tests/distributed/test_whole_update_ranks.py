@@ -48,3 +48,14 @@ def test_two_ranks_replay_what_one_replays(fsdp: bool, teams: Teams, tmp_path: P
     assert compared.differ(one, two) < 1e-9
     figures = [[row["replay/replayed"] for row in runs.figures(folder)] for folder in (one, two)]
     assert figures[0] == figures[1] and sum(figures[0]) > 0
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_two_ranks_request_the_further_samples_that_one_requests(fsdp: bool, teams: Teams, tmp_path: Path) -> None:
+    options = {"num_generations": 2, "num_problems": 24, "max_completion_length": 24}
+    problems = Path("arithmetic:1-4")
+    compared = Runs(teams, Path("embedded"), problems, tmp_path / "runs", "bread", **options)
+    one, two = compared.alone(), compared.start("two", [2, 6], fsdp=fsdp, gradient_checkpointing=not fsdp)
+    assert compared.differ(one, two) < 1e-9
+    figures = [[row["follow_ups/samples"] for row in runs.figures(folder)] for folder in (one, two)]
+    assert figures[0] == figures[1] and max(figures[0]) > 2

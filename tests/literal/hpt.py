@@ -40,6 +40,28 @@ def objective(
     return literal
 
 
+def superrl() -> Callable[[Numbers], Tensor]:
+    """2506.01096 v2: PPO's surrogate of the standardized reward on own samples, and SFT on demonstrations."""
+
+    def literal(data: Numbers) -> Tensor:
+        reinforced, imitated = [], []
+        rows = data.rows(Source.ROLLOUT)
+        for row, mask in rows:
+            rewards = torch.stack([data.samples.reward[member] for member in data.members(row)])
+            advantage = (rewards.new_tensor(float(data.samples.reward[row])) - rewards.mean()) / (rewards.std() + 1e-6)
+            for logp, behavior in zip(data.logp[mask], data.tokens.behavior[mask], strict=True):
+                ratio = (logp - behavior).exp()
+                clipped = min(max(float(ratio.detach()), 0.8), 1.2)
+                pessimistic = ratio * advantage <= clipped * advantage
+                reinforced.append(ratio * advantage if pessimistic else clipped * advantage)
+        for _, mask in data.rows(Source.DEMONSTRATION):
+            imitated += [*data.logp[mask]]
+        total = sum(reinforced, torch.zeros((), dtype=torch.float64)) / 8192 / max(len(rows), 1)
+        return -total - sum(imitated, torch.zeros((), dtype=torch.float64)) / max(len(imitated), 1)
+
+    return literal
+
+
 # by the number of right members, the demonstration one of them: 1, 2, ..., 8
 ON, SFT = (0, 0.125, 0.25, 0.5, 1, 1, 1, 1), (1, 0.5, 0.25, 0.125, 0, 0, 0, 0)
 
@@ -68,6 +90,7 @@ CASES = [
     ({}, objective(8192, 1.0, 0.001)),
     ({"gate": 1, "sft_coef": 0.3, "max_completion_length": 32}, objective(32, 0.3, 0.001)),
     ({"entropy_coef": 0.0, "scale_rewards": "group", "epsilon": 0.2}, objective(8192, 1.0, 0.0, printed=True)),
+    ({"gate": 0, "scale_rewards": "group", "epsilon": 0.2, "entropy_coef": 0.0, "rl_coef": 1.0}, superrl()),
     ({"failed": "off_policy", "off_coef": 0.7}, objective(8192, 0.0, 0.001, off_coef=0.7)),
     ({"failed": "mixed"}, objective(8192, 1.0, 0.001, off_coef=1.0)),
     ({"gate_type": "soft"}, soft((1,) * 8)),
