@@ -8,7 +8,7 @@ from obverse.estimator import parts
 from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Term, entropy_bonus
 from obverse.estimator.method import Method
-from obverse.estimator.schedule import InOrder, InTurns, Stage, TrainingSchedule, WhenWaiting
+from obverse.estimator.schedule import InOrder, InTurns, Stage, TrainingSchedule, UntilPlateau, WhenWaiting
 from obverse.estimator.teacher import Taught, Teacher
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Teacher",
     "Term",
     "TrainingSchedule",
+    "UntilPlateau",
     "WhenWaiting",
     "entropy_bonus",
     "parts",

@@ -20,6 +20,7 @@ class Clock:
     step: int = 0
     progress: float = 0.0  # 0 to 1
     num_waiting: int = 0  # unsolved problems that wait for the second stage
+    num_not_lower: int = 0  # measurements in a row of a validation loss that was not below the lowest one
 
 
 class StageSelector(Protocol):
@@ -79,6 +80,45 @@ class InOrder(Named):
 
     def span(self, stage: int) -> float:
         return self.first if stage == 0 else 1 - self.first
+
+
+@dataclass(frozen=True)
+class UntilPlateau(Named):
+    """Two stages in sequence; the second begins when the validation loss has stopped falling, at `first` at the latest.
+
+    The loss on held-out demonstrations is measured every `every` steps of the first stage. It has stopped falling
+    once `patience` measurements in a row are not below the lowest one before. The second stage starts with a fresh
+    optimizer, and the policy at that point is its anchor. Neither length is known in advance: the learning-rate
+    schedule of the first stage is planned for the fraction `first` of the run, that of the second for the whole run,
+    so that neither ends early; the second has the run's progress. Source: after 2512.11470 [abs]; patience and
+    interval are ours.
+    """
+
+    first: float = 0.5
+    patience: int = 3
+    every: int = 10
+    num_stages = 2
+    fresh_anchor = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first < 1 or self.patience < 1 or self.every < 1:
+            raise ValueError("the first stage gets a fraction of the run, and patience and interval are at least 1")
+
+    def stage(self, clock: Clock) -> int:
+        return int(clock.num_not_lower >= self.patience or clock.progress >= self.first)
+
+    def progress(self, stage: int, progress: float) -> float:
+        return min(progress / self.first, 1.0) if stage == 0 else progress
+
+    def span(self, stage: int) -> float:
+        return self.first if stage == 0 else 1.0
+
+    def observed(self, state: Mapping[str, float], step: int, loss: float) -> dict[str, float]:
+        """The state of the measurements after `loss` at `step`: step, loss, lowest loss, and `num_not_lower`."""
+        lowest = state.get("lowest", loss)
+        is_lower = not state or loss < lowest
+        num_not_lower = 0 if is_lower else state["num_not_lower"] + 1
+        return {"step": step, "loss": loss, "lowest": min(loss, lowest), "num_not_lower": num_not_lower}
 
 
 @dataclass(frozen=True)
@@ -173,6 +213,11 @@ class TrainingSchedule:
         if isinstance(self.selector, InOrder):
             return (self.selector.stage(Clock(progress=progress)),)
         return tuple(range(len(self.stages)))
+
+    @property
+    def plateau(self) -> UntilPlateau | None:
+        """The selector, if it reads a validation loss."""
+        return self.selector if isinstance(self.selector, UntilPlateau) else None
 
     @property
     def num_waiting_per_step(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from obverse.estimator import InOrder, Stage, TrainingSchedule
+from obverse.estimator import InOrder, Stage, TrainingSchedule, UntilPlateau
 from obverse.methods.dr_grpo import dr_grpo
 from obverse.methods.grpo import grpo
 from obverse.methods.sft import sft
@@ -17,6 +17,8 @@ def sft_then_rl(
     epsilon_high: float | None = None,
     beta: float = 0.0,
     max_completion_length: int = 8192,
+    patience: int = 0,
+    validation_steps: int = 10,
 ) -> TrainingSchedule:
     """SFT -> RL: demonstrations for a share of the run, own samples for the rest.
 
@@ -31,6 +33,11 @@ def sft_then_rl(
     We do         One run over one stream of problems. The second stage begins with fresh moments and a schedule of its
                   own, and its initial model, for a KL, is what it finds. Both have the run's kind of schedule; each
                   counts its own steps. The KL is off, as in the papers' RL.
+              With patience, RL begins once the loss on the demonstrations of --eval_dataset has not fallen for that
+              many measurements, one every validation_steps steps, and after sft_share of the run at the latest: the
+              "stable" phase after which https://arxiv.org/abs/2512.11470 switches [abs]; its thresholds were not read,
+              patience and interval are ours [derived]. Rates that decay then reach their end only if RL has the whole
+              run, because its length is not known in advance.
     Defaults  imitation_learning_rate 5e-6 and learning_rate 1e-6 (stage 2): SRFT [paper]; sft_share 0.3 of the steps is
               ours [derived]: SRFT's 3 epochs are twice its RL steps, but a step of SFT costs a fraction of one of RL.
               8 samples, L = 8192: SRFT's setting [paper]; epsilon 0.2 [code]; rl grpo, beta 0 [derived]. In a run L is
@@ -46,6 +53,8 @@ def sft_then_rl(
         num_generations: rollouts per problem in the RL stage
         epsilon: clip range of the importance ratio: 1 - epsilon to 1 + epsilon
         epsilon_high: upper clip bound of the ratio, 1 + epsilon_high; none: epsilon
+        patience: measurements of the validation loss without a new minimum after which RL begins; 0: by sft_share alone
+        validation_steps: steps of SFT between two measurements of the validation loss, with patience
         beta: weight of grpo's KL to the policy that SFT ended with; 0 is off; dr_grpo has none
     """
     if rl == "dr_grpo" and beta:
@@ -56,6 +65,6 @@ def sft_then_rl(
         second = dr_grpo(num_generations, epsilon, epsilon_high, max_completion_length)
     return TrainingSchedule(
         (Stage(sft(), imitation_learning_rate), Stage(second)),
-        InOrder(first=sft_share),
+        UntilPlateau(sft_share, patience, validation_steps) if patience else InOrder(first=sft_share),
         run={"learning_rate": 1e-6, "imitation_learning_rate": 5e-6},
     )

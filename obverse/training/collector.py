@@ -123,6 +123,15 @@ class Collector:
             self._sample(added, drafts, [cursor + offset for offset in offsets], numbers)
         return added
 
+    def demonstrations(self, problems: Sequence[Problem]) -> list[Sample]:
+        """The demonstration of each problem as a sample; not graded."""
+        request = GenerationRequest(demonstrations=1)
+        return [
+            sample
+            for problem in problems
+            for sample in self._given_responses(problem, self.renderer.demonstration(problem), request)
+        ]
+
     def sampling_requests(
         self,
         problems: Sequence[Problem],

@@ -36,6 +36,7 @@ from obverse.training.step_record import metrics_row, write_step
 from obverse.training.teacher_scores import TeacherScores, score_rollouts, with_divergence
 from obverse.training.tracking import start_trackers
 from obverse.training.update_phase import run_updates
+from obverse.training.validation_loss import measure_if_due
 
 FAILED = 1  # the exit code of a run that an error ended, for its trackers
 ROUNDING = 1e-9  # so that three times a third of the run is the whole run
@@ -105,6 +106,7 @@ def train_loop(run: Run) -> Outcome:
         notify(run, lambda events: events.train_begin(run.folder.path))
         while not run.is_finished:
             evaluate_if_due(run)
+            measure_if_due(run)
             is_recorded = run.process_group.is_first and run.state.step + 1 == run.config.memory_snapshot
             with recorded(run.folder.path, is_recorded):
                 row = train_step(run)

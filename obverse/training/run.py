@@ -109,7 +109,9 @@ class Run:
     @property
     def stage(self) -> int:
         """The stage of the schedule that the next step belongs to."""
-        return self.schedule.selector.stage(Clock(self.state.step, self.progress, len(self.state.waiting)))
+        num_not_lower = int(self.state.validation.get("num_not_lower", 0))
+        clock = Clock(self.state.step, self.progress, len(self.state.waiting), num_not_lower)
+        return self.schedule.selector.stage(clock)
 
     @property
     def learner(self) -> Learner:

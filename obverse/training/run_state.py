@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from obverse.errors import CheckpointError
 
-VERSION = 3
+VERSION = 4
 StateJson = dict[str, Any]  # a state.json: RunState, "version", "metrics", "optimizers", "template", "ahead"
 JSON_NAMES = {"previous_progress": "before", "stage": "lane"}  # fields whose name in state.json is an older one
 
@@ -29,6 +29,7 @@ class RunState:
     stage: int = 0  # the last stage of the schedule that has begun
     memory: dict[str, float] = field(default_factory=dict)  # the method's persistent numbers
     replay: dict[str, Any] = field(default_factory=dict)  # the store of own right samples (estimator/replay.py)
+    validation: dict[str, float] = field(default_factory=dict)  # the last validation loss (UntilPlateau.observed)
     waiting: list[str] = field(default_factory=list)  # ids of problems queued for another stage, the newest last
 
     def finish_step(self, progress: float, num_problems: int, num_tokens: int, flops: float) -> None:
@@ -93,5 +94,10 @@ def _from_2(content: StateJson) -> StateJson:
     return {"replay": {}, **content, "version": 3}
 
 
+def _from_3(content: StateJson) -> StateJson:
+    """Version 3 had no validation loss."""
+    return {"validation": {}, **content, "version": 4}
+
+
 # From each older version to the next one. tests/data/checkpoints has states of every version.
-MIGRATIONS: dict[int, Callable[[StateJson], StateJson]] = {1: _from_1, 2: _from_2}
+MIGRATIONS: dict[int, Callable[[StateJson], StateJson]] = {1: _from_1, 2: _from_2, 3: _from_3}

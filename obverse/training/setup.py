@@ -54,6 +54,7 @@ from obverse.training.teacher_checks import fitting_problems, teacher_prompts
 from obverse.training.teacher_options import check_teacher_rows
 from obverse.training.train_inference_kl import MismatchCheck
 from obverse.training.validate import load_problems
+from obverse.training.validation_loss import check_held_out
 from obverse.types import Problem
 
 
@@ -75,6 +76,7 @@ def prepare(
     check_teacher_rows(config, schedule, problems)
     check_models_and_device(config, schedule)
     data, eval_problems = problems_fingerprint(problems), load_eval_problems(config)
+    check_held_out(config, schedule, eval_problems)
     inputs = fingerprints.of_files(config, problems, eval_problems)
     fingerprints.refuse_unexpected(expected or {}, inputs)
     process_group.heartbeat()

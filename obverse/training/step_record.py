@@ -40,6 +40,7 @@ def metrics_row(
         "tokens/trained": num_trained,
         **({} if method.teacher is None else {**scores.row(), **metrics.teacher_metrics(rollouts.selected)}),
         **({"lane": stage} if is_staged else {}),
+        **({"validation/loss": state.validation["loss"]} if state.validation and stage == 0 else {}),
         **(metrics.staleness(rollouts.groups, state.step - 1) if is_async else {}),
         **({} if method.replay is None else method.replay.figures(state.replay, rollouts.groups, state.step - 1)),
         **({"memory": state.memory[RUN]} if has_memory else {}),

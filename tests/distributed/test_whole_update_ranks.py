@@ -59,3 +59,15 @@ def test_two_ranks_request_the_further_samples_that_one_requests(fsdp: bool, tea
     assert compared.differ(one, two) < 1e-9
     figures = [[row["follow_ups/samples"] for row in runs.figures(folder)] for folder in (one, two)]
     assert figures[0] == figures[1] and max(figures[0]) > 2
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_two_ranks_leave_a_stage_when_one_does(fsdp: bool, teams: Teams, tmp_path: Path) -> None:
+    options = {"num_generations": 2, "num_problems": 24, "max_completion_length": 24, "sft_share": 0.9, "patience": 1}
+    options |= {"validation_steps": 1, "imitation_learning_rate": 1e-30, "num_eval_problems": 8, "eval_steps": 0}
+    options |= {"eval_dataset": "arithmetic:1-2"}
+    compared = Runs(teams, Path("embedded"), Path("arithmetic:1-4"), tmp_path / "runs", "sft_then_rl", **options)
+    one, two = compared.alone(), compared.start("two", [2, 6], fsdp=fsdp, gradient_checkpointing=not fsdp)
+    assert compared.differ(one, two) < 1e-9
+    lanes = [[row["lane"] for row in runs.figures(folder)] for folder in (one, two)]
+    assert lanes[0] == lanes[1] and lanes[0][:2] == [0, 1]

@@ -337,7 +337,7 @@ def test_c9_a_state_of_a_later_version_is_refused_by_both_numbers(folder: Path, 
 
 
 def test_c9_a_state_without_a_field_of_its_version_is_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match="cursor, replay, waiting"):
+    with pytest.raises(CheckpointError, match="cursor, replay, validation, waiting"):
         state = {"version": VERSION, "step": 1, "num_tokens": 1, "flops": 1.0, "before": 0.0, "lane": 0, "memory": {}}
         migrate(state | {"optimizers": {}, "metrics": {}}, Path("checkpoint-1"), {})
 
