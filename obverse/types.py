@@ -104,6 +104,7 @@ class GenerationRequest:
     rollouts: int = 0
     demonstrations: int = 0
     pairs: int = 0  # 1: the problem's chosen and rejected response
+    labeled: int = 0  # 1: the problem's chosen response, its rejected one, or both: what it has
     greedy: int = 0  # 1: a rollout at temperature 0, graded but not trained
     hint: float = 0.0  # the fraction of the demonstration that rollouts continue
     hint_in: Literal["steps", "tokens"] = "steps"  # the unit of that fraction, rounded to whole ones

@@ -9,6 +9,7 @@ from obverse.estimator.tables import PartInputs
 from obverse.models.batch import Update
 from obverse.training.divergence_target import comparison_of
 from obverse.training.learners import Learner
+from obverse.training.mismatched_kl import with_mismatched_kl
 from obverse.training.prepared_update import PromptReaders, fill_logprobs, prepare_update
 from obverse.training.streams import Streams, forward
 from obverse.training.whole_update import whole_update
@@ -27,6 +28,7 @@ def forward_passes(learner: Learner, update: Update, progress: float) -> Iterato
     For gradients, call backward on each micro batch before the next one is requested, and read them after the last.
     """
     prepared, readers = prepare_update(learner, update, is_repeated=False), PromptReaders(learner)
+    prepared, _ = with_mismatched_kl(learner, prepared)
     whole = whole_update(learner, prepared, progress)
     for number, micro in enumerate(prepared.micros):
         streams = forward(learner, micro, readers.policy, comparison=comparison_of(learner, micro, readers))

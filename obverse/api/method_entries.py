@@ -112,13 +112,15 @@ class Entry:
 
     @property
     def data(self) -> list[str]:
-        """What it requires: `answers` (to grade by), `demonstrations`, `pairs`, the `anchor` model, a `teacher`, which
+        """What it requires: `answers` (to grade by), `demonstrations`, `pairs`, `labels` of single
+        responses, the `anchor` model, a `teacher`, which
         is another model, a `critic`.
         """
         needs = {
             "answers": self._wants("rollouts") and self._grades,
             "demonstrations": self._wants("demonstrations") or self._teacher_reads("demonstration"),
             "pairs": self._wants("pairs"),
+            "labels": self._wants("labeled"),
             "anchor": any(method.reads_anchor or samples_initial(method) for method in self.methods),
             "teacher": any(method.teacher is not None and method.teacher.who == "model" for method in self.methods),
             "critic": any(method.critic is not None for method in self.methods),

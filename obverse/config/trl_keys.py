@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 from obverse.config.foreign_keys import Dialect, Fixed, Ignored, Refused, Renamed, Rule, Translation, as_number, as_text
 from obverse.config.sources import ALIASES, is_option
@@ -23,6 +24,7 @@ from obverse.config.trainer_keys import (
 from obverse.config.trainer_keys import RULES as TRAINER_RULES
 from obverse.errors import ConfigError
 from obverse.estimator.parts import Standardized
+from obverse.estimator.parts.preference_losses import PairLoss
 from obverse.estimator.schedule import as_schedule
 from obverse.methods import call, find, parameters
 
@@ -32,12 +34,16 @@ SAME_LOSS = {
     "dr_grpo": "dr_grpo",
     "sapo": "sapo",
     "cispo": "cispo",
+    "luspo": "luspo",
+    "vespo": "vespo",
+    "simpo": "simpo",
+    "sft": "sft",
     "dft": "dft",
     "nll": "sft",
     "chunked_nll": "sft",
 }
 ABSOLUTE_BOUND = ("cispo",)  # epsilon_high is the bound itself; here the bound is 1 + epsilon_high
-PAIR_LOSSES = ("sigmoid", "ipo")
+PAIR_LOSSES = get_args(PairLoss)
 OTHER_METHOD = "it belongs to another method: see 'obverse methods'"
 SERVER = ("vllm_mode", "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout")
 

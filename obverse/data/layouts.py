@@ -25,6 +25,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from obverse import rewards
+from obverse.data.labels import read_label
 from obverse.data.llama_factory_rows import with_messages
 from obverse.data.messages import (
     UnusableError,
@@ -161,7 +162,7 @@ class RowReader:
             self.template |= {field: extra} if extra else {}
 
     def set_template(self) -> None:
-        """Read the inputs of the chat template; reject media, and demonstrations that are labelled as bad."""
+        """Read the inputs of the chat template; reject media; read the label of a single response."""
         for key in MEDIA:
             if self.row.get(key):
                 self.flaw(key, "texts are all that is read; take the column out")
@@ -173,18 +174,18 @@ class RowReader:
                 self.flaw("chat_template_kwargs", f"{reserved[0]} has a place of its own")
             self.template["chat_template_kwargs"] = variables
         self.template = {key: value for key, value in self.template.items() if value}
-        label = self.row.get("label")
-        is_rejected = label is False or (
-            "completion" in self.row and str(label).strip().lower() in ("false", "0", "0.0")
-        )
-        if is_rejected and "demonstration" in self.fields:
-            self.flaw("label", "false: what is marked as bad is no demonstration; take the row or its completion out")
+        if reason := read_label(self.row, self.fields, self.template):
+            self.flaw("label", reason)
 
     def problem(self) -> Problem | list[Flaw]:
         """Return the problem, or the flaws if there are any."""
         name = self._verifier()
         needs_none = name is not None and all(map(_is_code, self._names(name)))
-        if not self.flaws and not self.fields.keys() & {"answer", "demonstration", "chosen"} and not needs_none:
+        if (
+            not self.flaws
+            and not self.fields.keys() & {"answer", "demonstration", "chosen", "rejected"}
+            and not needs_none
+        ):
             self.flaw("row", f"nothing to check or to learn from beside the prompt; its keys are {_listed(self.row)}")
         meta = {key: value for key, value in self.row.items() if key not in self.used_keys or key in FOR_TEMPLATES}
         fields = {"id": self._id(), "prompt": "", "verifier": name, "meta": meta, "template": self.template}

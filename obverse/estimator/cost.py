@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from obverse.estimator.method import Method
+from obverse.estimator.parts import MismatchedKL
 from obverse.estimator.requests import ANY, request_lists
 from obverse.types import GenerationRequest, GradeResult, Group, Kind, ModelInput, Sample, Source
 
@@ -55,8 +56,14 @@ def scoring_passes(method: Method, is_repeated: bool = False) -> list[str]:
         "teacher's distributions": method.compares_with("teacher"),
         "policy before its first step": freezes and any(method.reads_behavior(source) for source in off_policy),
     }
+    passes["policy on mismatched responses"] = passes["initial model on them"] = reads_mismatched(method)
     passes["first pass over the update"] = method.reads_update
     return [name for name, is_made in passes.items() if is_made]
+
+
+def reads_mismatched(method: Method) -> bool:
+    """Whether KTO's estimate of the KL is read, from as many responses behind other prompts."""
+    return isinstance(method.memory, MismatchedKL)
 
 
 def _groups(requests: Sequence[GenerationRequest]) -> Iterator[Group]:
@@ -65,7 +72,7 @@ def _groups(requests: Sequence[GenerationRequest]) -> Iterator[Group]:
     hints: list[int] = []  # of each rollout, in hundredths of the demonstration
     for request in requests:
         given += [_sample("demonstration", True) for _ in range(request.demonstrations)]
-        given += [_sample(kind, kind == "chosen") for kind in PAIR for _ in range(request.pairs)]
+        given += [_sample(kind, kind == "chosen") for kind in PAIR for _ in range(max(request.pairs, request.labeled))]
         hints += [math.ceil(100 * request.hint)] * request.rollouts
     for num_right in range(len(hints) + 1):
         rollouts = [

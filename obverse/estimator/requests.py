@@ -37,7 +37,7 @@ def request_lists(
 
 
 def wants(method: Method, kind: str, problems: Sequence[Problem] = (ANY,)) -> bool:
-    """Whether the method requests `rollouts`, `demonstrations` (or hints of them), `pairs` or a `greedy` answer."""
+    """Whether the method requests `rollouts`, `demonstrations` (or hints of them), `pairs`, `labeled` or `greedy`."""
     fields = ("demonstrations", "hint") if kind == "demonstrations" else (kind,)
     return any(getattr(request, field) for request in generation_requests(method, problems) for field in fields)
 
@@ -55,6 +55,6 @@ def samples_initial(method: Method) -> bool:
 def max_samples_per_problem(method: Method) -> int:
     """The largest number of samples that the method requests for one problem and trains on; greedy ones are not."""
     return max(
-        sum(request.rollouts + request.demonstrations + 2 * request.pairs for request in requests)
+        sum(request.rollouts + request.demonstrations + 2 * max(request.pairs, request.labeled) for request in requests)
         for requests in request_lists(method)
     )

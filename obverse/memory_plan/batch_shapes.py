@@ -8,7 +8,7 @@ from obverse.config.train import TrainConfig
 from obverse.estimator.method import Method
 from obverse.estimator.requests import request_lists
 from obverse.estimator.teacher import Teacher
-from obverse.types import Source
+from obverse.types import GenerationRequest, Source
 
 FEEDBACK, TEMPLATE = 128, 64  # tokens assumed of a verifier's reason, and of the text around a teacher's context
 
@@ -43,10 +43,15 @@ class SamplesPerProblem:
         ]
         return SamplesPerProblem(
             sampled=max(sum(request.rollouts + request.greedy for request in row) for row in lists),
-            response=max(sum(request.demonstrations + 2 * request.pairs for request in row) for row in lists),
+            response=max(sum(map(num_given, row)) for row in lists),
             hint=lengths.response if any(request.hint for request in requests) else 0,
             completion=max(longest, default=0),
         )
+
+
+def num_given(request: GenerationRequest) -> int:
+    """The most responses of the data that a request has."""
+    return request.demonstrations + 2 * max(request.pairs, request.labeled)
 
 
 @dataclass(frozen=True)

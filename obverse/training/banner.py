@@ -109,6 +109,7 @@ def saves(config: TrainConfig) -> str:
 def samples_per_problem(run: Run, method: Method) -> list[dict[str, int]]:
     """The number of samples of each kind that a method requests for a problem; several where it draws one at random."""
     kinds = {"completions": "rollouts", "greedy": "greedy", "demonstrations": "demonstrations", "pairs": "pairs"}
+    kinds |= {"labeled responses": "labeled"}
     counts = [
         {name: sum(getattr(request, kind) for request in requests) for name, kind in kinds.items()}
         for requests in request_lists(method, run.problems[:1], [run.progress])
@@ -122,7 +123,8 @@ def batch(run: Run, stage: int) -> str:
     num = (run.schedule.num_waiting_per_step if stage > 0 else None) or run.config.prompts_per_step
     wanted = " or ".join(" + ".join(f"{n} {kind}" for kind, n in counts.items() if n) for counts in alternatives)
     num_sampled = max(counts["completions"] + counts["greedy"] for counts in alternatives)
-    num_shown = max(counts["demonstrations"] + 2 * counts["pairs"] for counts in alternatives)
+    num_labeled = max(counts["labeled responses"] for counts in alternatives)
+    num_shown = num_labeled + max(counts["demonstrations"] + 2 * counts["pairs"] for counts in alternatives)
     limit = "at most " if len(alternatives) > 1 else ""
     rounds = f", in up to {method.max_rounds} rounds" if method.max_rounds > 1 else ""
     sampled, shown = f"{limit}{num * num_sampled:,} sampled", f"{limit}{num * num_shown:,} shown"

@@ -170,9 +170,12 @@ class Collector:
         responses: list[tuple[Kind, RenderedResponse]] = []
         if request.demonstrations and rendered is not None:
             responses.append(("demonstration", rendered))
-        if request.pairs and problem.chosen is not None and problem.rejected is not None:
-            responses.append(("chosen", self.renderer.response(problem, (problem.chosen,), "chosen")))
-            responses.append(("rejected", self.renderer.response(problem, (problem.rejected,), "rejected")))
+        is_pair = problem.chosen is not None and problem.rejected is not None
+        if request.labeled or (request.pairs and is_pair):
+            given: list[tuple[Kind, str | None]] = [("chosen", problem.chosen), ("rejected", problem.rejected)]
+            responses += [
+                (kind, self.renderer.response(problem, (text,), kind)) for kind, text in given if text is not None
+            ]
         return [
             Sample(
                 kind=kind,

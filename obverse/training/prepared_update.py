@@ -19,7 +19,7 @@ from obverse.models.batch import Micro, Update, is_sampled
 from obverse.models.policy import logprobs
 from obverse.training.learners import Learner
 from obverse.training.value_model import fill_advantages
-from obverse.types import Source
+from obverse.types import Sample, Source
 
 # Computing a prompt once for all its samples pays from this mean number of samples per prompt on.
 MIN_SAMPLES_PER_PROMPT = 1.5
@@ -38,6 +38,7 @@ class PreparedUpdate:
     num_rows: int
     is_frozen: bool
     is_unmoved: bool  # the rollouts are the current policy's own: every ratio to their behavior is 1
+    rows: Sequence[Sample] = ()  # the samples of the table
     without_gradient: Sequence[Micro] = ()  # the other samples, where a part reads the policy over the whole update
 
 
@@ -98,7 +99,7 @@ def prepare_update(learner: Learner, update: Update, is_repeated: bool) -> Prepa
     is_of_policy = learner.samples_itself and Source.REPLAYED not in method.sources
     is_unmoved = is_of_policy and not is_frozen and not method.needs("sampler")
     without_gradient = _micros_without_gradient(learner, update, others, is_shared, is_frozen) if others else []
-    return PreparedUpdate(samples, micros, num_rows, is_frozen, is_unmoved, without_gradient)
+    return PreparedUpdate(samples, micros, num_rows, is_frozen, is_unmoved, update.rows, without_gradient)
 
 
 def _micros_without_gradient(

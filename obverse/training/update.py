@@ -22,6 +22,7 @@ from obverse.runtime.callbacks import Watcher
 from obverse.training.divergence_target import comparison_of
 from obverse.training.learners import Learner
 from obverse.training.metrics import Row, UpdateMetrics
+from obverse.training.mismatched_kl import with_mismatched_kl
 from obverse.training.optimizer import Optimizer
 from obverse.training.prepared_update import PreparedUpdate, PromptReaders, fill_logprobs
 from obverse.training.streams import Streams, forward
@@ -60,6 +61,7 @@ def optimizer_step(
     row = metrics.row()
     if not learner.method.trains_policy:  # no log-probs were computed: these figures would be meaningless zeros
         row = {name: value for name, value in row.items() if name not in ("entropy", "clip_ratio")}
+    row |= backward.figures
     return UpdateResult(row | figures | backward.router_loss.row(), None if observed is None else observed.tolist())
 
 
@@ -70,7 +72,8 @@ class BackwardPass:
     """
 
     def __init__(self, learner: Learner, update: PreparedUpdate, progress: float, compares_sampler: bool) -> None:
-        self.learner, self.update, self.progress = learner, update, progress
+        self.learner, self.progress = learner, progress
+        self.update, self.figures = with_mismatched_kl(learner, update)
         self.compares_sampler = compares_sampler
         self.readers = PromptReaders(learner)
         self.router_loss = RouterLoss(learner, update)

@@ -86,10 +86,12 @@ def check_data(config: TrainConfig, method: Method, problems: Sequence[Problem])
     num_shown = sum(bool(problem.demonstration) for problem in problems)
     num_paired = sum(problem.chosen is not None and problem.rejected is not None for problem in problems)
     num_gradable = sum(problem.verifier is not None for problem in problems)
-    available = {"demonstrations": num_shown, "pairs": num_paired}
+    num_labeled = sum(problem.chosen is not None or problem.rejected is not None for problem in problems)
+    available = {"demonstrations": num_shown, "pairs": num_paired, "labeled": num_labeled}
     wanted = [kind for kind in available if wants(method, kind)]
     if wanted and not any(available[kind] for kind in wanted):
         columns = {"demonstrations": "the column", "pairs": "the columns chosen and rejected"}
+        columns |= {"labeled": "the columns completion and label, or chosen and rejected"}
         raise ConfigError(
             f"method {config.method!r} needs {' or '.join(wanted)} and {config.dataset!r} has none: "
             f"add {' or '.join(columns[kind] for kind in wanted)}"

@@ -212,10 +212,7 @@ def test_without_a_template_there_is_no_place_for_them(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": "2+2=", "completion": "5", "label": False}, "label: false"),
-        ({"prompt": "2+2=", "completion": "5", "label": 0}, "label: false"),
-        ({"prompt": "2+2=", "completion": "5", "label": "False"}, "label: false"),
-        ({"messages": [ASK, says("5")], "label": False}, "label: false"),
+        ({"prompt": "2+2=", "completion": "5", "rejected": "6", "chosen": "4", "label": False}, "label: the row has"),
         ({"prompt": "2+2=", "answer": "4", "image": "x.png"}, "image: texts are all"),
         ({"prompt": "2+2=", "answer": "4", "tools": "add"}, "tools: not a list of objects"),
         ({"prompt": "2+2=", "answer": "4", "chat_template_kwargs": [1]}, "chat_template_kwargs: not an object"),
@@ -234,8 +231,20 @@ def test_rows_that_are_refused_whatever_the_template(row: dict[str, Any], reason
     assert flaw.startswith(reason)
 
 
+@pytest.mark.parametrize("label", [False, 0, "False", "0.0"])
+def test_a_response_that_is_labelled_bad_is_rejected_and_never_imitated(label: object) -> None:
+    problem = problem_of({"prompt": "2+2=", "completion": "5", "label": label})
+    assert (problem.rejected, problem.chosen, problem.demonstration) == ("5", None, ())
+
+
+def test_a_label_of_the_last_answer_of_a_conversation() -> None:
+    problem = problem_of({"messages": [ASK, says("5", reasoning="hm")], "label": False})
+    assert (problem.rejected, problem.demonstration) == ("5", ()) and "demonstration" not in problem.template
+
+
 def test_labels_that_are_good_or_mean_something_else() -> None:
-    assert problem_of({"prompt": "2+2=", "completion": "4", "label": True}).demonstration == ("4",)
+    problem = problem_of({"prompt": "2+2=", "completion": "4", "label": True})
+    assert problem.demonstration == ("4",) and problem.chosen == "4" and problem.rejected is None
     assert problem_of({"prompt": "2+2=", "answer": "4", "label": False}).meta == {"label": False}
     assert problem_of({"prompt": "2+2=", "answer": "4", "demonstration": "4", "label": 0}).meta == {"label": 0}
 

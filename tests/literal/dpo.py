@@ -61,6 +61,80 @@ def alpha_half(ratio: Tensor) -> Tensor:
     return (torch.exp(-0.5 * ratio) - 1) / -0.5
 
 
+def separate(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """A loss of the scores of the chosen and of the rejected response."""
+    return lambda better, worse, num_better, num_worse: loss(better, worse)
+
+
+def exo(smoothing: float, beta: float = 0.1) -> Loss:
+    def loss(better: Tensor, worse: Tensor) -> Tensor:
+        q = torch.sigmoid(beta * (better - worse))
+        return q * (q / (1 - smoothing)).log() + (1 - q) * ((1 - q) / smoothing).log()
+
+    return separate(loss)
+
+
+def nca(better: Tensor, worse: Tensor) -> Tensor:
+    return -logsigmoid(0.1 * better) - logsigmoid(-0.1 * better) / 2 - logsigmoid(-0.1 * worse) / 2
+
+
+def robust(better: Tensor, worse: Tensor) -> Tensor:
+    margin = 0.1 * (better - worse)
+    return (-0.9 * logsigmoid(margin) + 0.1 * logsigmoid(-margin)) / 0.8
+
+
+def bco(better: Tensor, worse: Tensor) -> Tensor:
+    return -logsigmoid(0.1 * better) - logsigmoid(-0.1 * worse)
+
+
+def sppo(better: Tensor, worse: Tensor) -> Tensor:
+    return (better - 0.5 / 0.1) ** 2 + (worse + 0.5 / 0.1) ** 2
+
+
+def apo_zero(better: Tensor, worse: Tensor, beta: float = 0.1) -> Tensor:
+    return 1 - torch.sigmoid(beta * better) + torch.sigmoid(beta * worse)
+
+
+def apo_down(better: Tensor, worse: Tensor, beta: float = 0.1) -> Tensor:
+    return torch.sigmoid(beta * better) + 1 - torch.sigmoid(beta * (better - worse))
+
+
+def discopop(better: Tensor, worse: Tensor) -> Tensor:
+    margin = 0.1 * (better - worse)
+    blend = torch.sigmoid(margin / 0.05)
+    return -(1 - blend) * logsigmoid(margin) + blend * torch.exp(-margin)
+
+
+def hinge(better: Tensor, worse: Tensor) -> Tensor:
+    return torch.relu(1 - 2 * (better - worse))
+
+
+def averaged(better: Tensor, worse: Tensor, num_better: int, num_worse: int) -> Tensor:
+    return -logsigmoid(0.1 * (better / num_better - worse / num_worse))
+
+
+def sorted_scores(is_paired: bool) -> Callable[[Numbers], Tensor]:
+    """The logistic loss of the k-th smallest of two lists: policy and anchor, or chosen and rejected."""
+
+    def literal(data: Numbers) -> Tensor:
+        chosen, rejected = data.rows(Source.CHOSEN), data.rows(Source.REJECTED)
+        sums = {row: (data.logp[mask].sum(), data.tokens.anchor[mask].sum()) for row, mask in [*chosen, *rejected]}
+        partner = {int(data.samples.group[row]): row for row, _ in rejected}
+        pairs = [(row, partner[int(data.samples.group[row])]) for row, _ in chosen]
+        first, second = [], []
+        for better, worse in pairs:
+            if is_paired:
+                first.append(sums[better][0] - sums[worse][0])
+                second.append(sums[better][1] - sums[worse][1])
+            else:
+                first.append(sums[better][0] - sums[better][1])
+                second.append(sums[worse][0] - sums[worse][1])
+        gaps = torch.stack(first).sort().values - torch.stack(second).sort().values
+        return -logsigmoid(0.1 * gaps).mean()
+
+    return literal
+
+
 CASES = [
     ({}, objective(logistic(0.1))),
     ({"beta": 0.5, "label_smoothing": 0.2}, objective(logistic(0.5, smoothing=0.2))),
@@ -76,4 +150,16 @@ CASES = [
         {"pairs": "own", "beta": 1.0, "divergence": "js", "label_smoothing": 0.1},
         objective(logistic(1.0, jensen_shannon, 0.1), own=True),
     ),
+    ({"loss": "hinge", "beta": 2.0}, objective(separate(hinge))),
+    ({"loss": "exo_pair", "label_smoothing": 0.01}, objective(exo(0.01))),
+    ({"loss": "nca_pair"}, objective(separate(nca))),
+    ({"loss": "robust", "label_smoothing": 0.1}, objective(separate(robust))),
+    ({"loss": "bco_pair"}, objective(separate(bco))),
+    ({"loss": "sppo_hard"}, objective(separate(sppo))),
+    ({"loss": "apo_zero"}, objective(separate(apo_zero))),
+    ({"loss": "apo_down"}, objective(separate(apo_down))),
+    ({"loss": "discopop"}, objective(separate(discopop))),
+    ({"loss": "sigmoid_norm"}, objective(averaged)),
+    ({"loss": "aot"}, sorted_scores(is_paired=True)),
+    ({"loss": "aot_unpaired"}, sorted_scores(is_paired=False)),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from obverse.errors import ConfigError
 from obverse.estimator.formula import coefficient
 from obverse.estimator.method import Method
 from obverse.estimator.parts import DoubleClip, ImplicitScore, PerPair, Preferred, Ranked
+from obverse.estimator.parts.preference_losses import SMOOTHED, PairLoss, pulls
 from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.methods import build
 from obverse.types import Source
@@ -201,6 +203,47 @@ def test_what_is_read(name: str, options: dict[str, object], read: set[str], tog
     assert {column for column in columns if method.needs(column)} == read
     assert method.needs_whole_groups == together
     assert method.trains_policy == (name != "reward_model")
+
+
+PULLS: dict[PairLoss, tuple[float, float, float]] = {  # label smoothing, and minus the slopes by both scores
+    "sigmoid": (0.0, 0.048750260, -0.048750260),
+    "hinge": (0.0, 0.1, -0.1),
+    "exo_pair": (0.001, 0.171311777, -0.171311777),
+    "nca_pair": (0.0, 0.022001599, -0.025374972),
+    "robust": (0.1, 0.061250260, -0.061250260),
+    "bco_pair": (0.0, 0.048001066, -0.050749944),
+    "sppo_hard": (0.0, 8.4, -10.6),
+    "apo_zero": (0.0, 0.024960043, -0.024994376),
+    "apo_down": (0.0, 0.000024339, -0.024984382),
+    "discopop": (0.0, -0.028540417, 0.028540417),  # the sign of a small margin
+    "ipo": (0.0, 9.0, -9.0),
+}
+
+
+@pytest.mark.parametrize("loss", PULLS)
+def test_the_losses_of_a_pair_have_their_published_slopes(loss: PairLoss) -> None:
+    """TRL's losses at beta 0.1 and log-ratios of 0.8 and 0.3."""
+    smoothing, *expected = PULLS[loss]
+    scores = (torch.tensor([0.8], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64))
+    slopes = [float(pull) for pull in pulls(loss, *scores, 0.1, smoothing, 0.0)]
+    assert slopes == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in get_args(PairLoss) if not loss.startswith("aot")])
+def test_a_loss_is_finite_at_scores_far_apart(loss: PairLoss) -> None:
+    for better, worse in ((1e4, -1e4), (-1e4, 1e4), (0.0, 0.0)):
+        up, down = pulls(loss, torch.tensor([better]), torch.tensor([worse]), 2.0, 0.1 * (loss in SMOOTHED), 0.5)
+        assert torch.isfinite(up).all() and torch.isfinite(down).all()
+
+
+def test_simpo_and_orpo_have_their_published_coefficients() -> None:
+    """One token each: simpo at beta 2, gamma 1 and a - b = 0.3, orpo's odds ratio at beta 0.1, a -1 and b -1.5."""
+    simpo, orpo = build("simpo"), build("orpo")
+    assert isinstance(simpo, Method) and isinstance(orpo, Method)
+    at = inputs("c x", [0.5, 0.2])
+    assert coefficient(at, simpo.terms).tolist() == pytest.approx([1.197375320, -1.197375320], abs=1e-9)
+    at = inputs("c x", [-1.0 - math.log(0.2), -1.5 - math.log(0.2)])
+    assert coefficient(at, orpo.terms[1:]).tolist() == pytest.approx([0.052274943, -0.042534881], abs=1e-9)
 
 
 def test_the_share_counts_pairs_in_the_loss() -> None:

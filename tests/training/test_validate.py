@@ -152,7 +152,7 @@ def test_what_methods_want_is_read_off_their_wishes() -> None:
         kind: {name for name in methods.names() if asks(name, kind)}
         for kind in ("rollouts", "demonstrations", "pairs", "greedy")
     }
-    assert found["pairs"] == {"dpo", "una", "reward_model"}
+    assert found["pairs"] == {"dpo", "una", "reward_model", "simpo", "orpo", "cpo", "apo_zero", "apo_down"}
     assert {"sft", "hpt", "uft", "prefix_rft", "relift"} <= found[
         "demonstrations"
     ]  # hints are pieces of demonstrations

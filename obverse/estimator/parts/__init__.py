@@ -64,7 +64,7 @@ from obverse.estimator.parts.mismatch import Corrected
 from obverse.estimator.parts.normalizers import Constant, PerGroup, PerSample, PerSequence, PerToken
 from obverse.estimator.parts.over_update import ClipCovariance, CovariancePenalty, SecondMomentClip, TopEntropy
 from obverse.estimator.parts.own_group import OwnCentered, OwnStandardized
-from obverse.estimator.parts.pairs import ImplicitScore, PerPair, Preferred, Ranked
+from obverse.estimator.parts.pairs import ImplicitScore, OddsRatio, PerPair, Preferred, Ranked, Transported
 from obverse.estimator.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
 from obverse.estimator.parts.persistent_state import (
     AboveMemory,
@@ -76,6 +76,7 @@ from obverse.estimator.parts.persistent_state import (
 )
 from obverse.estimator.parts.prefixes import PerPrefixToken, Prefix, PrefixRequest
 from obverse.estimator.parts.propagation import Geometric, Propagated
+from obverse.estimator.parts.prospects import MismatchedKL, Prospect
 from obverse.estimator.parts.ratio_shaping import (
     Accepted,
     AtLeast,
@@ -175,11 +176,13 @@ __all__ = [
     "LogarithmToo",
     "Mask",
     "Memory",
+    "MismatchedKL",
     "MixedGroup",
     "MixedOutcomes",
     "MixtureBehavior",
     "Normalizer",
     "NotFallen",
+    "OddsRatio",
     "OncePerHint",
     "One",
     "OneHinted",
@@ -204,6 +207,7 @@ __all__ = [
     "PrefixWeighted",
     "ProbabilityChange",
     "Propagated",
+    "Prospect",
     "Ranked",
     "Redistributed",
     "RelativeToMean",
@@ -237,6 +241,7 @@ __all__ = [
     "TornHint",
     "TowardsAnchor",
     "TowardsTeacher",
+    "Transported",
     "Undecided",
     "UniformHint",
     "Unit",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from obverse.estimator.parts.interfaces import Normalizer, PairedAdvantage, Part
+from obverse.estimator.parts.preference_losses import AVERAGED, SMOOTHED, PairLoss, pulls
 from obverse.estimator.tables import LOG_RATIO_LIMIT
 from obverse.types import Source
 
@@ -63,23 +64,24 @@ def log_ratios(inputs: PartInputs) -> Tensor:
 
 @dataclass(frozen=True)
 class Preferred(PairedAdvantage):
-    """A = +-pull g'(L) on every token of the better and the worse sample, summed over a sample's pairs; [T].
+    """A = minus the slope of a pair's loss by the sample's score, times g'(L), on every token of both samples; [T].
 
-    L is a sample's summed log-ratio to the anchor, h = g(L_better) - g(L_worse). `sigmoid`: the loss is
-    -log sigmoid(beta h), with label smoothing e (1 - e) of that and e of -log sigmoid(-beta h), and pull = beta
-    ((1 - e) sigmoid(-beta h) - e sigmoid(beta h)). `ipo`: g(L) / n in place of g, n the sample's tokens, the loss
-    (h - 1 / (2 beta))^2 and pull = 1 / beta - 2 h. g is L for the reverse KL, 1 - e^-L for the forward KL,
-    log 2 + log sigmoid(L) for Jensen-Shannon, (e^((alpha - 1) L) - 1) / (alpha - 1) for alpha.
-    If `with_rollouts`, correct rollouts are paired with incorrect ones too.
+    L is a sample's summed log-ratio to the anchor (with `reference_free` its log-prob), its score g(L): L for the
+    reverse KL, 1 - e^-L for the forward KL, log 2 + log sigmoid(L) for Jensen-Shannon, (e^((alpha - 1) L) - 1) /
+    (alpha - 1) for alpha; for `ipo` and `sigmoid_norm` divided by the sample's tokens. The losses are those of
+    `preference_losses`. A sample's pairs are summed. If `with_rollouts`, correct rollouts are paired with incorrect
+    ones too.
     Source: DPO, 2305.18290 eq. 7; divergences, 2309.16240; ipo, 2310.12036, length averaged as in TRL.
     """
 
     beta: float = 0.1
     divergence: Divergence = "reverse_kl"
     alpha: float = 0.5
-    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    loss: PairLoss = "sigmoid"
     label_smoothing: float = 0.0
     with_rollouts: bool = False
+    reference_free: bool = False
+    margin: float = 0.0
     needs_whole_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -89,18 +91,21 @@ class Preferred(PairedAdvantage):
             raise ValueError('the alpha divergence with alpha 1 is the reverse KL: give divergence="reverse_kl"')
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must be at least 0 and below 0.5, not {self.label_smoothing:g}")
-        if self.label_smoothing and self.loss == "ipo":
-            raise ValueError("label_smoothing requires the sigmoid loss, not ipo")
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            raise ValueError(f"label_smoothing requires one of the losses {', '.join(SMOOTHED)}, not {self.loss}")
+        if self.loss == "exo_pair" and not self.label_smoothing:
+            raise ValueError("exo_pair requires a label_smoothing above 0: its target distribution has no zero")
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset({"anchor", "correct", "own_group"} if self.with_rollouts else {"anchor"})
+        anchor = frozenset[str]() if self.reference_free else frozenset({"anchor"})
+        return anchor | {"correct", "own_group"} if self.with_rollouts else anchor
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         score, slope = self._scores(inputs)
         better, worse = pairs = local_pairs(inputs, self.with_rollouts)
-        pull = self._pull(score[better] - score[worse])
-        return inputs.spread(summed(pairs, pull, -pull, len(inputs.samples)) * slope)
+        up, down = pulls(self.loss, score[better], score[worse], self.beta, self.label_smoothing, self.margin)
+        return inputs.spread(summed(pairs, up, down, len(inputs.samples)) * slope)
 
     def margins(self, inputs: PartInputs) -> Tensor:
         """beta (score of the better - score of the worse) of every pair of this micro batch; [P]."""
@@ -110,8 +115,9 @@ class Preferred(PairedAdvantage):
 
     def _scores(self, inputs: PartInputs) -> tuple[Tensor, Tensor]:
         """The compared scores and their derivatives by each token's log-prob; [S] each."""
-        score, slope = self._divergence(log_ratios(inputs))
-        if self.loss == "sigmoid":
+        total = inputs.sample_sum(inputs.policy.logp) if self.reference_free else log_ratios(inputs)
+        score, slope = self._divergence(total)
+        if self.loss not in AVERAGED:
             return score, slope
         num_tokens = inputs.samples.counts.sum(1).clamp(min=1)
         return score / num_tokens, slope / num_tokens
@@ -127,12 +133,75 @@ class Preferred(PairedAdvantage):
         exponent = (power * ratio).clamp(-LOG_SCORE_LIMIT, LOG_SCORE_LIMIT)
         return exponent.expm1() / power, exponent.exp()
 
+
+@dataclass(frozen=True)
+class Transported(Preferred):
+    """DPO's logistic loss on sorted scores of the whole update in place of pairs: `aot` and `aot_unpaired`; [T].
+
+    `aot` sorts the pairs' differences of the policy and, apart from them, those of the anchor, and compares the k-th of
+    both. `aot_unpaired` sorts the log-ratios of the chosen and of the rejected samples, and compares the k-th of both.
+    Source: 2406.05882, as in TRL.
+    """
+
+    loss: PairLoss = "aot"
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return super().needs | {"update"}
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        update = inputs.update
+        policy, anchor = update.sample_sum(update.policy.logp), update.sample_sum(update.tokens.anchor)
+        better, worse = pairs = all_pairs(inputs.samples, self.with_rollouts)
+        if self.loss == "aot":
+            first, second = policy[better] - policy[worse], anchor[better] - anchor[worse]
+            rank = first.argsort().argsort()
+            up = self._pull(first - second.sort().values[rank])
+            return inputs.spread(summed(pairs, up, -up, len(inputs.samples)))
+        first, second = (policy - anchor)[better], (policy - anchor)[worse]
+        pull = self._pull(first.sort().values - second.sort().values)
+        up, down = pull[first.argsort().argsort()], -pull[second.argsort().argsort()]
+        return inputs.spread(summed(pairs, up, down, len(inputs.samples)))
+
     def _pull(self, gap: Tensor) -> Tensor:
-        """Minus the slope of a pair's loss by its score gap; [P]."""
-        if self.loss == "ipo":
-            return 1 / self.beta - 2 * gap
-        doubt = self.label_smoothing
-        return self.beta * ((1 - doubt) * (-self.beta * gap).sigmoid() - doubt * (self.beta * gap).sigmoid())
+        return pulls("sigmoid", gap, gap * 0, self.beta, self.label_smoothing, 0.0)[0]
+
+
+@dataclass(frozen=True)
+class OddsRatio(PairedAdvantage):
+    """A = +-beta sigmoid(-(o(a) - o(b))) / (1 - e^a), o(a) = a - log(1 - e^a), on the tokens of a pair; [T].
+
+    a and b are the mean log-probs of the chosen and the rejected response, and the loss is -beta log sigmoid of the
+    difference of their log-odds. 1 - e^a is at least `least`, because the slope has no bound where a response is nearly
+    certain. Divided by the sample's tokens. Source: ORPO, 2403.07691 eq. 7.
+    """
+
+    beta: float = 0.1
+    least: float = 1e-6
+    needs_whole_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise ValueError(f"beta must be above 0, not {self.beta:g}")
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        odds, slope = self._log_odds(inputs)
+        better, worse = pairs = local_pairs(inputs, with_rollouts=False)
+        pull = self.beta * (odds[worse] - odds[better]).sigmoid()
+        num_tokens = inputs.samples.counts.sum(1).clamp(min=1)
+        return inputs.spread(summed(pairs, pull, -pull, len(inputs.samples)) * slope / num_tokens)
+
+    def margins(self, inputs: PartInputs) -> Tensor:
+        """beta (mean log-prob of the chosen - that of the rejected response) of every local pair, as TRL; [P]."""
+        mean = inputs.sample_sum(inputs.policy.logp) / inputs.samples.counts.sum(1).clamp(min=1)
+        better, worse = local_pairs(inputs, with_rollouts=False)
+        return self.beta * (mean[better] - mean[worse])
+
+    def _log_odds(self, inputs: PartInputs) -> tuple[Tensor, Tensor]:
+        """o and its derivative by the mean log-prob; [S] each."""
+        mean = inputs.sample_sum(inputs.policy.logp) / inputs.samples.counts.sum(1).clamp(min=1)
+        complement = (-mean.expm1()).clamp(min=self.least)
+        return mean - complement.log(), 1 / complement
 
 
 @dataclass(frozen=True)

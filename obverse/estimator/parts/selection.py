@@ -12,12 +12,16 @@ from obverse.types import GenerationRequest, Group, Problem, Sample
 
 @dataclass(frozen=True)
 class Request(Named):
-    """The same request for every problem: numbers of rollouts, demonstrations, pairs and greedy answers."""
+    """The same request for every problem: numbers of rollouts, demonstrations, pairs and greedy answers.
+
+    `labeled` requests the problem's chosen and rejected responses, of which it may have one only.
+    """
 
     rollouts: int = 0
     demonstrations: int = 0
     pairs: int = 0
     greedy: int = 0
+    labeled: int = 0
     author: Literal["policy", "initial"] = "policy"
 
     def __str__(self) -> str:
