@@ -27,7 +27,7 @@ def kto(
                   over devices, at least 0; rows averaged over the batch [code].
     We do         Prompt i with response i - 1 of the whole update, over all ranks and micro batches: one more forward
                   pass of policy and initial model over as many responses, before each optimizer step. Rows with both
-                  responses of a pair are two rows. metrics.jsonl has z_0 as kto/kl.
+                  responses of a pair are two rows. metrics.jsonl has z_0 as mismatched_kl.
     Defaults  beta 0.1, weights 1, learning_rate 1e-6 (TRL [code]).
     Pitfalls  Equal rewards do not give zero: rewards are not read, the label is. z_0 depends on which rows share an
               update, and an update of one row compares its response with itself. With many more rows of one label

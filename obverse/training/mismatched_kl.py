@@ -19,7 +19,7 @@ from obverse.types import Sample
 
 
 def with_mismatched_kl(learner: Learner, update: PreparedUpdate) -> tuple[PreparedUpdate, Row]:
-    """The update with z_0 of the policy as it is now as the samples' memory, and the figure `kto/kl`.
+    """The update with z_0 of the policy as it is now as the samples' memory, and the figure `mismatched_kl`.
 
     Unchanged, without a figure, for a method that does not read it. All ranks call it together.
     """
@@ -27,7 +27,7 @@ def with_mismatched_kl(learner: Learner, update: PreparedUpdate) -> tuple[Prepar
         return update, {}
     kl = estimate(learner, update.rows)
     samples = replace(update.samples, memory=torch.full_like(update.samples.reward, kl))
-    return replace(update, samples=samples), {"kto/kl": kl}
+    return replace(update, samples=samples), {"mismatched_kl": kl}
 
 
 def mismatched(rows: Sequence[Sample]) -> list[ScoringRequest]:

@@ -6,7 +6,7 @@ import json
 import math
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -14,6 +14,7 @@ from obverse.analysis.step_coefficients import weigh
 from obverse.analysis.step_file import COLUMNS, read_step
 from obverse.errors import ConfigError, DataError
 from obverse.methods import COMPONENTS, names
+from obverse.types import Kind
 
 PATH = Path(__file__).parents[1] / "data" / "step.json"
 exp = math.exp
@@ -200,7 +201,7 @@ def test_an_empty_step_and_an_empty_sample_are_fine(step: Any) -> None:
         ({"reward": None}, "samples[1]: reward is missing"),
         ({"problem": [1]}, "samples[1]: problem: expects a name, not [1]"),
         ({"kind": "rolout"}, "samples[1]: kind: unknown 'rolout': did you mean 'rollout'?"),
-        ({"kind": 7}, "samples[1]: kind: unknown 7: one of rollout, hinted, greedy, demonstration, chosen, rejected"),
+        ({"kind": 7}, f"samples[1]: kind: unknown 7: one of {', '.join(get_args(Kind))}"),
         (
             {"source": ["rollout", "demonstrate"]},
             "samples[1]: source[1]: unknown 'demonstrate': did you mean 'demonstration'?",
