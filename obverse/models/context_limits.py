@@ -20,6 +20,7 @@ from obverse.types import GenerationRequest, Problem
 
 SAMPLED = "a completion"
 ONE_ROLLOUT = frozenset({GenerationRequest(rollouts=1)})
+DEMONSTRATION_TOO = ONE_ROLLOUT | {GenerationRequest(demonstrations=1)}
 MARGIN = 1_024  # bytes that a template may add to an untokenized prompt, beyond those it adds to the first one
 
 
@@ -66,12 +67,13 @@ def check_run(
     A reward model reads prompts and completions in its own tokens; a completion is assumed to have no more of them.
     """
     requests = {request for method in schedule.methods for request in generation_requests(method)}
+    held_out_requests = ONE_ROLLOUT if schedule.plateau is None else DEMONSTRATION_TOO
     max_tokens = config.max_completion_length
     num_unread = 0 if any("score" in method.streams for method in schedule.methods) else 1
 
     def texts(above: int) -> Iterable[TextLength]:
         yield from too_long(problems, renderer, requests, max_tokens, above)
-        yield from too_long(held_out, renderer, ONE_ROLLOUT, max_tokens, above)
+        yield from too_long(held_out, renderer, held_out_requests, max_tokens, above)
 
     def scored(above: int) -> Iterable[TextLength]:
         return too_long(problems, scorer.renderer if scorer else renderer, ONE_ROLLOUT, max_tokens, above)

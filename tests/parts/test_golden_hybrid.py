@@ -254,3 +254,21 @@ def test_one_denominator_for_all_kinds() -> None:
     at = inputs(["rr", "r", "dd", "hr"], [1.0] * 4)
     for source in Source:
         assert ConstantOfAll(10)(at, source).tolist() == pytest.approx([1 / 40] * 7)
+
+
+@pytest.mark.parametrize(("probability", "weight"), [(0.3, 1.0), (0.05, 0.5)])
+def test_tokens_below_the_trusted_probability_count_in_proportion(probability: float, weight: float) -> None:
+    method = methods.build("trsft", {"max_completion_length": 1})
+    assert isinstance(method, Method)
+    data = inputs(["d"], [1.0], p=probability)
+    assert coefficient(data, method.terms).tolist() == pytest.approx([weight])
+
+
+def test_a_hint_of_two_samples_counts_as_one_and_the_demonstration_is_in_the_baseline() -> None:
+    method = methods.build("trapo", {"max_completion_length": 1, "entropy_coef": 0.0})
+    data = inputs(["r", "hr", "hr", "hhr", "d"], [0.0, 1.0, 0.0, 0.0, 1.0], p=0.25)  # pi_old is 0.25 as well
+    assert isinstance(method, Method)
+    total = coefficient(data, method.terms)
+    own = [reward - 0.4 for reward in (0.0, 1.0, 0.0, 0.0)]
+    expected = [own[0], 0.5, own[1], 0.5, own[2], 1.0, 1.0, own[3], 1.0]
+    assert (5 * total).tolist() == pytest.approx(expected)
