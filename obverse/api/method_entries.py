@@ -117,8 +117,8 @@ class Entry:
         is another model, a `critic`.
         """
         needs = {
-            "answers": self._wants("rollouts") and self._grades,
-            "demonstrations": self._wants("demonstrations") or self._teacher_reads("demonstration"),
+            "answers": self._wants("rollouts") and self._grades and not self._transforms,
+            "demonstrations": self._transforms or self._wants("demonstrations") or self._teacher_reads("demonstration"),
             "pairs": self._wants("pairs"),
             "labels": self._wants("labeled"),
             "anchor": any(method.reads_anchor or samples_initial(method) for method in self.methods),
@@ -133,6 +133,11 @@ class Entry:
 
     def _teacher_reads(self, context: Context) -> bool:
         return any(method.teacher is not None and context in method.teacher.contexts for method in self.methods)
+
+    @property
+    def _transforms(self) -> bool:
+        """Whether the problems are made from demonstrations."""
+        return any(method.problems is not None for method in self.methods)
 
     def _wants(self, kind: str) -> bool:
         return any(wants(method, kind) for method in self.methods)
@@ -210,6 +215,7 @@ def stage_record(stage: Stage) -> dict[str, Any]:
     optional: dict[str, object] = {"critic": method.critic, "memory": method.memory, "inputs": method.inputs}
     optional |= {"teacher": method.teacher, "divergence": method.divergence}
     optional |= {"replay": method.replay} if method.replay is not None else {}
+    optional |= {"problems": method.problems} if method.problems is not None else {}
     return {
         "ask": str(method.ask),
         "keep": str(method.keep),

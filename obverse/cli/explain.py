@@ -101,6 +101,7 @@ def sampling_parts(method: Method) -> list[tuple[str, Any]]:
         *(method.replay, method.follow_up),
     )
     rows: list[tuple[str, Any]] = [("ask", method.ask), ("keep", method.keep)]
+    rows += [("problems", method.problems)] if method.problems is not None else []
     rows += [("shaping", part) for part in method.shaping]
     names = ("critic", "memory", "inputs", "teacher", "divergence", "replay", "follow_up")
     return rows + [(name, part) for name, part in zip(names, optional, strict=True) if part is not None]

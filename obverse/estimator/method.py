@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from obverse.estimator.columns import WRITTEN_BY_CRITIC, check_needs, part_needs
 from obverse.estimator.divergence import Divergence
 from obverse.estimator.formula import Stream, Term
-from obverse.estimator.parts.interfaces import FollowUp, Memory, RequestFunction, SampleSelector, Shaping
+from obverse.estimator.parts.interfaces import (
+    FollowUp,
+    Memory,
+    ProblemTransform,
+    RequestFunction,
+    SampleSelector,
+    Shaping,
+)
 from obverse.estimator.parts.selection import Everything
 from obverse.estimator.replay import Replay
 from obverse.estimator.teacher import Teacher, TeacherContext
@@ -44,6 +51,7 @@ class Method:
     divergence: Divergence | None = None  # of terms with on="divergence"
     replay: Replay | None = None  # a store of own right samples; their tokens have the source REPLAYED
     follow_up: FollowUp | None = None  # requests further samples of a problem once those so far are graded
+    problems: ProblemTransform | None = None  # replaces the rows of the data set when a run loads them
     max_rounds: int = 1  # rounds of sampling per step, until prompts_per_step problems have samples to train on
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from functools import cache, partial
 
 from obverse import python_files
 from obverse.errors import ConfigError, GraderError
-from obverse.rewards import choice, countdown, exact, knights, math, numeric, reference_check, worker_pool
+from obverse.rewards import choice, countdown, exact, knights, math, numeric, reference_check, similarity, worker_pool
 from obverse.rewards.algebra_requests import TOO_HARD, WORKER
 from obverse.rewards.answer_extraction import final_answer
 from obverse.rewards.composite import combine_grades, component_names, parse_verifiers
@@ -28,6 +28,7 @@ _MODULES = {
     "choice": choice,
     "exact": exact,
     "numeric": numeric,
+    "similarity": similarity,
 }
 
 NAMES = tuple(_MODULES)

@@ -76,9 +76,27 @@ def load_problems(config: TrainConfig, schedule: TrainingSchedule) -> list[Probl
     )
     if not problems:
         raise ConfigError(f"data set {config.dataset!r} has no problems")
+    problems = transformed(config, schedule, problems)
     for method in schedule.methods:
         check_data(config, method, problems)
     return problems
+
+
+def transformed(config: TrainConfig, schedule: TrainingSchedule, problems: list[Problem]) -> list[Problem]:
+    """The problems as the methods want them; ConfigError if none is left, or if methods want different ones."""
+    transforms = [method.problems for method in schedule.methods]
+    transform = transforms[0]
+    if any(other != transform for other in transforms):
+        raise ConfigError(f"method {config.method!r} has stages with different problems: give all the same transform")
+    if transform is None:
+        return problems
+    changed = transform(problems)
+    if not changed:
+        raise ConfigError(
+            f"method {config.method!r}: {transform} leaves none of the {len(problems)} rows of {config.dataset!r}: it "
+            "needs demonstrations of at least two steps, a list of texts or paragraphs"
+        )
+    return changed
 
 
 def check_data(config: TrainConfig, method: Method, problems: Sequence[Problem]) -> None:

@@ -115,6 +115,7 @@ from obverse.estimator.parts.selection import (
     Request,
     SolvedGate,
 )
+from obverse.estimator.parts.steps import NextStep, RewardSpread
 from obverse.estimator.parts.success_tables import ByCount
 from obverse.estimator.parts.values import GAE, Surprise, Written
 
@@ -180,6 +181,7 @@ __all__ = [
     "MixedGroup",
     "MixedOutcomes",
     "MixtureBehavior",
+    "NextStep",
     "Normalizer",
     "NotFallen",
     "OddsRatio",
@@ -215,6 +217,7 @@ __all__ = [
     "RequestFunction",
     "Rest",
     "Reward",
+    "RewardSpread",
     "Right",
     "RightOrWrong",
     "RiseAndFall",

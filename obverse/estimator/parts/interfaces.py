@@ -141,6 +141,12 @@ class FollowUp(Named):
         raise TypeError(f"{type(self).__name__} defines no alternatives(problem): define them")
 
 
+class ProblemTransform(Protocol):
+    """Replaces the problems of a data set by others."""
+
+    def __call__(self, problems: Sequence[Problem]) -> list[Problem]: ...
+
+
 class SampleSelector(Protocol):
     """Selects the samples of a graded group that may train."""
 
