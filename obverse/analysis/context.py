@@ -34,7 +34,7 @@ from obverse.training import validate as requirements
 from obverse.training.build_models import load_reward_model
 from obverse.training.collector import Collector
 from obverse.training.grader_errors import GraderErrorLimit
-from obverse.training.learners import Learner
+from obverse.training.learners import Learner, policy_for
 from obverse.training.metrics import PhaseTimer
 from obverse.training.optimizer import Optimizer
 from obverse.training.rollout_phase import add_follow_ups
@@ -131,7 +131,12 @@ class Context:
         has_full_distribution = samples_itself and self.params.is_untruncated and not samples_initial(method)
         optimizer = Optimizer(self.policy.model, TrainConfig(method="none", learning_rate=0.0), 1)
         return Learner(
-            self.policy, self.initial, method, optimizer, self.micro_batch_tokens, samples_itself=has_full_distribution
+            policy_for(method, self.policy),
+            self.initial,
+            method,
+            optimizer,
+            self.micro_batch_tokens,
+            samples_itself=has_full_distribution,
         )
 
 

@@ -51,6 +51,7 @@ class Method:
     divergence: Divergence | None = None  # of terms with on="divergence"
     replay: Replay | None = None  # a store of own right samples; their tokens have the source REPLAYED
     follow_up: FollowUp | None = None  # requests further samples of a problem once those so far are graded
+    entropy_top_k: int | None = None  # the column `entropy` is that of the renormalized most likely tokens
     problems: ProblemTransform | None = None  # replaces the rows of the data set when a run loads them
     max_rounds: int = 1  # rounds of sampling per step, until prompts_per_step problems have samples to train on
 
@@ -70,6 +71,8 @@ class Method:
                     f"{sorted(unavailable)[0]!r}, which is computed during it: a shaping may need behavior, anchor, "
                     "sampler, reward and correct"
                 )
+        if self.entropy_top_k is not None and ("entropy" in self.streams or self.entropy_top_k < 1):
+            raise ValueError("an entropy of the most likely tokens has no gradient: an entropy bonus needs all of them")
         if self.reads_update and not self.trains_policy:
             raise ValueError("a part needs 'update', the policy's outputs over the whole update, and none is trained")
         if (self.replay is None) != (Source.REPLAYED not in self.sources) or (self.replay and self.max_rounds > 1):

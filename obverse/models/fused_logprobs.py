@@ -28,7 +28,8 @@ class Scores(torch.autograd.Function):
 
     With `comparison` also the distribution's divergence from a target's, [T]. `known_logp_gradient` and
     `known_divergence_gradient` [T] are the gradients by log-probs and divergence that the backward pass will receive,
-    if known in advance; `size` is the number of tokens in a chunk.
+    if known in advance; `size` is the number of tokens in a chunk. With `entropy_top_k` the entropy is that of the most
+    likely tokens, renormalized, and must not be differentiated.
     """
 
     @staticmethod
@@ -42,6 +43,7 @@ class Scores(torch.autograd.Function):
         size: int,
         comparison: Comparison | None = None,
         known_divergence_gradient: Tensor | None = None,
+        entropy_top_k: int | None = None,
     ) -> tuple[Tensor, ...]:
         home = matrix if accumulates_in_place(matrix) else None
         ctx.learns = matrix.requires_grad  # a frozen head (with adapters) has no gradient
@@ -59,7 +61,7 @@ class Scores(torch.autograd.Function):
                     compared.read(part)
                 for rows, distribution in work.distributions(states, matrix, temperature, part):
                     logp[rows] = distribution.log_probs_of(target[rows])
-                    entropy[rows] = distribution.entropy()
+                    entropy[rows] = distribution.entropy(entropy_top_k)
                     if compared is not None:
                         divergence[rows] = compared.value(rows, distribution)
                     if known_logp_gradient is not None:
@@ -103,7 +105,7 @@ class Scores(torch.autograd.Function):
                         target[rows], by_logp[rows], by_entropy[rows] if spread else None, added=added
                     )
                 gradients.add(part, work.logits, temperature[part])
-        return gradients.states, gradients.matrix if ctx.home is None else None, *[None] * 6
+        return gradients.states, gradients.matrix if ctx.home is None else None, *[None] * 7
 
 
 class Lookup(torch.autograd.Function):

@@ -99,6 +99,12 @@ class Workspace:
             yield slice(start, start + len(rows)), Distribution(rows, self.weights[: len(rows)])
 
 
+def entropy_of_logits(logits: Tensor) -> Tensor:
+    """The entropy of each row's distribution; [n] from [n, k]. A token with probability 0 adds 0."""
+    logp = logits.log_softmax(-1)
+    return -(logp.exp() * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)
+
+
 class Distribution:
     """Logits minus their maximum [n, V], exponentials `weights`, and their sums `total`; p = weights / total."""
 
@@ -120,8 +126,10 @@ class Distribution:
         """log p of one token per row; [n]."""
         return self.logits.gather(-1, target[:, None])[:, 0] - self.total.log()
 
-    def entropy(self) -> Tensor:
-        """-sum_v p_v log p_v; [n]."""
+    def entropy(self, top_k: int | None = None) -> Tensor:
+        """-sum_v p_v log p_v; [n]. With `top_k`, of the renormalized distribution of the most likely tokens."""
+        if top_k is not None:
+            return entropy_of_logits(self.logits.topk(min(top_k, self.logits.shape[-1])).values)
         mean = self._mean_logit()
         if bool(mean.isnan().any()):  # a token with probability 0 has p log p = 0, not NaN
             self.logits.clamp_(min=torch.finfo(self.logits.dtype).min)

@@ -22,7 +22,7 @@ from obverse.models.decoder_layers import decoder_layers
 from obverse.models.fused_divergence import Comparison, LogitDivergence, Target
 from obverse.models.fused_logprobs import Scores, chunk_size, decoder_inputs
 from obverse.models.heads import head_of, narrowed, plain_layer, plain_table, split_head
-from obverse.models.logit_chunks import wide
+from obverse.models.logit_chunks import entropy_of_logits, wide
 from obverse.models.rope_forward import RowGrouping, outputs
 from obverse.models.rope_frequencies import frequency_switches
 from obverse.models.shared_prefix import SharedPrefix, can_share
@@ -46,6 +46,7 @@ class Policy:
     adapter: Any = None  # obverse.models.lora.Adapter, if only an adapter is trained
     compiled: Callable[[], AbstractContextManager[None]] = nullcontext  # inside, the layers run their compiled forward
     rows: RowGrouping = field(default_factory=RowGrouping)  # which rows can share a batch
+    entropy_top_k: int | None = None  # entropies are those of the renormalized most likely tokens, without a gradient
     unused_weights: str | None = None  # a message about weights in the files that the model does not use
 
     @property
@@ -317,12 +318,14 @@ def scores(
             size,
             comparison,
             known_divergence_gradient if graph else None,
+            policy.entropy_top_k,
         )
         return logp, entropy if entropy_graph else entropy.detach(), *divergence
     head = policy.head
 
     def chunk(states: Tensor, part: slice) -> tuple[Tensor, ...]:
-        return _score(states if head is None else head(states), micro, part, entropy_graph, comparison)
+        logits = states if head is None else head(states)
+        return _score(logits, micro, part, entropy_graph, comparison, policy.entropy_top_k)
 
     if len(states) <= size or (head is None and comparison is None):
         return chunk(states, slice(0, len(states)))
@@ -379,14 +382,21 @@ def _scalars(model: Any, micro: Micro, after: bool) -> Any:
 
 
 def _score(
-    logits: Tensor, micro: Micro, part: slice, entropy_graph: bool, comparison: Comparison | None
+    logits: Tensor,
+    micro: Micro,
+    part: slice,
+    entropy_graph: bool,
+    comparison: Comparison | None,
+    entropy_top_k: int | None = None,
 ) -> tuple[Tensor, ...]:
     """The scores of the tokens `part` of a micro batch from their logits [n, V]; float32 (or float64) [n] each."""
     logits = wide(logits) / micro.temperature[part, None]
     logp = logits.log_softmax(-1)
     distribution = logp if entropy_graph else logp.detach()
-    # a token with probability 0 has p log p = 0, not NaN
-    entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
+    if entropy_top_k is None:  # a token with probability 0 has p log p = 0, not NaN
+        entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
+    else:
+        entropy = entropy_of_logits(distribution.topk(min(entropy_top_k, distribution.shape[-1])).values)
     observed = logp.gather(-1, micro.target[part, None])[:, 0]
     if comparison is None:
         return observed, entropy

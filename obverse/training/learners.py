@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -59,6 +59,11 @@ class Learner:
         return models[self.method.teacher.who]
 
 
+def policy_for(method: Method, policy: Policy) -> Policy:
+    """The policy as it computes the entropies that the method reads."""
+    return policy if method.entropy_top_k is None else replace(policy, entropy_top_k=method.entropy_top_k)
+
+
 def build_learners(
     config: TrainConfig,
     schedule: TrainingSchedule,
@@ -87,7 +92,7 @@ def build_learners(
         is_comparable = samples_policy and method.trains_policy and method.inputs is None
         learners.append(
             Learner(
-                policy=models.policy,
+                policy=policy_for(method, models.policy),
                 anchor=models.anchor if method.reads_anchor else None,
                 method=method,
                 optimizer=optimizer,

@@ -137,7 +137,7 @@ def test_law_4_prompt_tokens_get_no_gradient(name: str) -> None:
     tokens = replace(
         micro.tokens, advantage=nothing + 1, anchor=nothing, value=nothing, returns=nothing, teacher=nothing
     )
-    entropy = torch.zeros_like(logp)
+    entropy = torch.ones_like(logp)
     # a scalar head's value and a divergence depend on the state: any function of its log-probs is a valid stand-in
     loss(tokens, update.samples, logp, entropy, method.terms, value=logp * 2, divergence=logp * 3).backward()
     touched = logits.grad.abs().sum(-1) > 0

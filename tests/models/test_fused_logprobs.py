@@ -96,3 +96,18 @@ def test_a_logit_of_minus_infinity_is_no_nan(known_logp_gradient: Tensor | None)
     assert float(logp.detach()) == pytest.approx(-0.693147, rel=1e-5)
     (gradient,) = torch.autograd.grad(logp.sum() + entropy.sum(), matrix)
     torch.testing.assert_close(gradient, torch.tensor([[0.5], [0.0], [-0.5]]))
+
+
+def test_the_entropy_of_the_most_likely_tokens() -> None:
+    """That of the renormalized 20 largest probabilities, by chunks of the head and from whole logits."""
+    generator = torch.Generator().manual_seed(3)
+    states = torch.randn(11, 8, generator=generator, dtype=torch.float64)
+    matrix = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    warm, target = torch.rand(11, generator=generator, dtype=torch.float64) + 0.5, torch.arange(11)
+    top = (states @ matrix.T / warm[:, None]).softmax(-1).topk(20).values
+    share = top / top.sum(-1, keepdim=True)
+    expected = -(share * share.log()).sum(-1)
+    found = Scores.apply(states, matrix, target, warm, None, 4, None, None, 20)[1]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    whole = Scores.apply(states, matrix, target, warm, None, 4, None, None, 50)[1]
+    torch.testing.assert_close(whole, Scores.apply(states, matrix, target, warm, None, 4)[1], rtol=1e-12, atol=1e-12)

@@ -200,3 +200,21 @@ class CenteredSurprise(Part):
 
     def __call__(self, inputs: PartInputs) -> Tensor:
         return Centered()(inputs) * (-inputs.policy.logp.expm1()).clamp(min=0) ** self.gamma
+
+
+@dataclass(frozen=True)
+class EntropyShare(Part):
+    """A = (H / most)^alpha, H the entropy at the token: imitate where the policy is undecided. Source: 2601.02151."""
+
+    alpha: float = 1.0
+    most: float = 3.0
+    needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ValueError(
+                f"alpha must be at least 0, not {self.alpha:g}: tokens without entropy would have no bound"
+            )
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        return (inputs.policy.entropy / self.most).clamp(min=0) ** self.alpha
