@@ -324,8 +324,7 @@ def scores(
     head = policy.head
 
     def chunk(states: Tensor, part: slice) -> tuple[Tensor, ...]:
-        logits = states if head is None else head(states)
-        return _score(logits, micro, part, entropy_graph, comparison, policy.entropy_top_k)
+        return _score(policy, states if head is None else head(states), micro, part, entropy_graph, comparison)
 
     if len(states) <= size or (head is None and comparison is None):
         return chunk(states, slice(0, len(states)))
@@ -382,21 +381,16 @@ def _scalars(model: Any, micro: Micro, after: bool) -> Any:
 
 
 def _score(
-    logits: Tensor,
-    micro: Micro,
-    part: slice,
-    entropy_graph: bool,
-    comparison: Comparison | None,
-    entropy_top_k: int | None = None,
+    policy: Policy, logits: Tensor, micro: Micro, part: slice, entropy_graph: bool, comparison: Comparison | None
 ) -> tuple[Tensor, ...]:
     """The scores of the tokens `part` of a micro batch from their logits [n, V]; float32 (or float64) [n] each."""
     logits = wide(logits) / micro.temperature[part, None]
     logp = logits.log_softmax(-1)
     distribution = logp if entropy_graph else logp.detach()
-    if entropy_top_k is None:  # a token with probability 0 has p log p = 0, not NaN
+    if policy.entropy_top_k is None:  # a token with probability 0 has p log p = 0, not NaN
         entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
     else:
-        entropy = entropy_of_logits(distribution.topk(min(entropy_top_k, distribution.shape[-1])).values)
+        entropy = entropy_of_logits(distribution.topk(min(policy.entropy_top_k, distribution.shape[-1])).values)
     observed = logp.gather(-1, micro.target[part, None])[:, 0]
     if comparison is None:
         return observed, entropy
