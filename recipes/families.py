@@ -18,7 +18,7 @@ from obverse.comparison.standings import standings
 from recipes.science import OPTIONS as SCIENCE
 from recipes.science import PAGE, arguments, between, run
 
-METHODS = ("sft", "grpo", "hpt", "trsft", "maxrl", "kl_cov", "trapo", "exgrpo", "simpo")
+METHODS = ("sft", "grpo", "hpt", "trsft", "maxrl", "clip_cov", "trapo", "exgrpo", "simpo")
 OPTIONS: dict[str, Any] = {**SCIENCE, "methods": METHODS, "baselines": ("sft", "grpo", "hpt"), "budget": 100_000}
 
 

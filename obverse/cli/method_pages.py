@@ -33,6 +33,27 @@ strongest first: a function of the *authors' code*, a *peer* (a maintained libra
 of this project writes out and differentiates (every method has one), or *derived*: the objective itself is a
 reconstruction."""
 
+NOT_BUILT = """## Methods that are not here, and why
+
+A method here is a value: requests, selections, and a coefficient for every token. These are something else.
+
+- **AMFT** ([2508.06944](https://arxiv.org/abs/2508.06944) [abs]) learns the weight between SFT and RL by a
+  meta-gradient: the inner product of a step's gradient with that of a validation batch. That is a second gradient of
+  the same weights, not a coefficient. A fixed weight is [sft_rl_sum](sft_rl_sum.md), a scheduled one
+  [chord](chord.md).
+- **BRIDGE** ([2509.06948](https://arxiv.org/abs/2509.06948) [abs]) is bilevel: SFT trains an adapter so that RL on
+  the base weights does better, which takes gradients through RL's steps.
+- **MIFO** ([2510.04454](https://arxiv.org/abs/2510.04454) [abs]) freezes the parameters that RL moved most while SFT
+  trains on hard problems and tokens of high entropy: a mask on parameters, in the optimizer. Its turns are those of
+  [relift](relift.md).
+- **SASR** ([2505.13026](https://arxiv.org/abs/2505.13026) [abs]) chooses SFT or GRPO for each step by comparing SFT's
+  gradient norm with that of the warm-up: it takes both gradients of a step to use one. Fixed turns are
+  [alternate](alternate.md), turns by failed problems [relift](relift.md).
+- **SuperRL** ([2506.01096](https://arxiv.org/abs/2506.01096) [abs]) is [hpt](hpt.md) with the options that its page
+  names, and no method of its own.
+- **SFT, then RL from the plateau on** ([2512.11470](https://arxiv.org/abs/2512.11470) [abs]) is
+  [sft_then_rl](sft_then_rl.md) with `--patience`."""
+
 
 def write(folder: Path, rows: Iterable[Entry]) -> int:
     """Write all pages into a folder, created if missing, and return their number; StorageError if that fails."""
@@ -66,6 +87,7 @@ def index(rows: list[Entry]) -> Iterator[str]:
             for row in members
         ]
         yield table(("method", "in one line", "needs", "cost", "proven", "paper"), cells)
+    yield NOT_BUILT
     yield f"## Terms\n\nThe parts of every method's terms, by name.\n\n{markdown_table(rows)}"
 
 

@@ -34,6 +34,7 @@ ALSO = {
     "nft": {"max_num_gen_batches": 2},
     "relift": {"num_waiting": 8},
     "reft": {"sft_share": 0.3},
+    "passk": {"k": 2},  # a quarter of 4 samples is 1, which is pass@1
     "reward_model": {"learning_rate": 1e-3},
     "srl": {"dataset": "arithmetic:4-6", "num_generations": 8, "temperature": 1.2},  # chains that the base varies
 }

@@ -58,6 +58,8 @@ def divergence(method: Method, logits: torch.Tensor, target: torch.Tensor, prais
 
 # Wrong answers rise too, less than a right one would: SDAR's gate is positive for every token.
 RAISES_WRONG_ANSWERS = {"sdar"}
+# Wrong answers fall whatever the group's other samples are: it has no baseline.
+LOWERS_WRONG_ANSWERS = {"nsr"}
 
 
 @pytest.mark.parametrize("name", method_stages())
@@ -78,7 +80,9 @@ def test_law_6_a_step_raises_the_better_answer(name: str, solved: bool) -> None:
     zeros = torch.zeros_like(praise)
     critic = {"advantage": praise if solved else zeros, "value": zeros, "returns": zeros}
     informed = logp.detach() + praise  # a teacher that knows which answer is right
-    tokens = replace(micro.tokens, anchor=logp.detach(), teacher=informed, **critic)
+    is_own = micro.tokens.source == int(Source.ROLLOUT)
+    sampled = logp.detach().where(is_own, micro.tokens.behavior.double())  # the policy has not moved since
+    tokens = replace(micro.tokens, behavior=sampled, anchor=logp.detach(), teacher=informed, **critic)
     streams = {"value": scores[micro.target], "divergence": divergence(method, logits, micro.target, praise)}
     loss(tokens, update.samples, logp, entropy, method.terms, **streams).backward()
     with torch.no_grad():
@@ -86,6 +90,7 @@ def test_law_6_a_step_raises_the_better_answer(name: str, solved: bool) -> None:
             leaf -= 0.1 * (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
     after = preference(table, scores, method)
     learns_from_failure = any(sample.kind in ("demonstration", "chosen") for sample in update.rows)
+    learns_from_failure |= name in LOWERS_WRONG_ANSWERS
     learns_from_failure |= method.teacher is not None and not method.needs("group")
     if name in RAISES_WRONG_ANSWERS and not solved:
         assert before - 0.01 < after < before

@@ -79,6 +79,23 @@ BY_SAMPLES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "gspo",
         {"epsilon": 0.05, "epsilon_high": 0.08},
     ),
+    "luspo": (
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.08},
+        "luspo",
+        {"epsilon": 0.05, "epsilon_high": 0.08},
+    ),
+    "vespo": ({"loss_type": "vespo"}, "vespo", {}),
+    "vespo, other exponents": (
+        {
+            "loss_type": "vespo",
+            "vespo_k_pos": 1.0,
+            "vespo_lambda_pos": 0.5,
+            "vespo_k_neg": 0.3,
+            "vespo_lambda_neg": 1.5,
+        },
+        "vespo",
+        {"k_pos": 1.0, "lambda_pos": 0.5, "k_neg": 0.3, "lambda_neg": 1.5},
+    ),
     "grpo, entropy": (
         {"loss_type": "grpo", "entropy_coef": 0.1},
         "grpo",
@@ -223,6 +240,12 @@ MAX_ERROR: list[tuple[str, dict[str, Any]]] = [
     ("sapo", {"tau_neg": 1.0}),
     ("gspo", {"epsilon": 0.02}),
     ("gspo", {"epsilon_high": 0.1}),
+    ("luspo", {"epsilon": 0.02}),
+    ("luspo", {"epsilon_high": 0.1}),
+    ("vespo", {"k_pos": 2.1}),
+    ("vespo", {"lambda_pos": 2.9}),
+    ("vespo", {"k_neg": 2.9}),
+    ("vespo", {"lambda_neg": 2.1}),
     ("grpo, entropy", {"entropy_coef": 0.11}),
 ]
 
