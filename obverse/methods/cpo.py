@@ -16,14 +16,14 @@ def cpo(beta: float = 0.1, cpo_alpha: float = 1.0, loss: Literal["sigmoid", "hin
     Estimator chosen: c_t = beta s(-beta h) / P + cpo_alpha / N_w, rejected: c_t = -beta s(-beta h) / P, h the
               difference of log-probs, P pairs and N_w chosen tokens of the update: no mask, pi_ref = pi_theta.
     Paper writes  A uniform initial model makes the reference drop out; the SFT term holds the policy to the data.
-    Code does     TRL: sums for sigmoid and hinge, means for ipo; the NLL covers the prompt too and is a mean over each
-                  micro batch [code]. Its AlphaPO is not offered; its simpo is the method simpo.
+    Code does     TRL: sums for sigmoid and hinge, means for ipo; the NLL is a mean over the chosen tokens of each micro
+                  batch [code]. Its AlphaPO is not offered; its simpo is the method simpo.
     We do         The equation with responses only, over the whole update; losses as in dpo.
     Defaults  beta 0.1, cpo_alpha 1, learning_rate 1e-6 (TRL [code]).
     Pitfalls  Sums depend on length: long pairs saturate first, and a longer response has the lower log-prob whatever
               its quality. Equal rewards do not give zero: rewards are not read.
     Authors' names  TRL: beta, cpo_alpha; loss_type -> loss.
-    Proven    peer: TRL 1.16, CPOTrainer, the preference part (make test-parity)
+    Proven    peer: TRL 1.16, CPOTrainer with these losses (make test-parity)
     Options
         beta: inverse temperature of the margin
         cpo_alpha: weight of SFT on the chosen responses; 0 is off

@@ -25,9 +25,11 @@ from parity.trainers import (  # noqa: E402
     ours,
     own_samples,
     trained_by_demonstrations,
+    trained_by_labels,
     trained_by_pairs,
     trained_by_samples,
     trained_by_sequences,
+    trained_without_reference,
     with_sampler,
 )
 from tiny_models import save_tiny  # noqa: E402
@@ -37,7 +39,7 @@ from obverse.estimator.method import Method  # noqa: E402
 from obverse.estimator.parts import BackToAnchor, Behavior, PerSequence  # noqa: E402
 from obverse.estimator.schedule import only  # noqa: E402
 from obverse.methods import build  # noqa: E402
-from obverse.types import Group, Source  # noqa: E402
+from obverse.types import Group, Sample, Source  # noqa: E402
 
 TOLERANCE = 2e-5  # float32; a wrong mask or denominator gives 1e-2 and more
 
@@ -211,6 +213,49 @@ def test_dpo_trainer(name: str, start: Start) -> None:
     same(name, gradients, trained_by_pairs(start, generated, theirs))
 
 
+BY_LABELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "kto": ({}, {}),
+    "kto, weights": (
+        {"beta": 0.5, "desirable_weight": 1.3, "undesirable_weight": 0.4},
+        {"beta": 0.5, "desirable_weight": 1.3, "undesirable_weight": 0.4},
+    ),
+    "apo_zero_unpaired": ({"loss_type": "apo_zero_unpaired"}, {"loss": "apo_zero_unpaired"}),
+}
+WITHOUT_REFERENCE: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "simpo": (
+        "cpo",
+        {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 1.0},
+        "simpo",
+        {"beta": 2.0, "gamma": 1.0},
+    ),
+    "cpo": ("cpo", {"loss_type": "sigmoid"}, "cpo", {}),
+    "cpo, hinge": ("cpo", {"loss_type": "hinge", "cpo_alpha": 0.3}, "cpo", {"loss": "hinge", "cpo_alpha": 0.3}),
+    "cpo, ipo": ("cpo", {"loss_type": "ipo", "cpo_alpha": 0.0}, "cpo", {"loss": "ipo", "cpo_alpha": 0.0}),
+    "orpo, odds": ("orpo", {"beta": 0.7}, "orpo", {"beta": 0.7}),
+}
+
+
+def chosen_first(sample: Sample) -> int:
+    return int(sample.kind == "rejected")
+
+
+@pytest.mark.parametrize("name", BY_LABELS)
+def test_kto_trainer(name: str, start: Start) -> None:
+    theirs, options = BY_LABELS[name]
+    generated = with_pairs(groups(2, rewards=((),) * 4, demonstrations=False), seed=3)
+    same(name, ours(start, method("kto", options), generated), trained_by_labels(start, generated, theirs))
+
+
+@pytest.mark.parametrize("name", WITHOUT_REFERENCE)
+def test_trainers_without_a_reference(name: str, start: Start) -> None:
+    kind, theirs, method_name, options = WITHOUT_REFERENCE[name]
+    generated, compared = pairs_only(), method(method_name, options)
+    if kind == "orpo":
+        compared = replace(compared, terms=compared.terms[1:])
+    gradients = ours(start, compared, generated, order=chosen_first)
+    same(name, gradients, trained_without_reference(start, generated, kind, theirs))
+
+
 def test_label_smoothing(start: Start) -> None:
     """TRL's `sigmoid` takes no label smoothing; its `aot` does, and for a single pair its sorting changes nothing."""
     generated = pairs_only(1)
@@ -258,6 +303,17 @@ def test_a_difference_is_seen(name: str, slip: dict[str, Any], start: Start) -> 
     expected = trained_by_samples(start, generated, theirs)
     with pytest.raises(AssertionError):
         same(f"{name} with {slip}", ours(start, method(base, options | slip), generated), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "slip"),
+    [("kto", {"loss": "apo_zero_unpaired"}), ("kto", {"beta": 0.11}), ("kto, weights", {"undesirable_weight": 0.41})],
+)
+def test_a_difference_in_labels_is_seen(name: str, slip: dict[str, Any], start: Start) -> None:
+    theirs, options = BY_LABELS[name]
+    generated = with_pairs(groups(2, rewards=((),) * 4, demonstrations=False), seed=3)
+    with pytest.raises(AssertionError):
+        same(name, ours(start, method("kto", options | slip), generated), trained_by_labels(start, generated, theirs))
 
 
 @pytest.mark.parametrize("mode", CORRECTIONS)

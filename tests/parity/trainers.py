@@ -19,8 +19,22 @@ from datasets import Dataset, disable_progress_bars
 from exam.batches import groups
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
 from obverse.estimator.formula import loss
 from obverse.estimator.method import Method
@@ -29,6 +43,7 @@ from obverse.models.batch import Micro, pack
 from obverse.models.policy import as_policy, logprobs
 from obverse.models.shared_prefix import SharedPrefix
 from obverse.training.learners import Learner
+from obverse.training.mismatched_kl import with_mismatched_kl
 from obverse.training.prepared_update import prepare_update
 from obverse.training.streams import forward
 from obverse.types import Group, Sample
@@ -90,7 +105,8 @@ class Recorder:
 
     def __call__(self, **inputs: Any) -> Any:
         self.outputs = self.model(**inputs)
-        self.outputs.log_probs.retain_grad()
+        if torch.is_grad_enabled():
+            self.outputs.log_probs.retain_grad()
         return self.outputs
 
     def gradients(self, total: Tensor) -> Gradients:
@@ -145,6 +161,7 @@ def ours(
     learner = Learner(as_policy(moving), anchor, method, None, 10**9)  # type: ignore[arg-type]
     prepared = prepare_update(learner, update, is_repeated=True)
     start.move(moving, 1)
+    prepared, _ = with_mismatched_kl(learner, prepared)
     (micro_of_all,) = update.micros(10**9)
     # samples with a zero gradient are not in the prepared update
     gradient_at = dict.fromkeys(positions_of(micro_of_all), 0.0)
@@ -242,6 +259,90 @@ def trained_by_pairs(start: Start, generated: Sequence[Group], options: dict[str
     model = Recorder(trainer.model)
     inputs = DataCollatorForPreference(pad_token_id=start.tokenizer.pad_token_id)(examples)
     return model.gradients(trainer._compute_loss(model, inputs, return_outputs=False))
+
+
+def trained_by_labels(start: Start, generated: Sequence[Group], options: dict[str, Any]) -> Gradients:
+    """KTOTrainer's gradients: every response is a row of its own, in the order of the samples."""
+    samples = [sample for group in generated for sample in group.samples]
+    examples = [
+        {
+            "prompt_ids": list(sample.prompt.token_ids),
+            "completion_ids": sample.ids,
+            "KL_completion_ids": samples[index - 1].ids,
+            "label": sample.kind == "chosen",
+        }
+        for index, sample in enumerate(samples)
+    ]
+    trainer = KTOTrainer(
+        start.model(),
+        args=KTOConfig(**PLAIN, per_device_train_batch_size=2, output_dir=str(start.folder / "out"), **options),
+        train_dataset=Dataset.from_dict({"prompt": ["a", "a"], "completion": [" b", " c"], "label": [True, False]}),
+        processing_class=start.tokenizer,
+    )
+    for number in range(2):
+        start.move(trainer.model, number)
+    trainer.model.train()
+    model = Recorder(trainer.model)
+    if options.get("loss_type") == "apo_zero_unpaired":
+        examples = [{key: value for key, value in row.items() if not key.startswith("KL")} for row in examples]
+    inputs = DataCollatorForUnpairedPreference(pad_token_id=start.tokenizer.pad_token_id)(examples)
+    return model.gradients(trainer._compute_loss(model, inputs, return_outputs=False))
+
+
+class LogitRecorder:
+    """A model that keeps its last logits with their gradient, and the tokens of which gradients are wanted."""
+
+    def __init__(self, model: Any, labels: Tensor) -> None:
+        self.model, self.labels = model, labels
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        outputs = self.model(*args, **inputs)
+        self.logits = outputs.logits
+        self.logits.retain_grad()
+        return outputs
+
+    def gradients(self, total: Tensor) -> Gradients:
+        """The gradients of a loss by the log-probs of the labels: g, where the logits of a token have g (1 - p)."""
+        self.model.zero_grad()
+        total.backward()
+        logits, slopes, labels = self.logits[:, :-1], self.logits.grad[:, :-1], self.labels[:, 1:]
+        is_label = labels != -100
+        target = labels.clamp(min=0)[..., None]
+        by_logit = slopes.gather(-1, target)[..., 0]
+        chance = logits.detach().softmax(-1).gather(-1, target)[..., 0]
+        return Gradients((by_logit / (1 - chance))[is_label], named(self.model))
+
+
+def padded(rows: Sequence[list[int]], width: int, value: int) -> Tensor:
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+def trained_without_reference(
+    start: Start, generated: Sequence[Group], kind: str, options: dict[str, Any]
+) -> Gradients:
+    """CPOTrainer's gradients, or those of ORPOTrainer's odds ratio: its NLL covers the prompt, which ours does not."""
+    trainer_class, config_class = (CPOTrainer, CPOConfig) if kind == "cpo" else (ORPOTrainer, ORPOConfig)
+    trainer = trainer_class(
+        start.model(times=2),
+        args=config_class(**PLAIN, output_dir=str(start.folder / "out"), **options),
+        train_dataset=Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]}),
+        processing_class=start.tokenizer,
+    )
+    rows = {kind: [sample for group in generated for sample in group.of(kind)] for kind in ("chosen", "rejected")}
+    width = max(sample.num_tokens for samples in rows.values() for sample in samples)
+    batch: dict[str, Tensor] = {}
+    for side, samples in rows.items():
+        texts = [list(sample.model_input.token_ids) for sample in samples]
+        labels = [[-100] * len(sample.prompt) + sample.ids for sample in samples]
+        batch[f"{side}_input_ids"] = padded(texts, width, 0)
+        batch[f"{side}_attention_mask"] = padded([[1] * len(text) for text in texts], width, 0)
+        batch[f"{side}_labels"] = padded(labels, width, -100)
+    trainer.model.train()
+    model = LogitRecorder(trainer.model, torch.cat([batch["chosen_labels"], batch["rejected_labels"]]))
+    if kind == "cpo":
+        return model.gradients(trainer.get_batch_loss_metrics(model, batch)[0])
+    chosen, rejected, *_ = trainer.concatenated_forward(model, batch)
+    return model.gradients(-trainer.odds_ratio_loss(chosen, rejected)[0].mean())
 
 
 def trained_by_demonstrations(start: Start, generated: Sequence[Group], options: dict[str, Any]) -> Gradients:
