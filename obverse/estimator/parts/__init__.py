@@ -62,7 +62,14 @@ from obverse.estimator.parts.masks import (
 )
 from obverse.estimator.parts.mismatch import Corrected
 from obverse.estimator.parts.normalizers import Constant, PerGroup, PerSample, PerSequence, PerToken
-from obverse.estimator.parts.over_update import ClipCovariance, CovariancePenalty, SecondMomentClip, TopEntropy
+from obverse.estimator.parts.over_update import (
+    Beyond,
+    ClipCovariance,
+    CovariancePenalty,
+    PerTokenBeyond,
+    SecondMomentClip,
+    TopEntropy,
+)
 from obverse.estimator.parts.own_group import OwnCentered, OwnStandardized
 from obverse.estimator.parts.pairs import ImplicitScore, OddsRatio, PerPair, Preferred, Ranked, Transported
 from obverse.estimator.parts.penalties import AnchorPenalty, BackToAnchor, TowardsAnchor
@@ -135,6 +142,7 @@ __all__ = [
     "Behavior",
     "BestMargin",
     "BestOf",
+    "Beyond",
     "BinaryKL",
     "BinomialHint",
     "ByCount",
@@ -204,6 +212,7 @@ __all__ = [
     "PerSample",
     "PerSequence",
     "PerToken",
+    "PerTokenBeyond",
     "Power",
     "Preferred",
     "Prefix",

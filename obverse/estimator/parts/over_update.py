@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from obverse.estimator.parts.advantages import Standardized
-from obverse.estimator.parts.interfaces import Mask, Part
+from obverse.estimator.parts.interfaces import Mask, Normalizer, Part
 from obverse.estimator.parts.masks import Clip
 from obverse.estimator.parts.ratio_shaping import STRIDES
 from obverse.types import Source
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from obverse.estimator.tables import PartInputs
 
+Side = Literal["top", "bottom"]
 # So that the sampling log-probs of two tokens at one position of a problem's samples give unrelated fractions.
 FRACTION_SCALE = 1e4
 # Relative difference up to which two numbers count as equal. Tokens behind equal texts, as the first of a problem's
@@ -188,3 +189,38 @@ class SecondMomentClip(Mask):
         capped = (squares.cumsum(0) + num_above * squares) / len(squares)
         fitting = squares[capped <= self.budget]
         return math.sqrt(float(fitting.max())) if len(fitting) else 0.0
+
+
+def is_beyond(logp: Tensor, threshold: float, side: Side) -> Tensor:
+    """bool [T]: the tokens with a probability of at least the threshold (`top`), or of at most it (`bottom`)."""
+    bound = math.log(threshold)
+    return logp >= bound if side == "top" else logp <= bound
+
+
+@dataclass(frozen=True)
+class Beyond(Mask):
+    """Keeps the tokens with a probability p >= threshold (`top`) or p <= threshold (`bottom`); [T].
+
+    Source: OnlyTopP and OnlyBottomP, 2510.00526.
+    """
+
+    threshold: float
+    side: Side = "top"
+
+    def __call__(self, inputs: PartInputs, ratio: Tensor, advantage: Tensor) -> Tensor:
+        return is_beyond(inputs.policy.logp, self.threshold, self.side).to(ratio.dtype)
+
+
+@dataclass(frozen=True)
+class PerTokenBeyond(Normalizer):
+    """1 / K: a mean over the K tokens of the term's source in the whole update that `Beyond` keeps, at least 1."""
+
+    threshold: float
+    side: Side = "top"
+    needs: ClassVar[frozenset[str]] = frozenset({"update"})
+
+    def __call__(self, inputs: PartInputs, source: Source) -> Tensor:
+        update = inputs.update
+        is_of_source = update.tokens.source == int(source)
+        number = (is_beyond(update.policy.logp, self.threshold, self.side) & is_of_source).sum().clamp(min=1)
+        return inputs.policy.logp.new_ones(inputs.policy.logp.shape) / number
