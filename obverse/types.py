@@ -73,7 +73,8 @@ class GradeResult:
     """The grade of a response: correct, incorrect, or not graded because the grader failed.
 
     `correct` is None if the grader failed; `reason` is the error, or why an answer is incorrect. `reward` is what
-    training uses. `components` has the reward of each verifier by name, before its weight, if several were combined.
+    training uses. `components` has the reward of each verifier by name, before its weight, if several were combined;
+    `weights` has the weights of their sum, `reward`.
     """
 
     correct: bool | None
@@ -81,6 +82,12 @@ class GradeResult:
     reason: str = ""
     formatted: bool = True  # the response has an answer where the grader expects one
     components: Mapping[str, float] = field(default_factory=dict, hash=False)
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def rewards(self) -> Mapping[str, float]:
+        """The reward of each verifier by name; `{"reward": reward}` for a single one."""
+        return self.components or {"reward": self.reward}
 
     @classmethod
     def passed(cls) -> GradeResult:

@@ -22,6 +22,7 @@ from obverse.estimator.method_state import memory_values
 from obverse.estimator.schedule import TrainingSchedule, as_schedule
 from obverse.estimator.tables import MISSING, PolicyOutputs, Samples, Tokens
 from obverse.methods import build, find, parameters
+from obverse.models.batch import reward_columns
 from obverse.types import Group, Problem, Source
 
 
@@ -171,6 +172,7 @@ def tables(method: Method, rows: Sequence[Row], memories: Mapping[int, float]) -
         counts=counts,
         memory=MISSING if method.memory is None else column([memories[id(row.sample)] for row in rows]),
         uniform=torch.tensor([row.sample.uniform for row in rows], dtype=torch.float64),
+        **reward_columns([row.sample.grade for row in rows], torch.float64),
     )
     has_head = any(row.columns["value"] for row in rows)
     return tokens, samples, PolicyOutputs(logp, columns["entropy"], columns["value"] if has_head else MISSING)

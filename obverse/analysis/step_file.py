@@ -9,6 +9,10 @@ where the method does not read it: `sampler` is the log-prob that another sampli
 token's log-prob under the method's teacher, `value` the critic's value (of a reward model: its score, at the last
 token), `old_value` and `returns` its value before the update and its target. `memory` is the number that the method
 stored in earlier updates, `draw` the uniform number of the problem in [0, 1).
+
+Several reward functions: a sample has `"rewards": {"math": 1.0, "style": 0.5}` by name, a name that does not apply left
+out, and the file may have `"reward_weights": {"style": 0.2}` beside `samples` (default 1 each). Without `reward` the
+sample's reward is their weighted sum.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ SOURCES = {source.label: source for source in Source}
 # beside `source` and `logp`, where a method reads them
 COLUMNS = ("behavior", "anchor", "entropy", "advantage", "sampler", "teacher", "value", "old_value", "returns")
 NUMBERS = ("memory", "draw")  # of a whole sample
-KEYS = ("problem", "kind", "reward", "correct", "truncated", "source", "logp", *COLUMNS, *NUMBERS)
+KEYS = ("problem", "kind", "reward", "rewards", "correct", "truncated", "source", "logp", *COLUMNS, *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,14 @@ def parse(step: Any) -> tuple[float, list[Row]]:
     progress = _number(step.get("progress", 0.0), "progress")
     if not 0 <= progress <= 1:
         raise DataError(f"progress must be between 0 and 1, not {progress:g}")
-    return progress, [_row(sample, f"samples[{index}]") for index, sample in enumerate(step["samples"])]
+    weights = _by_name(step.get("reward_weights"), "reward_weights")
+    rows = [_row(sample, f"samples[{index}]", weights) for index, sample in enumerate(step["samples"])]
+    for name in sorted(weights.keys() - {name for row in rows for name in row.sample.grade.components}):
+        raise DataError(f"reward_weights: no sample has a reward {name!r:.40} in its rewards")
+    return progress, rows
 
 
-def _row(raw: Any, name: str) -> Row:
+def _row(raw: Any, name: str, weights: Mapping[str, float]) -> Row:
     if not isinstance(raw, dict):
         raise DataError(f"{name}: expects an object, not {raw!r:.40}")
     for key in [key for key in raw if key not in KEYS]:
@@ -107,19 +115,28 @@ def _row(raw: Any, name: str) -> Row:
     columns = {
         key: None if raw.get(key) is None else _column(raw[key], len(sources), f"{name}: {key}") for key in COLUMNS
     }
-    sample = _sample(raw, name, sources, columns["behavior"])
+    sample = _sample(raw, name, sources, columns["behavior"], weights)
     memory = None if raw.get("memory") is None else _number(raw["memory"], f"{name}: memory")
-    has_reward = raw.get("reward") is not None
+    has_reward = not math.isnan(sample.reward)
     return Row(name, problem, sample, has_reward, memory, [value or 0.0 for value in logp], columns)
 
 
-def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: list[float | None] | None) -> Sample:
+def _sample(
+    raw: Mapping[str, Any],
+    name: str,
+    sources: list[Source],
+    behavior: list[float | None] | None,
+    weights: Mapping[str, float],
+) -> Sample:
     """The record that the method's selection reads; its token ids have no meaning."""
     kind = _choice(_needed(raw, "kind", name), KINDS, f"{name}: kind")
-    if kind in POLICY_KINDS:
+    rewards = _by_name(raw.get("rewards"), f"{name}: rewards")
+    weight_of = {reward_name: weights.get(reward_name, 1.0) for reward_name in rewards}
+    if kind in POLICY_KINDS and not rewards:
         _needed(raw, "reward", name)
     # An absent reward is NaN: coefficients that depend on it are not finite.
-    reward = math.nan if raw.get("reward") is None else _number(raw["reward"], f"{name}: reward")
+    reward = sum(weight_of[reward_name] * value for reward_name, value in rewards.items()) if rewards else math.nan
+    reward = reward if raw.get("reward") is None else _number(raw["reward"], f"{name}: reward")
     correct = reward >= 1.0 if raw.get("correct") is None else _flag(raw["correct"], f"{name}: correct")
     truncated = raw.get("truncated") is not None and _flag(raw["truncated"], f"{name}: truncated")
     return Sample(
@@ -130,7 +147,7 @@ def _sample(raw: Mapping[str, Any], name: str, sources: list[Source], behavior: 
         behavior=[value or 0.0 for value in behavior or [0.0] * len(sources)],
         text="",
         finish="length" if truncated else "stop",
-        grade=GradeResult(correct, reward),
+        grade=GradeResult(correct, reward, components=rewards, weights=weight_of),
         uniform=1.0 if raw.get("draw") is None else _number(raw["draw"], f"{name}: draw"),
     )
 
@@ -174,6 +191,13 @@ def _number(value: Any, where: str) -> float:
     if not math.isfinite(number):
         raise DataError(f"{where}: must be finite, not {value!r:.40}")
     return number
+
+
+def _by_name(value: Any, where: str) -> dict[str, float]:
+    """Numbers by name, from a JSON object or nothing."""
+    if value is not None and not isinstance(value, dict):
+        raise DataError(f"{where}: expects an object of names and numbers, not {value!r:.40}")
+    return {name: _number(number, f"{where}: {name}") for name, number in (value or {}).items()}
 
 
 def _flag(value: Any, where: str) -> bool:

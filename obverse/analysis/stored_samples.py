@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from obverse.data.renderer import Renderer
 from obverse.errors import DataError
+from obverse.rewards import verifier_weights
 from obverse.runtime.json_lines import read_objects
 from obverse.types import POLICY_KINDS, Finish, GradeResult, Group, Kind, Problem, Sample, Source
 
@@ -27,6 +28,7 @@ class Row(TypedDict):
     correct: bool | None
     reward: float
     reason: str
+    rewards: NotRequired[dict[str, float]]
 
 
 _ROW = TypeAdapter(Row)
@@ -42,6 +44,14 @@ def checked(raw: dict[str, Any], where: str) -> Row:
     if not 0 <= row["num_hint"] <= len(row["ids"]):
         raise DataError(f"{where}: num_hint: {row['num_hint']} of {len(row['ids'])} tokens")
     return row
+
+
+def grade_of(row: Row, problem: Problem) -> GradeResult:
+    """The grade of a stored sample; the weights of its rewards are those of the problem's verifiers."""
+    rewards = row.get("rewards", {})
+    weights = verifier_weights(problem.verifier) if problem.verifier and rewards else {}
+    weights = {name: weights.get(name, 1.0) for name in rewards}
+    return GradeResult(row["correct"], row["reward"], row["reason"], components=rewards, weights=weights)
 
 
 def read_groups(run: str, step: int, renderer: Renderer, problems: Sequence[Problem]) -> list[Group]:
@@ -70,7 +80,7 @@ def read_groups(run: str, step: int, renderer: Renderer, problems: Sequence[Prob
                 behavior=[0.0] * len(row["ids"]),
                 text=row["text"],
                 finish=row["finish"],
-                grade=GradeResult(row["correct"], row["reward"], row["reason"]),
+                grade=grade_of(row, problem_by_id[name]),
                 uniform=problem_by_id[name].uniform,
             )
         )

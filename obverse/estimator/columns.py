@@ -25,6 +25,7 @@ COLUMNS_BY_NEED: dict[str, tuple[str, ...]] = {
     "update": ("update",),
     "reward": ("samples.reward", "samples.correct"),  # one grade gives both
     "correct": ("samples.reward", "samples.correct"),
+    "rewards": ("samples.rewards", "samples.reward_weights"),  # of each reward function by itself
 }
 # Hidden from a part that does not declare them.
 HIDEABLE_COLUMNS = frozenset(column for columns in COLUMNS_BY_NEED.values() for column in columns)

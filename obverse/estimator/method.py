@@ -80,6 +80,10 @@ class Method:
                 "terms on replayed tokens and the Method's replay=Replay(...) need each other, and take one round of "
                 "sampling"
             )
+        if self.shaping and self.needs("rewards"):
+            raise ValueError(
+                "a shaping adds to the summed reward, and a part reads 'rewards', each reward by itself: leave one out"
+            )
         self._check_teacher()
         if self.memory is None and any("memory" in part_needs(part) for part in self.readers):
             raise ValueError(
@@ -176,7 +180,7 @@ class Method:
     def grades(self) -> bool:
         """Whether a part or the teacher reads rewards or grades: then the data needs answers."""
         by_teacher = self.teacher is not None and self.teacher.reads_grades
-        return by_teacher or self.needs("reward") or self.needs("correct")
+        return by_teacher or any(self.needs(name) for name in ("reward", "correct", "rewards"))
 
     @property
     def num_follow_ups(self) -> int:

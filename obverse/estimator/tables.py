@@ -57,7 +57,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Samples:
-    """Every sample of the whole update. Columns are [S]; `counts` is [S, number of sources]."""
+    """Every sample of the whole update. Columns are [S]; `counts` is [S, number of sources].
+
+    `rewards` and `reward_weights` are [S, K], for the K reward functions that graded some sample of the update.
+    """
 
     reward: Tensor
     correct: Tensor  # bool: graded as correct
@@ -66,6 +69,8 @@ class Samples:
     counts: Tensor  # trained tokens of each source in each sample; int64
     memory: Tensor = MISSING  # the method's persistent number for the problem, or the run, before this update
     uniform: Tensor = MISSING  # the problem's fixed uniform number in [0, 1), for random choices
+    rewards: Tensor = MISSING  # the reward of each reward function, before its weight; NaN where it does not apply
+    reward_weights: Tensor = MISSING  # the weight of each reward function in `reward`; 0 where it does not apply
 
     def __post_init__(self) -> None:
         _mark(self, "samples", self.reward)

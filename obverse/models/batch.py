@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from obverse.estimator.tables import MISSING, Samples, Tokens
 from obverse.models.shared_prefix import PromptBatch, moved
-from obverse.types import ModelInput, Sample, Source
+from obverse.types import GradeResult, ModelInput, Sample, Source
 
 
 @dataclass(frozen=True)
@@ -264,5 +265,18 @@ def pack(
         counts=torch.tensor(counts, dtype=torch.long),
         memory=MISSING if memory is None else torch.tensor(memory, dtype=dtype),
         uniform=torch.tensor([sample.uniform for sample in rows], dtype=dtype),
+        **reward_columns([sample.grade for sample in rows], dtype),
     )
     return Update(samples, rows, sources, temperature or 1.0, reads_last)
+
+
+def reward_columns(grades: Sequence[GradeResult], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The columns `rewards` and `reward_weights` of a table of samples; [S, K] each.
+
+    K is the number of names of reward functions among the grades; the columns are in the order of the sorted names. A
+    sample that a function did not grade has the reward NaN and the weight 0 there.
+    """
+    names = sorted({name for grade in grades for name in grade.rewards})
+    rewards = [[grade.rewards.get(name, math.nan) for name in names] for grade in grades]
+    weights = [[grade.weights.get(name, 1.0) if name in grade.rewards else 0.0 for name in names] for grade in grades]
+    return {"rewards": torch.tensor(rewards, dtype=dtype), "reward_weights": torch.tensor(weights, dtype=dtype)}

@@ -1,6 +1,6 @@
 """Rewards: verifiers (reward functions), each a function of a problem and a completion that returns a GradeResult."""
 
-from obverse.rewards.composite import parse_verifiers, with_weights
+from obverse.rewards.composite import parse_verifiers, verifier_weights, with_weights
 from obverse.rewards.python_file import NOT_APPLICABLE, SECONDS, Verifier
 from obverse.rewards.registry import (
     ERRORS,
@@ -36,5 +36,6 @@ __all__ = [
     "start_workers",
     "suggest_name",
     "unparseable_references",
+    "verifier_weights",
     "with_weights",
 ]

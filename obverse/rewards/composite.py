@@ -53,6 +53,13 @@ def component_names(specs: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else spec for name, spec in zip(names, specs, strict=True)]
 
 
+def verifier_weights(spec: str) -> dict[str, float]:
+    """Return the weight of each verifier in a `verifier` option by its name in `GradeResult.components`."""
+    verifiers = parse_verifiers(spec)
+    names = component_names([name for name, _ in verifiers])
+    return dict(zip(names, [weight for _, weight in verifiers], strict=True))
+
+
 def combine_grades(grades: Sequence[GradeResult], weights: Sequence[float], names: Sequence[str]) -> GradeResult:
     """Return the grade of the weighted combination, with the reward of each applicable verifier by its name."""
     applicable = [(grade, weight) for grade, weight in zip(grades, weights, strict=True) if grade != NOT_APPLICABLE]
@@ -63,7 +70,15 @@ def combine_grades(grades: Sequence[GradeResult], weights: Sequence[float], name
     first = applicable[0][0]
     reward = sum(grade.reward * weight for grade, weight in applicable)
     components = {name: grade.reward for name, grade in zip(names, grades, strict=True) if grade != NOT_APPLICABLE}
-    return GradeResult(first.correct, reward, first.reason, first.formatted, components)
+    weight_by_name = dict(zip(names, weights, strict=True))
+    return GradeResult(
+        first.correct,
+        reward,
+        first.reason,
+        first.formatted,
+        components,
+        {name: weight_by_name[name] for name in components},
+    )
 
 
 def _weight(text: str, spec: str) -> float:

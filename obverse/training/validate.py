@@ -27,6 +27,11 @@ def check(schedule: TrainingSchedule, config: TrainConfig) -> None:
     scored = any(method.grades and wants(method, "rollouts") for method in schedule.methods)
     if config.reward_model is not None and not scored:
         raise ConfigError(f"--reward_model: {config.method} samples nothing to score")
+    if config.format_reward and any(method.needs("rewards") for method in schedule.methods):
+        raise ConfigError(
+            f"--format_reward changes the summed reward, and {config.method} reads each reward by itself: "
+            "grade the format by a --verifier of its own"
+        )
     if config.use_peft and not all(method.trains_policy for method in schedule.methods):
         raise ConfigError(f"--use_peft: {config.method} trains a whole model with a head of its own: leave it out")
     fits = all(method.trains_policy and method.inputs is None for method in schedule.methods)

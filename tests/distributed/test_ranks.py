@@ -28,6 +28,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "ppo": {"num_generations": 2},
     "dpo": {},
 }
+STYLE = """
+def even(completions, **columns):
+    return [None if len(text) % 3 == 0 else float(len(text) % 2 == 0) for text in completions]
+
+def short(problem, text):
+    return 1.0 / (1 + len(text))
+"""
 SPLITS = [[4, 4], [3, 5], [8, 0], [2, 2, 2, 2], [1, 3, 0, 4]]
 
 
@@ -155,6 +162,23 @@ def test_memories_rounds_and_courses_are_those_of_one_process(
     mine, theirs = (json.loads((f / "checkpoint-3" / "state.json").read_text()) for f in (tmp_path / "two", pair.one))
     assert mine["memory"] == pytest.approx(theirs["memory"], abs=1e-9)
     assert all(mine[name] == theirs[name] for name in ("cursor", "num_tokens", "waiting", "optimizers"))
+
+
+@pytest.mark.slow
+def test_rewards_kept_apart_are_those_of_one_process(teams: Teams, tiny: Path, problems: Path, tmp_path: Path) -> None:
+    """Three verifiers grade the completions of each rank; one of them does not apply to every completion."""
+    (tmp_path / "style.py").write_text(STYLE)
+    verifier = f"math,{tmp_path}/style.py:even,{tmp_path}/style.py:short"
+    options = {**SMALL, "max_steps": 3, "dtype": "float64", "verifier": verifier, "verifier_weights": [1, 0.5, 0.2]}
+    for size in (1, 2):
+        job = Job("gdpo", str(tmp_path / f"ranks-{size}"), str(tiny), str(problems), options, size, lucky=False)
+        ended = teams.run(job)
+        assert [rank.code for rank in ended] == [0] * size, ended
+    weights = [tmp_path / f"ranks-{size}" / "checkpoint-3" / "model.safetensors" for size in (1, 2)]
+    assert difference(*weights) < 1e-9 and difference(weights[0], tiny / "model.safetensors") > 1e-6
+    lines = (tmp_path / "ranks-2" / "samples" / "step-000001.jsonl").read_text().splitlines()
+    rewards = [json.loads(line)["rewards"] for line in lines]
+    assert set().union(*rewards) == {"math", "even", "short"} and any("even" not in row for row in rewards)
 
 
 def killed(teams: Teams, pair: Pair, name: str, size: int, rank: int, phase: str, after: int) -> Path:

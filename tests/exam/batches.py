@@ -87,11 +87,24 @@ def with_greedy(made: list[Group], seed: int) -> list[Group]:
     return [Group(group.problem, [*group.samples, sample(rng, "greedy", rng.choice((0.0, 1.0)), 3)]) for group in made]
 
 
+def with_rewards(groups_of_update: list[Group], seed: int) -> list[Group]:
+    """The groups with two reward functions for each sample: the one that they have, and one that may not apply."""
+    rng = random.Random(f"rewards {seed}")
+    for group in groups_of_update:
+        for graded in group.samples:
+            style = rng.choice((0.0, 0.25, 1.0, None))
+            rewards = {"answer": graded.reward} | ({} if style is None else {"style": style})
+            weights = {name: {"answer": 1.0, "style": 0.5}[name] for name in rewards}
+            graded.grade = replace(graded.grade, components=rewards, weights=weights)
+    return groups_of_update
+
+
 def for_method(made: list[Group], method: Method, seed: int) -> list[Group]:
     """The groups with every kind of sample that `method` asks for; others never see one."""
     made = with_hints(made, seed) if Source.HINT in method.sources else made
     made = with_pairs(made, seed) if Source.CHOSEN in method.sources else made
     made = with_replayed(made, seed) if Source.REPLAYED in method.sources else made
+    made = with_rewards(made, seed) if method.needs("rewards") else made
     requests = [request for group in made for request in method.ask(group.problem, 0.0)]
     return with_greedy(made, seed) if any(request.greedy for request in requests) else made
 
@@ -130,9 +143,8 @@ class Numbers:
 
 
 def double(samples: Samples) -> Samples:
-    return replace(
-        samples, reward=samples.reward.double(), memory=samples.memory.double(), uniform=samples.uniform.double()
-    )
+    columns = ("reward", "memory", "uniform", "rewards", "reward_weights")
+    return replace(samples, **{name: getattr(samples, name).double() for name in columns})
 
 
 def whole(update: Update) -> Micro:

@@ -51,9 +51,7 @@ def superrl() -> Callable[[Numbers], Tensor]:
             advantage = (rewards.new_tensor(float(data.samples.reward[row])) - rewards.mean()) / (rewards.std() + 1e-6)
             for logp, behavior in zip(data.logp[mask], data.tokens.behavior[mask], strict=True):
                 ratio = (logp - behavior).exp()
-                clipped = min(max(float(ratio.detach()), 0.8), 1.2)
-                pessimistic = ratio * advantage <= clipped * advantage
-                reinforced.append(ratio * advantage if pessimistic else clipped * advantage)
+                reinforced.append(torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage))
         for _, mask in data.rows(Source.DEMONSTRATION):
             imitated += [*data.logp[mask]]
         total = sum(reinforced, torch.zeros((), dtype=torch.float64)) / 8192 / max(len(rows), 1)

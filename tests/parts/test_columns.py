@@ -13,7 +13,7 @@ from obverse.errors import ConfigError
 from obverse.estimator.columns import COLUMNS_BY_NEED, MissingColumn
 from obverse.estimator.formula import Term, coefficient, has_zero_gradient, loss, shaped
 from obverse.estimator.method import Method
-from obverse.estimator.parts import Centered, Everything, PerToken, Request
+from obverse.estimator.parts import Centered, Decoupled, Everything, Overlong, PerToken, Request
 from obverse.estimator.parts.interfaces import Mask, Memory, Normalizer, Part, Shaping
 from obverse.estimator.tables import PartInputs, PolicyOutputs, Samples, Tokens
 from obverse.training.validate import check_method
@@ -23,7 +23,7 @@ NUM = 3
 COLUMNS = {
     "tokens": ("behavior", "anchor", "advantage", "sampler", "value", "returns", "teacher"),
     "policy": ("entropy",),
-    "samples": ("reward", "correct"),
+    "samples": ("reward", "correct", "rewards", "reward_weights"),
 }
 READ = [(table, column) for table, columns in COLUMNS.items() for column in columns]
 
@@ -33,7 +33,7 @@ def inputs(source: Source = Source.ROLLOUT, **outputs: Any) -> PartInputs:
     at, full = torch.arange(NUM), torch.full((NUM,), -0.5)
     tokens = Tokens(at, at * 0 + int(source), at * 0, full, full, full, full, full, full, full * 0, full)
     counts = torch.zeros(NUM, len(Source), dtype=torch.long).index_fill(1, torch.tensor([int(source)]), 1)
-    samples = Samples(full, full < 0, at * 0, full > 0, counts, memory=full, uniform=full)
+    samples = Samples(full, full < 0, at * 0, full > 0, counts, full, full, rewards=full, reward_weights=full)
     return PartInputs(tokens, samples, PolicyOutputs(full, **{"entropy": full, "value": full, **outputs}))
 
 
@@ -160,7 +160,7 @@ def plain(*parts: Part, source: Source = Source.ROLLOUT, **others: Any) -> Metho
     [
         (frozenset({"anchr"}), "did you mean 'anchor'"),
         (frozenset({"behaviour"}), "did you mean 'behavior'"),
-        (frozenset({"rewards"}), "did you mean 'reward'"),
+        (frozenset({"reward_"}), "did you mean 'reward'"),
         (frozenset({"zzz"}), "the names are behavior, anchor"),
         (frozenset({7}), "the names are behavior, anchor"),
         ("anchor", "is a set of names"),
@@ -205,3 +205,8 @@ def test_a_loss_without_a_heads_values_is_refused_where_they_are_read() -> None:
     term = Term(Source.ROLLOUT, reader("policy", "value"), normalizer=PerToken())
     with pytest.raises(ConfigError, match=r"policy\.value"):
         loss(at.tokens, at.samples, zeros, zeros, [term])
+
+
+def test_a_shaping_and_rewards_kept_apart_are_refused_together() -> None:
+    with pytest.raises(ValueError, match="'rewards'"):
+        plain(Decoupled(), shaping=(Overlong(10, 2, 1.0),))

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from obverse.errors import ConfigError
-from obverse.rewards import NOT_APPLICABLE, get_verifier, grade_completions, parse_verifiers, with_weights
+from obverse.rewards import (
+    NOT_APPLICABLE,
+    get_verifier,
+    grade_completions,
+    parse_verifiers,
+    verifier_weights,
+    with_weights,
+)
 from obverse.rewards.composite import combine_grades, component_names
 from obverse.types import GradeResult, Problem
 
@@ -29,20 +36,21 @@ def file(tmp_path):
 
 
 def test_the_reward_is_the_weighted_sum_and_the_first_says_what_is_correct(file):
-    verify = get_verifier(f"math,{file}:short*0.25")
+    verify, weights = get_verifier(f"math,{file}:short*0.25"), {"math": 1.0, "short": 0.25}
     grade = verify(PROBLEM, "#### 42")
-    assert grade == GradeResult(True, 1.25, components={"math": 1.0, "short": 1.0})
+    assert grade == GradeResult(True, 1.25, components={"math": 1.0, "short": 1.0}, weights=weights)
     grade = verify(PROBLEM, "#### 43")
-    assert grade == GradeResult(False, 0.25, "'43' is not the answer", components={"math": 0.0, "short": 1.0})
+    rewards = {"math": 0.0, "short": 1.0}
+    assert grade == GradeResult(False, 0.25, "'43' is not the answer", components=rewards, weights=weights)
     grade = verify(PROBLEM, "a long way to #### 42")
-    assert grade == GradeResult(True, 1.0, components={"math": 1.0, "short": 0.0})
+    assert grade == GradeResult(True, 1.0, components={"math": 1.0, "short": 0.0}, weights=weights)
     turned = get_verifier(f"{file}:short*0.25, math")
-    assert turned(PROBLEM, "#### 43") == GradeResult(True, 0.25, components={"short": 1.0, "math": 0.0})
+    assert turned(PROBLEM, "#### 43") == GradeResult(True, 0.25, components=rewards, weights=weights)
 
 
 def test_what_does_not_apply_is_left_out_and_what_fails_fails_the_whole(file):
     grade = get_verifier(f"{file}:none,math")(PROBLEM, "#### 42")
-    assert grade == GradeResult(True, 1.0, components={"math": 1.0})
+    assert grade == GradeResult(True, 1.0, components={"math": 1.0}, weights={"math": 1.0})
     assert get_verifier(f"{file}:none,{file}:none")(PROBLEM, "#### 42") == NOT_APPLICABLE
     failed = get_verifier(f"math,{file}:fails*0.1")(PROBLEM, "#### 42")
     assert (failed.correct, failed.reward) == (None, 0.0)
@@ -56,6 +64,8 @@ def test_weights_are_written_into_the_name():
     combined = combine_grades([GradeResult.passed(), GradeResult.failed("no")], [2.0, 3.0], ["math", "style"])
     assert combined.reward == 2.0
     assert combined.components == {"math": 1.0, "style": 0.0}
+    assert combined.weights == {"math": 2.0, "style": 3.0}
+    assert verifier_weights("math*2,my.py:style*3") == {"math": 2.0, "style": 3.0}
     assert component_names(["math", "my.py:style"]) == ["math", "style"]
     assert component_names(["a.py:score", "b.py:score"]) == ["a.py:score", "b.py:score"]
 

@@ -143,6 +143,12 @@ def test_a_course_trains_one_kind_of_model(tmp_path: Path) -> None:
         check(schedule, runs.config("grpo", tmp_path, "embedded", "arithmetic"))
 
 
+def test_a_reward_for_the_format_is_no_reward_kept_apart(tmp_path: Path) -> None:
+    schedule = as_schedule(methods.build("gdpo"))
+    with pytest.raises(ConfigError, match="--format_reward"):
+        check(schedule, runs.config("gdpo", tmp_path, "embedded", "arithmetic", format_reward=0.1))
+
+
 def asks(name: str, kind: str) -> bool:
     return any(wants(method, kind) for method in as_schedule(methods.build(name)).methods)
 

@@ -1,6 +1,16 @@
 """The named parts of methods: advantages, references, masks, normalizers, requests, selections, schedules."""
 
-from obverse.estimator.parts.advantages import Centered, LeaveOneOut, One, Reward, Right, Standardized, Whitened, Wrong
+from obverse.estimator.parts.advantages import (
+    Centered,
+    Decoupled,
+    LeaveOneOut,
+    One,
+    Reward,
+    Right,
+    Standardized,
+    Whitened,
+    Wrong,
+)
 from obverse.estimator.parts.distillation import (
     BackToBehavior,
     PrefixWeighted,
@@ -160,6 +170,7 @@ __all__ = [
     "CorrectOnly",
     "Corrected",
     "CovariancePenalty",
+    "Decoupled",
     "Demonstrated",
     "DistinctCorrect",
     "DoubleClip",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from obverse.estimator.parts.interfaces import Part
 from obverse.estimator.tables import group_mean, group_size, group_sum
@@ -107,6 +107,53 @@ class Whitened(Part):
     def values(self, inputs: PartInputs) -> Tensor:
         """The numbers to whiten, one per sample; [S]."""
         return inputs.samples.reward
+
+
+@dataclass(frozen=True)
+class Decoupled(Part):
+    """A = the weighted sum of the standardized rewards of all reward functions, whitened over the update; [T].
+
+    Each reward is standardized by itself within the problem's group: (r - mean) / (std + eps), std unbiased. Samples to
+    which a reward function does not apply are left out of its mean and have 0 for it; so has every sample of a group in
+    which the reward is the same for all. The sum has the weights of the run's reward functions.
+
+    `whitening` over "tokens" counts a sample once per rollout token, (x - mean) / sqrt(variance + whitening_eps); over
+    "samples" it is (x - mean) / (std + whitening_eps). The variance is unbiased. Source: GDPO, 2601.05242.
+    """
+
+    whitening: Literal["tokens", "samples"] = "tokens"
+    eps: float = 1e-6
+    whitening_eps: float = 1e-8
+    needs: ClassVar[frozenset[str]] = frozenset({"rewards", "group"})
+    is_policy_independent: ClassVar[bool] = True
+
+    def __call__(self, inputs: PartInputs) -> Tensor:
+        total = self.weighted_sum(inputs.samples)
+        counts = inputs.samples.counts[:, int(Source.ROLLOUT)]
+        frequency = (counts if self.whitening == "tokens" else counts.clamp(max=1)).to(total.dtype)
+        number = frequency.sum()
+        deviation = total - (total * frequency).sum() / number.clamp(min=1)
+        variance = (deviation**2 * frequency).sum() / (number - 1).clamp(min=1)
+        if self.whitening == "tokens":
+            return inputs.spread(_quotient(deviation, (variance + self.whitening_eps).sqrt()))
+        return inputs.spread(_quotient(deviation, variance.sqrt() + self.whitening_eps))
+
+    def weighted_sum(self, samples: Samples) -> Tensor:
+        """The sum of the standardized rewards, each times its weight; [S]."""
+        total = samples.rewards.new_zeros(len(samples))
+        for column, weight in zip(samples.rewards.unbind(1), samples.reward_weights.unbind(1), strict=True):
+            applies = (~column.isnan()).to(column.dtype)
+            number = group_sum(samples, applies)
+            reward = column.nan_to_num()
+            deviation = (reward - group_sum(samples, reward) / number.clamp(min=1)) * applies
+            variance = group_sum(samples, deviation**2) / (number - 1).clamp(min=1)
+            total = total + weight * _quotient(deviation, variance.sqrt() + self.eps)
+        return total
+
+
+def _quotient(deviation: Tensor, scale: Tensor) -> Tensor:
+    """deviation / scale, and 0 where the deviation is 0, whatever the scale."""
+    return (deviation / scale).where(deviation != 0, deviation.new_zeros(()))
 
 
 def success_rate(samples: Samples) -> Tensor:
