@@ -35,7 +35,7 @@ def write_problems(path: Path, num_problems: int = 24, difficulty: tuple[int, in
 
 def short_run(method: str) -> dict[str, Any]:
     """Options with which a run of a few steps gets everywhere: few rounds of sampling, few waiting problems."""
-    options = {"max_num_gen_batches": 2, "num_waiting": 4}
+    options = {"max_num_gen_batches": 2, "num_waiting": 4, "min_reward_std": 0.0}
     short = {name: value for name, value in options.items() if name in methods.parameters(methods.find(method))}
     has_mini_batches = as_schedule(methods.build(method)).run.get("num_mini_batches", 1) > 1
     return short | ({"num_mini_batches": 2} if has_mini_batches else {})

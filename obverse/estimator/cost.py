@@ -28,7 +28,8 @@ class Cost(NamedTuple):
 
 def cost_of(method: Method, run: Mapping[str, Any] | None = None) -> Cost:
     """The most that a problem costs in a step, over verdicts, draws and the whole run; `run` are its run options."""
-    costs = [_cost(method, requests, run or {}) for requests in request_lists(method)]
+    distinct = dict.fromkeys(tuple(requests) for requests in request_lists(method))
+    costs = [_cost(method, requests, run or {}) for requests in distinct]
     return Cost(max(cost.forward for cost in costs), max(cost.backward for cost in costs))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from exam.batches import method_stages
+from mechanisms import representatives_first
 
 from obverse import methods
 from obverse.analysis import enumerable_gradients as exact
@@ -192,11 +193,11 @@ def test_hints_are_asked_for_as_often_as_they_come() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
+    representatives_first(
         name
         for name in method_stages()
         if not name.startswith(("dpo", "ift", "reward_model", "bread", "trapo", *PAIRS_ONLY))
-    ],
+    ),
 )
 def test_every_method_has_its_moments(name: str) -> None:
     base, _, stage = name.partition(":")

@@ -214,7 +214,7 @@ BAD_ROWS = [
     ({"prompt": "2+2=", "answer": "4", "verifier": "maths"}, ["verifier: unknown name 'maths': did you mean 'math'?"]),
     (
         {"prompt": "2+2=", "answer": "4", "verifier": "zzz"},
-        ["verifier: unknown name 'zzz': there are math, countdown, knights, choice, exact, numeric"],
+        ["verifier: unknown name 'zzz': there are math, countdown, knights, choice, exact, numeric, similarity"],
     ),
     ({"prompt": "2+2=", "answer": "4", "verifier": 3}, ["verifier: not a name but a number"]),
     (

@@ -145,7 +145,9 @@ def assert_law_12(method: str, tiny: Path, problems: Path, root: Path, **updates
 
 # reft is stopped and resumed around its switch in tests/training/test_stages.py.
 # resuming has nothing of its own to restore for hints, pairs and prefixes
-@pytest.mark.parametrize("name", representatives_first(NAMES, without={"reft", "una", "hint_stages", "upft"}))
+@pytest.mark.parametrize(
+    "name", representatives_first(NAMES, without={"reft", "una", "hint_stages", "upft", "trapo", "exgrpo"})
+)
 def test_law_12_a_resumed_run_equals_an_uninterrupted_one(
     name: str, tiny: Path, problems: Path, tmp_path: Path
 ) -> None:
