@@ -90,6 +90,8 @@ def loss(
         raise ConfigError(f"divergence: has the shape {list(divergence.shape)}, and logp {list(logp.shape)}")
     if divergence is None and "divergence" in estimator.streams:
         raise ConfigError("divergence: the method has a divergence over the vocabulary: give its values")
+    if estimator.needs("rewards"):
+        raise ConfigError("reward: the method reads several rewards apart, which only runs and step files can give it")
     facts: dict[str, Any] = {
         "reward": reward,
         "problem": problem,

@@ -29,6 +29,9 @@ METHODS = (
     "reward_model",
     "opd",
     "asft",
+    "kto",
+    "clip_cov",
+    "exgrpo",
 )
 
 
@@ -85,6 +88,11 @@ def test_the_loss_is_that_of_the_library(name: str) -> None:
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     assert ours.abs().max() > 0
+
+
+def test_rewards_kept_apart_cannot_be_given_as_their_sum() -> None:
+    with pytest.raises(ConfigError, match="several rewards"):
+        obverse.loss("gdpo", torch.zeros(2, 1), torch.ones(2, 1, dtype=torch.bool), reward=[1.0, 0.0], problem=[0, 0])
 
 
 def test_a_divergence_has_to_be_given() -> None:
