@@ -37,13 +37,15 @@ SAME_LOSS = {
     "luspo": "luspo",
     "vespo": "vespo",
     "simpo": "simpo",
+    "apo_zero": "apo_zero",
+    "apo_down": "apo_down",
     "sft": "sft",
     "dft": "dft",
     "nll": "sft",
     "chunked_nll": "sft",
 }
 ABSOLUTE_BOUND = ("cispo",)  # epsilon_high is the bound itself; here the bound is 1 + epsilon_high
-PAIR_LOSSES = get_args(PairLoss)
+PREFERENCE_LOSSES = (*get_args(PairLoss), "kto", "apo_zero_unpaired")
 OTHER_METHOD = "it belongs to another method: see 'obverse methods'"
 SERVER = ("vllm_mode", "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout")
 
@@ -92,6 +94,8 @@ RULES: Mapping[str, Rule] = {
     "use_weighting": Fixed(OFF, OTHER_METHOD),
     "loss_weights": Fixed(("none",), OTHER_METHOD),
     "discopop_tau": Ignored(),
+    "simpo_gamma": Renamed("gamma"),
+    "cpo_alpha": Fixed(OFF, "the method adds no SFT: write 0.0, or train by cpo"),
     "sync_ref_model": Fixed(OFF, "the reference model is the initial one, or anchor_model"),
     "ref_model_mixup_alpha": Ignored(),
     "ref_model_sync_steps": Ignored(),
@@ -134,11 +138,11 @@ RULES: Mapping[str, Rule] = {
 
 
 def _loss(read: Translation) -> None:
-    """Read `loss_type`: a method of its own here, or the `loss` of one that trains on pairs."""
+    """Read `loss_type`: a method of its own here, or the `loss` of one that trains on preferences."""
     if "loss_type" not in read.rest or read.method is None or "loss_type" in parameters(find(read.method)):
         return
     loss = as_text(read.take("loss_type"))
-    if "loss" in parameters(find(read.method)) and loss in PAIR_LOSSES:
+    if "loss" in parameters(find(read.method)) and loss in PREFERENCE_LOSSES:
         read.map(f"loss_type: {loss}", "loss", loss)
     elif SAME_LOSS.get(loss) == read.method:
         read.ignored.append("loss_type")

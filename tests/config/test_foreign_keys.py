@@ -16,7 +16,7 @@ from obverse.config.train import TrainConfig
 from obverse.config.trl_keys import TRL
 from obverse.config.yaml_file import read, write
 from obverse.errors import ConfigError
-from obverse.methods import find
+from obverse.methods import find, parameters
 
 CONFIGS = Path(__file__).parents[1] / "data" / "configs"
 BATCH_KEYS = "per_device_train_batch_size, gradient_accumulation_steps"  # 128 completions in groups of 7
@@ -133,6 +133,26 @@ def test_an_option_that_is_given_beside_the_key_for_it_is_refused() -> None:
 def test_the_upper_bound_of_a_truncated_ratio_is_converted() -> None:
     values = {"loss_type": "cispo", "epsilon_high": 5.0}
     assert translated(Layer("t", values), DIALECTS, "cispo", {}, 1)[0].values == {"epsilon_high": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "options"),
+    [
+        ("kto", {"loss_type": "apo_zero_unpaired", "desirable_weight": 1.3}, {"loss": "apo_zero_unpaired"}),
+        ("simpo", {"loss_type": "simpo", "simpo_gamma": 0.5, "cpo_alpha": 0.0}, {"gamma": 0.5}),
+        ("cpo", {"loss_type": "hinge", "cpo_alpha": 0.5}, {"loss": "hinge"}),
+        ("apo_down", {"loss_type": "apo_down"}, {}),
+    ],
+)
+def test_losses_of_preferences(method: str, keys: dict[str, Any], options: dict[str, Any]) -> None:
+    file, _ = translated(Layer("t", {**keys, "bf16": True}), DIALECTS, method, {}, 1)
+    same = {key: value for key, value in keys.items() if key in parameters(find(method))}
+    assert file.values == {"dtype": "mixed"} | same | options
+
+
+def test_sft_beside_a_loss_that_has_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cpo_alpha"):
+        translated(Layer("t", {"loss_type": "simpo", "cpo_alpha": 1.0}), DIALECTS, "simpo", {}, 1)
 
 
 @pytest.mark.parametrize("name", ["sft", "grpo", "hpt", "srft"])

@@ -32,7 +32,10 @@ MAY_NAME = {
         ("config.trl_keys", name): "a key of TRL's files, or a value of its loss_type"
         for name in ("cispo", "dft", "dr_grpo", "grpo", "iw_opd", "opd", "reward_model", "sapo", "sdpo", "sft")
     },
-    **{("config.trl_keys", name): "a value of TRL's loss_type" for name in ("luspo", "simpo", "vespo")},
+    **{
+        ("config.trl_keys", name): "a key of TRL's files, or a value of its loss_type"
+        for name in ("apo_down", "apo_zero", "cpo", "kto", "luspo", "simpo", "vespo")
+    },
     **{
         ("estimator.parts.preference_losses", name): "a loss of pairs that has the name of a method"
         for name in ("apo_down", "apo_zero")
