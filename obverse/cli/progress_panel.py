@@ -187,6 +187,7 @@ def figures(metrics: Metrics) -> dict[str, str]:
         "accuracy": _figure(metrics, "{accuracy:.1%}"),
         "problems": _figure(metrics, "SFT {problems/demonstration:.0%}, RL {problems/rollout:.0%}" + pairs + neither),
         "preferred": _figure(metrics, "{rewards/accuracies:.1%} of pairs, by {rewards/margins:.3g}"),
+        "labeled": _figure(metrics, "{rewards/chosen:.3g} of good, {rewards/rejected:.3g} of bad responses"),
         "critic": _figure(metrics, "squared error {critic/error:.3g}"),
         "equal rewards": _figure(metrics, "{frac_reward_zero_std:.0%} of problems"),
         "entropy": _figure(metrics, "{entropy:.3f}"),

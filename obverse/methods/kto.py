@@ -26,13 +26,15 @@ def kto(
     Code does     TRL: prompt i with response i - 1 of a device's batch, whose order must be that of the data; the mean
                   over devices, at least 0; rows averaged over the batch [code].
     We do         Prompt i with response i - 1 of the whole update, over all ranks and micro batches: one more forward
-                  pass of policy and initial model over as many responses, before each optimizer step. Rows with both
-                  responses of a pair are two rows. metrics.jsonl has z_0 as mismatched_kl.
+                  pass of policy and initial model over as many responses, before each optimizer step. A row with both
+                  responses of a pair is two rows, and the chosen responses come before the rejected ones, as in TRL: a
+                  response is never compared behind its own prompt. metrics.jsonl has z_0 as mismatched_kl; the tokens
+                  that it takes count in num_tokens and flops.
     Defaults  beta 0.1, weights 1, learning_rate 1e-6 (TRL [code]).
     Pitfalls  Equal rewards do not give zero: rewards are not read, the label is. z_0 depends on which rows share an
-              update, and an update of one row compares its response with itself. With many more rows of one label
-              choose weights with (w_d n_good) / (w_u n_bad) between 1 and 4/3 [mem]. A row that is far on the right
-              side, or far on the wrong one, is hardly trained.
+              update; one whose prompts are all equal has no mismatched response and is refused. With many more rows of
+              one label choose weights with (w_d n_good) / (w_u n_bad) between 1 and 4/3 [mem]. A row that is far on the
+              right side, or far on the wrong one, is hardly trained.
     Authors' names  beta, desirable_weight, undesirable_weight; TRL: loss_type -> loss.
     Proven    peer: TRL 1.16, KTOTrainer with both losses (make test-parity)
     Options

@@ -25,6 +25,7 @@ from obverse.training import metrics
 from obverse.training.banner import facts
 from obverse.training.cuda_memory_snapshot import recorded
 from obverse.training.metrics import PhaseTimer
+from obverse.training.mismatched_kl import scoring_cost
 from obverse.training.notify import CallbackFailure, notify
 from obverse.training.replay_phase import updated_replay
 from obverse.training.rollout_phase import Rollouts, collect_rollouts
@@ -150,7 +151,7 @@ def train_step(run: Run) -> metrics.Row:
         figures, num_trained = run_updates(run, stage, rollouts, progress)  # pack, prepare, backward, optimizer step
     scores = with_divergence(run, stage, scores, num_trained)
     run.state.replay = updated_replay(run, stage, rollouts.groups)
-    count_step(run, rollouts, num_trained, scores)
+    count_step(run, stage, rollouts, num_trained, scores)
     queue_for_next_stage(run, stage, rollouts)
     advance_idle_schedules(run, stage)
     timer.seconds = run.process_group.broadcast(timer.seconds)  # so that a budget in seconds ends on all ranks at once
@@ -173,14 +174,15 @@ def save_and_notify(run: Run) -> Path:
     return path
 
 
-def count_step(run: Run, rollouts: Rollouts, num_trained: int, scores: TeacherScores) -> None:
-    """Count the problems, tokens and operations of a step in the run's state, those of a teacher included."""
+def count_step(run: Run, stage: int, rollouts: Rollouts, num_trained: int, scores: TeacherScores) -> None:
+    """Count the problems, tokens and operations of a step in the run's state; a teacher's and kto's scores count."""
     num_generated = metrics.num_generated(rollouts.groups)
+    tokens_of_kl, flops_of_kl = scoring_cost(run.learners[stage], num_trained)
     run.state.finish_step(
         progress=run.progress,
         num_problems=rollouts.num_taken,
-        num_tokens=num_generated + num_trained + scores.num_tokens,
-        flops=metrics.num_flops(run.num_parameters, num_generated, num_trained) + scores.flops,
+        num_tokens=num_generated + num_trained + scores.num_tokens + tokens_of_kl,
+        flops=metrics.num_flops(run.num_parameters, num_generated, num_trained) + scores.flops + flops_of_kl,
     )
 
 

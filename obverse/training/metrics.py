@@ -17,7 +17,7 @@ from torch import Tensor
 from obverse.distributed.process_group import ProcessGroup
 from obverse.estimator.columns import MissingColumn
 from obverse.estimator.formula import Term
-from obverse.estimator.parts.interfaces import PairedAdvantage
+from obverse.estimator.parts.interfaces import LabeledAdvantage, PairedAdvantage
 from obverse.estimator.tables import LOG_RATIO_LIMIT, PartInputs, Tokens
 from obverse.models.batch import Update
 from obverse.training.train_inference_kl import kl_per_token
@@ -189,6 +189,10 @@ class UpdateMetrics:
     margin: float = 0.0  # of the chosen response over the rejected one
     num_preferred: int = 0
     num_pairs: int = 0
+    chosen_reward: float = 0.0  # implicit, of single responses with a label
+    num_chosen: int = 0
+    rejected_reward: float = 0.0
+    num_rejected: int = 0
     value_error: float = 0.0  # squared error of the critic
     num_valued: int = 0
     divergence: float = 0.0  # from the method's target, of the tokens of its divergence terms
@@ -243,6 +247,20 @@ class UpdateMetrics:
             self.margin += float(margins.sum())
             self.num_preferred += int((margins > 0).sum())
             self.num_pairs += len(margins)
+        labeled = [term.advantage for term in terms if isinstance(term.advantage, LabeledAdvantage)]
+        if labeled:  # every term of such a method has the same rewards
+            self._add_implicit_rewards(labeled[0].rewards(inputs.visible_to(labeled[0])), inputs)
+
+    def _add_implicit_rewards(self, rewards: Tensor, inputs: PartInputs) -> None:
+        """Add the rewards [S] of the micro batch's chosen and rejected samples."""
+        local = inputs.tokens.sample.unique()
+        is_chosen, is_rejected = (
+            inputs.samples.counts[local, int(source)] > 0 for source in (Source.CHOSEN, Source.REJECTED)
+        )
+        self.chosen_reward += float(rewards[local][is_chosen].sum())
+        self.num_chosen += int(is_chosen.sum())
+        self.rejected_reward += float(rewards[local][is_rejected].sum())
+        self.num_rejected += int(is_rejected.sum())
 
     def summed_over_ranks(self, process_group: ProcessGroup) -> UpdateMetrics:
         """The sums over all ranks, and the maximum of `max_log_ratio`."""
@@ -268,6 +286,12 @@ class UpdateMetrics:
         if self.num_pairs:
             row["rewards/margins"] = self.margin / self.num_pairs
             row["rewards/accuracies"] = self.num_preferred / self.num_pairs
+        if self.num_chosen:
+            row["rewards/chosen"] = self.chosen_reward / self.num_chosen
+        if self.num_rejected:
+            row["rewards/rejected"] = self.rejected_reward / self.num_rejected
+        if self.num_chosen and self.num_rejected:
+            row["rewards/margins"] = row["rewards/chosen"] - row["rewards/rejected"]
         if self.num_valued:
             row["critic/error"] = self.value_error / self.num_valued
         return row

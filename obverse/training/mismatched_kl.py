@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from obverse.distributed.balance import balanced_shares
+from obverse.errors import ConfigError
 from obverse.estimator.parts import MismatchedKL
 from obverse.inference.policy_scorer import PolicyScorer
 from obverse.inference.scoring import ScoringRequest
@@ -15,7 +17,7 @@ from obverse.models.policy import Policy
 from obverse.training.learners import Learner
 from obverse.training.metrics import Row
 from obverse.training.prepared_update import PreparedUpdate
-from obverse.types import Sample
+from obverse.types import ModelInput, Sample
 
 
 def with_mismatched_kl(learner: Learner, update: PreparedUpdate) -> tuple[PreparedUpdate, Row]:
@@ -30,9 +32,41 @@ def with_mismatched_kl(learner: Learner, update: PreparedUpdate) -> tuple[Prepar
     return replace(update, samples=samples), {"mismatched_kl": kl}
 
 
+def scoring_cost(learner: Learner, num_trained: int) -> tuple[int, float]:
+    """Tokens and operations of the estimates of a step that trained `num_trained` tokens, zeros for other methods.
+
+    Policy and initial model read as many response tokens as are trained; 2 operations per parameter and token.
+    """
+    if learner.anchor is None or not isinstance(learner.method.memory, MismatchedKL):
+        return 0, 0.0
+    num_parameters = learner.policy.num_parameters + learner.anchor.num_parameters
+    return 2 * num_trained, 2.0 * num_parameters * num_trained
+
+
 def mismatched(rows: Sequence[Sample]) -> list[ScoringRequest]:
-    """Response i - 1 behind prompt i, for every sample of an update in order; the last one behind the first prompt."""
-    return [ScoringRequest(row.prompt, rows[i - 1].ids, rows[i - 1].sources) for i, row in enumerate(rows)]
+    """For every sample of an update a response that belongs to another prompt, behind the sample's own prompt.
+
+    It is that of the sample before, and the last one for the first sample. Of samples with equal prompts, as the two of
+    a pair, all first ones come before all second ones, as in TRL, which lists the chosen responses of pairs before the
+    rejected ones; a sample before that has the same prompt is passed over. Raises ConfigError if all prompts are equal.
+    """
+    if all(row.prompt == rows[0].prompt for row in rows):
+        raise ConfigError(
+            "the estimate of the KL reads each response behind another row's prompt, and an update of one prompt has "
+            "none: raise --prompts_per_step, lower --num_mini_batches, or give a --loss without the estimate"
+        )
+    num_seen: Counter[ModelInput] = Counter()
+    occurrences: list[int] = []
+    for row in rows:
+        occurrences.append(num_seen[row.prompt])
+        num_seen[row.prompt] += 1
+    order = sorted(range(len(rows)), key=occurrences.__getitem__)
+    requests = []
+    for position, index in enumerate(order):
+        previous = (rows[order[position - distance]] for distance in range(1, len(rows)))
+        response = next(row for row in previous if row.prompt != rows[index].prompt)
+        requests.append(ScoringRequest(rows[index].prompt, response.ids, response.sources))
+    return requests
 
 
 def log_prob_sums(learner: Learner, policy: Policy, requests: Sequence[ScoringRequest]) -> list[float]:

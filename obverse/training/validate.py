@@ -119,6 +119,11 @@ def check_data(config: TrainConfig, method: Method, problems: Sequence[Problem])
             f"method {config.method!r} needs {' or '.join(wanted)} and {config.dataset!r} has none: "
             f"add {' or '.join(columns[kind] for kind in wanted)}"
         )
+    if "labeled" in wanted and num_labeled < len(problems):
+        raise ConfigError(
+            f"method {config.method!r} needs a label of every response: {len(problems) - num_labeled} of the "
+            f"{len(problems)} rows of {config.dataset!r} have none, give label true or false beside completion"
+        )
     graded = method.grades and wants(method, "rollouts") and config.reward_model is None
     if graded and num_gradable < len(problems):
         raise ConfigError(

@@ -195,9 +195,9 @@ def test_rloo_trainer(name: str, start: Start) -> None:
     same(name, ours(near, method("rloo", options), generated), trained_by_sequences(near, generated, theirs))
 
 
-def pairs_only(num: int = 3) -> list[Group]:
+def pairs_only(num: int = 3, seed: int = 3) -> list[Group]:
     """Groups with one chosen and one rejected response to a common prompt."""
-    generated = with_pairs(groups(2, rewards=((),) * num, demonstrations=False), seed=3)
+    generated = with_pairs(groups(2, rewards=((),) * num, demonstrations=False), seed)
     for group in generated:
         for sample in group.samples:
             sample.prompt = group.samples[0].prompt
@@ -239,6 +239,10 @@ def chosen_first(sample: Sample) -> int:
     return int(sample.kind == "rejected")
 
 
+def all_of(generated: list[Group]) -> list[Sample]:
+    return [sample for group in generated for sample in group.samples]
+
+
 def labelled() -> list[Group]:
     """Responses to prompts of their own; the mismatched ones have become likelier, so that z_0 is not 0."""
     return with_pairs(groups(2, rewards=((),) * 3, demonstrations=False), seed=11)
@@ -248,7 +252,17 @@ def labelled() -> list[Group]:
 def test_kto_trainer(name: str, start: Start) -> None:
     theirs, options = BY_LABELS[name]
     generated = labelled()
-    same(name, ours(start, method("kto", options), generated), trained_by_labels(start, generated, theirs))
+    same(name, ours(start, method("kto", options), generated), trained_by_labels(start, all_of(generated), theirs))
+
+
+@pytest.mark.parametrize("name", BY_LABELS)
+def test_kto_trainer_of_pairs(name: str, start: Start) -> None:
+    """TRL takes pairs apart into rows: all chosen responses, then all rejected ones; z_0 is 0.17 here."""
+    theirs, options = BY_LABELS[name]
+    generated = pairs_only(seed=5)
+    gradients = ours(start, method("kto", options), generated, order=chosen_first)
+    samples = sorted(all_of(generated), key=chosen_first)
+    same(f"{name} of pairs", gradients, trained_by_labels(start, samples, theirs))
 
 
 @pytest.mark.parametrize("name", WITHOUT_REFERENCE)
@@ -318,7 +332,11 @@ def test_a_difference_in_labels_is_seen(name: str, slip: dict[str, Any], start: 
     theirs, options = BY_LABELS[name]
     generated = labelled()
     with pytest.raises(AssertionError):
-        same(name, ours(start, method("kto", options | slip), generated), trained_by_labels(start, generated, theirs))
+        same(
+            name,
+            ours(start, method("kto", options | slip), generated),
+            trained_by_labels(start, all_of(generated), theirs),
+        )
 
 
 @pytest.mark.parametrize("mode", CORRECTIONS)

@@ -261,9 +261,8 @@ def trained_by_pairs(start: Start, generated: Sequence[Group], options: dict[str
     return model.gradients(trainer._compute_loss(model, inputs, return_outputs=False))
 
 
-def trained_by_labels(start: Start, generated: Sequence[Group], options: dict[str, Any]) -> Gradients:
+def trained_by_labels(start: Start, samples: Sequence[Sample], options: dict[str, Any]) -> Gradients:
     """KTOTrainer's gradients: every response is a row of its own, in the order of the samples."""
-    samples = [sample for group in generated for sample in group.samples]
     examples = [
         {
             "prompt_ids": list(sample.prompt.token_ids),

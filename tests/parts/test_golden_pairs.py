@@ -246,6 +246,20 @@ def test_simpo_and_orpo_have_their_published_coefficients() -> None:
     assert coefficient(at, orpo.terms[1:]).tolist() == pytest.approx([0.052274943, -0.042534881], abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("options", "slope"),
+    [({}, 0.024984382), ({"loss": "apo_zero_unpaired"}, 0.024960043), ({"beta": 0.2}, 0.049875208)],
+)
+def test_kto_has_its_published_coefficients(options: dict[str, object], slope: float) -> None:
+    """A log-ratio of 0.8 and z_0 of 0.3 at beta 0.1, and 0.2 s (1 - s) of s(0.1); two rows without a partner."""
+    kto = build("kto", options | {"desirable_weight": 1.5, "undesirable_weight": 0.5})
+    assert isinstance(kto, Method)
+    at = inputs("cc x", [0.5, 0.3, 0.8], groups=(0, 1))
+    at = at._replace(samples=replace(at.samples, memory=torch.full((2,), 0.3, dtype=torch.float64)))
+    expected = [1.5 * slope / 2] * 2 + [-0.5 * slope / 2]
+    assert coefficient(at, kto.terms).tolist() == pytest.approx(expected, abs=1e-9)
+
+
 def test_the_share_counts_pairs_in_the_loss() -> None:
     method = build("dpo", {"pairs": "own", "beta": 1.0})
     at = inputs("rr r r", [0.0] * 4, rewards=(1.0, 0.0, 0.0))

@@ -66,6 +66,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, columns in poor.items():
         lines = [json.dumps({column: row[column] for column in columns}) for row in full]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    labels = [
+        {"prompt": f"{n}+0=", "completion": str(n), "label": (True, False, "good", None)[n % 4]} for n in range(6)
+    ]
+    (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, labels)))
     (tmp_path / "mine.py").write_text(METHODS)
 
     def loaded(*_: object) -> None:
@@ -83,6 +87,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "dpo --dataset answers.jsonl",
             "needs pairs and 'answers.jsonl' has none: add the columns chosen and rejected",
         ),
+        ("dpo --dataset labels.jsonl", "needs pairs and 'labels.jsonl' has none"),
+        ("kto --dataset labels.jsonl", "needs a label of every response: 2 of the 6 rows of 'labels.jsonl' have none"),
         ("una --dataset answers.jsonl", "needs demonstrations or pairs and 'answers.jsonl' has none"),
         ("grpo --dataset shown.jsonl", "needs answers that can be checked: 6 of 6 problems of 'shown.jsonl' have none"),
         ("grpo --num_generations 1", "a group of one gives no gradient; raise --num_generations to 2 or more"),

@@ -50,6 +50,7 @@ from obverse.estimator.parts.imitation import (
 from obverse.estimator.parts.inputs import GreedyMix
 from obverse.estimator.parts.interfaces import (
     FollowUp,
+    LabeledAdvantage,
     Mask,
     Memory,
     Normalizer,
@@ -189,6 +190,7 @@ __all__ = [
     "IncorrectOnly",
     "Itself",
     "JensenShannon",
+    "LabeledAdvantage",
     "LatestHint",
     "LeaveOneOut",
     "LengthCentered",

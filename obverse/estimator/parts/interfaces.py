@@ -65,6 +65,14 @@ class PairedAdvantage(Part):
         raise TypeError(f"{type(self).__name__} defines no margins: define margins(inputs) -> [P]")
 
 
+class LabeledAdvantage(Part):
+    """An advantage of single responses with a label; metrics report `rewards/chosen` and `rewards/rejected`."""
+
+    def rewards(self, inputs: PartInputs) -> Tensor:
+        """The implicit reward of every sample, of which those of the micro batch are read; [S]."""
+        raise TypeError(f"{type(self).__name__} defines no rewards: define rewards(inputs) -> [S]")
+
+
 class Mask(Named):
     """The stability mask: which tokens count; (inputs, ratio [T], advantage [T]) -> [T], usually 0 or 1."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obverse.estimator.parts.interfaces import Memory, PairedAdvantage
-from obverse.estimator.parts.pairs import local_pairs, log_ratios
+from obverse.estimator.parts.interfaces import LabeledAdvantage, Memory
+from obverse.estimator.parts.pairs import log_ratios
 from obverse.types import Source
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ class MismatchedKL(Memory):
     """z_0, an estimate of KL(pi || pi_anchor) from responses behind the prompts of other samples, at least 0.
 
     Not a number that persists: before each optimizer step policy and anchor score response i - 1 of the update behind
-    prompt i, and z_0 is the mean of their summed log-ratios, over all samples of all ranks. In step files it is the
-    key `memory`, 0 where that is absent. Source: KTO, 2402.01306 sec. 4.1.
+    prompt i, which is another one, and z_0 is the mean of their summed log-ratios, over all samples of all ranks. In
+    step files it is the key `memory`, 0 where that is absent. Source: KTO, 2402.01306 sec. 4.1.
     """
 
 
 @dataclass(frozen=True)
-class Prospect(PairedAdvantage):
+class Prospect(LabeledAdvantage):
     """A = weight beta s (1 - s), s = sigmoid(beta (L - z_0)), on a chosen response, minus that on a rejected one; [T].
 
     L is the sample's summed log-ratio to the anchor, the weights `desirable` and `undesirable`, and z_0 the memory
@@ -54,8 +54,6 @@ class Prospect(PairedAdvantage):
         is_chosen = inputs.samples.counts[:, int(Source.CHOSEN)] > 0
         return inputs.spread((self.desirable * slope).where(is_chosen, -self.undesirable * slope))
 
-    def margins(self, inputs: PartInputs) -> Tensor:
-        """beta (L of the chosen - L of the rejected response) of the pairs of this micro batch, if it has any; [P]."""
-        better, worse = local_pairs(inputs, with_rollouts=False)
-        ratio = log_ratios(inputs)
-        return self.beta * (ratio[better] - ratio[worse])
+    def rewards(self, inputs: PartInputs) -> Tensor:
+        """beta L, as TRL; [S]."""
+        return self.beta * log_ratios(inputs)
