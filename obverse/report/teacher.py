@@ -93,12 +93,20 @@ def tokenizer_of(run: RunData) -> Tokenizer | None:
     folders = [*reversed(checkpoints_of(run.path)), Path(str(run.config.get("model", "")))]
     for folder in folders:
         path = folder / "tokenizer.json"
-        if path.is_file():
+        if _exists(path):
             try:
                 return Tokenizer.from_file(str(path))
             except Exception as error:  # noqa: BLE001  # the class that the library raises
                 raise DataError(f"{path} is no tokenizer ({error}): {REMEDY}") from None
     return None
+
+
+def _exists(path: Path) -> bool:
+    """Whether the file is there; False for a name that no file can have, as of a damaged configuration."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def shaded(row: Row, tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,9 @@ def test_methods_beside_the_reverse_kl_have_a_label_of_their_own() -> None:
         {"method": "a", "lane": 1},
     ]
     assert [name for name, _ in labeled(rows)] == ["opd", "opd, reverse KL", "a, stage 0", "a, stage 1"]
+
+
+@pytest.mark.parametrize("model", ["1" * 300, "a\0b", ""])
+def test_a_model_that_no_folder_can_have_has_no_tokenizer(model: str, tmp_path: Path) -> None:
+    run = replace(read_run(write_run(tmp_path / "run", num_steps=1)), config={"model": model})
+    assert tokenizer_of(run) is None
