@@ -86,12 +86,7 @@ def loss(
     given = {"behavior": logp.detach() if behavior is None else behavior, "anchor": anchor, "entropy": entropy}
     given |= {"value": value, **(columns or {})}
     _check(logp, mask, given, estimator)
-    if divergence is not None and divergence.shape != logp.shape:
-        raise ConfigError(f"divergence: has the shape {list(divergence.shape)}, and logp {list(logp.shape)}")
-    if divergence is None and "divergence" in estimator.streams:
-        raise ConfigError("divergence: the method has a divergence over the vocabulary: give its values")
-    if estimator.needs("rewards"):
-        raise ConfigError("reward: the method reads several rewards apart, which only runs and step files can give it")
+    _check_divergence(logp, divergence, estimator)
     facts: dict[str, Any] = {
         "reward": reward,
         "problem": problem,
@@ -131,6 +126,16 @@ def _method_at(method: AnyMethod, options: Mapping[str, Any], progress: float) -
     if len(stages) > 1:
         raise ConfigError("the method has several stages at this progress: give the Method of one of them")
     return schedule.methods[stages[0]], schedule.selector.progress(stages[0], progress)
+
+
+def _check_divergence(logp: Tensor, divergence: Tensor | None, method: Method) -> None:
+    """Raise ConfigError for a divergence of another shape or none, and for rewards that cannot be given apart."""
+    if divergence is not None and divergence.shape != logp.shape:
+        raise ConfigError(f"divergence: has the shape {list(divergence.shape)}, and logp {list(logp.shape)}")
+    if divergence is None and "divergence" in method.streams:
+        raise ConfigError("divergence: the method has a divergence over the vocabulary: give its values")
+    if method.needs("rewards"):
+        raise ConfigError("reward: the method reads several rewards apart, which only runs and step files can give it")
 
 
 def _check(logp: Tensor, mask: Tensor, given: Mapping[str, Tensor | None], method: Method) -> None:
