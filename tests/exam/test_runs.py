@@ -71,7 +71,8 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     name: str, tiny: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, _, number = name.partition(":")
-    run = prepare(runs.config(base, tmp_path / "run", tiny, problems, dtype="float32"), SignalWatcher(Silent()))
+    config = runs.config(base, tmp_path / "run", tiny, problems, dtype="float32", **runs.short_run(base))
+    run = prepare(config, SignalWatcher(Silent()))
     learner = run.learners[int(number or 0)]
     method, model = learner.method, learner.policy.model.double()
     networks = [model] + ([learner.critic.model.double()] if learner.critic else [])
@@ -88,7 +89,7 @@ def test_law_11_micro_batches_and_chunks_do_not_change_a_gradient(
     def gradient(budget: int, head: bool) -> torch.Tensor:
         for network in networks:
             network.zero_grad()
-        policy = learner.policy if head else Policy(model, head=None)
+        policy = learner.policy if head else Policy(model, head=None, entropy_top_k=learner.policy.entropy_top_k)
         table = learner.table and learner.table.double()
         each = replace(learner, policy=policy, micro_batch_tokens=budget, table=table)
         (made,) = prepare_updates(each, [update], is_repeated=True)
